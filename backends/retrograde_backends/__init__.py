@@ -1,0 +1,1 @@
+"""One adapter per array library; each imports its library, and only when asked for."""

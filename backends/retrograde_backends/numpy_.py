@@ -1,0 +1,118 @@
+"""NumPy: the eager reference. Steps are products of rows of matrices (``_flat``).
+
+NumPy 2 is itself an array-API namespace; method calls and 0-d arrays are used where they are
+cheaper than the functions of the standard (measured: ``row.dot(rows)`` 0.33 us,
+``tensordot`` 6.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+
+from retrograde._spaces import Scale
+from retrograde.backend import EagerBackend
+
+from ._flat import FlatAdjoint, FlatLayout, FlatStages
+
+__all__ = ["NumpyBackend", "backend"]
+
+
+class NumpyBackend(EagerBackend):
+    """The adapter of NumPy, and by its ``np`` argument of CuPy."""
+
+    name: ClassVar[str] = "numpy"
+    array_overhead: ClassVar[int] = 112
+
+    def __init__(self, xp: Any) -> None:
+        super().__init__(xp)
+        # operations on 0-d arrays return scalars in NumPy; both are arrays here
+        self._array = (xp.ndarray, np.generic) if xp is np else xp.ndarray
+
+    def is_array(self, x: object) -> bool:
+        return isinstance(x, self._array)
+
+    def floating(self, x: Any) -> str:
+        return {"f": "real", "c": "complex"}.get(x.dtype.kind, "")
+
+    def real_dtype(self, x: Any) -> Any:
+        return np.finfo(x.dtype).dtype
+
+    def itemsize(self, dtype: Any) -> int:
+        return int(dtype.itemsize)
+
+    def scalar_array(self, t: Any, layout: Any) -> Any:
+        return self.xp.asarray(t, layout.real_dtype)
+
+    def quiet(self) -> Any:
+        return np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore")
+
+    # --- spaces
+    def layout(self, leaves: Sequence[Any]) -> Any:
+        return FlatLayout(self, leaves)
+
+    def stages(self, layout: Any, tableau: Any, scale: Scale | None = None) -> Any:
+        return FlatStages(layout, tableau, scale)
+
+    def adjoint(self, layout: Any, tableau: Any) -> Any:
+        return FlatAdjoint(layout, tableau)
+
+    def map_state(self, fn: Callable[[Any], Any], y: Any) -> Any:
+        return fn(y)
+
+    def accumulate(self, total: Any, x: Any) -> Any:
+        total += x
+        return total
+
+    # --- what the flat form is made of
+    def matrix(self, rows: int, columns: int, dtype: Any, device: Any) -> Any:
+        return self.xp.zeros((rows, columns), dtype)
+
+    def zeros(self, shape: Any, dtype: Any, device: Any) -> Any:
+        return self.xp.zeros(shape, dtype)
+
+    def concat(self, arrays: Sequence[Any]) -> Any:
+        return self.xp.concatenate(arrays)
+
+    def stack(self, arrays: Sequence[Any]) -> Any:
+        return self.xp.stack(arrays)
+
+    def coefficients(self, values: Any, dtype: Any, device: Any) -> Any:
+        return self.xp.asarray(values, dtype)
+
+    def product(self, row: Any, rows: Any) -> Callable[[], Any]:
+        """A call that forms ``row @ rows`` anew."""
+        return partial(row.dot, rows)
+
+    def dot(self, row: Any, rows: Any) -> Any:
+        return row.dot(rows)
+
+    def scale_into(self, table: Any, h: float, out: Any) -> None:
+        self.xp.multiply(table, h, out=out)
+
+    def scaled_square(self, e: Any, size: Any, size1: Any, scale: Scale) -> float:
+        """Sum of ``(|e| / (atol + rtol max(size, size1)))**2``, with one host read."""
+        xp = self.xp
+        bound = xp.maximum(size, size1)
+        bound *= scale.rtol
+        bound += scale.atol
+        if e.dtype.kind == "c":
+            e = abs(e)
+        e /= bound
+        return float(e.dot(e))
+
+    def flat_inner(self, x: Any, y: Any) -> Any:
+        x = x if isinstance(x, self._array) else self._flat(x)
+        y = y if isinstance(y, self._array) else self._flat(y)
+        return self.xp.vdot(x, y).real
+
+    def _flat(self, leaves: Sequence[Any]) -> Any:
+        if len(leaves) == 1:
+            return leaves[0].reshape(-1)
+        return self.xp.concatenate([x.reshape(-1) for x in leaves])
+
+
+backend = NumpyBackend(np)

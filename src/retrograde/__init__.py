@@ -1,0 +1,65 @@
+"""Differential equations solved, and their solves differentiated within a memory budget.
+
+Solvers, controllers and adjoints are written once against the array API standard; a backend
+adapter supplies what the standard lacks; a planner chooses how the gradient is computed.
+"""
+
+from ._adjoints import AbstractAdjoint, DirectAdjoint, RecursiveCheckpointAdjoint
+from ._controllers import AbstractController, ConstantSteps, PIDController, StepTo
+from ._derivative import VectorField, check_vjp
+from ._errors import InputError, PlanInfeasible, RetrogradeError, SolveFailed, UnsupportedByBackend
+from ._planner import Plan
+from ._saveat import SaveAt
+from ._solution import Gradients, Solution, Status
+from ._solve import plan, solve, solve_vjp
+from ._solvers import (
+    RK4,
+    AbstractSolver,
+    Bosh3,
+    Dopri5,
+    Euler,
+    ExplicitRungeKutta,
+    Heun,
+    Midpoint,
+    Ralston,
+    Tableau,
+    Tsit5,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "RK4",
+    "AbstractAdjoint",
+    "AbstractController",
+    "AbstractSolver",
+    "Bosh3",
+    "ConstantSteps",
+    "DirectAdjoint",
+    "Dopri5",
+    "Euler",
+    "ExplicitRungeKutta",
+    "Gradients",
+    "Heun",
+    "InputError",
+    "Midpoint",
+    "PIDController",
+    "Plan",
+    "PlanInfeasible",
+    "Ralston",
+    "RecursiveCheckpointAdjoint",
+    "RetrogradeError",
+    "SaveAt",
+    "Solution",
+    "SolveFailed",
+    "Status",
+    "StepTo",
+    "Tableau",
+    "Tsit5",
+    "UnsupportedByBackend",
+    "VectorField",
+    "check_vjp",
+    "plan",
+    "solve",
+    "solve_vjp",
+]

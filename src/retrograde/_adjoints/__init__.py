@@ -1,0 +1,45 @@
+"""Gradient methods.
+
+Members: :class:`AbstractAdjoint` (the abstract class), :class:`RecursiveCheckpointAdjoint`,
+:class:`DirectAdjoint`; ``sweep`` (the pull of one step, shared by all that replay). To add one:
+a file with ``forward``, ``reverse`` and its row in the planner's costs, a line here.
+"""
+
+from .._errors import InputError
+from .base import AbstractAdjoint, Shape
+from .direct import DirectAdjoint
+from .recursive_checkpoint import RecursiveCheckpointAdjoint
+from .sweep import field_pullback
+
+__all__ = [
+    "AbstractAdjoint",
+    "DirectAdjoint",
+    "RecursiveCheckpointAdjoint",
+    "Shape",
+    "field_pullback",
+    "find_adjoint",
+]
+
+BY_NAME = {"direct": DirectAdjoint, "recursive_checkpoint": RecursiveCheckpointAdjoint}
+
+
+def find_adjoint(adjoint: object) -> AbstractAdjoint | None:
+    """An adjoint from its name or itself; None for ``"auto"``.
+
+    Raises
+    ------
+    InputError
+        For anything else.
+    """
+    if isinstance(adjoint, AbstractAdjoint):
+        return adjoint
+    if adjoint == "auto":
+        return None
+    if isinstance(adjoint, str) and adjoint.lower() in BY_NAME:
+        return BY_NAME[adjoint.lower()]()
+    if isinstance(adjoint, type) and issubclass(adjoint, AbstractAdjoint):
+        raise InputError(f"`adjoint` is the class {adjoint.__name__}; pass an instance of it.")
+    raise InputError(
+        f"`adjoint` is {adjoint!r}; pass 'auto', one of {', '.join(sorted(BY_NAME))}, an "
+        "AbstractAdjoint or a Plan."
+    )

@@ -1,0 +1,94 @@
+"""RecursiveCheckpointAdjoint: exact gradients in any number of state slots.
+
+Known number of steps: the binomial optimum (Griewank & Walther 2000,
+doi:10.1145/347837.347846), or segments where a traced loop gains by them. Unknown: slots placed
+online by marginal cost, then the optimal reversal of the slots as they are. A slot holds y
+only; accepted times are recorded, so replay has no controller and no rejected step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .. import _schedules
+from .._errors import InputError
+from .._loops import FAR, Slots, reverse
+from .._solution import Status
+from .._types import Inputs, Wanted
+from .base import AbstractAdjoint
+from .sweep import StepPull
+
+__all__ = ["RecursiveCheckpointAdjoint"]
+
+
+@dataclass(frozen=True)
+class RecursiveCheckpointAdjoint(AbstractAdjoint):
+    """Store some states, recompute the others.
+
+    Parameters
+    ----------
+    checkpoints : int or None
+        State slots, y0's included; None stores every state.
+    window : int
+        States of a leaf of the reversal, beside the slots. More than 1 pays in traced loops of
+        cheap steps only.
+    """
+
+    checkpoints: int | None = None
+    window: int = 1
+    accuracy: ClassVar[str] = "exact"
+
+    def __post_init__(self) -> None:
+        for name in ("checkpoints", "window"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InputError(f"`{name}` is {value!r}; pass a whole number of at least 1.")
+
+    def slots(self, loop: Any) -> Slots:
+        """The schedule for one loop."""
+        c, n, bk = self.checkpoints, loop.count, loop.bk
+        bound = n if n is not None else loop.max_steps
+        if n is not None and loop.max_steps is not None:
+            n = bound = min(n, loop.max_steps)
+        if c is None or (bound is not None and c >= bound):
+            return Slots(bound, None, None, 1, n)
+        if n is not None and self.window > 1 and c * self.window >= n:
+            index = (*range(0, n, self.window), FAR)
+            row = tuple(range(len(index)))
+            return Slots(c, bk.ints(index), bk.ints(row), self.window, n, segments=True)
+        if n is not None:
+            blocks = -(-n // self.window)
+            index = tuple(i * self.window for i in _schedules.positions(blocks, c))
+            table = bk.ints((*index, FAR)), bk.ints(tuple(range(len(index) + 1)))
+            return Slots(c, *table, self.window, n)
+        return Slots(c, *bk.placements(c, bound), self.window, None)
+
+    def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
+        final = loop.march(inputs, self.slots(loop), record=loop.adaptive)
+        needs_end = loop.outputs.saveat.fn is not None
+        return final, [final._replace(inside=final.inside[:1], y=final.y if needs_end else ())]
+
+    def reverse(
+        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted
+    ) -> Inputs:
+        final = residuals[0]
+        slots = self.slots(loop)
+        if final.stored is None:  # a second pull: the first one used the slots up
+            final = self.forward(loop, inputs)[1][0]
+        if not slots.everything and loop.bk.slots_by_reference:
+            residuals[0] = final._replace(stored=None)
+        step = StepPull(loop, inputs, final, cotangents, wanted)
+        carry = step.start(final, loop.rows_inside(final))
+        carry = reverse(
+            loop.bk, slots, final.stored, final.n, (step.advance, step.pull), carry, loop.layout
+        )
+        ok = final.status == int(Status.converged)
+        return _poison(loop.bk, ok, step.finish(carry))
+
+
+def _poison(bk: Any, ok: Any, cts: Inputs) -> Inputs:
+    """All cotangents nan unless the solve reached t1: never a number that means nothing."""
+    fix = lambda x: bk.poison(ok, x)  # noqa: E731
+    params = tuple(None if x is None else fix(x) for x in cts.params)
+    return Inputs(bk.map_state(fix, cts.y0), params, fix(cts.t0), fix(cts.t1), cts.ts)

@@ -1,0 +1,212 @@
+"""The pull of one accepted step with everything that hangs on it: output rows, parameters, times.
+
+Step sizes are constants of the gradient. Times move with t0 (constant and adaptive steps) or
+stand still (given times); t1 enters through the last step's size. With ct_t and ct_h the
+cotangents of a step's start and size, a step of constant size adds ct_t to dL/dt0; the last one
+adds ct_t - ct_h to dL/dt0 and ct_h to dL/dt1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .._derivative import TapePullback, UserPullback, VectorField
+from .._types import Inputs, Scalar, State, Wanted
+from ..backend import Capability
+
+__all__ = ["PullCarry", "StepPull", "field_pullback"]
+
+
+class PullCarry(NamedTuple):
+    """What the reversal threads from step to step: cotangents, and the next row inside."""
+
+    g: State
+    params: Any
+    t0: Scalar
+    t1: Scalar
+    ts: Any
+    row: Any
+
+
+class StepPull:
+    """Pulls steps of one solve back, for ``_loops.reverse``.
+
+    Parameters
+    ----------
+    loop : ForwardLoop
+    inputs : Inputs
+    final : Final
+        Where the forward march ended.
+    cotangents : tuple of array, shape (k, *shape)
+        Of the output rows.
+    wanted : Wanted
+    """
+
+    def __init__(
+        self, loop: Any, inputs: Inputs, final: Any, cotangents: Any, wanted: Wanted
+    ) -> None:
+        bk, problem, out = loop.bk, loop.problem, loop.outputs
+        self.loop, self.bk, self.inputs, self.wanted = loop, bk, inputs, wanted
+        self.clock, self.layout, self.out = loop.clock, loop.layout, out
+        self.cts = cotangents
+        self.n = final.n
+        self.grid = loop.grid(inputs, final)
+        self.vjp = field_pullback(problem, inputs.params, wanted)
+        fn = out.saveat.fn
+        self.fn_vjp = fn and _pullback(
+            problem, fn, lambda p: problem.bind_output(fn, p), inputs.params, wanted
+        )
+        self.inside = bool(out.inside)
+        self.sweep = loop.solver.reverse_sweep(
+            bk, self.layout, self.vjp, outputs=self.inside, time=wanted.time
+        )
+        self.replay = self.sweep.replay(problem.bind(inputs.params))
+        self.first_row = 1 if out.saveat.t0 else 0
+
+    # --- the ends of a solve
+    def start(self, final: Any, rows: Any) -> PullCarry:
+        """Cotangents at t1; ``rows`` is the number of rows inside the loop."""
+        real = self.clock.real
+        g, params = self.layout.zeros(), self.vjp.zero()
+        t1 = real(0.0)
+        if self.out.saveat.final:
+            row = self.out.layout.row(self.cts, self.first_row + rows)
+            g, ct_t, params = self._absorb(final.t, final.y, row, params)
+            t1 = t1 + ct_t
+        ts: Any = ()
+        if self.wanted.ts and self.out.inside == "ts":
+            ts = self.bk.reals(self.out.count, self.layout)
+        return PullCarry(g, params, real(0.0), t1, ts, rows)
+
+    def finish(self, carry: PullCarry) -> Inputs:
+        """Cotangents of the inputs, after the last pull."""
+        t0, y0 = self.clock.real(self.inputs.t0), self.inputs.y0
+        if self.out.inside == "ts":
+            carry = self._rows_at_start(carry, t0, y0)
+        if self.out.saveat.t0:
+            row = self.out.layout.row(self.cts, 0)
+            g, ct_t, params = self._absorb(t0, y0, row, carry.params)
+            g = self.layout.add(carry.g, g)
+            carry = carry._replace(g=g, params=params, t0=carry.t0 + ct_t)
+        return Inputs(carry.g, self.vjp.finish(carry.params), carry.t0, carry.t1, carry.ts)
+
+    def _rows_at_start(self, carry: PullCarry, t0: Scalar, y0: State) -> PullCarry:
+        """Rows saved before the first step: their cotangents go to y0 and to ts."""
+
+        def body(c: PullCarry) -> PullCarry:
+            j = c.row - 1
+            row = self.out.layout.row(self.cts, self.first_row + j)
+            g, ct_t, params = self._absorb(t0, y0, row, c.params)
+            return c._replace(
+                g=self.layout.add(c.g, g), params=params, t0=c.t0 + ct_t, row=j
+            )
+
+        return self.bk.while_loop(lambda c: c.row > 0, body, carry)  # type: ignore[no-any-return]
+
+    def _absorb(self, t: Scalar, y: State, row: State, params: Any) -> tuple[State, Any, Any]:
+        """Pull a row's cotangent through ``fn`` (if any) to the state it was made of."""
+        if self.fn_vjp is None:
+            return row, 0.0, params
+        _, pull = self.fn_vjp(self.layout.time(t), y)
+        mu, ct_t, params = pull(self.out.layout.unpack(row), params)
+        return self.layout.pack(mu), 0.0 if ct_t is None else ct_t, params
+
+    # --- one step
+    def advance(self, i: Any, y: State) -> State:
+        """Replay step i."""
+        t, h = self.grid.step(i)
+        return self.replay.advance(t, h, y)
+
+    def pull(self, i: Any, y: State, carry: PullCarry) -> PullCarry:
+        """Reverse step i from the state before it."""
+        t, h = self.grid.step(i)
+        sources = self._sources(i, t, h, carry) if self.inside else None
+        step, extra = self.sweep.pull(t, h, y, carry.g, carry.params, sources)
+        row, ts, fn_t1, fn_t0 = extra or (carry.row, carry.ts, 0.0, 0.0)
+        t0, t1 = carry.t0, carry.t1
+        if self.wanted.time:
+            where, zero = self.clock.where, 0.0
+            last = i + 1 == self.n
+            moved = last if self.grid.shifts else i == 0
+            inner = step.t if self.grid.shifts else zero
+            t0 = t0 + where(moved, step.t - step.h, inner) + fn_t0
+            t1 = t1 + where(last, step.h, zero) + fn_t1
+        return PullCarry(step.y, step.params, t0, t1, ts, row)
+
+    def _sources(
+        self, i: Any, t: Scalar, h: Scalar, carry: PullCarry
+    ) -> Callable[[Any, State, Any], Any]:
+        return (
+            self._step_row(i, t, h, carry)
+            if self.out.inside == "steps"
+            else self._time_rows(t, h, carry)
+        )
+
+    def _step_row(self, i: Any, t: Scalar, h: Scalar, carry: PullCarry) -> Any:
+        """The row of the step's end."""
+
+        def sources(sweep: Any, g: State, params: Any) -> tuple[Any, ...]:
+            row = self.out.layout.row(self.cts, self.first_row + i)
+            y1 = sweep.space.result() if self.fn_vjp is not None else None
+            ct, ct_t, params = self._absorb(t + h, y1, row, params)
+            last = i + 1 == self.n
+            where = self.clock.where
+            extra = (carry.row, carry.ts, where(last, ct_t, 0.0), where(last, 0.0, ct_t))
+            return self.layout.add(g, ct), params, None, None, 0.0, 0.0, extra
+
+        return sources
+
+    def _time_rows(self, t: Scalar, h: Scalar, carry: PullCarry) -> Any:
+        """The rows of saved times inside the step, by its interpolant."""
+        bk, layout, out, wanted = self.bk, self.layout, self.out, self.wanted
+        times, real = self.inputs.ts, self.clock.real
+
+        def mine(s: Any) -> Any:
+            j = bk.pick(s[0] > 0, s[0] - 1, 0)
+            return self.clock.both(s[0] > 0, (bk.look(times, j) - t) * h > 0)
+
+        def sources(sweep: Any, g: State, params: Any) -> tuple[Any, ...]:
+            def body(s: Any) -> Any:
+                row, ts, params, q, qy, ct_t, ct_h = s
+                j = row - 1
+                at = bk.look(times, j)
+                theta = (at - t) / h
+                ct = out.layout.row(self.cts, self.first_row + j)
+                w = sweep.weights(theta)
+                here = sweep.space.interpolate(w) if self.fn_vjp is not None else None
+                ct, fn_t, params = self._absorb(at, here, ct, params)
+                q = sweep.adjoint.add_source(q, [h * x for x in w], ct)
+                qy = layout.add(qy, ct)
+                if wanted.time:
+                    d = layout.inner(ct, sweep.space.slope(sweep.weight_derivatives(theta)))
+                    ct_t, ct_h = ct_t - d, ct_h - theta * d
+                    if wanted.ts:
+                        ts = bk.set_int(ts, j, d + fn_t)
+                return j, ts, params, q, qy, ct_t, ct_h
+
+            q, qy = sweep.adjoint.sources(), layout.zeros()
+            start = (carry.row, carry.ts, params, q, qy, real(0.0), real(0.0))
+            row, ts, params, q, qy, ct_t, ct_h = bk.while_loop(mine, body, start)
+            return g, params, q, qy, ct_t, ct_h, (row, ts, 0.0, 0.0)
+
+        return sources
+
+
+def field_pullback(problem: Any, params: Any, wanted: Wanted) -> Any:
+    """The vjp of the vector field: the user's, the library's, or the tape's.
+
+    It is a callable ``vjp(t, Y) -> (leaves, pull)`` with ``pull(ct, acc) -> (mu, ct_t, acc)``
+    (mu: leaves; ct_t: a scalar of the clock, or None if no time derivative is wanted),
+    ``zero() -> acc`` and ``finish(acc) -> cotangents of params``.
+    """
+    return _pullback(problem, problem.f, problem.bind_leaves, params, wanted)
+
+
+def _pullback(problem: Any, f: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
+    bk = problem.bk
+    if isinstance(f, VectorField) and f.vjp is not None:
+        return UserPullback(problem, f, params, wanted)
+    if Capability.AUTODIFF in bk.capabilities:
+        return bk.pullback(problem.layout, bind, params, wanted)
+    return TapePullback(problem.layout, bind, params, wanted)

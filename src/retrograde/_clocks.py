@@ -1,0 +1,115 @@
+"""Clocks: the only place that knows what times, step sizes and counts are.
+
+A host clock computes with Python floats (eager libraries), a traced clock with 0-d arrays. A
+clock of rows, one time for each sample of a batch, fits the same methods; the loops never
+look inside. Controllers are written in a clock's arithmetic, so each is written once.
+
+Times only ever move by ``land``: a step's size is always ``t_new - t``, so that a sweep that
+knows the recorded times alone takes bitwise the same steps (T16: (t + h) - t is not h).
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from typing import Any
+
+__all__ = ["HostClock", "step_count"]
+
+_TINY = 1e-12
+"""A remainder smaller than this part of the step is not worth a step of its own."""
+
+_SLACK = 1e-9
+"""A remainder of less than this part of a constant step is rounding, not a step."""
+
+
+def step_count(t0: float, t1: float, dt: float) -> int:
+    """Number of steps of size dt from t0 to t1, the last one shortened.
+
+    Examples
+    --------
+    >>> step_count(0.0, 1.0, 0.1), step_count(0.0, 1.0, 0.3), step_count(1.0, 1.0, 0.1)
+    (10, 4, 0)
+    """
+    return max(0, math.ceil((t1 - t0) / dt * (1 - 4e-16) - _SLACK))
+
+
+class HostClock:
+    """Python floats and ints; comparisons are bools; branches are ``if``."""
+
+    traced = False
+    yes = True
+    steps = staticmethod(step_count)
+
+    def __init__(self, eps: float = 2.0**-52) -> None:
+        self.eps = eps
+
+    def real(self, x: Any) -> float:
+        """A time, step or error as this clock keeps it."""
+        return float(x)
+
+    def count(self, n: int) -> int:
+        """A counter as this clock keeps it."""
+        return n
+
+    def land(self, t: float, h: float, t1: float) -> tuple[float, float]:
+        """One step of h, or onto t1 if that is nearer: (t_new, t_new - t)."""
+        rest = t1 - t
+        if abs(h) >= abs(rest) * (1.0 - _TINY):
+            return t1, rest
+        t_new = t + h
+        return t_new, t_new - t
+
+    def running(self, t: float, t1: float, h: float, floor: float, left: Any) -> bool:
+        """Whether to try another step: not at t1, tries left, and h above its floor."""
+        return t != t1 and left > 0 and abs(h) > floor + 4 * self.eps * abs(t)
+
+    def select(self, ok: bool, new: Any, old: Any) -> Any:
+        """``new`` where ok, else ``old``."""
+        return new if ok else old
+
+    def where(self, ok: bool, a: Any, b: Any) -> Any:
+        """Scalar choice."""
+        return a if ok else b
+
+    def both(self, a: bool, b: bool) -> bool:
+        """Logical and."""
+        return a and b
+
+    def either(self, a: bool, b: bool) -> bool:
+        """Logical or."""
+        return a or b
+
+    def not_(self, a: bool) -> bool:
+        """Logical not."""
+        return not a
+
+    def is_finite(self, x: float) -> bool:
+        """Whether a scalar is finite."""
+        return math.isfinite(x)
+
+    def power(self, x: float, p: float) -> float:
+        """x**p for x > 0."""
+        return x**p  # type: ignore[no-any-return]
+
+    def clip(self, x: float, low: float, high: float) -> float:
+        """x between low and high; nan gives low."""
+        return min(max(low, x), high)
+
+    def maximum(self, a: Any, b: Any) -> Any:
+        """The larger; a where b is nan."""
+        return b if b > a else a
+
+    def minimum(self, a: Any, b: Any) -> Any:
+        """The smaller; a where b is nan."""
+        return b if b < a else a
+
+    def record_new(self, t0: float, rows: int | None) -> array[float]:
+        """A record of accepted times that begins with t0."""
+        return array("d", [t0])
+
+    def record(self, times: array[float], n: int, t_new: float, ok: bool) -> array[float]:
+        """Note t_new as time n + 1 if the step was accepted."""
+        if ok:
+            times.append(t_new)
+        return times

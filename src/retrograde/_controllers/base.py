@@ -1,0 +1,46 @@
+"""The one abstract class of step-size controllers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from .._types import Scalar
+
+__all__ = ["AbstractController", "Grid"]
+
+
+class AbstractController(ABC):
+    """Decides where steps end: on a grid known beforehand, or from error estimates.
+
+    Attributes
+    ----------
+    adaptive : bool
+        Whether steps can be rejected. An adaptive controller has ``init`` and ``adapt``; the
+        others have ``grid``.
+    """
+
+    adaptive: ClassVar[bool]
+
+    @abstractmethod
+    def check(self, t0: float | None, t1: float | None) -> None:
+        """Raise InputError for settings that can't work between t0 and t1 (None: unknown)."""
+
+
+class Grid(ABC):
+    """The times of a solve whose steps are known before it starts.
+
+    Attributes
+    ----------
+    count : int or traced scalar
+        Number of steps.
+    shifts : bool
+        Whether inner times move with t0 (constant steps) or stand still (given times).
+    """
+
+    count: Any
+    shifts: bool
+
+    @abstractmethod
+    def step(self, i: Any) -> tuple[Scalar, Scalar]:
+        """Start and size of step i."""

@@ -1,0 +1,97 @@
+"""Steps known beforehand: a constant size, or given times.
+
+Times are computed from the index, t_i = t0 + i dt, never by summation: n steps are n steps
+whatever the rounding (T18), and the last one ends on t1 exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .._errors import InputError
+from .._types import Scalar
+from .base import AbstractController, Grid
+
+__all__ = ["ConstantSteps", "StepTo"]
+
+
+@dataclass(frozen=True)
+class ConstantSteps(AbstractController):
+    """Steps of one size; the last is shortened to end on t1.
+
+    Parameters
+    ----------
+    dt : float [time]
+        Step size, of the sign of ``t1 - t0``.
+    """
+
+    dt: Any
+    adaptive: ClassVar[bool] = False
+
+    def check(self, t0: float | None, t1: float | None) -> None:
+        if isinstance(self.dt, (int, float)):
+            if not math.isfinite(self.dt) or self.dt == 0:
+                raise InputError(f"`dt` is {self.dt!r}; pass a finite step size other than 0.")
+            if t0 is not None and t1 is not None and (t1 - t0) * self.dt < 0:
+                raise InputError(
+                    f"`dt` is {self.dt!r}, but t1 - t0 is {t1 - t0:g}: pass dt={-self.dt!r} or "
+                    "swap `t0` and `t1`."
+                )
+
+
+@dataclass(frozen=True)
+class StepTo(AbstractController):
+    """Steps from each given time to the next.
+
+    Parameters
+    ----------
+    ts : sequence of float [time]
+        Strictly monotone, from t0 to t1.
+    """
+
+    ts: tuple[float, ...]
+    adaptive: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ts", tuple(float(t) for t in self.ts))
+
+    def check(self, t0: float | None, t1: float | None) -> None:
+        ts = self.ts
+        steps = [b - a for a, b in zip(ts, ts[1:], strict=False)]
+        if len(ts) < 2 or not (all(h > 0 for h in steps) or all(h < 0 for h in steps)):
+            raise InputError(
+                "`controller=StepTo(ts)`: `ts` must be strictly monotone with at least two times; "
+                "sort it and drop repeated times."
+            )
+        for name, t, end in (("t0", t0, ts[0]), ("t1", t1, ts[-1])):
+            if t is not None and t != end:
+                raise InputError(
+                    f"`controller=StepTo(ts)` must run from t0 to t1, but `{name}` is {t!r} and "
+                    f"`ts` has {end!r}; make them equal."
+                )
+
+
+class ConstantGrid(Grid):
+    """t_i = t0 + i dt; the last step ends on t1."""
+
+    shifts = True
+
+    def __init__(self, clock: Any, t0: Scalar, t1: Scalar, dt: Scalar, count: Any) -> None:
+        self.clock, self.t0, self.t1, self.dt, self.count = clock, t0, t1, dt, count
+
+    def step(self, i: Any) -> tuple[Scalar, Scalar]:
+        t = self.t0 + i * self.dt
+        return t, self.clock.where(i + 1 == self.count, self.t1 - t, self.dt)
+
+
+class GivenGrid(Grid):
+    """Steps between given (or recorded) times; their first and last are t0 and t1."""
+
+    def __init__(self, bk: Any, times: Any, count: Any, *, shifts: bool) -> None:
+        self.look, self.times, self.count, self.shifts = bk.look, times, count, shifts
+
+    def step(self, i: Any) -> tuple[Scalar, Scalar]:
+        t = self.look(self.times, i)
+        return t, self.look(self.times, i + 1) - t

@@ -1,0 +1,25 @@
+"""The vjp of a function written in the array API, for libraries that have no autodiff.
+
+Members: ``tape`` (:func:`vjp` and its :class:`Pullback`), ``variable`` (the array that
+records, with ``writing`` and ``numpy_protocol``), ``recording`` (the tape's entries),
+``namespace`` (the functions that record), the rules (``elementwise``, ``shaping``,
+``products``, ``composed``, ``fitting``), ``vector_field`` (a field with its own vjp) and
+``pullback`` (what the reverse sweep calls).
+
+To add a rule, write ``rule(xp, x, ...) -> (out, back, ...)`` in array API, put it into the
+table of its module, and its cases into ``tests/derivative/cases.py``: the suite fails for a
+rule without one.
+"""
+
+from .pullback import TapePullback, UserPullback
+from .tape import Pullback, vjp
+from .vector_field import VectorField, check_vjp
+
+__all__ = [
+    "Pullback",
+    "TapePullback",
+    "UserPullback",
+    "VectorField",
+    "check_vjp",
+    "vjp",
+]

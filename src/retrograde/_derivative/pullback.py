@@ -1,0 +1,133 @@
+"""Pullbacks of a vector field for the reverse sweep: by the tape, or by the user's own vjp.
+
+The accumulator of parameter cotangents is threaded through the pulls, so that an adapter may
+add in place: it belongs to the sweep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .._errors import InputError
+from .._types import Array, State, Wanted
+from .tape import vjp as tape_vjp
+
+__all__ = ["TapePullback", "UserPullback"]
+
+Pull = Callable[[Any, Any], tuple[Any, Any, Any]]
+
+
+class _Pullback:
+    """Accumulators shared by the two forms below."""
+
+    def __init__(self, layout: Any, params: Sequence[Array], wanted: Wanted) -> None:
+        self.layout = layout
+        self.bk = layout.bk
+        self.params = params
+        self.where = tuple(i for i, w in enumerate(wanted.params) if w)
+        self.time = wanted.time
+
+    def zero(self) -> list[Array]:
+        """An accumulator of zeros for the wanted parameters."""
+        return [self.bk.zeros_like(self.params[i]) for i in self.where]
+
+    def finish(self, acc: list[Array]) -> tuple[Array | None, ...]:
+        """Cotangents of all parameters; None where not wanted."""
+        out: list[Array | None] = [None] * len(self.params)
+        for i, x in zip(self.where, acc, strict=True):
+            out[i] = x
+        return tuple(out)
+
+    def add(self, acc: list[Array], cotangents: Sequence[Array]) -> list[Array]:
+        """The accumulator with one pull's cotangents added."""
+        accumulate = self.bk.accumulate
+        return [accumulate(a, x) for a, x in zip(acc, cotangents, strict=True)]
+
+
+class TapePullback(_Pullback):
+    """vjp by the tape, for libraries without autodiff.
+
+    Parameters
+    ----------
+    layout
+        Layout of the state.
+    bind : callable
+        ``bind(params) -> field(t, leaves) -> leaves``.
+    params : sequence of array
+    wanted : Wanted
+    """
+
+    def __init__(
+        self, layout: Any, bind: Callable[..., Any], params: Sequence[Array], wanted: Wanted
+    ) -> None:
+        super().__init__(layout, params, wanted)
+        self.bind = bind
+
+    def __call__(self, t: Array, y: State) -> tuple[list[Array], Pull]:
+        """Leaves of f(t, y), and the pull."""
+        leaves = self.layout.unpack(y)
+        count, where, params, bind = len(leaves), self.where, list(self.params), self.bind
+
+        def fn(t: Any, *rest: Any) -> Any:
+            for i, x in zip(where, rest[count:], strict=True):
+                params[i] = x
+            return bind(params)(t, rest[:count])
+
+        arrays = [t, *leaves, *(self.params[i] for i in where)]
+        k, tape_pull = tape_vjp(fn, arrays, self.layout.xp)
+
+        def pull(ct: Sequence[Array], acc: list[Array]) -> tuple[Any, Any, list[Array]]:
+            ct_t, *cts = tape_pull(ct)
+            time = self.bk.scalar(ct_t) if self.time else None
+            return tuple(cts[:count]), time, self.add(acc, cts[count:])
+
+        pull.tape = tape_pull  # type: ignore[attr-defined]
+        return k, pull
+
+
+class UserPullback(_Pullback):
+    """The vjp that came with a :class:`~retrograde.VectorField`."""
+
+    def __init__(self, problem: Any, f: Any, params: Sequence[Array], wanted: Wanted) -> None:
+        super().__init__(problem.layout, params, wanted)
+        self.problem = problem
+        self.f = f
+        self.args = problem.arguments(params)
+
+    def __call__(self, t: Array, y: State) -> tuple[list[Array], Pull]:
+        """Leaves of f(t, y), and the pull."""
+        problem, args, bk = self.problem, self.args, self.bk
+        tree = problem.state_tree(y)
+        k = bk.flatten(self.f(t, tree, args))[0]
+
+        def pull(ct: Sequence[Array], acc: list[Array]) -> tuple[Any, Any, list[Array]]:
+            ct_t, ct_y, ct_args = self.f.vjp(t, tree, args, problem.tree(ct))
+            mu = bk.flatten(ct_y)[0]
+            if len(mu) != len(problem.layout.shapes):
+                raise InputError(
+                    "`vjp` returned a cotangent of y whose structure is not y's; return "
+                    "(ct_t, ct_y, ct_args) with ct_y like y."
+                )
+            if self.where:
+                acc = self.add(acc, self._wanted(ct_args))
+            return tuple(mu), self._time(ct_t), acc
+
+        return k, pull
+
+    def _time(self, ct_t: Any) -> Any:
+        if not self.time:
+            return None
+        return self.bk.scalar(ct_t) if self.bk.is_array(ct_t) else float(ct_t or 0.0)
+
+    def _wanted(self, ct_args: Any) -> list[Array]:
+        """The cotangents asked for, out of those of args."""
+        leaves, treedef = self.bk.flatten(ct_args)
+        same = len(leaves) == self.problem.leaf_count
+        out = [leaves[self.problem.where[i]] if same else None for i in self.where]
+        if any(not self.bk.is_array(x) for x in out):
+            raise InputError(
+                f"`vjp` returned {treedef} for the cotangents of args; return the structure of "
+                "`args`, with zeros where f does not depend on a leaf."
+            )
+        return out

@@ -1,0 +1,140 @@
+"""The tape, and how a rule's result is written on it.
+
+A :class:`Tape` is a list with one entry per variable, in order of creation. The entry is a
+tuple of *edges* ``(index, op, data)``: how a cotangent ``g`` of this variable contributes to
+the variable ``index``:
+
+- ``op(g)`` where ``data`` is None, ``op(g, data)`` otherwise;
+- ``op`` None is a read ``x[key]``, ``data = (key, shape)``: g is added to that block of x's.
+
+A tape is *uniform* while all its variables have one and the same real dtype; then no
+cotangent needs a cast or a conjugate, and operands of equal shape need no :func:`fit` either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from .._errors import InputError, UnsupportedByBackend
+from .._types import Array
+from .fitting import fit
+
+__all__ = ["Edges", "Recorded", "Tape", "foreign", "leaf", "record", "refuse"]
+
+Edges: TypeAlias = tuple[tuple[int, Any, Any], ...]
+_PYTHON = frozenset({int, float, complex, bool, type(None)})
+_VIEW = "a reshaped or converted view of another array"
+
+
+def refuse(what: str, remedy: str) -> UnsupportedByBackend:
+    """The one error for what the tape can't follow."""
+    return UnsupportedByBackend(
+        f"{what} can't be differentiated on this array library: {remedy}, "
+        "or give the derivative yourself with `rg.VectorField(f, vjp=...)`."
+    )
+
+
+def foreign() -> InputError:
+    """A variable of another call."""
+    return InputError(
+        "a variable of another call of the function took part in this one; the function "
+        "must not keep its arguments, and gradients of gradients are not supported here."
+    )
+
+
+class Tape(list[Edges]):
+    """What one call of a function did; see the module's docstring for its entries."""
+
+    __slots__ = ("constants", "device", "dtype", "namespace", "uniform", "xp")
+
+    def __init__(self, xp: Any, namespace: Any) -> None:
+        self.xp = xp
+        self.namespace = namespace
+        self.uniform = True
+        self.dtype: Any = None
+        self.device: Any = None
+        self.constants: list[Any] = []
+        """Arrays of the user's that took part: not counted as kept alive by the tape."""
+
+    def admit(self, dtype: Any, kind: str) -> None:
+        """Take note of an input's dtype; ``kind`` is empty for one without derivatives."""
+        if self.dtype is None and kind:
+            self.dtype = dtype
+        if kind == "complex floating" or (kind and dtype != self.dtype):
+            self.uniform = False
+
+
+class Recorded:
+    """A value, and its place on the tape (no behaviour; see :class:`.variable.Variable`)."""
+
+    __slots__ = ("__weakref__", "base", "index", "tape", "value", "views")
+
+    def __init__(self, value: Array, tape: Tape, edges: Edges, base: Any = None) -> None:
+        self.value = value
+        self.tape = tape
+        self.index = len(tape)
+        self.base = base
+        """None: owns its data. A str: read-only, and why. ``(x, key)``: a view ``x[key]``."""
+        tape.append(edges)
+
+
+def leaf(like: Any, value: Array) -> Any:
+    """A variable made inside the function that depends on nothing yet."""
+    tape = like.tape
+    if value.dtype != tape.dtype:
+        tape.uniform = False
+    return type(like)(value, tape, ())
+
+
+def record(
+    rule: Callable[..., Any],
+    operands: Sequence[Any],
+    settings: Sequence[Any] = (),
+    named: Mapping[str, Any] | None = None,
+    *,
+    broadcast: bool = False,
+    view: bool = False,
+) -> Any:
+    """Apply a rule to operands of which at least one is a variable; the result is one.
+
+    Parameters
+    ----------
+    rule : callable
+        ``rule(xp, *values, *settings, **named) -> (out, back, ...)``, one ``back(g)`` per
+        operand.
+    operands : sequence of Variable, array or scalar
+    settings, named : sequence, mapping
+        Axes, shapes and the like: no variables.
+    broadcast : bool
+        Whether operands broadcast against each other: cotangents are then summed back.
+    view : bool
+        Whether the library may return a view of the first operand.
+    """
+    lead: Any = None
+    values = []
+    for x in operands:
+        if isinstance(x, Recorded):
+            if lead is None:
+                lead = x
+            elif x.tape is not lead.tape:
+                raise foreign()
+            values.append(x.value)
+        else:
+            values.append(x)
+    tape = lead.tape
+    out, *backs = rule(tape.xp, *values, *settings, **(named or {}))
+    if out.dtype != tape.dtype:
+        tape.uniform = False
+    edges = []
+    for x, value, back in zip(operands, values, backs, strict=True):
+        if isinstance(x, Recorded):
+            if not tape.uniform or (broadcast and value.shape != out.shape):
+                back = fit(tape.xp, rule, back, value, out, broadcast)
+            edges.append((x.index, back, None))
+        elif type(x) not in _PYTHON:
+            tape.constants.append(x)
+    made = type(lead)(out, tape, tuple(edges))
+    if view:
+        made.base = lead.share(made, _VIEW)
+    return made

@@ -1,0 +1,52 @@
+"""Memory of the host: what is available, capped by the control group's limit.
+
+Linux reports both under /proc and /sys; elsewhere the operating system's own total is used.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["host_memory"]
+
+
+def host_memory(root: Path = Path("/")) -> tuple[int, int, str]:
+    """Free and total bytes of host memory and where they were read.
+
+    Returns
+    -------
+    free, total : int [bytes]
+    source : str
+    """
+    total, free, source = _meminfo(root)
+    limit, used = _cgroup(root)
+    if limit is not None and limit < total:
+        return max(0, min(free, limit - used)), limit, "host memory, capped by the cgroup"
+    return free, total, source
+
+
+def _meminfo(root: Path) -> tuple[int, int, str]:
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+    except OSError:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return total, total // 2, "half of the host memory"
+    sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if ":" in line}
+    return sizes["MemTotal"], sizes.get("MemAvailable", sizes["MemFree"]), "host memory available"
+
+
+def _cgroup(root: Path) -> tuple[int | None, int]:
+    """Limit and use of the control group, version 2 then 1; (None, 0) where there is none."""
+    for limit, used in (
+        ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
+        (
+            "sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
+    ):
+        try:
+            return int((root / limit).read_text()), int((root / used).read_text())
+        except (OSError, ValueError):  # absent, or "max"
+            continue
+    return None, 0

@@ -1,0 +1,274 @@
+"""The one forward loop: propose, step, judge, save, count.
+
+Two marches serve every solver and backend: a counted one over a grid known beforehand, and a
+conditional one under an adaptive controller. Both can store states on the way
+(``_loops.march``) and record the accepted times; adjoints receive a :class:`ForwardLoop` and
+never import this module.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ._controllers import AbstractController, ConstantGrid, ConstantSteps, GivenGrid, StepTo
+from ._loops import Slots, Stored, march, march_counted
+from ._problem import Problem
+from ._saveat import Outputs
+from ._solution import Status
+from ._solvers import AbstractSolver
+from ._types import Array, Inputs, Scalar, State
+
+__all__ = ["Final", "ForwardLoop"]
+
+
+class Final(NamedTuple):
+    """Where a march ended.
+
+    Attributes
+    ----------
+    y : state
+    t : scalar [time]
+    n, tries : int or traced scalar
+        Accepted steps and all of them.
+    status : Status value
+    inside : Any
+        Carry of the outputs collected inside the loop.
+    times : Any
+        Record of accepted times, or None.
+    stored : Stored or None
+    """
+
+    y: State
+    t: Scalar
+    n: Any
+    tries: Any
+    status: Any
+    inside: Any
+    times: Any
+    stored: Stored | None
+
+
+class ForwardLoop:
+    """A solve, ready to run from any inputs.
+
+    Parameters
+    ----------
+    problem : Problem
+    solver : AbstractSolver
+    controller : AbstractController
+    outputs : Outputs
+    max_steps : int or None
+        Bound of the number of tries.
+    scale : Scale or None
+        Tolerances in state form; None for grids.
+    count : int or None
+        Number of steps where the host knows it.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        solver: AbstractSolver,
+        controller: AbstractController,
+        outputs: Outputs,
+        max_steps: int | None,
+        scale: Any,
+        count: int | None,
+    ) -> None:
+        self.bk = problem.bk
+        self.problem = problem
+        self.solver = solver
+        self.controller = controller
+        self.outputs = outputs
+        self.max_steps = max_steps
+        self.scale = scale
+        self.count = count
+        self.clock = self.bk.clock(problem.layout)
+        self.progress: Any = False
+
+    @property
+    def layout(self) -> Any:
+        """Layout of the state."""
+        return self.problem.layout
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether steps can be rejected."""
+        return self.controller.adaptive
+
+    # --- marches
+    def march(self, inputs: Inputs, slots: Slots | None = None, *, record: bool = False) -> Final:
+        """Solve from t0 to t1; store states by ``slots``, record accepted times if asked."""
+        inside = self._rows_at_start(inputs)
+        record = record or self.outputs.inside == "steps"
+        if self.adaptive:
+            return self._march_adaptive(inputs, inside, slots, record)
+        return self._march_grid(inputs, inside, slots)
+
+    def grid(self, inputs: Inputs, final: Final | None = None) -> Any:
+        """Start and size of every accepted step."""
+        clock = self.clock
+        if isinstance(self.controller, ConstantSteps):
+            t0, t1 = clock.real(inputs.t0), clock.real(inputs.t1)
+            dt = clock.real(self.controller.dt)
+            count = clock.steps(t0, t1, dt) if self.count is None else self.count
+            if self.max_steps is not None:
+                count = clock.minimum(count, self.max_steps)
+            return ConstantGrid(clock, t0, t1, dt, count)
+        if isinstance(self.controller, StepTo):
+            times = self.bk.time_sequence(self.controller.ts, self.layout)
+            return GivenGrid(self.bk, times, len(self.controller.ts) - 1, shifts=False)
+        assert final is not None
+        return GivenGrid(self.bk, final.times, final.n, shifts=True)
+
+    def _rows_at_start(self, inputs: Inputs) -> Any:
+        """Rows for the saved times that equal t0."""
+        out, bk = self.outputs, self.bk
+        carry = out.start()
+        if out.inside != "ts":
+            return carry
+        t0 = self.clock.real(inputs.t0)
+        row = out.emitter(self.problem, inputs.params)(t0, inputs.y0)
+        last = out.count - 1 if out.count else 0
+
+        def at_start(s: Any) -> Any:
+            i = bk.pick(s[0] < out.count, s[0], last)
+            return self.clock.both(s[0] < out.count, bk.look(inputs.ts, i) == t0)
+
+        return bk.while_loop(
+            at_start, lambda s: (s[0] + 1, bk.write(s[1], s[0], row)), carry
+        )
+
+    def _march_grid(self, inputs: Inputs, inside: Any, slots: Slots | None) -> Final:
+        bk, out, clock = self.bk, self.outputs, self.clock
+        grid = self.grid(inputs)
+        field = self.problem.bind(inputs.params)
+        sweep = self.solver.forward_sweep(bk, self.layout, field)
+
+        emit = out.emitter(self.problem, inputs.params)
+
+        def plain(i: Any, s: Any) -> Any:
+            t, h = grid.step(i)
+            return (sweep.advance(t, h, s[0]),)
+
+        def saving(i: Any, s: Any) -> Any:
+            y, k0, rows = s
+            t, h = grid.step(i)
+            y1, k1, _ = sweep.attempt(t, h, y, k0)
+            rows = out.collect(rows, clock.yes, inputs.ts, (t, t + h, h, y1), i, sweep, emit)
+            return y1, k1, rows
+
+        start: tuple[Any, ...] = (inputs.y0,)
+        if out.inside:
+            t0 = clock.real(inputs.t0)
+            start = (inputs.y0, sweep.first(t0, inputs.y0), inside)
+        s, stored = march_counted(
+            bk,
+            grid.count,
+            start,
+            saving if out.inside else plain,
+            lambda s: s[0],
+            slots,
+            self.layout,
+        )
+        y, n = s[0], grid.count
+        inside = s[2] if out.inside else inside
+        finite = self.layout.finite(y)
+        status = clock.where(finite, int(Status.converged), int(Status.non_finite))
+        t = clock.real(inputs.t1)
+        if isinstance(self.controller, ConstantSteps) and self.max_steps is not None:
+            full = n == clock.steps(clock.real(inputs.t0), t, grid.dt)
+            status = clock.where(full, status, int(Status.max_steps))
+            t = clock.where(full, t, grid.t0 + n * grid.dt)
+        return Final(y, t, n, n, status, inside, None, stored)
+
+    def _march_adaptive(
+        self, inputs: Inputs, inside: Any, slots: Slots | None, record: bool
+    ) -> Final:
+        bk, clock, layout, out = self.bk, self.clock, self.layout, self.outputs
+        field = self.problem.bind(inputs.params)
+        sweep = self.solver.forward_sweep(bk, layout, field, self.scale)
+        t0, t1 = clock.real(inputs.t0), clock.real(inputs.t1)
+        order = self.solver.error_order
+        controller: Any = self.controller
+        k0 = field(layout.time(t0), inputs.y0)
+        h0 = controller.first_step(clock, layout, field, self.scale, (t0, t1, inputs.y0, k0), order)
+        k0 = k0 if self.solver.keeps_slope else None
+        attempt, error2, land, select = sweep.attempt, sweep.error2, clock.land, clock.select
+        adapt, collect = controller.adapter(clock, order), out.collect if out.inside else None
+        emit = out.emitter(self.problem, inputs.params)
+        floor, limit, ts = controller.floor, self.max_steps, inputs.ts
+
+        def body(s: Any) -> Any:
+            t, h, _, memory, y, k0, n, tries, times, rows = s
+            t_new, h = land(t, h, t1)
+            y1, k1, kept = attempt(t, h, y, k0)
+            e2 = error2(y1)
+            ok, h_next, memory = adapt(e2, h, memory)
+            if record:
+                times = clock.record(times, n, t_new, ok)
+            if collect is not None:
+                rows = collect(rows, ok, ts, (t, t_new, h, y1), n, sweep, emit)
+            t, y, k0, n = select(ok, (t_new, y1, k1, n + 1), (t, y, kept, n))
+            return t, h_next, e2, memory, y, k0, n, tries + 1, times, rows
+
+        def running(s: Any) -> Any:
+            left = 1 if limit is None else limit - s[7]
+            return clock.running(s[0], t1, s[1], floor, left)
+
+        times = clock.record_new(t0, limit) if record else ()
+        zero = clock.count(0)
+        e2, memory = clock.real(0.0), controller.init(clock)
+        start = (t0, h0, e2, memory, inputs.y0, k0, zero, zero, times, inside)
+        s, stored = march(bk, start, body, running, lambda s: (s[6], s[4]), slots, layout)
+        t, _, e2, _, y, _, n, tries, times, inside = s
+        status = self._why(t, t1, e2, tries)
+        return Final(y, t, n, tries, status, inside, times, stored)
+
+    def _why(self, t: Scalar, t1: Scalar, e2: Scalar, tries: Any) -> Any:
+        """The status of an adaptive march from where it stopped."""
+        clock, limit = self.clock, self.max_steps
+        why = int(Status.dt_min)
+        if limit is not None:
+            why = clock.where(tries >= limit, int(Status.max_steps), why)
+        why = clock.where(clock.is_finite(e2), why, int(Status.non_finite))
+        return clock.where(t == t1, int(Status.converged), why)
+
+    # --- outputs
+    def output_leaves(self, inputs: Inputs, final: Final) -> tuple[Array, ...]:
+        """All rows, as leaves of shape (k, *shape)."""
+        out, bk = self.outputs, self.bk
+        emit = out.emitter(self.problem, inputs.params)
+        parts = []
+        if out.saveat.t0:
+            parts.append(out.layout.stack([emit(self.clock.real(inputs.t0), inputs.y0)]))
+        if out.inside:
+            parts.append(bk.rows(out.layout, final.inside[1], self.rows_inside(final)))
+        if out.saveat.final:
+            parts.append(out.layout.stack([emit(final.t, final.y)]))
+        if len(parts) == 1:
+            return parts[0]  # type: ignore[no-any-return]
+        xp = bk.xp
+        return tuple(xp.concat(leaves, axis=0) for leaves in zip(*parts, strict=True))
+
+    def output_times(self, inputs: Inputs, final: Final) -> Array:
+        """Times of the rows, shape (k,)."""
+        out, clock, bk = self.outputs, self.clock, self.bk
+        parts = [[clock.real(inputs.t0)]] if out.saveat.t0 else []
+        if out.inside == "ts":
+            parts.append(inputs.ts)
+        elif out.inside:
+            n = self.rows_inside(final)
+            times = final.times if self.adaptive else bk.grid_times(self.grid(inputs), n)
+            parts.append(bk.accepted_times(times, n))
+        if out.saveat.final:
+            parts.append([final.t])
+        arrays = [bk.times_array(part, self.layout) for part in parts]
+        return arrays[0] if len(arrays) == 1 else bk.xp.concat(arrays, axis=0)
+
+    def rows_inside(self, final: Final) -> Any:
+        """Number of rows collected inside the loop."""
+        if not self.outputs.inside:
+            return 0
+        count = self.outputs.count
+        return final.inside[0] if count is None else count

@@ -1,0 +1,11 @@
+"""Loops that store states on the way forward and reverse on what they stored.
+
+Members: ``forward`` (march with checkpoints: known or unknown length), ``reversal`` (one
+executor; store-all, segments, binomial and blocks are its settings). Written once over the
+backend's counted and conditional loops; knows nothing of differential equations.
+"""
+
+from .forward import FAR, Slots, Stored, march, march_counted
+from .reversal import reverse
+
+__all__ = ["FAR", "Slots", "Stored", "march", "march_counted", "reverse"]

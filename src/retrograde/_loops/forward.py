@@ -1,0 +1,131 @@
+"""Marching forward while storing states where a schedule says.
+
+The outer loop runs over placements, not over steps: write a row, then step on to the next
+placement. So the inner loop has no compare with a schedule, no gather and no conditional
+write; a known length (binomial positions) and an unknown one (event table) are the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+__all__ = ["FAR", "Slots", "Stored", "march", "march_counted"]
+
+FAR = 2**30
+"""A position beyond every step: the sentinel of tables, the position of an empty row."""
+
+
+class Slots(NamedTuple):
+    """Where states go.
+
+    Attributes
+    ----------
+    rows : int or None
+        Rows of the buffer; None stores every state in a buffer that grows.
+    index, row : table of int or None
+        Step index and row of the e-th placement, ascending, ``FAR`` behind the last; None: the
+        state before step i goes to row i.
+    window : int
+        States of one leaf of the reversal.
+    length : int or None
+        Number of steps if the host knows it.
+    segments : bool
+        Placements are every ``window`` steps, so that the reversal needs no bookkeeping.
+    """
+
+    rows: int | None
+    index: Any
+    row: Any
+    window: int
+    length: int | None
+    segments: bool = False
+
+    @property
+    def everything(self) -> bool:
+        """Whether every state is stored."""
+        return self.index is None
+
+
+class Stored(NamedTuple):
+    """A buffer of states and the step index of each row (None where row i is step i)."""
+
+    buffer: Any
+    positions: Any
+
+
+def march(
+    bk: Any,
+    s: Any,
+    body: Callable[[Any], Any],
+    running: Callable[[Any], Any],
+    view: Callable[[Any], tuple[Any, Any]],
+    slots: Slots | None,
+    layout: Any,
+) -> tuple[Any, Stored | None]:
+    """``while running(s): s = body(s)``, storing states on the way.
+
+    ``view(s)`` gives (step index, state); a body may leave the index as it was (a rejected
+    step), rows are then written again with the same state.
+    """
+    if slots is None:
+        return bk.while_loop(running, body, s), None
+    buffer = bk.new_buffer(slots.rows, layout)
+    if slots.everything:
+
+        def keep(z: Any) -> Any:
+            i, y = view(z[0])
+            return body(z[0]), bk.write(z[1], i, y)
+
+        s, buffer = bk.while_loop(lambda z: running(z[0]), keep, (s, buffer))
+        return s, Stored(buffer, None)
+
+    def placement(z: Any) -> Any:
+        s, e, buffer, positions = z
+        i, y = view(s)
+        row = bk.look(slots.row, e)
+        buffer, positions = bk.write(buffer, row, y), bk.set_int(positions, row, i)
+        limit = bk.look(slots.index, e + 1)
+        s = bk.while_loop(lambda s: bk.both(running(s), view(s)[0] < limit), body, s)
+        return s, e + 1, buffer, positions
+
+    assert slots.rows is not None
+    start = (s, bk.index(0), buffer, bk.ints([FAR] * (slots.rows + 1)))
+    s, _, buffer, positions = bk.while_loop(lambda z: running(z[0]), placement, start)
+    return s, Stored(buffer, positions)
+
+
+def march_counted(
+    bk: Any,
+    n: Any,
+    s: Any,
+    body: Callable[[Any, Any], Any],
+    state: Callable[[Any], Any],
+    slots: Slots | None,
+    layout: Any,
+) -> tuple[Any, Stored | None]:
+    """``for i in range(n): s = body(i, s)``, storing ``state(s)`` on the way."""
+    if slots is None:
+        return bk.for_loop(0, n, body, s), None
+    buffer = bk.new_buffer(slots.rows, layout)
+    if slots.everything:
+
+        def keep(i: Any, z: Any) -> Any:
+            buffer = bk.write(z[1], i, state(z[0]))
+            return body(i, z[0]), buffer
+
+        s, buffer = bk.for_loop(0, n, keep, (s, buffer))
+        return s, Stored(buffer, None)
+
+    def placement(e: Any, z: Any) -> Any:
+        s, buffer, positions = z
+        low, row = bk.look(slots.index, e), bk.look(slots.row, e)
+        buffer, positions = bk.write(buffer, row, state(s)), bk.set_int(positions, row, low)
+        high = bk.pick(bk.look(slots.index, e + 1) < n, bk.look(slots.index, e + 1), n)
+        return bk.for_loop(low, high, body, s), buffer, positions
+
+    assert slots.rows is not None
+    positions = bk.ints([FAR] * (slots.rows + 1))
+    count = len(slots.index) - 1
+    s, buffer, positions = bk.for_loop(0, count, placement, (s, buffer, positions))
+    return s, Stored(buffer, positions)

@@ -1,0 +1,177 @@
+"""The choice of the adjoint, with its reasons.
+
+Rule of this version, first match: (a) an adjoint that the user named; (b) everything stored
+where it fits; (c) recursive checkpointing with as many slots as the budget buys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .._adjoints import AbstractAdjoint, RecursiveCheckpointAdjoint, Shape
+from .._errors import PlanInfeasible
+from .._units import format_bytes
+from .costs import Cost, checkpoint_cost, fitting_checkpoints
+
+__all__ = ["Candidate", "Plan", "make_plan"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A row of the plan's table.
+
+    Attributes
+    ----------
+    method : str
+    bytes : int [bytes]
+    time : float [F per accepted step]
+        F is one step forward; a solve without gradient takes 1.
+    accuracy : str
+    verdict : str
+        'chosen', 'fits' or 'too large'.
+    reason : str
+    """
+
+    method: str
+    bytes: int
+    time: float
+    accuracy: str
+    verdict: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a gradient will be computed, and why.
+
+    Attributes
+    ----------
+    adjoint : AbstractAdjoint
+        What ``solve`` uses; pass the plan as ``adjoint=`` to follow it.
+    memory : int [bytes]
+        Predicted bytes of the gradient.
+    budget : int [bytes]
+    source : str
+        Where the budget comes from.
+    steps : int
+        Accepted steps, exact or predicted.
+    known : bool
+        Whether ``steps`` is exact.
+    items : dict of str to int [bytes]
+        What every method needs.
+    candidates : tuple of Candidate
+    reason : str
+    """
+
+    adjoint: AbstractAdjoint
+    memory: int
+    budget: int
+    source: str
+    steps: int
+    known: bool
+    items: dict[str, int] = field(repr=False)
+    candidates: tuple[Candidate, ...] = field(repr=False)
+    reason: str = ""
+
+    def __str__(self) -> str:
+        head = (
+            f"Plan: {describe(self.adjoint)}\n"
+            f"  {format_bytes(self.memory)} of {format_bytes(self.budget)} ({self.source})\n"
+            f"  because {self.reason}\n"
+            f"  steps: {self.steps} ({'exact' if self.known else 'predicted'})\n"
+        )
+        rows = [("method", "bytes", "time [F/step]", "accuracy", "verdict")]
+        rows += [
+            (c.method, format_bytes(c.bytes), f"{c.time:.2f}", c.accuracy, c.verdict)
+            for c in self.candidates
+        ]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = [
+            "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        items = ", ".join(f"{name} {format_bytes(n)}" for name, n in self.items.items() if n)
+        return head + "\n".join(lines) + f"\n  needed by all: {items or 'nothing'}"
+
+
+def describe(adjoint: AbstractAdjoint) -> str:
+    """An adjoint in words."""
+    if isinstance(adjoint, RecursiveCheckpointAdjoint):
+        if adjoint.checkpoints is None:
+            return "RecursiveCheckpointAdjoint, every state stored"
+        window = f", window {adjoint.window}" if adjoint.window > 1 else ""
+        slots = "slot" if adjoint.checkpoints == 1 else "slots"
+        return f"RecursiveCheckpointAdjoint, {adjoint.checkpoints} {slots}{window}"
+    return adjoint.name
+
+
+def make_plan(shape: Shape, budget: int, source: str, named: AbstractAdjoint | None) -> Plan:
+    """Choose an adjoint for a solve of this shape.
+
+    Raises
+    ------
+    PlanInfeasible
+        If nothing fits, or not the adjoint that was named.
+    """
+    everything = RecursiveCheckpointAdjoint()
+    fitting = fitting_checkpoints(shape, budget)
+    if named is not None:
+        chosen, reason = named, "it was named"
+    elif fitting is None:
+        raise PlanInfeasible(_too_small(shape, budget, source))
+    else:
+        chosen, reason = fitting, _why(shape, fitting)
+    options = [everything]
+    if fitting is not None and fitting != everything:
+        options.append(fitting)
+    if isinstance(chosen, RecursiveCheckpointAdjoint) and chosen not in options:
+        options.append(chosen)
+    candidates = tuple(
+        _candidate(option, checkpoint_cost(shape, option), budget, option == chosen, reason)
+        for option in options
+    )
+    if isinstance(chosen, RecursiveCheckpointAdjoint):
+        size = checkpoint_cost(shape, chosen).bytes
+        if size > budget:
+            raise PlanInfeasible(
+                f"`memory` is {format_bytes(budget)}, but {describe(chosen)} needs "
+                f"{format_bytes(size)}. Raise the budget or pass adjoint='auto'."
+            )
+    else:
+        size = sum(shape.fixed.values()) + shape.steps * shape.stages * shape.tape
+    return Plan(
+        chosen, size, budget, source, shape.steps, shape.known, shape.fixed, candidates, reason
+    )
+
+
+def _why(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> str:
+    if adjoint.checkpoints is None:
+        return "every state fits into the budget, and nothing is recomputed"
+    steps = "the number of steps is known" if shape.known else "steps are adaptive"
+    return f"not every state fits, and {steps}: the budget buys {adjoint.checkpoints} slots"
+
+
+def _candidate(
+    adjoint: RecursiveCheckpointAdjoint, cost: Cost, budget: int, chosen: bool, reason: str
+) -> Candidate:
+    verdict = "chosen" if chosen else "fits" if cost.bytes <= budget else "too large"
+    return Candidate(
+        describe(adjoint),
+        cost.bytes,
+        cost.time,
+        adjoint.accuracy,
+        verdict,
+        reason if chosen else verdict,
+    )
+
+
+def _too_small(shape: Shape, budget: int, source: str) -> str:
+    least = sum(shape.fixed.values()) + (0 if shape.free_slot else shape.state)
+    items = "; ".join(f"{name}: {format_bytes(n)}" for name, n in shape.fixed.items() if n)
+    return (
+        f"`memory` is {format_bytes(budget)} ({source}), but the smallest plan needs "
+        f"{format_bytes(least)} for a state of {format_bytes(shape.state)} ({items}). Raise the "
+        "budget or pass a smaller batch."
+    )
+

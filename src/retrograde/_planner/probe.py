@@ -1,0 +1,67 @@
+"""The shape of a solve: bytes of a state and of a tape, number of steps; two calls of f at most.
+
+The number of adaptive steps is a prediction from the size of the first one. A wrong prediction
+costs time, never exactness.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .._adjoints import Shape, field_pullback
+from .._types import Inputs, Wanted
+from ..backend import Capability
+
+__all__ = ["probe"]
+
+CHEAP = 1024
+"""States of at most this many elements make steps that cost less than a loop's bookkeeping."""
+
+
+def probe(loop: Any, inputs: Inputs) -> Shape:
+    """What the cost of a gradient of this loop depends on."""
+    bk, layout, solver, problem = loop.bk, loop.layout, loop.solver, loop.problem
+    traced = Capability.TRACED in bk.capabilities
+    wanted = Wanted((True,) * len(problem.params), False, False, False)
+    vjp = field_pullback(problem, inputs.params, wanted)
+    with bk.quiet():
+        tape, k0 = bk.tape_bytes(vjp, layout.time(loop.clock.real(inputs.t0)), inputs.y0)
+        steps, bound = loop.count, loop.max_steps
+        if steps is None:
+            steps = _predict(loop, inputs, k0) if k0 is not None else bound or CHEAP
+    if bound is not None:
+        steps = min(bound, steps)
+    record = (bound if traced and bound is not None else steps) + 1
+    fixed = {
+        "cotangents of a step": (solver.stages + 1) * layout.nbytes,
+        "tapes of a step": solver.stages * tape,
+        "cotangents of args": 2 * sum(bk.nbytes(p) for p in problem.params),
+        "record of times": 8 * record if loop.adaptive else 0,
+    }
+    return Shape(
+        state=layout.nbytes + bk.array_overhead,
+        steps=max(1, steps),
+        known=loop.count is not None,
+        bound=bound,
+        tape=tape,
+        stages=solver.stages,
+        fixed=fixed,
+        free_slot=bk.slots_by_reference,
+        windows=traced and layout.size <= CHEAP,
+    )
+
+
+def _predict(loop: Any, inputs: Inputs, k0: Any) -> int:
+    """Steps of an adaptive solve, were all as long as the first."""
+    clock, problem = loop.clock, loop.problem
+    t0, t1 = clock.real(inputs.t0), clock.real(inputs.t1)
+    h = loop.controller.first_step(
+        clock,
+        loop.layout,
+        problem.bind(inputs.params),
+        loop.scale,
+        (t0, t1, inputs.y0, tuple(k0)),
+        loop.solver.error_order,
+    )
+    return math.ceil(abs(t1 - t0) / abs(h)) if h else 1

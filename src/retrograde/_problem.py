@@ -1,0 +1,182 @@
+"""A solve's arguments in the engine's form: layout, flat parameters, a bound vector field.
+
+What is differentiated is flat: the floating leaves of ``args`` and the arrays that f closes
+over (``captured``). The rest of ``args`` (integers, strings, None, ...) is kept aside and put
+back when f is called. Checks that need f run on its first call only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ._errors import InputError
+from ._types import Array, State, Tree
+
+__all__ = ["Problem"]
+
+
+class Problem:
+    """A vector field with everything it is called with.
+
+    Parameters
+    ----------
+    bk : AbstractBackend
+    f : callable
+        ``f(t, y, args) -> dy/dt``.
+    y0, args : tree
+    """
+
+    def __init__(self, bk: Any, f: Any, y0: Tree, args: Tree) -> None:
+        if not callable(f):
+            raise InputError(f"`f` is {f!r}, which is not callable; pass f(t, y, args) -> dy/dt.")
+        self.bk = bk
+        self.f = f
+        leaves, self.treedef = bk.flatten(y0)
+        self._check_state(leaves)
+        self.layout = bk.layout(leaves)
+        self.y0 = self.layout.pack(leaves)
+        self.single = len(leaves) == 1 and leaves[0] is y0
+        self._args_leaves, self._args_treedef = bk.flatten(args)
+        self.where = tuple(
+            i for i, x in enumerate(self._args_leaves) if bk.is_array(x) and bk.floating(x)
+        )
+        self.leaf_count = len(self._args_leaves)
+        self._check_args()
+        self.params = tuple(self._args_leaves[i] for i in self.where)
+        self.converted: Callable[..., Any] | None = None
+        """f with what it closes over as a fourth argument, where the adapter hoists that."""
+
+    # --- checks
+    def _check_state(self, leaves: Sequence[Any]) -> None:
+        bk = self.bk
+        if not leaves:
+            raise InputError("`y0` is empty; pass an array or a tree of arrays.")
+        for leaf in leaves:
+            if not bk.is_array(leaf):
+                raise InputError(
+                    f"`y0` has a leaf of type {type(leaf).__name__}; make every leaf an array of "
+                    f"{bk.name}."
+                )
+            if not bk.floating(leaf):
+                raise InputError(
+                    f"`y0` has dtype {leaf.dtype}; convert it to a floating dtype (float32, "
+                    "float64 or complex)."
+                )
+            if 0 in leaf.shape:
+                raise InputError(
+                    f"`y0` has a leaf of shape {tuple(leaf.shape)}, which is empty; drop it."
+                )
+        first = leaves[0]
+        for leaf in leaves[1:]:
+            if leaf.dtype != first.dtype:
+                raise InputError(
+                    f"`y0` mixes the dtypes {first.dtype} and {leaf.dtype}; convert all of its "
+                    "leaves to one."
+                )
+            self._check_device("`y0`", leaf, first)
+
+    def _check_args(self) -> None:
+        first = self.bk.flatten(self.layout.unpack(self.y0))[0][0]
+        for leaf in self._args_leaves:
+            if self.bk.is_array(leaf):
+                self._check_device("`y0` and `args`", leaf, first)
+
+    def _check_device(self, name: str, x: Array, y: Array) -> None:
+        a, b = self.bk.device_of(x), self.bk.device_of(y)
+        if a != b:
+            raise InputError(f"{name} mix the devices {b} and {a}; move all arrays to one.")
+
+    # --- the field
+    def arguments(self, params: Sequence[Array]) -> Tree:
+        """``args`` with its differentiable leaves replaced."""
+        leaves = list(self._args_leaves)
+        for i, x in zip(self.where, params, strict=False):
+            leaves[i] = x
+        return self.bk.unflatten(self._args_treedef, leaves)
+
+    def gradient_tree(self, cotangents: Sequence[Array]) -> Tree:
+        """Cotangents of ``params`` in the form of ``args``; None where there is none."""
+        leaves: list[Any] = [None] * len(self._args_leaves)
+        for i, x in zip(self.where, cotangents, strict=False):
+            leaves[i] = x
+        return self.bk.unflatten(self._args_treedef, leaves)
+
+    def state_tree(self, y: State) -> Tree:
+        """A state in the form of y0."""
+        return self.tree(self.layout.unpack(y))
+
+    def tree(self, leaves: Sequence[Array]) -> Tree:
+        """Leaves (perhaps with leading axes) in the form of y0."""
+        return leaves[0] if self.single else self.bk.unflatten(self.treedef, leaves)
+
+    def bind(self, params: Sequence[Array]) -> Callable[[Array, State], tuple[Array, ...]]:
+        """``field(t, Y) -> leaves of dy/dt`` at these parameters, of a state Y."""
+        field, unpack = self.bind_leaves(params), self.layout.unpack
+        if self.single:
+            args, f = self.arguments(params), self._hoisted(params)
+            if self.layout.plain:
+                return lambda t, y: (f(t, y, args),)
+            return lambda t, y: (f(t, unpack(y)[0], args),)
+        return lambda t, y: field(t, unpack(y))
+
+    def bind_leaves(self, params: Sequence[Array]) -> Callable[[Array, Any], tuple[Array, ...]]:
+        """The same of the leaves of y."""
+        args, f = self.arguments(params), self._hoisted(params)
+        if self.single:
+            return lambda t, leaves: (f(t, leaves[0], args),)
+        flatten, unflatten, treedef = self.bk.flatten, self.bk.unflatten, self.treedef
+        return lambda t, leaves: tuple(flatten(f(t, unflatten(treedef, leaves), args))[0])
+
+    def _hoisted(self, params: Sequence[Array]) -> Callable[[Any, Any, Any], Any]:
+        """f with the arrays that it closes over taken from ``params``."""
+        if self.converted is None:
+            return self.f
+        converted, captured = self.converted, tuple(params[len(self.where) :])
+        return lambda t, y, args: converted(t, y, args, captured)
+
+    def add_captured(self, converted: Callable[..., Any] | None, arrays: Sequence[Array]) -> None:
+        """Note the arrays that f closes over: they join ``params`` behind those of args."""
+        self.converted = converted
+        self.params = (*self.params, *arrays)
+
+    def bind_output(self, fn: Any, params: Sequence[Array]) -> Callable[[Array, Any], Any]:
+        """``fn(t, y, args)`` of SaveAt, from leaves to leaves."""
+        args = self.arguments(params)
+        return lambda t, leaves: tuple(self.bk.flatten(fn(t, self.tree(leaves), args))[0])
+
+    def check_result(self, k: Tree) -> None:
+        """Raise InputError unless k, a result of f, is like y0."""
+        bk = self.bk
+        leaves, treedef = bk.flatten(k)
+        if any(not bk.is_array(leaf) for leaf in leaves) or treedef != self.treedef:
+            raise InputError(
+                f"`f` returned {_describe(bk, k)}; it must return {_describe(bk, self._example())}"
+                ", the structure of `y0`."
+            )
+        for leaf, shape in zip(leaves, self.layout.shapes, strict=True):
+            if tuple(leaf.shape) != shape:
+                raise InputError(
+                    f"`f` returned the shape {tuple(leaf.shape)} where `y0` has {shape}; make "
+                    "them equal."
+                )
+            if leaf.dtype != self.layout.dtype:
+                raise InputError(
+                    f"`f` returned dtype {leaf.dtype} where `y0` has {self.layout.dtype}; convert "
+                    "`y0` or the constants in `f`."
+                )
+            self._check_device("`f`'s result and `y0`", leaf, self.layout.unpack(self.y0)[0])
+
+    def _example(self) -> Tree:
+        return self.state_tree(self.y0)
+
+
+def _describe(bk: Any, tree: Any) -> str:
+    """A tree in a few words, for messages."""
+    if bk.is_array(tree):
+        return f"an array of shape {tuple(tree.shape)}"
+    if isinstance(tree, dict):
+        return f"a dict with keys {list(tree)}"
+    if isinstance(tree, (tuple, list)):
+        return f"a {type(tree).__name__} of {len(tree)}"
+    return f"a {type(tree).__name__}"

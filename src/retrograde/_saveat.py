@@ -1,0 +1,150 @@
+"""What a solve returns, and how it is collected step by step and pulled back again.
+
+:class:`SaveAt` is the user's wish. :class:`Outputs` is that wish laid out for one solve: rows
+before the loop (t0), inside it (ts or steps) and after it (t1). Output inside a step comes from
+the solver's own interpolant; a row costs O(1) in both sweeps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ._errors import InputError
+from ._types import Scalar, State
+
+__all__ = ["Outputs", "SaveAt"]
+
+
+@dataclass(frozen=True, eq=False)
+class SaveAt:
+    """Which times of a solve to return.
+
+    Parameters
+    ----------
+    t0, t1 : bool
+        The initial and the final state. With nothing else asked for, t1 is returned.
+    ts : sequence of float or array, shape (k,) [time] or None
+        Times between t0 and t1, in the order in which the solve meets them.
+    steps : bool
+        Every accepted step's end.
+    fn : callable or None
+        ``fn(t, y, args) -> tree of floating arrays`` is returned in place of y.
+
+    Notes
+    -----
+    Rows come in the order t0, ts or steps, t1. Under tracing ``steps`` returns max_steps rows,
+    padded with inf.
+    """
+
+    t0: bool = False
+    t1: bool = False
+    ts: Any = None
+    steps: bool = False
+    fn: Callable[[Any, Any, Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.ts is not None and self.steps:
+            raise InputError("`saveat` asks for `ts` and `steps` at once; choose one of the two.")
+        if self.fn is not None and not callable(self.fn):
+            raise InputError("`saveat.fn` is not callable; pass fn(t, y, args) -> tree.")
+
+    @property
+    def final(self) -> bool:
+        """Whether the state at t1 gets a row of its own."""
+        return (self.t1 and not self.steps) or not (self.t0 or self.steps or self.ts is not None)
+
+    def check_times(self, ts: Sequence[float], t0: float, t1: float) -> None:
+        """Raise InputError unless ts run from t0 towards t1 without leaving the interval."""
+        sign = 1.0 if t1 >= t0 else -1.0
+        before = t0
+        for i, t in enumerate(ts):
+            if not math.isfinite(t):
+                raise InputError(f"`saveat.ts[{i}]` is {t!r}; pass finite times.")
+            if (t - t0) * sign < 0 or (t1 - t) * sign < 0:
+                raise InputError(
+                    f"`saveat.ts[{i}]` is {t!r}, outside of t0 = {t0!r} to t1 = {t1!r}; drop it "
+                    "or extend the solve."
+                )
+            if (t - before) * sign < 0:
+                raise InputError(
+                    f"`saveat.ts[{i}]` is {t!r} after {before!r}; sort `ts` in the direction of "
+                    "the solve."
+                )
+            before = t
+
+
+class Outputs:
+    """One solve's rows: how they are made and pulled back.
+
+    Parameters
+    ----------
+    bk : AbstractBackend
+    saveat : SaveAt
+    layout
+        Layout of a row: y's, or that of ``fn``'s result.
+    count : int or None
+        Length of ts; None for steps on a backend without bounds.
+    """
+
+    def __init__(self, bk: Any, saveat: SaveAt, layout: Any, count: int | None) -> None:
+        self.bk = bk
+        self.saveat = saveat
+        self.layout = layout
+        self.count = count
+        self.treedef: Any = None
+        """Structure of ``fn``'s result."""
+
+    @property
+    def inside(self) -> str:
+        """'ts', 'steps' or '': what is collected inside the loop."""
+        if self.saveat.ts is not None:
+            return "ts"
+        return "steps" if self.saveat.steps else ""
+
+    def emitter(self, problem: Any, params: Any) -> Callable[[Scalar, State], State]:
+        """``emit(t, y) -> row``: y itself, or the result of ``fn`` in this layout."""
+        if self.saveat.fn is None:
+            return lambda t, y: y
+        fn, layout = problem.bind_output(self.saveat.fn, params), problem.layout
+        return lambda t, y: self.layout.pack(fn(layout.time(t), layout.unpack(y)))
+
+    def start(self) -> Any:
+        """The carry of the rows inside the loop: (next row, buffer)."""
+        if not self.inside:
+            return ()
+        return (self.bk.clock(self.layout).count(0), self.bk.new_buffer(self.count, self.layout))
+
+    def collect(
+        self, carry: Any, ok: Any, ts: Any, step: tuple[Any, ...], n: Any, sweep: Any, emit: Any
+    ) -> Any:
+        """Add the rows of the step (t, t_new, h, y1) that ends as accepted step n + 1."""
+        t, t_new, h, y1 = step
+        i, buffer = carry
+        bk = self.bk
+        if self.inside == "steps":
+            row = bk.pick(ok, n, self.count)
+            return bk.pick(ok, i + 1, i), bk.write(buffer, row, emit(t_new, y1))
+        due = self._due(ok, ts, t, t_new)
+
+        def body(s: Any) -> Any:
+            at = bk.look(ts, s[0])
+            return s[0] + 1, bk.write(s[1], s[0], emit(at, sweep.interpolate((at - t) / h)))
+
+        return bk.while_loop(due, body, (i, buffer))
+
+    def _due(self, ok: Any, ts: Any, t: Any, t_new: Any) -> Callable[[Any], Any]:
+        """Whether the next saved time lies in the step just accepted."""
+        bk, count = self.bk, self.count
+        assert count is not None
+        clock = bk.clock(self.layout)
+        span = t_new - t
+
+        def due(s: Any) -> Any:
+            i = bk.pick(s[0] < count, s[0], count - 1)
+            here = (bk.look(ts, i) - t_new) * span <= 0
+            return clock.both(clock.both(ok, s[0] < count), here)
+
+        return due

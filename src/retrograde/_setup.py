@@ -1,0 +1,200 @@
+"""From the arguments of ``solve`` to a loop that is ready to run: checks, defaults, layout.
+
+Every check that needs no step is made here, before anything is computed, so that bad input is
+an error at call time.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ._clocks import step_count
+from ._controllers import AbstractController, ConstantSteps, PIDController, StepTo
+from ._errors import InputError
+from ._integrate import ForwardLoop
+from ._problem import Problem
+from ._registry import backend_for, backend_of
+from ._saveat import Outputs, SaveAt
+from ._solvers import AbstractSolver, find_solver
+from ._spaces import Scale
+from ._types import Inputs, Tree
+from .backend import Capability
+
+__all__ = ["TRACED_MAX_STEPS", "prepare"]
+
+TRACED_MAX_STEPS = 4096
+"""Bound of the number of tries where a loop is traced and the user gives none."""
+
+
+def prepare(f: Any, y0: Tree, t0: Any, t1: Any, args: Tree, options: Any) -> tuple[Any, Inputs]:
+    """A :class:`ForwardLoop` and its :class:`Inputs`.
+
+    Parameters
+    ----------
+    options : Options
+        The keywords of ``solve``.
+    """
+    bk = backend_of(y0)
+    _check_one_library(bk, args, t0, t1)
+    problem = Problem(bk, f, y0, args)
+    solver = find_solver(options.solver)
+    controller = _controller(options)
+    start, end = _time(bk, "t0", t0), _time(bk, "t1", t1)
+    controller.check(start, end)
+    _check_solver(solver, controller)
+    if bk.concrete(problem.layout.finite(problem.y0)) == 0:
+        raise InputError("`y0` holds nan or inf; every element must be finite.")
+    bk.capture(problem, t0 if start is None else start)
+    max_steps = _max_steps(bk, options.max_steps, controller)
+    count = _count(bk, controller, start, end)
+    saveat = options.saveat if options.saveat is not None else SaveAt()
+    if not isinstance(saveat, SaveAt):
+        raise InputError(f"`saveat` is {saveat!r}; pass rg.SaveAt(...).")
+    ts = _saved_times(bk, problem, saveat, start, end)
+    outputs = _outputs(bk, problem, saveat, t0 if start is None else start, ts, count, max_steps)
+    scale = _scale(problem, controller) if controller.adaptive else None
+    loop = ForwardLoop(problem, solver, controller, outputs, max_steps, scale, count)
+    return loop, Inputs(problem.y0, problem.params, t0, t1, ts)
+
+
+def _check_one_library(bk: Any, args: Tree, t0: Any, t1: Any) -> None:
+    for name, tree in (("args", args), ("t0", t0), ("t1", t1)):
+        for leaf in bk.flatten(tree)[0]:
+            other = backend_for(leaf)
+            if other is not None and other is not bk and not _scalar_of_numpy(leaf):
+                raise InputError(
+                    f"`y0` is an array of {bk.name}, but `{name}` holds one of {other.name}; "
+                    "convert them to one library."
+                )
+
+
+def _scalar_of_numpy(x: Any) -> bool:
+    """NumPy's scalars (``np.float64(1.0)``) pass as Python numbers everywhere."""
+    return isinstance(x, (float, int, complex))
+
+
+def _time(bk: Any, name: str, t: Any) -> float | None:
+    """The value of a time, None if it is traced."""
+    if isinstance(t, bool) or not (isinstance(t, (int, float)) or bk.is_array(t)):
+        raise InputError(f"`{name}` is {t!r}; pass a number or a 0-d array.")
+    if bk.is_array(t) and getattr(t, "shape", ()) != ():
+        raise InputError(f"`{name}` has shape {tuple(t.shape)}; pass a number or a 0-d array.")
+    value: float | None = bk.concrete(t)
+    if value is not None and not math.isfinite(value):
+        raise InputError(f"`{name}` is {value!r}; pass a finite time.")
+    return value
+
+
+def _controller(options: Any) -> AbstractController:
+    controller = options.controller
+    if controller is not None:
+        if not isinstance(controller, AbstractController):
+            raise InputError(
+                f"`controller` is {controller!r}; pass an AbstractController such as "
+                "rg.PIDController() or rg.ConstantSteps(dt)."
+            )
+        return controller
+    if options.dt is not None:
+        return ConstantSteps(options.dt)
+    return PIDController(rtol=options.rtol, atol=options.atol)
+
+
+def _check_solver(solver: AbstractSolver, controller: AbstractController) -> None:
+    if controller.adaptive and solver.error_order is None:
+        raise InputError(
+            f"`solver` {type(solver).__name__} has no error estimate for adaptive steps; pass "
+            "`dt=` for constant steps, or a solver with one (heun, bosh3, dopri5, tsit5)."
+        )
+
+
+def _max_steps(bk: Any, max_steps: Any, controller: AbstractController) -> int | None:
+    if max_steps is None:
+        bounded = Capability.TRACED in bk.capabilities and controller.adaptive
+        return TRACED_MAX_STEPS if bounded else None
+    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
+        raise InputError(f"`max_steps` is {max_steps!r}; pass a whole number of at least 1.")
+    return max_steps
+
+
+def _count(
+    bk: Any, controller: AbstractController, start: float | None, end: float | None
+) -> int | None:
+    """Number of steps where the host knows it."""
+    if isinstance(controller, StepTo):
+        return len(controller.ts) - 1
+    if isinstance(controller, ConstantSteps) and start is not None and end is not None:
+        dt = bk.concrete(controller.dt)
+        if dt is not None:
+            ConstantSteps(dt).check(start, end)
+            return step_count(start, end, dt)
+    return None
+
+
+def _saved_times(
+    bk: Any, problem: Problem, saveat: SaveAt, start: float | None, end: float | None
+) -> Any:
+    if saveat.ts is None:
+        return ()
+    ts = saveat.ts
+    values = bk.concrete_times(ts)
+    if values is not None and start is not None and end is not None:
+        saveat.check_times(values, start, end)
+    return bk.time_sequence(ts, problem.layout)
+
+
+def _outputs(
+    bk: Any,
+    problem: Problem,
+    saveat: SaveAt,
+    t0: Any,
+    ts: Any,
+    count: int | None,
+    max_steps: int | None,
+) -> Outputs:
+    rows: int | None = None
+    if saveat.ts is not None:
+        rows = len(ts)
+    elif saveat.steps:
+        bounds = [n for n in (count, max_steps) if n is not None]
+        rows = min(bounds) if bounds and Capability.TRACED in bk.capabilities else None
+    if saveat.fn is None:
+        return Outputs(bk, saveat, problem.layout, rows)
+    like, treedef = bk.example(problem, saveat.fn, t0)
+    if not like or not all(bk.is_array(x) and bk.floating(x) for x in like):
+        raise InputError("`saveat.fn` must return floating arrays (a tree of them).")
+    layout = bk.layout(like)
+    outputs = Outputs(bk, saveat, layout, rows)
+    outputs.treedef = treedef
+    return outputs
+
+
+def _scale(problem: Problem, controller: Any) -> Scale:
+    """Tolerances as floats, or in state form where they are arrays."""
+    return Scale(*(_tolerance(problem, name, getattr(controller, name)) for name in _TOLERANCES))
+
+
+_TOLERANCES = ("rtol", "atol")
+
+
+def _tolerance(problem: Problem, name: str, value: Any) -> Any:
+    bk, layout = problem.bk, problem.layout
+    if isinstance(value, (int, float)):
+        return float(value)
+    leaves = bk.flatten(value)[0]
+    if len(leaves) not in (1, len(layout.shapes)):
+        raise InputError(
+            f"`{name}` has {len(leaves)} leaves where `y0` has {len(layout.shapes)}; give one for "
+            "each, or a number."
+        )
+    leaves = leaves * (len(layout.shapes) if len(leaves) == 1 else 1)
+    try:
+        spread = [
+            bk.xp.broadcast_to(bk.real_array(x, layout), shape)
+            for x, shape in zip(leaves, layout.shapes, strict=True)
+        ]
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"`{name}` does not broadcast against `y0`: {error}.") from None
+    if bk.concrete(bk.xp.any(bk.xp.stack([bk.xp.any(x < 0) for x in spread]))):
+        raise InputError(f"`{name}` has negative entries; pass tolerances of 0 or more.")
+    return layout.pack(spread)

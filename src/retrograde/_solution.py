@@ -1,0 +1,93 @@
+"""What a solve hands back."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ._types import Array, Tree
+
+__all__ = ["Gradients", "Solution", "Status"]
+
+
+class Status(enum.IntEnum):
+    """How a solve ended; 0 is success."""
+
+    converged = 0
+    max_steps = 1
+    dt_min = 2
+    non_finite = 3
+    event = 4
+
+    @property
+    def message(self) -> str:
+        """One sentence for a person."""
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    Status.converged: "the solve reached t1.",
+    Status.max_steps: "the number of tries reached `max_steps`; raise it, loosen the tolerances, "
+    "or look whether the problem is stiff.",
+    Status.dt_min: "the step size fell below its floor (`dtmin`, or the resolution of t); the "
+    "problem may be stiff or singular there.",
+    Status.non_finite: "`f` or the state became nan or inf there; check `f`, `y0` and the domain "
+    "of the functions that it calls.",
+    Status.event: "an event ended the solve.",
+}
+
+
+class Gradients(NamedTuple):
+    """Cotangents of the inputs of a solve.
+
+    Attributes
+    ----------
+    y0, args : tree
+        As given; leaves without a derivative (integers, None, strings) hold None.
+    t0, t1 : array, shape ()
+    ts : array, shape (k,) or None
+        Cotangents of the saved times, where times were given.
+    """
+
+    y0: Tree
+    args: Tree
+    t0: Array
+    t1: Array
+    ts: Array | None = None
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Result of :func:`retrograde.solve`.
+
+    Attributes
+    ----------
+    ts : array, shape (k,) [time]
+    ys : tree of arrays, shape (k, *shape)
+        Time first.
+    stats : dict of int
+        num_steps (tries), num_accepted_steps, num_rejected_steps, num_f_evals.
+    status : Status or array of int
+        A Status where its value is known, else (traced) its number.
+    t_final : float or array [time]
+        Time that the solve reached.
+    plan : Plan or None
+        What the gradient follows.
+    """
+
+    ts: Array
+    ys: Tree
+    stats: dict[str, Any]
+    status: Any
+    t_final: Any
+    plan: Any = field(default=None, repr=False)
+
+    def evaluate(self, t: Any) -> Any:
+        """Dense output; not in this version: ask for times with ``SaveAt(ts=...)``."""
+        from ._errors import InputError
+
+        raise InputError(
+            f"`evaluate({t!r})` needs dense output, which this version does not keep; pass "
+            "`saveat=rg.SaveAt(ts=[...])`."
+        )

@@ -1,0 +1,324 @@
+"""``solve``, ``solve_vjp`` and ``plan``: normalise, plan, run, wrap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ._adjoints import AbstractAdjoint, find_adjoint
+from ._errors import InputError, SolveFailed
+from ._planner import Plan, budget_bytes, make_plan, probe
+from ._setup import prepare
+from ._solution import Gradients, Solution, Status
+from ._types import Array, Inputs, Tree, Wanted
+
+__all__ = ["plan", "solve", "solve_vjp"]
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """The keywords of :func:`solve`."""
+
+    solver: Any = "tsit5"
+    dt: Any = None
+    rtol: Any = 1e-4
+    atol: Any = 1e-6
+    controller: Any = None
+    saveat: Any = None
+    event: Any = None
+    adjoint: Any = "auto"
+    memory: Any = None
+    max_steps: Any = None
+    per_sample: bool = False
+    progress: Any = False
+    throw: bool = True
+
+    def __post_init__(self) -> None:
+        for name, what in (("event", "events"), ("per_sample", "per-sample steps")):
+            if getattr(self, name):
+                raise InputError(f"`{name}` is set, but this version has no {what}; leave it out.")
+
+
+class Program:
+    """One solve as the adapters see it: a primal, and a forward and reverse for its gradient.
+
+    Attributes
+    ----------
+    loop : ForwardLoop
+    adjoint : AbstractAdjoint
+    """
+
+    def __init__(self, loop: Any, adjoint: AbstractAdjoint) -> None:
+        self.loop = loop
+        self.adjoint = adjoint
+
+    def primal(self, inputs: Inputs) -> tuple[Any, Any]:
+        """(output leaves, what else the solve tells)."""
+        if self.adjoint.differentiable:
+            return self.forward(inputs)[:2]
+        return self._result(inputs, self.loop.march(inputs))
+
+    def forward(self, inputs: Inputs) -> tuple[Any, Any, Any]:
+        """The same, and what the reverse needs."""
+        final, residuals = self.adjoint.forward(self.loop, inputs)
+        return *self._result(inputs, final), residuals
+
+    def reverse(self, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted) -> Inputs:
+        """Cotangents of the inputs."""
+        return self.adjoint.reverse(self.loop, inputs, residuals, cotangents, wanted)
+
+    def _result(self, inputs: Inputs, final: Any) -> tuple[Any, Any]:
+        loop = self.loop
+        leaves = loop.output_leaves(inputs, final)
+        times = loop.output_times(inputs, final)
+        return leaves, (times, final.n, final.tries, final.status, final.t)
+
+
+def solve(
+    f: Callable[..., Any],
+    y0: Tree,
+    t0: Any,
+    t1: Any,
+    args: Tree = None,
+    *,
+    solver: Any = "tsit5",
+    dt: Any = None,
+    rtol: Any = 1e-4,
+    atol: Any = 1e-6,
+    controller: Any = None,
+    saveat: Any = None,
+    event: Any = None,
+    adjoint: Any = "auto",
+    memory: Any = None,
+    max_steps: int | None = None,
+    per_sample: bool = False,
+    progress: Any = False,
+    throw: bool = True,
+) -> Solution:
+    """Solve dy/dt = f(t, y, args) from t0 to t1; the library's own gradients go through it.
+
+    Parameters
+    ----------
+    f : callable
+        ``f(t, y, args) -> dy/dt`` with the tree, shapes and dtype of y; t is a 0-d array. A
+        ``torch.nn.Module``'s parameters, and tensors or tracers that f closes over, get
+        gradients.
+    y0 : array or tree of arrays
+        Initial state, real or complex floating, of one array library, dtype and device.
+    t0, t1 : float or array, shape () [time]
+        ``t1 < t0`` solves backward.
+    args : tree
+        Handed to f; its floating leaves get gradients.
+    solver : str or AbstractSolver
+    dt : float [time] or None
+        Constant steps of this size; None for adaptive ones.
+    rtol, atol : float or tree of arrays
+        Tolerances of adaptive steps.
+    controller : AbstractController or None
+        Overrides dt, rtol and atol.
+    saveat : SaveAt or None
+        None returns the state at t1, with a leading axis of one.
+    event : None
+        Not in this version.
+    adjoint : str, AbstractAdjoint or Plan
+        How the gradient is computed: ``"auto"`` (the planner's choice), ``"direct"``,
+        ``"recursive_checkpoint"``.
+    memory : str, int [bytes], float or None
+        Budget of the gradient: ``"512 MiB"``, bytes, a fraction of the free memory of the device
+        below 1; None is half of it.
+    max_steps : int or None
+        Bound of the number of tries; None: no bound in eager libraries, 4096 in traced ones.
+    per_sample : bool
+        Not in this version.
+    progress : bool or callable
+        True shows a tqdm bar; a callable is given the part done, from 0 to 1. Eager libraries.
+    throw : bool
+        Raise SolveFailed where a solve does not reach t1 (where its status is known).
+
+    Returns
+    -------
+    Solution
+
+    Raises
+    ------
+    InputError
+        For arguments that can't be used.
+    PlanInfeasible
+        If no gradient method fits into ``memory``.
+    SolveFailed
+        If the solve ends early; its ``solution`` holds what was computed.
+    UnsupportedByBackend
+        For what the library at hand can't do.
+
+    Notes
+    -----
+    Gradients are those of the discrete solve, with the accepted step sizes as constants.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import retrograde as rg
+    >>> sol = rg.solve(lambda t, y, args: -args * y, np.asarray([1.0, 2.0]), 0.0, 1.0, np.asarray(0.5))
+    >>> bool(np.allclose(sol.ys[-1], [0.60653, 1.21306], atol=1e-4))
+    True
+    """
+    options = Options(
+        solver, dt, rtol, atol, controller, saveat, event, adjoint, memory, max_steps,
+        per_sample, progress, throw,
+    )  # fmt: skip
+    loop, inputs = prepare(f, y0, t0, t1, args, options)
+    bk = loop.bk
+    the_plan, chosen = None, find_adjoint("recursive_checkpoint")
+    if bk.needs_gradient(inputs):
+        the_plan = _follow(loop, inputs, options)
+        chosen = the_plan.adjoint
+    assert chosen is not None
+    loop.progress = progress
+    with bk.quiet():
+        leaves, aux = bk.differentiate(Program(loop, chosen), inputs)
+    return _solution(loop, leaves, aux, the_plan, throw)
+
+
+def solve_vjp(
+    f: Callable[..., Any], y0: Tree, t0: Any, t1: Any, args: Tree = None, **keywords: Any
+) -> tuple[Solution, Callable[[Tree], Gradients]]:
+    """Solve, and a pullback: the gradient on every array library, with autodiff or without.
+
+    Takes what :func:`solve` takes. Where the library has no autodiff, the vjp of f comes from
+    ``rg.VectorField(f, vjp=...)`` or from retrograde's own tape.
+
+    Returns
+    -------
+    sol : Solution
+    pullback : callable
+        ``pullback(cotangent of sol.ys) -> Gradients(y0, args, t0, t1, ts)``.
+
+    Notes
+    -----
+    The pullback can be called again; with checkpoints a second call solves once more, since the
+    first one uses them up.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import retrograde as rg
+    >>> rate = np.asarray(0.5)
+    >>> sol, pullback = rg.solve_vjp(lambda t, y, k: -k * y, np.asarray([1.0]), 0.0, 1.0, rate)
+    >>> g = pullback(np.ones_like(sol.ys))
+    >>> bool(np.isclose(g.args, -np.exp(-0.5), rtol=1e-4))
+    True
+    """
+    options = Options(**_known(keywords))
+    loop, inputs = prepare(f, y0, t0, t1, args, options)
+    bk, problem = loop.bk, loop.problem
+    the_plan = _follow(loop, inputs, options)
+    program = Program(loop, the_plan.adjoint)
+    loop.progress = options.progress
+    inputs = bk.detach(problem, inputs)
+    if program.adjoint.differentiable:
+        leaves, aux, pull = bk.autodiff_vjp(program, inputs)
+    else:
+        with bk.quiet():
+            leaves, aux, residuals = program.forward(inputs)
+
+        def pull(cotangents: Any) -> Inputs:
+            wanted = Wanted((True,) * len(inputs.params), True, True, loop.outputs.inside == "ts")
+            with bk.quiet():
+                return program.reverse(inputs, residuals, cotangents, wanted)
+
+    solution = _solution(loop, leaves, aux, the_plan, options.throw)
+
+    def pullback(cotangent: Tree) -> Gradients:
+        cts = pull(_cotangent_leaves(loop, leaves, cotangent))
+        time = problem.layout.time
+        ts = bk.times_array(cts.ts, problem.layout) if loop.outputs.inside == "ts" else None
+        return Gradients(
+            problem.state_tree(cts.y0), problem.gradient_tree(cts.params), time(cts.t0),
+            time(cts.t1), ts,
+        )  # fmt: skip
+
+    return solution, pullback
+
+
+def plan(
+    f: Callable[..., Any], y0: Tree, t0: Any, t1: Any, args: Tree = None, **keywords: Any
+) -> Plan:
+    """The plan that ``solve`` with the same arguments would follow; it runs f at most twice.
+
+    Returns
+    -------
+    Plan
+        ``print`` it for the table of candidates.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import retrograde as rg
+    >>> p = rg.plan(lambda t, y, args: -y, np.ones(4), 0.0, 1.0, dt=0.01, memory="2 KiB")
+    >>> p.memory <= p.budget == 2048
+    True
+    """
+    options = Options(**_known(keywords))
+    loop, inputs = prepare(f, y0, t0, t1, args, options)
+    return _follow(loop, inputs, options)
+
+
+def _known(keywords: dict[str, Any]) -> dict[str, Any]:
+    unknown = set(keywords) - set(Options.__dataclass_fields__)
+    if unknown:
+        raise TypeError(f"unexpected keyword {sorted(unknown)[0]!r}; see help(retrograde.solve)")
+    return keywords
+
+
+def _follow(loop: Any, inputs: Inputs, options: Options) -> Plan:
+    """The user's plan, or a new one."""
+    if isinstance(options.adjoint, Plan):
+        return options.adjoint
+    named = find_adjoint(options.adjoint)
+    like = loop.bk.any_array(inputs.y0)
+    if named is not None and options.memory is None:
+        budget, source = 2**62, "no budget was given"
+    else:
+        budget, source = budget_bytes(options.memory, loop.bk, like)
+    return make_plan(probe(loop, inputs), budget, source, named)
+
+
+def _solution(loop: Any, leaves: Any, aux: Any, the_plan: Plan | None, throw: bool) -> Solution:
+    """Wrap; raise where the status is known and bad."""
+    bk, out, solver = loop.bk, loop.outputs, loop.solver
+    times, n, tries, status, t = aux
+    if out.saveat.fn is None:
+        ys = loop.problem.tree(leaves)
+    else:
+        ys = bk.unflatten(out.treedef, leaves)
+    n, tries, t = bk.number(n), bk.number(tries), bk.number(t)
+    first = 0 if not loop.adaptive else 1 if loop.controller.dt0 is not None else 2
+    evals = first + tries * solver.evaluations
+    stats = {
+        "num_steps": tries,
+        "num_accepted_steps": n,
+        "num_rejected_steps": tries - n,
+        "num_f_evals": evals,
+    }
+    value = bk.concrete(status)
+    status = status if value is None else Status(int(value))
+    solution = Solution(times, ys, stats, status, t, the_plan)
+    if throw and isinstance(status, Status) and status is not Status.converged:
+        where = bk.concrete(t)
+        raise SolveFailed(f"At t = {where!r} after {tries} steps: {status.message}", solution)
+    return solution
+
+
+def _cotangent_leaves(loop: Any, leaves: Any, cotangent: Tree) -> tuple[Array, ...]:
+    """Leaves of a cotangent, checked against the solution's."""
+    given = loop.bk.flatten(cotangent)[0]
+    if len(given) != len(leaves) or any(
+        tuple(a.shape) != tuple(b.shape) for a, b in zip(given, leaves, strict=True)
+    ):
+        raise InputError(
+            f"the cotangent has leaves of shape {[tuple(x.shape) for x in given]}, but `sol.ys` "
+            f"has {[tuple(x.shape) for x in leaves]}; make them equal."
+        )
+    return tuple(given)
+

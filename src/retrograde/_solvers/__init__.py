@@ -1,0 +1,61 @@
+"""Solvers, a page each: what it is, its order, cost, stability and source.
+
+Members: :class:`AbstractSolver` (the abstract class), :class:`ExplicitRungeKutta` (the family),
+and the methods below. To add a Runge-Kutta method: one file with a docstring and a tableau,
+one line here.
+"""
+
+from __future__ import annotations
+
+from .._errors import InputError
+from .base import AbstractSolver
+from .bosh3 import Bosh3
+from .dopri5 import Dopri5
+from .euler import Euler
+from .explicit_rk import ExplicitRungeKutta
+from .heun import Heun
+from .midpoint import Midpoint
+from .ralston import Ralston
+from .rk4 import RK4
+from .tableau import Tableau
+from .tsit5 import Tsit5
+
+__all__ = [
+    "RK4",
+    "AbstractSolver",
+    "Bosh3",
+    "Dopri5",
+    "Euler",
+    "ExplicitRungeKutta",
+    "Heun",
+    "Midpoint",
+    "Ralston",
+    "Tableau",
+    "Tsit5",
+    "find_solver",
+]
+
+BY_NAME: dict[str, AbstractSolver] = {
+    solver.name: solver
+    for solver in (Euler(), Heun(), Midpoint(), Ralston(), RK4(), Bosh3(), Dopri5(), Tsit5())
+}
+
+
+def find_solver(solver: object) -> AbstractSolver:
+    """A solver from its name or itself.
+
+    Raises
+    ------
+    InputError
+        For an unknown name or an object that is no solver.
+    """
+    if isinstance(solver, AbstractSolver):
+        return solver
+    if isinstance(solver, str) and solver.lower() in BY_NAME:
+        return BY_NAME[solver.lower()]
+    if isinstance(solver, type) and issubclass(solver, AbstractSolver):
+        raise InputError(f"`solver` is the class {solver.__name__}; pass `{solver.__name__}()`.")
+    raise InputError(
+        f"`solver` is {solver!r}, which is no solver; choose one of "
+        f"{', '.join(sorted(BY_NAME))} or pass an AbstractSolver."
+    )

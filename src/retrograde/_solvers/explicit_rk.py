@@ -1,0 +1,208 @@
+"""Explicit Runge-Kutta steps and their exact adjoints, written once for every tableau.
+
+Forward: Hairer, Norsett, Wanner, *Solving Ordinary Differential Equations I*, 2nd ed., II.1.
+Adjoint: the recursion of Hager 2000 (doi:10.1007/s002110000178) and Sanz-Serna 2016
+(doi:10.1137/151002769, section 3): only the vjp of f is needed. Output at a time inside a step
+is linear in y and the stages, so its cotangents enter the same recursion as sources q_i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+from .._types import Scalar, State
+from .base import AbstractSolver
+from .tableau import Tableau
+
+__all__ = ["ExplicitRungeKutta", "ForwardSweep", "ReverseSweep", "Sources", "StepCotangents"]
+
+
+class ExplicitRungeKutta(AbstractSolver):
+    """Any explicit Runge-Kutta method; a subclass is a page with a ``tableau``."""
+
+    tableau: ClassVar[Tableau]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        tableau = cls.tableau
+        cls.order = tableau.order
+        cls.error_order = None if tableau.b_error is None else tableau.error_order
+        cls.stages = tableau.stages
+        cls.keeps_slope = tableau.fsal
+        cls.evaluations = tableau.stages - tableau.fsal
+
+    def forward_sweep(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> ForwardSweep:
+        return ForwardSweep(self.tableau, bk.stages(layout, self.tableau, scale), layout, field)
+
+    def reverse_sweep(
+        self, bk: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool
+    ) -> ReverseSweep:
+        native = bk.native_reverse_sweep(self.tableau, layout, vjp, outputs=outputs, time=time)
+        return native or ReverseSweep(
+            self.tableau,
+            bk.stages(layout, self.tableau),
+            bk.adjoint(layout, self.tableau),
+            layout,
+            vjp,
+            outputs=outputs,
+            time=time,
+        )
+
+
+class ForwardSweep:
+    """Attempts and replays of steps over one stage space."""
+
+    def __init__(self, tableau: Tableau, space: Any, layout: Any, field: Any) -> None:
+        self.space = space
+        self.layout = layout
+        self.field = field
+        self.fsal = tableau.fsal
+        self.stages = tableau.stages
+        self.inner = tableau.stages - tableau.fsal
+        self.weights = tableau.weights
+
+    def first(self, t: Scalar, y: State) -> Any:
+        """What the first attempt needs beyond y: f(t, y) for an FSAL method, else None."""
+        return self.field(self.layout.time(t), y) if self.fsal else None
+
+    def attempt(self, t: Scalar, h: Scalar, y: State, k0: Any) -> tuple[State, Any, Any]:
+        """One step with every stage known at its end.
+
+        Returns
+        -------
+        y1 : state
+        k1 : leaves or None
+            First stage of the next step if this one is accepted.
+        kept : leaves or None
+            First stage of the next attempt if this one is rejected.
+        """
+        w, field = self.space, self.field
+        kept = w.begin(t, h, y, k0)
+        if k0 is None:
+            w.put(0, field(w.time(0), y))
+        for i in range(1, self.inner):
+            w.put(i, field(w.time(i), w.combine(i)))
+        y1 = w.result()
+        if not self.fsal:
+            return y1, None, None
+        k1 = field(w.time(self.inner), y1)
+        w.put(self.inner, k1)
+        return y1, k1, kept
+
+    def advance(self, t: Scalar, h: Scalar, y: State) -> State:
+        """One step where neither error nor output inside the step is asked for."""
+        w, field = self.space, self.field
+        w.begin(t, h, y)
+        w.put(0, field(w.time(0), y))
+        for i in range(1, self.inner):
+            w.put(i, field(w.time(i), w.combine(i)))
+        return w.result()
+
+    def error2(self, y1: State) -> Scalar:
+        """Squared norm of the scaled error of the last attempt."""
+        return self.space.error2(y1)
+
+    def interpolate(self, theta: Scalar) -> State:
+        """y(t + theta h) of the last attempt."""
+        return self.space.interpolate(self.weights(theta))
+
+
+class StepCotangents(NamedTuple):
+    """What one step's pull gives: cotangents of y, parameters, t and h."""
+
+    y: State
+    params: Any
+    t: Scalar
+    h: Scalar
+
+
+class Sources(NamedTuple):
+    """Cotangents that output during a step adds: to y1, stages, y, t and h."""
+
+    g: State
+    params: Any
+    stages: Any
+    y: Any
+    t: Scalar
+    h: Scalar
+    extra: Any
+
+
+class ReverseSweep:
+    """Exact vjps of steps over one stage space and one adjoint space.
+
+    Notes
+    -----
+    Costs one evaluation and one vjp of f a stage; holds the tapes of one step's stages.
+    """
+
+    def __init__(
+        self,
+        tableau: Tableau,
+        space: Any,
+        adjoint: Any,
+        layout: Any,
+        vjp: Any,
+        *,
+        outputs: bool,
+        time: bool,
+    ) -> None:
+        self.tableau = tableau
+        self.space = space
+        self.adjoint = adjoint
+        self.layout = layout
+        self.vjp = vjp
+        self.c = tableau.c
+        self.time = time
+        self.weights = tableau.weights
+        self.weight_derivatives = tableau.weight_derivatives
+        self.last = tableau.stages - 1 if tableau.fsal else None
+        self.inner = tableau.stages - tableau.fsal
+        self.count = tableau.stages if outputs else self.inner
+
+    def replay(self, field: Any) -> ForwardSweep:
+        """Steps forward over the same stage space (a pull and a replay never interleave)."""
+        return ForwardSweep(self.tableau, self.space, self.layout, field)
+
+    def pull(
+        self,
+        t: Scalar,
+        h: Scalar,
+        y: State,
+        g: State,
+        acc: Any,
+        outputs: Callable[[ReverseSweep, State, Any], Sources] | None = None,
+    ) -> tuple[StepCotangents, Any]:
+        """Pull the cotangent g of y1 (and those of outputs inside the step) back to y.
+
+        ``outputs(sweep, g, acc)`` is called when all stages are known and returns a
+        :class:`Sources` with what output during the step adds.
+        """
+        pulls = self._linearise(t, h, y)
+        q, qy, ct_t, ct_h, extra = None, None, 0.0, 0.0, None
+        if outputs is not None:
+            g, acc, q, qy, ct_t, ct_h, extra = outputs(self, g, acc)
+        adjoint, inner = self.adjoint, self.layout.inner
+        adjoint.begin(h, g, q)
+        for i in reversed(range(self.count)):
+            lam = adjoint.lam(i)
+            mu, ct, acc = pulls[i](lam, acc)
+            if self.time:
+                ct_t = ct_t + ct
+                ct_h = ct_h + self.c[i] * ct + inner(lam, self.space.derivative(i)) / h
+            adjoint.push(i, mu)
+        g = adjoint.total()
+        if qy is not None:
+            g = self.layout.add(g, qy)
+        return StepCotangents(g, acc, ct_t, ct_h), extra
+
+    def _linearise(self, t: Scalar, h: Scalar, y: State) -> list[Any]:
+        w, vjp, pulls = self.space, self.vjp, []
+        w.begin(t, h, y)
+        for i in range(self.count):
+            stage = y if i == 0 else w.result() if i == self.last else w.combine(i)
+            k, pull = vjp(w.time(i), stage)
+            w.put(i, k)
+            pulls.append(pull)
+        return pulls

@@ -1,0 +1,267 @@
+"""Stage and adjoint spaces in plain array-API form: the only place of linear combinations.
+
+A *layout* turns the leaves of a tree into the state that a loop carries and back. A *stage
+space* holds one step's stages; an *adjoint space* their cotangents. The forms here carry a
+tuple of leaves and use nothing beyond the array API standard: what an unknown library gets,
+what a tracing library wants, and the oracle that faster adapter forms are tested against.
+
+Notation: Y_i = y + h sum_j a_ij k_j, y1 = y + h sum_i b_i k_i (Hairer, Norsett, Wanner, Solving
+ODEs I, eq. II.1.8); adjoint u_i = h (b_i g + sum_j>i a_ji mu_j) + q_i (Hager 2000,
+doi:10.1007/s002110000178; Sanz-Serna 2016, doi:10.1137/151002769).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ._types import Array, Scalar, State
+
+if TYPE_CHECKING:
+    from .backend import AbstractBackend
+
+__all__ = ["ListAdjoint", "ListLayout", "ListStages", "Scale", "combination_rows"]
+
+
+class Scale:
+    """Tolerances of the error norm: ``atol + rtol * max(|y|, |y1|)``, scalars or states."""
+
+    __slots__ = ("atol", "rtol")
+
+    def __init__(self, rtol: Any, atol: Any) -> None:
+        self.rtol = rtol
+        self.atol = atol
+
+
+def combination_rows(tableau: Any) -> tuple[tuple[float, ...], ...]:
+    """All weight rows of one step, zero-padded to s: stages, then b, then the error's."""
+    s = tableau.stages
+    rows = [tuple(row) + (0.0,) * (s - len(row)) for row in tableau.a]
+    rows.append(tuple(tableau.b))
+    rows.append(tuple(tableau.b_error or (0.0,) * s))
+    return tuple(rows)
+
+
+class ListLayout:
+    """States as tuples of leaves, each in its user's shape.
+
+    Parameters
+    ----------
+    bk : AbstractBackend
+    like : sequence of array
+        The leaves to lay out; only their shapes, dtype and device matter.
+    """
+
+    plain = False
+    """Whether a state is the user's one array itself."""
+
+    def __init__(self, bk: AbstractBackend, like: Sequence[Array]) -> None:
+        self.bk = bk
+        self.xp = bk.xp
+        self.shapes = tuple(tuple(int(d) for d in x.shape) for x in like)
+        self.dtype = like[0].dtype
+        self.real_dtype = bk.real_dtype(like[0])
+        self.device = bk.device_of(like[0])
+        self.size = sum(math.prod(shape) for shape in self.shapes)
+        self.nbytes = self.size * bk.itemsize(self.dtype)
+
+    def pack(self, leaves: Sequence[Array]) -> State:
+        """Leaves in the user's shapes to a state; a new tuple, the arrays not copied."""
+        return tuple(leaves)
+
+    def unpack(self, y: State) -> tuple[Array, ...]:
+        """A state to leaves in the user's shapes."""
+        return tuple(y)
+
+    def time(self, t: Scalar) -> Array:
+        """A time as the 0-d array that a vector field is given."""
+        return self.bk.scalar_array(t, self)
+
+    def axpy(self, y: State, h: Scalar, k: State) -> State:
+        """``y + h * k``."""
+        return tuple(a + h * b for a, b in zip(y, k, strict=True))
+
+    def add(self, x: State, y: State) -> State:
+        """``x + y``, a new state."""
+        return tuple(a + b for a, b in zip(x, y, strict=True))
+
+    def zeros(self) -> State:
+        """A state of zeros."""
+        xp = self.xp
+        return tuple(xp.zeros(s, dtype=self.dtype, device=self.device) for s in self.shapes)
+
+    def inner(self, x: State, y: State) -> Scalar:
+        """Sum of x_i y_i over all leaves, the pairing of a cotangent with a tangent.
+
+        For complex leaves it is Re(sum conj(x) y) or Re(sum x y), after the library's own
+        convention of cotangents.
+        """
+        total: Any = None
+        for a, b in zip(x, y, strict=True):
+            part = self.xp.sum(self.bk.pair(a, b))
+            total = part if total is None else total + part
+        return self.bk.scalar(total)
+
+    def norm2(self, x: State, y: State, scale: Scale) -> Scalar:
+        """Mean of ``(|x| / (atol + rtol |y|))**2``, as the clock's scalar."""
+        return self._mean_square(x, [self.xp.abs(a) for a in y], scale)
+
+    def error2(self, e: State, y: State, y1: State, scale: Scale) -> Scalar:
+        """Mean of ``(|e| / (atol + rtol max(|y|, |y1|)))**2``, as the clock's scalar."""
+        xp = self.xp
+        size = [xp.maximum(xp.abs(a), xp.abs(b)) for a, b in zip(y, y1, strict=True)]
+        return self._mean_square(e, size, scale)
+
+    def _mean_square(self, e: State, size: Sequence[Array], scale: Scale) -> Scalar:
+        xp, total = self.xp, None
+        for i, (x, y) in enumerate(zip(e, size, strict=True)):
+            rtol = scale.rtol[i] if isinstance(scale.rtol, tuple) else scale.rtol
+            atol = scale.atol[i] if isinstance(scale.atol, tuple) else scale.atol
+            ratio = xp.abs(x) / (atol + rtol * y)
+            part = xp.sum(ratio * ratio)
+            total = part if total is None else total + part
+        return self.bk.scalar(total) / self.size
+
+    def finite(self, y: State) -> Any:
+        """Whether every element is finite (a bool, or a traced 0-d array)."""
+        result: Any = True
+        for leaf in y:
+            result = self.bk.both(result, self.xp.all(self.xp.isfinite(leaf)))
+        return result
+
+    def stack(self, states: Sequence[State]) -> tuple[Array, ...]:
+        """k states to leaves of shape (k, *shape)."""
+        return tuple(
+            self.xp.stack([state[i] for state in states]) for i in range(len(self.shapes))
+        )
+
+    def row(self, leaves: Sequence[Array], i: Scalar) -> State:
+        """The state at index i of leaves of shape (k, *shape)."""
+        return tuple(leaf[i, ...] for leaf in leaves)
+
+
+class ListStages:
+    """The stages of one explicit Runge-Kutta step over a :class:`ListLayout`."""
+
+    def __init__(self, layout: ListLayout, tableau: Any, scale: Scale | None = None) -> None:
+        self.layout = layout
+        self.scale = scale
+        self.rows = combination_rows(tableau)
+        self.c = tableau.c
+        self.s = tableau.stages
+        self.k: list[Any] = [None] * self.s
+        self.t: Any = None
+        self.h: Any = None
+        self.y: State = None
+
+    def begin(self, t: Scalar, h: Scalar, y: State, k0: Any = None) -> Any:
+        """Start a step of size h at (t, y); returns the k0 that is safe to keep."""
+        self.t, self.h, self.y = t, h, y
+        self.k = [k0] + [None] * (self.s - 1)
+        return k0
+
+    def time(self, i: int) -> Array:
+        """t + c_i h as f is given it."""
+        return self.layout.time(self.t + self.c[i] * self.h)
+
+    def combine(self, i: int) -> State:
+        """Y_i, a fresh state that f may keep."""
+        return self._sum(self.y, self.rows[i])
+
+    def put(self, i: int, k: Any) -> None:
+        """Store stage i's derivative (the leaves that f returned)."""
+        self.k[i] = k
+
+    def result(self) -> State:
+        """y1."""
+        return self._sum(self.y, self.rows[self.s])
+
+    def error2(self, y1: State) -> Scalar:
+        """The squared norm of the scaled error estimate."""
+        assert self.scale is not None
+        e = self.slope(tuple(self.h * w if w else 0.0 for w in self.rows[self.s + 1]))
+        return self.layout.error2(e, self.y, y1, self.scale)
+
+    def interpolate(self, weights: Sequence[Scalar]) -> State:
+        """y + h sum_i w_i k_i."""
+        return self._sum(self.y, weights)
+
+    def slope(self, weights: Sequence[Scalar]) -> State:
+        """sum_i w_i k_i."""
+        return self._terms([None] * len(self.layout.shapes), weights)
+
+    def derivative(self, i: int) -> State:
+        """k_i in state form."""
+        return tuple(self.k[i])
+
+    def _sum(self, y: State, weights: Sequence[Scalar]) -> State:
+        return self._terms(y, [self.h * w if _nonzero(w) else 0.0 for w in weights])
+
+    def _terms(self, start: Sequence[Any], weights: Sequence[Scalar]) -> State:
+        out = list(start)
+        for w, k in zip(weights, self.k, strict=True):
+            if _nonzero(w) and k is not None:
+                out = [w * x if a is None else a + w * x for a, x in zip(out, k, strict=True)]
+        return tuple(out)
+
+
+class ListAdjoint:
+    """The cotangents of one explicit Runge-Kutta step over a :class:`ListLayout`."""
+
+    def __init__(self, layout: ListLayout, tableau: Any) -> None:
+        self.layout = layout
+        self.a = tableau.a
+        self.b = tableau.b
+        self.s = tableau.stages
+        self.mu: list[Any] = [None] * self.s
+        self.h: Any = None
+        self.g: State = None
+        self.q: Any = None
+
+    def begin(self, h: Scalar, g: State, q: Any = None) -> None:
+        """Start with the cotangent g of y1 and, per stage, q_i on k_i (or None)."""
+        self.h, self.g, self.q = h, g, q
+        self.mu = [None] * self.s
+
+    def sources(self) -> Any:
+        """The q_i of a step, zero."""
+        return (self.layout.zeros(),) * self.s
+
+    def add_source(self, q: Any, weights: Sequence[Scalar], ct: State) -> Any:
+        """q_i + w_i ct for every stage."""
+        return tuple(
+            qi if not _nonzero(w) else self.layout.axpy(qi, w, ct)
+            for qi, w in zip(q, weights, strict=True)
+        )
+
+    def lam(self, i: int) -> State:
+        """u_i = h (b_i g + sum_j>i a_ji mu_j) + q_i."""
+        h, out = self.h, None if self.q is None else self.q[i]
+        terms = [(self.b[i], self.g)]
+        terms += [(self.a[j][i], self.mu[j]) for j in range(i + 1, self.s)]
+        for w, x in terms:
+            if w and x is not None:
+                w = h * w
+                out = (
+                    tuple(w * v for v in x)
+                    if out is None
+                    else tuple(o + w * v for o, v in zip(out, x, strict=True))
+                )
+        return self.layout.zeros() if out is None else out
+
+    def push(self, i: int, mu: Any) -> None:
+        """Store the cotangent of Y_i (leaves from f's vjp)."""
+        self.mu[i] = mu
+
+    def total(self) -> State:
+        """g + sum_i mu_i, the cotangent of y."""
+        out = list(self.g)
+        for mu in self.mu:
+            if mu is not None:
+                out = [o + v for o, v in zip(out, mu, strict=True)]
+        return tuple(out)
+
+
+def _nonzero(w: Any) -> bool:
+    return not (isinstance(w, (int, float)) and w == 0)

@@ -1,0 +1,50 @@
+"""Names for what flows through the library; no behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+__all__ = ["Array", "Inputs", "Scalar", "State", "Tree", "VectorFieldFn", "Wanted"]
+
+Array: TypeAlias = Any
+"""An array of any library."""
+
+Tree: TypeAlias = Any
+"""Nested containers of arrays."""
+
+Scalar: TypeAlias = Any
+"""A time, step or count: a Python number (host clock) or a 0-d array (traced clock)."""
+
+State: TypeAlias = Any
+"""What a loop carries for y; opaque to the core (a flat vector, or a tuple of leaves)."""
+
+VectorFieldFn: TypeAlias = Callable[[Any, Any, Any], Any]
+
+
+class Inputs(NamedTuple):
+    """Everything a gradient can be asked of, as the engine sees it.
+
+    ``y0`` is in state form; ``params`` are the floating leaves of ``args`` followed by the
+    arrays that ``f`` closes over; ``ts`` are the saved times (a sequence or a 1-D array).
+    """
+
+    y0: State
+    params: tuple[Array, ...]
+    t0: Scalar
+    t1: Scalar
+    ts: Any
+
+
+class Wanted(NamedTuple):
+    """Which of the :class:`Inputs` a gradient is asked of (y0 always is)."""
+
+    params: tuple[bool, ...]
+    t0: bool
+    t1: bool
+    ts: bool
+
+    @property
+    def time(self) -> bool:
+        """Whether any derivative with respect to time is needed."""
+        return self.t0 or self.t1 or self.ts
