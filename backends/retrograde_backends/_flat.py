@@ -97,6 +97,9 @@ class FlatLayout:
             for part, shape in zip(self.slices, self.shapes, strict=True)
         )
 
+    def empty(self) -> tuple[Any, ...]:
+        return tuple(self.bk.zeros((0, *s), self.dtype, self.device) for s in self.shapes)
+
     def row(self, leaves: Sequence[Any], i: int) -> Any:
         return self.pack([leaf[i] for leaf in leaves])
 

@@ -243,7 +243,8 @@ class ForwardLoop:
         if out.saveat.t0:
             parts.append(out.layout.stack([emit(self.clock.real(inputs.t0), inputs.y0)]))
         if out.inside:
-            parts.append(bk.rows(out.layout, final.inside[1], self.rows_inside(final)))
+            n = self.rows_inside(final)
+            parts.append(bk.rows(out.layout, final.inside[1], n, final.inside[0]))
         if out.saveat.final:
             parts.append(out.layout.stack([emit(final.t, final.y)]))
         if len(parts) == 1:
@@ -260,7 +261,7 @@ class ForwardLoop:
         elif out.inside:
             n = self.rows_inside(final)
             times = final.times if self.adaptive else bk.grid_times(self.grid(inputs), n)
-            parts.append(bk.accepted_times(times, n))
+            parts.append(bk.accepted_times(times, n, final.n))
         if out.saveat.final:
             parts.append([final.t])
         arrays = [bk.times_array(part, self.layout) for part in parts]

@@ -1,8 +1,8 @@
 """A solve's arguments in the engine's form: layout, flat parameters, a bound vector field.
 
-What is differentiated is flat: the floating leaves of ``args`` and the arrays that f closes
-over (``captured``). The rest of ``args`` (integers, strings, None, ...) is kept aside and put
-back when f is called. Checks that need f run on its first call only.
+What is differentiated is flat: the arrays in ``args`` and those that f closes over
+(``captured``). The rest of ``args`` (numbers, strings, None, ...) is kept aside and put back
+when f is called. Checks that need f run on its first call only.
 """
 
 from __future__ import annotations
@@ -38,14 +38,33 @@ class Problem:
         self.y0 = self.layout.pack(leaves)
         self.single = len(leaves) == 1 and leaves[0] is y0
         self._args_leaves, self._args_treedef = bk.flatten(args)
-        self.where = tuple(
-            i for i, x in enumerate(self._args_leaves) if bk.is_array(x) and bk.floating(x)
-        )
+        self.where = tuple(i for i, x in enumerate(self._args_leaves) if bk.is_array(x))
         self.leaf_count = len(self._args_leaves)
         self._check_args()
         self.params = tuple(self._args_leaves[i] for i in self.where)
+        self.differentiable = tuple(bool(bk.floating(x)) for x in self.params)
+        """Which of ``params`` can have a gradient."""
+        self._key: Any = None
         self.converted: Callable[..., Any] | None = None
         """f with what it closes over as a fourth argument, where the adapter hoists that."""
+
+    def key(self) -> Any:
+        """What the structure of this problem depends on, to keep compiled programs by."""
+        if self._key is not None:
+            return self._key
+        static = tuple(
+            None if self.bk.is_array(x) else (type(x), x) for x in self._args_leaves
+        )
+        arrays = (*self.layout.unpack(self.y0), *self.params)
+        shapes = tuple((tuple(x.shape), x.dtype) for x in arrays)
+        self._key = (self.f, self.treedef, self._args_treedef, static, self.where, shapes)
+        return self._key
+
+    def forget(self) -> None:
+        """Drop the arrays, once they are inputs of a program that outlives this call."""
+        self.y0, self.params = None, ()
+        for i in self.where:
+            self._args_leaves[i] = None
 
     # --- checks
     def _check_state(self, leaves: Sequence[Any]) -> None:
@@ -135,21 +154,28 @@ class Problem:
         converted, captured = self.converted, tuple(params[len(self.where) :])
         return lambda t, y, args: converted(t, y, args, captured)
 
-    def add_captured(self, converted: Callable[..., Any] | None, arrays: Sequence[Array]) -> None:
+    def add_captured(
+        self,
+        converted: Callable[..., Any] | None,
+        arrays: Sequence[Array],
+        differentiable: Sequence[bool],
+    ) -> None:
         """Note the arrays that f closes over: they join ``params`` behind those of args."""
         self.converted = converted
         self.params = (*self.params, *arrays)
+        self.differentiable = (*self.differentiable, *differentiable)
 
     def bind_output(self, fn: Any, params: Sequence[Array]) -> Callable[[Array, Any], Any]:
         """``fn(t, y, args)`` of SaveAt, from leaves to leaves."""
         args = self.arguments(params)
         return lambda t, leaves: tuple(self.bk.flatten(fn(t, self.tree(leaves), args))[0])
 
-    def check_result(self, k: Tree) -> None:
-        """Raise InputError unless k, a result of f, is like y0."""
+    def check_result(self, k: Tree, is_array: Callable[[Any], bool] | None = None) -> None:
+        """Raise InputError unless k, a result of f (or its shapes), is like y0."""
         bk = self.bk
+        is_array = is_array or bk.is_array
         leaves, treedef = bk.flatten(k)
-        if any(not bk.is_array(leaf) for leaf in leaves) or treedef != self.treedef:
+        if not all(is_array(leaf) for leaf in leaves) or treedef != self.treedef:
             raise InputError(
                 f"`f` returned {_describe(bk, k)}; it must return {_describe(bk, self._example())}"
                 ", the structure of `y0`."
@@ -165,7 +191,8 @@ class Problem:
                     f"`f` returned dtype {leaf.dtype} where `y0` has {self.layout.dtype}; convert "
                     "`y0` or the constants in `f`."
                 )
-            self._check_device("`f`'s result and `y0`", leaf, self.layout.unpack(self.y0)[0])
+            if bk.is_array(leaf):
+                self._check_device("`f`'s result and `y0`", leaf, self.layout.unpack(self.y0)[0])
 
     def _example(self) -> Tree:
         return self.state_tree(self.y0)
@@ -173,7 +200,7 @@ class Problem:
 
 def _describe(bk: Any, tree: Any) -> str:
     """A tree in a few words, for messages."""
-    if bk.is_array(tree):
+    if hasattr(tree, "shape"):
         return f"an array of shape {tuple(tree.shape)}"
     if isinstance(tree, dict):
         return f"a dict with keys {list(tree)}"

@@ -115,7 +115,7 @@ class Outputs:
         """The carry of the rows inside the loop: (next row, buffer)."""
         if not self.inside:
             return ()
-        return (self.bk.clock(self.layout).count(0), self.bk.new_buffer(self.count, self.layout))
+        return (self.bk.clock(self.layout).count(0), self.bk.new_buffer(self.count, self.layout, scratch=self.inside == "steps"))
 
     def collect(
         self, carry: Any, ok: Any, ts: Any, step: tuple[Any, ...], n: Any, sweep: Any, emit: Any

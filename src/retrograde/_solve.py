@@ -53,6 +53,21 @@ class Program:
         self.loop = loop
         self.adjoint = adjoint
 
+    def key(self) -> Any:
+        """What a compiled form of this program depends on; unhashable where it can't be kept."""
+        loop = self.loop
+        problem, saveat = loop.problem, loop.outputs.saveat
+        return (
+            problem.key(),
+            loop.solver,
+            loop.controller,
+            loop.max_steps,
+            loop.count,
+            (saveat.t0, saveat.t1, saveat.ts is not None, saveat.steps, saveat.fn),
+            loop.outputs.count,
+            self.adjoint,
+        )
+
     def primal(self, inputs: Inputs) -> tuple[Any, Any]:
         """(output leaves, what else the solve tells)."""
         if self.adjoint.differentiable:
@@ -220,12 +235,12 @@ def solve_vjp(
         leaves, aux, pull = bk.autodiff_vjp(program, inputs)
     else:
         with bk.quiet():
-            leaves, aux, residuals = program.forward(inputs)
+            leaves, aux, residuals = bk.run_forward(program, inputs)
 
         def pull(cotangents: Any) -> Inputs:
-            wanted = Wanted((True,) * len(inputs.params), True, True, loop.outputs.inside == "ts")
+            wanted = Wanted(problem.differentiable, True, True, loop.outputs.inside == "ts")
             with bk.quiet():
-                return program.reverse(inputs, residuals, cotangents, wanted)
+                return bk.run_reverse(program, inputs, residuals, cotangents, wanted)  # type: ignore[no-any-return]
 
     solution = _solution(loop, leaves, aux, the_plan, options.throw)
 

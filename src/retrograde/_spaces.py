@@ -136,6 +136,13 @@ class ListLayout:
             self.xp.stack([state[i] for state in states]) for i in range(len(self.shapes))
         )
 
+    def empty(self) -> tuple[Array, ...]:
+        """Leaves of no states, shape (0, *shape)."""
+        xp = self.xp
+        return tuple(
+            xp.zeros((0, *s), dtype=self.dtype, device=self.device) for s in self.shapes
+        )
+
     def row(self, leaves: Sequence[Array], i: Scalar) -> State:
         """The state at index i of leaves of shape (k, *shape)."""
         return tuple(leaf[i, ...] for leaf in leaves)

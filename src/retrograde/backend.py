@@ -130,8 +130,8 @@ class AbstractBackend(ABC):
         """``for i in range(low, high): s = body(i, s)``, counted."""
 
     @abstractmethod
-    def new_buffer(self, rows: Any, like: State) -> Any:
-        """Room for ``rows`` states, and a scratch row of index ``rows``."""
+    def new_buffer(self, rows: Any, layout: Any, *, scratch: bool) -> Any:
+        """Room for ``rows`` states, and if asked for a scratch row of index ``rows``."""
 
     @abstractmethod
     def write(self, buffer: Any, i: Any, y: State) -> Any:
@@ -142,8 +142,8 @@ class AbstractBackend(ABC):
         """Row i."""
 
     @abstractmethod
-    def rows(self, layout: Any, buffer: Any, n: Any) -> tuple[Array, ...]:
-        """The first n rows as leaves of shape (n, *shape)."""
+    def rows(self, layout: Any, buffer: Any, n: Any, valid: Any) -> tuple[Array, ...]:
+        """The first n rows as leaves of shape (n, *shape); inf behind the first ``valid``."""
 
     @abstractmethod
     def ints(self, values: Sequence[int]) -> Any:
@@ -242,8 +242,8 @@ class EagerBackend(AbstractBackend):
         """Times of the clock as a 1-D array of y's real dtype and device."""
         return self.xp.asarray(list(ts), dtype=layout.real_dtype, device=layout.device)
 
-    def accepted_times(self, times: Any, n: int) -> Any:
-        """Times 1..n of a record."""
+    def accepted_times(self, times: Any, n: int, valid: Any) -> Any:
+        """Times 1..n of a record; inf behind the first ``valid``."""
         return times[1 : n + 1]
 
     def grid_times(self, grid: Any, n: int) -> Any:
@@ -313,7 +313,7 @@ class EagerBackend(AbstractBackend):
             s = body(i, s)
         return s
 
-    def new_buffer(self, rows: int | None, like: State) -> Any:
+    def new_buffer(self, rows: int | None, layout: Any, *, scratch: bool) -> Any:
         return {}
 
     def write(self, buffer: Any, i: int, y: State) -> Any:
@@ -323,8 +323,12 @@ class EagerBackend(AbstractBackend):
     def read(self, buffer: Any, i: int) -> State:
         return buffer[i]
 
-    def rows(self, layout: Any, buffer: Any, n: int) -> tuple[Array, ...]:
-        return layout.stack([buffer[i] for i in range(n)])  # type: ignore[no-any-return]
+    def rows(self, layout: Any, buffer: Any, n: int, valid: int) -> tuple[Array, ...]:
+        states = [buffer[i] for i in range(min(n, valid))]
+        if len(states) < n:  # a solve that failed before its last saved time
+            nothing = self.map_state(lambda x: x + float("inf"), layout.zeros())
+            states += [nothing] * (n - len(states))
+        return layout.stack(states) if n else layout.empty()  # type: ignore[no-any-return]
 
     def ints(self, values: Sequence[int]) -> Any:
         return list(values)
@@ -408,6 +412,16 @@ class EagerBackend(AbstractBackend):
 
     def differentiate(self, program: Any, inputs: Any) -> Any:
         return program.primal(inputs)
+
+    def run_forward(self, program: Any, inputs: Any) -> Any:
+        """``program.forward(inputs)``, compiled where the library compiles."""
+        return program.forward(inputs)
+
+    def run_reverse(
+        self, program: Any, inputs: Any, residuals: Any, cotangents: Any, wanted: Wanted
+    ) -> Any:
+        """``program.reverse(...)``, compiled where the library compiles."""
+        return program.reverse(inputs, residuals, cotangents, wanted)
 
     def needs_gradient(self, inputs: Any) -> bool:
         """Whether the library will ask for a gradient of this solve."""

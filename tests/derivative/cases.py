@@ -211,7 +211,10 @@ OPERATORS = {
     "reads": [
         (lambda xp, x: x[0] * x[-1], V),
         (lambda xp, x: x[1:] * x[:-1] + x[::-2], V),
-        (lambda xp, x: x[..., 1] + x[0, :, 0], [[[0.1, 0.5], [-0.3, 0.9]], [[1.0, 2.0], [3.0, 4.0]]]),
+        (
+            lambda xp, x: x[..., 1] + x[0, :, 0],
+            [[[0.1, 0.5], [-0.3, 0.9]], [[1.0, 2.0], [3.0, 4.0]]],
+        ),
         (lambda xp, x: x[:, None, :] * x[None, :, :], M),
         (lambda xp, x: x[()] * x[...] + x[None, ...][0], SCALAR),
         (lambda xp, x: x[_indices(xp, 1, 1, 2)] * x, V),

@@ -18,6 +18,7 @@ SAME = {
     "sin": lambda y: np.sin(y) + np.arctan2(y, 2.0) + np.power(2.0, y) + np.absolute(y),
     "constant-left": lambda y: A @ y + np.float64(2.0) * y + A[0] * y - A[1] / (y * y) - A[2],
     "stack": lambda y: np.stack([y[1] * y[0], -y[0], y[2], 1.0]),
+    "asarray": lambda y: y.__array_namespace__().asarray([[y[1], -y[0] * y[2]], [y[3], 2.0]]),
     "concatenate": lambda y: np.concatenate([y[1:], y[:1] * y[1]]),
     "hstack": lambda y: np.hstack([y[1:], y[0] * y[1]]),
     "roll": lambda y: (np.roll(y, 1) - 2 * y + np.roll(y, -1)) * y,
@@ -32,7 +33,7 @@ SAME = {
     "solve": lambda y: np.linalg.solve(A + 3 * np.eye(4), y) * y,
     "shape": lambda y: y * y.shape[0] + np.size(y) + len(y) + y.ndim + np.argmax(y) * y,
     "copy": lambda y: y.copy() * np.copy(y) + y.transpose() + y.dot(y),
-    "remainder": lambda y: np.remainder(y, 0.7) * np.mod(5.0, y),
+    "remainder": lambda y: np.remainder(y, 0.7) * np.mod(5.0, y + 0.1),
 }
 
 
@@ -143,7 +144,7 @@ REFUSED = {
     "index": (lambda y: y * operator.index(y[0]), "number"),
     "array": (lambda y: np.array([y[1], -y[0]]), r"xp\.stack"),
     "asarray": (lambda y: np.asarray(y), r"xp\.stack"),
-    "into a plain array": (lambda y: _filled(np.zeros(4), y), r"xp\.zeros_like"),
+    "slices into a plain array": (lambda y: _filled(np.zeros(4), y), r"xp\.zeros_like"),
     "einsum": (lambda y: np.einsum("i,i->i", y, y), "`einsum`"),
     "fft": (lambda y: np.fft.rfft(y), "`rfft`"),
     "own fft": (lambda y: y.__array_namespace__().fft.rfft(y), r"`xp\.fft\.rfft`"),
@@ -168,7 +169,7 @@ REFUSED = {
 
 
 def _filled(d, y):
-    d[0] = y[1]
+    d[1:] = y[1:]
     return d
 
 
@@ -183,6 +184,18 @@ def test_what_would_lose_the_gradient_is_refused(name):
     with pytest.raises(UnsupportedByBackend, match=message) as caught:
         vjp(fn, [Y.copy()], np)
     assert "rg.VectorField(f, vjp=...)" in str(caught.value)
+
+
+def test_an_element_written_into_a_plain_array_is_refused():
+    def f(y):
+        d = np.zeros(2)
+        d[0] = y[1]
+        return d
+
+    with pytest.raises(ValueError, match="array element") as caught:
+        vjp(f, [Y], np)  # the error is NumPy's, which keeps ours as the cause
+    assert isinstance(caught.value.__cause__, UnsupportedByBackend)
+    assert "xp.zeros_like" in str(caught.value.__cause__)
 
 
 def test_attributes_that_arrays_lack():

@@ -80,9 +80,7 @@ def std(ns: Any, x: Any, /, *settings: Any, **named: Any) -> Any:
     return ns.sqrt(var(ns, x, *settings, **named))
 
 
-def sort(
-    ns: Any, x: Any, /, axis: int = -1, descending: bool = False, stable: bool = True
-) -> Any:
+def sort(ns: Any, x: Any, /, axis: int = -1, descending: bool = False, stable: bool = True) -> Any:
     down = {"descending": True} if descending else {}  # NumPy lacks the argument
     order = x.tape.xp.argsort(x.value, axis=axis, stable=stable, **down)
     return ns.take_along_axis(x, order, axis=axis)

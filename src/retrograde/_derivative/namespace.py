@@ -71,7 +71,11 @@ class Namespace:
         self.__dict__["_xp"] = xp
         self.__dict__["_path"] = path
         self.__dict__["_functions"] = functions
-        self.__dict__.update({k: f for k, f in functions.items() if hasattr(xp, k)})
+        self._publish()
+
+    def _publish(self) -> None:
+        """Make attributes of the functions that the library has, too."""
+        self.__dict__.update({k: f for k, f in self._functions.items() if hasattr(self._xp, k)})
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._xp, name)
@@ -96,19 +100,19 @@ def namespace_of(xp: Any) -> Namespace:
     for of_output, table in ((False, FROM_INPUT), (True, FROM_OUTPUT)):
         for name, derivative in table.items():
             functions[name] = _unary(xp, name, derivative, of_output)
-    for name, rule in UNARY.items():
-        functions[name] = _ruled(xp, name, rule, 1)
-    for name, rule in BINARY.items():
-        functions[name] = _ruled(xp, name, rule, 2, broadcast=True)
-    for name, rule in PRODUCTS.items():
-        functions[name] = _ruled(xp, name, rule, 2)
-    for name, rule in {**SHAPING, **SELECTIONS, "inv": inv}.items():
-        functions[name] = _ruled(xp, name, rule, 1)
+    tables: tuple[tuple[dict[str, Any], int, bool], ...] = (
+        ({**UNARY, **SHAPING, **SELECTIONS, "inv": inv}, 1, False),
+        (BINARY, 2, True),
+        (PRODUCTS, 2, False),
+    )
+    for rules, operands, broadcast in tables:
+        for name, rule in rules.items():
+            functions[name] = _ruled(xp, name, rule, operands, broadcast)
     for name, rule in JOINING.items():
         functions[name] = _joining(xp, name, rule)
     for name, function in {**COMPOSED, **LIKE}.items():
         functions[name] = _composed(namespace, name, function)
-    namespace.__dict__.update({k: f for k, f in functions.items() if hasattr(xp, k)})
+    namespace._publish()
     return namespace
 
 
@@ -120,7 +124,7 @@ def _own(xp: Any, name: str) -> Function:
         def found(*args: Any, **kwargs: Any) -> Any:
             raise refuse(f"`{name}`, which the library lacks,", "use another function")
 
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _plain(name: str, function: Function) -> Function:
@@ -163,9 +167,7 @@ def _unary(xp: Any, name: str, derivative: Function, of_output: bool) -> Functio
     return recorded
 
 
-def _ruled(
-    xp: Any, name: str, rule: Function, operands: int, broadcast: bool = False
-) -> Function:
+def _ruled(xp: Any, name: str, rule: Function, operands: int, broadcast: bool) -> Function:
     forward = _own(xp, name)
     view = name in _VIEWS
 

@@ -2,7 +2,11 @@
 
 NumPy hands its functions to their arguments (``__array_ufunc__``, ``__array_function__``);
 they are recognised by their names, so nothing here imports NumPy. A function that has neither
-a rule nor a constant result raises.
+a rule nor a constant result raises. CuPy's operators come this way, too (``W * y`` with a CuPy
+array W), as long as variables have no ``__cupy_get_ndarray__``.
+
+Known limit: array-api-strict refuses foreign operands, so its arrays can't stand on the left of
+a variable (``W @ y``; write ``xp.matmul(W, y)``).
 """
 
 from __future__ import annotations

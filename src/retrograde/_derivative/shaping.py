@@ -108,9 +108,7 @@ def cumulative_sum(
 
 
 @conjugates_itself
-def vector_norm(
-    xp: Any, x: Array, axis: Axis = None, keepdims: bool = False
-) -> tuple[Array, Back]:
+def vector_norm(xp: Any, x: Array, axis: Axis = None, keepdims: bool = False) -> tuple[Array, Back]:
     """The 2-norm; the other orders are composed (composed.vector_norm)."""
     out = xp.linalg.vector_norm(x, axis=axis, keepdims=keepdims)
 

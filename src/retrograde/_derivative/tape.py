@@ -9,6 +9,7 @@ cotangents of a real loss are its gradients dL/da + i dL/db (PyTorch's conventio
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from .variable import Variable
 
 __all__ = ["Pullback", "vjp"]
 
+_FRESH = frozenset({operator.mul, operator.truediv, operator.neg})
+
 
 @functools.lru_cache(maxsize=64)
 def _floating(xp: Any, dtype: Any) -> str:
@@ -27,9 +30,7 @@ def _floating(xp: Any, dtype: Any) -> str:
     return next((kind for kind in kinds if xp.isdtype(dtype, kind)), "")
 
 
-def vjp(
-    fn: Callable[..., Any], arrays: Sequence[Array], xp: Any
-) -> tuple[list[Array], Pullback]:
+def vjp(fn: Callable[..., Any], arrays: Sequence[Array], xp: Any) -> tuple[list[Array], Pullback]:
     """Values of a function, and its pullback.
 
     Parameters
@@ -164,6 +165,10 @@ class Pullback:
                     cts[i] = c
                 elif i in owned:
                     cts[i] += c
+                elif op in _FRESH:  # c is a new array of ours: add into it
+                    c += cts[i]
+                    cts[i] = c
+                    owned.add(i)
                 else:
                     cts[i] = cts[i] + c
                     owned.add(i)
@@ -210,7 +215,7 @@ class Pullback:
 
 def _held(x: Any) -> Iterator[Any]:
     """The arrays that an edge keeps: itself, or in the cells of a closure."""
-    if hasattr(x, "dtype") and hasattr(x, "shape"):
+    if isinstance(getattr(x, "shape", None), tuple) and hasattr(x, "dtype"):
         yield x
     elif isinstance(x, (tuple, list)):
         for part in x:

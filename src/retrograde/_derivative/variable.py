@@ -245,12 +245,11 @@ class Variable(Writable):
     def __dlpack__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise refuse("handing the array to another library (DLPack)", "stay in one library")
 
-    __cupy_get_ndarray__ = __array__
-
     def _number(self, *args: Any) -> NoReturn:
         raise refuse(
-            "converting to a Python number (`float(y[0])`, `math.sin(y[0])`)",
-            "keep it an array (`y[0]`, `xp.sin(y[0])`)",
+            "converting to a Python number (`float(y[0])`, `math.sin(y[0])`, `d[0] = y[0]` into a "
+            "plain array d)",
+            "keep it an array (`y[0]`, `xp.sin(y[0])`), write into `xp.zeros_like(y)`",
         )
 
     __float__ = __int__ = __complex__ = __index__ = _number

@@ -10,6 +10,7 @@ from typing import Any
 
 from .._errors import InputError
 from .._types import Array, Tree
+from ..backend import Capability
 from .tape import vjp as tape_vjp
 
 __all__ = ["VectorField", "check_vjp"]
@@ -84,8 +85,9 @@ def check_vjp(
     Raises
     ------
     InputError
-        If a cotangent misses its differences by more than ``rtol``: says which, and by how
-        much; or if the vjp returns another structure, shape or non-finite values.
+        If there is no vjp to check; if a cotangent misses its differences by more than
+        ``rtol`` or is not finite (says which, and by how much); if the vjp returns another
+        structure or shape.
 
     Notes
     -----
@@ -122,21 +124,25 @@ class _Case:
         self.bk = bk = backend_of(y, args)
         self.xp = xp = bk.xp
         self.field, self.draw = field, draw
+        if getattr(field, "vjp", None) is None and Capability.AUTODIFF in bk.capabilities:
+            raise InputError(
+                f"`field` has no vjp to check: the backend {bk.name!r} differentiates it by its "
+                "own autodiff. Pass `rg.VectorField(f, vjp=...)`."
+            )
         y_leaves, self.y_def = bk.flatten(y)
         self.args_leaves, self.args_def = bk.flatten(args)
-        real = xp.abs(xp.zeros((), dtype=y_leaves[0].dtype)).dtype
-        t = t if bk.is_array(t) else xp.asarray(t, dtype=real, device=y_leaves[0].device)
+        first = y_leaves[0]
+        if not bk.is_array(t):
+            t = xp.asarray(t, dtype=bk.real_dtype(first), device=bk.device_of(first))
         self.count = len(y_leaves)
-        self.where = [i for i, x in enumerate(self.args_leaves) if self._floating(x)]
+        self.where = [
+            i for i, x in enumerate(self.args_leaves) if bk.is_array(x) and bk.floating(x)
+        ]
         self.points = [t, *y_leaves, *(self.args_leaves[i] for i in self.where)]
         paths = list(_paths(bk.unflatten(self.args_def, range(len(self.args_leaves))), "args"))
         self.names = ["`t`", *_paths(bk.unflatten(self.y_def, range(self.count)), "y")]
         self.names += [paths[i] for i in self.where]
         self.values = self.flat(*self.points)
-
-    def _floating(self, x: Any) -> bool:
-        kinds = ("real floating", "complex floating")
-        return self.bk.is_array(x) and self.xp.isdtype(x.dtype, kinds)
 
     def trees(self, t: Array, *rest: Array) -> tuple[Array, Tree, Tree]:
         """Time, state and arguments from the flat list of inputs."""
@@ -148,7 +154,7 @@ class _Case:
 
     def flat(self, *inputs: Array) -> list[Array]:
         """Leaves of the field's value."""
-        return self.bk.flatten(self.field(*self.trees(*inputs)))[0]  # type: ignore[no-any-return]
+        return self.bk.flatten(self.field(*self.trees(*inputs)))[0]
 
     def cotangents(self, ct: list[Array]) -> list[Array]:
         """What the vjp under check gives for each input."""

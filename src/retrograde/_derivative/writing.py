@@ -62,10 +62,9 @@ class Writable(Recorded):
         """The ``base`` of a view of this array, which is remembered as long as it lives."""
         if type(self.base) is str:
             return self.base
-        views = getattr(self, "views", None)
-        if views is None:
-            views = self.views = []
-        views.append(weakref.ref(view))
+        if not hasattr(self, "views"):
+            self.views: list[weakref.ref[Any]] = []
+        self.views.append(weakref.ref(view))
         return base
 
     def __setitem__(self, key: Any, new: Any) -> None:
@@ -121,25 +120,25 @@ class Writable(Recorded):
             owner[key] = self
 
     def __iadd__(self, other: Any) -> Any:
-        return self._store(self + other)  # type: ignore[operator]
+        return self._store(self + other)
 
     def __isub__(self, other: Any) -> Any:
-        return self._store(self - other)  # type: ignore[operator]
+        return self._store(self - other)
 
     def __imul__(self, other: Any) -> Any:
-        return self._store(self * other)  # type: ignore[operator]
+        return self._store(self * other)
 
     def __itruediv__(self, other: Any) -> Any:
-        return self._store(self / other)  # type: ignore[operator]
+        return self._store(self / other)
 
     def __ipow__(self, other: Any) -> Any:
-        return self._store(self**other)  # type: ignore[operator]
+        return self._store(self**other)
 
     def __imatmul__(self, other: Any) -> Any:
-        return self._store(self @ other)  # type: ignore[operator]
+        return self._store(self @ other)
 
     def __imod__(self, other: Any) -> Any:
-        return self._store(self % other)  # type: ignore[operator]
+        return self._store(self % other)
 
 
 def _cast(xp: Any, x: Array, dtype: Any) -> tuple[Array, Any]:

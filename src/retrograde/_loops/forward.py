@@ -46,6 +46,10 @@ class Slots(NamedTuple):
         """Whether every state is stored."""
         return self.index is None
 
+    def new_buffer(self, bk: Any, layout: Any) -> Any:
+        """Room for the rows; a scratch row where the reversal moves states."""
+        return bk.new_buffer(self.rows, layout, scratch=not (self.everything or self.segments))
+
 
 class Stored(NamedTuple):
     """A buffer of states and the step index of each row (None where row i is step i)."""
@@ -70,7 +74,7 @@ def march(
     """
     if slots is None:
         return bk.while_loop(running, body, s), None
-    buffer = bk.new_buffer(slots.rows, layout)
+    buffer = slots.new_buffer(bk, layout)
     if slots.everything:
 
         def keep(z: Any) -> Any:
@@ -107,7 +111,7 @@ def march_counted(
     """``for i in range(n): s = body(i, s)``, storing ``state(s)`` on the way."""
     if slots is None:
         return bk.for_loop(0, n, body, s), None
-    buffer = bk.new_buffer(slots.rows, layout)
+    buffer = slots.new_buffer(bk, layout)
     if slots.everything:
 
         def keep(i: Any, z: Any) -> Any:

@@ -107,7 +107,7 @@ def _reverse_segments(
         high = bk.pick(low + width < n, low + width, n)
         return _leaf(bk, z[1], low, high, bk.read(stored.buffer, e), step, z[0])
 
-    window = bk.new_buffer(width, layout)
+    window = bk.new_buffer(width, layout, scratch=False)
     return bk.for_loop(0, count, segment, (carry, window))[0]
 
 
@@ -124,7 +124,7 @@ def _reverse_ranges(
     rows, width, advance = slots.rows, slots.window, step[0]
     split = bk.split(rows)
     order, top = bk.rank(stored.positions, n)
-    window = bk.new_buffer(width, layout) if width > 1 else ()
+    window = bk.new_buffer(width, layout, scratch=False) if width > 1 else ()
 
     def leaf(z: Any) -> Any:
         end, top, positions, buffer, window, carry = z

@@ -23,7 +23,7 @@ def probe(loop: Any, inputs: Inputs) -> Shape:
     """What the cost of a gradient of this loop depends on."""
     bk, layout, solver, problem = loop.bk, loop.layout, loop.solver, loop.problem
     traced = Capability.TRACED in bk.capabilities
-    wanted = Wanted((True,) * len(problem.params), False, False, False)
+    wanted = Wanted(problem.differentiable, False, False, False)
     vjp = field_pullback(problem, inputs.params, wanted)
     with bk.quiet():
         tape, k0 = bk.tape_bytes(vjp, layout.time(loop.clock.real(inputs.t0)), inputs.y0)
@@ -36,7 +36,7 @@ def probe(loop: Any, inputs: Inputs) -> Shape:
     fixed = {
         "cotangents of a step": (solver.stages + 1) * layout.nbytes,
         "tapes of a step": solver.stages * tape,
-        "cotangents of args": 2 * sum(bk.nbytes(p) for p in problem.params),
+        "cotangents of args": 2 * _differentiable_bytes(problem),
         "record of times": 8 * record if loop.adaptive else 0,
     }
     return Shape(
@@ -65,3 +65,8 @@ def _predict(loop: Any, inputs: Inputs, k0: Any) -> int:
         loop.solver.error_order,
     )
     return math.ceil(abs(t1 - t0) / abs(h)) if h else 1
+
+
+def _differentiable_bytes(problem: Any) -> int:
+    pairs = zip(problem.params, problem.differentiable, strict=True)
+    return sum(problem.bk.nbytes(p) for p, wanted in pairs if wanted)

@@ -1,0 +1,394 @@
+"""JAX: traced loops, ``custom_vjp`` around the whole solve, everything one compiled program.
+
+A solve is one ``jax.jit`` call, kept by what it is made of (f by identity, the settings, shapes
+and dtypes), so that a second eager solve does not compile again. What f closes over is hoisted
+into the program's inputs; tracers among it get gradients. Only what is differentiated has a
+cotangent in the loops (``symbolic_zeros``): XLA does not remove an unused one from a nested loop.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+
+from retrograde import _schedules
+from retrograde._loops import FAR
+from retrograde._types import Inputs, Wanted
+from retrograde.backend import Capability, EagerBackend, MemoryInfo
+
+from ._jax_loops import TracedClock, for_loop, read_row, splitter, while_loop, write_row
+
+__all__ = ["JaxBackend", "backend"]
+
+KEPT_PROGRAMS = 128
+
+
+class JaxBackend(EagerBackend):
+    """The adapter of JAX."""
+
+    name: ClassVar[str] = "jax"
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {
+            Capability.AUTODIFF,
+            Capability.NATIVE_GRADIENT,
+            Capability.HIGHER_ORDER,
+            Capability.TRACED,
+            Capability.DIRECT,
+        }
+    )
+    slots_by_reference: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        super().__init__(jnp)
+        self._programs: OrderedDict[Any, Any] = OrderedDict()
+
+    # --- arrays and trees
+    def is_array(self, x: object) -> bool:
+        return isinstance(x, jax.Array)
+
+    def flatten(self, tree: Any) -> tuple[list[Any], Any]:
+        return jax.tree_util.tree_flatten(tree)
+
+    def unflatten(self, treedef: Any, leaves: Iterable[Any]) -> Any:
+        return jax.tree_util.tree_unflatten(treedef, leaves)
+
+    def floating(self, x: Any) -> str:
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            return "real"
+        return "complex" if jnp.issubdtype(x.dtype, jnp.complexfloating) else ""
+
+    def real_dtype(self, x: Any) -> Any:
+        return jnp.finfo(x.dtype).dtype
+
+    def itemsize(self, dtype: Any) -> int:
+        return int(np.dtype(dtype).itemsize)
+
+    def device_of(self, x: Any) -> Any:
+        return None  # JAX itself refuses to mix devices, and a tracer has none
+
+    def concrete(self, x: Any) -> float | None:
+        if not isinstance(x, jax.core.Tracer):
+            return float(x)
+        try:
+            return float(jax.lax.stop_gradient(x))
+        except jax.errors.ConcretizationTypeError:
+            return None
+
+    def concrete_times(self, ts: Any) -> list[float] | None:
+        values = [self.concrete(t) for t in ts]
+        return None if any(v is None for v in values) else values  # type: ignore[return-value]
+
+    def scalar(self, x: Any) -> Any:
+        return x
+
+    def scalar_array(self, t: Any, layout: Any) -> Any:
+        return jnp.asarray(t, layout.real_dtype)
+
+    def real_array(self, x: Any, layout: Any) -> Any:
+        return jnp.asarray(x, layout.real_dtype)
+
+    def time_sequence(self, ts: Any, layout: Any) -> Any:
+        return jnp.asarray(ts, layout.real_dtype)
+
+    def times_array(self, ts: Any, layout: Any) -> Any:
+        return jnp.asarray(ts, layout.real_dtype)
+
+    def accepted_times(self, times: Any, n: int, valid: Any) -> Any:
+        return jnp.where(jnp.arange(n) < valid, times[1 : n + 1], jnp.inf)
+
+    def grid_times(self, grid: Any, n: int) -> Any:
+        t, h = jax.vmap(grid.step)(jnp.arange(n))
+        return jnp.concatenate([t[:1], t + h])
+
+    def number(self, x: Any) -> Any:
+        if isinstance(x, jax.core.Tracer) or not isinstance(x, jax.Array):
+            return x
+        return x.item()
+
+    def both(self, a: Any, b: Any) -> Any:
+        return b if a is True else jnp.logical_and(a, b)
+
+    def pair(self, a: Any, b: Any) -> Any:
+        return jnp.real(a * b)  # JAX pairs cotangents without conjugation
+
+    def nbytes(self, x: Any) -> int:
+        return int(x.size * x.dtype.itemsize)
+
+    def example(self, problem: Any, fn: Callable[..., Any], t0: Any) -> tuple[list[Any], Any]:
+        args = problem.arguments(problem.params)
+        y = problem.state_tree(problem.y0)
+        shapes = jax.eval_shape(fn, problem.layout.time(t0), y, args)
+        leaves, treedef = jax.tree_util.tree_flatten(shapes)
+        return [jnp.zeros(x.shape, x.dtype) for x in leaves], treedef
+
+    # --- clock, loops and memory
+    def clock(self, layout: Any) -> Any:
+        return TracedClock(layout.real_dtype)
+
+    def while_loop(self, cond: Callable[[Any], Any], body: Callable[[Any], Any], s: Any) -> Any:
+        return while_loop(cond, body, s)
+
+    def for_loop(self, low: Any, high: Any, body: Callable[[Any, Any], Any], s: Any) -> Any:
+        return for_loop(low, high, body, s)
+
+    def new_buffer(self, rows: int | None, layout: Any, *, scratch: bool) -> Any:
+        assert rows is not None
+        return tuple(jnp.zeros((rows + scratch, *s), layout.dtype) for s in layout.shapes)
+
+    def write(self, buffer: Any, i: Any, y: Any) -> Any:
+        return tuple(write_row(x, i, row) for x, row in zip(buffer, y, strict=True))
+
+    def read(self, buffer: Any, i: Any) -> Any:
+        return tuple(read_row(x, i) for x in buffer)
+
+    def rows(self, layout: Any, buffer: Any, n: int, valid: Any) -> tuple[Any, ...]:
+        def fill(x: Any) -> Any:
+            there = (jnp.arange(n) < valid).reshape((n,) + (1,) * (x.ndim - 1))
+            return jnp.where(there, x[:n], jnp.inf)
+
+        return tuple(fill(x) for x in buffer)
+
+    def ints(self, values: Sequence[int]) -> Any:
+        return jnp.asarray(values, jnp.int32)
+
+    def reals(self, n: int, layout: Any) -> Any:
+        return jnp.zeros(n, layout.real_dtype)
+
+    def placements(self, rows: int, bound: int | None) -> tuple[Any, Any]:
+        assert bound is not None
+        index, row = _schedules.events(rows).upto(bound)
+        return self.ints([*index, FAR]), self.ints([*row, rows])
+
+    def look(self, table: Any, i: Any) -> Any:
+        return read_row(table, i)
+
+    def set_int(self, table: Any, i: Any, value: Any) -> Any:
+        return write_row(table, i, value)
+
+    def pick(self, ok: Any, a: Any, b: Any) -> Any:
+        return (a if ok else b) if isinstance(ok, bool) else jnp.where(ok, a, b)
+
+    def index(self, i: int) -> Any:
+        return jnp.asarray(i, jnp.int32)
+
+    def rank(self, positions: Any, n: Any) -> tuple[Any, Any]:
+        slots = positions[:-1]
+        return jnp.argsort(slots).astype(jnp.int32), jnp.sum(slots < n).astype(jnp.int32)
+
+    def split(self, slots: int) -> Callable[[Any, Any], Any]:
+        return splitter(slots)
+
+    # --- derivatives
+    def capture(self, problem: Any, t0: Any) -> None:
+        """Trace f once; what it closes over becomes inputs of the program."""
+        leaves = problem.layout.unpack(problem.y0)
+        count = len(leaves)
+
+        def flat(t: Any, *arrays: Any) -> Any:
+            y, args = problem.tree(arrays[:count]), problem.arguments(arrays[count:])
+            return problem.f(t, y, args)
+
+        time = problem.layout.time(t0)
+        closed, shapes = jax.make_jaxpr(flat, return_shape=True)(time, *leaves, *problem.params)
+        problem.check_result(shapes, lambda x: hasattr(x, "dtype"))
+        consts = [jnp.asarray(x) for x in closed.consts]
+        jaxpr, treedef = closed.jaxpr, jax.tree_util.tree_structure(shapes)
+
+        def converted(t: Any, y: Any, args: Any, captured: Any) -> Any:
+            arrays = jax.tree_util.tree_leaves(y)
+            arrays += [x for x in jax.tree_util.tree_leaves(args) if isinstance(x, jax.Array)]
+            out = jax.core.eval_jaxpr(jaxpr, captured, t, *arrays)
+            return jax.tree_util.tree_unflatten(treedef, out)
+
+        traced = [isinstance(x, jax.core.Tracer) and bool(self.floating(x)) for x in consts]
+        problem.add_captured(converted, consts, traced)
+
+    def needs_gradient(self, inputs: Any) -> bool:
+        leaves = jax.tree_util.tree_leaves(inputs)
+        return any(isinstance(x, jax.core.Tracer) for x in leaves)
+
+    def pullback(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
+        return _Pullback(layout, bind, params, wanted)
+
+    def poison(self, ok: Any, x: Any) -> Any:
+        return jnp.where(ok, x, jnp.nan)
+
+    def stop_gradient(self, x: Any) -> Any:
+        return jax.lax.stop_gradient(x)
+
+    def tape_bytes(self, vjp: Any, t: Any, y: Any) -> tuple[int, Any]:
+        shapes = jax.eval_shape(vjp.linearise, t, y, vjp.chosen(vjp.params))
+        return sum(x.size * x.dtype.itemsize for x in jax.tree_util.tree_leaves(shapes)), None
+
+    # --- programs
+    def differentiate(self, program: Any, inputs: Any) -> Any:
+        inputs = _arrays(program, inputs)
+        if program.adjoint.differentiable:
+            return self._compiled(program, "primal", lambda: program.primal)(inputs)
+        return self._compiled(program, "gradient", lambda: _with_gradient(program))(inputs)
+
+    def run_forward(self, program: Any, inputs: Any) -> Any:
+        inputs = _arrays(program, inputs)
+        return self._compiled(program, "forward", lambda: program.forward)(inputs)
+
+    def run_reverse(
+        self, program: Any, inputs: Any, residuals: Any, cotangents: Any, wanted: Wanted
+    ) -> Any:
+        inputs = _arrays(program, inputs)
+
+        def make() -> Callable[..., Any]:
+            return lambda i, r, c: program.reverse(i, r, c, wanted)
+
+        call = self._compiled(program, ("reverse", wanted), make)
+        return call(inputs, residuals, tuple(cotangents))
+
+    def autodiff_vjp(self, program: Any, inputs: Any) -> Any:
+        call = self._compiled(program, "primal", lambda: program.primal)
+        leaves, pull, aux = jax.vjp(call, _arrays(program, inputs), has_aux=True)
+
+        def pullback(cotangents: Any) -> Inputs:
+            cts = pull(tuple(cotangents))[0]
+            wanted = program.loop.problem.differentiable
+            params = tuple(x if w else None for x, w in zip(cts.params, wanted, strict=True))
+            return cts._replace(params=params)
+
+        return leaves, aux, pullback
+
+    def _compiled(self, program: Any, kind: Any, make: Callable[[], Any]) -> Any:
+        """The jitted function of a program, kept if the program has a key."""
+        key = (kind, program.key())
+        try:
+            found = self._programs.pop(key, None)
+        except TypeError:  # something unhashable: a traced tolerance, say
+            return jax.jit(make())
+        if found is None:
+            found = jax.jit(make())
+            program.loop.problem.forget()
+        self._programs[key] = found
+        while len(self._programs) > KEPT_PROGRAMS:
+            self._programs.popitem(last=False)
+        return found
+
+    def memory(self, like: Any = None) -> MemoryInfo:
+        device = jax.devices()[0]
+        stats = device.memory_stats() if device.platform != "cpu" else None
+        if not stats or "bytes_limit" not in stats:
+            return super().memory(like)
+        limit = stats["bytes_limit"]
+        return MemoryInfo(limit - stats["bytes_in_use"], limit, f"memory of {device}")
+
+
+def _arrays(program: Any, inputs: Inputs) -> Inputs:
+    """Times as arrays: inputs of a compiled program."""
+    time = program.loop.layout.time
+    return inputs._replace(t0=time(inputs.t0), t1=time(inputs.t1))
+
+
+class _Pullback:
+    """vjp of f by ``jax.vjp``, over what is wanted alone."""
+
+    def __init__(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> None:
+        self.layout, self.bind, self.params = layout, bind, params
+        self.wanted, self.time = wanted.params, wanted.time
+
+    def chosen(self, params: Any) -> list[Any]:
+        """The wanted ones."""
+        return [x for x, w in zip(params, self.wanted, strict=True) if w]
+
+    def zero(self) -> list[Any]:
+        return [jnp.zeros_like(x) for x in self.chosen(self.params)]
+
+    def finish(self, acc: list[Any]) -> tuple[Any, ...]:
+        rest = iter(acc)
+        return tuple(next(rest) if w else None for w in self.wanted)
+
+    def __call__(self, t: Any, y: Any) -> tuple[Any, Any]:
+        k, pull_all = self.linearise(t, y, self.chosen(self.params), whole=True)
+
+        def pull(ct: Any, acc: list[Any]) -> tuple[Any, Any, list[Any]]:
+            ct_t, mu, cts = pull_all(tuple(ct))
+            return mu, ct_t if self.time else None, [a + x for a, x in zip(acc, cts, strict=True)]
+
+        return k, pull
+
+    def linearise(self, t: Any, y: Any, chosen: Any, *, whole: bool = False) -> Any:
+        """``jax.vjp`` of f; its pull alone unless ``whole``."""
+
+        def fn(t: Any, leaves: Any, chosen: Any) -> Any:
+            rest = iter(chosen)
+            params = [
+                next(rest) if w else x for x, w in zip(self.params, self.wanted, strict=True)
+            ]
+            return self.bind(params)(t, leaves)
+
+        leaves = self.layout.unpack(y)
+        if self.time:
+            k, pull = jax.vjp(fn, t, leaves, chosen)
+            return (k, pull) if whole else pull
+        k, part = jax.vjp(lambda leaves, chosen: fn(t, leaves, chosen), leaves, chosen)
+        return (k, lambda ct: (None, *part(ct))) if whole else part
+
+
+@jax.tree_util.register_pytree_node_class
+class _Static:
+    """Residual that is part of the program, not of the data: it has no leaves."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def tree_flatten(self) -> tuple[tuple[()], Any]:
+        return (), self.value
+
+    @classmethod
+    def tree_unflatten(cls, value: Any, _: Any) -> _Static:
+        return cls(value)
+
+
+def _with_gradient(program: Any) -> Any:
+    """The program as a function whose reverse is the program's own."""
+    solve = jax.custom_vjp(program.primal)
+
+    def forward(primals: Any) -> tuple[Any, Any]:
+        def is_primal(x: Any) -> bool:
+            return hasattr(x, "perturbed")
+
+        def tree(name: str) -> Any:
+            return jax.tree_util.tree_map(
+                lambda p: getattr(p, name), primals, is_leaf=is_primal
+            )
+
+        inputs, perturbed = tree("value"), tree("perturbed")
+        wanted = Wanted(
+            tuple(bool(p) for p in perturbed.params),
+            perturbed.t0,
+            perturbed.t1,
+            bool(any(jax.tree_util.tree_leaves(perturbed.ts))),
+        )
+        leaves, aux, residuals = program.forward(inputs)
+        return (leaves, aux), (inputs, residuals, _Static(wanted))
+
+    def reverse(residuals: Any, cotangents: Any) -> Any:
+        inputs, kept, static = residuals
+        wanted = static.value
+        cts = tuple(
+            jnp.zeros(x.shape, x.dtype) if isinstance(x, SymbolicZero) else x
+            for x in cotangents[0]
+        )
+        g = program.reverse(inputs, kept, cts, wanted)
+        params = tuple(
+            x if w else None for x, w in zip(g.params, wanted.params, strict=True)
+        )
+        t0, t1 = (x if w else None for x, w in ((g.t0, wanted.t0), (g.t1, wanted.t1)))
+        return (Inputs(g.y0, params, t0, t1, g.ts if wanted.ts else None),)
+
+    solve.defvjp(forward, reverse, symbolic_zeros=True)
+    return solve
+
+
+backend = JaxBackend()

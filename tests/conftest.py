@@ -1,0 +1,308 @@
+"""The one ``backend`` fixture: every array library behind one small harness.
+
+A test that takes ``backend`` runs once for each id of :data:`IDS`. A library or device that is
+missing skips with its reason, unless the id stands in ``RETROGRADE_REQUIRE`` (commas between
+ids), where its absence is an error. What a test needs it says by capability::
+
+    @pytest.mark.needs(Capability.HIGHER_ORDER)
+
+so there is no second list of what runs where. Fields are written once, against the namespace of
+the y that they are given: ``xp = backend.namespace(y)``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import retrograde as rg
+from retrograde._registry import adapter, backend_for
+from retrograde.backend import Capability
+
+IDS = ("numpy", "strict", "torch", "jax", "jax:jit", "cupy", "torch:cuda", "jax:cuda")
+REQUIRED = frozenset(filter(None, os.environ.get("RETROGRADE_REQUIRE", "").split(",")))
+if "jax:cuda" not in REQUIRED:
+    os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported: it looks at it only once
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*capabilities): skip backends without them")
+
+
+@pytest.fixture(params=IDS)
+def backend(request: pytest.FixtureRequest) -> Harness:
+    """One array library."""
+    harness = _harness(request.param)
+    for mark in request.node.iter_markers("needs"):
+        for capability in mark.args:
+            if capability not in harness.bk.capabilities:
+                pytest.skip(f"{harness.bk.name} has no {capability}")
+    return harness
+
+
+@pytest.fixture
+def reference() -> Harness:
+    """NumPy, to compare with."""
+    return _harness("numpy")
+
+
+class Gradient(NamedTuple):
+    """Values and gradients of one loss, as NumPy arrays in the trees of the inputs."""
+
+    ys: Any
+    y0: Any
+    args: Any
+    t0: Any = None
+    t1: Any = None
+    ts: Any = None
+
+
+class Harness:
+    """One array library: arrays in and out, and gradients as its users ask for them.
+
+    Attributes
+    ----------
+    bk : AbstractBackend
+    xp : namespace
+    jit : bool
+        Whether ``gradient`` and ``compiled`` go through ``jax.jit``.
+    """
+
+    jit = False
+
+    def __init__(self, bk: Any, xp: Any, device: Any = None) -> None:
+        self.bk, self.xp, self.device = bk, xp, device
+
+    @property
+    def eager(self) -> bool:
+        """Whether loops are Python's, so that calls of a field can be counted."""
+        return Capability.TRACED not in self.bk.capabilities
+
+    # --- arrays
+    def array(self, values: Any, dtype: str = "float64") -> Any:
+        """An array of this library, of a dtype given by its name."""
+        return self.xp.asarray(values, dtype=getattr(self.xp, dtype), device=self.device)
+
+    def to_numpy(self, tree: Any) -> Any:
+        """The same tree with NumPy arrays; what is no array stays."""
+        return self.map(self.one_to_numpy, tree)
+
+    def one_to_numpy(self, x: Any) -> Any:
+        return np.asarray(x)
+
+    def map(self, fn: Any, tree: Any) -> Any:
+        """``fn`` on every array of a tree."""
+        leaves, treedef = self.bk.flatten(tree)
+        return self.bk.unflatten(treedef, [fn(x) if self.bk.is_array(x) else x for x in leaves])
+
+    def namespace(self, x: Any) -> Any:
+        """The namespace to compute with: the array's own (it may record), or the library's."""
+        own = getattr(x, "__array_namespace__", None)
+        return self.xp if own is None else own()
+
+    def compiled(self, fn: Any) -> Any:
+        """``fn``, under jit where this backend is."""
+        return fn
+
+    def assert_close(
+        self, actual: Any, expected: Any, rtol: float = 1e-12, atol: float = 0.0
+    ) -> None:
+        """Library, device, dtype and shape as expected, and values within the tolerance.
+
+        ``actual`` is a tree of this library's arrays, ``expected`` one of NumPy arrays.
+        """
+        actual, expected = self.bk.flatten(actual)[0], _harness("numpy").bk.flatten(expected)[0]
+        assert len(actual) == len(expected)
+        home = self.bk.device_of(self.array(0.0))
+        for x, y in zip(actual, expected, strict=True):
+            assert self.bk.is_array(x), f"{type(x)} is no array of {self.bk.name}"
+            assert self.bk.device_of(x) == home
+            x, y = self.one_to_numpy(x), np.asarray(y)
+            assert (x.shape, x.dtype) == (y.shape, y.dtype)
+            np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
+
+    # --- gradients of Re <weights, ys>
+    def gradient(
+        self,
+        f: Any,
+        y0: Any,
+        t0: Any,
+        t1: Any,
+        args: Any = None,
+        weights: Any = None,
+        *,
+        times: bool = False,
+        **keywords: Any,
+    ) -> Gradient:
+        """ys, and the gradient of sum(weights * ys), the way users of this library get it.
+
+        Weights are a tree of NumPy arrays like ys, ones by default. ``times`` asks for t0, t1
+        and saved times too. Complex gradients are dL/da + i dL/db everywhere.
+        """
+        return self.solve_vjp(f, y0, t0, t1, args, weights, times=times, **keywords)
+
+    def solve_vjp(
+        self,
+        f: Any,
+        y0: Any,
+        t0: Any,
+        t1: Any,
+        args: Any = None,
+        weights: Any = None,
+        *,
+        times: bool = False,
+        **keywords: Any,
+    ) -> Gradient:
+        """The same by ``rg.solve_vjp``, which every library has."""
+        sol, pullback = rg.solve_vjp(f, y0, t0, t1, args, **keywords)
+        g = pullback(self.map(self._flip, self.cotangent(sol.ys, weights)))
+        g = self.to_numpy(
+            g._replace(y0=self.map(self._flip, g.y0), args=self.map(self._flip, g.args))
+        )
+        return Gradient(self.to_numpy(sol.ys), g.y0, g.args, *(g[2:] if times else ()))
+
+    def cotangent(self, ys: Any, weights: Any) -> Any:
+        """Weights as arrays of this library; ones by default."""
+        leaves, treedef = self.bk.flatten(ys)
+        given = [1.0] * len(leaves) if weights is None else _numpy_leaves(weights)
+        dtype = str(leaves[0].dtype).rpartition(".")[-1]
+        full = [
+            np.broadcast_to(w, tuple(x.shape)).tolist() for w, x in zip(given, leaves, strict=True)
+        ]
+        return self.bk.unflatten(treedef, [self.array(w, dtype) for w in full])
+
+    def _flip(self, x: Any) -> Any:
+        """From PyTorch's convention of complex cotangents to this library's, and back."""
+        return x
+
+    def _inputs(self, y0: Any, args: Any, t0: Any, t1: Any, ts: Any) -> tuple[list[Any], Any]:
+        """Flat inputs to differentiate, and the call that puts them back."""
+        bk = self.bk
+        leaves, treedef = bk.flatten((y0, args, t0, t1, ts))
+        where = [i for i, x in enumerate(leaves) if bk.is_array(x) and bk.floating(x)]
+
+        def rebuild(flat: Any, rest: Any = leaves) -> Any:
+            new = list(rest)
+            for i, x in zip(where, flat, strict=True):
+                new[i] = x
+            return bk.unflatten(treedef, new)
+
+        return [leaves[i] for i in where], rebuild
+
+    def _native(
+        self, f: Any, call: tuple[Any, ...], weights: Any, times: bool, keywords: Any
+    ) -> Any:
+        """``loss(flat) -> (loss, ys)`` of the flat inputs, and how gradients are read."""
+        y0, t0, t1, args = call
+        saveat = keywords.pop("saveat", None) or rg.SaveAt()
+        ts = saveat.ts
+        if times:
+            dtype = str(self.bk.real_dtype(self.bk.flatten(y0)[0][0])).rpartition(".")[-1]
+            t0, t1 = self.array(t0, dtype), self.array(t1, dtype)
+            ts = None if ts is None else self.array(ts, dtype)
+        flat, rebuild = self._inputs(y0, args, t0, t1, ts if times else None)
+
+        def loss(flat: Any) -> Any:
+            y0, args, t0, t1, at = rebuild(flat)
+            wish = dataclasses.replace(saveat, ts=ts if at is None else at)
+            ys = rg.solve(f, y0, t0, t1, args, saveat=wish, **keywords).ys
+            w = self.bk.flatten(self.cotangent(ys, weights))[0]
+            parts = zip(w, self.bk.flatten(ys)[0], strict=True)
+            return sum(self.xp.sum(self.xp.real(self.xp.conj(a) * y)) for a, y in parts), ys
+
+        def read(grads: Any) -> Gradient:
+            blank = [None] * len(self.bk.flatten((y0, args, t0, t1, ts if times else None))[0])
+            y, a, *rest = rebuild([self.one_to_numpy(self._flip(g)) for g in grads], blank)
+            return Gradient(None, y, a, *(rest if times else ()))
+
+        return flat, loss, read
+
+
+class TorchHarness(Harness):
+    """``loss.backward()``."""
+
+    def one_to_numpy(self, x: Any) -> Any:
+        return x.detach().cpu().numpy()
+
+    def gradient(self, f, y0, t0, t1, args=None, weights=None, *, times=False, **keywords):  # type: ignore[no-untyped-def]
+        flat, loss, read = self._native(f, (y0, t0, t1, args), weights, times, keywords)
+        flat = [x.detach().clone().requires_grad_() for x in flat]
+        value, ys = loss(flat)
+        value.backward()
+        grads = [self.xp.zeros_like(x) if x.grad is None else x.grad for x in flat]
+        return read(grads)._replace(ys=self.to_numpy(ys))
+
+
+class JaxHarness(Harness):
+    """``jax.value_and_grad``, under ``jax.jit`` where the id says so."""
+
+    def __init__(self, bk: Any, xp: Any, device: Any, jit: bool) -> None:
+        super().__init__(bk, xp, device)
+        self.jit = jit
+
+    def compiled(self, fn: Any) -> Any:
+        return importlib.import_module("jax").jit(fn) if self.jit else fn
+
+    def _flip(self, x: Any) -> Any:
+        return self.xp.conj(x) if self.bk.floating(x) == "complex" else x
+
+    def gradient(self, f, y0, t0, t1, args=None, weights=None, *, times=False, **keywords):  # type: ignore[no-untyped-def]
+        jax = importlib.import_module("jax")
+        flat, loss, read = self._native(f, (y0, t0, t1, args), weights, times, keywords)
+        (_, ys), grads = self.compiled(jax.value_and_grad(loss, has_aux=True))(flat)
+        return read(grads)._replace(ys=self.to_numpy(ys))
+
+
+class CupyHarness(Harness):
+    """Copies from the device."""
+
+    def one_to_numpy(self, x: Any) -> Any:
+        return x.get()
+
+
+def _numpy_leaves(tree: Any) -> list[Any]:
+    return _harness("numpy").bk.flatten(tree)[0]
+
+
+_found: dict[str, Harness | str] = {}
+
+
+def _harness(name: str) -> Harness:
+    """The harness of an id; skips (or fails, where it is required) if it is not to be had."""
+    if name not in _found:
+        try:
+            _found[name] = _make(name)
+        except (ImportError, RuntimeError) as error:
+            if name in REQUIRED:
+                raise
+            _found[name] = f"{name}: {error}"
+    found = _found[name]
+    if isinstance(found, str):
+        pytest.skip(found)
+    return found
+
+
+def _make(name: str) -> Harness:
+    library, _, where = name.partition(":")
+    xp: Any
+    if library == "strict":
+        xp = importlib.import_module("array_api_strict")
+        return Harness(backend_for(xp.asarray(0.0)), xp)
+    xp = importlib.import_module(library)
+    if library == "torch":
+        if where == "cuda" and not xp.cuda.is_available():
+            raise RuntimeError("no CUDA device")
+        return TorchHarness(adapter(library), xp, where or "cpu")
+    if library == "jax":
+        xp.config.update("jax_enable_x64", True)
+        device = xp.devices("cuda" if where == "cuda" else "cpu")[0]
+        return JaxHarness(adapter(library), xp.numpy, device, where == "jit")
+    if library == "cupy":
+        xp.cuda.runtime.getDeviceCount()
+        return CupyHarness(adapter(library), xp)
+    return Harness(adapter(library), xp)

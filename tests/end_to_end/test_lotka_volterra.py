@@ -1,0 +1,115 @@
+"""Lotka-Volterra, adaptive steps: gradients of all six inputs, from any number of slots.
+
+Held to each other (slots, libraries), to finite differences over the same accepted steps, and
+to the number of steps that the schedule says are executed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import retrograde as rg
+from retrograde import _schedules
+
+Y0, RATES = [1.0, 1.0], [1.5, 1.0, 3.0, 1.0]
+SPAN = (0.0, 20.0)
+KEYWORDS = {"rtol": 1e-8, "atol": 1e-8}
+SAVED = [0.0, 3.0, 7.5, 20.0]
+WEIGHTS = np.asarray([[0.3, -0.2], [1.0, 2.0], [0.5, 1.0], [2.0, 1.0]])
+SLOTS = [2, 3, 8, 64, None]
+COMPILED = [8, None]
+"""Each number of slots is a program of its own where loops are compiled (or strict)."""
+
+
+def field(backend):
+    def f(t, y, p):
+        xp = backend.namespace(y)
+        return xp.stack([p[0] * y[0] - p[1] * y[0] * y[1], p[3] * y[0] * y[1] - p[2] * y[1]])
+
+    return f
+
+
+def gradient(backend, slots, f=None):
+    y0, p = backend.array(Y0), backend.array(RATES)
+    adjoint = rg.RecursiveCheckpointAdjoint(slots)
+    saveat = rg.SaveAt(ts=SAVED)
+    f = f or field(backend)
+    return backend.gradient(f, y0, *SPAN, p, WEIGHTS, saveat=saveat, adjoint=adjoint, **KEYWORDS)
+
+
+@pytest.fixture(scope="module")
+def expected(request):
+    """NumPy's values with every state stored."""
+    from types import SimpleNamespace
+
+    plain = SimpleNamespace(namespace=lambda y: y.__array_namespace__())
+    keywords = {"saveat": rg.SaveAt(ts=SAVED), **KEYWORDS}
+    sol, pullback = rg.solve_vjp(field(plain), np.asarray(Y0), *SPAN, np.asarray(RATES), **keywords)
+    return sol, pullback(WEIGHTS)
+
+
+@pytest.mark.parametrize("slots", SLOTS)
+def test_every_library_and_number_of_slots_agrees(backend, expected, slots):
+    if slots not in COMPILED and backend.bk.name not in ("numpy", "torch"):
+        pytest.skip("two numbers of slots are enough where they are dear")
+    sol, g = expected
+    actual = gradient(backend, slots)
+    np.testing.assert_allclose(actual.ys, sol.ys, rtol=1e-9)
+    np.testing.assert_allclose(actual.y0, g.y0, rtol=1e-9)
+    np.testing.assert_allclose(actual.args, g.args, rtol=1e-9)
+
+
+@pytest.mark.parametrize("slots", SLOTS)
+def test_slots_do_not_change_a_bit(reference, expected, slots):
+    g = gradient(reference, slots)
+    assert np.array_equal(g.y0, expected[1].y0)
+    assert np.array_equal(g.args, expected[1].args)
+
+
+def test_gradient_agrees_with_differences_over_the_same_steps(reference, expected):
+    f, y0, p = field(reference), np.asarray(Y0), np.asarray(RATES)
+    steps = rg.solve(f, y0, *SPAN, p, saveat=rg.SaveAt(steps=True), **KEYWORDS).ts
+    controller = rg.StepTo((SPAN[0], *steps))
+
+    def loss(x):
+        sol = rg.solve(f, x[:2], *SPAN, x[2:], controller=controller, saveat=rg.SaveAt(ts=SAVED))
+        return np.sum(WEIGHTS * sol.ys)
+
+    x = np.concatenate([y0, p])
+    slopes = [(loss(x + d) - loss(x - d)) / 2e-6 for d in 1e-6 * np.eye(6)]
+    _, g = expected
+    np.testing.assert_allclose(np.concatenate([g.y0, g.args]), slopes, rtol=1e-7)
+
+
+@pytest.mark.parametrize("slots", SLOTS)
+def test_executed_steps_equal_the_closed_formula(reference, slots):
+    f, calls = field(reference), []
+
+    def counted(t, y, p):
+        calls.append(isinstance(y, np.ndarray))
+        return f(t, y, p)
+
+    adjoint = rg.RecursiveCheckpointAdjoint(slots)
+    y0, p = np.asarray(Y0), np.asarray(RATES)
+    sol, pullback = rg.solve_vjp(counted, y0, *SPAN, p, adjoint=adjoint, **KEYWORDS)
+    n = sol.stats["num_accepted_steps"]
+    calls.clear()
+    pullback(np.ones((1, 2)))
+    replayed = 0 if slots is None else _schedules.events(slots).extra_advances(n)
+    assert calls.count(True) == 6 * replayed  # tsit5 takes six evaluations
+    assert calls.count(False) == 6 * n
+
+
+def test_statistics_count_the_calls_of_f(reference):
+    f, calls = field(reference), []
+
+    def counted(t, y, p):
+        calls.append(t)
+        return f(t, y, p)
+
+    sol = rg.solve(counted, np.asarray(Y0), *SPAN, np.asarray(RATES), **KEYWORDS)
+    assert len(calls) - 1 == sol.stats["num_f_evals"]  # one call checks what f returns
+    assert sol.stats["num_steps"] == (
+        sol.stats["num_accepted_steps"] + sol.stats["num_rejected_steps"]
+    )
