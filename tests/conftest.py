@@ -45,7 +45,7 @@ def backend(request: pytest.FixtureRequest) -> Harness:
     return harness
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def reference() -> Harness:
     """NumPy, to compare with."""
     return _harness("numpy")
@@ -125,6 +125,10 @@ class Harness:
             x, y = self.one_to_numpy(x), np.asarray(y)
             assert (x.shape, x.dtype) == (y.shape, y.dtype)
             np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
+
+    def second(self, fn: Any, x: Any) -> tuple[Any, Any, Any]:
+        """Value and first two derivatives of ``fn(x) -> 0-d array`` at a 0-d array x."""
+        raise NotImplementedError
 
     # --- gradients of Re <weights, ys>
     def gradient(
@@ -226,6 +230,12 @@ class Harness:
 class TorchHarness(Harness):
     """``loss.backward()``."""
 
+    def second(self, fn: Any, x: Any) -> tuple[Any, Any, Any]:
+        x = x.detach().clone().requires_grad_()
+        value = fn(x)
+        first = self.xp.autograd.grad(value, x, create_graph=True)[0]
+        return value, first, self.xp.autograd.grad(first, x)[0]
+
     def one_to_numpy(self, x: Any) -> Any:
         return x.detach().cpu().numpy()
 
@@ -247,6 +257,11 @@ class JaxHarness(Harness):
 
     def compiled(self, fn: Any) -> Any:
         return importlib.import_module("jax").jit(fn) if self.jit else fn
+
+    def second(self, fn: Any, x: Any) -> tuple[Any, Any, Any]:
+        jax = importlib.import_module("jax")
+        first = jax.grad(fn)
+        return self.compiled(lambda x: (fn(x), first(x), jax.grad(first)(x)))(x)
 
     def _flip(self, x: Any) -> Any:
         return self.xp.conj(x) if self.bk.floating(x) == "complex" else x

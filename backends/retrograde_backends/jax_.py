@@ -18,6 +18,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from retrograde import _schedules
+from retrograde._errors import UnsupportedByBackend
 from retrograde._loops import FAR
 from retrograde._types import Inputs, Wanted
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
@@ -148,11 +149,7 @@ class JaxBackend(EagerBackend):
         return tuple(read_row(x, i) for x in buffer)
 
     def rows(self, layout: Any, buffer: Any, n: int, valid: Any) -> tuple[Any, ...]:
-        def fill(x: Any) -> Any:
-            there = (jnp.arange(n) < valid).reshape((n,) + (1,) * (x.ndim - 1))
-            return jnp.where(there, x[:n], jnp.inf)
-
-        return tuple(fill(x) for x in buffer)
+        return self.blank(tuple(x[:n] for x in buffer), valid)
 
     def ints(self, values: Sequence[int]) -> Any:
         return jnp.asarray(values, jnp.int32)
@@ -221,6 +218,50 @@ class JaxBackend(EagerBackend):
 
     def stop_gradient(self, x: Any) -> Any:
         return jax.lax.stop_gradient(x)
+
+    # --- DirectAdjoint
+    def direct_layout(self, layout: Any) -> Any:
+        return layout
+
+    def scan_states(self, n: Any, bound: int | None, advance: Any, y: Any) -> tuple[Any, Any]:
+        """A scan that jvp and vjp follow; steps behind n are skipped."""
+        if isinstance(n, int):
+            return jax.lax.scan(lambda y, i: (advance(i, y), y), y, jnp.arange(n))
+        if bound is None:
+            raise UnsupportedByBackend(
+                "`adjoint` is DirectAdjoint, and the number of steps is traced: pass `max_steps`."
+            )
+
+        def body(y: Any, i: Any) -> tuple[Any, Any]:
+            # clamped, so that a skipped step stays finite where vmap runs both branches
+            taken = jnp.minimum(i, jnp.maximum(n - 1, 0))
+            return jax.lax.cond(i < n, lambda: advance(taken, y), lambda: y), y
+
+        return jax.lax.scan(body, y, jnp.arange(bound, dtype=jnp.int32))
+
+    def map_rows(self, row: Callable[[Any], Any], count: int) -> tuple[Any, ...]:
+        return tuple(jax.vmap(row)(jnp.arange(count, dtype=jnp.int32)))
+
+    def look_state(self, states: Any, i: Any, n: Any = None, final: Any = None) -> Any:
+        last = states[0].shape[0] - 1
+        found = tuple(x[jnp.minimum(i, last)] for x in states)
+        if n is None:
+            return found
+        return tuple(jnp.where(i == n, a, b) for a, b in zip(final, found, strict=True))
+
+    def step_of(self, grid: Any, n: Any, t: Any) -> Any:
+        def earlier(i: Any) -> Any:
+            start, h = grid.step(i)
+            return (t - start) * h > 0
+
+        return jax.lax.fori_loop(0, n, lambda i, at: jnp.where(earlier(i), i, at), 0)
+
+    def blank(self, rows: tuple[Any, ...], n: Any) -> tuple[Any, ...]:
+        def fill(x: Any) -> Any:
+            there = (jnp.arange(x.shape[0]) < n).reshape((-1,) + (1,) * (x.ndim - 1))
+            return jnp.where(there, x, jnp.inf)
+
+        return tuple(fill(x) for x in rows)
 
     def tape_bytes(self, vjp: Any, t: Any, y: Any) -> tuple[int, Any]:
         shapes = jax.eval_shape(vjp.linearise, t, y, vjp.chosen(vjp.params))

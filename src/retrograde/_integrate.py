@@ -191,7 +191,7 @@ class ForwardLoop:
         t0, t1 = clock.real(inputs.t0), clock.real(inputs.t1)
         order = self.solver.error_order
         controller: Any = self.controller
-        k0 = field(layout.time(t0), inputs.y0)
+        k0 = tuple(1.0 * k for k in field(layout.time(t0), inputs.y0))  # f may reuse its buffers
         h0 = controller.first_step(clock, layout, field, self.scale, (t0, t1, inputs.y0, k0), order)
         k0 = k0 if self.solver.keeps_slope else None
         attempt, error2, land, select = sweep.attempt, sweep.error2, clock.land, clock.select
@@ -201,14 +201,16 @@ class ForwardLoop:
 
         def body(s: Any) -> Any:
             t, h, _, memory, y, k0, n, tries, times, rows = s
-            t_new, h = land(t, h, t1)
-            y1, k1, kept = attempt(t, h, y, k0)
+            t_new, step = land(t, h, t1)
+            y1, k1, kept = attempt(t, step, y, k0)
             e2 = error2(y1)
+            # (t + h) - t may be above h by rounding: then a forced smallest step is still one (T16)
+            h = clock.where(abs(step) < abs(h), step, h)
             ok, h_next, memory = adapt(e2, h, memory)
             if record:
                 times = clock.record(times, n, t_new, ok)
             if collect is not None:
-                rows = collect(rows, ok, ts, (t, t_new, h, y1), n, sweep, emit)
+                rows = collect(rows, ok, ts, (t, t_new, step, y1), n, sweep, emit)
             t, y, k0, n = select(ok, (t_new, y1, k1, n + 1), (t, y, kept, n))
             return t, h_next, e2, memory, y, k0, n, tries + 1, times, rows
 

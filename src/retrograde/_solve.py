@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ._adjoints import AbstractAdjoint, find_adjoint
+from ._adjoints import AbstractAdjoint, DirectAdjoint, find_adjoint
 from ._errors import InputError, SolveFailed
 from ._planner import Plan, budget_bytes, make_plan, probe
 from ._setup import prepare
@@ -70,8 +70,9 @@ class Program:
 
     def primal(self, inputs: Inputs) -> tuple[Any, Any]:
         """(output leaves, what else the solve tells)."""
-        if self.adjoint.differentiable:
-            return self.forward(inputs)[:2]
+        if isinstance(self.adjoint, DirectAdjoint):
+            leaves, final = self.adjoint.primal(self.loop, inputs)
+            return leaves, self._aux(inputs, final)
         return self._result(inputs, self.loop.march(inputs))
 
     def forward(self, inputs: Inputs) -> tuple[Any, Any, Any]:
@@ -85,9 +86,11 @@ class Program:
 
     def _result(self, inputs: Inputs, final: Any) -> tuple[Any, Any]:
         loop = self.loop
-        leaves = loop.output_leaves(inputs, final)
-        times = loop.output_times(inputs, final)
-        return leaves, (times, final.n, final.tries, final.status, final.t)
+        return loop.output_leaves(inputs, final), self._aux(inputs, final)
+
+    def _aux(self, inputs: Inputs, final: Any) -> tuple[Any, ...]:
+        times = self.loop.output_times(inputs, final)
+        return times, final.n, final.tries, final.status, final.t
 
 
 def solve(

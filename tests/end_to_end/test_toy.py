@@ -98,7 +98,7 @@ def test_field_is_called_as_often_as_the_closed_formula_says(reference, slots):
 def kept_bytes(root, bk, known):
     """Bytes of each buffer (array or record of times) that an object keeps alive, but known ones.
 
-    A view counts as all of the buffer that it looks into.
+    A view counts as all of the buffer that it looks into; 0-d arrays are statistics.
     """
     skip = (types.ModuleType, type, types.BuiltinFunctionType)
     sizes, seen, stack = {}, set(), [root]
@@ -109,7 +109,7 @@ def kept_bytes(root, bk, known):
         seen.add(id(x))
         if isinstance(x, array):
             sizes[id(x)] = x.itemsize * len(x)
-        elif bk.is_array(x):
+        elif bk.is_array(x) and x.ndim:
             sizes.update([_buffer(x, bk)])
         elif isinstance(x, types.FunctionType):  # its globals are its module's
             stack += [cell.cell_contents for cell in x.__closure__ or ()]

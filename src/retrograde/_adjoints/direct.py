@@ -8,11 +8,14 @@ be differentiated again: jvp, Hessians, gradients of gradients.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .._errors import UnsupportedByBackend
-from .._types import Inputs, Wanted
+from .._spaces import ListStages
+from .._types import Array, Inputs, State, Wanted
+from ..backend import Capability
 from .base import AbstractAdjoint
 
 __all__ = ["DirectAdjoint"]
@@ -24,24 +27,122 @@ class DirectAdjoint(AbstractAdjoint):
 
     Notes
     -----
-    Takes one more forward sweep than a solve. Memory: one tape a step (in traced libraries a
-    tape of each of max_steps steps).
+    Takes one more forward sweep than a solve, and for each saved time inside the solve one more
+    step. Memory: one tape a step (in traced libraries, a tape for each of max_steps steps).
     """
 
     accuracy: ClassVar[str] = "exact"
     differentiable: ClassVar[bool] = True
 
-    def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
-        """Solve by differentiable operations alone."""
+    def primal(self, loop: Any, inputs: Inputs) -> tuple[tuple[Array, ...], Any]:
+        """(output leaves, where the march ended), by differentiable operations alone."""
         bk = loop.bk
+        if Capability.DIRECT not in bk.capabilities:
+            raise UnsupportedByBackend(
+                f"`adjoint` is DirectAdjoint, but {bk.name} has no autodiff; use adjoint='auto' "
+                "or RecursiveCheckpointAdjoint()."
+            )
         constant = bk.stop_gradient(inputs)
         final = loop.march(constant, None, record=loop.adaptive)
-        return bk.differentiable_march(loop, inputs, final), None
+        again = _Again(loop, inputs, constant, final)
+        return again.rows(), final
+
+    def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
+        raise AssertionError("a differentiable adjoint has no forward of its own")
 
     def reverse(
         self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted
     ) -> Inputs:
-        raise UnsupportedByBackend(
-            f"`DirectAdjoint` needs a library with autodiff, and {loop.bk.name} has none; use "
-            "`adjoint='auto'` or RecursiveCheckpointAdjoint()."
+        raise AssertionError("a differentiable adjoint has no reverse of its own")
+
+
+class _Again:
+    """The accepted steps of a finished march, taken again under autodiff."""
+
+    def __init__(self, loop: Any, inputs: Inputs, constant: Inputs, final: Any) -> None:
+        self.loop, self.bk, self.inputs, self.final = loop, loop.bk, inputs, final
+        self.grid = loop.grid(constant, final)
+        self.layout = self.bk.direct_layout(loop.layout)
+        self.leaves = tuple(loop.layout.unpack(inputs.y0))
+        self.field = loop.problem.bind_leaves(inputs.params)
+        # zeros that carry the derivatives of t0 and t1
+        self.t0 = inputs.t0 - constant.t0
+        self.t1 = inputs.t1 - constant.t1
+
+    def rows(self) -> tuple[Array, ...]:
+        """All output rows."""
+        out, bk, inputs = self.loop.outputs, self.bk, self.inputs
+        final, states = bk.scan_states(
+            self.final.n, self.loop.max_steps, self._advance, self.leaves
         )
+        parts = [[self._emit(inputs.t0, self.leaves)]] if out.saveat.t0 else []
+        blocks = [_stack(bk, part) for part in parts]
+        if out.inside == "ts":
+            blocks.append(bk.map_rows(lambda j: self._at(j, states), out.count))
+        elif out.inside:
+            blocks.append(self._step_rows(states, final))
+        if out.saveat.final:
+            blocks.append(_stack(bk, [self._emit(inputs.t1, final)]))
+        if len(blocks) == 1:
+            return blocks[0]
+        return tuple(bk.xp.concat(leaves, axis=0) for leaves in zip(*blocks, strict=True))
+
+    def _step(self, i: Any) -> tuple[Any, Any]:
+        """Start and size of step i, with their derivatives."""
+        t, h = self.grid.step(i)
+        where = self.loop.clock.where
+        first, last = i == 0, i + 1 == self.final.n
+        if self.grid.shifts:
+            return t + self.t0, h + where(last, self.t1 - self.t0, 0.0)
+        start = where(first, self.t0, 0.0)
+        return t + start, h - start + where(last, self.t1, 0.0)
+
+    def _sweep(self) -> Any:
+        return self.loop.solver.forward_sweep(_ListForms(self.bk), self.layout, self.field)
+
+    def _advance(self, i: Any, y: State) -> State:
+        return self._sweep().advance(*self._step(i), y)
+
+    def _emit(self, t: Any, leaves: Sequence[Array]) -> tuple[Array, ...]:
+        fn = self.loop.outputs.saveat.fn
+        if fn is None:
+            return tuple(leaves)
+        call = self.loop.problem.bind_output(fn, self.inputs.params)
+        return tuple(call(self.layout.time(t), leaves))
+
+    def _at(self, j: Any, states: Any) -> tuple[Array, ...]:
+        """The row of saved time j: its step once more, then the interpolant."""
+        bk = self.bk
+        at = bk.look(self.inputs.ts, j)
+        i = bk.step_of(self.grid, self.final.n, bk.stop_gradient(at))
+        t, h = self._step(i)
+        sweep = self._sweep()
+        y = bk.look_state(states, i)
+        k0 = sweep.first(t, y)
+        sweep.attempt(t, h, y, k0)
+        return self._emit(at, sweep.interpolate((at - t) / h))
+
+    def _step_rows(self, states: Any, final: State) -> tuple[Array, ...]:
+        """Rows of the steps' ends: the state before the next step, and the last."""
+        bk, n = self.bk, self.final.n
+
+        def row(i: Any) -> tuple[Array, ...]:
+            t, h = self._step(i)
+            return self._emit(t + h, bk.look_state(states, i + 1, n, final))
+
+        rows = bk.map_rows(row, self.loop.rows_inside(self.final))
+        return bk.blank(rows, n)  # type: ignore[no-any-return]
+
+
+class _ListForms:
+    """A backend whose stages are sums of arrays, which any autodiff can follow."""
+
+    def __init__(self, bk: Any) -> None:
+        self.bk = bk
+
+    def stages(self, layout: Any, tableau: Any, scale: Any = None) -> Any:
+        return ListStages(layout, tableau, scale)
+
+
+def _stack(bk: Any, rows: Sequence[Sequence[Array]]) -> tuple[Array, ...]:
+    return tuple(bk.xp.stack([row[i] for row in rows]) for i in range(len(rows[0])))

@@ -81,6 +81,7 @@ class StepPull:
 
     def finish(self, carry: PullCarry) -> Inputs:
         """Cotangents of the inputs, after the last pull."""
+        carry = self._time_of_no_step(carry) if self.wanted.time else carry
         t0, y0 = self.clock.real(self.inputs.t0), self.inputs.y0
         if self.out.inside == "ts":
             carry = self._rows_at_start(carry, t0, y0)
@@ -91,8 +92,20 @@ class StepPull:
             carry = carry._replace(g=g, params=params, t0=carry.t0 + ct_t)
         return Inputs(carry.g, self.vjp.finish(carry.params), carry.t0, carry.t1, carry.ts)
 
+    def _time_of_no_step(self, carry: PullCarry) -> PullCarry:
+        """Where t0 is t1, no step tells the time derivatives: dy/dt1 = f, dy/dt0 = -f."""
+        where, none = self.clock.where, self.n == 0
+        t0 = self.layout.time(self.clock.real(self.inputs.t0))
+        if none is False:
+            return carry
+        k, _ = self.vjp(t0, self.inputs.y0)
+        d = self.layout.inner(carry.g, self.layout.pack(k))
+        return carry._replace(
+            t0=where(none, carry.t0 - d, carry.t0), t1=where(none, carry.t1 + d, carry.t1)
+        )
+
     def _rows_at_start(self, carry: PullCarry, t0: Scalar, y0: State) -> PullCarry:
-        """Rows saved before the first step: their cotangents go to y0 and to ts."""
+        """Rows of a solve without steps: their cotangents go to y0."""
 
         def body(c: PullCarry) -> PullCarry:
             j = c.row - 1
@@ -140,7 +153,7 @@ class StepPull:
         return (
             self._step_row(i, t, h, carry)
             if self.out.inside == "steps"
-            else self._time_rows(t, h, carry)
+            else self._time_rows(i, t, h, carry)
         )
 
     def _step_row(self, i: Any, t: Scalar, h: Scalar, carry: PullCarry) -> Any:
@@ -157,14 +170,16 @@ class StepPull:
 
         return sources
 
-    def _time_rows(self, t: Scalar, h: Scalar, carry: PullCarry) -> Any:
+    def _time_rows(self, i: Any, t: Scalar, h: Scalar, carry: PullCarry) -> Any:
         """The rows of saved times inside the step, by its interpolant."""
         bk, layout, out, wanted = self.bk, self.layout, self.out, self.wanted
         times, real = self.inputs.ts, self.clock.real
 
         def mine(s: Any) -> Any:
             j = bk.pick(s[0] > 0, s[0] - 1, 0)
-            return self.clock.both(s[0] > 0, (bk.look(times, j) - t) * h > 0)
+            both, either = self.clock.both, self.clock.either
+            # a row at t0 itself belongs to the first step, whose slope is its derivative
+            return both(s[0] > 0, either(i == 0, (bk.look(times, j) - t) * h > 0))
 
         def sources(sweep: Any, g: State, params: Any) -> tuple[Any, ...]:
             def body(s: Any) -> Any:

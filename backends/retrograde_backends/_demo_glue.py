@@ -1,0 +1,37 @@
+"""What the demo needs of a library beyond the array API: double precision, jit, and NumPy."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+__all__ = ["compiled", "double_precision", "to_numpy"]
+
+
+def double_precision(name: str) -> contextlib.AbstractContextManager[Any]:
+    """A context in which the library computes with float64 (JAX does so only when asked)."""
+    if name != "jax":
+        return contextlib.nullcontext()
+    jax: Any = importlib.import_module("jax")
+    return jax.enable_x64(True)  # type: ignore[no-any-return]
+
+
+def compiled(name: str, fn: Callable[[Any], Any], like: Any) -> Callable[[Any], Any]:
+    """fn of an array like ``like``, compiled where the library compiles."""
+    if name != "jax":
+        return fn
+    jax: Any = importlib.import_module("jax")
+    return jax.jit(fn).lower(like).compile()  # type: ignore[no-any-return]
+
+
+def to_numpy(x: Any) -> Any:
+    """An array of any library as one of NumPy, on the host."""
+    if hasattr(x, "get"):  # CuPy
+        return x.get()
+    if hasattr(x, "detach"):  # PyTorch
+        x = x.detach().cpu()
+    return np.asarray(x)

@@ -1,0 +1,95 @@
+"""PyTorch's account of live memory: storages seen by a dispatch mode, or CUDA's own peak.
+
+On the CPU PyTorch keeps no statistics. A :class:`LiveStorages` sees the result of every
+operation, C++ autograd's included, and follows each new storage by a weak reference until it
+dies. Memory that one operation takes and returns inside itself is not seen.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+__all__ = ["LiveStorages", "peak_gradient_bytes"]
+
+
+class LiveStorages(TorchDispatchMode):
+    """Follows the storages made while it is active.
+
+    Attributes
+    ----------
+    live, peak : int [bytes]
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: dict[int, tuple[Any, int]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = {
+            x.untyped_storage()._cdata
+            for x in tree_leaves((args, kwargs))
+            if isinstance(x, torch.Tensor)
+        }
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, torch.Tensor):
+                self._follow(x.untyped_storage(), given)
+        return out
+
+    def _follow(self, storage: Any, given: set[int]) -> None:
+        """Count a storage that is new here: neither known nor an operand made elsewhere."""
+        key = storage._cdata
+        if key in self._known or key in given:
+            return
+
+        def died(_: Any) -> None:
+            self.live -= self._known.pop(key)[1]
+
+        size = storage.nbytes()
+        self._known[key] = (weakref.ref(storage, died), size)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+
+def peak_gradient_bytes(
+    forward: Callable[..., Any], gradient: Callable[..., Any], *arguments: Any
+) -> tuple[int, str]:
+    """Peak bytes of ``gradient(*arguments)`` beyond those of ``forward``, and the source."""
+    device = next((x.device for x in arguments if isinstance(x, torch.Tensor)), None)
+    cuda = device is not None and device.type == "cuda"
+    measure = _cuda_peak if cuda else _cpu_peak
+    peaks = [measure(fn, arguments) for fn in (forward, gradient)]
+    source = "torch.cuda.max_memory_allocated" if cuda else "live storages of PyTorch"
+    return peaks[1] - peaks[0], source
+
+
+def _cpu_peak(fn: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
+    fn(*arguments)
+    gc.collect()
+    with LiveStorages() as storages:
+        result = fn(*arguments)
+    del result
+    return storages.peak
+
+
+def _cuda_peak(fn: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
+    fn(*arguments)
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    result = fn(*arguments)
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated()
+    del result
+    return peak - before
