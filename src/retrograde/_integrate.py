@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ._controllers import AbstractController, ConstantGrid, ConstantSteps, GivenGrid, StepTo
 from ._loops import Slots, Stored, march, march_counted
 from ._problem import Problem
+from ._progress import reporter
 from ._saveat import Outputs
 from ._solution import Status
 from ._solvers import AbstractSolver
@@ -85,6 +86,7 @@ class ForwardLoop:
         self.count = count
         self.clock = self.bk.clock(problem.layout)
         self.progress: Any = False
+        self.watch: Any = None
 
     @property
     def layout(self) -> Any:
@@ -99,11 +101,26 @@ class ForwardLoop:
     # --- marches
     def march(self, inputs: Inputs, slots: Slots | None = None, *, record: bool = False) -> Final:
         """Solve from t0 to t1; store states by ``slots``, record accepted times if asked."""
+        if self.progress:
+            return self._with_progress(inputs, slots, record)
         inside = self._rows_at_start(inputs)
         record = record or self.outputs.inside == "steps"
         if self.adaptive:
             return self._march_adaptive(inputs, inside, slots, record)
         return self._march_grid(inputs, inside, slots)
+
+    def _with_progress(self, inputs: Inputs, slots: Slots | None, record: bool) -> Final:
+        """The same march, reported once; replays are not."""
+        report, close = reporter(self.progress)
+        self.progress, start, span = False, float(inputs.t0), float(inputs.t1) - float(inputs.t0)
+        self.watch = lambda t: report((t - start) / span if span else 1.0)
+        try:
+            final = self.march(inputs, slots, record=record)
+            self.watch(final.t)
+        finally:
+            self.watch = None
+            close()
+        return final
 
     def grid(self, inputs: Inputs, final: Final | None = None) -> Any:
         """Start and size of every accepted step."""
@@ -158,6 +175,11 @@ class ForwardLoop:
             rows = out.collect(rows, clock.yes, inputs.ts, (t, t + h, h, y1), i, sweep, emit)
             return y1, k1, rows
 
+        def watched(i: Any, s: Any) -> Any:
+            self.watch(grid.step(i)[0])
+            return step(i, s)
+
+        step = saving if out.inside else plain
         start: tuple[Any, ...] = (inputs.y0,)
         if out.inside:
             t0 = clock.real(inputs.t0)
@@ -166,21 +188,35 @@ class ForwardLoop:
             bk,
             grid.count,
             start,
-            saving if out.inside else plain,
+            watched if self.watch else step,
             lambda s: s[0],
             slots,
             self.layout,
         )
-        y, n = s[0], grid.count
+        y, n, t = s[0], grid.count, clock.real(inputs.t1)
         inside = s[2] if out.inside else inside
         finite = self.layout.finite(y)
         status = clock.where(finite, int(Status.converged), int(Status.non_finite))
-        t = clock.real(inputs.t1)
-        if isinstance(self.controller, ConstantSteps) and self.max_steps is not None:
+        if not clock.traced and not finite:
+            y, n, t = self._last_finite(inputs.y0, grid, sweep)
+        elif isinstance(self.controller, ConstantSteps) and self.max_steps is not None:
             full = n == clock.steps(clock.real(inputs.t0), t, grid.dt)
             status = clock.where(full, status, int(Status.max_steps))
             t = clock.where(full, t, grid.t0 + n * grid.dt)
         return Final(y, t, n, n, status, inside, None, stored)
+
+    def _last_finite(self, y: State, grid: Any, sweep: Any) -> tuple[State, int, float]:
+        """State, index and time before the first step that gives nan or inf, found by replay.
+
+        Only a solve that failed pays for it; nan lasts, so one look at the end tells of it.
+        """
+        for i in range(grid.count):
+            t, h = grid.step(i)
+            y1 = sweep.advance(t, h, y)
+            if not self.layout.finite(y1):
+                return y, i, t
+            y = y1
+        raise AssertionError("the replay of a failed march did not fail")
 
     def _march_adaptive(
         self, inputs: Inputs, inside: Any, slots: Slots | None, record: bool
@@ -218,11 +254,16 @@ class ForwardLoop:
             left = 1 if limit is None else limit - s[7]
             return clock.running(s[0], t1, s[1], floor, left)
 
+        def watched(s: Any) -> Any:
+            self.watch(s[0])
+            return body(s)
+
+        step = watched if self.watch else body
         times = clock.record_new(t0, limit) if record else ()
         zero = clock.count(0)
         e2, memory = clock.real(0.0), controller.init(clock)
         start = (t0, h0, e2, memory, inputs.y0, k0, zero, zero, times, inside)
-        s, stored = march(bk, start, body, running, lambda s: (s[6], s[4]), slots, layout)
+        s, stored = march(bk, start, step, running, lambda s: (s[6], s[4]), slots, layout)
         t, _, e2, _, y, _, n, tries, times, inside = s
         status = self._why(t, t1, e2, tries)
         return Final(y, t, n, tries, status, inside, times, stored)

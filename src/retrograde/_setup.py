@@ -11,7 +11,7 @@ from typing import Any
 
 from ._clocks import step_count
 from ._controllers import AbstractController, ConstantSteps, PIDController, StepTo
-from ._errors import InputError
+from ._errors import InputError, UnsupportedByBackend
 from ._integrate import ForwardLoop
 from ._problem import Problem
 from ._registry import backend_for, backend_of
@@ -46,6 +46,11 @@ def prepare(f: Any, y0: Tree, t0: Any, t1: Any, args: Tree, options: Any) -> tup
     if bk.concrete(problem.layout.finite(problem.y0)) == 0:
         raise InputError("`y0` holds nan or inf; every element must be finite.")
     bk.capture(problem, t0 if start is None else start)
+    if options.progress and Capability.TRACED in bk.capabilities:
+        raise UnsupportedByBackend(
+            f"`progress` is set, but a solve on {bk.name} is one compiled program that reports "
+            "nothing on the way; leave it out."
+        )
     max_steps = _max_steps(bk, options.max_steps, controller)
     count = _count(bk, controller, start, end)
     saveat = options.saveat if options.saveat is not None else SaveAt()

@@ -193,8 +193,7 @@ def solve(
         chosen = the_plan.adjoint
     assert chosen is not None
     loop.progress = progress
-    with bk.quiet():
-        leaves, aux = bk.differentiate(Program(loop, chosen), inputs)
+    leaves, aux = bk.differentiate(Program(loop, chosen), inputs)
     return _solution(loop, leaves, aux, the_plan, throw)
 
 
@@ -248,7 +247,7 @@ def solve_vjp(
     solution = _solution(loop, leaves, aux, the_plan, options.throw)
 
     def pullback(cotangent: Tree) -> Gradients:
-        cts = pull(_cotangent_leaves(loop, leaves, cotangent))
+        cts = pull(_cotangent_leaves(loop, leaves, solution, cotangent))
         time = problem.layout.time
         ts = bk.times_array(cts.ts, problem.layout) if loop.outputs.inside == "ts" else None
         return Gradients(
@@ -306,11 +305,14 @@ def _solution(loop: Any, leaves: Any, aux: Any, the_plan: Plan | None, throw: bo
     """Wrap; raise where the status is known and bad."""
     bk, out, solver = loop.bk, loop.outputs, loop.solver
     times, n, tries, status, t = aux
+    n, tries, t = bk.number(n), bk.number(tries), bk.number(t)
+    if out.inside == "steps" and isinstance(n, int):  # drop a traced buffer's unused rows
+        rows = n + out.saveat.t0
+        times, leaves = times[:rows], tuple(x[:rows] for x in leaves)
     if out.saveat.fn is None:
         ys = loop.problem.tree(leaves)
     else:
         ys = bk.unflatten(out.treedef, leaves)
-    n, tries, t = bk.number(n), bk.number(tries), bk.number(t)
     first = 0 if not loop.adaptive else 1 if loop.controller.dt0 is not None else 2
     evals = first + tries * solver.evaluations
     stats = {
@@ -328,15 +330,21 @@ def _solution(loop: Any, leaves: Any, aux: Any, the_plan: Plan | None, throw: bo
     return solution
 
 
-def _cotangent_leaves(loop: Any, leaves: Any, cotangent: Tree) -> tuple[Array, ...]:
-    """Leaves of a cotangent, checked against the solution's."""
-    given = loop.bk.flatten(cotangent)[0]
-    if len(given) != len(leaves) or any(
-        tuple(a.shape) != tuple(b.shape) for a, b in zip(given, leaves, strict=True)
-    ):
+def _cotangent_leaves(
+    loop: Any, leaves: Any, solution: Solution, cotangent: Tree
+) -> tuple[Array, ...]:
+    """Leaves of a cotangent, checked against the solution's and as long as the program's rows."""
+    bk, xp = loop.bk, loop.bk.xp
+    given, own = bk.flatten(cotangent)[0], bk.flatten(solution.ys)[0]
+    if [tuple(x.shape) for x in given] != [tuple(x.shape) for x in own]:
         raise InputError(
             f"the cotangent has leaves of shape {[tuple(x.shape) for x in given]}, but `sol.ys` "
-            f"has {[tuple(x.shape) for x in leaves]}; make them equal."
+            f"has {[tuple(x.shape) for x in own]}; make them equal."
         )
-    return tuple(given)
+
+    def pad(x: Array, full: Array) -> Array:
+        missing = full.shape[0] - x.shape[0]
+        return xp.concat([x, xp.zeros_like(full[:missing])], axis=0) if missing else x
+
+    return tuple(pad(x, full) for x, full in zip(given, leaves, strict=True))
 

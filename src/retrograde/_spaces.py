@@ -13,7 +13,7 @@ doi:10.1007/s002110000178; Sanz-Serna 2016, doi:10.1137/151002769).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._types import Array, Scalar, State
@@ -171,6 +171,11 @@ class ListStages:
     def time(self, i: int) -> Array:
         """t + c_i h as f is given it."""
         return self.layout.time(self.t + self.c[i] * self.h)
+
+    def evaluate(self, field: Callable[[Array, State], Any], low: int, high: int) -> None:
+        """Stages low, ..., high - 1: combine, call f, put."""
+        for i in range(low, high):
+            self.put(i, field(self.time(i), self.combine(i)))
 
     def combine(self, i: int) -> State:
         """Y_i, a fresh state that f may keep."""

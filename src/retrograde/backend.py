@@ -14,10 +14,12 @@ A hook that a library can't honour is absent from ``capabilities`` and raises
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import enum
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 from . import _schedules
@@ -202,7 +204,16 @@ class EagerBackend(AbstractBackend):
     def flatten(self, tree: Tree) -> tuple[list[Any], Any]:
         import optree  # loading it takes longer than the rest of the package
 
-        return optree.tree_flatten(tree, namespace="retrograde")  # type: ignore[return-value]
+        leaves, treedef = optree.tree_flatten(tree, namespace="retrograde")
+        new = {type(x) for x in leaves if dataclasses.is_dataclass(x) and not isinstance(x, type)}
+        new = {kind for kind in new if not hasattr(kind, "__array_namespace__")}
+        if new:
+            for kind in new:
+                optree.register_pytree_node(
+                    kind, _open_dataclass, partial(_close_dataclass, kind), namespace="retrograde"
+                )
+            return self.flatten(tree)
+        return leaves, treedef
 
     def unflatten(self, treedef: Any, leaves: Iterable[Any]) -> Tree:
         return treedef.unflatten(leaves)
@@ -411,7 +422,8 @@ class EagerBackend(AbstractBackend):
         )
 
     def differentiate(self, program: Any, inputs: Any) -> Any:
-        return program.primal(inputs)
+        with self.quiet():
+            return program.primal(inputs)
 
     def run_forward(self, program: Any, inputs: Any) -> Any:
         """``program.forward(inputs)``, compiled where the library compiles."""
@@ -475,6 +487,18 @@ class EagerBackend(AbstractBackend):
 
     def memory(self, like: Array | None = None) -> MemoryInfo:
         return MemoryInfo(*host_memory())
+
+
+def _open_dataclass(x: Any) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+    names = tuple(f.name for f in dataclasses.fields(x))
+    return tuple(getattr(x, name) for name in names), names
+
+
+def _close_dataclass(kind: type, names: tuple[str, ...], values: Iterable[Any]) -> Any:
+    x = object.__new__(kind)  # not __init__: the values may be cotangents, or None
+    for name, value in zip(names, values, strict=True):
+        object.__setattr__(x, name, value)
+    return x
 
 
 class _DirectLayout(ListLayout):

@@ -43,7 +43,8 @@ class DirectAdjoint(AbstractAdjoint):
                 "or RecursiveCheckpointAdjoint()."
             )
         constant = bk.stop_gradient(inputs)
-        final = loop.march(constant, None, record=loop.adaptive)
+        with bk.quiet():
+            final = loop.march(constant, None, record=loop.adaptive)
         again = _Again(loop, inputs, constant, final)
         return again.rows(), final
 

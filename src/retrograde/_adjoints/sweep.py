@@ -135,13 +135,15 @@ class StepPull:
         """Reverse step i from the state before it."""
         t, h = self.grid.step(i)
         sources = self._sources(i, t, h, carry) if self.inside else None
-        step, extra = self.sweep.pull(t, h, y, carry.g, carry.params, sources)
+        last = i + 1 == self.n
+        moved = last if self.grid.shifts else i == 0
+        # the step's size matters where it depends on t0 or t1; a traced index may be any
+        size = self.wanted.time and (self.clock.traced or last or moved)
+        step, extra = self.sweep.pull(t, h, y, carry.g, carry.params, sources, size)
         row, ts, fn_t1, fn_t0 = extra or (carry.row, carry.ts, 0.0, 0.0)
         t0, t1 = carry.t0, carry.t1
         if self.wanted.time:
             where, zero = self.clock.where, 0.0
-            last = i + 1 == self.n
-            moved = last if self.grid.shifts else i == 0
             inner = step.t if self.grid.shifts else zero
             t0 = t0 + where(moved, step.t - step.h, inner) + fn_t0
             t1 = t1 + where(last, step.h, zero) + fn_t1

@@ -72,13 +72,25 @@ class Objective:
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """Sums of squares, shape (starts,), and gradients of their logarithms, (6, starts)."""
         xp = self.xp
+        solution, pull = self._solve_vjp(x)
+        residuals = solution.ys - self.data.logs[:, :, None]
+        squares = xp.sum(residuals * residuals, axis=(0, 1))
+        return squares, pull(2.0 * residuals / squares)
+
+    def pull(self, x: Array, weights: Array) -> Array:
+        """Gradient of sum(weights * curves(x)): the solve's part of the gradient alone."""
+        return self._solve_vjp(x)[1](weights)
+
+    def _solve_vjp(self, x: Array) -> tuple[Any, Any]:
         y0, rates = self.split(x)
         call = (self.field, y0, 0.0, SPAN, rates)
         solution, pullback = solve_vjp(*call, memory=self.memory, **self.keywords)
-        residuals = solution.ys - self.data.logs[:, :, None]
-        squares = xp.sum(residuals * residuals, axis=(0, 1))
-        g = pullback(2.0 * residuals / squares)
-        return squares, xp.concat((g.args * rates, g.y0), axis=0)
+
+        def pull(cotangent: Array) -> Array:
+            g = pullback(cotangent)
+            return self.xp.concat((g.args * rates, g.y0), axis=0)
+
+        return solution, pull
 
     def curves(self, x: Array, years: Array | None = None) -> Array:
         """Log counts at the years of the series, or at others, shape (years, 2, starts)."""

@@ -61,7 +61,8 @@ def _bytes(axes: Any, np: Any, x0: Any, budget: int, memory: str) -> None:
         return Objective(backend, memory, field=field)
 
     alone = traced_peak(Objective(backend, memory).curves, x0)
-    live = np.asarray(live_bytes(lambda mark: watched(mark)(x0))) / 1024
+    weights = np.ones((*Objective(backend, memory).data.logs.shape, x0.shape[1]))
+    live = np.asarray(live_bytes(lambda mark: watched(mark).pull(x0, weights))) / 1024
     axes.fill_between(np.arange(live.size), live, step="mid", alpha=0.3)
     axes.plot(live, drawstyle="steps-mid", linewidth=0.8, label="solve and gradient")
     axes.axhline(alone / 1024, color="grey", linestyle=":", label="peak of the solve alone")

@@ -87,8 +87,8 @@ def lotka_volterra(xp: Any) -> Callable[[Array, Array, Array], Array]:
     """
 
     def field(t: Array, y: Array, rates: Array) -> Array:
-        hare, lynx = xp.exp(y[0, :]), xp.exp(y[1, :])
-        return xp.stack((rates[0, :] - rates[1, :] * lynx, rates[3, :] * hare - rates[2, :]))
+        hare, lynx = xp.exp(y[0]), xp.exp(y[1])
+        return xp.stack((rates[0] - rates[1] * lynx, rates[3] * hare - rates[2]))
 
     return field
 

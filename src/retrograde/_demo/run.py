@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from .. import __version__
+from .._info import missing
 from .._measure import peak_gradient_bytes
-from .._registry import INSTALL, adapter
+from .._registry import adapter
 from .._units import format_bytes, parse_bytes
 from .fit import TOLERANCE, Fit, Objective, fit, require
 from .problem import SPAN, UNKNOWNS, guesses
@@ -67,7 +68,8 @@ class Library:
         self.name = name
         self.bk = adapter(name)
         self.glue = importlib.import_module("retrograde_backends._demo_glue")
-        self.objective = Objective(self.bk, options.memory)
+        with self.glue.double_precision(name):
+            self.objective = Objective(self.bk, options.memory)
         self._compiled: dict[tuple[int, ...], Any] = {}
 
     def gradient(self, x: Any) -> tuple[Any, Any]:
@@ -79,10 +81,12 @@ class Library:
         return self.glue.to_numpy(squares), self.glue.to_numpy(g)
 
     def peak(self, x: Any) -> Any:
-        """Measured bytes of one gradient."""
-        function = self._compiled[x.shape]
+        """Measured bytes of one gradient of the solve, beyond the solve's own."""
+        here = self.bk.xp.asarray(x)
+        weights = self.bk.xp.ones_like(self.objective.curves(here))
+        objective = self.objective
         return peak_gradient_bytes(
-            self.bk, self.objective.curves, function, self.bk.xp.asarray(x)
+            self.bk, lambda x, weights: objective.curves(x), objective.pull, here, weights
         )
 
 
@@ -152,14 +156,14 @@ def _libraries(options: Options) -> tuple[list[Library], list[tuple[str, str]]]:
     """The libraries that are there, and why the others are not."""
     found, skipped = [], []
     for name in options.backends:
-        try:
-            library = Library(name, options)
-            library.bk.xp.zeros(1)  # a library of a device that is not there fails here
-            found.append(library)
-        except ImportError:
-            skipped.append((name, f"not installed; {INSTALL.get(name, 'install it')}"))
-        except RuntimeError as error:
-            skipped.append((name, " ".join(str(error).split())))
+        why = missing(name)
+        if why is None:
+            try:
+                found.append(Library(name, options))
+            except (ImportError, RuntimeError) as error:
+                why = " ".join(str(error).split())
+        if why is not None:
+            skipped.append((name, why))
     return found, skipped
 
 

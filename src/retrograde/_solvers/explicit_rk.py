@@ -81,8 +81,7 @@ class ForwardSweep:
         kept = w.begin(t, h, y, k0)
         if k0 is None:
             w.put(0, field(w.time(0), y))
-        for i in range(1, self.inner):
-            w.put(i, field(w.time(i), w.combine(i)))
+        w.evaluate(field, 1, self.inner)
         y1 = w.result()
         if not self.fsal:
             return y1, None, None
@@ -95,8 +94,7 @@ class ForwardSweep:
         w, field = self.space, self.field
         w.begin(t, h, y)
         w.put(0, field(w.time(0), y))
-        for i in range(1, self.inner):
-            w.put(i, field(w.time(i), w.combine(i)))
+        w.evaluate(field, 1, self.inner)
         return w.result()
 
     def error2(self, y1: State) -> Scalar:
@@ -173,11 +171,13 @@ class ReverseSweep:
         g: State,
         acc: Any,
         outputs: Callable[[ReverseSweep, State, Any], Sources] | None = None,
+        size: bool = True,
     ) -> tuple[StepCotangents, Any]:
         """Pull the cotangent g of y1 (and those of outputs inside the step) back to y.
 
         ``outputs(sweep, g, acc)`` is called when all stages are known and returns a
-        :class:`Sources` with what output during the step adds.
+        :class:`Sources` with what output during the step adds. ``size`` asks for the cotangent
+        of h, which costs a pairing a stage.
         """
         pulls = self._linearise(t, h, y)
         q, qy, ct_t, ct_h, extra = None, None, 0.0, 0.0, None
@@ -190,7 +190,8 @@ class ReverseSweep:
             mu, ct, acc = pulls[i](lam, acc)
             if self.time:
                 ct_t = ct_t + ct
-                ct_h = ct_h + self.c[i] * ct + inner(lam, self.space.derivative(i)) / h
+                if size:
+                    ct_h = ct_h + self.c[i] * ct + inner(lam, self.space.derivative(i)) / h
             adjoint.push(i, mu)
         g = adjoint.total()
         if qy is not None:

@@ -1,0 +1,219 @@
+"""What is solved: vector fields in array API, data in NumPy, and references to be held to.
+
+References come from outside the package: SciPy's DOP853 at tight tolerances for adaptive solves,
+a plain loop for the Euler toy. Gradients are held to central differences of those.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "PROBLEMS",
+    "Problem",
+    "burgers",
+    "decay",
+    "lorenz",
+    "lotka_volterra",
+    "neural_ode",
+    "toy",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """An initial value problem and the settings of its solve.
+
+    Attributes
+    ----------
+    name : str
+    field : callable
+        ``field(xp) -> f(t, y, args)`` in the operations of a namespace.
+    y0 : array of NumPy
+    args : array, tuple of array or None
+    t1 : float [time]
+        Solves begin at 0.
+    dt : float or None [time]
+        Constant Euler steps; None solves with Tsit5 to the tolerances.
+    rtol, atol : float
+    target : float
+        Largest error of the solution, relative to its largest element, that a timing may have.
+    """
+
+    name: str
+    field: Callable[[Any], Callable[..., Any]]
+    y0: Any
+    args: Any
+    t1: float
+    dt: float | None = None
+    rtol: float = 1e-6
+    atol: float = 1e-9
+    target: float = 1e-4
+    _: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Keywords of ``retrograde.solve``."""
+        if self.dt is not None:
+            return {"solver": "euler", "dt": self.dt}
+        return {"solver": "tsit5", "rtol": self.rtol, "atol": self.atol}
+
+    @functools.cached_property
+    def reference(self) -> Any:
+        """The state at t1 (Euler: after the last step), by other code than ours."""
+        return self._solution(self.y0, self.args)
+
+    @functools.cached_property
+    def directions(self) -> tuple[Any, Any]:
+        """A direction of y0 and of args (None without) in which gradients are checked."""
+        rng = np.random.default_rng(7)
+        return rng.standard_normal(self.y0.shape), (
+            None if self.args is None else rng.standard_normal(self.args.shape)
+        )
+
+    @functools.cached_property
+    def derivative(self) -> float:
+        """Derivative of ``sum(y(t1))`` along :attr:`directions`, by central differences."""
+        eps = 1e-5
+        dy, da = self.directions
+        ends = [
+            np.sum(self._solution(self.y0 + e * dy, None if da is None else self.args + e * da))
+            for e in (eps, -eps)
+        ]
+        return float(ends[0] - ends[1]) / (2 * eps)
+
+    def error(self, y1: Any) -> float:
+        """Largest error of a solution, relative to the largest element of the reference."""
+        difference = np.max(np.abs(np.asarray(y1, dtype=float) - self.reference))
+        return float(difference / np.max(np.abs(self.reference)))
+
+    def gradient_error(self, gradient: tuple[Any, Any]) -> float:
+        """Relative error of a gradient (of y0, of args) of ``sum(y(t1))``."""
+        pairs = zip(gradient, self.directions, strict=True)
+        found = sum(float(np.sum(np.asarray(g) * d)) for g, d in pairs if d is not None)
+        return abs(found - self.derivative) / abs(self.derivative)
+
+    def _solution(self, y0: Any, args: Any) -> Any:
+        f = self.field(np)
+        if self.dt is not None:
+            y = y0
+            for i in range(round(self.t1 / self.dt)):
+                y = y + self.dt * f(i * self.dt, y, args)
+            return y
+        from scipy.integrate import solve_ivp
+
+        flat = lambda t, y: f(t, y.reshape(y0.shape), args).reshape(-1)  # noqa: E731
+        rtol, atol = 1e-3 * self.rtol + 1e-13, 1e-3 * self.atol
+        span = (0.0, self.t1)
+        run = solve_ivp(flat, span, y0.reshape(-1), method="DOP853", rtol=rtol, atol=atol)
+        return run.y[:, -1].reshape(y0.shape)
+
+
+def toy() -> Problem:
+    """Two coupled unknowns, 500 Euler steps: the seed of the project (row T1)."""
+
+    def make(xp: Any) -> Callable[..., Any]:
+        def f(t: Any, y: Any, args: Any) -> Any:
+            return xp.stack((xp.cos(y[1]) * t**2, xp.sin(y[0]) * t**2))
+
+        return f
+
+    return Problem("toy", make, np.ones(2), None, 5.0, dt=0.01, target=1e-9)
+
+
+def lotka_volterra(*, scalar: bool = False) -> Problem:
+    """Predator and prey; ``scalar`` takes NumPy's elements as Python floats, 4 times cheaper."""
+
+    def make(xp: Any) -> Callable[..., Any]:
+        def f(t: Any, y: Any, p: Any) -> Any:
+            hare, lynx = y[0], y[1]
+            return xp.stack(
+                (p[0] * hare - p[1] * hare * lynx, p[3] * hare * lynx - p[2] * lynx)
+            )
+
+        return f
+
+    def make_scalar(xp: Any) -> Callable[..., Any]:
+        def f(t: Any, y: Any, p: Any) -> Any:
+            hare, lynx = y.tolist()
+            a, b, c, d = p.tolist()
+            return xp.array((a * hare - b * hare * lynx, d * hare * lynx - c * lynx))
+
+        return f
+
+    rates = np.array([1.5, 1.0, 3.0, 1.0])
+    field = make_scalar if scalar else make
+    return Problem("lotka_volterra", field, np.ones(2), rates, 20.0, target=1e-3)
+
+
+def lorenz(*, scalar: bool = False) -> Problem:
+    """Lorenz 1963 over a span in which errors have not yet outgrown the attractor."""
+
+    def make(xp: Any) -> Callable[..., Any]:
+        def f(t: Any, y: Any, p: Any) -> Any:
+            x, v, z = y[0], y[1], y[2]
+            return xp.stack((p[0] * (v - x), x * (p[1] - z) - v, x * v - p[2] * z))
+
+        return f
+
+    def make_scalar(xp: Any) -> Callable[..., Any]:
+        def f(t: Any, y: Any, p: Any) -> Any:
+            x, v, z = y.tolist()
+            s, r, b = p.tolist()
+            return xp.array((s * (v - x), x * (r - z) - v, x * v - b * z))
+
+        return f
+
+    args = np.array([10.0, 28.0, 8.0 / 3.0])
+    field = make_scalar if scalar else make
+    return Problem("lorenz", field, np.ones(3), args, 5.0, target=1e-2)
+
+
+def burgers(n: int) -> Problem:
+    """Viscous Burgers on a ring, in units of the mesh width: n sets the size, not the steps."""
+
+    def make(xp: Any) -> Callable[..., Any]:
+        def f(t: Any, u: Any, args: Any) -> Any:
+            ring = xp.concatenate((u[-1:], u, u[:1])) if xp is np else xp.concat((u[-1:], u, u[:1]))
+            left, right = ring[:-2], ring[2:]
+            return 0.5 * (left + right) - u - 0.5 * u * (right - left)
+
+        return f
+
+    x = np.arange(n)
+    y0 = 0.5 + np.sin(2 * np.pi * x / 50) + 0.3 * np.cos(2 * np.pi * x / 125)
+    return Problem(f"burgers_{n}", make, y0, None, 12.0)
+
+
+def decay(n: int = 2, steps: int = 500) -> Problem:
+    """``f = -y``: a solve that is all overhead."""
+    return Problem("decay", lambda xp: lambda t, y, args: -y, np.ones(n), None, 0.01 * steps)
+
+
+def neural_ode(dtype: str = "float32") -> Problem:
+    """A batch of 64 under a tanh network 16-64-64-16; args are its weights and biases."""
+
+    def make(xp: Any) -> Callable[..., Any]:
+        def f(t: Any, y: Any, args: Any) -> Any:
+            w1, b1, w2, b2, w3, b3 = args
+            return xp.tanh(xp.tanh(y @ w1 + b1) @ w2 + b2) @ w3 + b3
+
+        return f
+
+    rng = np.random.default_rng(0)
+    sizes = (16, 64, 64, 16)
+    args: list[Any] = []
+    for a, b in zip(sizes, sizes[1:], strict=False):
+        args += [rng.standard_normal((a, b)) * (2.0 / a) ** 0.5, np.zeros(b)]
+    y0 = rng.standard_normal((64, 16)).astype(dtype)
+    weights = tuple(w.astype(dtype) for w in args)
+    return Problem("neural_ode", make, y0, weights, 1.0, rtol=1e-5, atol=1e-5, target=1e-3)
+
+
+PROBLEMS = {"toy": toy, "lotka_volterra": lotka_volterra, "burgers_1000": lambda: burgers(1000)}
+"""The problems of the asv benchmarks."""

@@ -1,0 +1,188 @@
+"""A whole solve as one ``torch.autograd.Function``, and saved times that carry gradients.
+
+Its inputs are the state, the parameters (args' and captured ones) and the times that are
+tensors; inside everything is detached. A second derivative through it is an error, whichever way
+it is asked for: the gradients that it hands out under ``create_graph`` hang on a node that only
+raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from retrograde._errors import InputError, UnsupportedByBackend
+from retrograde._types import Inputs, Wanted
+
+from ._torch_reverse import without_hooks
+
+__all__ = ["TrackedTimes", "constant", "requires_gradient", "solve_with_gradient", "tensors_of"]
+
+
+class TrackedTimes:
+    """Saved times that require a gradient; iterates over their values."""
+
+    def __init__(self, tensor: Any) -> None:
+        self.tensor = tensor
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.tensor[i]
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(self.tensor.detach().tolist())
+
+
+def constant(x: Any) -> Any:
+    """x (a tensor, saved times, or tuples of such) without its history."""
+    if isinstance(x, torch.Tensor):
+        return x.detach()
+    if isinstance(x, TrackedTimes):
+        return list(x)
+    if isinstance(x, tuple):
+        parts = [constant(part) for part in x]
+        return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
+    return x
+
+
+def tensors_of(inputs: Inputs) -> list[Any]:
+    """y0, the parameters, t0, t1 and ts; None for what is no tensor."""
+    ts = inputs.ts.tensor if isinstance(inputs.ts, TrackedTimes) else None
+    times = [t if isinstance(t, torch.Tensor) else None for t in (inputs.t0, inputs.t1)]
+    return [inputs.y0, *inputs.params, *times, ts]
+
+
+def requires_gradient(inputs: Inputs) -> bool:
+    """Whether any input is part of a graph (or carries a forward-mode tangent)."""
+    tensors = [x for x in tensors_of(inputs) if x is not None]
+    return any(x.requires_grad for x in tensors) or _dual(tensors)
+
+
+def _dual(tensors: Sequence[Any]) -> bool:
+    forward = torch.autograd.forward_ad
+    if forward._current_level < 0:
+        return False
+    return any(forward.unpack_dual(x).tangent is not None for x in tensors)
+
+
+def solve_with_gradient(program: Any, inputs: Inputs) -> tuple[Any, Any]:
+    """(output leaves that are part of the user's graph, what else the solve tells)."""
+    tensors = tensors_of(inputs)
+    if _dual([x for x in tensors if x is not None]):
+        raise UnsupportedByBackend(
+            'forward-mode derivatives need `adjoint="direct"`; the other adjoints have reverse '
+            "mode only."
+        )
+    call = _Call(program, inputs)
+    leaves = _Solve.apply(call, *tensors)
+    return leaves, call.aux
+
+
+class _Call:
+    """One solve: what its node keeps from forward to backward."""
+
+    def __init__(self, program: Any, inputs: Inputs) -> None:
+        self.program = program
+        count = len(program.loop.problem.where)
+        args, captured = inputs.params[:count], inputs.params[count:]
+        self.first_captured = 1 + count  # among the inputs of the node: y0 comes first
+        # captured tensors stay themselves, for f goes on using them
+        self.inputs = constant(inputs)._replace(params=(*constant(args), *captured))
+        self.captured = captured
+        self.versions = [x._version for x in captured]
+        kind = inputs.y0.device.type
+        self.autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+        self.residuals: Any = None
+        self.aux: Any = None
+
+    def forward(self) -> Any:
+        """Output leaves."""
+        leaves, self.aux, self.residuals = self.program.forward(self.inputs)
+        return leaves
+
+    def reverse(self, cotangents: Any, needs: Sequence[bool]) -> Inputs:
+        """Cotangents of the inputs, of those parameters and times that need one."""
+        *params, t0, t1, ts = needs[1:]
+        wanted = Wanted(tuple(params), t0, t1, ts)
+        kind, dtype, enabled = self.autocast
+        with torch.autocast(kind, dtype=dtype, enabled=enabled), without_hooks(self.captured):
+            g = self.program.reverse(self.inputs, self.residuals, cotangents, wanted)
+        count = len(self.inputs.params) - len(self.captured)
+        for x, version, ct in zip(self.captured, self.versions, g.params[count:], strict=True):
+            if ct is not None and x._version != version:
+                raise RuntimeError(
+                    f"a tensor of shape {tuple(x.shape)} that `f` closes over was modified by an "
+                    "inplace operation after the solve, whose gradient needs its old value; call "
+                    "`backward` before changing it."
+                )
+        return g  # type: ignore[no-any-return]
+
+
+class _Solve(torch.autograd.Function):
+    """The node of a solve."""
+
+    @staticmethod
+    def forward(ctx: Any, call: _Call, *tensors: Any) -> Any:  # type: ignore[override]
+        # captured ones that this solve never reaches may change; _Call looks at the others
+        count = call.first_captured
+        end = count + len(call.captured)
+        ctx.save_for_backward(*tensors[:count], *tensors[end:])
+        ctx.call = call
+        return tuple(call.forward())
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        call = ctx.call
+        saved = ctx.saved_tensors  # raises where one was changed in place
+        needs = ctx.needs_input_grad[1:]
+        with torch.no_grad():
+            g = call.reverse(cotangents, needs)
+            ts = [x if need else None for x, need in zip((g.t0, g.t1, g.ts), needs[-3:], strict=True)]
+            times = [_like(x, t) for x, t in zip(ts, saved[-3:], strict=True)]
+        grads = (g.y0 if needs[0] else None, *g.params, *times)
+        if torch.is_grad_enabled():
+            grads = _refuse_second_derivative(grads, (*saved, *call.captured, *cotangents))
+        return (None, *grads)
+
+
+def _like(value: Any, time: Any) -> Any:
+    """A cotangent of times (floats) as a tensor like them."""
+    if value is None:
+        return None
+    return torch.as_tensor(value, dtype=time.dtype, device=time.device)
+
+
+def _refuse_second_derivative(grads: Sequence[Any], sources: Sequence[Any]) -> tuple[Any, ...]:
+    there = [g for g in grads if g is not None]
+    tensors = [x for x in sources if x is not None and x.requires_grad]
+    marked = iter(_Once.apply(len(there), *there, *tensors))
+    return tuple(None if g is None else next(marked) for g in grads)
+
+
+class _Once(torch.autograd.Function):
+    """Gradients, tied to all they depend on by a node that raises."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Any) -> Any:  # type: ignore[override]
+        return tuple(x.detach() for x in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        raise UnsupportedByBackend(
+            "this solve can be differentiated once only; pass `adjoint=\"direct\"` for second "
+            "derivatives."
+        )
+
+
+def refuse_captured(problem: Any) -> None:
+    """Raise InputError if f closes over tensors whose gradients ``solve_vjp`` can't give."""
+    if len(problem.params) > len(problem.where):
+        raise InputError(
+            "solve_vjp gives gradients of y0, args, t0, t1 and ts only, but `f` closes over "
+            "tensors that require one; pass them through `args`, or use solve and "
+            "loss.backward() (or torch.no_grad() around solve_vjp to hold them constant)."
+        )

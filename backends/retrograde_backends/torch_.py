@@ -1,0 +1,303 @@
+"""PyTorch: an eager library with autograd; a solve is one node of the user's graph.
+
+Marches run under ``no_grad`` (not ``inference_mode``: it breaks fields that call autograd
+themselves) on flat states; only the vjp of f is recorded, one step or one stage at a time.
+Gradients flow to y0, args, t0, t1 and saved times, and to the tensors that f closes over. Fields
+must be deterministic: f is called again in the reverse sweep. ``torch.func`` transforms of a
+solve are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from array_api_compat import torch as namespace
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from retrograde._clocks import HostClock
+from retrograde._derivative import VectorField
+from retrograde._errors import InputError, UnsupportedByBackend
+from retrograde._spaces import Scale
+from retrograde._types import Inputs, Wanted
+from retrograde.backend import Capability, EagerBackend, MemoryInfo
+
+from ._torch_capture import captured_tensors
+from ._torch_flat import TorchAdjoint, TorchLayout, TorchStages
+from ._torch_function import (
+    TrackedTimes,
+    constant,
+    refuse_captured,
+    requires_gradient,
+    solve_with_gradient,
+    tensors_of,
+)
+from ._torch_reverse import StepGraph, TorchPullback
+
+__all__ = ["TorchBackend", "backend"]
+
+SMALL = 16384
+"""States up to this size are reversed a step at a time: above, a step's graph costs more memory
+than calls of the engine cost time."""
+
+
+class TorchClock(HostClock):
+    """Times may come as tensors with a history."""
+
+    def real(self, x: Any) -> float:
+        return float(x.detach() if isinstance(x, torch.Tensor) else x)
+
+
+class TorchBackend(EagerBackend):
+    """The adapter of PyTorch."""
+
+    name: ClassVar[str] = "torch"
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {
+            Capability.AUTODIFF,
+            Capability.NATIVE_GRADIENT,
+            Capability.HIGHER_ORDER,
+            Capability.DIRECT,
+        }
+    )
+
+    def __init__(self) -> None:
+        super().__init__(namespace)
+
+    # --- arrays and trees
+    def is_array(self, x: object) -> bool:
+        return isinstance(x, torch.Tensor)
+
+    def floating(self, x: Any) -> str:
+        return "real" if x.dtype.is_floating_point else "complex" if x.dtype.is_complex else ""
+
+    def real_dtype(self, x: Any) -> Any:
+        return x.dtype.to_real()
+
+    def itemsize(self, dtype: Any) -> int:
+        return int(dtype.itemsize)
+
+    def nbytes(self, x: Any) -> int:
+        return int(x.numel()) * int(x.dtype.itemsize)
+
+    def concrete(self, x: Any) -> float | None:
+        return float(self.number(x))
+
+    def number(self, x: Any) -> Any:
+        return x.detach().item() if isinstance(x, torch.Tensor) else x
+
+    def scalar(self, x: Any) -> Any:
+        return x.item()
+
+    def scalar_array(self, t: Any, layout: Any) -> Any:
+        if isinstance(t, torch.Tensor):
+            return t.to(layout.device, layout.real_dtype)
+        return torch.scalar_tensor(t, dtype=layout.real_dtype, device=layout.device)
+
+    def real_array(self, x: Any, layout: Any) -> Any:
+        return torch.as_tensor(x, dtype=layout.real_dtype, device=layout.device).detach()
+
+    def concrete_times(self, ts: Any) -> list[float] | None:
+        if isinstance(ts, torch.Tensor):
+            return ts.detach().tolist()  # type: ignore[no-any-return]
+        return [float(self.number(t)) for t in ts]
+
+    def time_sequence(self, ts: Any, layout: Any) -> Any:
+        tensors = [ts] if isinstance(ts, torch.Tensor) else ts
+        if not any(isinstance(t, torch.Tensor) and t.requires_grad for t in tensors):
+            return self.concrete_times(ts)
+        if not isinstance(ts, torch.Tensor):
+            ts = torch.stack([torch.as_tensor(t, device=layout.device) for t in ts])
+        return TrackedTimes(ts)
+
+    def stop_gradient(self, x: Any) -> Any:
+        return constant(x)
+
+    # --- spaces and clock
+    def layout(self, leaves: Sequence[Any]) -> Any:
+        if torch._C._are_functorch_transforms_active():
+            raise UnsupportedByBackend(
+                "a solve can't run under torch.func transforms (grad, vjp, jvp, vmap); use "
+                "loss.backward() or torch.autograd.grad, and a batch axis in y0 for vmap."
+            )
+        return TorchLayout(self, leaves)
+
+    def stages(self, layout: Any, tableau: Any, scale: Scale | None = None) -> Any:
+        return TorchStages(layout, tableau, scale)
+
+    def adjoint(self, layout: Any, tableau: Any) -> Any:
+        return TorchAdjoint(layout, tableau)
+
+    def clock(self, layout: Any) -> Any:
+        return TorchClock()
+
+    def quiet(self) -> Any:
+        return torch.no_grad()
+
+    def map_state(self, fn: Callable[[Any], Any], y: Any) -> Any:
+        return fn(y)
+
+    # --- what the flat form is made of
+    def matrix(self, rows: int, columns: int, dtype: Any, device: Any) -> Any:
+        return torch.zeros((rows, columns), dtype=dtype, device=device)
+
+    def zeros(self, shape: Any, dtype: Any, device: Any) -> Any:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    def concat(self, arrays: Sequence[Any]) -> Any:
+        return torch.cat(list(arrays))
+
+    def stack(self, arrays: Sequence[Any]) -> Any:
+        return torch.stack(list(arrays))
+
+    def coefficients(self, values: Any, dtype: Any, device: Any) -> Any:
+        return torch.as_tensor(values, dtype=dtype, device=device)
+
+    def product(self, row: Any, rows: Any) -> Callable[[], Any]:
+        """A call that forms ``row @ rows`` anew."""
+        return partial(torch.mv, rows.T, row)
+
+    def dot(self, row: Any, rows: Any) -> Any:
+        return torch.mv(rows.T, row)
+
+    def scale_into(self, table: Any, h: float, out: Any) -> None:
+        torch.mul(table, h, out=out)
+
+    def flat_inner(self, x: Any, y: Any) -> Any:
+        x, y = (v if isinstance(v, torch.Tensor) else _flat(v) for v in (x, y))
+        return torch.vdot(x, y).real.item()
+
+    # --- derivatives
+    def capture(self, problem: Any, t0: Any) -> None:
+        copies = [x.detach().clone() for x in problem.layout.unpack(problem.y0)]
+        args = problem.arguments(constant(problem.params))
+        time, y, f = problem.layout.time(t0), problem.tree(copies), problem.f
+
+        def run() -> list[Any]:
+            result = f(time, y, args)
+            problem.check_result(result)
+            return self.flatten(result)[0]
+
+        if not torch.is_grad_enabled():
+            run()
+        else:
+            found = captured_tensors(f, run)
+            if found and isinstance(f, VectorField) and f.vjp is not None:
+                raise InputError(
+                    "`f` closes over tensors that require a gradient, which its own `vjp` does "
+                    "not give; pass them through `args`."
+                )
+            problem.add_captured(None, found, (True,) * len(found))
+        if any(x._version for x in copies):
+            raise InputError("`f` changed its argument `y` in place; return a new tensor instead.")
+
+    def example(self, problem: Any, fn: Callable[..., Any], t0: Any) -> tuple[list[Any], Any]:
+        count = len(problem.where)
+        args = problem.arguments(constant(problem.params))
+        y = problem.tree([x.detach() for x in problem.layout.unpack(problem.y0)])
+        time = problem.layout.time(t0)
+        results: list[Any] = []
+
+        def run() -> list[Any]:
+            results[:] = self.flatten(fn(time, y, args))
+            return [x for x in results[0] if self.is_array(x)]
+
+        if not torch.is_grad_enabled():
+            run()
+        else:
+            known = {id(x) for x in problem.params[count:]}
+            found = [x for x in captured_tensors(fn, run) if id(x) not in known]
+            problem.add_captured(None, found, (True,) * len(found))
+        return results[0], results[1]
+
+    def native_reverse_sweep(
+        self, tableau: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool
+    ) -> Any:
+        if outputs or time or not isinstance(vjp, TorchPullback):
+            return None
+        return StepGraph(tableau, layout, vjp) if layout.alone and layout.size <= SMALL else None
+
+    def accumulate(self, total: Any, x: Any) -> Any:
+        return total.add_(x)
+
+    def zeros_like(self, x: Any) -> Any:
+        return torch.zeros_like(x, requires_grad=False)
+
+    def pullback(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
+        return TorchPullback(layout, bind, params, wanted)
+
+    def needs_gradient(self, inputs: Any) -> bool:
+        return torch.is_grad_enabled() and requires_gradient(inputs)
+
+    def differentiate(self, program: Any, inputs: Any) -> Any:
+        if not self.needs_gradient(inputs):
+            with self.quiet():
+                return program.primal(constant(inputs))
+        if program.adjoint.differentiable:
+            return program.primal(inputs)
+        return solve_with_gradient(program, inputs)
+
+    def detach(self, problem: Any, inputs: Any) -> Any:
+        refuse_captured(problem)
+        return constant(inputs)
+
+    def autodiff_vjp(self, program: Any, inputs: Any) -> tuple[Any, Any, Callable[..., Inputs]]:
+        """A differentiable program's output leaves, what else it tells, and its pullback."""
+        real = partial(self.scalar_array, layout=program.loop.layout)
+        t0, t1 = (real(t).requires_grad_() for t in (inputs.t0, inputs.t1))
+        ts = inputs.ts
+        if program.loop.outputs.inside == "ts":
+            ts = TrackedTimes(self.times_array(ts, program.loop.layout).requires_grad_())
+        where = program.loop.problem.differentiable
+        params = tuple(
+            x.detach().requires_grad_() if d else x
+            for x, d in zip(inputs.params, where, strict=True)
+        )
+        traced = Inputs(inputs.y0.detach().requires_grad_(), params, t0, t1, ts)
+        with torch.enable_grad():
+            leaves, aux = program.primal(traced)
+        sources = [x for x in tensors_of(traced) if x is not None and x.requires_grad]
+
+        def pull(cotangents: Any) -> Inputs:
+            grads = iter(
+                torch.autograd.grad(
+                    leaves, sources, cotangents, retain_graph=True, materialize_grads=True
+                )
+            )
+            y0 = next(grads)
+            params = tuple(next(grads) if d else None for d in where)
+            t0, t1 = next(grads).item(), next(grads).item()
+            return Inputs(y0, params, t0, t1, [g for x in grads for g in x.tolist()])
+
+        return tuple(x.detach() for x in leaves), aux, pull
+
+    def tape_bytes(self, vjp: Any, t: Any, y: Any) -> tuple[int, Any]:
+        storages: dict[StorageWeakRef, int] = {}
+
+        def note(x: Any) -> Any:
+            storage = x.untyped_storage()
+            storages[StorageWeakRef(storage)] = storage.nbytes()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+            k, pull = vjp(t, y.clone())
+        k0 = [x.detach().clone() for x in k]
+        del k, pull
+        # what outlives the tape (constants that f closes over) is no part of it
+        return sum(n for ref, n in storages.items() if ref.expired()), k0
+
+    def memory(self, like: Any = None) -> MemoryInfo:
+        if like is None or like.device.type != "cuda":
+            return super().memory(like)
+        free, total = torch.cuda.mem_get_info(like.device)
+        kept = torch.cuda.memory_reserved(like.device) - torch.cuda.memory_allocated(like.device)
+        return MemoryInfo(free + kept, total, f"memory of {like.device}")
+
+
+def _flat(leaves: Sequence[Any]) -> Any:
+    return torch.cat([x.reshape(-1) for x in leaves])
+
+
+backend = TorchBackend()

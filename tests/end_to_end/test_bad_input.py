@@ -1,0 +1,207 @@
+"""Bad input is an error at call time that names the argument and says what to do.
+
+Every message is one to three sentences, has what it is about in backticks, and none is met
+twice for two causes (``test_messages_differ``).
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+import retrograde as rg
+
+BAD = {
+    # f
+    "shape of f": ({"f": lambda t, y, a: y[:1]}, "`f` returned the shape (1,)", "make them equal"),
+    "dtype of f": (
+        {"f": lambda t, y, a: _astype(y, "float32")},
+        "`f` returned dtype",
+        "convert `y0`",
+    ),
+    "tree of f": ({"f": lambda t, y, a: (y, y)}, "`f` returned a tuple of 2", "must return"),
+    "number from f": ({"f": lambda t, y, a: 1.0}, "`f` returned ", "`y0`"),
+    "no function": ({"f": 3}, "`f` is 3", "pass f(t, y, args)"),
+    # y0
+    "integer y0": ({"y0": lambda b: b.xp.asarray([1, 2])}, "`y0` has dtype", "convert it"),
+    "empty tree": ({"y0": lambda b: ()}, "`y0` holds no array", "pass an array"),
+    "empty array": ({"y0": lambda b: b.array([])}, "`y0` has a leaf of shape (0,)", "drop it"),
+    "nan in y0": ({"y0": lambda b: b.array([1.0, float("nan")])}, "`y0` holds nan", "finite"),
+    "inf in y0": ({"y0": lambda b: b.array([float("inf"), 1.0])}, "`y0` holds nan or inf", ""),
+    "number as y0": ({"y0": lambda b: 1.0}, "`y0` holds no array", "pass an array"),
+    "number among y0": (
+        {"y0": lambda b: (b.array([1.0]), 2.0), "f": lambda t, y, a: y},
+        "`y0` has a leaf of type float",
+        "make every leaf an array",
+    ),
+    "mixed dtypes": (
+        {"y0": lambda b: (b.array([1.0]), b.array([1.0], "float32")), "f": lambda t, y, a: y},
+        "`y0` mixes the dtypes",
+        "convert all",
+    ),
+    # times
+    "nan as t0": ({"t0": float("nan")}, "`t0` is nan", "pass a finite time"),
+    "inf as t1": ({"t1": float("inf")}, "`t1` is inf", "pass a finite time"),
+    "text as t1": ({"t1": "1"}, "`t1` is '1'", "pass a number"),
+    "array as t0": ({"t0": lambda b: b.array([0.0, 1.0])}, "`t0` has shape (2,)", "pass a number"),
+    # steps
+    "dt of zero": ({"dt": 0.0}, "`dt` is 0.0", "other than 0"),
+    "nan as dt": ({"dt": float("nan")}, "`dt` is nan", "finite step size"),
+    "dt of the wrong sign": ({"dt": -0.1}, "`dt` is -0.1", "pass dt=0.1 or swap"),
+    "dt0 of the wrong sign": (
+        {"controller": rg.PIDController(dt0=-0.1)},
+        "`dt0` is -0.1",
+        "give it the sign",
+    ),
+    "negative rtol": ({"rtol": -1e-3}, "`rtol` is -0.001", "of 0 or more"),
+    "negative atol": ({"atol": -1e-3}, "`atol` is -0.001", "of 0 or more"),
+    "no tolerance": ({"rtol": 0, "atol": 0}, "`rtol` and `atol` are both 0", "make one"),
+    "negative array of atol": (
+        {"atol": lambda b: b.array([1e-3, -1e-3])},
+        "`atol` has negative entries",
+        "tolerances of 0",
+    ),
+    "atol that does not fit": (
+        {"atol": lambda b: b.array([1e-3, 1e-3, 1e-3])},
+        "`atol` does not broadcast against `y0`",
+        "",
+    ),
+    "max_steps of zero": ({"max_steps": 0}, "`max_steps` is 0", "at least 1"),
+    "fractional max_steps": ({"max_steps": 1.5}, "`max_steps` is 1.5", "whole number"),
+    "StepTo beside the ends": (
+        {"controller": rg.StepTo([0.0, 0.5])},
+        "`t1` is 1.0",
+        "make them equal",
+    ),
+    "StepTo there and back": (
+        {"controller": rg.StepTo([0.0, 0.7, 0.5, 1.0])},
+        "`ts` must be strictly monotone",
+        "sort it",
+    ),
+    # names
+    "unknown solver": ({"solver": "rk5"}, "`solver` is 'rk5'", "tsit5"),
+    "class of a solver": ({"solver": rg.Tsit5}, "`solver` is the class Tsit5", "pass `Tsit5()`"),
+    "unknown adjoint": ({"adjoint": "magic"}, "`adjoint` is 'magic'", "recursive_checkpoint"),
+    "no controller": ({"controller": "pid"}, "`controller` is 'pid'", "PIDController"),
+    "no saveat": ({"saveat": [0.5]}, "`saveat` is [0.5]", "pass rg.SaveAt"),
+    "solver without error": ({"solver": "euler"}, "`solver` Euler has no error", "pass `dt=`"),
+    "no slots": (
+        {"adjoint": lambda b: rg.RecursiveCheckpointAdjoint(0)},
+        "`checkpoints` is 0",
+        "at least 1",
+    ),
+    # saved times
+    "unsorted ts": ({"saveat": rg.SaveAt(ts=[0.5, 0.2])}, "`saveat.ts[1]` is 0.2", "sort `ts`"),
+    "ts outside": ({"saveat": rg.SaveAt(ts=[0.5, 1.5])}, "`saveat.ts[1]` is 1.5", "drop it"),
+    "nan in ts": ({"saveat": rg.SaveAt(ts=[float("nan")])}, "`saveat.ts[0]` is nan", "finite"),
+    # memory
+    "no bytes": ({"memory": "lots"}, "`memory` is 'lots'", "write for example"),
+    "bytes of zero": ({"memory": "0 KiB"}, "`memory` is '0 KiB'", "write for example"),
+    "negative bytes": ({"memory": -5}, "`memory` is -5", "pass a positive number"),
+    "all as a fraction": ({"memory": 1.5}, "`memory` is 1.5", "a fraction"),
+    "a list of bytes": ({"memory": [64]}, "`memory` is [64]", "pass bytes"),
+    "too few bytes": ({"memory": "20 B"}, "`memory` is 20 B", "Raise the budget"),
+}
+
+
+def call(backend, f=None, y0=None, t0=0.0, t1=1.0, args=None, **keywords):
+    """A gradient of a solve with some arguments replaced; callables are given the backend."""
+    made = {
+        k: v(backend) if callable(v) and not isinstance(v, type) else v for k, v in keywords.items()
+    }
+    y0 = backend.array([1.0, 2.0]) if y0 is None else y0(backend)
+    t0, args = (x(backend) if callable(x) else x for x in (t0, args))
+    return rg.solve_vjp(f or (lambda t, y, a: -y), y0, t0, t1, args, **made)
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_the_message_names_the_argument_and_the_remedy(backend, case):
+    if backend.jit:
+        pytest.skip("the same checks as without jit")
+    arguments, named, remedy = BAD[case]
+    kind = rg.PlanInfeasible if case == "too few bytes" else rg.InputError
+    with pytest.raises(kind) as caught:
+        call(backend, **arguments)
+    message = str(caught.value)
+    assert named in message
+    assert remedy in message
+    assert isinstance(caught.value, (rg.RetrogradeError, ValueError))
+    assert message[-1] == "."
+    assert len(re.findall(r"[.;] ", message)) <= 3
+    assert re.search(r"`\w", message)
+
+
+def test_messages_differ(reference):
+    """No message serves two causes that need two remedies."""
+    messages = {}
+    for case, (arguments, *_) in BAD.items():
+        with pytest.raises(rg.RetrogradeError) as caught:
+            call(reference, **arguments)
+        messages.setdefault(str(caught.value), []).append(case)
+    shared = [cases for cases in messages.values() if len(cases) > 1]
+    assert shared == [["empty tree", "number as y0"], ["nan in y0", "inf in y0"]]
+
+
+def test_two_libraries(backend):
+    """Arrays of two libraries are refused, with both names."""
+    if backend.bk.name == "numpy":
+        strict = pytest.importorskip("array_api_strict")
+        foreign = strict.asarray([1.0])
+    else:
+        foreign = np.asarray([1.0])
+    with pytest.raises(rg.InputError, match=r"`args` holds one of .*convert them to one library"):
+        call(backend, args=lambda b: foreign)
+    with pytest.raises(rg.InputError, match=r"mix arrays of .*convert them to one library"):
+        call(backend, y0=lambda b: (b.array([1.0]), foreign))
+
+
+@pytest.mark.parametrize("where", ["y0", "args", "f"])
+def test_two_devices(where):
+    strict = pytest.importorskip("array_api_strict")
+    here = strict.asarray([1.0, 2.0])
+    there = strict.asarray([1.0, 2.0], device=strict.Device("device1"))
+    y0 = (here, there) if where == "y0" else here
+    f = (lambda t, y, a: there) if where == "f" else (lambda t, y, a: y)
+    with pytest.raises(rg.InputError, match=r"mix the devices .*; move all arrays to one\."):
+        rg.solve(f, y0, 0.0, 1.0, there if where == "args" else None)
+
+
+def test_a_field_that_writes_into_its_argument(backend):
+    if backend.bk.name not in ("numpy", "torch", "strict", "cupy"):
+        pytest.skip("arrays of this library can't be written into")
+
+    def f(t, y, args):
+        y[0] = 0.0
+        return -y
+
+    y0 = backend.array([1.0, 2.0])
+    with pytest.raises(rg.InputError, match="`f` changed its argument `y` in place; return a new"):
+        rg.solve(f, y0, 0.0, 1.0)
+    assert backend.to_numpy(y0).tolist() == [1.0, 2.0]
+
+
+def test_what_this_version_has_not(reference):
+    for name, value in (("event", object()), ("per_sample", True)):
+        with pytest.raises(rg.InputError, match=f"`{name}` is set, .* leave it out"):
+            call(reference, **{name: value})
+    with pytest.raises(TypeError, match="'stepsize'"):
+        call(reference, stepsize=0.1)
+
+
+def test_a_cotangent_of_another_shape(backend):
+    _, pullback = call(backend, dt=0.5)
+    with pytest.raises(rg.InputError, match=r"cotangent has leaves of shape .* make them equal"):
+        pullback(backend.array([1.0, 1.0]))
+    with pytest.raises(rg.InputError, match=r"cotangent has leaves of shape .* make them equal"):
+        pullback((backend.array([[1.0, 1.0]]), backend.array([[1.0, 1.0]])))
+
+
+def _astype(y, dtype):
+    xp = y.__array_namespace__() if hasattr(y, "__array_namespace__") else None
+    return (
+        y.to(getattr(__import__("torch"), dtype))
+        if xp is None
+        else xp.astype(y, getattr(xp, dtype))
+    )
