@@ -178,7 +178,8 @@ class FlatStages:
     def error2(self, y1: Any) -> float:
         old = self.size if self.size_of is self.y else abs(self.y)
         self.size, self.size_of = abs(y1), y1
-        return self.bk.scaled_square(self.error(), old, self.size, self.scale) / self.layout.size
+        square: float = self.bk.scaled_square(self.error(), old, self.size, self.scale)
+        return square / self.layout.size
 
     def interpolate(self, weights: Sequence[float]) -> Any:
         return self.y + self.bk.dot(self._row([self.h * w for w in weights]), self.slopes)

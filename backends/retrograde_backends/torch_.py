@@ -279,7 +279,7 @@ class TorchBackend(EagerBackend):
         def note(x: Any) -> Any:
             storage = x.untyped_storage()
             storages[StorageWeakRef(storage)] = storage.nbytes()
-            return x
+            return x.detach()  # an output itself would be held by its own graph
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
             k, pull = vjp(t, y.clone())

@@ -105,9 +105,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MOST_STARTS:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no whole number from 1 to {MOST_STARTS}"
-        )
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {MOST_STARTS}")
     return int(text)
 
 

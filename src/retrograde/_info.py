@@ -50,7 +50,9 @@ def describe_installation() -> Iterator[str]:
     yield ""
     for module, extra in EXTRAS:
         here = importlib.util.find_spec(module) is not None
-        yield f"{module}: " + ("found" if here else f'not installed: pip install "retrograde[{extra}]"')
+        yield f"{module}: " + (
+            "found" if here else f'not installed: pip install "retrograde[{extra}]"'
+        )
 
 
 def _third_party() -> list[str]:

@@ -17,7 +17,7 @@ from ._progress import reporter
 from ._saveat import Outputs
 from ._solution import Status
 from ._solvers import AbstractSolver
-from ._types import Array, Inputs, Scalar, State
+from ._types import Inputs, Scalar, State
 
 __all__ = ["Final", "ForwardLoop"]
 
@@ -128,15 +128,17 @@ class ForwardLoop:
         if isinstance(self.controller, ConstantSteps):
             t0, t1 = clock.real(inputs.t0), clock.real(inputs.t1)
             dt = clock.real(self.controller.dt)
-            count = clock.steps(t0, t1, dt) if self.count is None else self.count
-            if self.max_steps is not None:
-                count = clock.minimum(count, self.max_steps)
-            return ConstantGrid(clock, t0, t1, dt, count)
+            whole = clock.steps(t0, t1, dt) if self.count is None else self.count
+            return ConstantGrid(clock, (t0, t1), dt, whole, self._bounded(whole))
         if isinstance(self.controller, StepTo):
-            times = self.bk.time_sequence(self.controller.ts, self.layout)
-            return GivenGrid(self.bk, times, len(self.controller.ts) - 1, shifts=False)
+            times, whole = self.controller.ts, len(self.controller.ts) - 1
+            times = self.bk.time_sequence(times, self.layout)
+            return GivenGrid(self.bk, times, whole, self._bounded(whole), shifts=False)
         assert final is not None
         return GivenGrid(self.bk, final.times, final.n, shifts=True)
+
+    def _bounded(self, count: Any) -> Any:
+        return count if self.max_steps is None else self.clock.minimum(count, self.max_steps)
 
     def _rows_at_start(self, inputs: Inputs) -> Any:
         """Rows for the saved times that equal t0."""
@@ -152,9 +154,7 @@ class ForwardLoop:
             i = bk.pick(s[0] < out.count, s[0], last)
             return self.clock.both(s[0] < out.count, bk.look(inputs.ts, i) == t0)
 
-        return bk.while_loop(
-            at_start, lambda s: (s[0] + 1, bk.write(s[1], s[0], row)), carry
-        )
+        return bk.while_loop(at_start, lambda s: (s[0] + 1, bk.write(s[1], s[0], row)), carry)
 
     def _march_grid(self, inputs: Inputs, inside: Any, slots: Slots | None) -> Final:
         bk, out, clock = self.bk, self.outputs, self.clock
@@ -199,10 +199,11 @@ class ForwardLoop:
         status = clock.where(finite, int(Status.converged), int(Status.non_finite))
         if not clock.traced and not finite:
             y, n, t = self._last_finite(inputs.y0, grid, sweep)
-        elif isinstance(self.controller, ConstantSteps) and self.max_steps is not None:
-            full = n == clock.steps(clock.real(inputs.t0), t, grid.dt)
+        elif self.max_steps is not None:
+            full = n == grid.whole
             status = clock.where(full, status, int(Status.max_steps))
-            t = clock.where(full, t, grid.t0 + n * grid.dt)
+            start, size = grid.step(n - 1)  # max_steps is at least 1, but there may be no step
+            t = clock.where(clock.either(full, n == 0), t, start + size)
         return Final(y, t, n, n, status, inside, None, stored)
 
     def _last_finite(self, y: State, grid: Any, sweep: Any) -> tuple[State, int, float]:
@@ -276,39 +277,6 @@ class ForwardLoop:
             why = clock.where(tries >= limit, int(Status.max_steps), why)
         why = clock.where(clock.is_finite(e2), why, int(Status.non_finite))
         return clock.where(t == t1, int(Status.converged), why)
-
-    # --- outputs
-    def output_leaves(self, inputs: Inputs, final: Final) -> tuple[Array, ...]:
-        """All rows, as leaves of shape (k, *shape)."""
-        out, bk = self.outputs, self.bk
-        emit = out.emitter(self.problem, inputs.params)
-        parts = []
-        if out.saveat.t0:
-            parts.append(out.layout.stack([emit(self.clock.real(inputs.t0), inputs.y0)]))
-        if out.inside:
-            n = self.rows_inside(final)
-            parts.append(bk.rows(out.layout, final.inside[1], n, final.inside[0]))
-        if out.saveat.final:
-            parts.append(out.layout.stack([emit(final.t, final.y)]))
-        if len(parts) == 1:
-            return parts[0]  # type: ignore[no-any-return]
-        xp = bk.xp
-        return tuple(xp.concat(leaves, axis=0) for leaves in zip(*parts, strict=True))
-
-    def output_times(self, inputs: Inputs, final: Final) -> Array:
-        """Times of the rows, shape (k,)."""
-        out, clock, bk = self.outputs, self.clock, self.bk
-        parts = [[clock.real(inputs.t0)]] if out.saveat.t0 else []
-        if out.inside == "ts":
-            parts.append(inputs.ts)
-        elif out.inside:
-            n = self.rows_inside(final)
-            times = final.times if self.adaptive else bk.grid_times(self.grid(inputs), n)
-            parts.append(bk.accepted_times(times, n, final.n))
-        if out.saveat.final:
-            parts.append([final.t])
-        arrays = [bk.times_array(part, self.layout) for part in parts]
-        return arrays[0] if len(arrays) == 1 else bk.xp.concat(arrays, axis=0)
 
     def rows_inside(self, final: Final) -> Any:
         """Number of rows collected inside the loop."""

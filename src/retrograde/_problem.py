@@ -52,9 +52,7 @@ class Problem:
         """What the structure of this problem depends on, to keep compiled programs by."""
         if self._key is not None:
             return self._key
-        static = tuple(
-            None if self.bk.is_array(x) else (type(x), x) for x in self._args_leaves
-        )
+        static = tuple(None if self.bk.is_array(x) else (type(x), x) for x in self._args_leaves)
         arrays = (*self.layout.unpack(self.y0), *self.params)
         shapes = tuple((tuple(x.shape), x.dtype) for x in arrays)
         self._key = (self.f, self.treedef, self._args_treedef, static, self.where, shapes)

@@ -115,7 +115,9 @@ class Outputs:
         """The carry of the rows inside the loop: (next row, buffer)."""
         if not self.inside:
             return ()
-        return (self.bk.clock(self.layout).count(0), self.bk.new_buffer(self.count, self.layout, scratch=self.inside == "steps"))
+        scratch = self.inside == "steps"  # where a rejected step's row goes
+        buffer = self.bk.new_buffer(self.count, self.layout, scratch=scratch)
+        return (self.bk.clock(self.layout).count(0), buffer)
 
     def collect(
         self, carry: Any, ok: Any, ts: Any, step: tuple[Any, ...], n: Any, sweep: Any, emit: Any

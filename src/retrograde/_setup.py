@@ -35,7 +35,7 @@ def prepare(f: Any, y0: Tree, t0: Any, t1: Any, args: Tree, options: Any) -> tup
     options : Options
         The keywords of ``solve``.
     """
-    bk = backend_of(y0)
+    bk: Any = backend_of(y0)
     _check_one_library(bk, args, t0, t1)
     problem = Problem(bk, f, y0, args)
     solver = find_solver(options.solver)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ._adjoints import AbstractAdjoint, DirectAdjoint, find_adjoint
+from ._adjoints import find_adjoint
 from ._errors import InputError, SolveFailed
 from ._planner import Plan, budget_bytes, make_plan, probe
+from ._program import Program
 from ._setup import prepare
 from ._solution import Gradients, Solution, Status
 from ._types import Array, Inputs, Tree, Wanted
@@ -38,59 +39,6 @@ class Options:
         for name, what in (("event", "events"), ("per_sample", "per-sample steps")):
             if getattr(self, name):
                 raise InputError(f"`{name}` is set, but this version has no {what}; leave it out.")
-
-
-class Program:
-    """One solve as the adapters see it: a primal, and a forward and reverse for its gradient.
-
-    Attributes
-    ----------
-    loop : ForwardLoop
-    adjoint : AbstractAdjoint
-    """
-
-    def __init__(self, loop: Any, adjoint: AbstractAdjoint) -> None:
-        self.loop = loop
-        self.adjoint = adjoint
-
-    def key(self) -> Any:
-        """What a compiled form of this program depends on; unhashable where it can't be kept."""
-        loop = self.loop
-        problem, saveat = loop.problem, loop.outputs.saveat
-        return (
-            problem.key(),
-            loop.solver,
-            loop.controller,
-            loop.max_steps,
-            loop.count,
-            (saveat.t0, saveat.t1, saveat.ts is not None, saveat.steps, saveat.fn),
-            loop.outputs.count,
-            self.adjoint,
-        )
-
-    def primal(self, inputs: Inputs) -> tuple[Any, Any]:
-        """(output leaves, what else the solve tells)."""
-        if isinstance(self.adjoint, DirectAdjoint):
-            leaves, final = self.adjoint.primal(self.loop, inputs)
-            return leaves, self._aux(inputs, final)
-        return self._result(inputs, self.loop.march(inputs))
-
-    def forward(self, inputs: Inputs) -> tuple[Any, Any, Any]:
-        """The same, and what the reverse needs."""
-        final, residuals = self.adjoint.forward(self.loop, inputs)
-        return *self._result(inputs, final), residuals
-
-    def reverse(self, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted) -> Inputs:
-        """Cotangents of the inputs."""
-        return self.adjoint.reverse(self.loop, inputs, residuals, cotangents, wanted)
-
-    def _result(self, inputs: Inputs, final: Any) -> tuple[Any, Any]:
-        loop = self.loop
-        return loop.output_leaves(inputs, final), self._aux(inputs, final)
-
-    def _aux(self, inputs: Inputs, final: Any) -> tuple[Any, ...]:
-        times = self.loop.output_times(inputs, final)
-        return times, final.n, final.tries, final.status, final.t
 
 
 def solve(
@@ -177,7 +125,8 @@ def solve(
     --------
     >>> import numpy as np
     >>> import retrograde as rg
-    >>> sol = rg.solve(lambda t, y, args: -args * y, np.asarray([1.0, 2.0]), 0.0, 1.0, np.asarray(0.5))
+    >>> rate = np.asarray(0.5)
+    >>> sol = rg.solve(lambda t, y, rate: -rate * y, np.asarray([1.0, 2.0]), 0.0, 1.0, rate)
     >>> bool(np.allclose(sol.ys[-1], [0.60653, 1.21306], atol=1e-4))
     True
     """
@@ -347,4 +296,3 @@ def _cotangent_leaves(
         return xp.concat([x, xp.zeros_like(full[:missing])], axis=0) if missing else x
 
     return tuple(pad(x, full) for x, full in zip(given, leaves, strict=True))
-

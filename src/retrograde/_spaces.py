@@ -14,12 +14,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ._types import Array, Scalar, State
-
-if TYPE_CHECKING:
-    from .backend import AbstractBackend
 
 __all__ = ["ListAdjoint", "ListLayout", "ListStages", "Scale", "combination_rows"]
 
@@ -56,7 +53,7 @@ class ListLayout:
     plain = False
     """Whether a state is the user's one array itself."""
 
-    def __init__(self, bk: AbstractBackend, like: Sequence[Array]) -> None:
+    def __init__(self, bk: Any, like: Sequence[Array]) -> None:
         self.bk = bk
         self.xp = bk.xp
         self.shapes = tuple(tuple(int(d) for d in x.shape) for x in like)
@@ -132,16 +129,12 @@ class ListLayout:
 
     def stack(self, states: Sequence[State]) -> tuple[Array, ...]:
         """k states to leaves of shape (k, *shape)."""
-        return tuple(
-            self.xp.stack([state[i] for state in states]) for i in range(len(self.shapes))
-        )
+        return tuple(self.xp.stack([state[i] for state in states]) for i in range(len(self.shapes)))
 
     def empty(self) -> tuple[Array, ...]:
         """Leaves of no states, shape (0, *shape)."""
         xp = self.xp
-        return tuple(
-            xp.zeros((0, *s), dtype=self.dtype, device=self.device) for s in self.shapes
-        )
+        return tuple(xp.zeros((0, *s), dtype=self.dtype, device=self.device) for s in self.shapes)
 
     def row(self, leaves: Sequence[Array], i: Scalar) -> State:
         """The state at index i of leaves of shape (k, *shape)."""

@@ -20,7 +20,10 @@ __all__ = [
     "find_adjoint",
 ]
 
-BY_NAME = {"direct": DirectAdjoint, "recursive_checkpoint": RecursiveCheckpointAdjoint}
+BY_NAME: dict[str, type[AbstractAdjoint]] = {
+    "direct": DirectAdjoint,
+    "recursive_checkpoint": RecursiveCheckpointAdjoint,
+}
 
 
 def find_adjoint(adjoint: object) -> AbstractAdjoint | None:

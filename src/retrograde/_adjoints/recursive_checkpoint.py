@@ -55,14 +55,15 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
             return Slots(bound, None, None, 1, n)
         if n is not None and self.window > 1 and c * self.window >= n:
             index = (*range(0, n, self.window), FAR)
-            row = tuple(range(len(index)))
-            return Slots(c, bk.ints(index), bk.ints(row), self.window, n, segments=True)
+            rows = tuple(range(len(index)))
+            return Slots(c, bk.ints(index), bk.ints(rows), self.window, n, segments=True)
         if n is not None:
             blocks = -(-n // self.window)
             index = tuple(i * self.window for i in _schedules.positions(blocks, c))
-            table = bk.ints((*index, FAR)), bk.ints(tuple(range(len(index) + 1)))
-            return Slots(c, *table, self.window, n)
-        return Slots(c, *bk.placements(c, bound), self.window, None)
+            rows = tuple(range(len(index) + 1))
+            return Slots(c, bk.ints((*index, FAR)), bk.ints(rows), self.window, n)
+        index, rows = bk.placements(c, bound)
+        return Slots(c, index, rows, self.window, None)
 
     def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
         final = loop.march(inputs, self.slots(loop), record=loop.adaptive)
@@ -89,6 +90,9 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
 
 def _poison(bk: Any, ok: Any, cts: Inputs) -> Inputs:
     """All cotangents nan unless the solve reached t1: never a number that means nothing."""
-    fix = lambda x: bk.poison(ok, x)  # noqa: E731
+
+    def fix(x: Any) -> Any:
+        return bk.poison(ok, x)
+
     params = tuple(None if x is None else fix(x) for x in cts.params)
     return Inputs(bk.map_state(fix, cts.y0), params, fix(cts.t0), fix(cts.t1), cts.ts)

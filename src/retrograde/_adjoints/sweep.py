@@ -111,9 +111,7 @@ class StepPull:
             j = c.row - 1
             row = self.out.layout.row(self.cts, self.first_row + j)
             g, ct_t, params = self._absorb(t0, y0, row, c.params)
-            return c._replace(
-                g=self.layout.add(c.g, g), params=params, t0=c.t0 + ct_t, row=j
-            )
+            return c._replace(g=self.layout.add(c.g, g), params=params, t0=c.t0 + ct_t, row=j)
 
         return self.bk.while_loop(lambda c: c.row > 0, body, carry)  # type: ignore[no-any-return]
 
@@ -149,9 +147,7 @@ class StepPull:
             t1 = t1 + where(last, step.h, zero) + fn_t1
         return PullCarry(step.y, step.params, t0, t1, ts, row)
 
-    def _sources(
-        self, i: Any, t: Scalar, h: Scalar, carry: PullCarry
-    ) -> Callable[[Any, State, Any], Any]:
+    def _sources(self, i: Any, t: Scalar, h: Scalar, carry: PullCarry) -> Any:
         return (
             self._step_row(i, t, h, carry)
             if self.out.inside == "steps"

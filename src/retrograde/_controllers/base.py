@@ -33,12 +33,15 @@ class Grid(ABC):
     Attributes
     ----------
     count : int or traced scalar
-        Number of steps.
+        Number of steps to take.
+    whole : int or traced scalar
+        Number of steps to t1; more than ``count`` where max_steps cuts a solve short.
     shifts : bool
         Whether inner times move with t0 (constant steps) or stand still (given times).
     """
 
     count: Any
+    whole: Any
     shifts: bool
 
     @abstractmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from .._errors import InputError
@@ -59,7 +60,7 @@ class StepTo(AbstractController):
 
     def check(self, t0: float | None, t1: float | None) -> None:
         ts = self.ts
-        steps = [b - a for a, b in zip(ts, ts[1:], strict=False)]
+        steps = [b - a for a, b in pairwise(ts)]
         if len(ts) < 2 or not (all(h > 0 for h in steps) or all(h < 0 for h in steps)):
             raise InputError(
                 "`controller=StepTo(ts)`: `ts` must be strictly monotone with at least two times; "
@@ -74,23 +75,29 @@ class StepTo(AbstractController):
 
 
 class ConstantGrid(Grid):
-    """t_i = t0 + i dt; the last step ends on t1."""
+    """t_i = t0 + i dt; the last of all steps ends on t1, if ``count`` goes as far as that."""
 
     shifts = True
 
-    def __init__(self, clock: Any, t0: Scalar, t1: Scalar, dt: Scalar, count: Any) -> None:
-        self.clock, self.t0, self.t1, self.dt, self.count = clock, t0, t1, dt, count
+    def __init__(
+        self, clock: Any, span: tuple[Scalar, Scalar], dt: Scalar, whole: Any, count: Any
+    ) -> None:
+        self.clock, (self.t0, self.t1), self.dt = clock, span, dt
+        self.whole, self.count = whole, count
 
     def step(self, i: Any) -> tuple[Scalar, Scalar]:
         t = self.t0 + i * self.dt
-        return t, self.clock.where(i + 1 == self.count, self.t1 - t, self.dt)
+        return t, self.clock.where(i + 1 == self.whole, self.t1 - t, self.dt)
 
 
 class GivenGrid(Grid):
     """Steps between given (or recorded) times; their first and last are t0 and t1."""
 
-    def __init__(self, bk: Any, times: Any, count: Any, *, shifts: bool) -> None:
-        self.look, self.times, self.count, self.shifts = bk.look, times, count, shifts
+    def __init__(
+        self, bk: Any, times: Any, whole: Any, count: Any = None, *, shifts: bool
+    ) -> None:
+        self.look, self.times, self.shifts = bk.look, times, shifts
+        self.whole, self.count = whole, whole if count is None else count
 
     def step(self, i: Any) -> tuple[Scalar, Scalar]:
         t = self.look(self.times, i)

@@ -141,9 +141,7 @@ def _reverse_ranges(
             return to, y, bk.pick(room, top + 1, top), positions, buffer
 
         start = (bk.look(positions, row), bk.read(buffer, row), top, positions, buffer)
-        at, y, top, positions, buffer = bk.while_loop(
-            lambda q: end - q[0] > width, refine, start
-        )
+        at, y, top, positions, buffer = bk.while_loop(lambda q: end - q[0] > width, refine, start)
         if width == 1:
             carry = step[1](at, y, carry)
         else:

@@ -1,8 +1,8 @@
 """The planner: which adjoint, from how many bytes.
 
 Members: ``hardware`` (a budget in bytes from what the user or the device says), ``probe`` (the
-shape of a solve, from at most two calls of f), ``costs`` (what each method takes), ``plan`` (the choice, its reasons, and the table). To add a method: its row
-in ``costs``.
+shape of a solve, from at most two calls of f), ``costs`` (what each method takes), ``plan`` (the
+choice, its reasons, and the table). To add a method: its row in ``costs``.
 """
 
 from .hardware import budget_bytes

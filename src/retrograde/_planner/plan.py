@@ -7,7 +7,6 @@ where it fits; (c) recursive checkpointing with as many slots as the budget buys
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from .._adjoints import AbstractAdjoint, RecursiveCheckpointAdjoint, Shape
 from .._errors import PlanInfeasible
@@ -174,4 +173,3 @@ def _too_small(shape: Shape, budget: int, source: str) -> str:
         f"{format_bytes(least)} for a state of {format_bytes(shape.state)} ({items}). Raise the "
         "budget or pass a smaller batch."
     )
-

@@ -1,0 +1,156 @@
+"""JAX: the vjp of f, the whole solve as a ``custom_vjp``, and the loops of DirectAdjoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from retrograde._errors import UnsupportedByBackend
+from retrograde._types import Inputs, Wanted
+
+__all__ = ["DirectHooks", "Pullback", "with_gradient"]
+
+
+class Pullback:
+    """vjp of f by ``jax.vjp``, over what is wanted alone."""
+
+    def __init__(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> None:
+        self.layout, self.bind, self.params = layout, bind, params
+        self.wanted, self.time = wanted.params, wanted.time
+
+    def chosen(self, params: Any) -> list[Any]:
+        """The wanted ones."""
+        return [x for x, w in zip(params, self.wanted, strict=True) if w]
+
+    def zero(self) -> list[Any]:
+        return [jnp.zeros_like(x) for x in self.chosen(self.params)]
+
+    def finish(self, acc: list[Any]) -> tuple[Any, ...]:
+        rest = iter(acc)
+        return tuple(next(rest) if w else None for w in self.wanted)
+
+    def __call__(self, t: Any, y: Any) -> tuple[Any, Any]:
+        k, pull_all = self.linearise(t, y, self.chosen(self.params), whole=True)
+
+        def pull(ct: Any, acc: list[Any]) -> tuple[Any, Any, list[Any]]:
+            ct_t, mu, cts = pull_all(tuple(ct))
+            return mu, ct_t if self.time else None, [a + x for a, x in zip(acc, cts, strict=True)]
+
+        return k, pull
+
+    def linearise(self, t: Any, y: Any, chosen: Any, *, whole: bool = False) -> Any:
+        """``jax.vjp`` of f; its pull alone unless ``whole``."""
+
+        def fn(t: Any, leaves: Any, chosen: Any) -> Any:
+            rest = iter(chosen)
+            params = [next(rest) if w else x for x, w in zip(self.params, self.wanted, strict=True)]
+            return self.bind(params)(t, leaves)
+
+        leaves = self.layout.unpack(y)
+        if self.time:
+            k, pull = jax.vjp(fn, t, leaves, chosen)
+            return (k, pull) if whole else pull
+        k, part = jax.vjp(lambda leaves, chosen: fn(t, leaves, chosen), leaves, chosen)
+        return (k, lambda ct: (None, *part(ct))) if whole else part
+
+
+@jax.tree_util.register_pytree_node_class
+class _Static:
+    """Residual that is part of the program, not of the data: it has no leaves."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def tree_flatten(self) -> tuple[tuple[()], Any]:
+        return (), self.value
+
+    @classmethod
+    def tree_unflatten(cls, value: Any, _: Any) -> _Static:
+        return cls(value)
+
+
+def with_gradient(program: Any) -> Any:
+    """The program as a function whose reverse is the program's own."""
+    solve = jax.custom_vjp(program.primal)
+
+    def forward(primals: Any) -> tuple[Any, Any]:
+        def is_primal(x: Any) -> bool:
+            return hasattr(x, "perturbed")
+
+        def tree(name: str) -> Any:
+            return jax.tree_util.tree_map(lambda p: getattr(p, name), primals, is_leaf=is_primal)
+
+        inputs, perturbed = tree("value"), tree("perturbed")
+        wanted = Wanted(
+            tuple(bool(p) for p in perturbed.params),
+            perturbed.t0,
+            perturbed.t1,
+            bool(any(jax.tree_util.tree_leaves(perturbed.ts))),
+        )
+        leaves, aux, residuals = program.forward(inputs)
+        return (leaves, aux), (inputs, residuals, _Static(wanted))
+
+    def reverse(residuals: Any, cotangents: Any) -> Any:
+        inputs, kept, static = residuals
+        wanted = static.value
+        cts = tuple(
+            jnp.zeros(x.shape, x.dtype) if isinstance(x, SymbolicZero) else x for x in cotangents[0]
+        )
+        g = program.reverse(inputs, kept, cts, wanted)
+        params = tuple(x if w else None for x, w in zip(g.params, wanted.params, strict=True))
+        t0, t1 = (x if w else None for x, w in ((g.t0, wanted.t0), (g.t1, wanted.t1)))
+        return (Inputs(g.y0, params, t0, t1, g.ts if wanted.ts else None),)
+
+    solve.defvjp(forward, reverse, symbolic_zeros=True)
+    return solve
+
+
+class DirectHooks:
+    """What DirectAdjoint needs: loops that jvp and vjp follow."""
+
+    def direct_layout(self, layout: Any) -> Any:
+        return layout
+
+    def scan_states(self, n: Any, bound: int | None, advance: Any, y: Any) -> tuple[Any, Any]:
+        """A scan that jvp and vjp follow; steps behind n are skipped."""
+        if isinstance(n, int):
+            return jax.lax.scan(lambda y, i: (advance(i, y), y), y, jnp.arange(n))
+        if bound is None:
+            raise UnsupportedByBackend(
+                "`adjoint` is DirectAdjoint, and the number of steps is traced: pass `max_steps`."
+            )
+
+        def body(y: Any, i: Any) -> tuple[Any, Any]:
+            # clamped, so that a skipped step stays finite where vmap runs both branches
+            taken = jnp.minimum(i, jnp.maximum(n - 1, 0))
+            return jax.lax.cond(i < n, lambda: advance(taken, y), lambda: y), y
+
+        return jax.lax.scan(body, y, jnp.arange(bound, dtype=jnp.int32))
+
+    def map_rows(self, row: Callable[[Any], Any], count: int) -> tuple[Any, ...]:
+        return tuple(jax.vmap(row)(jnp.arange(count, dtype=jnp.int32)))
+
+    def look_state(self, states: Any, i: Any, n: Any = None, final: Any = None) -> Any:
+        last = states[0].shape[0] - 1
+        found = tuple(x[jnp.minimum(i, last)] for x in states)
+        if n is None:
+            return found
+        return tuple(jnp.where(i == n, a, b) for a, b in zip(final, found, strict=True))
+
+    def step_of(self, grid: Any, n: Any, t: Any) -> Any:
+        def earlier(i: Any) -> Any:
+            start, h = grid.step(i)
+            return (t - start) * h > 0
+
+        return jax.lax.fori_loop(0, n, lambda i, at: jnp.where(earlier(i), i, at), 0)
+
+    def blank(self, rows: tuple[Any, ...], n: Any) -> tuple[Any, ...]:
+        def fill(x: Any) -> Any:
+            there = (jnp.arange(x.shape[0]) < n).reshape((-1,) + (1,) * (x.ndim - 1))
+            return jnp.where(there, x, jnp.inf)
+
+        return tuple(fill(x) for x in rows)

@@ -1,0 +1,96 @@
+"""One solve as an adapter sees it: a function, with a forward and a reverse for its gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ._adjoints import AbstractAdjoint, DirectAdjoint
+from ._types import Array, Inputs, Wanted
+
+__all__ = ["Program"]
+
+
+class Program:
+    """One solve as the adapters see it: a primal, and a forward and reverse for its gradient.
+
+    Attributes
+    ----------
+    loop : ForwardLoop
+    adjoint : AbstractAdjoint
+    """
+
+    def __init__(self, loop: Any, adjoint: AbstractAdjoint) -> None:
+        self.loop = loop
+        self.adjoint = adjoint
+
+    def key(self) -> Any:
+        """What a compiled form of this program depends on; unhashable where it can't be kept."""
+        loop = self.loop
+        problem, saveat = loop.problem, loop.outputs.saveat
+        return (
+            problem.key(),
+            loop.solver,
+            loop.controller,
+            loop.max_steps,
+            loop.count,
+            (saveat.t0, saveat.t1, saveat.ts is not None, saveat.steps, saveat.fn),
+            loop.outputs.count,
+            self.adjoint,
+        )
+
+    def primal(self, inputs: Inputs) -> tuple[Any, Any]:
+        """(output leaves, what else the solve tells)."""
+        if isinstance(self.adjoint, DirectAdjoint):
+            leaves, final = self.adjoint.primal(self.loop, inputs)
+            return leaves, self._aux(inputs, final)
+        return self._result(inputs, self.loop.march(inputs))
+
+    def forward(self, inputs: Inputs) -> tuple[Any, Any, Any]:
+        """The same, and what the reverse needs."""
+        final, residuals = self.adjoint.forward(self.loop, inputs)
+        return *self._result(inputs, final), residuals
+
+    def reverse(self, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted) -> Inputs:
+        """Cotangents of the inputs."""
+        return self.adjoint.reverse(self.loop, inputs, residuals, cotangents, wanted)
+
+    def _result(self, inputs: Inputs, final: Any) -> tuple[Any, Any]:
+        return output_leaves(self.loop, inputs, final), self._aux(inputs, final)
+
+    def _aux(self, inputs: Inputs, final: Any) -> tuple[Any, ...]:
+        times = output_times(self.loop, inputs, final)
+        return times, final.n, final.tries, final.status, final.t
+
+
+def output_leaves(loop: Any, inputs: Inputs, final: Any) -> tuple[Array, ...]:
+    """All rows, as leaves of shape (k, *shape)."""
+    out, bk = loop.outputs, loop.bk
+    emit = out.emitter(loop.problem, inputs.params)
+    parts = []
+    if out.saveat.t0:
+        parts.append(out.layout.stack([emit(loop.clock.real(inputs.t0), inputs.y0)]))
+    if out.inside:
+        n = loop.rows_inside(final)
+        parts.append(bk.rows(out.layout, final.inside[1], n, final.inside[0]))
+    if out.saveat.final:
+        parts.append(out.layout.stack([emit(final.t, final.y)]))
+    if len(parts) == 1:
+        return parts[0]  # type: ignore[no-any-return]
+    xp = bk.xp
+    return tuple(xp.concat(leaves, axis=0) for leaves in zip(*parts, strict=True))
+
+
+def output_times(loop: Any, inputs: Inputs, final: Any) -> Array:
+    """Times of the rows, shape (k,)."""
+    out, clock, bk = loop.outputs, loop.clock, loop.bk
+    parts = [[clock.real(inputs.t0)]] if out.saveat.t0 else []
+    if out.inside == "ts":
+        parts.append(inputs.ts)
+    elif out.inside:
+        n = loop.rows_inside(final)
+        times = final.times if loop.adaptive else bk.grid_times(loop.grid(inputs), n)
+        parts.append(bk.accepted_times(times, n, final.n))
+    if out.saveat.final:
+        parts.append([final.t])
+    arrays = [bk.times_array(part, loop.layout) for part in parts]
+    return arrays[0] if len(arrays) == 1 else bk.xp.concat(arrays, axis=0)

@@ -1,0 +1,39 @@
+"""Trees for eager libraries: optree's, with dataclasses registered when they are first met."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+__all__ = ["flatten"]
+
+
+def flatten(tree: Any) -> tuple[list[Any], Any]:
+    """Leaves and structure of a tree; the structure's ``unflatten(leaves)`` is the inverse."""
+    import optree  # loading it takes longer than the rest of the package
+
+    leaves, treedef = optree.tree_flatten(tree, namespace="retrograde")
+    new = {type(x) for x in leaves if dataclasses.is_dataclass(x) and not isinstance(x, type)}
+    new = {kind for kind in new if not hasattr(kind, "__array_namespace__")}
+    if not new:
+        return leaves, treedef
+    kind: Any
+    for kind in new:
+        optree.register_pytree_node(
+            kind, _open_dataclass, partial(_close_dataclass, kind), namespace="retrograde"
+        )
+    return flatten(tree)
+
+
+def _open_dataclass(x: Any) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+    names = tuple(f.name for f in dataclasses.fields(x))
+    return tuple(getattr(x, name) for name in names), names
+
+
+def _close_dataclass(kind: type, names: tuple[str, ...], values: Iterable[Any]) -> Any:
+    x: Any = object.__new__(kind)  # not __init__: the values may be cotangents, or None
+    for name, value in zip(names, values, strict=True):
+        object.__setattr__(x, name, value)
+    return x

@@ -1,0 +1,376 @@
+"""The PyTorch adapter: its gradients, what fields close over, and what it refuses."""
+
+from __future__ import annotations
+
+import functools
+import gc
+
+import numpy as np
+import pytest
+
+import retrograde as rg
+
+torch = pytest.importorskip("torch")
+
+# PyTorch's own forward mode scripts its formulas
+JIT = pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
+TIGHT = {"rtol": 1e-8, "atol": 1e-8}
+W = np.asarray([[0.3, -0.2], [1.0, 2.0], [0.5, 1.0]])
+TS = [0.5, 1.5, 3.0]
+
+
+def tensor(x, **keywords):
+    return torch.tensor(x, dtype=torch.float64, **keywords)
+
+
+def leaf(x):
+    return tensor(x, requires_grad=True)
+
+
+def field(t, y, p):
+    """Lotka-Volterra with a prey rate that changes in time; NumPy and torch alike."""
+    xp = torch if isinstance(y, torch.Tensor) else np
+    return xp.stack(
+        [p[0] * (1 + 0.1 * t) * y[0] - p[1] * y[0] * y[1], p[3] * y[0] * y[1] - p[2] * y[1]]
+    )
+
+
+def field_vjp(t, y, p, ct):
+    both = y[0] * y[1] * (p[3] * ct[1] - p[1] * ct[0])
+    grow = p[0] * (1 + 0.1 * t) * ct[0]
+    ct_y = np.stack([grow + both / y[0], both / y[1] - p[2] * ct[1]])
+    first = (1 + 0.1 * t) * y[0] * ct[0]
+    ct_p = np.stack([first, -y[0] * y[1] * ct[0], -y[1] * ct[1], y[0] * y[1] * ct[1]])
+    return 0.1 * p[0] * y[0] * ct[0], ct_y, ct_p
+
+
+def numpy_gradient(saveat, weights, **keywords):
+    f = rg.VectorField(field, vjp=field_vjp)
+    p = np.asarray([1.5, 1.0, 3.0, 1.0])
+    sol, pull = rg.solve_vjp(f, np.asarray([1.0, 2.0]), 0.0, 3.0, p, saveat=saveat, **keywords)
+    return sol, pull(weights)
+
+
+@pytest.mark.parametrize("checkpoints", [None, 1, 3])
+@pytest.mark.parametrize("inside", [False, True])
+def test_gradients_are_those_of_numpy(checkpoints, inside):
+    adjoint = rg.RecursiveCheckpointAdjoint(checkpoints)
+    keywords = {"dt": 0.05, "adjoint": adjoint}
+    weights = W if inside else W[:1]
+    wish = rg.SaveAt(ts=TS) if inside else None
+    sol, want = numpy_gradient(wish, weights, **keywords)
+    y0, p, t0, t1 = leaf([1.0, 2.0]), leaf([1.5, 1.0, 3.0, 1.0]), leaf(0.0), leaf(3.0)
+    ts = leaf(TS)
+    wish = rg.SaveAt(ts=ts) if inside else None
+    ys = rg.solve(field, y0, t0, t1, p, saveat=wish, **keywords).ys
+    (ys * tensor(weights)).sum().backward()
+    np.testing.assert_allclose(ys.detach(), sol.ys, rtol=1e-12)
+    pairs = [(y0, want.y0), (p, want.args), (t0, want.t0), (t1, want.t1)]
+    for x, g in pairs + ([(ts, want.ts)] if inside else []):
+        np.testing.assert_allclose(x.grad, g, rtol=1e-11, atol=1e-12)
+
+
+def test_adaptive_gradients_are_those_of_numpy():
+    sol, want = numpy_gradient(rg.SaveAt(ts=TS), W, **TIGHT)
+    y0, p = leaf([1.0, 2.0]), leaf([1.5, 1.0, 3.0, 1.0])
+    got = rg.solve(field, y0, 0.0, 3.0, p, saveat=rg.SaveAt(ts=TS), **TIGHT)
+    (got.ys * tensor(W)).sum().backward()
+    assert got.stats == sol.stats
+    # steps are chosen by error estimates whose rounding differs
+    np.testing.assert_allclose(y0.grad, want.y0, rtol=1e-8)
+    np.testing.assert_allclose(p.grad, want.args, rtol=1e-8)
+
+
+def test_the_step_graph_is_the_sweep_over_stages(monkeypatch):
+    from retrograde_backends import torch_
+
+    def gradients():
+        y0, p = leaf([[1.0], [2.0]]), leaf([1.5, 1.0, 3.0, 1.0])
+        ys = rg.solve(lambda t, y, p: field(t, y[:, 0], p)[:, None], y0, 0.0, 3.0, p, dt=0.05).ys
+        return torch.autograd.grad(ys.sum(), [y0, p])
+
+    graph = gradients()
+    monkeypatch.setattr(torch_, "SMALL", 0)
+    for a, b in zip(graph, gradients(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=0.0)
+
+
+def test_solve_vjp_is_backward():
+    y0, p = tensor([1.0, 2.0]), tensor([1.5, 1.0, 3.0, 1.0])
+    sol, pull = rg.solve_vjp(field, y0, 0.0, 3.0, p, saveat=rg.SaveAt(ts=TS), **TIGHT)
+    g = pull(tensor(W))
+    y0.requires_grad_(), p.requires_grad_()
+    ys = rg.solve(field, y0, 0.0, 3.0, p, saveat=rg.SaveAt(ts=TS), **TIGHT).ys
+    want = torch.autograd.grad((ys * tensor(W)).sum(), [y0, p])
+    torch.testing.assert_close((g.y0, g.args), want, rtol=1e-13, atol=0.0)
+    assert sol.ys.grad_fn is None and g.y0.grad_fn is None
+
+
+@pytest.mark.parametrize("adjoint", ["recursive_checkpoint", "direct"])
+def test_trees_and_complex_states_pass_gradcheck(adjoint):
+    def f(t, y, args):
+        a, (b, n) = y["a"], y["b"]
+        return {"a": -args["k"] * a + b.sum(), "b": (b * torch.cos(a).sum(), n * 0.5 * 1j)}
+
+    def loss(a, b, n, k):
+        y0 = {"a": a, "b": (b, n)}
+        sol = rg.solve(f, y0, 0.0, 1.0, {"k": k, "unused": 3}, dt=0.25, adjoint=adjoint)
+        return sol.ys["a"], *sol.ys["b"]
+
+    c = torch.complex128
+    a = torch.tensor([[1.0 + 0.5j, 0.3j]], dtype=c, requires_grad=True)
+    b = torch.tensor([0.2 - 0.1j, 0.4, 1j], dtype=c, requires_grad=True)
+    n = torch.tensor(1.0 + 0j, dtype=c, requires_grad=True)
+    k = torch.tensor(0.7 + 0.2j, dtype=c, requires_grad=True)
+    assert torch.autograd.gradcheck(loss, (a, b, n, k))
+
+
+def test_float32_stays_float32():
+    y0 = torch.tensor([1.0, 2.0], requires_grad=True)
+    p = torch.tensor([1.5, 1.0, 3.0, 1.0], requires_grad=True)
+    seen = []
+
+    def f(t, y, p):
+        seen.append((t.dtype, t.shape, y.dtype))
+        return field(t, y, p)
+
+    sol = rg.solve(f, y0, 0.0, 1.0, p, saveat=rg.SaveAt(ts=TS[:1], t1=True))
+    sol.ys.sum().backward()
+    assert {sol.ys.dtype, sol.ts.dtype, y0.grad.dtype, p.grad.dtype} == {torch.float32}
+    assert set(seen) == {(torch.float32, torch.Size([]), torch.float32)}
+
+
+# --- what f closes over
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(2, 2, dtype=torch.float64)
+        self.late = torch.nn.Parameter(tensor(0.3))
+        self.unused = torch.nn.Parameter(tensor(1.0))
+
+    def forward(self, t, y, args=None):
+        y = torch.tanh(self.inner(y))
+        return y * self.late if t > 2.0 else y
+
+
+GLOBAL = leaf([0.5, -0.2])
+BOX = {"w": [leaf([[0.1, 0.2], [0.3, -0.4]])]}
+
+
+def by_hand(f, y0, tensors, steps=30, t1=3.0):
+    """Gradients of sum(y(t1)) of Euler's method by plain autograd."""
+    y, h = y0, t1 / steps
+    for i in range(steps):
+        y = y + h * f(tensor(i * h), y, None)
+    return torch.autograd.grad(y.sum(), [y0, *tensors])
+
+
+def check_capture(f, tensors):
+    y0 = leaf([1.0, 2.0])
+    want = by_hand(f, y0, tensors)
+    ys = rg.solve(f, y0, 0.0, 3.0, solver="euler", dt=0.1).ys
+    got = torch.autograd.grad(ys.sum(), [y0, *tensors])
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
+
+
+def test_module_parameters_get_gradients_and_unused_ones_none():
+    net = Net()
+    check_capture(net, [*net.inner.parameters(), net.late])
+    check_capture(net.forward, [*net.inner.parameters(), net.late])
+    check_capture(functools.partial(net), [*net.inner.parameters(), net.late])
+    rg.solve(net, tensor([1.0, 2.0]), 0.0, 3.0).ys.sum().backward()
+    assert net.unused.grad is None and net.late.grad is not None
+
+
+def test_globals_and_containers_get_gradients():
+    check_capture(lambda t, y, args: BOX["w"][0] @ y * GLOBAL, [GLOBAL, BOX["w"][0]])
+
+
+def test_captured_tensors_that_were_computed_get_gradients():
+    p = leaf([0.1, 0.4, 0.3, -0.4])
+    w = (p**2).reshape(2, 2)
+    a, b = w.unbind(0)
+    check_capture(lambda t, y, args: w @ y, [w])
+    check_capture(lambda t, y, args: torch.stack([a @ y, b @ y]), [a, b])
+    y0 = tensor([1.0, 2.0])
+    rg.solve(lambda t, y, args: torch.stack([a @ y, b @ y]), y0, 0.0, 1.0).ys.sum().backward()
+    assert p.grad.abs().min() > 0
+
+
+def test_a_captured_tensor_and_its_source_are_refused():
+    p = leaf([0.1, 0.4])
+    w = 2 * p
+    with pytest.raises(rg.InputError, match="pass them through `args`"):
+        rg.solve(lambda t, y, args: y * w + p, tensor([1.0, 2.0]), 0.0, 1.0)
+
+
+def test_a_tensor_that_only_a_later_branch_reaches_is_never_lost():
+    hidden = [[[[[leaf(0.5)]]]]]
+
+    def f(t, y, args):
+        return y if t < 0.5 else hidden[0][0][0][0][0] * y
+
+    ys = rg.solve(f, leaf([1.0]), 0.0, 1.0, dt=0.1).ys
+    with pytest.raises(rg.InputError, match="did not use at t0; pass it through `args`"):
+        ys.sum().backward()
+
+
+def test_hooks_of_parameters_see_the_whole_gradient_once():
+    p = leaf(0.5)
+    want = by_hand(lambda t, y, args: -p * y, leaf([1.0]), [p])[1]
+    seen = []
+    p.register_hook(lambda g: seen.append(g.clone()))
+    y0 = tensor([1.0])
+    rg.solve(lambda t, y, args: -p * y, y0, 0.0, 3.0, solver="euler", dt=0.1).ys.sum().backward()
+    torch.testing.assert_close(seen, [want], rtol=1e-12, atol=0.0)
+
+
+def test_output_functions_close_over_tensors_too():
+    p, scale = leaf(0.5), leaf([2.0, 3.0])
+    wish = rg.SaveAt(ts=TS, fn=lambda t, y, args: scale * y)
+    ys = rg.solve(lambda t, y, args: -p * y, tensor([1.0, 2.0]), 0.0, 3.0, saveat=wish, **TIGHT).ys
+    ys.sum().backward()
+    t = tensor(TS)
+    decay = torch.exp(-0.5 * t)
+    torch.testing.assert_close(scale.grad, decay.sum() * tensor([1.0, 2.0]), rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(p.grad, -(8.0 * t * decay).sum(), rtol=1e-6, atol=0.0)
+
+
+# --- autograd's rules
+def test_tensors_changed_in_place_after_the_solve_raise():
+    def run():
+        y0, p, w = leaf([1.0, 2.0]), leaf(0.5), leaf(0.1)
+        out = rg.solve(lambda t, y, p: -p * y + w, y0, 0.0, 1.0, p).ys.sum()
+        return out, (y0, p, w)
+
+    for i in range(3):
+        out, tensors = run()
+        with torch.no_grad():
+            tensors[i].add_(1.0)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            out.backward()
+
+
+@pytest.mark.parametrize("loss", [lambda y: y.sum(), lambda y: (y**2).sum()])
+def test_a_second_derivative_names_direct(loss):
+    y0, z = leaf([2.0, 3.0]), leaf(2.3)
+    out = loss(rg.solve(lambda t, y, z: -z * y, y0, 0.0, 1.0, z).ys)
+    g = torch.autograd.grad(out, z, create_graph=True)[0]
+    with pytest.raises(rg.UnsupportedByBackend, match='adjoint="direct"'):
+        torch.autograd.grad(g, z)
+    with pytest.raises(rg.UnsupportedByBackend, match='adjoint="direct"'):
+        (g + z * out).backward()
+
+
+@JIT
+def test_direct_gives_second_derivatives_and_tangents():
+    y0, z = leaf([2.0, 3.0]), leaf(2.3)
+
+    def solve(z):
+        return rg.solve(lambda t, y, z: -z * y, y0, 0.0, 1.0, z, adjoint="direct", **TIGHT).ys
+
+    g = torch.autograd.grad(solve(z).sum(), z, create_graph=True)[0]
+    second = torch.autograd.grad(g, z)[0]
+    torch.testing.assert_close(second, 5 * torch.exp(-z.detach()), rtol=1e-6, atol=0.0)
+    forward = torch.autograd.forward_ad
+    with forward.dual_level():
+        tangent = forward.unpack_dual(solve(forward.make_dual(z.detach(), tensor(1.0)))).tangent
+    torch.testing.assert_close(tangent.sum(), g.detach(), rtol=1e-10, atol=0.0)
+
+
+def test_direct_is_the_recursive_gradient():
+    def gradient(adjoint):
+        inputs = [leaf([1.0, 2.0]), leaf([1.5, 1.0, 3.0, 1.0]), leaf(0.1), leaf(3.0), leaf(TS)]
+        y0, p, t0, t1, ts = inputs
+        wish = rg.SaveAt(ts=ts, t1=True)
+        ys = rg.solve(field, y0, t0, t1, p, saveat=wish, adjoint=adjoint, **TIGHT).ys
+        w = torch.arange(8.0, dtype=torch.float64).reshape(4, 2)
+        return torch.autograd.grad((w * ys).sum(), inputs)
+
+    torch.testing.assert_close(
+        gradient("direct"), gradient("recursive_checkpoint"), rtol=1e-10, atol=1e-9
+    )
+
+
+def test_backward_twice_and_no_growth():
+    def run():
+        y0, p = leaf([1.0, 2.0]), leaf([1.5, 1.0, 3.0, 1.0])
+        adjoint = rg.RecursiveCheckpointAdjoint(3)
+        out = rg.solve(field, y0, 0.0, 1.0, p, dt=0.1, adjoint=adjoint).ys.sum()
+        first = torch.autograd.grad(out, [y0, p], retain_graph=True)
+        torch.testing.assert_close(torch.autograd.grad(out, [y0, p]), first, rtol=0.0, atol=0.0)
+
+    def living():
+        gc.collect()
+        return sum(isinstance(x, torch.Tensor) for x in gc.get_objects())
+
+    run()
+    before = living()
+    gc.disable()
+    try:
+        for _ in range(100):
+            run()
+        # nothing waits for the collector: no reference cycle holds tensors
+        left = sum(isinstance(x, torch.Tensor) for x in gc.get_objects())
+    finally:
+        gc.enable()
+    assert left <= before + 2
+
+
+def test_no_grad_and_detached_inputs_stay_outside_of_the_graph():
+    y0, p = leaf([1.0, 2.0]), leaf([1.5, 1.0, 3.0, 1.0])
+    with torch.no_grad():
+        assert not rg.solve(field, y0, 0.0, 1.0, p).ys.requires_grad
+    assert not rg.solve(field, y0.detach(), 0.0, 1.0, p.detach()).ys.requires_grad
+    ys = rg.solve(field, y0.detach(), 0.0, 1.0, p).ys
+    ys.sum().backward()
+    assert y0.grad is None and p.grad is not None
+
+
+@JIT
+def test_what_can_have_no_gradient_is_refused():
+    y0, p = tensor([1.0, 2.0]), leaf(0.5)
+    with pytest.raises(rg.InputError, match="loss.backward"):
+        rg.solve_vjp(lambda t, y, args: -p * y, y0, 0.0, 1.0)
+    with pytest.raises(rg.UnsupportedByBackend, match=r"torch\.func"):
+        torch.func.grad(lambda y: rg.solve(lambda t, y, args: -y, y, 0.0, 1.0).ys.sum())(y0)
+    with pytest.raises(rg.InputError, match="in place"):
+        rg.solve(lambda t, y, args: y.mul_(2.0), y0, 0.0, 1.0)
+    forward = torch.autograd.forward_ad
+    with forward.dual_level(), pytest.raises(rg.UnsupportedByBackend, match="direct"):
+        dual = forward.make_dual(y0, y0)
+        rg.solve(lambda t, y, args: -y, dual, 0.0, 1.0)
+
+
+def test_a_tape_counts_what_dies_with_it():
+    from retrograde._types import Wanted
+    from retrograde_backends.torch_ import backend
+
+    big, y = torch.ones(100, 100, dtype=torch.float64), torch.ones(100, dtype=torch.float64)
+    layout = backend.layout([y])
+    wanted = Wanted((), False, False, False)
+
+    def bytes_of(f):
+        vjp = backend.pullback(layout, lambda params: lambda t, leaves: (f(*leaves),), (), wanted)
+        return backend.tape_bytes(vjp, layout.time(0.0), y)[0]
+
+    assert bytes_of(lambda y: big @ y) == 0
+    assert bytes_of(lambda y: torch.tanh(y)) == 800
+    assert bytes_of(lambda y: torch.exp(torch.tanh(y)) * y) == 3 * 800
+
+
+def test_a_vector_field_with_its_own_vjp_is_used():
+    calls = []
+
+    def vjp(t, y, z, ct):
+        calls.append(t)
+        return 0.0 * t, -z * ct, -(y * ct).sum()
+
+    y0, z = leaf([2.0, 3.0]), leaf(2.3)
+    f = rg.VectorField(lambda t, y, z: -z * y, vjp=vjp)
+    rg.solve(f, y0, 0.0, 1.0, z, dt=0.25).ys.sum().backward()
+    want = torch.autograd.grad(
+        rg.solve(f.f, y0, 0.0, 1.0, z, dt=0.25).ys.sum(), [y0, z]
+    )
+    torch.testing.assert_close((y0.grad, z.grad), want, rtol=1e-13, atol=0.0)
+    assert calls

@@ -1,0 +1,163 @@
+"""The PID controller: what it accepts, how far it changes a step, and its limits."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import retrograde as rg
+from retrograde._clocks import HostClock
+
+CLOCK = HostClock()
+
+
+def adapt(error, h=0.1, order=5, past=1.0, **settings):
+    """(accepted, next h) after a try with this error."""
+    controller = rg.PIDController(**settings)
+    memory = (past, past) if controller.dcoeff else (past,)
+    ok, h_next, _ = controller.adapter(CLOCK, order)(error**2, h, memory)
+    return ok, h_next
+
+
+@pytest.mark.parametrize("error", [0.0, 0.5, 1.0])
+def test_an_error_of_at_most_one_is_accepted(error):
+    assert adapt(error)[0]
+
+
+@pytest.mark.parametrize("error", [1.0 + 1e-9, 3.0, math.inf, math.nan])
+def test_a_larger_error_is_rejected_and_the_step_shrinks(error):
+    ok, h = adapt(error)
+    assert not ok
+    assert 0.2 * 0.1 <= h <= 0.9 * 0.1
+
+
+def test_factor_limits():
+    assert adapt(0.0)[1] == pytest.approx(1.0)  # factormax = 10
+    assert adapt(1e9)[1] == pytest.approx(0.02)  # factormin = 0.2
+    assert adapt(math.nan)[1] == pytest.approx(0.02)
+    assert adapt(0.0, factormax=3.0)[1] == pytest.approx(0.3)
+    assert adapt(1e9, factormin=0.5)[1] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_step_limits_keep_the_sign(sign):
+    _, h = adapt(0.0, h=sign * 0.1, dtmax=0.25)
+    assert h == pytest.approx(sign * 0.25)
+    ok, h = adapt(1e9, h=sign * 0.1, dtmin=0.08, force_dtmin=True)
+    assert not ok
+    assert h == pytest.approx(sign * 0.08)
+    ok, _ = adapt(1e9, h=sign * 0.08, dtmin=0.08, force_dtmin=True)
+    assert ok  # however large the error
+
+
+def test_integral_control_is_the_textbook_formula():
+    """h' = h safety error**(-1/k) with p = 0, i = 1."""
+    for error in (0.3, 0.9, 1.7):
+        _, h = adapt(error, order=4, pcoeff=0.0, icoeff=1.0)
+        expected = 0.1 * 0.9 * error ** (-1 / 4)
+        assert h == pytest.approx(expected if error <= 1 else min(expected, 0.09))
+
+
+def test_proportional_control_looks_at_the_step_before():
+    """Growing errors shorten the step beyond what their size alone would."""
+    calm, growing = (adapt(0.5, past=1 / e**2)[1] for e in (0.5, 0.1))
+    assert growing < calm
+
+
+def test_derivative_control_is_neutral_on_constant_errors():
+    for error in (0.3, 0.8):
+        past = 1 / error**2
+        a, b = adapt(error, past=past, dcoeff=0.0)[1], adapt(error, past=past, dcoeff=0.1)[1]
+        assert a == pytest.approx(b)
+
+
+def sizes(backend, controller, f=None, **keywords):
+    """Sizes of the accepted steps of y' = y cos(6 t) on [0, 4]."""
+
+    def field(t, y, args):
+        return y * backend.namespace(y).cos(6.0 * t)
+
+    saveat = rg.SaveAt(t0=True, steps=True)
+    y0 = backend.array([1.0])
+    sol = rg.solve(f or field, y0, 0.0, 4.0, controller=controller, saveat=saveat, **keywords)
+    ts = backend.to_numpy(sol.ts)
+    return np.diff(ts[np.isfinite(ts)]), sol
+
+
+def test_dtmax_bounds_every_step(backend):
+    h, _ = sizes(backend, rg.PIDController(1e-3, 1e-3, dtmax=0.11), max_steps=200)
+    assert h.max() <= 0.11 * (1 + 1e-9)
+    np.testing.assert_allclose(h[5:-2], 0.11, rtol=1e-9)  # it would like longer ones
+
+
+def test_dt0_is_the_first_step(backend):
+    h, _ = sizes(backend, rg.PIDController(1e-3, 1e-3, dt0=0.01), max_steps=200)
+    assert h[0] == pytest.approx(0.01)
+
+
+def test_forced_dtmin_ends_the_solve(backend):
+    controller = rg.PIDController(1e-12, 1e-12, dtmin=0.05, force_dtmin=True)
+    h, sol = sizes(backend, controller, max_steps=200)
+    assert h[:-1].min() >= 0.05 * (1 - 1e-9)
+    assert int(sol.stats["num_accepted_steps"]) == len(h) <= 81
+
+
+def test_dtmin_without_force_fails(backend):
+    controller = rg.PIDController(1e-12, 1e-12, dtmin=0.05)
+    with pytest.raises(rg.SolveFailed, match="fell below its floor"):
+        sizes(backend, controller, max_steps=200)
+
+
+def test_first_step_scales_with_the_problem(reference):
+    """A field 1000 times as fast starts with a step about 1000 times as short."""
+    first = []
+    for rate in (1.0, 1000.0):
+        h, _ = sizes(reference, rg.PIDController(1e-6, 1e-9), lambda t, y, a, r=rate: -r * y)
+        first.append(h[0])
+    assert 500 < first[0] / first[1] < 2000
+
+
+def test_first_step_of_a_field_that_is_zero(backend):
+    """Nothing to estimate from: it still ends, in few steps."""
+    _, sol = sizes(backend, rg.PIDController(), lambda t, y, a: 0.0 * y, max_steps=200)
+    assert int(sol.stats["num_steps"]) < 20
+
+
+def test_tolerances_of_every_element(backend):
+    """A loose tolerance on one element leaves it out of the control."""
+
+    def f(t, y, args):
+        xp = backend.namespace(y)
+        return xp.stack([xp.cos(40.0 * t), 0.1 * y[1]])
+
+    y0 = backend.array([0.0, 1.0])
+    tight, loose = (
+        rg.solve(f, y0, 0.0, 4.0, rtol=1e-6, atol=backend.array([a, 1e-6]), max_steps=2000)
+        for a in (1e-6, 1e3)
+    )
+    assert int(loose.stats["num_steps"]) * 4 < int(tight.stats["num_steps"])
+
+
+@pytest.mark.parametrize("rtol", [1e-3, 1e-6, 1e-9])
+def test_rejections_are_few(reference, rtol):
+    """The default exponents reject less than 10 % on a smooth problem."""
+    _, sol = sizes(reference, rg.PIDController(rtol, rtol))
+    assert sol.stats["num_rejected_steps"] <= 0.1 * sol.stats["num_steps"] + 1
+
+
+def test_settings_that_contradict_each_other():
+    f, y0 = (lambda t, y, a: -y), np.ones(1)
+    for settings, named in (
+        ({"dtmin": 0.2, "dtmax": 0.1}, "`dtmin` is 0.2, above `dtmax`"),
+        ({"dtmin": -0.2}, "`dtmin`"),
+        ({"dtmin": math.nan}, "`dtmin` is nan"),
+        ({"factormin": 2.0}, "`factormin`"),
+        ({"factormax": 0.5}, "`factormax`"),
+        ({"safety": 0.0}, "`safety`"),
+        ({"rtol": math.inf}, "`rtol` is inf"),
+    ):
+        with pytest.raises(rg.InputError) as caught:
+            rg.solve(f, y0, 0.0, 1.0, controller=rg.PIDController(**settings))
+        assert named in str(caught.value)
