@@ -1,8 +1,8 @@
 """The one ``backend`` fixture: every array library behind one small harness.
 
 A test that takes ``backend`` runs once for each id of :data:`IDS`. A library or device that is
-missing skips with its reason, unless the id stands in ``RETROGRADE_REQUIRE`` (commas between
-ids), where its absence is an error. What a test needs it says by capability::
+missing skips with its reason, unless the id stands in ``RETROGRADE_REQUIRE`` (commas or
+spaces between ids), where its absence is an error. What a test needs it says by capability::
 
     @pytest.mark.needs(Capability.HIGHER_ORDER)
 
@@ -25,7 +25,7 @@ from retrograde._registry import adapter, backend_for
 from retrograde.backend import Capability
 
 IDS = ("numpy", "strict", "torch", "jax", "jax:jit", "cupy", "torch:cuda", "jax:cuda")
-REQUIRED = frozenset(filter(None, os.environ.get("RETROGRADE_REQUIRE", "").split(",")))
+REQUIRED = frozenset(os.environ.get("RETROGRADE_REQUIRE", "").replace(",", " ").split())
 if "jax:cuda" not in REQUIRED:
     os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported: it looks at it only once
 

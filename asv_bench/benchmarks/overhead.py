@@ -20,11 +20,10 @@ def seconds(run: Callable[[], Any], repeats: int) -> float:
 
 
 class Overhead:
-    """Adaptive steps of Tsit5, rejected ones included; a compiled f costs too little to take off."""
+    """Adaptive steps of Tsit5, rejected ones included; a compiled f is not taken off."""
 
     params = (NAMES, (2, 1000))
     param_names = ("backend", "unknowns")
-    unit = "us"
 
     def setup(self, backend: str, unknowns: int) -> None:
         lib, problem = library(backend), decay(unknowns)

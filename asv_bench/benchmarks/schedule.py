@@ -60,7 +60,7 @@ class Schedule:
         return executed_over_optimum(slots, dt=0.02)
 
     def track_unknown_length(self, slots: int) -> float:
-        return executed_over_optimum(slots, rtol=1e-6, atol=1e-9)
+        return executed_over_optimum(slots, rtol=1e-5, atol=1e-8)
 
 
 Schedule.track_known_length.unit = "executed/optimum"

@@ -61,6 +61,10 @@ class TorchStages(FlatStages):
         t, h, layout = self.t, self.h, self.layout
         dtype, device, store = layout.real_dtype, layout.device, self.store
         scalar = torch.scalar_tensor
+        if layout.plain:
+            for c, product, row in self.plan[low:high]:
+                row.copy_(field(scalar(t + c * h, dtype=dtype, device=device), product())[0])
+            return
         for c, product, row in self.plan[low:high]:
             store(row, field(scalar(t + c * h, dtype=dtype, device=device), product()))
 

@@ -8,7 +8,7 @@ raises.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,14 @@ from retrograde._types import Inputs, Wanted
 
 from ._torch_reverse import without_hooks
 
-__all__ = ["TrackedTimes", "constant", "requires_gradient", "solve_with_gradient", "tensors_of"]
+__all__ = [
+    "TrackedTimes",
+    "autodiff_vjp",
+    "constant",
+    "refuse_captured",
+    "requires_gradient",
+    "solve_with_gradient",
+]
 
 
 class TrackedTimes:
@@ -49,7 +56,7 @@ def constant(x: Any) -> Any:
     return x
 
 
-def tensors_of(inputs: Inputs) -> list[Any]:
+def _tensors(inputs: Inputs) -> list[Any]:
     """y0, the parameters, t0, t1 and ts; None for what is no tensor."""
     ts = inputs.ts.tensor if isinstance(inputs.ts, TrackedTimes) else None
     times = [t if isinstance(t, torch.Tensor) else None for t in (inputs.t0, inputs.t1)]
@@ -58,7 +65,7 @@ def tensors_of(inputs: Inputs) -> list[Any]:
 
 def requires_gradient(inputs: Inputs) -> bool:
     """Whether any input is part of a graph (or carries a forward-mode tangent)."""
-    tensors = [x for x in tensors_of(inputs) if x is not None]
+    tensors = [x for x in _tensors(inputs) if x is not None]
     return any(x.requires_grad for x in tensors) or _dual(tensors)
 
 
@@ -71,7 +78,7 @@ def _dual(tensors: Sequence[Any]) -> bool:
 
 def solve_with_gradient(program: Any, inputs: Inputs) -> tuple[Any, Any]:
     """(output leaves that are part of the user's graph, what else the solve tells)."""
-    tensors = tensors_of(inputs)
+    tensors = _tensors(inputs)
     if _dual([x for x in tensors if x is not None]):
         raise UnsupportedByBackend(
             'forward-mode derivatives need `adjoint="direct"`; the other adjoints have reverse '
@@ -141,8 +148,8 @@ class _Solve(torch.autograd.Function):
         needs = ctx.needs_input_grad[1:]
         with torch.no_grad():
             g = call.reverse(cotangents, needs)
-            ts = [x if need else None for x, need in zip((g.t0, g.t1, g.ts), needs[-3:], strict=True)]
-            times = [_like(x, t) for x, t in zip(ts, saved[-3:], strict=True)]
+            three = zip((g.t0, g.t1, g.ts), saved[-3:], needs[-3:], strict=True)
+            times = [_like(x, t) if need else None for x, t, need in three]
         grads = (g.y0 if needs[0] else None, *g.params, *times)
         if torch.is_grad_enabled():
             grads = _refuse_second_derivative(grads, (*saved, *call.captured, *cotangents))
@@ -151,8 +158,6 @@ class _Solve(torch.autograd.Function):
 
 def _like(value: Any, time: Any) -> Any:
     """A cotangent of times (floats) as a tensor like them."""
-    if value is None:
-        return None
     return torch.as_tensor(value, dtype=time.dtype, device=time.device)
 
 
@@ -173,7 +178,7 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
         raise UnsupportedByBackend(
-            "this solve can be differentiated once only; pass `adjoint=\"direct\"` for second "
+            'this solve can be differentiated once only; pass `adjoint="direct"` for second '
             "derivatives."
         )
 
@@ -186,3 +191,39 @@ def refuse_captured(problem: Any) -> None:
             "tensors that require one; pass them through `args`, or use solve and "
             "loss.backward() (or torch.no_grad() around solve_vjp to hold them constant)."
         )
+
+
+def autodiff_vjp(program: Any, inputs: Inputs) -> tuple[Any, Any, Callable[..., Inputs]]:
+    """A differentiable program's output leaves, what else it tells, and its pullback."""
+    bk, layout = program.loop.bk, program.loop.layout
+    t0, t1 = (bk.scalar_array(t, layout).detach().requires_grad_() for t in inputs[2:4])
+    ts = inputs.ts
+    if program.loop.outputs.inside == "ts":
+        ts = TrackedTimes(bk.times_array(ts, layout).requires_grad_())
+    where = program.loop.problem.differentiable
+    params = tuple(
+        x.detach().requires_grad_() if d else x for x, d in zip(inputs.params, where, strict=True)
+    )
+    traced = Inputs(inputs.y0.detach().requires_grad_(), params, t0, t1, ts)
+    with torch.enable_grad():
+        leaves, aux = program.primal(traced)
+    sources = [x for x in _tensors(traced) if x is not None and x.requires_grad]
+    roots = [i for i, x in enumerate(leaves) if x.requires_grad]
+
+    def pull(cotangents: Any) -> Inputs:
+        grads = iter(
+            torch.autograd.grad(
+                [leaves[i] for i in roots],
+                sources,
+                [cotangents[i] for i in roots],
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        )
+        y0 = next(grads)
+        params = tuple(next(grads) if d else None for d in where)
+        t0, t1 = next(grads).item(), next(grads).item()
+        return Inputs(y0, params, t0, t1, [g for x in grads for g in x.tolist()])
+
+    return tuple(x.detach() for x in leaves), aux, pull

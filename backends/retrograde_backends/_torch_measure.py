@@ -74,7 +74,6 @@ def peak_gradient_bytes(
 
 
 def _cpu_peak(fn: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
-    fn(*arguments)
     gc.collect()
     with LiveStorages() as storages:
         result = fn(*arguments)

@@ -95,7 +95,7 @@ class TorchPullback:
                 return mu, None, acc
             return mu, 0.0 if grads[-1] is None else grads[-1].item(), acc
 
-        return k, pull
+        return tuple(x.detach() for x in k), pull
 
     def pull(
         self, k: Sequence[Any], ct: Sequence[Any], fresh: Sequence[Any], acc: list[Any]
@@ -182,7 +182,6 @@ def without_hooks(tensors: Sequence[Any]) -> Iterator[None]:
     finally:
         for hooks, kept in held:
             hooks.update(kept)
-
 
 
 def _zeros_like(x: Any) -> Any:

@@ -28,11 +28,11 @@ from ._torch_capture import captured_tensors
 from ._torch_flat import TorchAdjoint, TorchLayout, TorchStages
 from ._torch_function import (
     TrackedTimes,
+    autodiff_vjp,
     constant,
     refuse_captured,
     requires_gradient,
     solve_with_gradient,
-    tensors_of,
 )
 from ._torch_reverse import StepGraph, TorchPullback
 
@@ -101,7 +101,7 @@ class TorchBackend(EagerBackend):
 
     def concrete_times(self, ts: Any) -> list[float] | None:
         if isinstance(ts, torch.Tensor):
-            return ts.detach().tolist()  # type: ignore[no-any-return]
+            return [float(t) for t in ts.detach().tolist()]
         return [float(self.number(t)) for t in ts]
 
     def time_sequence(self, ts: Any, layout: Any) -> Any:
@@ -244,46 +244,20 @@ class TorchBackend(EagerBackend):
         return constant(inputs)
 
     def autodiff_vjp(self, program: Any, inputs: Any) -> tuple[Any, Any, Callable[..., Inputs]]:
-        """A differentiable program's output leaves, what else it tells, and its pullback."""
-        real = partial(self.scalar_array, layout=program.loop.layout)
-        t0, t1 = (real(t).requires_grad_() for t in (inputs.t0, inputs.t1))
-        ts = inputs.ts
-        if program.loop.outputs.inside == "ts":
-            ts = TrackedTimes(self.times_array(ts, program.loop.layout).requires_grad_())
-        where = program.loop.problem.differentiable
-        params = tuple(
-            x.detach().requires_grad_() if d else x
-            for x, d in zip(inputs.params, where, strict=True)
-        )
-        traced = Inputs(inputs.y0.detach().requires_grad_(), params, t0, t1, ts)
-        with torch.enable_grad():
-            leaves, aux = program.primal(traced)
-        sources = [x for x in tensors_of(traced) if x is not None and x.requires_grad]
-
-        def pull(cotangents: Any) -> Inputs:
-            grads = iter(
-                torch.autograd.grad(
-                    leaves, sources, cotangents, retain_graph=True, materialize_grads=True
-                )
-            )
-            y0 = next(grads)
-            params = tuple(next(grads) if d else None for d in where)
-            t0, t1 = next(grads).item(), next(grads).item()
-            return Inputs(y0, params, t0, t1, [g for x in grads for g in x.tolist()])
-
-        return tuple(x.detach() for x in leaves), aux, pull
+        return autodiff_vjp(program, inputs)
 
     def tape_bytes(self, vjp: Any, t: Any, y: Any) -> tuple[int, Any]:
-        storages: dict[StorageWeakRef, int] = {}
+        weak: Any = StorageWeakRef
+        storages: dict[Any, int] = {}
 
         def note(x: Any) -> Any:
             storage = x.untyped_storage()
-            storages[StorageWeakRef(storage)] = storage.nbytes()
+            storages[weak(storage)] = storage.nbytes()
             return x.detach()  # an output itself would be held by its own graph
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
             k, pull = vjp(t, y.clone())
-        k0 = [x.detach().clone() for x in k]
+        k0 = [x.clone() for x in k]
         del k, pull
         # what outlives the tape (constants that f closes over) is no part of it
         return sum(n for ref, n in storages.items() if ref.expired()), k0

@@ -15,7 +15,8 @@ from ._clocks import HostClock
 from ._eager_direct import DirectHooks
 from ._errors import InputError, UnsupportedByBackend
 from ._hardware import host_memory
-from ._seam import AbstractBackend, Capability, MemoryInfo
+from ._seam import AbstractBackend, Capability
+from ._seam_memory import MemoryInfo
 from ._spaces import ListAdjoint, ListLayout, ListStages, Scale
 from ._trees import flatten
 from ._types import Array, State, Tree, Wanted
@@ -30,7 +31,6 @@ class EagerBackend(DirectHooks, AbstractBackend):
     capabilities: ClassVar[frozenset[Capability]] = frozenset()
     slots_by_reference: ClassVar[bool] = True
     array_overhead: ClassVar[int] = 0
-    """Bytes that an array takes beside its elements."""
 
     def __init__(self, xp: Any) -> None:
         self.xp = xp
@@ -65,60 +65,46 @@ class EagerBackend(DirectHooks, AbstractBackend):
         return float(x)
 
     def scalar(self, x: Array) -> Any:
-        """A 0-d array as the clock's scalar: the one host read of a step."""
         return float(x)
 
     def scalar_array(self, t: Any, layout: Any) -> Array:
-        """A clock's scalar as a 0-d array of y's real dtype and device."""
         return self.xp.asarray(t, dtype=layout.real_dtype, device=layout.device)
 
     def time_sequence(self, ts: Any, layout: Any) -> Any:
-        """Times as the clock indexes them (with :meth:`look`)."""
         return [float(t) for t in ts]
 
     def times_array(self, ts: Any, layout: Any) -> Array:
-        """Times of the clock as a 1-D array of y's real dtype and device."""
         return self.xp.asarray(list(ts), dtype=layout.real_dtype, device=layout.device)
 
     def accepted_times(self, times: Any, n: int, valid: Any) -> Any:
-        """Times 1..n of a record; inf behind the first ``valid``."""
         return times[1 : n + 1]
 
     def grid_times(self, grid: Any, n: int) -> Any:
-        """Times 0..n of a grid, in the form of a record."""
         steps = [grid.step(i) for i in range(n)]
         return [steps[0][0]] + [t + h for t, h in steps] if steps else []
 
     def both(self, a: Any, b: Any) -> Any:
-        """Logical and of two predicates."""
         return bool(a) and bool(b)
 
     def pair(self, a: Array, b: Array) -> Array:
-        """Elementwise real pairing of a cotangent a with a tangent b."""
         return self.xp.real(self.xp.conj(a) * b) if self.floating(a) == "complex" else a * b
 
     def real_array(self, x: Any, layout: Any) -> Array:
-        """A number or array as an array of y's real dtype and device."""
         return self.xp.asarray(x, dtype=layout.real_dtype, device=layout.device)
 
     def number(self, x: Any) -> Any:
-        """A count or time as a Python number where its value is known."""
         return x
 
     def concrete_times(self, ts: Any) -> list[float] | None:
-        """Values of saved times, None where they are traced."""
         return [float(t) for t in ts]
 
     def any_array(self, y: State) -> Array:
-        """Some array of a state."""
         return y[0] if isinstance(y, tuple) else y
 
     def nbytes(self, x: Array) -> int:
-        """Bytes of an array's elements."""
         return math.prod(x.shape) * self.itemsize(x.dtype)
 
     def example(self, problem: Any, fn: Callable[..., Tree], t0: Any) -> tuple[list[Array], Any]:
-        """Leaves like those of ``fn(t0, y0, args)``, and their structure."""
         args = problem.arguments(problem.params)
         y = problem.state_tree(problem.y0)
         return self.flatten(fn(problem.layout.time(t0), y, args))
@@ -137,7 +123,6 @@ class EagerBackend(DirectHooks, AbstractBackend):
         return HostClock()
 
     def quiet(self) -> contextlib.AbstractContextManager[Any]:
-        """A context in which overflow in a trial step, which is rejected, warns nobody."""
         return contextlib.nullcontext()
 
     # --- loops and memory
@@ -172,7 +157,6 @@ class EagerBackend(DirectHooks, AbstractBackend):
         return list(values)
 
     def placements(self, rows: int, bound: int | None) -> tuple[Any, Any]:
-        """Tables (step index, row) of the online schedule, up to ``bound`` steps."""
         events = _schedules.events(rows)
         return _Lazy(events.index), _Lazy(events.slot)
 
@@ -187,15 +171,12 @@ class EagerBackend(DirectHooks, AbstractBackend):
         return a if ok else b
 
     def map_state(self, fn: Callable[[Array], Array], y: State) -> State:
-        """fn on every array of a state."""
         return tuple(fn(x) for x in y)
 
     def index(self, i: int) -> Any:
-        """An int as the loops carry it."""
         return i
 
     def reals(self, n: int, layout: Any) -> Any:
-        """A table of n zeros in the clock's reals."""
         return [0.0] * n
 
     def rank(self, positions: Any, n: int) -> tuple[Any, Any]:
@@ -208,11 +189,6 @@ class EagerBackend(DirectHooks, AbstractBackend):
 
     # --- derivatives
     def capture(self, problem: Any, t0: Any) -> None:
-        """Call f once to check its result, and note the arrays that it closes over.
-
-        Without autodiff those are constants; an adapter whose library differentiates must find
-        them and call ``problem.add_captured``.
-        """
         before = problem.layout.unpack(problem.y0)
         copies = [self.xp.asarray(x, copy=True) for x in before]
         y = problem.state_tree(problem.layout.pack(copies))
@@ -227,19 +203,15 @@ class EagerBackend(DirectHooks, AbstractBackend):
     def native_reverse_sweep(
         self, tableau: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool
     ) -> Any:
-        """A faster form of :class:`~retrograde._solvers.explicit_rk.ReverseSweep`, or None."""
         return None
 
     def poison(self, ok: Any, x: Array) -> Array:
-        """x where ok, else nan: a failed solve has no gradient."""
         return x if ok else x * float("nan")
 
     def zeros_like(self, x: Array) -> Array:
-        """An array of zeros, to be added into by :meth:`accumulate`."""
         return self.xp.zeros_like(x)
 
     def accumulate(self, total: Array, x: Array) -> Array:
-        """``total + x``; adapters may add in place, ``total`` belongs to the sweep."""
         return total + x
 
     def pullback(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
@@ -253,30 +225,29 @@ class EagerBackend(DirectHooks, AbstractBackend):
             return program.primal(inputs)
 
     def run_forward(self, program: Any, inputs: Any) -> Any:
-        """``program.forward(inputs)``, compiled where the library compiles."""
         return program.forward(inputs)
 
     def run_reverse(
         self, program: Any, inputs: Any, residuals: Any, cotangents: Any, wanted: Wanted
     ) -> Any:
-        """``program.reverse(...)``, compiled where the library compiles."""
         return program.reverse(inputs, residuals, cotangents, wanted)
 
+    def autodiff_vjp(self, program: Any, inputs: Any) -> Any:
+        raise UnsupportedByBackend(
+            f"`adjoint` is DirectAdjoint, but {self.name} has no autodiff; use adjoint='auto'."
+        )
+
     def needs_gradient(self, inputs: Any) -> bool:
-        """Whether the library will ask for a gradient of this solve."""
         return False
 
     def detach(self, problem: Any, inputs: Any) -> Any:
-        """The inputs for ``solve_vjp``: no part of the library's own graph."""
         return inputs
 
     def tape_bytes(self, vjp: Any, t: Array, y: State) -> tuple[int, Any]:
-        """Bytes that one linearisation of f keeps, and f's leaves there (None: not run)."""
         k, pull = vjp(t, y)
         return getattr(getattr(pull, "tape", None), "nbytes", 0), k
 
     def stop_gradient(self, x: Any) -> Any:
-        """x (an array or a state) as a constant."""
         return x
 
     def memory(self, like: Array | None = None) -> MemoryInfo:

@@ -17,14 +17,12 @@ class DirectHooks:
     xp: Any
 
     def direct_layout(self, layout: Any) -> Any:
-        """A layout of leaves whose times may carry derivatives."""
         layout_of: Any = _DirectLayout
         return layout_of(self, layout.unpack(layout.zeros()))
 
     def scan_states(
         self, n: Any, bound: int | None, advance: Callable[[Any, State], State], y: State
     ) -> tuple[State, Any]:
-        """(state after n steps, the states before each step)."""
         states = []
         for i in range(n):
             states.append(y)
@@ -32,21 +30,17 @@ class DirectHooks:
         return y, states
 
     def map_rows(self, row: Callable[[Any], Sequence[Array]], count: int) -> tuple[Array, ...]:
-        """``row(j)`` for j < count, stacked."""
         rows = [row(j) for j in range(count)]
         return tuple(self.xp.stack(leaves) for leaves in zip(*rows, strict=True))
 
     def look_state(self, states: Any, i: Any, n: Any = None, final: Any = None) -> State:
-        """The state before step i; ``final`` for step n."""
         return final if n is not None and i == n else states[i]
 
     def step_of(self, grid: Any, n: int, t: float) -> int:
-        """The step in which time t lies: the last that begins before it."""
         inside = [i for i in range(n) if (t - grid.step(i)[0]) * grid.step(i)[1] > 0]
         return inside[-1] if inside else 0
 
     def blank(self, rows: tuple[Array, ...], n: Any) -> tuple[Array, ...]:
-        """Rows with inf behind the first n."""
         return rows
 
 

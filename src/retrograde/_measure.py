@@ -48,7 +48,7 @@ def peak_gradient_bytes(
     ----------
     bk : AbstractBackend
     forward, gradient : callable
-        Take ``arguments``; each is run twice (JAX: compiled, not run).
+        Take ``arguments``. NumPy runs each twice, JAX compiles and does not run it.
     *arguments : array
 
     Raises
@@ -78,9 +78,13 @@ def peak_gradient_bytes(
 
 
 def traced_peak(fn: Callable[..., Any], *arguments: Any) -> int:
-    """Peak bytes of Python's allocations during a call, beyond those before it."""
-    fn(*arguments)  # caches fill on the first call
+    """Peak bytes of Python's allocations during a call, beyond those before it.
+
+    The first of two calls fills caches and the interpreter's lists of free objects, which are
+    not alive; a collection between the two would empty those lists again.
+    """
     gc.collect()
+    fn(*arguments)
     started = not tracemalloc.is_tracing()
     if started:
         tracemalloc.start()
@@ -102,7 +106,8 @@ def live_bytes(fn: Callable[[Callable[[], None]], Any]) -> list[int]:
     Parameters
     ----------
     fn : callable
-        ``fn(mark)`` calls ``mark()`` as often as it likes (counted are the first 65,536).
+        ``fn(mark)`` calls ``mark()`` as often as it likes (counted are the first 65,536). It
+        is run twice.
 
     Returns
     -------
@@ -119,6 +124,7 @@ def live_bytes(fn: Callable[[Callable[[], None]], Any]) -> list[int]:
         tracemalloc.reset_peak()
 
     gc.collect()
+    fn(lambda: None)  # as in traced_peak
     started = not tracemalloc.is_tracing()
     if started:
         tracemalloc.start()

@@ -51,8 +51,8 @@ def prepare(f: Any, y0: Tree, t0: Any, t1: Any, args: Tree, options: Any) -> tup
             f"`progress` is set, but a solve on {bk.name} is one compiled program that reports "
             "nothing on the way; leave it out."
         )
-    max_steps = _max_steps(bk, options.max_steps, controller)
     count = _count(bk, controller, start, end)
+    max_steps = _max_steps(bk, options.max_steps, count)
     saveat = options.saveat if options.saveat is not None else SaveAt()
     if not isinstance(saveat, SaveAt):
         raise InputError(f"`saveat` is {saveat!r}; pass rg.SaveAt(...).")
@@ -113,9 +113,9 @@ def _check_solver(solver: AbstractSolver, controller: AbstractController) -> Non
         )
 
 
-def _max_steps(bk: Any, max_steps: Any, controller: AbstractController) -> int | None:
+def _max_steps(bk: Any, max_steps: Any, count: int | None) -> int | None:
     if max_steps is None:
-        bounded = Capability.TRACED in bk.capabilities and controller.adaptive
+        bounded = Capability.TRACED in bk.capabilities and count is None
         return TRACED_MAX_STEPS if bounded else None
     if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
         raise InputError(f"`max_steps` is {max_steps!r}; pass a whole number of at least 1.")

@@ -257,7 +257,7 @@ def _solution(loop: Any, leaves: Any, aux: Any, the_plan: Plan | None, throw: bo
     n, tries, t = bk.number(n), bk.number(tries), bk.number(t)
     if out.inside == "steps" and isinstance(n, int):  # drop a traced buffer's unused rows
         rows = n + out.saveat.t0
-        times, leaves = times[:rows], tuple(x[:rows] for x in leaves)
+        times, leaves = times[:rows], tuple(x[:rows, ...] for x in leaves)
     if out.saveat.fn is None:
         ys = loop.problem.tree(leaves)
     else:

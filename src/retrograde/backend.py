@@ -10,6 +10,7 @@ Nothing degrades in silence: what a library can't do is absent from ``capabiliti
 """
 
 from ._eager import EagerBackend
-from ._seam import AbstractBackend, Capability, MemoryInfo
+from ._seam import AbstractBackend, Capability
+from ._seam_memory import MemoryInfo
 
 __all__ = ["AbstractBackend", "Capability", "EagerBackend", "MemoryInfo"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 
 import numpy as np
@@ -95,15 +94,20 @@ def test_the_step_graph_is_the_sweep_over_stages(monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=0.0)
 
 
-def test_solve_vjp_is_backward():
+@pytest.mark.parametrize("adjoint", ["recursive_checkpoint", "direct"])
+def test_solve_vjp_is_backward(adjoint):
     y0, p = tensor([1.0, 2.0]), tensor([1.5, 1.0, 3.0, 1.0])
-    sol, pull = rg.solve_vjp(field, y0, 0.0, 3.0, p, saveat=rg.SaveAt(ts=TS), **TIGHT)
-    g = pull(tensor(W))
-    y0.requires_grad_(), p.requires_grad_()
-    ys = rg.solve(field, y0, 0.0, 3.0, p, saveat=rg.SaveAt(ts=TS), **TIGHT).ys
-    want = torch.autograd.grad((ys * tensor(W)).sum(), [y0, p])
-    torch.testing.assert_close((g.y0, g.args), want, rtol=1e-13, atol=0.0)
-    assert sol.ys.grad_fn is None and g.y0.grad_fn is None
+    keywords = {"saveat": rg.SaveAt(ts=TS), "adjoint": adjoint, **TIGHT}
+    sol, pull = rg.solve_vjp(field, y0, 0.0, 3.0, p, **keywords)
+    g, again = pull(tensor(W)), pull(tensor(W))
+    y0, p, t0, t1, ts = leaf([1.0, 2.0]), p.requires_grad_(), leaf(0.0), leaf(3.0), leaf(TS)
+    keywords["saveat"] = rg.SaveAt(ts=ts)
+    ys = rg.solve(field, y0, t0, t1, p, **keywords).ys
+    want = torch.autograd.grad((ys * tensor(W)).sum(), [y0, p, t0, t1, ts])
+    torch.testing.assert_close(tuple(g), want, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(tuple(again), want, rtol=1e-12, atol=1e-12)
+    assert sol.ys.grad_fn is None
+    assert g.y0.grad_fn is None
 
 
 @pytest.mark.parametrize("adjoint", ["recursive_checkpoint", "direct"])
@@ -125,6 +129,16 @@ def test_trees_and_complex_states_pass_gradcheck(adjoint):
     assert torch.autograd.gradcheck(loss, (a, b, n, k))
 
 
+def test_adaptive_complex_steps_with_tolerances_by_element():
+    y0 = torch.tensor([[1.0 + 0j], [2j]], dtype=torch.complex128, requires_grad=True)
+    rtol, atol = tensor([[1e-9], [1e-7]]), tensor(1e-10)
+    ys = rg.solve(lambda t, y, args: 1j * y, y0, 0.0, 1.0, rtol=rtol, atol=atol).ys
+    turn = torch.exp(torch.tensor(1j, dtype=torch.complex128))
+    torch.testing.assert_close(ys[-1], y0 * turn, rtol=1e-6, atol=0.0)
+    (g,) = torch.autograd.grad(ys.real.sum(), y0)
+    torch.testing.assert_close(g, turn.conj().expand(2, 1), rtol=1e-6, atol=0.0)
+
+
 def test_float32_stays_float32():
     y0 = torch.tensor([1.0, 2.0], requires_grad=True)
     p = torch.tensor([1.5, 1.0, 3.0, 1.0], requires_grad=True)
@@ -138,102 +152,6 @@ def test_float32_stays_float32():
     sol.ys.sum().backward()
     assert {sol.ys.dtype, sol.ts.dtype, y0.grad.dtype, p.grad.dtype} == {torch.float32}
     assert set(seen) == {(torch.float32, torch.Size([]), torch.float32)}
-
-
-# --- what f closes over
-class Net(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.inner = torch.nn.Linear(2, 2, dtype=torch.float64)
-        self.late = torch.nn.Parameter(tensor(0.3))
-        self.unused = torch.nn.Parameter(tensor(1.0))
-
-    def forward(self, t, y, args=None):
-        y = torch.tanh(self.inner(y))
-        return y * self.late if t > 2.0 else y
-
-
-GLOBAL = leaf([0.5, -0.2])
-BOX = {"w": [leaf([[0.1, 0.2], [0.3, -0.4]])]}
-
-
-def by_hand(f, y0, tensors, steps=30, t1=3.0):
-    """Gradients of sum(y(t1)) of Euler's method by plain autograd."""
-    y, h = y0, t1 / steps
-    for i in range(steps):
-        y = y + h * f(tensor(i * h), y, None)
-    return torch.autograd.grad(y.sum(), [y0, *tensors])
-
-
-def check_capture(f, tensors):
-    y0 = leaf([1.0, 2.0])
-    want = by_hand(f, y0, tensors)
-    ys = rg.solve(f, y0, 0.0, 3.0, solver="euler", dt=0.1).ys
-    got = torch.autograd.grad(ys.sum(), [y0, *tensors])
-    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
-
-
-def test_module_parameters_get_gradients_and_unused_ones_none():
-    net = Net()
-    check_capture(net, [*net.inner.parameters(), net.late])
-    check_capture(net.forward, [*net.inner.parameters(), net.late])
-    check_capture(functools.partial(net), [*net.inner.parameters(), net.late])
-    rg.solve(net, tensor([1.0, 2.0]), 0.0, 3.0).ys.sum().backward()
-    assert net.unused.grad is None and net.late.grad is not None
-
-
-def test_globals_and_containers_get_gradients():
-    check_capture(lambda t, y, args: BOX["w"][0] @ y * GLOBAL, [GLOBAL, BOX["w"][0]])
-
-
-def test_captured_tensors_that_were_computed_get_gradients():
-    p = leaf([0.1, 0.4, 0.3, -0.4])
-    w = (p**2).reshape(2, 2)
-    a, b = w.unbind(0)
-    check_capture(lambda t, y, args: w @ y, [w])
-    check_capture(lambda t, y, args: torch.stack([a @ y, b @ y]), [a, b])
-    y0 = tensor([1.0, 2.0])
-    rg.solve(lambda t, y, args: torch.stack([a @ y, b @ y]), y0, 0.0, 1.0).ys.sum().backward()
-    assert p.grad.abs().min() > 0
-
-
-def test_a_captured_tensor_and_its_source_are_refused():
-    p = leaf([0.1, 0.4])
-    w = 2 * p
-    with pytest.raises(rg.InputError, match="pass them through `args`"):
-        rg.solve(lambda t, y, args: y * w + p, tensor([1.0, 2.0]), 0.0, 1.0)
-
-
-def test_a_tensor_that_only_a_later_branch_reaches_is_never_lost():
-    hidden = [[[[[leaf(0.5)]]]]]
-
-    def f(t, y, args):
-        return y if t < 0.5 else hidden[0][0][0][0][0] * y
-
-    ys = rg.solve(f, leaf([1.0]), 0.0, 1.0, dt=0.1).ys
-    with pytest.raises(rg.InputError, match="did not use at t0; pass it through `args`"):
-        ys.sum().backward()
-
-
-def test_hooks_of_parameters_see_the_whole_gradient_once():
-    p = leaf(0.5)
-    want = by_hand(lambda t, y, args: -p * y, leaf([1.0]), [p])[1]
-    seen = []
-    p.register_hook(lambda g: seen.append(g.clone()))
-    y0 = tensor([1.0])
-    rg.solve(lambda t, y, args: -p * y, y0, 0.0, 3.0, solver="euler", dt=0.1).ys.sum().backward()
-    torch.testing.assert_close(seen, [want], rtol=1e-12, atol=0.0)
-
-
-def test_output_functions_close_over_tensors_too():
-    p, scale = leaf(0.5), leaf([2.0, 3.0])
-    wish = rg.SaveAt(ts=TS, fn=lambda t, y, args: scale * y)
-    ys = rg.solve(lambda t, y, args: -p * y, tensor([1.0, 2.0]), 0.0, 3.0, saveat=wish, **TIGHT).ys
-    ys.sum().backward()
-    t = tensor(TS)
-    decay = torch.exp(-0.5 * t)
-    torch.testing.assert_close(scale.grad, decay.sum() * tensor([1.0, 2.0]), rtol=1e-6, atol=0.0)
-    torch.testing.assert_close(p.grad, -(8.0 * t * decay).sum(), rtol=1e-6, atol=0.0)
 
 
 # --- autograd's rules
@@ -301,20 +219,18 @@ def test_backward_twice_and_no_growth():
         torch.testing.assert_close(torch.autograd.grad(out, [y0, p]), first, rtol=0.0, atol=0.0)
 
     def living():
-        gc.collect()
-        return sum(isinstance(x, torch.Tensor) for x in gc.get_objects())
+        return sum(issubclass(type(x), torch.Tensor) for x in gc.get_objects())
 
     run()
+    gc.collect()
     before = living()
-    gc.disable()
+    gc.disable()  # no reference cycle may hold tensors until the collector comes
     try:
         for _ in range(100):
             run()
-        # nothing waits for the collector: no reference cycle holds tensors
-        left = sum(isinstance(x, torch.Tensor) for x in gc.get_objects())
+        assert living() <= before
     finally:
         gc.enable()
-    assert left <= before + 2
 
 
 def test_no_grad_and_detached_inputs_stay_outside_of_the_graph():
@@ -324,22 +240,24 @@ def test_no_grad_and_detached_inputs_stay_outside_of_the_graph():
     assert not rg.solve(field, y0.detach(), 0.0, 1.0, p.detach()).ys.requires_grad
     ys = rg.solve(field, y0.detach(), 0.0, 1.0, p).ys
     ys.sum().backward()
-    assert y0.grad is None and p.grad is not None
+    assert y0.grad is None
+    assert p.grad is not None
 
 
 @JIT
 def test_what_can_have_no_gradient_is_refused():
     y0, p = tensor([1.0, 2.0]), leaf(0.5)
-    with pytest.raises(rg.InputError, match="loss.backward"):
+    with pytest.raises(rg.InputError, match=r"loss\.backward"):
         rg.solve_vjp(lambda t, y, args: -p * y, y0, 0.0, 1.0)
     with pytest.raises(rg.UnsupportedByBackend, match=r"torch\.func"):
         torch.func.grad(lambda y: rg.solve(lambda t, y, args: -y, y, 0.0, 1.0).ys.sum())(y0)
     with pytest.raises(rg.InputError, match="in place"):
         rg.solve(lambda t, y, args: y.mul_(2.0), y0, 0.0, 1.0)
     forward = torch.autograd.forward_ad
-    with forward.dual_level(), pytest.raises(rg.UnsupportedByBackend, match="direct"):
+    with forward.dual_level():
         dual = forward.make_dual(y0, y0)
-        rg.solve(lambda t, y, args: -y, dual, 0.0, 1.0)
+        with pytest.raises(rg.UnsupportedByBackend, match="direct"):
+            rg.solve(lambda t, y, args: -y, dual, 0.0, 1.0)
 
 
 def test_a_tape_counts_what_dies_with_it():
@@ -369,8 +287,6 @@ def test_a_vector_field_with_its_own_vjp_is_used():
     y0, z = leaf([2.0, 3.0]), leaf(2.3)
     f = rg.VectorField(lambda t, y, z: -z * y, vjp=vjp)
     rg.solve(f, y0, 0.0, 1.0, z, dt=0.25).ys.sum().backward()
-    want = torch.autograd.grad(
-        rg.solve(f.f, y0, 0.0, 1.0, z, dt=0.25).ys.sum(), [y0, z]
-    )
+    want = torch.autograd.grad(rg.solve(f.f, y0, 0.0, 1.0, z, dt=0.25).ys.sum(), [y0, z])
     torch.testing.assert_close((y0.grad, z.grad), want, rtol=1e-13, atol=0.0)
     assert calls

@@ -25,8 +25,9 @@ def times(t0, t1, **keywords):
 def test_times_come_from_the_index(reference):
     """t_i = t0 + i dt: no sum of roundings, and t1 itself at the end."""
     dt = 0.1
-    ts = times(0.0, 1000.0, dt=dt)
-    assert ts.tolist() == [i * dt for i in range(10000)] + [1000.0]
+    ts = times(0.0, 200.0, dt=dt)
+    np.testing.assert_allclose(ts, np.arange(2001) * dt, rtol=4e-16)
+    assert ts[-1] == 200.0
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_step_to_takes_the_steps_it_is_given(backend):
 
 
 def test_step_to_equals_constant_steps(backend):
-    """Values and gradients by y0; a grid of given times does not move with t0, a constant one does."""
+    """In values and gradients; but given times stand still where constant steps move with t0."""
     y0, n = backend.array([1.0]), 8
     grids = {"dt": 1 / n}, {"controller": rg.StepTo([i / n for i in range(n + 1)])}
     one, two = (backend.gradient(grow, y0, 0.0, 1.0, times=True, **g) for g in grids)

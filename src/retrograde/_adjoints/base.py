@@ -37,6 +37,8 @@ class Shape(NamedTuple):
         Whether y0's slot costs nothing.
     windows : bool
         Whether a window of states saves time (traced loops of cheap steps).
+    objects : int [bytes]
+        Python objects beside the arrays, where the library's account of memory sees them.
     """
 
     state: int
@@ -48,6 +50,7 @@ class Shape(NamedTuple):
     fixed: dict[str, int]
     free_slot: bool
     windows: bool
+    objects: int = 0
 
 
 class AbstractAdjoint(ABC):

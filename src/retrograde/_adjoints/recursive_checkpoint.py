@@ -95,4 +95,6 @@ def _poison(bk: Any, ok: Any, cts: Inputs) -> Inputs:
         return bk.poison(ok, x)
 
     params = tuple(None if x is None else fix(x) for x in cts.params)
-    return Inputs(bk.map_state(fix, cts.y0), params, fix(cts.t0), fix(cts.t1), cts.ts)
+    ts = [fix(t) for t in cts.ts] if isinstance(cts.ts, list) else cts.ts
+    ts = fix(ts) if bk.is_array(ts) else ts
+    return Inputs(bk.map_state(fix, cts.y0), params, fix(cts.t0), fix(cts.t1), ts)

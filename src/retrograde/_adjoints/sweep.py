@@ -8,7 +8,6 @@ adds ct_t - ct_h to dL/dt0 and ct_h to dL/dt1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .._derivative import TapePullback, UserPullback, VectorField

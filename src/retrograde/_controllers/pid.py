@@ -69,7 +69,7 @@ class PIDController(AbstractController):
                 raise InputError("`rtol` and `atol` are both 0; make one of them positive.")
         for name in ("dt0", "dtmin", "dtmax"):
             value = getattr(self, name)
-            if value is not None and not abs(value) > 0:
+            if value is not None and not (abs(value) if name == "dt0" else value) > 0:
                 raise InputError(f"`{name}` is {value!r}; pass a positive step size or None.")
         if self.dtmin is not None and self.dtmax is not None and self.dtmin > self.dtmax:
             raise InputError(f"`dtmin` is {self.dtmin!r}, above `dtmax` = {self.dtmax!r}; swap.")

@@ -2,10 +2,8 @@
 
 Every start is a column of one batched solve. The losses of the columns do not depend on each
 other, so the gradient of their sum holds the gradient of each, and one L-BFGS-B run (Zhu, Byrd,
-Lu, Nocedal 1997, doi:10.1145/279232.279236) moves all starts at once. What is summed is the
-logarithm of each start's sum of squares: it has the same minimisers, and a start far from the
-data weighs no more than one close to it. A start whose solve gave no finite number counts as a
-constant and stays where it is.
+Lu, Nocedal 1997, doi:10.1145/279232.279236) moves all starts at once. A start whose solve gave
+no finite number counts as a constant and stays where it is.
 """
 
 from __future__ import annotations
@@ -70,12 +68,12 @@ class Objective:
         self.memory = memory
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """Sums of squares, shape (starts,), and gradients of their logarithms, (6, starts)."""
+        """Sums of squares, shape (starts,), and their gradients, shape (6, starts)."""
         xp = self.xp
         solution, pull = self._solve_vjp(x)
         residuals = solution.ys - self.data.logs[:, :, None]
         squares = xp.sum(residuals * residuals, axis=(0, 1))
-        return squares, pull(2.0 * residuals / squares)
+        return squares, pull(2.0 * residuals)
 
     def pull(self, x: Array, weights: Array) -> Array:
         """Gradient of sum(weights * curves(x)): the solve's part of the gradient alone."""
@@ -152,7 +150,7 @@ def fit(
     Parameters
     ----------
     gradient : callable
-        ``gradient(x) -> (squares, gradients of their logarithms)``, NumPy arrays in and out.
+        ``gradient(x) -> (squares, their gradients)``, NumPy arrays in and out.
     np : namespace
         NumPy.
     x0 : array, shape (6, starts)
@@ -167,8 +165,7 @@ def fit(
     def total(flat: Array) -> tuple[float, Array]:
         squares, g = gradient(flat.reshape(shape))
         good = np.isfinite(squares) & np.all(np.isfinite(g), axis=0)
-        loss = np.sum(np.log(np.where(good, squares, 1.0)))
-        return float(loss), np.where(good, g, 0.0).reshape(-1)
+        return float(np.sum(np.where(good, squares, 0.0))), np.where(good, g, 0.0).reshape(-1)
 
     result = optimize.minimize(
         total,
@@ -177,7 +174,7 @@ def fit(
         method="L-BFGS-B",
         bounds=bounds(np, shape[1]),
         callback=lambda _: progress(),
-        options={"maxiter": iterations, "maxcor": 20, "ftol": 1e-12, "gtol": 1e-7},
+        options={"maxiter": iterations, "ftol": 1e-12, "gtol": 1e-7},
     )
     x = result.x.reshape(shape)
     squares, _ = gradient(x)

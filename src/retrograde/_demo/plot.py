@@ -44,6 +44,7 @@ def _curves(axes: Any, np: Any, best: Fit) -> None:
     for k, (name, colour) in enumerate((("hare", "tab:blue"), ("lynx", "tab:orange"))):
         axes.plot(1900 + years, np.exp(logs[:, k]), "o", color=colour, label=name)
         axes.plot(1900 + fine, fitted[:, k], color=colour)
+    axes.set_xticks(range(1900, 1921, 5))
     axes.set(xlabel="year", ylabel="pelts [thousands]", title="Hudson's Bay, 1900 to 1920")
     axes.legend()
 
@@ -69,8 +70,6 @@ def _bytes(axes: Any, np: Any, x0: Any, budget: int, memory: str) -> None:
     axes.axhline(
         (alone + budget) / 1024, color="tab:red", linestyle="--", label=f"and {memory} on top"
     )
-    axes.set(
-        xlabel="calls of the vector field", ylabel="live [KiB]", title="Bytes of one gradient"
-    )
+    axes.set(xlabel="calls of the vector field", ylabel="live [KiB]", title="Bytes of one gradient")
     axes.set_ylim(0, None)
     axes.legend(loc="lower center")

@@ -113,6 +113,7 @@ def make_plan(shape: Shape, budget: int, source: str, named: AbstractAdjoint | N
     PlanInfeasible
         If nothing fits, or not the adjoint that was named.
     """
+    shape = _charged(shape, budget)
     everything = RecursiveCheckpointAdjoint()
     fitting = fitting_checkpoints(shape, budget)
     if named is not None:
@@ -142,6 +143,20 @@ def make_plan(shape: Shape, budget: int, source: str, named: AbstractAdjoint | N
     return Plan(
         chosen, size, budget, source, shape.steps, shape.known, shape.fixed, candidates, reason
     )
+
+
+def _charged(shape: Shape, budget: int) -> Shape:
+    """The shape with its Python objects among the items, as far as the budget passes 64 KiB.
+
+    Below, the arrays kept are what is counted; charged at once, the objects of a tape would
+    leave a budget of 64 KiB fewer slots than one of 63.
+    """
+    charge = min(shape.objects, max(0, budget - ARRAYS_ONLY))
+    return shape._replace(fixed={**shape.fixed, "Python objects": charge})
+
+
+ARRAYS_ONLY = 64 * 1024
+"""Budgets up to this count arrays alone: allocators pad and interpreters keep what is free."""
 
 
 def _why(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> str:

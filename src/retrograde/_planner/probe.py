@@ -10,6 +10,8 @@ import math
 from typing import Any
 
 from .._adjoints import Shape, field_pullback
+from .._derivative import TapePullback
+from .._derivative.footprint import object_bytes
 from .._types import Inputs, Wanted
 from ..backend import Capability
 
@@ -18,6 +20,12 @@ __all__ = ["probe"]
 CHEAP = 1024
 """States of at most this many elements make steps that cost less than a loop's bookkeeping."""
 
+SWEEP_OBJECTS = 12 * 1024
+"""Python objects of a reverse sweep: views, bound products, tables (measured on NumPy)."""
+
+SLOT_OBJECTS = 48
+"""Python objects of a slot beside its array: entries of a dict and of two lists."""
+
 
 def probe(loop: Any, inputs: Inputs) -> Shape:
     """What the cost of a gradient of this loop depends on."""
@@ -25,6 +33,8 @@ def probe(loop: Any, inputs: Inputs) -> Shape:
     traced = Capability.TRACED in bk.capabilities
     wanted = Wanted(problem.differentiable, False, False, False)
     vjp = field_pullback(problem, inputs.params, wanted)
+    taped = isinstance(vjp, TapePullback)
+    vjp, pulls = _watched(vjp) if taped else (vjp, [])
     with bk.quiet():
         tape, k0 = bk.tape_bytes(vjp, layout.time(loop.clock.real(inputs.t0)), inputs.y0)
         steps, bound = loop.count, loop.max_steps
@@ -33,14 +43,19 @@ def probe(loop: Any, inputs: Inputs) -> Shape:
     if bound is not None:
         steps = min(bound, steps)
     record = (bound if traced and bound is not None else steps) + 1
+    rows = solver.stages if loop.outputs.inside == "ts" else 0
+    objects = SWEEP_OBJECTS + solver.stages * sum(object_bytes(pull) for pull in pulls)
+    counted = bk.array_overhead > 0  # an account that sees array headers sees all objects
     fixed = {
         "cotangents of a step": (solver.stages + 1) * layout.nbytes,
         "tapes of a step": solver.stages * tape,
+        "cotangents of a pull": 0 if traced else tape + 2 * layout.nbytes,
+        "cotangents of saved times": rows * layout.nbytes,
         "cotangents of args": 2 * _differentiable_bytes(problem),
         "record of times": 8 * record if loop.adaptive else 0,
     }
     return Shape(
-        state=layout.nbytes + bk.array_overhead,
+        state=layout.nbytes + (bk.array_overhead + SLOT_OBJECTS if counted else 0),
         steps=max(1, steps),
         known=loop.count is not None,
         bound=bound,
@@ -49,7 +64,20 @@ def probe(loop: Any, inputs: Inputs) -> Shape:
         fixed=fixed,
         free_slot=bk.slots_by_reference,
         windows=traced and layout.size <= CHEAP,
+        objects=objects if counted else 0,
     )
+
+
+def _watched(vjp: Any) -> tuple[Any, list[Any]]:
+    """The same vjp, and a list that its pullbacks are put into."""
+    pulls: list[Any] = []
+
+    def watched(t: Any, y: Any) -> tuple[Any, Any]:
+        k, pull = vjp(t, y)
+        pulls.append(pull)
+        return k, pull
+
+    return watched, pulls
 
 
 def _predict(loop: Any, inputs: Inputs, k0: Any) -> int:

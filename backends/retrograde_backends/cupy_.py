@@ -1,0 +1,69 @@
+"""CuPy: the flat form of NumPy's adapter on a CUDA device, with one host read a step.
+
+Steps are the same products of rows (``_flat``), here by cuBLAS; coefficients and times are made
+on the device; the error norm of a step is the only value that comes back. Fields are
+differentiated by retrograde's tape, as CuPy has no autodiff.
+
+Work happens on CuPy's current device and stream: for arrays of another device, call ``solve``
+inside ``with cupy.cuda.Device(i)``. Known limits: a step is some twenty kernel launches, so small
+states are bound by launch latency; CuPy's pool rounds every array up to 512 bytes, which plans
+for states smaller than that do not count. Nothing here has been timed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, ClassVar
+
+import array_api_compat.cupy
+import cupy
+
+from retrograde.backend import MemoryInfo
+
+from .numpy_ import NumpyBackend
+
+__all__ = ["CupyBackend", "backend"]
+
+
+class CupyBackend(NumpyBackend):
+    """The adapter of CuPy."""
+
+    name: ClassVar[str] = "cupy"
+    array_overhead: ClassVar[int] = 0
+
+    def __init__(self) -> None:
+        super().__init__(array_api_compat.cupy)
+        self._array = cupy.ndarray
+
+    def nbytes(self, x: Any) -> int:
+        return int(x.nbytes)
+
+    def scalar_array(self, t: Any, layout: Any) -> Any:
+        # a kernel argument: cheaper than a copy from the host, and the stream need not wait
+        return cupy.full((), t, dtype=layout.real_dtype)
+
+    def quiet(self) -> Any:
+        return contextlib.nullcontext()  # devices raise no floating-point warnings
+
+    def matrix(self, rows: int, columns: int, dtype: Any, device: Any) -> Any:
+        return cupy.zeros((rows, columns), dtype=dtype)
+
+    def zeros(self, shape: Any, dtype: Any, device: Any) -> Any:
+        return cupy.zeros(shape, dtype=dtype)
+
+    def coefficients(self, values: Any, dtype: Any, device: Any) -> Any:
+        return cupy.asarray(values, dtype=dtype)
+
+    def memory(self, like: Any = None) -> MemoryInfo:
+        device = contextlib.nullcontext() if like is None else like.device
+        with device:
+            free, total = cupy.cuda.runtime.memGetInfo()
+            pool = cupy.get_default_memory_pool()
+            free += pool.free_bytes()  # taken from the driver, but not in use
+            limit = pool.get_limit()
+            if limit:
+                free, total = min(free, limit - pool.used_bytes()), min(total, limit)
+        return MemoryInfo(int(free), int(total), "CUDA and CuPy's memory pool")
+
+
+backend = CupyBackend()

@@ -1,0 +1,105 @@
+"""The seam: derivatives, whole programs, DirectAdjoint, and memory.
+
+A part of :class:`~retrograde.backend.AbstractBackend`; ``EagerBackend`` has the generic forms.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ._seam_memory import MemoryInfo
+from ._types import Array, State, Wanted
+
+__all__ = ["GradientHooks"]
+
+
+class GradientHooks(ABC):
+    """Hooks for derivatives, whole programs, DirectAdjoint, and memory."""
+
+    @abstractmethod
+    def capture(self, problem: Any, t0: Any) -> None:
+        """Call f once to check its result, and note the arrays that it closes over.
+
+        Without autodiff those are constants; an adapter whose library differentiates must find
+        them and call ``problem.add_captured``.
+        """
+
+    @abstractmethod
+    def needs_gradient(self, inputs: Any) -> bool:
+        """Whether the library will ask for a gradient of this solve."""
+
+    @abstractmethod
+    def differentiate(self, program: Any, inputs: Any) -> Any:
+        """Run a program so that the library's own gradients call its reverse."""
+
+    @abstractmethod
+    def run_forward(self, program: Any, inputs: Any) -> Any:
+        """``program.forward(inputs)``, compiled where the library compiles."""
+
+    @abstractmethod
+    def run_reverse(
+        self, program: Any, inputs: Any, residuals: Any, cotangents: Any, wanted: Wanted
+    ) -> Any:
+        """``program.reverse(...)``, compiled where the library compiles."""
+
+    @abstractmethod
+    def detach(self, problem: Any, inputs: Any) -> Any:
+        """The inputs for ``solve_vjp``: no part of the library's own graph."""
+
+    @abstractmethod
+    def autodiff_vjp(self, program: Any, inputs: Any) -> Any:
+        """(output leaves, aux, pull) of a program that the library differentiates itself."""
+
+    @abstractmethod
+    def pullback(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
+        """The vjp of ``bind(params)(t, leaves)``, in the form of ``_derivative.TapePullback``."""
+
+    @abstractmethod
+    def native_reverse_sweep(
+        self, tableau: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool
+    ) -> Any:
+        """A faster form of :class:`~retrograde._solvers.explicit_rk.ReverseSweep`, or None."""
+
+    @abstractmethod
+    def poison(self, ok: Any, x: Array) -> Array:
+        """x where ok, else nan: a failed solve has no gradient."""
+
+    @abstractmethod
+    def stop_gradient(self, x: Any) -> Any:
+        """x (an array or a state) as a constant."""
+
+    @abstractmethod
+    def tape_bytes(self, vjp: Any, t: Array, y: State) -> tuple[int, Any]:
+        """Bytes that one linearisation of f keeps, and f's leaves there (None: not run)."""
+
+    @abstractmethod
+    def direct_layout(self, layout: Any) -> Any:
+        """A layout of leaves whose times may carry derivatives."""
+
+    @abstractmethod
+    def scan_states(
+        self, n: Any, bound: int | None, advance: Callable[[Any, State], State], y: State
+    ) -> tuple[State, Any]:
+        """(state after n steps, the states before each step)."""
+
+    @abstractmethod
+    def map_rows(self, row: Callable[[Any], Sequence[Array]], count: int) -> tuple[Array, ...]:
+        """``row(j)`` for j < count, stacked."""
+
+    @abstractmethod
+    def look_state(self, states: Any, i: Any, n: Any = None, final: Any = None) -> State:
+        """The state before step i; ``final`` for step n."""
+
+    @abstractmethod
+    def step_of(self, grid: Any, n: int, t: float) -> int:
+        """The step in which time t lies: the last that begins before it."""
+
+    @abstractmethod
+    def blank(self, rows: tuple[Array, ...], n: Any) -> tuple[Array, ...]:
+        """Rows with inf behind the first n."""
+
+    @abstractmethod
+    def memory(self, like: Array | None = None) -> MemoryInfo:
+        """Memory of the device that ``like`` lives on."""

@@ -1,0 +1,22 @@
+"""What a device says of its memory."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["MemoryInfo"]
+
+
+class MemoryInfo(NamedTuple):
+    """Memory that a gradient may take.
+
+    Attributes
+    ----------
+    free, total : int [bytes]
+    source : str
+        Where the numbers come from.
+    """
+
+    free: int
+    total: int
+    source: str
