@@ -14,17 +14,18 @@ SLOTS = (2, 3, 5, 8, 16, 32)
 
 
 def extra_advances(n: int, slots: int) -> int:
-    """Fewest steps to run again when n steps are reversed from slots (y0's included)."""
-    if n <= slots:
-        return 0
-    reach, repeats = 1, 0  # reach = binomial(slots + repeats, slots)
-    total = 0
-    while reach < n:
+    """Fewest steps to run beyond a forward solve of n steps, from slots (y0's included).
+
+    ``t(n + 1) - n``, where t(m) counts the steps that reverse m and end before the last of them:
+    a solve runs its last step, too.
+    """
+    total, repeats, reach = 0, 0, 1  # reach = binomial(slots + repeats, slots)
+    while reach < n + 1:
         repeats += 1
         wider = reach * (slots + repeats) // repeats
-        total += repeats * (min(wider, n) - reach)
+        total += repeats * (min(wider, n + 1) - reach)
         reach = wider
-    return total - (n - 1)
+    return total - n
 
 
 def calls(adjoint: Any, **keywords: Any) -> tuple[int, int]:

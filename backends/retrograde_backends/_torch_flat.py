@@ -75,7 +75,8 @@ class TorchStages(FlatStages):
         old = self.size if self.size_of is self.y else self.y.abs()
         self.size, self.size_of = y1.abs(), y1
         bound = torch.maximum(old, self.size)
-        torch.addcmul(self.scale.atol, bound, self.scale.rtol, out=bound)
+        scale: Any = self.scale
+        torch.addcmul(scale.atol, bound, scale.rtol, out=bound)
         e = self.error()
         if self.complex:
             e = e.abs()

@@ -70,7 +70,7 @@ def requires_gradient(inputs: Inputs) -> bool:
 
 
 def _dual(tensors: Sequence[Any]) -> bool:
-    forward = torch.autograd.forward_ad
+    forward: Any = torch.autograd.forward_ad
     if forward._current_level < 0:
         return False
     return any(forward.unpack_dual(x).tangent is not None for x in tensors)
@@ -85,7 +85,8 @@ def solve_with_gradient(program: Any, inputs: Inputs) -> tuple[Any, Any]:
             "mode only."
         )
     call = _Call(program, inputs)
-    leaves = _Solve.apply(call, *tensors)
+    node: Any = _Solve
+    leaves = node.apply(call, *tensors)
     return leaves, call.aux
 
 
@@ -133,7 +134,7 @@ class _Solve(torch.autograd.Function):
     """The node of a solve."""
 
     @staticmethod
-    def forward(ctx: Any, call: _Call, *tensors: Any) -> Any:  # type: ignore[override]
+    def forward(ctx: Any, call: _Call, *tensors: Any) -> Any:
         # captured ones that this solve never reaches may change; _Call looks at the others
         count = call.first_captured
         end = count + len(call.captured)
@@ -164,7 +165,8 @@ def _like(value: Any, time: Any) -> Any:
 def _refuse_second_derivative(grads: Sequence[Any], sources: Sequence[Any]) -> tuple[Any, ...]:
     there = [g for g in grads if g is not None]
     tensors = [x for x in sources if x is not None and x.requires_grad]
-    marked = iter(_Once.apply(len(there), *there, *tensors))
+    node: Any = _Once
+    marked = iter(node.apply(len(there), *there, *tensors))
     return tuple(None if g is None else next(marked) for g in grads)
 
 
@@ -172,7 +174,7 @@ class _Once(torch.autograd.Function):
     """Gradients, tied to all they depend on by a node that raises."""
 
     @staticmethod
-    def forward(ctx: Any, count: int, *tensors: Any) -> Any:  # type: ignore[override]
+    def forward(ctx: Any, count: int, *tensors: Any) -> Any:
         return tuple(x.detach() for x in tensors[:count])
 
     @staticmethod

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 __all__ = ["LiveStorages", "peak_gradient_bytes"]
 
 
-class LiveStorages(TorchDispatchMode):
+class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the storages made while it is active.
 
     Attributes
@@ -28,7 +28,7 @@ class LiveStorages(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._known: dict[int, tuple[Any, int]] = {}
 
@@ -91,4 +91,4 @@ def _cuda_peak(fn: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
     torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated()
     del result
-    return peak - before
+    return int(peak - before)

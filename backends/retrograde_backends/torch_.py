@@ -1,7 +1,7 @@
 """PyTorch: an eager library with autograd; a solve is one node of the user's graph.
 
 Marches run under ``no_grad`` (not ``inference_mode``: it breaks fields that call autograd
-themselves) on flat states; only the vjp of f is recorded, one step or one stage at a time.
+themselves) on flat states; only the vjp of f is recorded, one stage at a time.
 Gradients flow to y0, args, t0, t1 and saved times, and to the tensors that f closes over. Fields
 must be deterministic: f is called again in the reverse sweep. ``torch.func`` transforms of a
 solve are refused.
@@ -34,13 +34,9 @@ from ._torch_function import (
     requires_gradient,
     solve_with_gradient,
 )
-from ._torch_reverse import StepGraph, TorchPullback
+from ._torch_reverse import TorchPullback
 
 __all__ = ["TorchBackend", "backend"]
-
-SMALL = 16384
-"""States up to this size are reversed a step at a time: above, a step's graph costs more memory
-than calls of the engine cost time."""
 
 
 class TorchClock(HostClock):
@@ -211,13 +207,6 @@ class TorchBackend(EagerBackend):
             found = [x for x in captured_tensors(fn, run) if id(x) not in known]
             problem.add_captured(None, found, (True,) * len(found))
         return results[0], results[1]
-
-    def native_reverse_sweep(
-        self, tableau: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool
-    ) -> Any:
-        if outputs or time or not isinstance(vjp, TorchPullback):
-            return None
-        return StepGraph(tableau, layout, vjp) if layout.alone and layout.size <= SMALL else None
 
     def accumulate(self, total: Any, x: Any) -> Any:
         return total.add_(x)

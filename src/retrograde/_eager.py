@@ -137,7 +137,7 @@ class EagerBackend(DirectHooks, AbstractBackend):
         return s
 
     def new_buffer(self, rows: int | None, layout: Any, *, scratch: bool) -> Any:
-        return {}
+        return _Rows(rows) if scratch else {}
 
     def write(self, buffer: Any, i: int, y: State) -> Any:
         buffer[i] = y
@@ -252,6 +252,18 @@ class EagerBackend(DirectHooks, AbstractBackend):
 
     def memory(self, like: Array | None = None) -> MemoryInfo:
         return MemoryInfo(*host_memory())
+
+
+class _Rows(dict[Any, Any]):
+    """Rows by index; what is written to the scratch row is not kept alive."""
+
+    def __init__(self, scratch: int | None) -> None:
+        super().__init__()
+        self.scratch = scratch
+
+    def __setitem__(self, i: int, y: State) -> None:
+        if i != self.scratch:
+            super().__setitem__(i, y)
 
 
 class _Lazy:

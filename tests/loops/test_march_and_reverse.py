@@ -119,8 +119,8 @@ def test_rejected_tries_store_the_same_row_again():
         i, tries = s
         return (i, tries + 1) if tries % 3 == 0 else (i + 1, tries + 1)
 
+    start, n = (0, 0), 20
     for slots in (everything(None), online(4)):
-        start, n = (0, 0), 20
         s, stored = march(
             MACHINE, start, body, lambda s: s[0] < n, lambda s: (s[0], s[0]), slots, None
         )
@@ -144,7 +144,7 @@ def test_compiled_loops_walk_the_same_way(backend, make):
         if not plan.everything:
             plan = plan._replace(index=bk.ints(plan.index), row=bk.ints(plan.row))
         one = layout.pack([zero + 1.0])
-        s, stored = march_counted(
+        _, stored = march_counted(
             bk, n, (layout.pack([zero]),), lambda i, s: (layout.add(s[0], one),),
             lambda s: s[0], plan, layout,
         )  # fmt: skip

@@ -64,7 +64,7 @@ class Objective:
         self.field = field or lotka_volterra(xp)
         self.data: Series = series(xp)
         saveat = SaveAt(ts=[float(t) for t in self.data.years])
-        self.keywords = {"rtol": tolerance, "atol": tolerance, "saveat": saveat}
+        self.keywords: dict[str, Any] = {"rtol": tolerance, "atol": tolerance, "saveat": saveat}
         self.memory = memory
 
     def __call__(self, x: Array) -> tuple[Array, Array]:

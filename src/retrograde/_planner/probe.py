@@ -49,6 +49,7 @@ def probe(loop: Any, inputs: Inputs) -> Shape:
     fixed = {
         "cotangents of a step": (solver.stages + 1) * layout.nbytes,
         "tapes of a step": solver.stages * tape,
+        "state and cotangent between steps": 0 if traced else 2 * layout.nbytes,
         "cotangents of a pull": 0 if traced else tape + 2 * layout.nbytes,
         "cotangents of saved times": rows * layout.nbytes,
         "cotangents of args": 2 * _differentiable_bytes(problem),

@@ -1,0 +1,204 @@
+"""The planner: budgets in words and numbers, what they buy, and what it says about it."""
+
+from __future__ import annotations
+
+import itertools
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import retrograde as rg
+from retrograde._units import format_bytes, parse_bytes
+
+STATE = 16  # bytes of two float64
+
+
+def solve(backend, plan=rg.plan, n=500, **keywords):
+    def f(t, y, args):
+        xp = backend.namespace(y)
+        return xp.stack([y[1], -y[0] + 0.1 * xp.sin(t)])
+
+    keywords = {"solver": "euler", "dt": 5.0 / n, **keywords}
+    return plan(f, backend.array([1.0, 1.0]), 0.0, 5.0, **keywords)
+
+
+# --- budgets
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("512 MiB", 512 * 2**20),
+        ("96KiB", 96 * 1024),
+        ("2 GB", 2 * 10**9),
+        ("1.5 kB", 1500),
+        ("2048", 2048),
+        ("1e3 b", 1000),
+        (" 1 tib ", 2**40),
+    ],
+)
+def test_bytes_in_words(text, size):
+    assert parse_bytes(text) == size
+
+
+@given(size=st.integers(1, 2**45))
+def test_words_and_back_within_their_digits(size):
+    assert abs(parse_bytes(format_bytes(size)) - size) <= 0.006 * size
+
+
+@pytest.mark.parametrize("text", ["", "MiB", "-1 KiB", "0", "12 parsecs", "1 KiB of memory", "nan"])
+def test_what_is_no_number_of_bytes(text):
+    with pytest.raises(rg.InputError, match=r"`memory` is .* write for example"):
+        parse_bytes(text)
+
+
+def test_a_fraction_of_what_is_free(backend):
+    half, quarter, default = (solve(backend, memory=m) for m in (0.5, 0.25, None))
+    assert quarter.budget == pytest.approx(half.budget / 2, rel=0.1)
+    assert default.budget == pytest.approx(half.budget, rel=0.1)
+    assert "free" in half.source
+
+
+def test_words_and_numbers_are_one(backend):
+    plans = [solve(backend, memory=m) for m in ("2 KiB", 2048, 2048.0)]
+    assert {p.budget for p in plans} == {2048}
+    assert len({p.adjoint for p in plans}) == 1
+
+
+# --- what a budget buys
+
+
+def test_more_bytes_never_buy_fewer_slots_or_more_time(backend):
+    slots, times, used = [], [], []
+    for size in (400, 600, 1000, 2000, 4000, 16_000, 100_000, 10**6):
+        plan = solve(backend, memory=size)
+        slots.append(plan.adjoint.checkpoints or 500)
+        times.append(next(c.time for c in plan.candidates if c.verdict == "chosen"))
+        used.append(plan.memory)
+        assert plan.memory <= size
+    if backend.eager:  # traced plans trade slots for windows
+        assert slots == sorted(slots)
+    assert all(b <= 1.05 * a for a, b in itertools.pairwise(times))
+    assert slots[-1] == 500
+    assert min(slots) < 500
+
+
+@pytest.mark.parametrize("size", [500, 1000, 5000, 20_000])
+def test_most_of_the_budget_is_used_where_states_are_recomputed(backend, size):
+    plan = solve(backend, memory=size, n=2000)
+    assert plan.adjoint.checkpoints is not None
+    if not backend.eager and plan.adjoint.window > 8:
+        pytest.skip("segments: one more sweep at most, in fewer states than the budget buys")
+    assert 0.7 * size <= plan.memory <= size
+
+
+def test_everything_is_stored_where_it_fits(backend):
+    plan = solve(backend, memory="16 MiB")
+    assert plan.adjoint == rg.RecursiveCheckpointAdjoint()
+    assert "nothing is recomputed" in plan.reason
+
+
+def test_steps_are_exact_on_a_grid_and_predicted_else(backend):
+    plan = solve(backend, n=123)
+    assert (plan.steps, plan.known) == (123, True)
+    adaptive = solve(backend, dt=None, solver="tsit5", rtol=1e-6, max_steps=1000)
+    assert not adaptive.known
+    assert 1 <= adaptive.steps <= 1000
+
+
+def test_what_does_not_fit_is_itemised(backend):
+    with pytest.raises(rg.PlanInfeasible) as caught:
+        solve(backend, memory="30 B")
+    message = str(caught.value)
+    assert "`memory` is 30 B" in message
+    assert "cotangents of a step: 32 B" in message
+    assert "Raise the budget or pass a smaller batch." in message
+    least = parse_bytes(message.split("needs ")[1].split(" for")[0])
+    assert solve(backend, memory=int(least * 1.01) + 1).memory <= least * 1.01 + 1
+
+
+def test_a_named_adjoint_is_checked_not_changed(backend):
+    adjoint = rg.RecursiveCheckpointAdjoint(50)
+    assert solve(backend, adjoint=adjoint).adjoint is adjoint
+    assert solve(backend, adjoint=adjoint, memory="1 MiB").adjoint is adjoint
+    with pytest.raises(rg.PlanInfeasible, match=r"50 slots needs .* Raise the budget or pass adj"):
+        solve(backend, adjoint=adjoint, memory=600)
+
+
+def test_a_plan_can_be_followed(backend):
+    plan = solve(backend, memory=700)
+    sol, _ = solve(backend, rg.solve_vjp, adjoint=plan)
+    assert sol.plan is plan
+
+
+def test_planning_runs_f_at_most_twice(reference):
+    calls = []
+
+    def f(t, y, args):
+        calls.append(t)
+        return -y
+
+    for keywords in ({"dt": 0.01}, {}):
+        calls.clear()
+        rg.plan(f, np.ones(3), 0.0, 1.0, memory="4 KiB", **keywords)
+        assert len(calls) - 1 <= 2  # one more checks what f returns
+
+
+# --- the table
+
+
+def test_the_table_shows_every_candidate(backend):
+    plan = solve(backend, memory=1000)
+    text = str(plan)
+    assert text.startswith("Plan: RecursiveCheckpointAdjoint, ")
+    assert "of 1000 B" in text
+    assert "steps: 500 (exact)" in text
+    for candidate in plan.candidates:
+        row = next(line for line in text.splitlines() if candidate.method in line[2:])
+        assert candidate.verdict in text
+        assert candidate.accuracy in text
+        assert row
+    assert [c.verdict for c in plan.candidates].count("chosen") == 1
+    assert "too large" in [c.verdict for c in plan.candidates]
+    assert "needed by all: " in text
+
+
+# --- the promise
+
+
+@pytest.mark.parametrize(("size", "steps"), [(20_000, 200), (100_000, 100)])
+@pytest.mark.parametrize("states", [4, 12, 40])
+def test_measured_peak_is_within_the_budget(reference, size, steps, states):
+    """States of many bytes, NumPy's own account: peak(gradient) - peak(forward) <= budget."""
+    y0, ones = np.linspace(0.0, 1.0, size), np.ones((1, size))
+
+    def f(t, y, args):
+        return -0.5 * y
+
+    fixed = solve_of(f, y0, steps, memory="1 GiB").items
+    budget = sum(fixed.values()) + states * y0.nbytes
+    forward = peak(lambda: rg.solve(f, y0, 0.0, 1.0, solver="euler", dt=1 / steps))
+
+    def gradient():
+        _, pull = rg.solve_vjp(f, y0, 0.0, 1.0, solver="euler", dt=1 / steps, memory=budget)
+        pull(ones)
+
+    extra = peak(gradient) - forward
+    assert extra <= budget
+    assert extra >= 0.5 * states * y0.nbytes
+
+
+def solve_of(f, y0, steps, **keywords):
+    return rg.plan(f, y0, 0.0, 1.0, solver="euler", dt=1 / steps, **keywords)
+
+
+def peak(run):
+    tracemalloc.start()
+    try:
+        run()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
