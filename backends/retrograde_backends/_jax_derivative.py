@@ -109,8 +109,23 @@ def with_gradient(program: Any) -> Any:
     return solve
 
 
+@jax.custom_jvp
+def _poisoned(ok: Any, x: Any) -> Any:
+    """x, with a tangent of nan unless ok."""
+    return x
+
+
+@_poisoned.defjvp
+def _poisoned_jvp(primals: Any, tangents: Any) -> Any:
+    ok, x = primals
+    return x, jnp.where(ok, 1.0, jnp.nan).astype(x.dtype) * tangents[1]
+
+
 class DirectHooks:
     """What DirectAdjoint needs: loops that jvp and vjp follow."""
+
+    def poison_gradient(self, ok: Any, x: Any) -> Any:
+        return _poisoned(ok, x)
 
     def direct_layout(self, layout: Any) -> Any:
         return layout

@@ -78,7 +78,7 @@ def _cpu_peak(fn: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
     with LiveStorages() as storages:
         result = fn(*arguments)
     del result
-    return storages.peak
+    return int(storages.peak)
 
 
 def _cuda_peak(fn: Callable[..., Any], arguments: tuple[Any, ...]) -> int:

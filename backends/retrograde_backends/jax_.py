@@ -173,8 +173,11 @@ class JaxBackend(DirectHooks, EagerBackend):
     def index(self, i: int) -> Any:
         return jnp.asarray(i, jnp.int32)
 
-    def rank(self, positions: Any, n: Any) -> tuple[Any, Any]:
-        slots = positions[:-1]
+    def new_positions(self, rows: int) -> Any:
+        return jnp.full(rows + 1, FAR, jnp.int32)
+
+    def rank(self, positions: Any, rows: int, n: Any) -> tuple[Any, Any]:
+        slots = positions[:rows]
         return jnp.argsort(slots).astype(jnp.int32), jnp.sum(slots < n).astype(jnp.int32)
 
     def split(self, slots: int) -> Callable[[Any, Any], Any]:

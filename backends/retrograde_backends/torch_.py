@@ -17,6 +17,7 @@ import torch
 from array_api_compat import torch as namespace
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from retrograde._adjoints import TooManySteps
 from retrograde._clocks import HostClock
 from retrograde._derivative import VectorField
 from retrograde._errors import InputError, UnsupportedByBackend
@@ -161,6 +162,9 @@ class TorchBackend(EagerBackend):
     def scale_into(self, table: Any, h: float, out: Any) -> None:
         torch.mul(table, h, out=out)
 
+    def add_scaled(self, a: Any, w: Any, x: Any) -> Any:
+        return a + w * x if isinstance(w, torch.Tensor) else torch.add(a, x, alpha=w)
+
     def flat_inner(self, x: Any, y: Any) -> Any:
         x, y = (v if isinstance(v, torch.Tensor) else _flat(v) for v in (x, y))
         return torch.vdot(x, y).real.item()
@@ -211,6 +215,11 @@ class TorchBackend(EagerBackend):
     def accumulate(self, total: Any, x: Any) -> Any:
         return total.add_(x)
 
+    def poison_gradient(self, ok: Any, x: Any) -> Any:
+        if not ok and x.requires_grad:
+            x.register_hook(lambda g: g * float("nan"))
+        return x
+
     def zeros_like(self, x: Any) -> Any:
         return torch.zeros_like(x, requires_grad=False)
 
@@ -225,7 +234,10 @@ class TorchBackend(EagerBackend):
             with self.quiet():
                 return program.primal(constant(inputs))
         if program.adjoint.differentiable:
-            return program.primal(inputs)
+            try:
+                return program.primal(inputs)
+            except TooManySteps:
+                program.adjoint = program.fallback
         return solve_with_gradient(program, inputs)
 
     def detach(self, problem: Any, inputs: Any) -> Any:

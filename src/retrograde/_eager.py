@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any, ClassVar
 
 from . import _schedules
@@ -85,6 +86,9 @@ class EagerBackend(DirectHooks, AbstractBackend):
 
     def both(self, a: Any, b: Any) -> Any:
         return bool(a) and bool(b)
+
+    def add_scaled(self, a: Array, w: Any, x: Array) -> Array:
+        return a + w * x
 
     def pair(self, a: Array, b: Array) -> Array:
         return self.xp.real(self.xp.conj(a) * b) if self.floating(a) == "complex" else a * b
@@ -179,10 +183,13 @@ class EagerBackend(DirectHooks, AbstractBackend):
     def reals(self, n: int, layout: Any) -> Any:
         return [0.0] * n
 
-    def rank(self, positions: Any, n: int) -> tuple[Any, Any]:
-        slots = positions[:-1]  # the last is the scratch row's
-        order = sorted(range(len(slots)), key=slots.__getitem__)
-        return order, sum(p < n for p in slots)
+    def new_positions(self, rows: int) -> Any:
+        return {}  # sparse: an ample budget buys millions of slots
+
+    def rank(self, positions: Any, rows: int, n: int) -> tuple[Any, Any]:
+        order = sorted((r for r in positions if r < rows), key=positions.__getitem__)
+        free = (r for r in range(rows) if r not in positions)
+        return order + list(islice(free, n)), len(order)
 
     def split(self, slots: int) -> Callable[[Any, Any], Any]:
         return _schedules.split
@@ -207,6 +214,9 @@ class EagerBackend(DirectHooks, AbstractBackend):
 
     def poison(self, ok: Any, x: Array) -> Array:
         return x if ok else x * float("nan")
+
+    def poison_gradient(self, ok: Any, x: Array) -> Array:
+        return x
 
     def zeros_like(self, x: Array) -> Array:
         return self.xp.zeros_like(x)

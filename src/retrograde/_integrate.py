@@ -84,14 +84,11 @@ class ForwardLoop:
         self.max_steps = max_steps
         self.scale = scale
         self.count = count
+        self.layout = problem.layout
+        self.bind = problem.bind
         self.clock = self.bk.clock(problem.layout)
         self.progress: Any = False
         self.watch: Any = None
-
-    @property
-    def layout(self) -> Any:
-        """Layout of the state."""
-        return self.problem.layout
 
     @property
     def adaptive(self) -> bool:
@@ -147,7 +144,7 @@ class ForwardLoop:
         if out.inside != "ts":
             return carry
         t0 = self.clock.real(inputs.t0)
-        row = out.emitter(self.problem, inputs.params)(t0, inputs.y0)
+        row = out.emitter(self.problem, self.layout, inputs.params)(t0, inputs.y0)
         last = out.count - 1 if out.count else 0
 
         def at_start(s: Any) -> Any:
@@ -159,10 +156,10 @@ class ForwardLoop:
     def _march_grid(self, inputs: Inputs, inside: Any, slots: Slots | None) -> Final:
         bk, out, clock = self.bk, self.outputs, self.clock
         grid = self.grid(inputs)
-        field = self.problem.bind(inputs.params)
+        field = self.bind(inputs.params)
         sweep = self.solver.forward_sweep(bk, self.layout, field)
 
-        emit = out.emitter(self.problem, inputs.params)
+        emit = out.emitter(self.problem, self.layout, inputs.params)
 
         def plain(i: Any, s: Any) -> Any:
             t, h = grid.step(i)
@@ -223,7 +220,7 @@ class ForwardLoop:
         self, inputs: Inputs, inside: Any, slots: Slots | None, record: bool
     ) -> Final:
         bk, clock, layout, out = self.bk, self.clock, self.layout, self.outputs
-        field = self.problem.bind(inputs.params)
+        field = self.bind(inputs.params)
         sweep = self.solver.forward_sweep(bk, layout, field, self.scale)
         t0, t1 = clock.real(inputs.t0), clock.real(inputs.t1)
         order = self.solver.error_order
@@ -233,7 +230,7 @@ class ForwardLoop:
         k0 = k0 if self.solver.keeps_slope else None
         attempt, error2, land, select = sweep.attempt, sweep.error2, clock.land, clock.select
         adapt, collect = controller.adapter(clock, order), out.collect if out.inside else None
-        emit = out.emitter(self.problem, inputs.params)
+        emit = out.emitter(self.problem, self.layout, inputs.params)
         floor, limit, ts = controller.floor, self.max_steps, inputs.ts
 
         def body(s: Any) -> Any:

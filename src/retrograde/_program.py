@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ._adjoints import AbstractAdjoint, DirectAdjoint
-from ._types import Array, Inputs, Wanted
+from ._rows import output_leaves, output_times
+from ._types import Inputs, Wanted
 
 __all__ = ["Program"]
 
@@ -60,37 +61,3 @@ class Program:
     def _aux(self, inputs: Inputs, final: Any) -> tuple[Any, ...]:
         times = output_times(self.loop, inputs, final)
         return times, final.n, final.tries, final.status, final.t
-
-
-def output_leaves(loop: Any, inputs: Inputs, final: Any) -> tuple[Array, ...]:
-    """All rows, as leaves of shape (k, *shape)."""
-    out, bk = loop.outputs, loop.bk
-    emit = out.emitter(loop.problem, inputs.params)
-    parts = []
-    if out.saveat.t0:
-        parts.append(out.layout.stack([emit(loop.clock.real(inputs.t0), inputs.y0)]))
-    if out.inside:
-        n = loop.rows_inside(final)
-        parts.append(bk.rows(out.layout, final.inside[1], n, final.inside[0]))
-    if out.saveat.final:
-        parts.append(out.layout.stack([emit(final.t, final.y)]))
-    if len(parts) == 1:
-        return parts[0]  # type: ignore[no-any-return]
-    xp = bk.xp
-    return tuple(xp.concat(leaves, axis=0) for leaves in zip(*parts, strict=True))
-
-
-def output_times(loop: Any, inputs: Inputs, final: Any) -> Array:
-    """Times of the rows, shape (k,)."""
-    out, clock, bk = loop.outputs, loop.clock, loop.bk
-    parts = [[clock.real(inputs.t0)]] if out.saveat.t0 else []
-    if out.inside == "ts":
-        parts.append(inputs.ts)
-    elif out.inside:
-        n = loop.rows_inside(final)
-        times = final.times if loop.adaptive else bk.grid_times(loop.grid(inputs), n)
-        parts.append(bk.accepted_times(times, n, final.n))
-    if out.saveat.final:
-        parts.append([final.t])
-    arrays = [bk.times_array(part, loop.layout) for part in parts]
-    return arrays[0] if len(arrays) == 1 else bk.xp.concat(arrays, axis=0)

@@ -104,11 +104,11 @@ class Outputs:
             return "ts"
         return "steps" if self.saveat.steps else ""
 
-    def emitter(self, problem: Any, params: Any) -> Callable[[Scalar, State], State]:
+    def emitter(self, problem: Any, layout: Any, params: Any) -> Callable[[Scalar, State], State]:
         """``emit(t, y) -> row``: y itself, or the result of ``fn`` in this layout."""
         if self.saveat.fn is None:
             return lambda t, y: y
-        fn, layout = problem.bind_output(self.saveat.fn, params), problem.layout
+        fn = problem.bind_output(self.saveat.fn, params)
         return lambda t, y: self.layout.pack(fn(layout.time(t), layout.unpack(y)))
 
     def start(self) -> Any:

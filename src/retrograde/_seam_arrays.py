@@ -98,6 +98,10 @@ class ArrayHooks(ABC):
         """Logical and of two predicates."""
 
     @abstractmethod
+    def add_scaled(self, a: Array, w: Any, x: Array) -> Array:
+        """``a + w * x`` for a number or 0-d array w, as one node where autodiff records it."""
+
+    @abstractmethod
     def pair(self, a: Array, b: Array) -> Array:
         """Elementwise real pairing of a cotangent a with a tangent b."""
 

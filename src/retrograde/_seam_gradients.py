@@ -67,6 +67,10 @@ class GradientHooks(ABC):
         """x where ok, else nan: a failed solve has no gradient."""
 
     @abstractmethod
+    def poison_gradient(self, ok: Any, x: Array) -> Array:
+        """x itself, whose derivatives by the library's autodiff are nan unless ok."""
+
+    @abstractmethod
     def stop_gradient(self, x: Any) -> Any:
         """x (an array or a state) as a constant."""
 

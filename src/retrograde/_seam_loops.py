@@ -92,7 +92,11 @@ class LoopHooks(ABC):
         """The index a where ok, else b."""
 
     @abstractmethod
-    def rank(self, positions: Any, n: Any) -> tuple[Any, Any]:
+    def new_positions(self, rows: int) -> Any:
+        """A table for the step index of each row and of the scratch row, all of them ``FAR``."""
+
+    @abstractmethod
+    def rank(self, positions: Any, rows: int, n: Any) -> tuple[Any, Any]:
         """Rows (without the scratch row) by ascending position, and how many are below n."""
 
     @abstractmethod

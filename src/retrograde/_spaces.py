@@ -207,7 +207,8 @@ class ListStages:
         out = list(start)
         for w, k in zip(weights, self.k, strict=True):
             if _nonzero(w) and k is not None:
-                out = [w * x if a is None else a + w * x for a, x in zip(out, k, strict=True)]
+                add = self.layout.bk.add_scaled
+                out = [w * x if a is None else add(a, w, x) for a, x in zip(out, k, strict=True)]
         return tuple(out)
 
 

@@ -7,7 +7,7 @@ a file with ``forward``, ``reverse`` and its row in the planner's costs, a line 
 
 from .._errors import InputError
 from .base import AbstractAdjoint, Shape
-from .direct import DirectAdjoint
+from .direct import DirectAdjoint, TooManySteps
 from .recursive_checkpoint import RecursiveCheckpointAdjoint
 from .sweep import field_pullback
 
@@ -16,6 +16,7 @@ __all__ = [
     "DirectAdjoint",
     "RecursiveCheckpointAdjoint",
     "Shape",
+    "TooManySteps",
     "field_pullback",
     "find_adjoint",
 ]

@@ -37,8 +37,9 @@ class Shape(NamedTuple):
         Whether y0's slot costs nothing.
     windows : bool
         Whether a window of states saves time (traced loops of cheap steps).
-    objects : int [bytes]
-        Python objects beside the arrays, where the library's account of memory sees them.
+    passing : dict of str to int [bytes]
+        What comes and goes, and Python objects where the library's account of memory sees them:
+        counted in budgets of more than 64 KiB.
     """
 
     state: int
@@ -50,7 +51,7 @@ class Shape(NamedTuple):
     fixed: dict[str, int]
     free_slot: bool
     windows: bool
-    objects: int = 0
+    passing: dict[str, int] = {}  # noqa: RUF012
 
 
 class AbstractAdjoint(ABC):

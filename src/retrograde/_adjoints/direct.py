@@ -1,19 +1,24 @@
 """DirectAdjoint: the library's own autodiff through the accepted steps.
 
-First the loop runs on constants and records its accepted times; then the same steps are taken
-again over the recorded times by a loop that autodiff can follow. So its gradient has the same
-meaning as every exact method's (step sizes are constants), by an independent route, and it can
-be differentiated again: jvp, Hessians, gradients of gradients.
+Where autodiff follows Python, the march is recorded as it runs. Elsewhere the loop first runs on
+constants and records its accepted times; then the same steps are taken again over the recorded
+times by a loop that autodiff can follow. Either way the gradient has the same meaning as every
+exact method's (step sizes are constants), by an independent route, and it can be
+differentiated again: jvp, Hessians, gradients of gradients.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .._errors import UnsupportedByBackend
-from .._spaces import ListStages
+from .._rows import output_leaves
+from .._saveat import Outputs
+from .._solution import Status
+from .._spaces import ListStages, Scale
 from .._types import Array, Inputs, State, Wanted
 from ..backend import Capability
 from .base import AbstractAdjoint
@@ -21,16 +26,29 @@ from .base import AbstractAdjoint
 __all__ = ["DirectAdjoint"]
 
 
+class TooManySteps(Exception):
+    """A march took more steps than there is room to record; its graph is dropped."""
+
+
 @dataclass(frozen=True)
 class DirectAdjoint(AbstractAdjoint):
     """Plain autodiff through the steps; stores a tape of each.
 
+    Parameters
+    ----------
+    limit : int or None
+        Steps that there is room for. The planner sets it: a march that takes more is begun again
+        with checkpoints, so that a wrong prediction costs time and never bytes.
+
     Notes
     -----
-    Takes one more forward sweep than a solve, and for each saved time inside the solve one more
-    step. Memory: one tape a step (in traced libraries, a tape for each of max_steps steps).
+    Where autodiff follows Python loops and no derivative by t0, t1 or ts is asked for, the steps
+    are recorded as they are taken. Otherwise they are taken again, which costs one more forward
+    sweep, and one more step for each saved time inside the solve; in traced libraries memory
+    then is that of max_steps tapes.
     """
 
+    limit: int | None = None
     accuracy: ClassVar[str] = "exact"
     differentiable: ClassVar[bool] = True
 
@@ -42,11 +60,15 @@ class DirectAdjoint(AbstractAdjoint):
                 f"`adjoint` is DirectAdjoint, but {bk.name} has no autodiff; use adjoint='auto' "
                 "or RecursiveCheckpointAdjoint()."
             )
-        constant = bk.stop_gradient(inputs)
-        with bk.quiet():
-            final = loop.march(constant, None, record=loop.adaptive)
-        again = _Again(loop, inputs, constant, final)
-        return again.rows(), final
+        if Capability.TRACED not in bk.capabilities and constant_times(inputs):
+            leaves, final = _recorded(loop, inputs, self.limit)
+        else:
+            constant = bk.stop_gradient(inputs)
+            with bk.quiet():  # f may close over what requires a gradient
+                final = loop.march(constant, None, record=loop.adaptive)
+            leaves = _Again(loop, inputs, constant, final).rows()
+        ok = final.status == int(Status.converged)
+        return tuple(bk.poison_gradient(ok, x) for x in leaves), final
 
     def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
         raise AssertionError("a differentiable adjoint has no forward of its own")
@@ -55,6 +77,33 @@ class DirectAdjoint(AbstractAdjoint):
         self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted
     ) -> Inputs:
         raise AssertionError("a differentiable adjoint has no reverse of its own")
+
+
+def constant_times(inputs: Inputs) -> bool:
+    """Whether no derivative by a time can be asked for: all are plain numbers."""
+    plain = isinstance(inputs.t0, (int, float)) and isinstance(inputs.t1, (int, float))
+    return plain and isinstance(inputs.ts, (list, tuple))
+
+
+def _recorded(loop: Any, inputs: Inputs, limit: int | None) -> tuple[tuple[Array, ...], Any]:
+    """The march itself under autodiff, with states as tuples of leaves."""
+    bk, scale = loop.bk, loop.scale
+    twin = copy.copy(loop)
+    twin.bk = _ListForms(bk, limit)
+    twin.layout = bk.direct_layout(loop.layout)
+    twin.bind = loop.problem.bind_leaves
+    out = loop.outputs
+    rows = twin.layout if out.layout is loop.layout else bk.direct_layout(out.layout)
+    twin.outputs = Outputs(bk, out.saveat, rows, out.count)
+    if scale is not None:
+        twin.scale = Scale(*(_as_leaves(loop.layout, x) for x in (scale.rtol, scale.atol)))
+    inputs = inputs._replace(y0=tuple(loop.layout.unpack(inputs.y0)))
+    final = twin.march(inputs)
+    return output_leaves(twin, inputs, final), final
+
+
+def _as_leaves(layout: Any, tolerance: Any) -> Any:
+    return tolerance if isinstance(tolerance, float) else tuple(layout.unpack(tolerance))
 
 
 class _Again:
@@ -138,11 +187,40 @@ class _Again:
 class _ListForms:
     """A backend whose stages are sums of arrays, which any autodiff can follow."""
 
-    def __init__(self, bk: Any) -> None:
+    def __init__(self, bk: Any, limit: int | None = None) -> None:
         self.bk = bk
+        self.left = limit
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.bk, name)
 
     def stages(self, layout: Any, tableau: Any, scale: Any = None) -> Any:
-        return ListStages(layout, tableau, scale)
+        return _Stages(layout, tableau, scale)
+
+    def while_loop(self, cond: Any, body: Any, s: Any) -> Any:
+        return self.bk.while_loop(cond, self._counted(body), s)
+
+    def for_loop(self, low: Any, high: Any, body: Any, s: Any) -> Any:
+        count = self._counted(lambda x: body(*x))
+        return self.bk.for_loop(low, high, lambda i, s: count((i, s)), s)
+
+    def _counted(self, body: Any) -> Any:
+        def counted(s: Any) -> Any:
+            if self.left is not None:
+                self.left -= 1
+                if self.left < 0:
+                    raise TooManySteps
+            return body(s)
+
+        return counted
+
+
+class _Stages(ListStages):
+    """Stages whose error estimate is no part of the graph: step sizes are constants."""
+
+    def error2(self, y1: State) -> Any:
+        with self.layout.bk.quiet():
+            return super().error2(y1)
 
 
 def _stack(bk: Any, rows: Sequence[Sequence[Array]]) -> tuple[Array, ...]:

@@ -94,7 +94,7 @@ def march(
         return s, e + 1, buffer, positions
 
     assert slots.rows is not None
-    start = (s, bk.index(0), buffer, bk.ints([FAR] * (slots.rows + 1)))
+    start = (s, bk.index(0), buffer, bk.new_positions(slots.rows))
     s, _, buffer, positions = bk.while_loop(lambda z: running(z[0]), placement, start)
     return s, Stored(buffer, positions)
 
@@ -129,7 +129,7 @@ def march_counted(
         return bk.for_loop(low, high, body, s), buffer, positions
 
     assert slots.rows is not None
-    positions = bk.ints([FAR] * (slots.rows + 1))
+    positions = bk.new_positions(slots.rows)
     count = len(slots.index) - 1
     s, buffer, positions = bk.for_loop(0, count, placement, (s, buffer, positions))
     return s, Stored(buffer, positions)

@@ -123,7 +123,7 @@ def _reverse_ranges(
     assert slots.rows is not None
     rows, width, advance = slots.rows, slots.window, step[0]
     split = bk.split(rows)
-    order, top = bk.rank(stored.positions, n)
+    order, top = bk.rank(stored.positions, rows, n)
     window = bk.new_buffer(width, layout, scratch=False) if width > 1 else ()
 
     def leaf(z: Any) -> Any:

@@ -12,6 +12,7 @@ from .._adjoints import AbstractAdjoint, RecursiveCheckpointAdjoint, Shape
 from .._errors import PlanInfeasible
 from .._units import format_bytes
 from .costs import Cost, checkpoint_cost, fitting_checkpoints
+from .probe import PYTHON_OBJECTS
 
 __all__ = ["Candidate", "Plan", "make_plan"]
 
@@ -146,22 +147,34 @@ def make_plan(shape: Shape, budget: int, source: str, named: AbstractAdjoint | N
 
 
 def _charged(shape: Shape, budget: int) -> Shape:
-    """The shape with its Python objects among the items, as far as the budget passes 64 KiB.
+    """The shape with what passes among its items, as far as the budget is above 64 KiB.
 
     Below, the arrays kept are what is counted; charged at once, the objects of a tape would
-    leave a budget of 64 KiB fewer slots than one of 63.
+    leave a budget of 65 KiB fewer slots than one of 63.
     """
-    charge = min(shape.objects, max(0, budget - ARRAYS_ONLY))
-    return shape._replace(fixed={**shape.fixed, "Python objects": charge})
+    fixed, room = dict(shape.fixed), max(0, budget - ARRAYS_ONLY)
+    for name, size in shape.passing.items():
+        fixed[name] = min(size, room)
+        room -= fixed[name]
+    slot = SLOT_OBJECTS if fixed.get(PYTHON_OBJECTS) else 0
+    return shape._replace(fixed=fixed, state=shape.state + slot)
 
 
 ARRAYS_ONLY = 64 * 1024
 """Budgets up to this count arrays alone: allocators pad and interpreters keep what is free."""
 
+SLOT_OBJECTS = 48
+"""Python objects of a slot beside its array: entries of a dict and of two lists."""
+
 
 def _why(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> str:
     if adjoint.checkpoints is None:
         return "every state fits into the budget, and nothing is recomputed"
+    if not shape.known and adjoint.checkpoints >= shape.steps:
+        return (
+            f"every state of the predicted steps fits; there are {adjoint.checkpoints} slots "
+            "should it take more"
+        )
     steps = "the number of steps is known" if shape.known else "steps are adaptive"
     return f"not every state fits, and {steps}: the budget buys {adjoint.checkpoints} slots"
 

@@ -15,16 +15,16 @@ from .._derivative.footprint import object_bytes
 from .._types import Inputs, Wanted
 from ..backend import Capability
 
-__all__ = ["probe"]
+__all__ = ["PYTHON_OBJECTS", "probe"]
 
 CHEAP = 1024
 """States of at most this many elements make steps that cost less than a loop's bookkeeping."""
 
+PYTHON_OBJECTS = "Python objects"
+"""The item of what is no array."""
+
 SWEEP_OBJECTS = 12 * 1024
 """Python objects of a reverse sweep: views, bound products, tables (measured on NumPy)."""
-
-SLOT_OBJECTS = 48
-"""Python objects of a slot beside its array: entries of a dict and of two lists."""
 
 
 def probe(loop: Any, inputs: Inputs) -> Shape:
@@ -46,17 +46,20 @@ def probe(loop: Any, inputs: Inputs) -> Shape:
     rows = solver.stages if loop.outputs.inside == "ts" else 0
     objects = SWEEP_OBJECTS + solver.stages * sum(object_bytes(pull) for pull in pulls)
     counted = bk.array_overhead > 0  # an account that sees array headers sees all objects
+    passing = {
+        "cotangents of a pull": 0 if traced else tape + 2 * layout.nbytes,
+        PYTHON_OBJECTS: objects if counted else 0,
+    }
     fixed = {
         "cotangents of a step": (solver.stages + 1) * layout.nbytes,
         "tapes of a step": solver.stages * tape,
         "state and cotangent between steps": 0 if traced else 2 * layout.nbytes,
-        "cotangents of a pull": 0 if traced else tape + 2 * layout.nbytes,
         "cotangents of saved times": rows * layout.nbytes,
         "cotangents of args": 2 * _differentiable_bytes(problem),
         "record of times": 8 * record if loop.adaptive else 0,
     }
     return Shape(
-        state=layout.nbytes + (bk.array_overhead + SLOT_OBJECTS if counted else 0),
+        state=layout.nbytes + bk.array_overhead,
         steps=max(1, steps),
         known=loop.count is not None,
         bound=bound,
@@ -65,7 +68,7 @@ def probe(loop: Any, inputs: Inputs) -> Shape:
         fixed=fixed,
         free_slot=bk.slots_by_reference,
         windows=traced and layout.size <= CHEAP,
-        objects=objects if counted else 0,
+        passing=passing,
     )
 
 

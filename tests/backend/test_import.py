@@ -1,0 +1,133 @@
+"""What is imported when: nothing dear at the start, and floors that never look up.
+
+A module imports only from strictly lower floors or its own room; the table is the house's plan.
+"""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import retrograde
+
+ROOT = pathlib.Path(retrograde.__file__).parent
+LIBRARIES = {"numpy", "jax", "jaxlib", "torch", "cupy", "array_api_compat", "optree", "scipy"}
+FLOORS = {
+    0: "_errors _units _types _clocks _spaces _hardware _schedules _trees _progress",
+    1: "_seam _eager backend _registry",
+    2: "_problem _saveat _solution _derivative",
+    3: "_solvers _controllers _loops",
+    4: "_integrate _adjoints",
+    5: "_planner",
+    6: "_setup _program _solve",
+    7: "__init__ __main__ _cli _demo _info _measure data",
+}
+FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
+
+
+def room(path):
+    """The room of a file: its folder under the package, or itself."""
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def floor(name):
+    """The floor of a room; the parts of one room (``_seam_loops``) stand with it."""
+    while name not in FLOOR and "_" in name[1:]:
+        name = name.rpartition("_")[0]
+    return FLOOR[name]
+
+
+def imports(path):
+    """Rooms that a module imports when it is loaded or later, type checking left out."""
+    tree = ast.parse(path.read_text())
+    checking = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        for node in ast.walk(block)
+    }
+    package = ("retrograde", *path.relative_to(ROOT).parts[:-1])
+    for node in ast.walk(tree):
+        if id(node) in checking:
+            continue
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            full = (*base, *(node.module or "").split(".")) if node.module else base
+            if full[:1] == ("retrograde",):
+                yield from [full[1]] if len(full) > 1 else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                parts = alias.name.split(".")
+                if parts[0] == "retrograde" and len(parts) > 1:
+                    yield parts[1]
+
+
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_come_from_lower_floors(path):
+    here = room(path)
+    names = {p.stem for p in ROOT.glob("*.py")} | {p.name for p in ROOT.iterdir() if p.is_dir()}
+    for other in imports(path):
+        if other not in names:  # a public name of the package itself
+            assert floor(here) == 7, f"{here} imports retrograde.{other}"
+            continue
+        lower = floor(other) < floor(here)
+        kin = other == here or (floor(other) == floor(here) and floor(here) in (0, 1, 2, 6, 7))
+        assert lower or kin, f"{here} (floor {floor(here)}) imports {other} ({floor(other)})"
+
+
+def test_loop_and_adjoints_never_meet():
+    """The adjoint receives the loop as an argument."""
+    found = {name: set() for name in ("_integrate", "_adjoints")}
+    for path in MODULES:
+        if room(path) in found:
+            found[room(path)] |= set(imports(path))
+    assert "_adjoints" not in found["_integrate"]
+    assert "_integrate" not in found["_adjoints"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_array_library_is_imported_in_the_core(path):
+    frameworks = LIBRARIES - {"optree", "array_api_compat", "scipy"}
+    if room(path) == "_demo":
+        pytest.skip("the demo makes arrays of its own")
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            assert not {a.name.split(".")[0] for a in node.names} & frameworks
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            assert (node.module or "").split(".")[0] not in frameworks
+
+
+def fresh(code):
+    """Standard output of a fresh interpreter."""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_import_loads_no_array_library():
+    loaded = fresh("import sys, retrograde; print(*{m.split('.')[0] for m in sys.modules})")
+    assert not set(loaded.split()) & LIBRARIES
+
+
+def test_numpy_alone_is_loaded_for_numpy():
+    code = (
+        "import sys, numpy as np, retrograde as rg;"
+        "rg.solve(lambda t, y, a: -y, np.ones(2), 0.0, 1.0);"
+        "print(*{m.split('.')[0] for m in sys.modules})"
+    )
+    assert not set(fresh(code).split()) & {"jax", "torch", "cupy", "scipy"}
+
+
+def test_import_is_quick():
+    """Best of five, beyond a bare interpreter's start: under 0.15 s of processor time."""
+    code = (
+        "import time; start = time.process_time(); import retrograde;"
+        "print(time.process_time() - start)"
+    )
+    assert min(float(fresh(code)) for _ in range(5)) < 0.15
