@@ -18,11 +18,16 @@ class Program:
     ----------
     loop : ForwardLoop
     adjoint : AbstractAdjoint
+    fallback : AbstractAdjoint
+        What takes over where the adjoint finds that it has no room (``TooManySteps``).
     """
 
-    def __init__(self, loop: Any, adjoint: AbstractAdjoint) -> None:
+    def __init__(
+        self, loop: Any, adjoint: AbstractAdjoint, fallback: AbstractAdjoint | None = None
+    ) -> None:
         self.loop = loop
         self.adjoint = adjoint
+        self.fallback = fallback or adjoint
 
     def key(self) -> Any:
         """What a compiled form of this program depends on; unhashable where it can't be kept."""

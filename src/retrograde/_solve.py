@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ._adjoints import find_adjoint
+from ._adjoints import RecursiveCheckpointAdjoint, find_adjoint
 from ._errors import InputError, SolveFailed
 from ._planner import Plan, budget_bytes, make_plan, probe
 from ._program import Program
@@ -134,15 +134,16 @@ def solve(
         solver, dt, rtol, atol, controller, saveat, event, adjoint, memory, max_steps,
         per_sample, progress, throw,
     )  # fmt: skip
+    if not isinstance(adjoint, Plan):
+        find_adjoint(adjoint)
     loop, inputs = prepare(f, y0, t0, t1, args, options)
     bk = loop.bk
-    the_plan, chosen = None, find_adjoint("recursive_checkpoint")
+    the_plan, program = None, Program(loop, RecursiveCheckpointAdjoint())
     if bk.needs_gradient(inputs):
-        the_plan = _follow(loop, inputs, options)
-        chosen = the_plan.adjoint
-    assert chosen is not None
+        the_plan = _follow(loop, inputs, options, native=True)
+        program = Program(loop, the_plan.adjoint, the_plan.fallback)
     loop.progress = progress
-    leaves, aux = bk.differentiate(Program(loop, chosen), inputs)
+    leaves, aux = bk.differentiate(program, inputs)
     return _solution(loop, leaves, aux, the_plan, throw)
 
 
@@ -178,7 +179,7 @@ def solve_vjp(
     options = Options(**_known(keywords))
     loop, inputs = prepare(f, y0, t0, t1, args, options)
     bk, problem = loop.bk, loop.problem
-    the_plan = _follow(loop, inputs, options)
+    the_plan = _follow(loop, inputs, options, native=False)
     program = Program(loop, the_plan.adjoint)
     loop.progress = options.progress
     inputs = bk.detach(problem, inputs)
@@ -227,7 +228,7 @@ def plan(
     """
     options = Options(**_known(keywords))
     loop, inputs = prepare(f, y0, t0, t1, args, options)
-    return _follow(loop, inputs, options)
+    return _follow(loop, inputs, options, native=True)
 
 
 def _known(keywords: dict[str, Any]) -> dict[str, Any]:
@@ -237,7 +238,7 @@ def _known(keywords: dict[str, Any]) -> dict[str, Any]:
     return keywords
 
 
-def _follow(loop: Any, inputs: Inputs, options: Options) -> Plan:
+def _follow(loop: Any, inputs: Inputs, options: Options, *, native: bool) -> Plan:
     """The user's plan, or a new one."""
     if isinstance(options.adjoint, Plan):
         return options.adjoint
@@ -247,7 +248,7 @@ def _follow(loop: Any, inputs: Inputs, options: Options) -> Plan:
         budget, source = 2**62, "no budget was given"
     else:
         budget, source = budget_bytes(options.memory, loop.bk, like)
-    return make_plan(probe(loop, inputs), budget, source, named)
+    return make_plan(probe(loop, inputs, native=native), budget, source, named)
 
 
 def _solution(loop: Any, leaves: Any, aux: Any, the_plan: Plan | None, throw: bool) -> Solution:

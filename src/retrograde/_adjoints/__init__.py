@@ -7,7 +7,7 @@ a file with ``forward``, ``reverse`` and its row in the planner's costs, a line 
 
 from .._errors import InputError
 from .base import AbstractAdjoint, Shape
-from .direct import DirectAdjoint, TooManySteps
+from .direct import DirectAdjoint, TooManySteps, constant_times
 from .recursive_checkpoint import RecursiveCheckpointAdjoint
 from .sweep import field_pullback
 
@@ -17,6 +17,7 @@ __all__ = [
     "RecursiveCheckpointAdjoint",
     "Shape",
     "TooManySteps",
+    "constant_times",
     "field_pullback",
     "find_adjoint",
 ]

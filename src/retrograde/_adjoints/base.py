@@ -35,6 +35,8 @@ class Shape(NamedTuple):
         What every gradient needs, by item.
     free_slot : bool
         Whether y0's slot costs nothing.
+    recorded : int [bytes]
+        One step recorded by the library's autodiff; 0 where that is not to be had.
     windows : bool
         Whether a window of states saves time (traced loops of cheap steps).
     passing : dict of str to int [bytes]
@@ -52,6 +54,7 @@ class Shape(NamedTuple):
     free_slot: bool
     windows: bool
     passing: dict[str, int] = {}  # noqa: RUF012
+    recorded: int = 0
 
 
 class AbstractAdjoint(ABC):

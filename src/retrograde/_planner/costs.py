@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .. import _schedules
 from .._adjoints import RecursiveCheckpointAdjoint, Shape
 
-__all__ = ["Cost", "checkpoint_cost", "fitting_checkpoints", "slot_bytes"]
+__all__ = ["Cost", "checkpoint_cost", "direct_cost", "fitting_checkpoints", "slot_bytes"]
 
 VJP = 2.0
 """Cost of one step's vjp in units of F; measured on request in a later version."""
@@ -33,13 +33,35 @@ class Cost:
 
 
 def slot_bytes(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> int:
-    """Bytes of slots and window."""
-    free = 1 if shape.free_slot else 0
-    rows = shape.steps if adjoint.checkpoints is None else min(adjoint.checkpoints, shape.steps)
-    if not shape.free_slot and adjoint.checkpoints is None and shape.bound is not None:
-        rows = shape.bound  # a traced buffer is as long as the bound
-    window = adjoint.window if adjoint.window > 1 else 0
-    return (max(0, rows - free) + window) * shape.state
+    """Bytes of slots, their tables and the window."""
+    c, window = adjoint.checkpoints, adjoint.window if adjoint.window > 1 else 0
+    if c is None:
+        traced_rows = not shape.free_slot and shape.bound is not None
+        # a traced buffer is as long as the bound
+        return (shape.bound or 0 if traced_rows else shape.steps - shape.free_slot) * shape.state
+    c = min(c, shape.steps)
+    if shape.known and window and c * window >= shape.steps:
+        return (c + window) * shape.state
+    each, scratch = _ranges(shape)
+    return (c - shape.free_slot) * each + scratch + window * shape.state
+
+
+def _ranges(shape: Shape) -> tuple[int, int]:
+    """Bytes of a slot with its entries in tables, and of the scratch row of traced loops."""
+    if shape.free_slot:
+        return shape.state, 0
+    each = shape.state + TABLES
+    return each, each
+
+
+TABLES = 12
+"""Entries of a traced reversal's int32 tables (position, order, their copy) for each slot."""
+
+
+def direct_cost(shape: Shape) -> Cost:
+    """Cost of recording every step for the library's own autodiff."""
+    size = sum(shape.fixed.values()) + shape.steps * shape.recorded
+    return Cost(size, 1 + VJP)
 
 
 def checkpoint_cost(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> Cost:
@@ -60,21 +82,23 @@ def checkpoint_cost(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> Cost:
 def fitting_checkpoints(shape: Shape, budget: int) -> RecursiveCheckpointAdjoint | None:
     """The cheapest setting whose slots and window fit; None where not even one slot does."""
     room = budget - sum(shape.fixed.values())
-    states = room // shape.state + (1 if shape.free_slot else 0) if room >= 0 else 0
+    free = int(shape.free_slot)
+    states = room // shape.state + free if room >= 0 else 0
     bound = shape.steps if shape.known else shape.bound
-    if bound is not None and states >= bound:
+    if states >= (_MANY if bound is None else bound):
         return RecursiveCheckpointAdjoint()
-    if states >= _MANY and bound is None:
-        return RecursiveCheckpointAdjoint()
-    if states < 1:
-        return None
-    if shape.windows:
-        segments = _schedules.choose_segments(shape.steps, states) if shape.known else None
+    if shape.windows and shape.known:
+        segments = _schedules.choose_segments(shape.steps, states)
         if segments is not None:
             return RecursiveCheckpointAdjoint(segments.slots, segments.window)
-        if states >= 3 * _WINDOW:
-            return RecursiveCheckpointAdjoint(states - _WINDOW, _WINDOW)
-    return RecursiveCheckpointAdjoint(states)
+    each, scratch = _ranges(shape)
+    slots = (room - scratch) // each + free if room >= scratch else 0
+    if slots < 1:
+        return None
+    window = min(slots - 1, -(-_WINDOW * shape.state // each))
+    if shape.windows and slots >= 3 * _WINDOW:
+        return RecursiveCheckpointAdjoint(slots - window, _WINDOW)
+    return RecursiveCheckpointAdjoint(slots)
 
 
 _WINDOW = 8

@@ -1,17 +1,17 @@
 """The choice of the adjoint, with its reasons.
 
-Rule of this version, first match: (a) an adjoint that the user named; (b) everything stored
-where it fits; (c) recursive checkpointing with as many slots as the budget buys.
+Rule of this version, first match: (a) an adjoint that the user named; (b) every step recorded
+where autodiff follows Python and the tapes fit; (c) every state stored where that fits; (d) recursive checkpointing with as many slots as the budget buys.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .._adjoints import AbstractAdjoint, RecursiveCheckpointAdjoint, Shape
+from .._adjoints import AbstractAdjoint, DirectAdjoint, RecursiveCheckpointAdjoint, Shape
 from .._errors import PlanInfeasible
 from .._units import format_bytes
-from .costs import Cost, checkpoint_cost, fitting_checkpoints
+from .costs import Cost, checkpoint_cost, direct_cost, fitting_checkpoints
 from .probe import PYTHON_OBJECTS
 
 __all__ = ["Candidate", "Plan", "make_plan"]
@@ -62,6 +62,8 @@ class Plan:
         What every method needs.
     candidates : tuple of Candidate
     reason : str
+    fallback : AbstractAdjoint or None
+        What takes over where recorded steps turn out to be more than there is room for.
     """
 
     adjoint: AbstractAdjoint
@@ -73,6 +75,7 @@ class Plan:
     items: dict[str, int] = field(repr=False)
     candidates: tuple[Candidate, ...] = field(repr=False)
     reason: str = ""
+    fallback: AbstractAdjoint | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         head = (
@@ -103,6 +106,8 @@ def describe(adjoint: AbstractAdjoint) -> str:
         window = f", window {adjoint.window}" if adjoint.window > 1 else ""
         slots = "slot" if adjoint.checkpoints == 1 else "slots"
         return f"RecursiveCheckpointAdjoint, {adjoint.checkpoints} {slots}{window}"
+    if isinstance(adjoint, DirectAdjoint):
+        return "DirectAdjoint, every step recorded"
     return adjoint.name
 
 
@@ -115,35 +120,52 @@ def make_plan(shape: Shape, budget: int, source: str, named: AbstractAdjoint | N
         If nothing fits, or not the adjoint that was named.
     """
     shape = _charged(shape, budget)
-    everything = RecursiveCheckpointAdjoint()
     fitting = fitting_checkpoints(shape, budget)
+    options: list[AbstractAdjoint] = [RecursiveCheckpointAdjoint()]
+    if shape.recorded:
+        room = budget - sum(shape.fixed.values())
+        options.insert(0, DirectAdjoint(max(0, room) // shape.recorded))
+    if fitting is not None and fitting not in options:
+        options.append(fitting)
     if named is not None:
         chosen, reason = named, "it was named"
+        if named not in options:
+            options.append(named)
+    elif shape.recorded and direct_cost(shape).bytes <= budget:
+        chosen, reason = options[0], "every step's tape fits, and nothing is computed twice"
     elif fitting is None:
         raise PlanInfeasible(_too_small(shape, budget, source))
     else:
         chosen, reason = fitting, _why(shape, fitting)
-    options = [everything]
-    if fitting is not None and fitting != everything:
-        options.append(fitting)
-    if isinstance(chosen, RecursiveCheckpointAdjoint) and chosen not in options:
-        options.append(chosen)
-    candidates = tuple(
-        _candidate(option, checkpoint_cost(shape, option), budget, option == chosen, reason)
-        for option in options
-    )
-    if isinstance(chosen, RecursiveCheckpointAdjoint):
-        size = checkpoint_cost(shape, chosen).bytes
-        if size > budget:
-            raise PlanInfeasible(
-                f"`memory` is {format_bytes(budget)}, but {describe(chosen)} needs "
-                f"{format_bytes(size)}. Raise the budget or pass adjoint='auto'."
-            )
-    else:
-        size = sum(shape.fixed.values()) + shape.steps * shape.stages * shape.tape
+    costs = [_cost(shape, option) for option in options]
+    size = costs[options.index(chosen)].bytes
+    if size > budget:
+        raise PlanInfeasible(
+            f"`memory` is {format_bytes(budget)}, but {describe(chosen)} needs "
+            f"{format_bytes(size)}. Raise the budget or pass adjoint='auto'."
+        )
+    rows = zip(options, costs, strict=True)
     return Plan(
-        chosen, size, budget, source, shape.steps, shape.known, shape.fixed, candidates, reason
+        adjoint=chosen,
+        memory=size,
+        budget=budget,
+        source=source,
+        steps=shape.steps,
+        known=shape.known,
+        items=shape.fixed,
+        candidates=tuple(_candidate(a, cost, budget, a == chosen, reason) for a, cost in rows),
+        reason=reason,
+        fallback=fitting,
     )
+
+
+def _cost(shape: Shape, adjoint: AbstractAdjoint) -> Cost:
+    if isinstance(adjoint, RecursiveCheckpointAdjoint):
+        return checkpoint_cost(shape, adjoint)
+    # not recordable here: the steps are taken again, over a bound number of tapes
+    each = shape.recorded or shape.stages * (shape.tape + shape.state)
+    steps = shape.bound or shape.steps
+    return direct_cost(shape._replace(recorded=each, steps=steps))
 
 
 def _charged(shape: Shape, budget: int) -> Shape:
@@ -180,7 +202,7 @@ def _why(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> str:
 
 
 def _candidate(
-    adjoint: RecursiveCheckpointAdjoint, cost: Cost, budget: int, chosen: bool, reason: str
+    adjoint: AbstractAdjoint, cost: Cost, budget: int, chosen: bool, reason: str
 ) -> Candidate:
     verdict = "chosen" if chosen else "fits" if cost.bytes <= budget else "too large"
     return Candidate(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .._adjoints import Shape, field_pullback
+from .._adjoints import Shape, constant_times, field_pullback
 from .._derivative import TapePullback
 from .._derivative.footprint import object_bytes
 from .._types import Inputs, Wanted
@@ -27,8 +27,12 @@ SWEEP_OBJECTS = 12 * 1024
 """Python objects of a reverse sweep: views, bound products, tables (measured on NumPy)."""
 
 
-def probe(loop: Any, inputs: Inputs) -> Shape:
-    """What the cost of a gradient of this loop depends on."""
+def probe(loop: Any, inputs: Inputs, *, native: bool) -> Shape:
+    """What the cost of a gradient of this loop depends on.
+
+    ``native``: the library's own gradients are asked for (not ``solve_vjp``), so that a march
+    may be recorded by its autodiff.
+    """
     bk, layout, solver, problem = loop.bk, loop.layout, loop.solver, loop.problem
     traced = Capability.TRACED in bk.capabilities
     wanted = Wanted(problem.differentiable, False, False, False)
@@ -58,7 +62,10 @@ def probe(loop: Any, inputs: Inputs) -> Shape:
         "cotangents of args": 2 * _differentiable_bytes(problem),
         "record of times": 8 * record if loop.adaptive else 0,
     }
+    record_steps = native and not traced and Capability.DIRECT in bk.capabilities
+    recorded = solver.stages * (tape + layout.nbytes) + layout.nbytes
     return Shape(
+        recorded=recorded if record_steps and constant_times(inputs) else 0,
         state=layout.nbytes + bk.array_overhead,
         steps=max(1, steps),
         known=loop.count is not None,
