@@ -20,7 +20,7 @@ FLOORS = {
     0: "_errors _units _types _clocks _spaces _hardware _schedules _trees _progress",
     1: "_seam _eager backend _registry",
     2: "_problem _saveat _solution _derivative",
-    3: "_solvers _controllers _loops",
+    3: "_solvers _controllers _loops _rows",
     4: "_integrate _adjoints",
     5: "_planner",
     6: "_setup _program _solve",
@@ -36,9 +36,11 @@ def room(path):
 
 def floor(name):
     """The floor of a room; the parts of one room (``_seam_loops``) stand with it."""
-    while name not in FLOOR and "_" in name[1:]:
-        name = name.rpartition("_")[0]
-    return FLOOR[name]
+    part = name
+    while part not in FLOOR and "_" in part[1:]:
+        part = part.rpartition("_")[0]
+    assert part in FLOOR, f"put the new room {name!r} on a floor of this test's table"
+    return FLOOR[part]
 
 
 def imports(path):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from .._adjoints import AbstractAdjoint, DirectAdjoint, RecursiveCheckpointAdjoint, Shape
 from .._errors import PlanInfeasible
 from .._units import format_bytes
-from .costs import Cost, checkpoint_cost, direct_cost, fitting_checkpoints
+from .costs import Cost, checkpoint_cost, direct_cost, fitting_checkpoints, slot_bytes
 from .probe import PYTHON_OBJECTS
 
 __all__ = ["Candidate", "Plan", "make_plan"]
@@ -216,7 +216,7 @@ def _candidate(
 
 
 def _too_small(shape: Shape, budget: int, source: str) -> str:
-    least = sum(shape.fixed.values()) + (0 if shape.free_slot else shape.state)
+    least = sum(shape.fixed.values()) + slot_bytes(shape, RecursiveCheckpointAdjoint(1))
     items = "; ".join(f"{name}: {format_bytes(n)}" for name, n in shape.fixed.items() if n)
     return (
         f"`memory` is {format_bytes(budget)} ({source}), but the smallest plan needs "

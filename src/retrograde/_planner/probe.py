@@ -51,13 +51,13 @@ def probe(loop: Any, inputs: Inputs, *, native: bool) -> Shape:
     objects = SWEEP_OBJECTS + solver.stages * sum(object_bytes(pull) for pull in pulls)
     counted = bk.array_overhead > 0  # an account that sees array headers sees all objects
     passing = {
-        "cotangents of a pull": 0 if traced else tape + 2 * layout.nbytes,
+        # beside them: the state that the step starts from, and the total that leaves it
+        "cotangents of a pull": 0 if traced else tape + 4 * layout.nbytes,
         PYTHON_OBJECTS: objects if counted else 0,
     }
     fixed = {
         "cotangents of a step": (solver.stages + 1) * layout.nbytes,
         "tapes of a step": solver.stages * tape,
-        "state and cotangent between steps": 0 if traced else 2 * layout.nbytes,
         "cotangents of saved times": rows * layout.nbytes,
         "cotangents of args": 2 * _differentiable_bytes(problem),
         "record of times": 8 * record if loop.adaptive else 0,
