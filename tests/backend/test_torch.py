@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 # PyTorch's own forward mode scripts its formulas
 JIT = pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
+CHECKPOINTS = {"adjoint": "recursive_checkpoint"}
 TIGHT = {"rtol": 1e-8, "atol": 1e-8}
 W = np.asarray([[0.3, -0.2], [1.0, 2.0], [0.5, 1.0]])
 TS = [0.5, 1.5, 3.0]
@@ -144,7 +145,7 @@ def test_float32_stays_float32():
 def test_tensors_changed_in_place_after_the_solve_raise():
     def run():
         y0, p, w = leaf([1.0, 2.0]), leaf(0.5), leaf(0.1)
-        out = rg.solve(lambda t, y, p: -p * y + w, y0, 0.0, 1.0, p).ys.sum()
+        out = rg.solve(lambda t, y, p: -p * y + w, y0, 0.0, 1.0, p, **CHECKPOINTS).ys.sum()
         return out, (y0, p, w)
 
     for i in range(3):
@@ -158,7 +159,7 @@ def test_tensors_changed_in_place_after_the_solve_raise():
 @pytest.mark.parametrize("loss", [lambda y: y.sum(), lambda y: (y**2).sum()])
 def test_a_second_derivative_names_direct(loss):
     y0, z = leaf([2.0, 3.0]), leaf(2.3)
-    out = loss(rg.solve(lambda t, y, z: -z * y, y0, 0.0, 1.0, z).ys)
+    out = loss(rg.solve(lambda t, y, z: -z * y, y0, 0.0, 1.0, z, **CHECKPOINTS).ys)
     g = torch.autograd.grad(out, z, create_graph=True)[0]
     with pytest.raises(rg.UnsupportedByBackend, match='adjoint="direct"'):
         torch.autograd.grad(g, z)
@@ -243,7 +244,7 @@ def test_what_can_have_no_gradient_is_refused():
     with forward.dual_level():
         dual = forward.make_dual(y0, y0)
         with pytest.raises(rg.UnsupportedByBackend, match="direct"):
-            rg.solve(lambda t, y, args: -y, dual, 0.0, 1.0)
+            rg.solve(lambda t, y, args: -y, dual, 0.0, 1.0, **CHECKPOINTS)
 
 
 def test_a_tape_counts_what_dies_with_it():
@@ -276,3 +277,5 @@ def test_a_vector_field_with_its_own_vjp_is_used():
     want = torch.autograd.grad(rg.solve(f.f, y0, 0.0, 1.0, z, dt=0.25).ys.sum(), [y0, z])
     torch.testing.assert_close((y0.grad, z.grad), want, rtol=1e-13, atol=0.0)
     assert calls
+    with pytest.raises(rg.InputError, match="vjp"):
+        rg.solve(f, y0, 0.0, 1.0, z, dt=0.25, adjoint="direct")

@@ -31,6 +31,13 @@ class Net(torch.nn.Module):
         return y * self.late if t > 2.0 else y
 
 
+@pytest.fixture(autouse=True, params=["recursive_checkpoint", "direct"])
+def adjoint(request, monkeypatch):
+    """Every case runs through the solve's own node and through plain autograd."""
+    monkeypatch.setattr(rg, "solve", functools.partial(rg.solve, adjoint=request.param))
+    return request.param
+
+
 GLOBAL = leaf([0.5, -0.2])
 BOX = {"w": [leaf([[0.1, 0.2], [0.3, -0.4]])]}
 
@@ -83,13 +90,17 @@ def test_a_captured_tensor_and_its_source_are_refused():
         rg.solve(lambda t, y, args: y * w + p, tensor([1.0, 2.0]), 0.0, 1.0)
 
 
-def test_a_tensor_that_only_a_later_branch_reaches_is_never_lost():
+def test_a_tensor_that_only_a_later_branch_reaches_is_never_lost(adjoint):
     hidden = [[[[[leaf(0.5)]]]]]
 
     def f(t, y, args):
         return y if t < 0.5 else hidden[0][0][0][0][0] * y
 
     ys = rg.solve(f, leaf([1.0]), 0.0, 1.0, dt=0.1).ys
+    if adjoint == "direct":
+        ys.sum().backward()
+        assert hidden[0][0][0][0][0].grad != 0
+        return
     with pytest.raises(rg.InputError, match="did not use at t0; pass it through `args`"):
         ys.sum().backward()
 

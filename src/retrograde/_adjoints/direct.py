@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .._errors import UnsupportedByBackend
+from .._errors import InputError, UnsupportedByBackend
 from .._rows import output_leaves
 from .._saveat import Outputs
 from .._solution import Status
@@ -55,6 +55,11 @@ class DirectAdjoint(AbstractAdjoint):
     def primal(self, loop: Any, inputs: Inputs) -> tuple[tuple[Array, ...], Any]:
         """(output leaves, where the march ended), by differentiable operations alone."""
         bk = loop.bk
+        if getattr(loop.problem.f, "vjp", None) is not None:
+            raise InputError(
+                "`adjoint` is DirectAdjoint, which differentiates `f` itself, but `f` brings its "
+                "own `vjp`; use adjoint='auto', or pass the plain function."
+            )
         if Capability.DIRECT not in bk.capabilities:
             raise UnsupportedByBackend(
                 f"`adjoint` is DirectAdjoint, but {bk.name} has no autodiff; use adjoint='auto' "

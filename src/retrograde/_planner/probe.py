@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from .._adjoints import Shape, constant_times, field_pullback
-from .._derivative import TapePullback
+from .._derivative import TapePullback, UserPullback
 from .._derivative.footprint import object_bytes
 from .._types import Inputs, Wanted
 from ..backend import Capability
@@ -62,7 +62,8 @@ def probe(loop: Any, inputs: Inputs, *, native: bool) -> Shape:
         "cotangents of args": 2 * _differentiable_bytes(problem),
         "record of times": 8 * record if loop.adaptive else 0,
     }
-    record_steps = native and not traced and Capability.DIRECT in bk.capabilities
+    own = isinstance(vjp, UserPullback)
+    record_steps = native and not (traced or own) and Capability.DIRECT in bk.capabilities
     recorded = solver.stages * (tape + layout.nbytes) + layout.nbytes
     return Shape(
         recorded=recorded if record_steps and constant_times(inputs) else 0,
