@@ -126,7 +126,8 @@ class FlatStages:
         self.s = s = tableau.stages
         self.c = tableau.c
         self.store = layout.store
-        matrix = bk.matrix(s + 1, layout.size, layout.dtype, layout.device)
+        like = (layout.size, layout.dtype, layout.device)
+        matrix = bk.matrix(s + 1, *like)
         self.rows = [matrix[i] for i in range(s + 1)]
         self.slopes = matrix[1:]
         table = combination_rows(tableau)
@@ -136,8 +137,10 @@ class FlatStages:
         # stage i needs y and the i slopes before it
         self.products = [bk.product(scaled[i, : i + 1], matrix[: i + 1]) for i in range(s)]
         self.plan = list(zip(self.c, self.products, self.rows[1:], strict=True))
-        self.increment = bk.product(scaled[s, 1:], self.slopes)
-        self.error = bk.product(scaled[s + 1, 1:], self.slopes)
+        # temporaries that f never sees are formed in place
+        self.increment = bk.product(scaled[s, 1:], self.slopes, bk.matrix(1, *like)[0])
+        self.error = bk.product(scaled[s + 1, 1:], self.slopes, bk.matrix(1, *like)[0])
+        self.bound = bk.matrix(1, layout.size, real, layout.device)[0]
         self.y: Any = None
         self.h = self.t = 0.0
         self.size_of: Any = None
@@ -178,7 +181,7 @@ class FlatStages:
     def error2(self, y1: Any) -> float:
         old = self.size if self.size_of is self.y else abs(self.y)
         self.size, self.size_of = abs(y1), y1
-        square: float = self.bk.scaled_square(self.error(), old, self.size, self.scale)
+        square: float = self.bk.scaled_square(self, old, self.size)
         return square / self.layout.size
 
     def interpolate(self, weights: Sequence[float]) -> Any:

@@ -81,11 +81,12 @@ class NumpyBackend(EagerBackend):
         return self.xp.stack(arrays)
 
     def coefficients(self, values: Any, dtype: Any, device: Any) -> Any:
-        return self.xp.asarray(values, dtype)
+        # by columns: then all but the first column are contiguous, to be scaled in one go
+        return self.xp.asarray(values, dtype, order="F")
 
-    def product(self, row: Any, rows: Any) -> Callable[[], Any]:
-        """A call that forms ``row @ rows`` anew."""
-        return partial(row.dot, rows)
+    def product(self, row: Any, rows: Any, out: Any = None) -> Callable[[], Any]:
+        """A call that forms ``row @ rows``, anew or into ``out``."""
+        return partial(row.dot, rows) if out is None else partial(row.dot, rows, out)
 
     def dot(self, row: Any, rows: Any) -> Any:
         return row.dot(rows)
@@ -93,12 +94,12 @@ class NumpyBackend(EagerBackend):
     def scale_into(self, table: Any, h: float, out: Any) -> None:
         self.xp.multiply(table, h, out=out)
 
-    def scaled_square(self, e: Any, size: Any, size1: Any, scale: Scale) -> float:
+    def scaled_square(self, space: Any, size: Any, size1: Any) -> float:
         """Sum of ``(|e| / (atol + rtol max(size, size1)))**2``, with one host read."""
-        xp = self.xp
-        bound = xp.maximum(size, size1)
-        bound *= scale.rtol
-        bound += scale.atol
+        bound, e = space.bound, space.error()
+        self.xp.maximum(size, size1, out=bound)
+        bound *= space.scale.rtol
+        bound += space.scale.atol
         if e.dtype.kind == "c":
             e = abs(e)
         e /= bound

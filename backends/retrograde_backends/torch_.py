@@ -152,9 +152,9 @@ class TorchBackend(EagerBackend):
     def coefficients(self, values: Any, dtype: Any, device: Any) -> Any:
         return torch.as_tensor(values, dtype=dtype, device=device)
 
-    def product(self, row: Any, rows: Any) -> Callable[[], Any]:
-        """A call that forms ``row @ rows`` anew."""
-        return partial(torch.mv, rows.T, row)
+    def product(self, row: Any, rows: Any, out: Any = None) -> Callable[[], Any]:
+        """A call that forms ``row @ rows``, anew or into ``out``."""
+        return partial(torch.mv, rows.T, row, out=out)
 
     def dot(self, row: Any, rows: Any) -> Any:
         return torch.mv(rows.T, row)
