@@ -225,7 +225,7 @@ class ForwardLoop:
         t0, t1 = clock.real(inputs.t0), clock.real(inputs.t1)
         order = self.solver.error_order
         controller: Any = self.controller
-        k0 = tuple(1.0 * k for k in field(layout.time(t0), inputs.y0))  # f may reuse its buffers
+        k0: Any = tuple(1.0 * k for k in field(layout.time(t0), inputs.y0))  # f may reuse them
         h0 = controller.first_step(clock, layout, field, self.scale, (t0, t1, inputs.y0, k0), order)
         k0 = k0 if self.solver.keeps_slope else None
         attempt, error2, land, select = sweep.attempt, sweep.error2, clock.land, clock.select
