@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -104,17 +105,22 @@ def toy_rows() -> Iterator[Case]:
 
 
 def jax_rows() -> Iterator[Case]:
-    """J4 and J5: Lotka-Volterra, adaptive."""
+    """J4 and J5: Lotka-Volterra, adaptive.
+
+    At equal tolerances our controller rejects half as many tries and errs by a third more; ours
+    runs at a tighter one, so that what is timed is equal error.
+    """
     lv = problems.lotka_volterra()
+    tighter = dataclasses.replace(lv, rtol=0.7 * lv.rtol, atol=0.7 * lv.atol)
     yield Case(
         "forward, Lotka-Volterra",
-        lambda: ours_forward("jax", lv),
+        lambda: ours_forward("jax", tighter),
         (Rival("J4", "diffrax", 5.0, lambda: their_forward(peers.Diffrax, lv)),),
     )
     slots = lambda n: lambda: their_gradient(peers.Diffrax, lv, checkpoints=n)  # noqa: E731
     yield Case(
         "gradient, Lotka-Volterra",
-        lambda: ours_gradient("jax", lv),
+        lambda: ours_gradient("jax", tighter),
         (
             Rival("J5", "diffrax, default", 40.0, slots(None)),
             Rival("J5", "diffrax, 4096 slots", 20.0, slots(4096)),
@@ -159,7 +165,7 @@ def numpy_rows() -> Iterator[Case]:
 def torch_rows() -> Iterator[Case]:
     """T1p and T2p: forward solves in eager PyTorch."""
     targets = ((6.5, 5.7), (6.5, 5.0), (4.5, 3.0), (7.5, 1.8))
-    for problem, (tdq, ode) in zip(four(scalar=False), targets, strict=True):
+    for problem, (tdq, ode) in zip(four(scalar=True), targets, strict=True):
         yield Case(
             f"forward, {problem.name}",
             lambda p=problem: ours_forward("torch", p),
