@@ -34,6 +34,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*capabilities): skip backends without them")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What ran where: a line for the backends tested, a line for each one skipped."""
+    found = {name: _find(name) for name in IDS if name in _found}
+    tested = " ".join(name for name, x in found.items() if not isinstance(x, str))
+    if found:
+        terminalreporter.write_line(f"backends tested: {tested}")
+    for reason in (x for x in found.values() if isinstance(x, str)):
+        terminalreporter.write_line(f"backend skipped: {reason}")
+
+
 @pytest.fixture(params=IDS)
 def backend(request: pytest.FixtureRequest) -> Harness:
     """One array library."""
@@ -289,6 +299,14 @@ _found: dict[str, Harness | str] = {}
 
 def _harness(name: str) -> Harness:
     """The harness of an id; skips (or fails, where it is required) if it is not to be had."""
+    found = _find(name)
+    if isinstance(found, str):
+        pytest.skip(found)
+    return found
+
+
+def _find(name: str) -> Harness | str:
+    """The harness of an id, or why there is none."""
     if name not in _found:
         try:
             _found[name] = _make(name)
@@ -296,10 +314,7 @@ def _harness(name: str) -> Harness:
             if name in REQUIRED:
                 raise
             _found[name] = f"{name}: {error}"
-    found = _found[name]
-    if isinstance(found, str):
-        pytest.skip(found)
-    return found
+    return _found[name]
 
 
 def _make(name: str) -> Harness:

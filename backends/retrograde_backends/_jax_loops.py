@@ -23,6 +23,12 @@ PACKED_SIZE = 8
 """Leaves of at most this many elements are packed."""
 
 
+def precision(dtype: Any) -> Any:
+    """``finfo`` of a dtype, ml_dtypes' included."""
+    finfo: Any = jnp.finfo
+    return finfo(dtype)
+
+
 class TracedClock:
     """Times, steps and errors as 0-d arrays of the state's real dtype; counts as int32."""
 
@@ -31,7 +37,7 @@ class TracedClock:
 
     def __init__(self, dtype: Any) -> None:
         self.dtype = dtype
-        self.eps = float(jnp.finfo(dtype).eps)
+        self.eps = float(precision(dtype).eps)
 
     def real(self, x: Any) -> Any:
         return jnp.asarray(x, self.dtype)

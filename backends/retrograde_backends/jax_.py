@@ -22,7 +22,15 @@ from retrograde._types import Inputs, Wanted
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
 from ._jax_derivative import DirectHooks, Pullback, with_gradient
-from ._jax_loops import TracedClock, for_loop, read_row, splitter, while_loop, write_row
+from ._jax_loops import (
+    TracedClock,
+    for_loop,
+    precision,
+    read_row,
+    splitter,
+    while_loop,
+    write_row,
+)
 
 __all__ = ["JaxBackend", "backend"]
 
@@ -64,7 +72,7 @@ class JaxBackend(DirectHooks, EagerBackend):
         return "complex" if jnp.issubdtype(x.dtype, jnp.complexfloating) else ""
 
     def real_dtype(self, x: Any) -> Any:
-        return jnp.finfo(x.dtype).dtype
+        return precision(x.dtype).dtype
 
     def itemsize(self, dtype: Any) -> int:
         return int(np.dtype(dtype).itemsize)
@@ -121,9 +129,7 @@ class JaxBackend(DirectHooks, EagerBackend):
         return int(x.size * x.dtype.itemsize)
 
     def example(self, problem: Any, fn: Callable[..., Any], t0: Any) -> tuple[list[Any], Any]:
-        args = problem.arguments(problem.params)
-        y = problem.state_tree(problem.y0)
-        shapes = jax.eval_shape(fn, problem.layout.time(t0), y, args)
+        shapes = self._hoist(problem, fn, t0, output=True)
         leaves, treedef = jax.tree_util.tree_flatten(shapes)
         return [jnp.zeros(x.shape, x.dtype) for x in leaves], treedef
 
@@ -186,16 +192,19 @@ class JaxBackend(DirectHooks, EagerBackend):
     # --- derivatives
     def capture(self, problem: Any, t0: Any) -> None:
         """Trace f once; what it closes over becomes inputs of the program."""
+        shapes = self._hoist(problem, problem.f, t0, output=False)
+        problem.check_result(shapes, lambda x: hasattr(x, "dtype"))
+
+    def _hoist(self, problem: Any, fn: Callable[..., Any], t0: Any, *, output: bool) -> Any:
+        """Shapes of ``fn(t0, y0, args)``, traced once with its closure made an argument."""
         leaves = problem.layout.unpack(problem.y0)
-        count = len(leaves)
+        count, params = len(leaves), problem.params[: len(problem.where)]
 
         def flat(t: Any, *arrays: Any) -> Any:
-            y, args = problem.tree(arrays[:count]), problem.arguments(arrays[count:])
-            return problem.f(t, y, args)
+            return fn(t, problem.tree(arrays[:count]), problem.arguments(arrays[count:]))
 
         time = problem.layout.time(t0)
-        closed, shapes = jax.make_jaxpr(flat, return_shape=True)(time, *leaves, *problem.params)
-        problem.check_result(shapes, lambda x: hasattr(x, "dtype"))
+        closed, shapes = jax.make_jaxpr(flat, return_shape=True)(time, *leaves, *params)
         consts = [jnp.asarray(x) for x in closed.consts]
         jaxpr, treedef = closed.jaxpr, jax.tree_util.tree_structure(shapes)
 
@@ -206,7 +215,10 @@ class JaxBackend(DirectHooks, EagerBackend):
             return jax.tree_util.tree_unflatten(treedef, out)
 
         traced = [isinstance(x, jax.core.Tracer) and bool(self.floating(x)) for x in consts]
-        problem.add_captured(converted, consts, traced)
+        problem.add_captured(converted, consts, traced, output=output)
+        # a kept program must not outlive a change of what fn closes over: numbers stand in here
+        problem.notes = (*problem.notes, str(jaxpr))
+        return shapes
 
     def needs_gradient(self, inputs: Any) -> bool:
         leaves = jax.tree_util.tree_leaves(inputs)
@@ -252,7 +264,7 @@ class JaxBackend(DirectHooks, EagerBackend):
         leaves, pull, aux = jax.vjp(call, _arrays(program, inputs), has_aux=True)
 
         def pullback(cotangents: Any) -> Inputs:
-            cts = pull(tuple(cotangents))[0]
+            cts: Inputs = pull(tuple(cotangents))[0]
             wanted = program.loop.problem.differentiable
             params = tuple(x if w else None for x, w in zip(cts.params, wanted, strict=True))
             return cts._replace(params=params)

@@ -106,7 +106,7 @@ class EagerBackend(DirectHooks, AbstractBackend):
         return y[0] if isinstance(y, tuple) else y
 
     def nbytes(self, x: Array) -> int:
-        return math.prod(x.shape) * self.itemsize(x.dtype)
+        return int(math.prod(x.shape)) * self.itemsize(x.dtype)
 
     def example(self, problem: Any, fn: Callable[..., Tree], t0: Any) -> tuple[list[Array], Any]:
         args = problem.arguments(problem.params)

@@ -47,6 +47,11 @@ class Problem:
         self._key: Any = None
         self.converted: Callable[..., Any] | None = None
         """f with what it closes over as a fourth argument, where the adapter hoists that."""
+        self.converted_output: Callable[..., Any] | None = None
+        """The same of ``SaveAt.fn``."""
+        self._captured = [slice(len(self.where), None)] * 2
+        self.notes: tuple[Any, ...] = ()
+        """What an adapter found f and ``SaveAt.fn`` to be made of; part of :meth:`key`."""
 
     def key(self) -> Any:
         """What the structure of this problem depends on, to keep compiled programs by."""
@@ -55,7 +60,15 @@ class Problem:
         static = tuple(None if self.bk.is_array(x) else (type(x), x) for x in self._args_leaves)
         arrays = (*self.layout.unpack(self.y0), *self.params)
         shapes = tuple((tuple(x.shape), x.dtype) for x in arrays)
-        self._key = (self.f, self.treedef, self._args_treedef, static, self.where, shapes)
+        self._key = (
+            self.f,
+            self.treedef,
+            self._args_treedef,
+            static,
+            self.where,
+            shapes,
+            self.notes,
+        )
         return self._key
 
     def forget(self) -> None:
@@ -148,8 +161,9 @@ class Problem:
     def _hoisted(self, params: Sequence[Array]) -> Callable[[Any, Any, Any], Any]:
         """f with the arrays that it closes over taken from ``params``."""
         if self.converted is None:
-            return self.f
-        converted, captured = self.converted, tuple(params[len(self.where) :])
+            plain: Callable[[Any, Any, Any], Any] = self.f
+            return plain
+        converted, captured = self.converted, tuple(params[self._captured[0]])
         return lambda t, y, args: converted(t, y, args, captured)
 
     def add_captured(
@@ -157,16 +171,29 @@ class Problem:
         converted: Callable[..., Any] | None,
         arrays: Sequence[Array],
         differentiable: Sequence[bool],
+        *,
+        output: bool = False,
     ) -> None:
-        """Note the arrays that f closes over: they join ``params`` behind those of args."""
-        self.converted = converted
+        """Note the arrays that f (or ``SaveAt.fn``) closes over: they join ``params`` at its end.
+
+        ``converted``: the function with them as a fourth argument, where the adapter hoists them.
+        """
+        if converted is not None and output:
+            self.converted_output = converted
+        elif converted is not None:
+            self.converted = converted
+        start = len(self.params)
+        self._captured[output] = slice(start, start + len(arrays))
         self.params = (*self.params, *arrays)
         self.differentiable = (*self.differentiable, *differentiable)
 
     def bind_output(self, fn: Any, params: Sequence[Array]) -> Callable[[Array, Any], Any]:
         """``fn(t, y, args)`` of SaveAt, from leaves to leaves."""
-        args = self.arguments(params)
-        return lambda t, leaves: tuple(self.bk.flatten(fn(t, self.tree(leaves), args))[0])
+        args, call = self.arguments(params), fn
+        if self.converted_output is not None:
+            converted, captured = self.converted_output, tuple(params[self._captured[1]])
+            call = lambda t, y, args: converted(t, y, args, captured)  # noqa: E731
+        return lambda t, leaves: tuple(self.bk.flatten(call(t, self.tree(leaves), args))[0])
 
     def check_result(self, k: Tree, is_array: Callable[[Any], bool] | None = None) -> None:
         """Raise InputError unless k, a result of f (or its shapes), is like y0."""

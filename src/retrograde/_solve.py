@@ -8,7 +8,7 @@ from typing import Any
 
 from ._adjoints import RecursiveCheckpointAdjoint, find_adjoint
 from ._errors import InputError, SolveFailed
-from ._planner import Plan, budget_bytes, make_plan, probe
+from ._planner import UNLIMITED, Plan, budget_bytes, make_plan, probe
 from ._program import Program
 from ._setup import prepare
 from ._solution import Gradients, Solution, Status
@@ -245,7 +245,7 @@ def _follow(loop: Any, inputs: Inputs, options: Options, *, native: bool) -> Pla
     named = find_adjoint(options.adjoint)
     like = loop.bk.any_array(inputs.y0)
     if named is not None and options.memory is None:
-        budget, source = 2**62, "no budget was given"
+        budget, source = UNLIMITED, "no budget was given"
     else:
         budget, source = budget_bytes(options.memory, loop.bk, like)
     return make_plan(probe(loop, inputs, native=native), budget, source, named)

@@ -51,8 +51,12 @@ class ndarray(np.ndarray):
         READS.append(self.shape)
         return float(np.asarray(self))
 
-    def dot(self, other):
-        return wrap(np.asarray(self).dot(np.asarray(other)))
+    def dot(self, other, out=None):
+        result = wrap(np.asarray(self).dot(np.asarray(other)))
+        if out is None:
+            return result
+        out[...] = result
+        return out
 
     def __array_namespace__(self, **_):
         return sys.modules["cupy"]
@@ -147,7 +151,9 @@ def test_the_adapter_is_found_and_its_lines_run(cupy, keywords):
     reference = back(np.ones(expected.ys.shape))
     for a, b in ((sol.ys, expected.ys), (g.y0, reference.y0), (g.args, reference.args)):
         assert type(a) is ndarray
-        np.testing.assert_allclose(np.asarray(a), b, rtol=1e-13)
+        # BLAS rounds by where an array lies; adaptive steps move with it, constant ones do not
+        rtol = 1e-13 if "dt" in keywords else 1e-10
+        np.testing.assert_allclose(np.asarray(a), b, rtol=rtol)
 
 
 def test_one_read_a_step(cupy):

@@ -93,9 +93,7 @@ class ConstantGrid(Grid):
 class GivenGrid(Grid):
     """Steps between given (or recorded) times; their first and last are t0 and t1."""
 
-    def __init__(
-        self, bk: Any, times: Any, whole: Any, count: Any = None, *, shifts: bool
-    ) -> None:
+    def __init__(self, bk: Any, times: Any, whole: Any, count: Any = None, *, shifts: bool) -> None:
         self.look, self.times, self.shifts = bk.look, times, shifts
         self.whole, self.count = whole, whole if count is None else count
 

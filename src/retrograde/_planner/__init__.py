@@ -6,7 +6,7 @@ choice, its reasons, and the table). To add a method: its row in ``costs``.
 """
 
 from .hardware import budget_bytes
-from .plan import Candidate, Plan, make_plan
+from .plan import UNLIMITED, Candidate, Plan, make_plan
 from .probe import probe
 
-__all__ = ["Candidate", "Plan", "budget_bytes", "make_plan", "probe"]
+__all__ = ["UNLIMITED", "Candidate", "Plan", "budget_bytes", "make_plan", "probe"]

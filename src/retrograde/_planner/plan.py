@@ -1,11 +1,13 @@
 """The choice of the adjoint, with its reasons.
 
 Rule of this version, first match: (a) an adjoint that the user named; (b) every step recorded
-where autodiff follows Python and the tapes fit; (c) every state stored where that fits; (d) recursive checkpointing with as many slots as the budget buys.
+where autodiff follows Python and the tapes fit; (c) every state stored where that fits; (d)
+recursive checkpointing with as many slots as the budget buys.
 """
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass, field
 
 from .._adjoints import AbstractAdjoint, DirectAdjoint, RecursiveCheckpointAdjoint, Shape
@@ -14,7 +16,10 @@ from .._units import format_bytes
 from .costs import Cost, checkpoint_cost, direct_cost, fitting_checkpoints, slot_bytes
 from .probe import PYTHON_OBJECTS
 
-__all__ = ["Candidate", "Plan", "make_plan"]
+__all__ = ["UNLIMITED", "Candidate", "Plan", "make_plan"]
+
+UNLIMITED = 2**62
+"""The budget where an adjoint was named and no budget given [bytes]."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +83,10 @@ class Plan:
     fallback: AbstractAdjoint | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
+        limit = "" if self.budget >= UNLIMITED else f" of {format_bytes(self.budget)}"
         head = (
             f"Plan: {describe(self.adjoint)}\n"
-            f"  {format_bytes(self.memory)} of {format_bytes(self.budget)} ({self.source})\n"
+            f"  {format_bytes(self.memory)}{limit} ({self.source})\n"
             f"  because {self.reason}\n"
             f"  steps: {self.steps} ({'exact' if self.known else 'predicted'})\n"
         )
@@ -95,7 +101,13 @@ class Plan:
             for row in rows
         ]
         items = ", ".join(f"{name} {format_bytes(n)}" for name, n in self.items.items() if n)
-        return head + "\n".join(lines) + f"\n  needed by all: {items or 'nothing'}"
+        needs = textwrap.fill(
+            f"needed by all: {items or 'nothing'}",
+            88,
+            initial_indent="  ",
+            subsequent_indent="    ",
+        )
+        return head + "\n".join([*lines, needs])
 
 
 def describe(adjoint: AbstractAdjoint) -> str:
