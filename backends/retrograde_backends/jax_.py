@@ -8,7 +8,6 @@ cotangent in the loops (``symbolic_zeros``): XLA does not remove an unused one f
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -31,10 +30,9 @@ from ._jax_loops import (
     while_loop,
     write_row,
 )
+from ._jax_programs import KeptPrograms
 
 __all__ = ["JaxBackend", "backend"]
-
-KEPT_PROGRAMS = 128
 
 
 class JaxBackend(DirectHooks, EagerBackend):
@@ -54,7 +52,7 @@ class JaxBackend(DirectHooks, EagerBackend):
 
     def __init__(self) -> None:
         super().__init__(jnp)
-        self._programs: OrderedDict[Any, Any] = OrderedDict()
+        self._compiled = KeptPrograms()
 
     # --- arrays and trees
     def is_array(self, x: object) -> bool:
@@ -270,21 +268,6 @@ class JaxBackend(DirectHooks, EagerBackend):
             return cts._replace(params=params)
 
         return leaves, aux, pullback
-
-    def _compiled(self, program: Any, kind: Any, make: Callable[[], Any]) -> Any:
-        """The jitted function of a program, kept if the program has a key."""
-        key = (kind, program.key())
-        try:
-            found = self._programs.pop(key, None)
-        except TypeError:  # something unhashable: a traced tolerance, say
-            return jax.jit(make())
-        if found is None:
-            found = jax.jit(make())
-            program.loop.problem.forget()
-        self._programs[key] = found
-        while len(self._programs) > KEPT_PROGRAMS:
-            self._programs.popitem(last=False)
-        return found
 
     def memory(self, like: Any = None) -> MemoryInfo:
         device = jax.devices()[0]
