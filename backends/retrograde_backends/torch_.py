@@ -263,6 +263,9 @@ class TorchBackend(EagerBackend):
         # what outlives the tape (constants that f closes over) is no part of it
         return sum(n for ref, n in storages.items() if ref.expired()), k0
 
+    def devices(self) -> list[str]:
+        return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+
     def memory(self, like: Any = None) -> MemoryInfo:
         if like is None or like.device.type != "cuda":
             return super().memory(like)

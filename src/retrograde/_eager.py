@@ -260,6 +260,12 @@ class EagerBackend(DirectHooks, AbstractBackend):
     def stop_gradient(self, x: Any) -> Any:
         return x
 
+    def devices(self) -> list[str]:
+        inspect = getattr(self.xp, "__array_namespace_info__", None)
+        if inspect is None:
+            return [str(self.device_of(self.xp.zeros(1)))]
+        return [str(device) for device in inspect().devices() if device is not None]
+
     def memory(self, like: Array | None = None) -> MemoryInfo:
         return MemoryInfo(*host_memory())
 

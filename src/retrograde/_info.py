@@ -6,7 +6,6 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from importlib.metadata import entry_points
-from typing import Any
 
 from . import __version__
 from ._registry import BUILT_IN, adapter
@@ -68,16 +67,8 @@ def _library(name: str) -> list[str]:
     gradients = "solve's own, and solve_vjp" if "native-gradient" in yes else "solve_vjp"
     return [
         f"{name} {version}",
-        f"  devices       {', '.join(_devices(bk))}",
+        f"  devices       {', '.join(bk.devices())}",
         f"  memory        {format_bytes(free)} free of {format_bytes(total)} ({source})",
         f"  gradients     {gradients}",
         f"  capabilities  {', '.join(yes) or 'those of every array library'}",
     ]
-
-
-def _devices(bk: Any) -> list[str]:
-    """Devices by the array API's own inspection, else the one of a new array."""
-    inspect = getattr(bk.xp, "__array_namespace_info__", None)
-    if inspect is not None:
-        return [str(device) for device in inspect().devices() if device is not None]
-    return [str(bk.device_of(bk.xp.zeros(1)))]

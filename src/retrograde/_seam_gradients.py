@@ -105,5 +105,9 @@ class GradientHooks(ABC):
         """Rows with inf behind the first n."""
 
     @abstractmethod
+    def devices(self) -> list[str]:
+        """Names of the devices that arrays can be on."""
+
+    @abstractmethod
     def memory(self, like: Array | None = None) -> MemoryInfo:
         """Memory of the device that ``like`` lives on."""

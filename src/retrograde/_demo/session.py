@@ -132,14 +132,14 @@ def run(options: Options, out: TextIO | None = None) -> int:
     np = adapter("numpy").xp
     x0 = guesses(np, options.starts)
     libraries, skipped = _libraries(options)
-    _say(out, *_title(options))
     reports: list[Report] = []
     joint: Fit | None = None
     best: Fit | None = None
     for library in libraries:
         with library.glue.double_precision(library.name):
             if joint is None:
-                _say(out, *_plan(library, x0, options))
+                plan = _plan(library, x0, options)  # nothing is printed before it holds
+                _say(out, *_title(options), *plan)
                 joint, best, report = _first(library, np, x0, options)
                 _say(out, *_fitted(np, best))
             else:
