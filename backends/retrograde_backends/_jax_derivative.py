@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from retrograde._errors import UnsupportedByBackend
-from retrograde._types import Inputs, Wanted
+from retrograde._errors import InputError, UnsupportedByBackend
+from retrograde._types import Wanted
 
 __all__ = ["DirectHooks", "Pullback", "with_gradient"]
 
@@ -91,6 +91,11 @@ def with_gradient(program: Any) -> Any:
             perturbed.t1,
             bool(any(jax.tree_util.tree_leaves(perturbed.ts))),
         )
+        if any(jax.tree_util.tree_leaves(perturbed.settings)):
+            raise InputError(
+                "`dt`, `rtol` or `atol` is differentiated, but step sizes are constants of the "
+                "gradient; use jax.lax.stop_gradient."
+            )
         leaves, aux, residuals = program.forward(inputs)
         return (leaves, aux), (inputs, residuals, _Static(wanted))
 
@@ -103,7 +108,8 @@ def with_gradient(program: Any) -> Any:
         g = program.reverse(inputs, kept, cts, wanted)
         params = tuple(x if w else None for x, w in zip(g.params, wanted.params, strict=True))
         t0, t1 = (x if w else None for x, w in ((g.t0, wanted.t0), (g.t1, wanted.t1)))
-        return (Inputs(g.y0, params, t0, t1, g.ts if wanted.ts else None),)
+        ts = g.ts if wanted.ts else None
+        return (inputs._replace(y0=g.y0, params=params, t0=t0, t1=t1, ts=ts, settings=None),)
 
     solve.defvjp(forward, reverse, symbolic_zeros=True)
     return solve

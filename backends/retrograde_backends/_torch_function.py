@@ -206,7 +206,8 @@ def autodiff_vjp(program: Any, inputs: Inputs) -> tuple[Any, Any, Callable[..., 
     params = tuple(
         x.detach().requires_grad_() if d else x for x, d in zip(inputs.params, where, strict=True)
     )
-    traced = Inputs(inputs.y0.detach().requires_grad_(), params, t0, t1, ts)
+    y0 = inputs.y0.detach().requires_grad_()
+    traced = inputs._replace(y0=y0, params=params, t0=t0, t1=t1, ts=ts)
     with torch.enable_grad():
         leaves, aux = program.primal(traced)
     sources = [x for x in _tensors(traced) if x is not None and x.requires_grad]

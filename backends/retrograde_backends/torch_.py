@@ -82,6 +82,9 @@ class TorchBackend(EagerBackend):
     def concrete(self, x: Any) -> float | None:
         return float(self.number(x))
 
+    def tracked(self, x: Any) -> bool:
+        return bool(x.requires_grad)
+
     def number(self, x: Any) -> Any:
         return x.detach().item() if isinstance(x, torch.Tensor) else x
 

@@ -99,6 +99,9 @@ class EagerBackend(DirectHooks, AbstractBackend):
     def number(self, x: Any) -> Any:
         return x
 
+    def tracked(self, x: Array) -> bool:
+        return False
+
     def concrete_times(self, ts: Any) -> list[float] | None:
         return [float(t) for t in ts]
 

@@ -17,6 +17,7 @@ from ._progress import reporter
 from ._saveat import Outputs
 from ._solution import Status
 from ._solvers import AbstractSolver
+from ._spaces import Scale
 from ._types import Inputs, Scalar, State
 
 __all__ = ["Final", "ForwardLoop"]
@@ -60,8 +61,6 @@ class ForwardLoop:
     outputs : Outputs
     max_steps : int or None
         Bound of the number of tries.
-    scale : Scale or None
-        Tolerances in state form; None for grids.
     count : int or None
         Number of steps where the host knows it.
     """
@@ -73,7 +72,6 @@ class ForwardLoop:
         controller: AbstractController,
         outputs: Outputs,
         max_steps: int | None,
-        scale: Any,
         count: int | None,
     ) -> None:
         self.bk = problem.bk
@@ -82,7 +80,6 @@ class ForwardLoop:
         self.controller = controller
         self.outputs = outputs
         self.max_steps = max_steps
-        self.scale = scale
         self.count = count
         self.layout = problem.layout
         self.bind = problem.bind
@@ -124,7 +121,7 @@ class ForwardLoop:
         clock = self.clock
         if isinstance(self.controller, ConstantSteps):
             t0, t1 = clock.real(inputs.t0), clock.real(inputs.t1)
-            dt = clock.real(self.controller.dt)
+            dt = clock.real(inputs.settings[0] if inputs.settings else self.controller.dt)
             whole = clock.steps(t0, t1, dt) if self.count is None else self.count
             return ConstantGrid(clock, (t0, t1), dt, whole, self._bounded(whole))
         if isinstance(self.controller, StepTo):
@@ -133,6 +130,13 @@ class ForwardLoop:
             return GivenGrid(self.bk, times, whole, self._bounded(whole), shifts=False)
         assert final is not None
         return GivenGrid(self.bk, final.times, final.n, shifts=True)
+
+    def tolerances(self, inputs: Inputs) -> Scale:
+        """Tolerances of the error norm, numbers or states."""
+        if inputs.settings:
+            return Scale(*inputs.settings)
+        controller: Any = self.controller
+        return Scale(float(controller.rtol), float(controller.atol))
 
     def _bounded(self, count: Any) -> Any:
         return count if self.max_steps is None else self.clock.minimum(count, self.max_steps)
@@ -221,12 +225,13 @@ class ForwardLoop:
     ) -> Final:
         bk, clock, layout, out = self.bk, self.clock, self.layout, self.outputs
         field = self.bind(inputs.params)
-        sweep = self.solver.forward_sweep(bk, layout, field, self.scale)
+        scale = self.tolerances(inputs)
+        sweep = self.solver.forward_sweep(bk, layout, field, scale)
         t0, t1 = clock.real(inputs.t0), clock.real(inputs.t1)
         order = self.solver.error_order
         controller: Any = self.controller
         k0: Any = tuple(1.0 * k for k in field(layout.time(t0), inputs.y0))  # f may reuse them
-        h0 = controller.first_step(clock, layout, field, self.scale, (t0, t1, inputs.y0, k0), order)
+        h0 = controller.first_step(clock, layout, field, scale, (t0, t1, inputs.y0, k0), order)
         k0 = k0 if self.solver.keeps_slope else None
         attempt, error2, land, select = sweep.attempt, sweep.error2, clock.land, clock.select
         adapt, collect = controller.adapter(clock, order), out.collect if out.inside else None

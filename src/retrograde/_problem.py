@@ -225,6 +225,8 @@ class Problem:
 
 def _describe(bk: Any, tree: Any) -> str:
     """A tree in a few words, for messages."""
+    if hasattr(tree, "shape") and not bk.is_array(tree) and hasattr(tree, "__array_namespace__"):
+        return f"an array of {type(tree).__module__.partition('.')[0]}"
     if hasattr(tree, "shape"):
         return f"an array of shape {tuple(tree.shape)}"
     if isinstance(tree, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from ._adjoints import AbstractAdjoint, DirectAdjoint
@@ -36,7 +37,7 @@ class Program:
         return (
             problem.key(),
             loop.solver,
-            loop.controller,
+            _static(loop.controller),
             loop.max_steps,
             loop.count,
             (saveat.t0, saveat.t1, saveat.ts is not None, saveat.steps, saveat.fn),
@@ -66,3 +67,11 @@ class Program:
     def _aux(self, inputs: Inputs, final: Any) -> tuple[Any, ...]:
         times = output_times(self.loop, inputs, final)
         return times, final.n, final.tries, final.status, final.t
+
+
+def _static(controller: Any) -> Any:
+    """A controller without the settings that are inputs of a program (``Inputs.settings``)."""
+    numbers = (int, float, str, bool, tuple, type(None))
+    given = {f.name: getattr(controller, f.name) for f in dataclasses.fields(controller)}
+    dropped = {name: None for name, value in given.items() if not isinstance(value, numbers)}
+    return dataclasses.replace(controller, **dropped), tuple(dropped)

@@ -54,6 +54,10 @@ class ArrayHooks(ABC):
         """The value of a scalar, or None where it is only known when the program runs."""
 
     @abstractmethod
+    def tracked(self, x: Array) -> bool:
+        """Whether the library will ask for x's gradient, as far as that is known now."""
+
+    @abstractmethod
     def concrete_times(self, ts: Any) -> list[float] | None:
         """Values of saved times, None where they are traced."""
 

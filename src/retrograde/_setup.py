@@ -17,7 +17,6 @@ from ._problem import Problem
 from ._registry import backend_for, backend_of
 from ._saveat import Outputs, SaveAt
 from ._solvers import AbstractSolver, find_solver
-from ._spaces import Scale
 from ._types import Inputs, Tree
 from .backend import Capability
 
@@ -43,6 +42,7 @@ def prepare(f: Any, y0: Tree, t0: Any, t1: Any, args: Tree, options: Any) -> tup
     start, end = _time(bk, "t0", t0), _time(bk, "t1", t1)
     controller.check(start, end)
     _check_solver(solver, controller)
+    _check_precision(problem, controller)
     if bk.concrete(problem.layout.finite(problem.y0)) == 0:
         raise InputError("`y0` holds nan or inf; every element must be finite.")
     bk.capture(problem, t0 if start is None else start)
@@ -58,9 +58,9 @@ def prepare(f: Any, y0: Tree, t0: Any, t1: Any, args: Tree, options: Any) -> tup
         raise InputError(f"`saveat` is {saveat!r}; pass rg.SaveAt(...).")
     ts = _saved_times(bk, problem, saveat, start, end)
     outputs = _outputs(bk, problem, saveat, t0 if start is None else start, ts, count, max_steps)
-    scale = _scale(problem, controller) if controller.adaptive else None
-    loop = ForwardLoop(problem, solver, controller, outputs, max_steps, scale, count)
-    return loop, Inputs(problem.y0, problem.params, t0, t1, ts)
+    settings = _settings(problem, controller)
+    loop = ForwardLoop(problem, solver, controller, outputs, max_steps, count)
+    return loop, Inputs(problem.y0, problem.params, t0, t1, ts, settings)
 
 
 def _check_one_library(bk: Any, args: Tree, t0: Any, t1: Any) -> None:
@@ -103,6 +103,14 @@ def _controller(options: Any) -> AbstractController:
     if options.dt is not None:
         return ConstantSteps(options.dt)
     return PIDController(rtol=options.rtol, atol=options.atol)
+
+
+def _check_precision(problem: Problem, controller: AbstractController) -> None:
+    if controller.adaptive and problem.bk.itemsize(problem.layout.real_dtype) < 4:
+        raise InputError(
+            f"`y0` has dtype {problem.layout.dtype}, too coarse for adaptive steps; convert it to "
+            "float32, or pass `dt=` for constant steps."
+        )
 
 
 def _check_solver(solver: AbstractSolver, controller: AbstractController) -> None:
@@ -174,12 +182,22 @@ def _outputs(
     return outputs
 
 
-def _scale(problem: Problem, controller: Any) -> Scale:
-    """Tolerances as floats, or in state form where they are arrays."""
-    return Scale(*(_tolerance(problem, name, getattr(controller, name)) for name in _TOLERANCES))
-
-
-_TOLERANCES = ("rtol", "atol")
+def _settings(problem: Problem, controller: Any) -> tuple[Any, ...]:
+    """Step size or tolerances where they come as arrays: they may be traced, so are inputs."""
+    bk = problem.bk
+    names = ("rtol", "atol") if controller.adaptive else ("dt",)
+    values = [getattr(controller, name, None) for name in names]
+    for name, value in zip(names, values, strict=True):
+        if any(bk.is_array(x) and bk.tracked(x) for x in bk.flatten(value)[0]):
+            raise InputError(
+                f"`{name}` requires a gradient, but step sizes are constants of the gradient; "
+                "detach it."
+            )
+    if all(isinstance(value, (int, float, type(None))) for value in values):
+        return ()
+    if not controller.adaptive:
+        return (values[0],) if bk.is_array(values[0]) else ()
+    return tuple(_tolerance(problem, *pair) for pair in zip(names, values, strict=True))
 
 
 def _tolerance(problem: Problem, name: str, value: Any) -> Any:

@@ -27,6 +27,8 @@ class Inputs(NamedTuple):
 
     ``y0`` is in state form; ``params`` are the floating leaves of ``args`` followed by the
     arrays that ``f`` closes over; ``ts`` are the saved times (a sequence or a 1-D array).
+    ``settings`` are constants of the gradient that come as arrays (perhaps traced): the size of
+    constant steps, or the two tolerances in state form; empty where they are numbers.
     """
 
     y0: State
@@ -34,6 +36,7 @@ class Inputs(NamedTuple):
     t0: Scalar
     t1: Scalar
     ts: Any
+    settings: tuple[Any, ...] = ()
 
 
 class Wanted(NamedTuple):

@@ -279,3 +279,9 @@ def test_a_vector_field_with_its_own_vjp_is_used():
     assert calls
     with pytest.raises(rg.InputError, match="vjp"):
         rg.solve(f, y0, 0.0, 1.0, z, dt=0.25, adjoint="direct")
+
+
+def test_step_sizes_that_require_a_gradient_are_refused():
+    for name in ("dt", "rtol"):
+        with pytest.raises(rg.InputError, match=f"`{name}` requires a gradient"):
+            rg.solve(lambda t, y, args: -y, tensor([1.0]), 0.0, 1.0, **{name: leaf(0.1)})

@@ -205,3 +205,10 @@ def _astype(y, dtype):
         if xp is None
         else xp.astype(y, getattr(xp, dtype))
     )
+
+
+def test_half_precision_is_refused_for_adaptive_steps_only(reference):
+    y0 = np.ones(2, np.float16)
+    with pytest.raises(rg.InputError, match=r"`y0` has dtype float16, too coarse .* convert"):
+        rg.solve(lambda t, y, args: -y, y0, 0.0, 1.0)
+    assert rg.solve(lambda t, y, args: -y, y0, 0.0, 1.0, dt=0.125).ys.dtype == np.float16

@@ -18,7 +18,7 @@ from .._errors import InputError, UnsupportedByBackend
 from .._rows import output_leaves
 from .._saveat import Outputs
 from .._solution import Status
-from .._spaces import ListStages, Scale
+from .._spaces import ListStages
 from .._types import Array, Inputs, State, Wanted
 from ..backend import Capability
 from .base import AbstractAdjoint
@@ -92,7 +92,7 @@ def constant_times(inputs: Inputs) -> bool:
 
 def _recorded(loop: Any, inputs: Inputs, limit: int | None) -> tuple[tuple[Array, ...], Any]:
     """The march itself under autodiff, with states as tuples of leaves."""
-    bk, scale = loop.bk, loop.scale
+    bk = loop.bk
     twin = copy.copy(loop)
     twin.bk = _ListForms(bk, limit)
     twin.layout = bk.direct_layout(loop.layout)
@@ -100,9 +100,10 @@ def _recorded(loop: Any, inputs: Inputs, limit: int | None) -> tuple[tuple[Array
     out = loop.outputs
     rows = twin.layout if out.layout is loop.layout else bk.direct_layout(out.layout)
     twin.outputs = Outputs(bk, out.saveat, rows, out.count)
-    if scale is not None:
-        twin.scale = Scale(*(_as_leaves(loop.layout, x) for x in (scale.rtol, scale.atol)))
-    inputs = inputs._replace(y0=tuple(loop.layout.unpack(inputs.y0)))
+    settings = inputs.settings
+    if loop.adaptive:
+        settings = tuple(_as_leaves(loop.layout, x) for x in settings)
+    inputs = inputs._replace(y0=tuple(loop.layout.unpack(inputs.y0)), settings=settings)
     final = twin.march(inputs)
     return output_leaves(twin, inputs, final), final
 

@@ -100,7 +100,7 @@ def _predict(loop: Any, inputs: Inputs, k0: Any) -> int:
         clock,
         loop.layout,
         problem.bind(inputs.params),
-        loop.scale,
+        loop.tolerances(inputs),
         (t0, t1, inputs.y0, tuple(k0)),
         loop.solver.error_order,
     )
