@@ -210,11 +210,6 @@ class EagerBackend(DirectHooks, AbstractBackend):
                     "`f` changed its argument `y` in place; return a new array instead."
                 )
 
-    def native_reverse_sweep(
-        self, tableau: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool
-    ) -> Any:
-        return None
-
     def poison(self, ok: Any, x: Array) -> Array:
         return x if ok else x * float("nan")
 

@@ -57,12 +57,6 @@ class GradientHooks(ABC):
         """The vjp of ``bind(params)(t, leaves)``, in the form of ``_derivative.TapePullback``."""
 
     @abstractmethod
-    def native_reverse_sweep(
-        self, tableau: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool
-    ) -> Any:
-        """A faster form of :class:`~retrograde._solvers.explicit_rk.ReverseSweep`, or None."""
-
-    @abstractmethod
     def poison(self, ok: Any, x: Array) -> Array:
         """x where ok, else nan: a failed solve has no gradient."""
 

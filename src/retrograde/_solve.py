@@ -164,7 +164,7 @@ def solve_vjp(
     Notes
     -----
     The pullback can be called again; with checkpoints a second call solves once more, since the
-    first one uses them up.
+    first one uses them up. Do not change y0 and args in place before you call it: it reads them.
 
     Examples
     --------

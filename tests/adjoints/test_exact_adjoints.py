@@ -14,6 +14,7 @@ ADJOINTS = {
     "2 slots": rg.RecursiveCheckpointAdjoint(2),
     "5 slots": rg.RecursiveCheckpointAdjoint(5),
     "window": rg.RecursiveCheckpointAdjoint(4, window=3),
+    "one tape": rg.RecursiveCheckpointAdjoint(3, one_tape=True),
     "segments": rg.RecursiveCheckpointAdjoint(8, window=8),
     "direct": rg.DirectAdjoint(),
 }

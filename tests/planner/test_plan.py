@@ -121,6 +121,21 @@ def test_what_does_not_fit_is_itemised(backend):
     assert solve(backend, memory=int(least * 1.01) + 1).memory <= least * 1.01 + 1
 
 
+def test_little_memory_holds_one_tape_at_a_time(reference):
+    y0 = np.linspace(0.1, 1.0, 5000)
+
+    def field(t, y, args):
+        return np.sin(np.exp(-y)) * np.cos(y)
+
+    def plan(states):
+        memory = states * y0.nbytes
+        return rg.plan(field, y0, 0.0, 1.0, solver="tsit5", dt=0.02, memory=memory)
+
+    assert plan(30).adjoint.one_tape
+    assert not plan(100).adjoint.one_tape
+    assert plan(30).items["tapes of a step"] * 7 == plan(100).items["tapes of a step"]
+
+
 def test_a_named_adjoint_is_checked_not_changed(backend):
     adjoint = rg.RecursiveCheckpointAdjoint(50)
     assert solve(backend, adjoint=adjoint).adjoint is adjoint

@@ -33,10 +33,14 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
     window : int
         States of a leaf of the reversal, beside the slots. More than 1 pays in traced loops of
         cheap steps only.
+    one_tape : bool
+        Hold the tape of one stage at a time in place of one step's, for one more evaluation of f
+        a stage.
     """
 
     checkpoints: int | None = None
     window: int = 1
+    one_tape: bool = False
     accuracy: ClassVar[str] = "exact"
 
     def __post_init__(self) -> None:
@@ -79,7 +83,7 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
             final = self.forward(loop, inputs)[1][0]
         if not slots.everything and loop.bk.slots_by_reference:
             residuals[0] = final._replace(stored=None)
-        step = StepPull(loop, inputs, final, cotangents, wanted)
+        step = StepPull(loop, inputs, final, cotangents, wanted, one_tape=self.one_tape)
         carry = step.start(final, loop.rows_inside(final))
         carry = reverse(
             loop.bk, slots, final.stored, final.n, (step.advance, step.pull), carry, loop.layout

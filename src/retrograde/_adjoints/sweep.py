@@ -40,10 +40,19 @@ class StepPull:
     cotangents : tuple of array, shape (k, *shape)
         Of the output rows.
     wanted : Wanted
+    one_tape : bool
+        Hold the tape of one stage at a time, for one more evaluation of f a stage.
     """
 
     def __init__(
-        self, loop: Any, inputs: Inputs, final: Any, cotangents: Any, wanted: Wanted
+        self,
+        loop: Any,
+        inputs: Inputs,
+        final: Any,
+        cotangents: Any,
+        wanted: Wanted,
+        *,
+        one_tape: bool = False,
     ) -> None:
         bk, problem, out = loop.bk, loop.problem, loop.outputs
         self.loop, self.bk, self.inputs, self.wanted = loop, bk, inputs, wanted
@@ -57,10 +66,16 @@ class StepPull:
             problem, fn, lambda p: problem.bind_output(fn, p), inputs.params, wanted
         )
         self.inside = bool(out.inside)
+        field = problem.bind(inputs.params)
         self.sweep = loop.solver.reverse_sweep(
-            bk, self.layout, self.vjp, outputs=self.inside, time=wanted.time
+            bk,
+            self.layout,
+            self.vjp,
+            outputs=self.inside,
+            time=wanted.time,
+            field=field if one_tape else None,
         )
-        self.replay = self.sweep.replay(problem.bind(inputs.params))
+        self.replay = self.sweep.replay(field)
         self.first_row = 1 if out.saveat.t0 else 0
 
     # --- the ends of a solve

@@ -7,12 +7,19 @@ asked for and the working set of the solve itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import _schedules
 from .._adjoints import RecursiveCheckpointAdjoint, Shape
 
-__all__ = ["Cost", "checkpoint_cost", "direct_cost", "fitting_checkpoints", "slot_bytes"]
+__all__ = [
+    "Cost",
+    "checkpoint_cost",
+    "direct_cost",
+    "fitting_checkpoints",
+    "slot_bytes",
+    "with_tapes",
+]
 
 VJP = 2.0
 """Cost of one step's vjp in units of F; measured on request in a later version."""
@@ -60,12 +67,13 @@ TABLES = 12
 
 def direct_cost(shape: Shape) -> Cost:
     """Cost of recording every step for the library's own autodiff."""
-    size = sum(shape.fixed.values()) + shape.steps * shape.recorded
+    size = sum(with_tapes(shape, one=False).fixed.values()) + shape.steps * shape.recorded
     return Cost(size, 1 + VJP)
 
 
 def checkpoint_cost(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> Cost:
     """Cost of recursive checkpointing (of storing everything where it has no limit)."""
+    shape = with_tapes(shape, one=adjoint.one_tape)
     n, c = max(1, shape.steps), adjoint.checkpoints
     if c is None or c >= n:
         extra = 0
@@ -76,11 +84,30 @@ def checkpoint_cost(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> Cost:
         online = _schedules.events(c).extra_advances(blocks)
         extra = online * adjoint.window + n - blocks
     size = sum(shape.fixed.values()) + slot_bytes(shape, adjoint)
-    return Cost(size, 1 + extra / n + 1 + VJP)
+    return Cost(size, 1 + extra / n + 1 + adjoint.one_tape + VJP)
+
+
+def with_tapes(shape: Shape, *, one: bool) -> Shape:
+    """The shape with the tapes of a step, or of one stage, among its items."""
+    tapes = shape.tape if one else shape.stages * shape.tape
+    return shape._replace(fixed={**shape.fixed, TAPES: tapes})
+
+
+TAPES = "tapes of a step"
 
 
 def fitting_checkpoints(shape: Shape, budget: int) -> RecursiveCheckpointAdjoint | None:
-    """The cheapest setting whose slots and window fit; None where not even one slot does."""
+    """The cheapest setting whose tapes, slots and window fit; None where none does."""
+    full = _fitting(with_tapes(shape, one=False), budget)
+    if full is not None and full.checkpoints is None:
+        return full
+    lean = _fitting(with_tapes(shape, one=True), budget)
+    lean = lean and replace(lean, one_tape=True)
+    options = [option for option in (full, lean) if option is not None]
+    return min(options, key=lambda option: checkpoint_cost(shape, option).time, default=None)
+
+
+def _fitting(shape: Shape, budget: int) -> RecursiveCheckpointAdjoint | None:
     room = budget - sum(shape.fixed.values())
     free = int(shape.free_slot)
     states = room // shape.state + free if room >= 0 else 0

@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 from .._adjoints import AbstractAdjoint, DirectAdjoint, RecursiveCheckpointAdjoint, Shape
 from .._errors import PlanInfeasible
 from .._units import format_bytes
-from .costs import Cost, checkpoint_cost, direct_cost, fitting_checkpoints, slot_bytes
+from .costs import (
+    Cost,
+    checkpoint_cost,
+    direct_cost,
+    fitting_checkpoints,
+    slot_bytes,
+    with_tapes,
+)
 from .probe import PYTHON_OBJECTS
 
 __all__ = ["UNLIMITED", "Candidate", "Plan", "make_plan"]
@@ -113,11 +120,11 @@ class Plan:
 def describe(adjoint: AbstractAdjoint) -> str:
     """An adjoint in words."""
     if isinstance(adjoint, RecursiveCheckpointAdjoint):
-        if adjoint.checkpoints is None:
-            return "RecursiveCheckpointAdjoint, every state stored"
-        window = f", window {adjoint.window}" if adjoint.window > 1 else ""
-        slots = "slot" if adjoint.checkpoints == 1 else "slots"
-        return f"RecursiveCheckpointAdjoint, {adjoint.checkpoints} {slots}{window}"
+        c = adjoint.checkpoints
+        words = "every state stored" if c is None else "1 slot" if c == 1 else f"{c} slots"
+        words += f", window {adjoint.window}" if adjoint.window > 1 else ""
+        words += ", one tape at a time" if adjoint.one_tape else ""
+        return f"RecursiveCheckpointAdjoint, {words}"
     if isinstance(adjoint, DirectAdjoint):
         return "DirectAdjoint, every step recorded"
     return adjoint.name
@@ -135,7 +142,7 @@ def make_plan(shape: Shape, budget: int, source: str, named: AbstractAdjoint | N
     fitting = fitting_checkpoints(shape, budget)
     options: list[AbstractAdjoint] = [RecursiveCheckpointAdjoint()]
     if shape.recorded:
-        room = budget - sum(shape.fixed.values())
+        room = budget - sum(with_tapes(shape, one=False).fixed.values())
         options.insert(0, DirectAdjoint(max(0, room) // shape.recorded))
     if fitting is not None and fitting not in options:
         options.append(fitting)
@@ -164,7 +171,7 @@ def make_plan(shape: Shape, budget: int, source: str, named: AbstractAdjoint | N
         source=source,
         steps=shape.steps,
         known=shape.known,
-        items=shape.fixed,
+        items=with_tapes(shape, one=getattr(chosen, "one_tape", False)).fixed,
         candidates=tuple(_candidate(a, cost, budget, a == chosen, reason) for a, cost in rows),
         reason=reason,
         fallback=fitting,
@@ -228,6 +235,7 @@ def _candidate(
 
 
 def _too_small(shape: Shape, budget: int, source: str) -> str:
+    shape = with_tapes(shape, one=True)
     least = sum(shape.fixed.values()) + slot_bytes(shape, RecursiveCheckpointAdjoint(1))
     items = "; ".join(f"{name}: {format_bytes(n)}" for name, n in shape.fixed.items() if n)
     return (

@@ -57,7 +57,6 @@ def probe(loop: Any, inputs: Inputs, *, native: bool) -> Shape:
     }
     fixed = {
         "cotangents of a step": (solver.stages + 1) * layout.nbytes,
-        "tapes of a step": solver.stages * tape,
         "cotangents of saved times": rows * layout.nbytes,
         "cotangents of args": 2 * _differentiable_bytes(problem),
         "record of times": 8 * record if loop.adaptive else 0,

@@ -45,5 +45,7 @@ class AbstractSolver(ABC):
         """The sweep object for steps forward (see ``explicit_rk.ForwardSweep``)."""
 
     @abstractmethod
-    def reverse_sweep(self, bk: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool) -> Any:
+    def reverse_sweep(
+        self, bk: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, field: Any = None
+    ) -> Any:
         """The sweep object for steps in reverse (see ``explicit_rk.ReverseSweep``)."""

@@ -36,10 +36,9 @@ class ExplicitRungeKutta(AbstractSolver):
         return ForwardSweep(self.tableau, bk.stages(layout, self.tableau, scale), layout, field)
 
     def reverse_sweep(
-        self, bk: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool
+        self, bk: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, field: Any = None
     ) -> ReverseSweep:
-        native = bk.native_reverse_sweep(self.tableau, layout, vjp, outputs=outputs, time=time)
-        return native or ReverseSweep(
+        return ReverseSweep(
             self.tableau,
             bk.stages(layout, self.tableau),
             bk.adjoint(layout, self.tableau),
@@ -47,6 +46,7 @@ class ExplicitRungeKutta(AbstractSolver):
             vjp,
             outputs=outputs,
             time=time,
+            field=field,
         )
 
 
@@ -130,6 +130,12 @@ class Sources(NamedTuple):
 class ReverseSweep:
     """Exact vjps of steps over one stage space and one adjoint space.
 
+    Parameters
+    ----------
+    field : callable or None
+        If given, a step's stages are evaluated by it, and each is linearised when its turn
+        comes: one evaluation of f a stage more, and one tape alive in place of the step's.
+
     Notes
     -----
     Costs one evaluation and one vjp of f a stage; holds the tapes of one step's stages.
@@ -145,7 +151,9 @@ class ReverseSweep:
         *,
         outputs: bool,
         time: bool,
+        field: Any = None,
     ) -> None:
+        self.field = field
         self.tableau = tableau
         self.space = space
         self.adjoint = adjoint
@@ -187,7 +195,8 @@ class ReverseSweep:
         adjoint.begin(h, g, q)
         for i in reversed(range(self.count)):
             lam = adjoint.lam(i)
-            mu, ct, acc = pulls[i](lam, acc)
+            pull = pulls.pop() if self.field is None else self._stage(i, y)[1]
+            mu, ct, acc = pull(lam, acc)
             if self.time:
                 ct_t = ct_t + ct
                 if size:
@@ -199,11 +208,23 @@ class ReverseSweep:
         return StepCotangents(g, acc, ct_t, ct_h), extra
 
     def _linearise(self, t: Scalar, h: Scalar, y: State) -> list[Any]:
-        w, vjp, pulls = self.space, self.vjp, []
+        """All stages, and the pull of each (none of one tape at a time)."""
+        w, field, pulls = self.space, self.field, []
         w.begin(t, h, y)
+        if field is not None:
+            w.put(0, field(w.time(0), y))
+            w.evaluate(field, 1, self.inner)
+            if self.count > self.inner:
+                w.put(self.inner, field(w.time(self.inner), w.result()))
+            return []
         for i in range(self.count):
-            stage = y if i == 0 else w.result() if i == self.last else w.combine(i)
-            k, pull = vjp(w.time(i), stage)
+            k, pull = self._stage(i, y)
             w.put(i, k)
             pulls.append(pull)
         return pulls
+
+    def _stage(self, i: int, y: State) -> tuple[Any, Any]:
+        """f at stage i, linearised; the stages before it are known."""
+        w = self.space
+        stage = y if i == 0 else w.result() if i == self.last else w.combine(i)
+        return self.vjp(w.time(i), stage)  # type: ignore[no-any-return]
