@@ -17,6 +17,8 @@ def double_precision(name: str) -> contextlib.AbstractContextManager[Any]:
     if name != "jax":
         return contextlib.nullcontext()
     jax: Any = importlib.import_module("jax")
+    if not hasattr(jax, "enable_x64"):  # its place in jax 0.6
+        jax = importlib.import_module("jax.experimental")
     return jax.enable_x64(True)  # type: ignore[no-any-return]
 
 
