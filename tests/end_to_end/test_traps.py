@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import retrograde as rg
+from retrograde._measure import traced_peak
 from retrograde.backend import Capability
 
 DTYPES = ("float32", "float64")
@@ -298,3 +299,22 @@ def test_one_host_read_a_step(backend, monkeypatch):
         counts.append((len(reads), sol.stats["num_steps"]))
     (few, short), (many, long) = counts
     assert many - few == long - short > 10
+
+
+def test_three_slots_keep_three_states(reference):
+    """T28: 100 steps with 3 slots; two more slots than one are two more states alive."""
+    y0 = np.linspace(0.0, 1.0, 100_000)
+    field = rg.VectorField(lambda t, y, a: -a * y, vjp=lambda t, y, a, ct: (0.0, -a * ct, None))
+
+    def peak(slots):
+        adjoint = rg.RecursiveCheckpointAdjoint(slots)
+
+        def gradient():
+            keywords = {"solver": "euler", "dt": 0.01, "adjoint": adjoint}
+            return rg.solve_vjp(field, y0, 0.0, 1.0, 0.5, **keywords)[1](y0[None])
+
+        return traced_peak(gradient)
+
+    states = (peak(3) - peak(1)) / y0.nbytes
+    assert states == pytest.approx(2.0, abs=0.05)
+    assert (peak(8) - peak(3)) / y0.nbytes == pytest.approx(5.0, abs=0.05)
