@@ -146,10 +146,19 @@ def toy() -> Problem:
 
 
 def parts(xp: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Cheapest ways to take a small vector apart and to make one: NumPy's floats, torch's views."""
+    """Cheapest ways to take a small vector apart and to make one.
+
+    Floats in NumPy, and in torch what has no gradient; torch's ``unbind`` else, whose derivative
+    is one node where that of each index is one.
+    """
     if xp is np:
         return np.ndarray.tolist, np.array
     return lambda y: y.unbind(), xp.stack
+
+
+def numbers(p: Any) -> Any:
+    """Parameters as floats, or as views where they may get a gradient."""
+    return p.unbind() if getattr(p, "requires_grad", False) else p.tolist()
 
 
 def lotka_volterra(*, scalar: bool = False) -> Problem:
@@ -167,7 +176,7 @@ def lotka_volterra(*, scalar: bool = False) -> Problem:
 
         def f(t: Any, y: Any, p: Any) -> Any:
             hare, lynx = apart(y)
-            a, b, c, d = p.tolist()
+            a, b, c, d = numbers(p)
             return join((hare * (a - b * lynx), lynx * (d * hare - c)))
 
         return f
@@ -192,7 +201,7 @@ def lorenz(*, scalar: bool = False) -> Problem:
 
         def f(t: Any, y: Any, p: Any) -> Any:
             x, v, z = apart(y)
-            s, r, b = p.tolist()
+            s, r, b = numbers(p)
             return join((s * (v - x), x * (r - z) - v, x * v - b * z))
 
         return f

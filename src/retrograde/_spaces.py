@@ -147,7 +147,8 @@ class ListStages:
     def __init__(self, layout: ListLayout, tableau: Any, scale: Scale | None = None) -> None:
         self.layout = layout
         self.scale = scale
-        self.rows = combination_rows(tableau)
+        self.add = layout.bk.add_scaled
+        self.rows = [_nonzero(row) for row in combination_rows(tableau)]
         self.c = tableau.c
         self.s = tableau.stages
         self.k: list[Any] = [None] * self.s
@@ -172,7 +173,7 @@ class ListStages:
 
     def combine(self, i: int) -> State:
         """Y_i, a fresh state that f may keep."""
-        return self._sum(self.y, self.rows[i])
+        return self._sum(self.y, self.h, self.rows[i])
 
     def put(self, i: int, k: Any) -> None:
         """Store stage i's derivative (the leaves that f returned)."""
@@ -180,35 +181,37 @@ class ListStages:
 
     def result(self) -> State:
         """y1."""
-        return self._sum(self.y, self.rows[self.s])
+        return self._sum(self.y, self.h, self.rows[self.s])
 
     def error2(self, y1: State) -> Scalar:
         """The squared norm of the scaled error estimate."""
         assert self.scale is not None
-        e = self.slope(tuple(self.h * w if w else 0.0 for w in self.rows[self.s + 1]))
+        e = self._sum(self._nothing, self.h, self.rows[self.s + 1])
         return self.layout.error2(e, self.y, y1, self.scale)
 
     def interpolate(self, weights: Sequence[Scalar]) -> State:
         """y + h sum_i w_i k_i."""
-        return self._sum(self.y, weights)
+        return self._sum(self.y, self.h, _nonzero(weights))
 
     def slope(self, weights: Sequence[Scalar]) -> State:
         """sum_i w_i k_i."""
-        return self._terms([None] * len(self.layout.shapes), weights)
+        return self._sum(self._nothing, 1.0, _nonzero(weights))
 
     def derivative(self, i: int) -> State:
         """k_i in state form."""
         return tuple(self.k[i])
 
-    def _sum(self, y: State, weights: Sequence[Scalar]) -> State:
-        return self._terms(y, [self.h * w if _nonzero(w) else 0.0 for w in weights])
+    @property
+    def _nothing(self) -> Sequence[Any]:
+        return (None,) * len(self.layout.shapes)
 
-    def _terms(self, start: Sequence[Any], weights: Sequence[Scalar]) -> State:
-        out = list(start)
-        for w, k in zip(weights, self.k, strict=True):
-            if _nonzero(w) and k is not None:
-                add = self.layout.bk.add_scaled
-                out = [w * x if a is None else add(a, w, x) for a, x in zip(out, k, strict=True)]
+    def _sum(self, start: Sequence[Any], h: Scalar, row: Sequence[tuple[int, Scalar]]) -> State:
+        """start + h sum_j w_j k_j over the (j, w_j) of a row."""
+        add, terms, out = self.add, [(h * w, self.k[j]) for j, w in row], []
+        for i, x in enumerate(start):
+            for w, k in terms:
+                x = w * k[i] if x is None else add(x, w, k[i])
+            out.append(x)
         return tuple(out)
 
 
@@ -237,7 +240,7 @@ class ListAdjoint:
     def add_source(self, q: Any, weights: Sequence[Scalar], ct: State) -> Any:
         """q_i + w_i ct for every stage."""
         return tuple(
-            qi if not _nonzero(w) else self.layout.axpy(qi, w, ct)
+            qi if _zero(w) else self.layout.axpy(qi, w, ct)
             for qi, w in zip(q, weights, strict=True)
         )
 
@@ -269,5 +272,10 @@ class ListAdjoint:
         return tuple(out)
 
 
-def _nonzero(w: Any) -> bool:
-    return not (isinstance(w, (int, float)) and w == 0)
+def _nonzero(weights: Sequence[Scalar]) -> list[tuple[int, Scalar]]:
+    """The weights that are not known to be zero, with their indices."""
+    return [(j, w) for j, w in enumerate(weights) if not _zero(w)]
+
+
+def _zero(w: Any) -> bool:
+    return isinstance(w, (int, float)) and w == 0
