@@ -83,6 +83,12 @@ def test_from_five_slots_within_five_percent_of_the_optimum(slots):
     assert sum(ratios) <= 1.012 * len(ratios)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("slots", [5, 8, 16, 32, 64])
+def test_every_length_is_within_five_percent_of_the_optimum(slots):
+    assert max(ratio(slots, n) for n in range(1, 20_001)) <= 1.05
+
+
 @pytest.mark.parametrize("slots", [3, 16, 64, 1000, 2048])
 def test_long_tables_stay_small_and_near_the_optimum(slots):
     indices, _ = events(slots).upto(10**6)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import retrograde as rg
+from retrograde.backend import Capability
 
 SOLVERS = {
     solver.name: solver
@@ -52,9 +53,20 @@ def errors(backend, solver, t0, t1, counts):
 @each
 @pytest.mark.parametrize(("t0", "t1"), [(0.3, 2.3), (2.3, 0.3)], ids=["forward", "backward"])
 def test_observed_order(backend, name, t0, t1):
-    solver = SOLVERS[name]
     if not backend.eager and name not in ("euler", "tsit5"):
-        pytest.skip("two solvers are enough to compile")
+        pytest.skip("compiled with `-m slow`; two solvers here")
+    check_order(backend, SOLVERS[name], t0, t1)
+
+
+@pytest.mark.slow
+@pytest.mark.needs(Capability.TRACED)
+@each
+def test_observed_order_of_every_compiled_solver(backend, name):
+    check_order(backend, SOLVERS[name], 0.3, 2.3)
+
+
+def check_order(backend, solver, t0, t1):
+    """The error falls by 2**order from one number of steps to twice as many."""
     coarse, fine = errors(backend, solver, t0, t1, (160, 320) if solver.order < 3 else (20, 40))
     assert solver.order - 0.3 < math.log2(coarse / fine) < solver.order + 1.0
 
