@@ -109,8 +109,7 @@ class JaxBackend(DirectHooks, EagerBackend):
         return jnp.where(jnp.arange(n) < valid, times[1 : n + 1], jnp.inf)
 
     def grid_times(self, grid: Any, n: int) -> Any:
-        t, h = jax.vmap(grid.step)(jnp.arange(n))
-        return jnp.concatenate([t[:1], t + h])
+        return jnp.concatenate([grid.step(0)[0][None], jax.vmap(grid.end)(jnp.arange(n))])
 
     def number(self, x: Any) -> Any:
         if isinstance(x, jax.core.Tracer) or not isinstance(x, jax.Array):

@@ -81,8 +81,7 @@ class EagerBackend(DirectHooks, AbstractBackend):
         return times[1 : n + 1]
 
     def grid_times(self, grid: Any, n: int) -> Any:
-        steps = [grid.step(i) for i in range(n)]
-        return [steps[0][0]] + [t + h for t, h in steps] if steps else []
+        return [grid.step(0)[0], *(grid.end(i) for i in range(n))] if n else []
 
     def both(self, a: Any, b: Any) -> Any:
         return bool(a) and bool(b)

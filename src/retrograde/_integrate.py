@@ -173,7 +173,8 @@ class ForwardLoop:
             y, k0, rows = s
             t, h = grid.step(i)
             y1, k1, _ = sweep.attempt(t, h, y, k0)
-            rows = out.collect(rows, clock.yes, inputs.ts, (t, t + h, h, y1), i, sweep, emit)
+            taken = (t, grid.end(i), h, y1)
+            rows = out.collect(rows, clock.yes, inputs.ts, taken, i, sweep, emit)
             return y1, k1, rows
 
         def watched(i: Any, s: Any) -> Any:
@@ -203,8 +204,8 @@ class ForwardLoop:
         elif self.max_steps is not None:
             full = n == grid.whole
             status = clock.where(full, status, int(Status.max_steps))
-            start, size = grid.step(n - 1)  # max_steps is at least 1, but there may be no step
-            t = clock.where(clock.either(full, n == 0), t, start + size)
+            # max_steps is at least 1, but there may be no step
+            t = clock.where(clock.either(full, n == 0), t, grid.end(n - 1))
         return Final(y, t, n, n, status, inside, None, stored)
 
     def _last_finite(self, y: State, grid: Any, sweep: Any) -> tuple[State, int, float]:

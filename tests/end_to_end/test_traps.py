@@ -179,6 +179,21 @@ def test_a_save_at_the_end_is_the_end(backend):
     assert backend.to_numpy(sol.ts).tolist() == [0.0, 0.0, 0.3, 1.0, 1.0]
 
 
+@pytest.mark.parametrize("keywords", [{"dt": 0.92}, {"controller": rg.StepTo((-2.36, -0.5, 0.09))}])
+def test_a_save_at_the_end_is_found_whatever_the_rounding(backend, keywords):
+    """The last step's start plus its size is 0.08999999999999997 here, and t1 is 0.09 (T20)."""
+    y0, rate = backend.array([1.0]), backend.array(0.7)
+    span, rows = (-2.36, 0.09), rg.SaveAt(ts=[-1.0, 0.09], t1=True)
+    sol = rg.solve(decay, y0, *span, rate, saveat=rows, **keywords)
+    ys = backend.to_numpy(sol.ys)
+    np.testing.assert_allclose(ys[1], ys[2], rtol=1e-14)
+    steps = rg.solve(decay, y0, *span, rate, saveat=rg.SaveAt(steps=True), **keywords)
+    assert backend.to_numpy(steps.ts)[-1] == 0.09
+    weights = np.asarray([[0.0], [1.0], [1.0]])
+    g = backend.gradient(decay, y0, *span, rate, weights, saveat=rows, **keywords)
+    np.testing.assert_allclose(g.y0, 2 * ys[2], rtol=1e-12)
+
+
 def test_restart_midway_reproduces_the_run(backend):
     """A later part of the recorded steps, started from its state, ends on the same bits (T26)."""
     if not backend.eager:

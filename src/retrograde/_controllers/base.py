@@ -47,3 +47,7 @@ class Grid(ABC):
     @abstractmethod
     def step(self, i: Any) -> tuple[Scalar, Scalar]:
         """Start and size of step i."""
+
+    @abstractmethod
+    def end(self, i: Any) -> Scalar:
+        """Where step i ends: the next one's start, or t1; start + size may round elsewhere."""

@@ -89,6 +89,9 @@ class ConstantGrid(Grid):
         t = self.t0 + i * self.dt
         return t, self.clock.where(i + 1 == self.whole, self.t1 - t, self.dt)
 
+    def end(self, i: Any) -> Scalar:
+        return self.clock.where(i + 1 == self.whole, self.t1, self.t0 + (i + 1) * self.dt)
+
 
 class GivenGrid(Grid):
     """Steps between given (or recorded) times; their first and last are t0 and t1."""
@@ -100,3 +103,6 @@ class GivenGrid(Grid):
     def step(self, i: Any) -> tuple[Scalar, Scalar]:
         t = self.look(self.times, i)
         return t, self.look(self.times, i + 1) - t
+
+    def end(self, i: Any) -> Scalar:
+        return self.look(self.times, i + 1)
