@@ -70,9 +70,6 @@ class TracedClock:
     def either(self, a: Any, b: Any) -> Any:
         return jnp.logical_or(a, b)
 
-    def not_(self, a: Any) -> Any:
-        return jnp.logical_not(a)
-
     def is_finite(self, x: Any) -> Any:
         return jnp.isfinite(x)
 

@@ -80,10 +80,6 @@ class HostClock:
         """Logical or."""
         return a or b
 
-    def not_(self, a: bool) -> bool:
-        """Logical not."""
-        return not a
-
     def is_finite(self, x: float) -> bool:
         """Whether a scalar is finite."""
         return math.isfinite(x)

@@ -8,11 +8,12 @@ accounts stand beside their adapters (``retrograde_backends._torch_measure`` and
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import tracemalloc
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ._errors import UnsupportedByBackend
@@ -85,19 +86,25 @@ def traced_peak(fn: Callable[..., Any], *arguments: Any) -> int:
     """
     gc.collect()
     fn(*arguments)
+    with _tracing() as before:
+        result = fn(*arguments)
+        peak = tracemalloc.get_traced_memory()[1]
+        del result
+    return int(peak - before)
+
+
+@contextlib.contextmanager
+def _tracing() -> Iterator[int]:
+    """tracemalloc running, its peak reset; gives the bytes at the start."""
     started = not tracemalloc.is_tracing()
     if started:
         tracemalloc.start()
     try:
         tracemalloc.reset_peak()
-        before = tracemalloc.get_traced_memory()[0]
-        result = fn(*arguments)
-        peak = tracemalloc.get_traced_memory()[1]
-        del result
+        yield tracemalloc.get_traced_memory()[0]
     finally:
         if started:
             tracemalloc.stop()
-    return peak - before
 
 
 def live_bytes(fn: Callable[[Callable[[], None]], Any]) -> list[int]:
@@ -125,17 +132,9 @@ def live_bytes(fn: Callable[[Callable[[], None]], Any]) -> list[int]:
 
     gc.collect()
     fn(lambda: None)  # as in traced_peak
-    started = not tracemalloc.is_tracing()
-    if started:
-        tracemalloc.start()
-    try:
-        tracemalloc.reset_peak()
-        before = tracemalloc.get_traced_memory()[0]
+    with _tracing() as before:
         fn(mark)
         mark()
-    finally:
-        if started:
-            tracemalloc.stop()
     return list(peaks[:count])
 
 

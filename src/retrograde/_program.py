@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ._adjoints import AbstractAdjoint, DirectAdjoint
+from ._adjoints import AbstractAdjoint
 from ._rows import output_leaves, output_times
 from ._types import Inputs, Wanted
 
@@ -47,22 +47,18 @@ class Program:
 
     def primal(self, inputs: Inputs) -> tuple[Any, Any]:
         """(output leaves, what else the solve tells)."""
-        if isinstance(self.adjoint, DirectAdjoint):
-            leaves, final = self.adjoint.primal(self.loop, inputs)
-            return leaves, self._aux(inputs, final)
-        return self._result(inputs, self.loop.march(inputs))
+        leaves, final = self.adjoint.primal(self.loop, inputs)
+        return leaves, self._aux(inputs, final)
 
     def forward(self, inputs: Inputs) -> tuple[Any, Any, Any]:
         """The same, and what the reverse needs."""
         final, residuals = self.adjoint.forward(self.loop, inputs)
-        return *self._result(inputs, final), residuals
+        leaves = output_leaves(self.loop, inputs, final)
+        return leaves, self._aux(inputs, final), residuals
 
     def reverse(self, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted) -> Inputs:
         """Cotangents of the inputs."""
         return self.adjoint.reverse(self.loop, inputs, residuals, cotangents, wanted)
-
-    def _result(self, inputs: Inputs, final: Any) -> tuple[Any, Any]:
-        return output_leaves(self.loop, inputs, final), self._aux(inputs, final)
 
     def _aux(self, inputs: Inputs, final: Any) -> tuple[Any, ...]:
         times = output_times(self.loop, inputs, final)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 
 import numpy as np
@@ -285,3 +286,25 @@ def test_step_sizes_that_require_a_gradient_are_refused():
     for name in ("dt", "rtol"):
         with pytest.raises(rg.InputError, match=f"`{name}` requires a gradient"):
             rg.solve(lambda t, y, args: -y, tensor([1.0]), 0.0, 1.0, **{name: leaf(0.1)})
+
+
+@pytest.mark.parametrize("keywords", [{"dt": 0.05}, TIGHT], ids=["constant", "adaptive"])
+@pytest.mark.parametrize("wish", [None, rg.SaveAt(ts=TS)], ids=["end", "rows"])
+def test_more_steps_than_there_is_room_for_fall_back_to_checkpoints(keywords, wish, monkeypatch):
+    from retrograde._adjoints import RecursiveCheckpointAdjoint
+
+    y0, p = leaf([1.0, 2.0]), leaf([1.5, 1.0, 3.0, 1.0])
+    slots, reversals = rg.RecursiveCheckpointAdjoint(4), []
+    plan = rg.plan(field, y0, 0.0, 3.0, p, saveat=wish, **keywords)
+    assert isinstance(plan.adjoint, rg.DirectAdjoint)
+    small = dataclasses.replace(plan, adjoint=rg.DirectAdjoint(limit=5), fallback=slots)
+    real = RecursiveCheckpointAdjoint.reverse
+    spy = lambda self, *rest: reversals.append(self) or real(self, *rest)  # noqa: E731
+    monkeypatch.setattr(RecursiveCheckpointAdjoint, "reverse", spy)
+
+    def gradient(adjoint):
+        ys = rg.solve(field, y0, 0.0, 3.0, p, saveat=wish, adjoint=adjoint, **keywords).ys
+        return torch.autograd.grad(ys.sum(), [y0, p])
+
+    torch.testing.assert_close(gradient(small), gradient(slots), rtol=0.0, atol=0.0)
+    assert reversals == [slots, slots]

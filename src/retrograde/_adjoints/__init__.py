@@ -2,7 +2,8 @@
 
 Members: :class:`AbstractAdjoint` (the abstract class), :class:`RecursiveCheckpointAdjoint`,
 :class:`DirectAdjoint`; ``sweep`` (the pull of one step, shared by all that replay). To add one:
-a file with ``forward``, ``reverse`` and its row in the planner's costs, a line here.
+a file with ``forward`` and ``reverse`` (or ``primal``), its row in the planner's costs, a line
+here.
 """
 
 from .._errors import InputError

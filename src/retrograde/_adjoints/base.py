@@ -1,15 +1,18 @@
 """The one abstract class of gradient methods.
 
-An adjoint receives the forward loop; it never imports it. ``forward`` runs the loop and keeps
-what ``reverse`` will need; ``cost`` tells the planner what that takes.
+An adjoint receives the forward loop; it never imports it. Either ``forward`` runs the loop and
+keeps what ``reverse`` will need, or (``differentiable``) ``primal`` solves by operations that the
+library's own autodiff follows.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from typing import Any, ClassVar, NamedTuple
 
-from .._types import Inputs, Wanted
+from .._errors import UnsupportedByBackend
+from .._rows import output_leaves
+from .._types import Array, Inputs, Wanted
 
 __all__ = ["AbstractAdjoint", "Shape"]
 
@@ -76,12 +79,23 @@ class AbstractAdjoint(ABC):
         """The class' name."""
         return type(self).__name__
 
-    @abstractmethod
+    def primal(self, loop: Any, inputs: Inputs) -> tuple[tuple[Array, ...], Any]:
+        """(output leaves, where the march ended): a plain solve unless a method differs."""
+        final = loop.march(inputs)
+        return output_leaves(loop, inputs, final), final
+
     def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
         """Solve; returns (where the loop ended, what reverse needs)."""
+        raise UnsupportedByBackend(self._no_reverse(loop))
 
-    @abstractmethod
     def reverse(
         self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted
     ) -> Inputs:
         """Cotangents of the inputs from those of the output rows, shape (k, *shape) each."""
+        raise UnsupportedByBackend(self._no_reverse(loop))
+
+    def _no_reverse(self, loop: Any) -> str:
+        return (
+            f"`adjoint` {self.name} has no reverse sweep of its own on {loop.bk.name}; use "
+            "adjoint='auto'."
+        )

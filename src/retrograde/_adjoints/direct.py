@@ -19,7 +19,7 @@ from .._rows import output_leaves
 from .._saveat import Outputs
 from .._solution import Status
 from .._spaces import ListStages
-from .._types import Array, Inputs, State, Wanted
+from .._types import Array, Inputs, State
 from ..backend import Capability
 from .base import AbstractAdjoint
 
@@ -74,14 +74,6 @@ class DirectAdjoint(AbstractAdjoint):
             leaves = _Again(loop, inputs, constant, final).rows()
         ok = final.status == int(Status.converged)
         return tuple(bk.poison_gradient(ok, x) for x in leaves), final
-
-    def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
-        raise AssertionError("a differentiable adjoint has no forward of its own")
-
-    def reverse(
-        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted
-    ) -> Inputs:
-        raise AssertionError("a differentiable adjoint has no reverse of its own")
 
 
 def constant_times(inputs: Inputs) -> bool:
