@@ -8,12 +8,14 @@ here.
 
 from .._errors import InputError
 from .base import AbstractAdjoint, Shape
+from .backsolve import BacksolveAdjoint
 from .direct import DirectAdjoint, TooManySteps, constant_times
 from .recursive_checkpoint import RecursiveCheckpointAdjoint
 from .sweep import field_pullback
 
 __all__ = [
     "AbstractAdjoint",
+    "BacksolveAdjoint",
     "DirectAdjoint",
     "RecursiveCheckpointAdjoint",
     "Shape",
@@ -24,6 +26,7 @@ __all__ = [
 ]
 
 BY_NAME: dict[str, type[AbstractAdjoint]] = {
+    "backsolve": BacksolveAdjoint,
     "direct": DirectAdjoint,
     "recursive_checkpoint": RecursiveCheckpointAdjoint,
 }

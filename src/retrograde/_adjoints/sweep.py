@@ -143,6 +143,11 @@ class StepPull:
         t, h = self.grid.step(i)
         return self.replay.advance(t, h, y)
 
+    def invert(self, i: Any, y: State) -> State:
+        """Take step i back from the state after it."""
+        t, h = self.grid.step(i)
+        return self.replay.invert(t, h, y)
+
     def pull(self, i: Any, y: State, carry: PullCarry) -> PullCarry:
         """Reverse step i from the state before it."""
         t, h = self.grid.step(i)

@@ -97,6 +97,10 @@ class ForwardSweep:
         w.evaluate(field, 1, self.inner)
         return w.result()
 
+    def invert(self, t: Scalar, h: Scalar, y1: State) -> State:
+        """A step back from the end of the step (t, h): near its start, not exact."""
+        return self.advance(t + h, -h, y1)
+
     def error2(self, y1: State) -> Scalar:
         """Squared norm of the scaled error of the last attempt."""
         return self.space.error2(y1)
