@@ -29,6 +29,7 @@ class Final(NamedTuple):
     Attributes
     ----------
     y : state
+        What the solver carries: ``loop.state`` gives the y of it.
     t : scalar [time]
     n, tries : int or traced scalar
         Accepted steps and all of them.
@@ -82,6 +83,7 @@ class ForwardLoop:
         self.max_steps = max_steps
         self.count = count
         self.layout = problem.layout
+        self.carried = solver.carried(self.bk, problem.layout)
         self.bind = problem.bind
         self.clock = self.bk.clock(problem.layout)
         self.progress: Any = False
@@ -91,6 +93,10 @@ class ForwardLoop:
     def adaptive(self) -> bool:
         """Whether steps can be rejected."""
         return self.controller.adaptive
+
+    def state(self, carried: State) -> State:
+        """y, of what the solver carries from step to step (``carried`` is its layout)."""
+        return self.solver.state(self.layout, carried)
 
     # --- marches
     def march(self, inputs: Inputs, slots: Slots | None = None, *, record: bool = False) -> Final:
@@ -182,10 +188,11 @@ class ForwardLoop:
             return step(i, s)
 
         step = saving if out.inside else plain
-        start: tuple[Any, ...] = (inputs.y0,)
+        t0 = clock.real(inputs.t0)
+        y0 = sweep.start(t0, inputs.y0)
+        start: tuple[Any, ...] = (y0,)
         if out.inside:
-            t0 = clock.real(inputs.t0)
-            start = (inputs.y0, sweep.first(t0, inputs.y0), inside)
+            start = (y0, sweep.first(t0, y0), inside)
         s, stored = march_counted(
             bk,
             grid.count,
@@ -193,14 +200,14 @@ class ForwardLoop:
             watched if self.watch else step,
             lambda s: s[0],
             slots,
-            self.layout,
+            self.carried,
         )
         y, n, t = s[0], grid.count, clock.real(inputs.t1)
         inside = s[2] if out.inside else inside
-        finite = self.layout.finite(y)
+        finite = self.carried.finite(y)
         status = clock.where(finite, int(Status.converged), int(Status.non_finite))
         if not clock.traced and not finite:
-            y, n, t = self._last_finite(inputs.y0, grid, sweep)
+            y, n, t = self._last_finite(y0, grid, sweep)
         elif self.max_steps is not None:
             full = n == grid.whole
             status = clock.where(full, status, int(Status.max_steps))
@@ -216,7 +223,7 @@ class ForwardLoop:
         for i in range(grid.count):
             t, h = grid.step(i)
             y1 = sweep.advance(t, h, y)
-            if not self.layout.finite(y1):
+            if not self.carried.finite(y1):
                 return y, i, t
             y = y1
         raise AssertionError("the replay of a failed march did not fail")
@@ -266,8 +273,9 @@ class ForwardLoop:
         times = clock.record_new(t0, limit) if record else ()
         zero = clock.count(0)
         e2, memory = clock.real(0.0), controller.init(clock)
-        start = (t0, h0, e2, memory, inputs.y0, k0, zero, zero, times, inside)
-        s, stored = march(bk, start, step, running, lambda s: (s[6], s[4]), slots, layout)
+        y0 = sweep.start(t0, inputs.y0)
+        start = (t0, h0, e2, memory, y0, k0, zero, zero, times, inside)
+        s, stored = march(bk, start, step, running, lambda s: (s[6], s[4]), slots, self.carried)
         t, _, e2, _, y, _, n, tries, times, inside = s
         status = self._why(t, t1, e2, tries)
         return Final(y, t, n, tries, status, inside, times, stored)

@@ -264,7 +264,7 @@ def _solution(loop: Any, leaves: Any, aux: Any, the_plan: Plan | None, throw: bo
     else:
         ys = bk.unflatten(out.treedef, leaves)
     first = 0 if not loop.adaptive else 1 if loop.controller.dt0 is not None else 2
-    evals = first + tries * solver.evaluations
+    evals = first + solver.calls(tries, full=loop.adaptive or bool(out.inside))
     stats = {
         "num_steps": tries,
         "num_accepted_steps": n,
