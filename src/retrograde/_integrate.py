@@ -29,6 +29,7 @@ class Final(NamedTuple):
     Attributes
     ----------
     y : state
+        What the solver carries: ``loop.state`` gives the y of it.
     t : scalar [time]
     n, tries : int or traced scalar
         Accepted steps and all of them.
@@ -84,7 +85,8 @@ class ForwardLoop:
         self.outputs = outputs
         self.max_steps = max_steps
         self.count = count
-        self.layout = self.carried = problem.layout
+        self.layout = problem.layout
+        self.carried = solver.carried(self.bk, problem.layout)
         self.bind = problem.bind
         self.clock = self.bk.clock(problem.layout)
         self.progress: Any = False
@@ -94,6 +96,10 @@ class ForwardLoop:
     def adaptive(self) -> bool:
         """Whether steps can be rejected."""
         return self.controller.adaptive
+
+    def state(self, carried: State) -> State:
+        """y, of what the solver carries from step to step (``carried`` is its layout)."""
+        return self.solver.state(self.layout, carried)
 
     # --- marches
     def march(
@@ -197,10 +203,11 @@ class ForwardLoop:
             return step(i, s)
 
         step = saving if out.inside else plain
-        start: tuple[Any, ...] = (inputs.y0,)
+        t0 = clock.real(inputs.t0)
+        y0 = sweep.start(t0, inputs.y0)
+        start: tuple[Any, ...] = (y0,)
         if out.inside:
-            t0 = clock.real(inputs.t0)
-            start = (inputs.y0, sweep.first(t0, inputs.y0), inside)
+            start = (y0, sweep.first(t0, y0), inside)
         taken = watched if self.watch else step
         if guard is not None:
             start = (*start, guard.table(grid.count if self.count is not None else self.max_steps))
@@ -212,15 +219,15 @@ class ForwardLoop:
             taken,
             lambda s: s[0],
             slots,
-            self.layout,
+            self.carried,
         )
         y, n, t = s[0], grid.count, clock.real(inputs.t1)
         inside = s[2] if out.inside else inside
         noted = s[-1] if guard is not None else None
-        finite = self.layout.finite(y)
+        finite = self.carried.finite(y)
         status = clock.where(finite, int(Status.converged), int(Status.non_finite))
         if not clock.traced and not finite:
-            y, n, t = self._last_finite(inputs.y0, grid, sweep)
+            y, n, t = self._last_finite(y0, grid, sweep)
         elif self.max_steps is not None:
             full = n == grid.whole
             status = clock.where(full, status, int(Status.max_steps))
@@ -236,7 +243,7 @@ class ForwardLoop:
         for i in range(grid.count):
             t, h = grid.step(i)
             y1 = sweep.advance(t, h, y)
-            if not self.layout.finite(y1):
+            if not self.carried.finite(y1):
                 return y, i, t
             y = y1
         raise AssertionError("the replay of a failed march did not fail")
@@ -286,11 +293,12 @@ class ForwardLoop:
         times = clock.record_new(t0, limit) if record else ()
         zero = clock.count(0)
         e2, memory = clock.real(0.0), controller.init(clock)
-        start: Any = (t0, h0, e2, memory, inputs.y0, k0, zero, zero, times, inside)
+        y0 = sweep.start(t0, inputs.y0)
+        start: Any = (t0, h0, e2, memory, y0, k0, zero, zero, times, inside)
         if guard is not None:
             start, unnoted = (*start, guard.table(limit)), step
             step = lambda s: (*unnoted(s[:-1]), guard.note(s[-1], s[6], s[4]))  # noqa: E731
-        s, stored = march(bk, start, step, running, lambda s: (s[6], s[4]), slots, layout)
+        s, stored = march(bk, start, step, running, lambda s: (s[6], s[4]), slots, self.carried)
         t, _, e2, _, y, _, n, tries, times, inside = s[:10]
         status = self._why(t, t1, e2, tries)
         noted = s[-1] if guard is not None else None

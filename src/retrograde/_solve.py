@@ -269,7 +269,7 @@ def _solution(
     else:
         ys = bk.unflatten(out.treedef, leaves)
     first = 0 if not loop.adaptive else 1 if loop.controller.dt0 is not None else 2
-    evals = first + tries * solver.evaluations
+    evals = first + solver.calls(tries, full=loop.adaptive or bool(out.inside))
     stats.update(
         num_steps=tries,
         num_accepted_steps=n,

@@ -7,8 +7,8 @@ here.
 """
 
 from .._errors import InputError
-from .base import AbstractAdjoint, Shape
 from .backsolve import BacksolveAdjoint
+from .base import AbstractAdjoint, Shape
 from .direct import DirectAdjoint, TooManySteps, constant_times
 from .recursive_checkpoint import RecursiveCheckpointAdjoint
 from .sweep import field_pullback

@@ -86,7 +86,7 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
         step = StepPull(loop, inputs, final, cotangents, wanted, one_tape=self.one_tape)
         carry = step.start(final, loop.rows_inside(final))
         carry = reverse(
-            loop.bk, slots, final.stored, final.n, (step.advance, step.pull), carry, loop.layout
+            loop.bk, slots, final.stored, final.n, (step.advance, step.pull), carry, loop.carried
         )
         ok = final.status == int(Status.converged)
         return finished(loop.bk, ok, step.finish(carry))
