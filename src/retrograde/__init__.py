@@ -9,6 +9,7 @@ from ._adjoints import (
     BacksolveAdjoint,
     DirectAdjoint,
     RecursiveCheckpointAdjoint,
+    ReversibleAdjoint,
 )
 from ._controllers import AbstractController, ConstantSteps, PIDController, StepTo
 from ._derivative import VectorField, check_vjp
@@ -55,6 +56,7 @@ __all__ = [
     "Ralston",
     "RecursiveCheckpointAdjoint",
     "RetrogradeError",
+    "ReversibleAdjoint",
     "SaveAt",
     "Solution",
     "SolveFailed",

@@ -11,6 +11,7 @@ from .backsolve import BacksolveAdjoint
 from .base import AbstractAdjoint, Shape
 from .direct import DirectAdjoint, TooManySteps, constant_times
 from .recursive_checkpoint import RecursiveCheckpointAdjoint
+from .reversible import ReversibleAdjoint
 from .sweep import field_pullback
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "BacksolveAdjoint",
     "DirectAdjoint",
     "RecursiveCheckpointAdjoint",
+    "ReversibleAdjoint",
     "Shape",
     "TooManySteps",
     "constant_times",
@@ -29,6 +31,7 @@ BY_NAME: dict[str, type[AbstractAdjoint]] = {
     "backsolve": BacksolveAdjoint,
     "direct": DirectAdjoint,
     "recursive_checkpoint": RecursiveCheckpointAdjoint,
+    "reversible": ReversibleAdjoint,
 }
 
 

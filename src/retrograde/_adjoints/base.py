@@ -79,6 +79,10 @@ class AbstractAdjoint(ABC):
         """The class' name."""
         return type(self).__name__
 
+    def check(self, loop: Any) -> None:
+        """Raise InputError or UnsupportedByBackend where this method can't serve a loop."""
+        return
+
     def primal(self, loop: Any, inputs: Inputs) -> tuple[tuple[Array, ...], Any]:
         """(output leaves, where the march ended): a plain solve unless a method differs."""
         final = loop.march(inputs)

@@ -55,9 +55,14 @@ class InvertingAdjoint(AbstractAdjoint):
             raise InputError(f"`grad_rtol` is {self.grad_rtol!r}; pass a number between 0 and 1.")
 
     @property
+    def slots(self) -> int:
+        """States stored."""
+        return SLOTS if self.checkpoints is None else self.checkpoints
+
+    @property
     def replaying(self) -> RecursiveCheckpointAdjoint:
         """The same slots without inversion."""
-        return RecursiveCheckpointAdjoint(self.checkpoints or SLOTS, self.window, self.one_tape)
+        return RecursiveCheckpointAdjoint(self.slots, self.window, self.one_tape)
 
     def tolerance(self, loop: Any) -> float:
         """Relative error that a reconstructed state may have."""
@@ -66,7 +71,7 @@ class InvertingAdjoint(AbstractAdjoint):
 
     def inverts(self, loop: Any) -> bool:
         """Whether any range between stored states is dearer to replay than to invert."""
-        c, n = self.checkpoints or SLOTS, loop.count
+        c, n = self.slots, loop.count
         if n is None:
             return loop.max_steps is None or c < loop.max_steps
         n = n if loop.max_steps is None else min(n, loop.max_steps)
