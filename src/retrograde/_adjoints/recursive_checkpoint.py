@@ -19,7 +19,7 @@ from .._types import Inputs, Wanted
 from .base import AbstractAdjoint
 from .sweep import StepPull
 
-__all__ = ["RecursiveCheckpointAdjoint"]
+__all__ = ["RecursiveCheckpointAdjoint", "poison"]
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
             loop.bk, slots, final.stored, final.n, (step.advance, step.pull), carry, loop.layout
         )
         ok = final.status == int(Status.converged)
-        return _poison(loop.bk, ok, step.finish(carry))
+        return poison(loop.bk, ok, step.finish(carry))
 
 
-def _poison(bk: Any, ok: Any, cts: Inputs) -> Inputs:
+def poison(bk: Any, ok: Any, cts: Inputs) -> Inputs:
     """All cotangents nan unless the solve reached t1: never a number that means nothing."""
 
     def fix(x: Any) -> Any:
