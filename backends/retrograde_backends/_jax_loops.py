@@ -76,6 +76,9 @@ class TracedClock:
     def power(self, x: Any, p: float) -> Any:
         return jnp.exp(p * jnp.log(x))  # cheaper than pow, and 0**p = exp(-inf) = 0
 
+    def root(self, a: Any, b: Any) -> Any:
+        return jnp.sqrt(a / b)
+
     def clip(self, x: Any, low: Any, high: Any) -> Any:
         return jnp.where(x > low, jnp.minimum(x, high), low)
 

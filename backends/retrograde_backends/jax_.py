@@ -140,6 +140,18 @@ class JaxBackend(DirectHooks, EagerBackend):
     def for_loop(self, low: Any, high: Any, body: Callable[[Any, Any], Any], s: Any) -> Any:
         return for_loop(low, high, body, s)
 
+    def cond(self, ok: Any, yes: Callable[..., Any], no: Callable[..., Any], *operands: Any) -> Any:
+        if isinstance(ok, bool):
+            return yes(*operands) if ok else no(*operands)
+        return jax.lax.cond(ok, yes, no, *operands)
+
+    def copied(self, tree: Any) -> Any:
+        return tree  # arrays can't change
+
+    def real_rows(self, rows: int | None, width: int, layout: Any) -> Any:
+        assert rows is not None
+        return jnp.zeros((rows, width), layout.real_dtype)
+
     def new_buffer(self, rows: int | None, layout: Any, *, scratch: bool) -> Any:
         assert rows is not None
         return tuple(jnp.zeros((rows + scratch, *s), layout.dtype) for s in layout.shapes)

@@ -4,7 +4,12 @@ Solvers, controllers and adjoints are written once against the array API standar
 adapter supplies what the standard lacks; a planner chooses how the gradient is computed.
 """
 
-from ._adjoints import AbstractAdjoint, DirectAdjoint, RecursiveCheckpointAdjoint
+from ._adjoints import (
+    AbstractAdjoint,
+    BacksolveAdjoint,
+    DirectAdjoint,
+    RecursiveCheckpointAdjoint,
+)
 from ._controllers import AbstractController, ConstantSteps, PIDController, StepTo
 from ._derivative import VectorField, check_vjp
 from ._errors import InputError, PlanInfeasible, RetrogradeError, SolveFailed, UnsupportedByBackend
@@ -33,6 +38,7 @@ __all__ = [
     "AbstractAdjoint",
     "AbstractController",
     "AbstractSolver",
+    "BacksolveAdjoint",
     "Bosh3",
     "ConstantSteps",
     "DirectAdjoint",

@@ -88,6 +88,10 @@ class HostClock:
         """x**p for x > 0."""
         return x**p  # type: ignore[no-any-return]
 
+    def root(self, a: float, b: float) -> float:
+        """sqrt(a / b) for a, b >= 0; nan where b is 0."""
+        return math.sqrt(a / b) if b > 0 and a >= 0 else math.nan
+
     def clip(self, x: float, low: float, high: float) -> float:
         """x between low and high; nan gives low."""
         return min(max(low, x), high)

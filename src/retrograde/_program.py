@@ -21,6 +21,8 @@ class Program:
     adjoint : AbstractAdjoint
     fallback : AbstractAdjoint
         What takes over where the adjoint finds that it has no room (``TooManySteps``).
+    stats : dict
+        The solution's statistics; a reverse sweep adds its own when it has run.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class Program:
         self.loop = loop
         self.adjoint = adjoint
         self.fallback = fallback or adjoint
+        self.stats: dict[str, Any] = {}
 
     def key(self) -> Any:
         """What a compiled form of this program depends on; unhashable where it can't be kept."""
@@ -59,6 +62,11 @@ class Program:
     def reverse(self, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted) -> Inputs:
         """Cotangents of the inputs."""
         return self.adjoint.reverse(self.loop, inputs, residuals, cotangents, wanted)
+
+    def tell(self, cotangents: Inputs) -> None:
+        """Note what a finished reverse sweep tells of itself."""
+        for name, value in (cotangents.told or {}).items():
+            self.stats[name] = self.loop.bk.number(value)
 
     def _aux(self, inputs: Inputs, final: Any) -> tuple[Any, ...]:
         times = output_times(self.loop, inputs, final)

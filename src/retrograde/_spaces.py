@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ._parts import ListParts
 from ._types import Array, Scalar, State
 
 __all__ = ["ListAdjoint", "ListLayout", "ListStages", "Scale", "combination_rows"]
@@ -40,7 +41,7 @@ def combination_rows(tableau: Any) -> tuple[tuple[float, ...], ...]:
     return tuple(rows)
 
 
-class ListLayout:
+class ListLayout(ListParts):
     """States as tuples of leaves, each in its user's shape.
 
     Parameters

@@ -28,7 +28,8 @@ class Inputs(NamedTuple):
     ``y0`` is in state form; ``params`` are the floating leaves of ``args`` followed by the
     arrays that ``f`` closes over; ``ts`` are the saved times (a sequence or a 1-D array).
     ``settings`` are constants of the gradient that come as arrays (perhaps traced): the size of
-    constant steps, or the two tolerances in state form; empty where they are numbers.
+    constant steps, or the two tolerances in state form; empty where they are numbers. Where an
+    ``Inputs`` holds cotangents, ``told`` is what the reverse sweep tells of itself (statistics).
     """
 
     y0: State
@@ -37,6 +38,7 @@ class Inputs(NamedTuple):
     t1: Scalar
     ts: Any
     settings: tuple[Any, ...] = ()
+    told: Any = None
 
 
 class Wanted(NamedTuple):

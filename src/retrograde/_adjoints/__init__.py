@@ -7,6 +7,7 @@ pull of one step, shared by all that replay). To add one: a file with ``forward`
 """
 
 from .._errors import InputError
+from .backsolve import BacksolveAdjoint
 from .base import AbstractAdjoint, Shape
 from .continuous import ContinuousAdjoint
 from .direct import DirectAdjoint, TooManySteps, constant_times
@@ -15,6 +16,7 @@ from .sweep import field_pullback
 
 __all__ = [
     "AbstractAdjoint",
+    "BacksolveAdjoint",
     "ContinuousAdjoint",
     "DirectAdjoint",
     "RecursiveCheckpointAdjoint",
@@ -26,6 +28,7 @@ __all__ = [
 ]
 
 BY_NAME: dict[str, type[AbstractAdjoint]] = {
+    "backsolve": BacksolveAdjoint,
     "continuous": ContinuousAdjoint,
     "direct": DirectAdjoint,
     "recursive_checkpoint": RecursiveCheckpointAdjoint,

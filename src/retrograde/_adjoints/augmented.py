@@ -173,6 +173,9 @@ class _Sweep:
         self.h: Any = None
         self.ends: Any = None
 
+    def start(self, t0: Scalar, state: State) -> State:
+        return state
+
     def advance(self, t: Scalar, h: Scalar, state: State) -> State:
         self._begin()
         z1 = self.sweep.advance(t, h, state[0])

@@ -88,6 +88,7 @@ def _recorded(loop: Any, inputs: Inputs, limit: int | None) -> tuple[tuple[Array
     twin = copy.copy(loop)
     twin.bk = _ListForms(bk, limit)
     twin.layout = bk.direct_layout(loop.layout)
+    twin.carried = loop.solver.carried(twin.bk, twin.layout)
     twin.bind = loop.problem.bind_leaves
     out = loop.outputs
     rows = twin.layout if out.layout is loop.layout else bk.direct_layout(out.layout)
@@ -120,9 +121,8 @@ class _Again:
     def rows(self) -> tuple[Array, ...]:
         """All output rows."""
         out, bk, inputs = self.loop.outputs, self.bk, self.inputs
-        final, states = bk.scan_states(
-            self.final.n, self.loop.max_steps, self._advance, self.leaves
-        )
+        start = self._sweep().start(inputs.t0, self.leaves)
+        final, states = bk.scan_states(self.final.n, self.loop.max_steps, self._advance, start)
         parts = [[self._emit(inputs.t0, self.leaves)]] if out.saveat.t0 else []
         blocks = [_stack(bk, part) for part in parts]
         if out.inside == "ts":
@@ -130,7 +130,7 @@ class _Again:
         elif out.inside:
             blocks.append(self._step_rows(states, final))
         if out.saveat.final:
-            blocks.append(_stack(bk, [self._emit(inputs.t1, final)]))
+            blocks.append(_stack(bk, [self._emit(inputs.t1, self._state(final))]))
         if len(blocks) == 1:
             return blocks[0]
         return tuple(bk.xp.concat(leaves, axis=0) for leaves in zip(*blocks, strict=True))
@@ -147,6 +147,9 @@ class _Again:
 
     def _sweep(self) -> Any:
         return self.loop.solver.forward_sweep(_ListForms(self.bk), self.layout, self.field)
+
+    def _state(self, carried: State) -> State:
+        return self.loop.solver.state(self.layout, carried)
 
     def _advance(self, i: Any, y: State) -> State:
         return self._sweep().advance(*self._step(i), y)
@@ -176,7 +179,7 @@ class _Again:
 
         def row(i: Any) -> tuple[Array, ...]:
             t, h = self._step(i)
-            return self._emit(t + h, bk.look_state(states, i + 1, n, final))
+            return self._emit(t + h, self._state(bk.look_state(states, i + 1, n, final)))
 
         rows = bk.map_rows(row, self.loop.rows_inside(self.final))
         return bk.blank(rows, n)  # type: ignore[no-any-return]

@@ -56,17 +56,17 @@ def probe(loop: Any, inputs: Inputs, *, native: bool) -> Shape:
         PYTHON_OBJECTS: objects if counted else 0,
     }
     fixed = {
-        "cotangents of a step": (solver.stages + 1) * layout.nbytes,
+        "cotangents of a step": (solver.stages + solver.copies) * layout.nbytes,
         "cotangents of saved times": rows * layout.nbytes,
         "cotangents of args": 2 * _differentiable_bytes(problem),
         "record of times": 8 * record if loop.adaptive else 0,
     }
     own = isinstance(vjp, UserPullback)
     record_steps = native and not (traced or own) and Capability.DIRECT in bk.capabilities
-    recorded = solver.stages * (tape + layout.nbytes) + layout.nbytes
+    recorded = solver.stages * (tape + layout.nbytes) + loop.carried.nbytes
     return Shape(
         recorded=recorded if record_steps and constant_times(inputs) else 0,
-        state=layout.nbytes + bk.array_overhead,
+        state=loop.carried.nbytes + bk.array_overhead,
         steps=max(1, steps),
         known=loop.count is not None,
         bound=bound,
@@ -74,7 +74,7 @@ def probe(loop: Any, inputs: Inputs, *, native: bool) -> Shape:
         stages=solver.stages,
         fixed=fixed,
         free_slot=bk.slots_by_reference,
-        windows=traced and layout.size <= CHEAP,
+        windows=traced and loop.carried.size <= CHEAP,
         passing=passing,
     )
 
