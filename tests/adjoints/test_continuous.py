@@ -158,7 +158,7 @@ def test_the_controllers_settings_hold_on_the_way_back(reference):
     """Its first step changes its sign; and a pullback can be called again."""
     controller = rg.PIDController(rtol=1e-8, atol=1e-8, dt0=0.05, dtmax=0.1, dcoeff=0.05)
     keywords = {"saveat": rg.SaveAt(ts=[1.0, 1.0, 2.0]), "adjoint": "continuous"}
-    sol, pullback = rg.solve_vjp(*oscillator(reference), controller=controller, **keywords)
+    _, pullback = rg.solve_vjp(*oscillator(reference), controller=controller, **keywords)
     w = weights_of((3, 2))
     first, second = pullback(w), pullback(w)
     exact = flow(reference, w, ts=[1.0, 1.0, 2.0])

@@ -100,8 +100,7 @@ class ContinuousAdjoint(AbstractAdjoint):
 class _Carry(NamedTuple):
     """Where a walk back is, and the cotangents so far.
 
-    ``row`` rows inside the loop are still to come; ``mark`` is the number of given steps that
-    are, where steps are given.
+    ``row`` rows inside the loop are still to come; ``mark`` steps, where they were given.
     """
 
     t: Scalar
@@ -147,14 +146,18 @@ class _Walk:
         self.fn_vjp = fn and output_pullback(problem, fn, params, wanted)
         self.inside = "" if self.out.count == 0 else self.out.inside
         self.first_row = 1 if self.out.saveat.t0 else 0
-        known = not loop.adaptive or self.inside == "steps"
-        self.grid: Any = loop.grid(inputs, final) if known else None
+        self.grid = self._grid()
         self.given = not loop.adaptive and not self.grid.shifts
         self.single = not loop.adaptive and (self.given or self.inside == "steps")
         self.t0, self.t1 = self.clock.real(inputs.t0), self.clock.real(inputs.t1)
         if self.given:  # traced t0 and t1 may round elsewhere
             self.t0, self.t1 = self.grid.step(0)[0], self.grid.end(self.grid.whole - 1)
         self.twin = self._twin()
+
+    def _grid(self) -> Any:
+        """The forward solve's steps, if the way back needs them."""
+        needed = not self.loop.adaptive or self.inside == "steps"
+        return self.loop.grid(self.inputs, self.final) if needed else None
 
     def _twin(self) -> Any:
         """The forward loop, made one of the augmented system on its way back."""
