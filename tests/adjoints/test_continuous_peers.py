@@ -37,7 +37,7 @@ def test_known_to_be_wrong_on_t2(backend):
         return xp.stack([10 * (v - x), x * (rho - z) - v, x * v - 8 / 3 * z])
 
     call = (f, backend.array([1.0, 1.0, 1.0]), 0.0)
-    keywords = {"rtol": 1e-6, "atol": 1e-8, "max_steps": 512, "adjoint": "continuous"}
+    keywords = {"rtol": 1e-6, "atol": 1e-8, "max_steps": 4096, "adjoint": "continuous"}
     w, rho = np.asarray([[0.0, 0.0, 1.0]]), backend.array(28.0)
     one, two = (backend.gradient(*call, t1, rho, w, **keywords).args for t1 in (1.0, 2.0))
     assert abs(one - 0.446134893) < 2e-5
