@@ -1,14 +1,15 @@
 """Gradient methods.
 
 Members: :class:`AbstractAdjoint` (the abstract class), :class:`RecursiveCheckpointAdjoint`,
-:class:`DirectAdjoint`; ``sweep`` (the pull of one step, shared by all that replay). To add one:
-a file with ``forward`` and ``reverse`` (or ``primal``), its row in the planner's costs, a line
-here.
+:class:`DirectAdjoint`, :class:`ContinuousAdjoint` (on ``augmented``, its system); ``sweep`` (the
+pull of one step, shared by all that replay). To add one: a file with ``forward`` and ``reverse``
+(or ``primal``), its row in the planner's costs, a line here.
 """
 
 from .._errors import InputError
 from .backsolve import BacksolveAdjoint
 from .base import AbstractAdjoint, Shape
+from .continuous import ContinuousAdjoint
 from .direct import DirectAdjoint, TooManySteps, constant_times
 from .recursive_checkpoint import RecursiveCheckpointAdjoint
 from .reversible import ReversibleAdjoint
@@ -17,6 +18,7 @@ from .sweep import field_pullback
 __all__ = [
     "AbstractAdjoint",
     "BacksolveAdjoint",
+    "ContinuousAdjoint",
     "DirectAdjoint",
     "RecursiveCheckpointAdjoint",
     "ReversibleAdjoint",
@@ -29,6 +31,7 @@ __all__ = [
 
 BY_NAME: dict[str, type[AbstractAdjoint]] = {
     "backsolve": BacksolveAdjoint,
+    "continuous": ContinuousAdjoint,
     "direct": DirectAdjoint,
     "recursive_checkpoint": RecursiveCheckpointAdjoint,
     "reversible": ReversibleAdjoint,

@@ -14,7 +14,7 @@ from .._derivative import TapePullback, UserPullback, VectorField
 from .._types import Inputs, Scalar, State, Wanted
 from ..backend import Capability
 
-__all__ = ["PullCarry", "StepPull", "field_pullback"]
+__all__ = ["PullCarry", "StepPull", "field_pullback", "output_pullback"]
 
 
 class PullCarry(NamedTuple):
@@ -243,3 +243,8 @@ def _pullback(problem: Any, f: Any, bind: Any, params: Any, wanted: Wanted) -> A
     if Capability.AUTODIFF in bk.capabilities:
         return bk.pullback(problem.layout, bind, params, wanted)
     return TapePullback(problem.layout, bind, params, wanted)
+
+
+def output_pullback(problem: Any, fn: Any, params: Any, wanted: Wanted) -> Any:
+    """The vjp of ``SaveAt.fn``, in the form of :func:`field_pullback`."""
+    return _pullback(problem, fn, lambda p: problem.bind_output(fn, p), params, wanted)
