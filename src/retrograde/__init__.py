@@ -4,7 +4,7 @@ Solvers, controllers and adjoints are written once against the array API standar
 adapter supplies what the standard lacks; a planner chooses how the gradient is computed.
 """
 
-from ._adjoints import AbstractAdjoint, DirectAdjoint, RecursiveCheckpointAdjoint
+from ._adjoints import AbstractAdjoint, DirectAdjoint, ForwardMode, RecursiveCheckpointAdjoint
 from ._controllers import AbstractController, ConstantSteps, PIDController, StepTo
 from ._derivative import VectorField, check_vjp
 from ._errors import InputError, PlanInfeasible, RetrogradeError, SolveFailed, UnsupportedByBackend
@@ -39,6 +39,7 @@ __all__ = [
     "Dopri5",
     "Euler",
     "ExplicitRungeKutta",
+    "ForwardMode",
     "Gradients",
     "Heun",
     "InputError",

@@ -1,23 +1,26 @@
 """Gradient methods.
 
 Members: :class:`AbstractAdjoint` (the abstract class), :class:`RecursiveCheckpointAdjoint`,
-:class:`DirectAdjoint`; ``sweep`` (the pull of one step, shared by all that replay). To add one:
+:class:`DirectAdjoint`, :class:`ForwardMode`; ``sweep`` (the pull of one step, shared by all that replay). To add one:
 a file with ``forward`` and ``reverse`` (or ``primal``), its row in the planner's costs, a line
 here.
 """
 
 from .._errors import InputError
 from .base import AbstractAdjoint, Shape
-from .direct import DirectAdjoint, TooManySteps, constant_times
+from .direct import DirectAdjoint, TooManySteps, check_followed, constant_times
+from .forward import ForwardMode
 from .recursive_checkpoint import RecursiveCheckpointAdjoint
 from .sweep import field_pullback
 
 __all__ = [
     "AbstractAdjoint",
     "DirectAdjoint",
+    "ForwardMode",
     "RecursiveCheckpointAdjoint",
     "Shape",
     "TooManySteps",
+    "check_followed",
     "constant_times",
     "field_pullback",
     "find_adjoint",
@@ -25,6 +28,7 @@ __all__ = [
 
 BY_NAME: dict[str, type[AbstractAdjoint]] = {
     "direct": DirectAdjoint,
+    "forward": ForwardMode,
     "recursive_checkpoint": RecursiveCheckpointAdjoint,
 }
 
