@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
+from jax.custom_derivatives import SymbolicZero, zero_from_primal
 
 from retrograde._adjoints import DirectAdjoint, ForwardMode, check_followed
 from retrograde._errors import InputError
@@ -23,6 +23,9 @@ from retrograde._types import Inputs, Wanted
 from ._jax_linear import LinearMap, linear
 
 __all__ = ["with_gradient"]
+
+_SYMBOLIC = jax.__version_info__ >= (0, 8)
+"""Whether a rule may return symbolic zeros under ``vmap`` (jax 0.6 and 0.7 fail there)."""
 
 
 def with_gradient(program: Any) -> Any:
@@ -96,7 +99,7 @@ def _moving(tangents: Inputs) -> tuple[Wanted, tuple[tuple[int, ...], list[Any]]
 
 def _still(tree: Any) -> Any:
     """Tangents of what has none."""
-    return jax.tree_util.tree_map(SymbolicZero.from_primal_value, tree)
+    return zero_from_primal(tree, symbolic_zeros=_SYMBOLIC)
 
 
 class _Tangent(LinearMap):
