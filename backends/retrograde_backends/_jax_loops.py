@@ -42,6 +42,9 @@ class TracedClock:
     def real(self, x: Any) -> Any:
         return jnp.asarray(x, self.dtype)
 
+    def constant(self, x: Any) -> Any:
+        return lax.stop_gradient(x)
+
     def count(self, n: int) -> Any:
         return jnp.asarray(n, jnp.int32)
 

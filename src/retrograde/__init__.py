@@ -8,6 +8,7 @@ from ._adjoints import (
     AbstractAdjoint,
     BacksolveAdjoint,
     DirectAdjoint,
+    ForwardMode,
     RecursiveCheckpointAdjoint,
     ReversibleAdjoint,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "Dopri5",
     "Euler",
     "ExplicitRungeKutta",
+    "ForwardMode",
     "Gradients",
     "Heun",
     "InputError",

@@ -48,6 +48,10 @@ class HostClock:
         """A time, step or error as this clock keeps it."""
         return float(x)
 
+    def constant(self, x: float) -> float:
+        """A step size or error that derivatives see as a constant."""
+        return x
+
     def count(self, n: int) -> int:
         """A counter as this clock keeps it."""
         return n

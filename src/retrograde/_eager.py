@@ -20,7 +20,7 @@ from ._seam import AbstractBackend, Capability
 from ._seam_memory import MemoryInfo
 from ._spaces import ListAdjoint, ListLayout, ListStages, Scale
 from ._trees import flatten
-from ._types import Array, State, Tree, Wanted
+from ._types import Array, Asked, State, Tree, Wanted
 
 __all__ = ["EagerBackend"]
 
@@ -258,6 +258,12 @@ class EagerBackend(DirectHooks, AbstractBackend):
 
     def needs_gradient(self, inputs: Any) -> bool:
         return False
+
+    def asked(self, inputs: Any) -> Asked:
+        return Asked()
+
+    def columns(self, run: Any, arrays: Sequence[Array]) -> tuple[Any, Any]:
+        raise UnsupportedByBackend(f"{self.name} has no forward mode; use adjoint='auto'.")
 
     def detach(self, problem: Any, inputs: Any) -> Any:
         return inputs

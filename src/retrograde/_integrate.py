@@ -89,6 +89,8 @@ class ForwardLoop:
         self.carried = solver.carried(self.bk, problem.layout)
         self.bind = problem.bind
         self.clock = self.bk.clock(problem.layout)
+        self.rows_in_steps = False
+        """Whether rows at t0 belong to the first step, so that they move with their times."""
         self.progress: Any = False
         self.watch: Any = None
 
@@ -168,13 +170,14 @@ class ForwardLoop:
         carry = out.start()
         if out.inside != "ts":
             return carry
-        t0 = self.clock.real(inputs.t0)
+        t0, t1 = self.clock.real(inputs.t0), self.clock.real(inputs.t1)
         row = out.emitter(self.problem, self.layout, inputs.params)(t0, inputs.y0)
         last = out.count - 1 if out.count else 0
 
         def at_start(s: Any) -> Any:
             i = bk.pick(s[0] < out.count, s[0], last)
-            return self.clock.both(s[0] < out.count, bk.look(inputs.ts, i) == t0)
+            here = self.clock.both(s[0] < out.count, bk.look(inputs.ts, i) == t0)
+            return self.clock.both(here, t0 == t1) if self.rows_in_steps else here
 
         return bk.while_loop(at_start, lambda s: (s[0] + 1, bk.write(s[1], s[0], row)), carry)
 
@@ -260,6 +263,7 @@ class ForwardLoop:
         controller: Any = self.controller
         k0: Any = tuple(1.0 * k for k in field(layout.time(t0), inputs.y0))  # f may reuse them
         h0 = controller.first_step(clock, layout, field, scale, (t0, t1, inputs.y0, k0), order)
+        constant, h0 = clock.constant, clock.constant(h0)  # as all step sizes of a gradient
         k0 = k0 if self.solver.keeps_slope else None
         attempt, error2, land, select = sweep.attempt, sweep.error2, clock.land, clock.select
         adapt, collect = controller.adapter(clock, order), out.collect if out.inside else None
@@ -270,9 +274,9 @@ class ForwardLoop:
             t, h, _, memory, y, k0, n, tries, times, rows = s
             t_new, step = land(t, h, t1)
             y1, k1, kept = attempt(t, step, y, k0)
-            e2 = error2(y1)
+            e2 = constant(error2(y1))
             # (t + h) - t may be above h by rounding: then a forced smallest step is still one (T16)
-            h = clock.where(abs(step) < abs(h), step, h)
+            h = constant(clock.where(abs(step) < abs(h), step, h))
             ok, h_next, memory = adapt(e2, h, memory)
             if record:
                 times = clock.record(times, n, t_new, ok)

@@ -53,9 +53,12 @@ class Program:
         leaves, final = self.adjoint.primal(self.loop, inputs)
         return leaves, self._aux(inputs, final)
 
-    def forward(self, inputs: Inputs) -> tuple[Any, Any, Any]:
-        """The same, and what the reverse needs."""
-        final, residuals = self.adjoint.forward(self.loop, inputs)
+    def forward(self, inputs: Inputs, wanted: Wanted | None = None) -> tuple[Any, Any, Any]:
+        """The same, and what the reverse needs (of what is ``wanted``, where that is known)."""
+        if wanted is None:
+            final, residuals = self.adjoint.forward(self.loop, inputs)
+        else:
+            final, residuals = self.adjoint.forward_for(self.loop, inputs, wanted)
         leaves = output_leaves(self.loop, inputs, final)
         return leaves, self._aux(inputs, final), residuals
 

@@ -85,7 +85,13 @@ def test_rows_of_all_steps(reference, steps):
     keywords = {**STEPS[steps], "saveat": rg.SaveAt(steps=True)}
     sol = rg.solve(*oscillator(reference), **keywords)
     w = weights_of(sol.ys.shape)
-    g = reference.gradient(*oscillator(reference), w, times=True, adjoint="continuous", **keywords)
+    g = reference.gradient(
+        *oscillator(reference),
+        w,
+        times=True,
+        adjoint=rg.BacksolveAdjoint(mode="continuous"),
+        **keywords,
+    )
     exact = flow(reference, w, ts=sol.ts.tolist())
     moved = 0.0 if steps == "given" else np.sum(exact.ts[:-1])
     exact = exact._replace(t0=exact.t0 + moved, t1=exact.ts[-1], ts=None)
@@ -120,7 +126,7 @@ def test_a_complex_linear_problem(backend):
         np.asarray([[w]]),
         dt=0.02,
         times=True,
-        adjoint="continuous",
+        adjoint=rg.BacksolveAdjoint(mode="continuous"),
     )
     growth = np.exp(rate * t)
     slope = np.real(np.conj(w) * rate * y0 * growth)
@@ -140,7 +146,7 @@ def test_backward_and_no_time(backend):
             t1,
             backend.array(0.5),
             times=True,
-            adjoint="continuous",
+            adjoint=rg.BacksolveAdjoint(mode="continuous"),
             **keywords,
         )
 
@@ -157,7 +163,10 @@ def test_backward_and_no_time(backend):
 def test_the_controllers_settings_hold_on_the_way_back(reference):
     """Its first step changes its sign; and a pullback can be called again."""
     controller = rg.PIDController(rtol=1e-8, atol=1e-8, dt0=0.05, dtmax=0.1, dcoeff=0.05)
-    keywords = {"saveat": rg.SaveAt(ts=[1.0, 1.0, 2.0]), "adjoint": "continuous"}
+    keywords = {
+        "saveat": rg.SaveAt(ts=[1.0, 1.0, 2.0]),
+        "adjoint": rg.BacksolveAdjoint(mode="continuous"),
+    }
     _, pullback = rg.solve_vjp(*oscillator(reference), controller=controller, **keywords)
     w = weights_of((3, 2))
     first, second = pullback(w), pullback(w)
@@ -216,7 +225,9 @@ def test_trees_and_mixed_dtypes(backend, name, steps):
 def test_array_tolerances(backend):
     rtol = backend.array([1e-7, 1e-6])
     keywords = {"rtol": rtol, "atol": 1e-8, "max_steps": 256}
-    g = backend.gradient(*oscillator(backend), adjoint="continuous", **keywords)
+    g = backend.gradient(
+        *oscillator(backend), adjoint=rg.BacksolveAdjoint(mode="continuous"), **keywords
+    )
     exact = backend.gradient(*oscillator(backend), **keywords)
     np.testing.assert_allclose(g.args, exact.args, rtol=1e-4)
     with pytest.raises(rg.InputError, match="pass numbers, or seminorm=True"):
@@ -232,7 +243,9 @@ def test_the_users_vjp_is_used(reference):
 
     field = rg.VectorField(lambda t, y, k: -k * y, vjp=vjp)
     call = (np.asarray([1.0, 2.0]), 0.0, 1.0, np.asarray(0.5))
-    g = reference.gradient(field, *call, solver="rk4", dt=0.1, adjoint="continuous")
+    g = reference.gradient(
+        field, *call, solver="rk4", dt=0.1, adjoint=rg.BacksolveAdjoint(mode="continuous")
+    )
     assert len(used) == 4 * 10
     np.testing.assert_allclose(g.args, -3 * np.exp(-0.5), rtol=1e-6)
 
@@ -254,7 +267,10 @@ def test_cost_of_a_step_and_of_the_seminorm(reference):
         return calls.count(True), calls.count(False)
 
     # two more calls of f itself: the derivatives by t0 and t1
-    assert cost(solver="rk4", dt=2 / 33, adjoint="continuous") == (2, 4 * 33)
+    assert cost(solver="rk4", dt=2 / 33, adjoint=rg.BacksolveAdjoint(mode="continuous")) == (
+        2,
+        4 * 33,
+    )
     taken = {}
     for name in ("reset", "full norm"):
         taken[name] = cost(rtol=1e-7, atol=1e-9, adjoint=CONTINUOUS[name])[1]
@@ -267,7 +283,7 @@ def test_nothing_but_the_end_is_kept(reference):
 
     def peak(n):
         tracemalloc.start()
-        keywords = {"solver": "rk4", "dt": 1 / n, "adjoint": "continuous"}
+        keywords = {"solver": "rk4", "dt": 1 / n, "adjoint": rg.BacksolveAdjoint(mode="continuous")}
         _, pullback = rg.solve_vjp(
             lambda t, y, k: -k * y, y0, 0.0, 1.0, np.asarray(0.5), **keywords
         )
@@ -319,6 +335,11 @@ def test_a_way_back_that_fails_gives_nan(backend, name):
 
 
 def test_a_solve_that_fails_has_no_gradient(backend):
-    keywords = {"dt": 0.01, "max_steps": 40, "throw": False, "adjoint": "continuous"}
+    keywords = {
+        "dt": 0.01,
+        "max_steps": 40,
+        "throw": False,
+        "adjoint": rg.BacksolveAdjoint(mode="continuous"),
+    }
     g = backend.gradient(*oscillator(backend), times=True, **keywords)
     assert all(np.isnan(x).all() for x in g[1:5])

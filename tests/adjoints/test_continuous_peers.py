@@ -22,7 +22,9 @@ def spiral(backend, y0=None):
 def test_known_to_be_wrong_on_t1(backend):
     """Neither the gradient of the 500 steps, nor that of the ODE (11.312883, -8.563734)."""
     keywords = {"solver": "euler", "dt": 0.01}
-    g = backend.gradient(*spiral(backend), adjoint="continuous", **keywords)
+    g = backend.gradient(
+        *spiral(backend), adjoint=rg.BacksolveAdjoint(mode="continuous"), **keywords
+    )
     np.testing.assert_allclose(g.y0, [14.4647, 14.4344], atol=1e-3)
     discrete = backend.gradient(*spiral(backend), **keywords)
     np.testing.assert_allclose(discrete.y0, [-6.673239, 5.042737], atol=1e-5)
@@ -37,7 +39,12 @@ def test_known_to_be_wrong_on_t2(backend):
         return xp.stack([10 * (v - x), x * (rho - z) - v, x * v - 8 / 3 * z])
 
     call = (f, backend.array([1.0, 1.0, 1.0]), 0.0)
-    keywords = {"rtol": 1e-6, "atol": 1e-8, "max_steps": 4096, "adjoint": "continuous"}
+    keywords = {
+        "rtol": 1e-6,
+        "atol": 1e-8,
+        "max_steps": 4096,
+        "adjoint": rg.BacksolveAdjoint(mode="continuous"),
+    }
     w, rho = np.asarray([[0.0, 0.0, 1.0]]), backend.array(28.0)
     one, two = (backend.gradient(*call, t1, rho, w, **keywords).args for t1 in (1.0, 2.0))
     assert abs(one - 0.446134893) < 2e-5
@@ -61,7 +68,9 @@ def test_the_numbers_of_diffrax(backend):
 
     f, y0, *_ = spiral(backend)
     theirs = jax.grad(lambda y: peer(f, y, 5.0, None, diffrax.Euler(), 0.01, None).sum())(y0)
-    ours = backend.gradient(*spiral(backend), solver="euler", dt=0.01, adjoint="continuous")
+    ours = backend.gradient(
+        *spiral(backend), solver="euler", dt=0.01, adjoint=rg.BacksolveAdjoint(mode="continuous")
+    )
     np.testing.assert_allclose(ours.y0, theirs, rtol=1e-9)
 
     call, ts = lotka_volterra(backend), [0.5, 1.3, 2.0]
@@ -69,7 +78,11 @@ def test_the_numbers_of_diffrax(backend):
     theirs = jax.grad(
         lambda y, p: (w * peer(call[0], y, 2.0, p, diffrax.Tsit5(), 0.02, ts)).sum(), argnums=(0, 1)
     )(call[1], call[4])
-    keywords = {"dt": 0.02, "saveat": rg.SaveAt(ts=ts), "adjoint": "continuous"}
+    keywords = {
+        "dt": 0.02,
+        "saveat": rg.SaveAt(ts=ts),
+        "adjoint": rg.BacksolveAdjoint(mode="continuous"),
+    }
     ours = backend.gradient(*call, w, **keywords)
     np.testing.assert_allclose(ours.y0, theirs[0], rtol=1e-9)
     np.testing.assert_allclose(ours.args, theirs[1], rtol=1e-9)
@@ -108,7 +121,9 @@ def test_the_numbers_of_torchdiffeq(call, solver):
     )
     theirs = torch.autograd.grad(ys[1:].sum(), inputs)
     keywords = {"solver": solver, "dt": 0.01, "saveat": rg.SaveAt(ts=times[1:])}
-    ys = rg.solve(f, y0, t0, t1, args, adjoint="continuous", **keywords).ys
+    ys = rg.solve(
+        f, y0, t0, t1, args, adjoint=rg.BacksolveAdjoint(mode="continuous"), **keywords
+    ).ys
     ours = torch.autograd.grad(ys.sum(), inputs)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-8)
@@ -129,7 +144,12 @@ def test_residuals_on_jax(backend):
     jax = pytest.importorskip("jax")
 
     def solve(y0):
-        return rg.solve(*spiral(backend, y0), solver="euler", dt=0.01, adjoint="continuous").ys
+        return rg.solve(
+            *spiral(backend, y0),
+            solver="euler",
+            dt=0.01,
+            adjoint=rg.BacksolveAdjoint(mode="continuous"),
+        ).ys
 
     _, pull = jax.vjp(backend.compiled(solve), backend.array([1.0, 1.0]))
     assert sum(x.nbytes for x in jax.tree_util.tree_leaves(pull)) <= 64
@@ -141,7 +161,11 @@ def test_under_vmap(backend):
     f, y0, t0, t1, p = oscillator(backend)
 
     def gradient(y0, t0):
-        keywords = {"solver": "bosh3", "saveat": rg.SaveAt(ts=[1.0, 2.0]), "adjoint": "continuous"}
+        keywords = {
+            "solver": "bosh3",
+            "saveat": rg.SaveAt(ts=[1.0, 2.0]),
+            "adjoint": rg.BacksolveAdjoint(mode="continuous"),
+        }
 
         def loss(y0, t0, p):
             return rg.solve(f, y0, t0, t1, p, **keywords).ys.sum()
@@ -161,7 +185,7 @@ def test_under_vmap(backend):
 def test_what_f_closes_over(backend):
     """Tensors and tracers that f closes over get gradients."""
     f, y0, t0, t1, p = oscillator(backend)
-    keywords = {"solver": "heun", "dt": 0.05, "adjoint": "continuous"}
+    keywords = {"solver": "heun", "dt": 0.05, "adjoint": rg.BacksolveAdjoint(mode="continuous")}
     expected = backend.gradient(f, y0, t0, t1, p, **keywords).args
     if backend.bk.name == "torch":
         p = p.requires_grad_()

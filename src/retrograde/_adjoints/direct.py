@@ -23,7 +23,7 @@ from .._types import Array, Inputs, State
 from ..backend import Capability
 from .base import AbstractAdjoint
 
-__all__ = ["DirectAdjoint"]
+__all__ = ["DirectAdjoint", "TooManySteps", "check_followed", "constant_times"]
 
 
 class TooManySteps(Exception):
@@ -55,16 +55,7 @@ class DirectAdjoint(AbstractAdjoint):
     def primal(self, loop: Any, inputs: Inputs) -> tuple[tuple[Array, ...], Any]:
         """(output leaves, where the march ended), by differentiable operations alone."""
         bk = loop.bk
-        if getattr(loop.problem.f, "vjp", None) is not None:
-            raise InputError(
-                "`adjoint` is DirectAdjoint, which differentiates `f` itself, but `f` brings its "
-                "own `vjp`; use adjoint='auto', or pass the plain function."
-            )
-        if Capability.DIRECT not in bk.capabilities:
-            raise UnsupportedByBackend(
-                f"`adjoint` is DirectAdjoint, but {bk.name} has no autodiff; use adjoint='auto' "
-                "or RecursiveCheckpointAdjoint()."
-            )
+        check_followed(loop, self.name)
         if Capability.TRACED not in bk.capabilities and constant_times(inputs):
             leaves, final = _recorded(loop, inputs, self.limit)
         else:
@@ -74,6 +65,28 @@ class DirectAdjoint(AbstractAdjoint):
             leaves = _Again(loop, inputs, constant, final).rows()
         ok = final.status == int(Status.converged)
         return tuple(bk.poison_gradient(ok, x) for x in leaves), final
+
+
+def check_followed(loop: Any, name: str | None = None) -> None:
+    """Raise unless the library's autodiff can follow a march of this loop.
+
+    ``name``: the adjoint that the user named; None if a derivative asks for it that no reverse
+    sweep gives.
+    """
+    bk = loop.bk
+    if getattr(loop.problem.f, "vjp", None) is not None:
+        who, remedy = f"`adjoint` is {name}, which differentiates", "use adjoint='auto'"
+        if name is None:
+            who = "forward mode and second derivatives differentiate"
+            remedy = "ask for one reverse-mode derivative"
+        raise InputError(
+            f"{who} `f` itself, but `f` brings its own `vjp`; {remedy}, or pass the plain function."
+        )
+    if Capability.DIRECT not in bk.capabilities:
+        raise UnsupportedByBackend(
+            f"`adjoint` is {name}, but {bk.name} has no autodiff; use adjoint='auto' "
+            "or RecursiveCheckpointAdjoint()."
+        )
 
 
 def constant_times(inputs: Inputs) -> bool:
