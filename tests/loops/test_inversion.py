@@ -12,14 +12,8 @@ from hypothesis import strategies as st
 
 from retrograde import _schedules
 from retrograde._clocks import HostClock
-from retrograde._loops import (
-    FAR,
-    Invertible,
-    Slots,
-    march_counted,
-    replay_limit,
-    reverse_inverting,
-)
+from retrograde._loops import FAR, Invertible, Slots, march_counted, reverse_inverting
+from retrograde._schedules import replay_limit
 from retrograde.backend import EagerBackend
 
 MACHINE = EagerBackend(None)

@@ -97,5 +97,7 @@ class BacksolveAdjoint(InvertingAdjoint):
     def reverse(
         self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted
     ) -> Inputs:
-        other = self.continuous or super()
+        other = self.continuous
+        if other is None:
+            return super().reverse(loop, inputs, residuals, cotangents, wanted)
         return other.reverse(loop, inputs, residuals, cotangents, wanted)

@@ -32,7 +32,7 @@ LONGEST = 4096
 
 def guard_width(layout: Any) -> int:
     """Reals noted for each state."""
-    return min(PROJECTIONS, _reals(layout))
+    return int(min(PROJECTIONS, _reals(layout)))
 
 
 def noted_rows(n: int, every: int) -> int:
@@ -44,8 +44,8 @@ def guard_bytes(layout: Any) -> int:
     """Bytes of the projection vectors."""
     if _reals(layout) <= PROJECTIONS:
         return 0
-    numbers = PROJECTIONS * (_block(layout.size) + _blocks(layout))
-    return numbers * layout.bk.itemsize(layout.real_dtype) * _parts(layout)
+    numbers = PROJECTIONS * (_block(layout.size) + _blocks(layout)) * _parts(layout)
+    return numbers * int(layout.bk.itemsize(layout.real_dtype))
 
 
 class Guard:
@@ -98,7 +98,8 @@ class Guard:
         """What is noted of a state, shape (width,)."""
         xp, complex_ = self.bk.xp, _parts(self.layout) == 2
         total: Any = None
-        found, at = [], 0
+        found: list[Array] = []
+        at = 0
         for leaf in y if isinstance(y, tuple) else (y,):
             flat = xp.reshape(leaf, (-1,))
             parts = (xp.real(flat), xp.imag(flat)) if complex_ else (flat,)
@@ -155,7 +156,7 @@ def _block(size: int) -> int:
 
 
 def _blocks(layout: Any) -> int:
-    return max(1, layout.size // _block(layout.size))
+    return max(1, int(layout.size) // _block(layout.size))
 
 
 def _parts(layout: Any) -> int:

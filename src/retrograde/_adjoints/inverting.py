@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from .. import _schedules
 from .._errors import InputError
-from .._loops import Invertible, Report, replay_limit, reverse_inverting
+from .._loops import FAR, Invertible, Report, reverse_inverting
 from .._solution import Status
 from .._types import Inputs, Wanted
 from .base import AbstractAdjoint
@@ -80,7 +80,7 @@ class InvertingAdjoint(AbstractAdjoint):
         stored = _schedules.positions(n, c)
         rooms = range(c, 0, -1)
         return any(
-            high - low > replay_limit(room, 1)
+            high - low > _schedules.replay_limit(room, 1)
             for low, high, room in zip(stored, (*stored[1:], n), rooms, strict=False)
         )
 
@@ -90,7 +90,10 @@ class InvertingAdjoint(AbstractAdjoint):
         guard = None if self.guard is None else Guard(loop, self.guard)
         slots = self.replaying.slots(loop)
         final = loop.march(inputs, slots, record=loop.adaptive, guard=guard)
-        return final, [final._replace(inside=final.inside[:1])]
+        stored = final.stored
+        if loop.clock.traced and slots.length is not None:  # the host knows the positions
+            stored = stored._replace(positions=())
+        return final, [final._replace(inside=final.inside[:1], stored=stored)]
 
     def reverse(
         self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted
@@ -104,11 +107,16 @@ class InvertingAdjoint(AbstractAdjoint):
             final = self.forward(loop, inputs)[1][0]
         if bk.slots_by_reference:
             residuals[0] = final._replace(stored=None, noted=None)
+        slots, stored = self.replaying.slots(loop), final.stored
+        if loop.clock.traced and slots.length is not None:
+            known = _schedules.positions(slots.length, slots.rows)
+            known = (*known, *(FAR for _ in range(slots.rows + 1 - len(known))))
+            stored = stored._replace(positions=bk.ints(known))
         step = StepPull(loop, inputs, final, cotangents, wanted, one_tape=self.one_tape)
         carry, report = reverse_inverting(
             bk,
-            self.replaying.slots(loop),
-            final.stored,
+            slots,
+            stored,
             (final.n, final.y),
             self._invertible(loop, step, final.noted),
             step.start(final, loop.rows_inside(final)),

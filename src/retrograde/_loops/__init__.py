@@ -7,7 +7,7 @@ loops; knows nothing of differential equations.
 """
 
 from .forward import FAR, Slots, Stored, march, march_counted
-from .inversion import Invertible, Report, replay_limit, reverse_inverting
+from .inversion import Invertible, Report, reverse_inverting
 from .reversal import reverse
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "Stored",
     "march",
     "march_counted",
-    "replay_limit",
     "reverse",
     "reverse_inverting",
 ]

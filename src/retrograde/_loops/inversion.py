@@ -22,10 +22,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from .._schedules import replay_limit
 from .forward import Slots, Stored
 from .reversal import to_leaf
 
-__all__ = ["Invertible", "Report", "replay_limit", "reverse_inverting"]
+__all__ = ["Invertible", "Report", "reverse_inverting"]
 
 CORRECTIONS = 2
 """Most corrections of an inverted step; each takes one step."""
@@ -295,18 +296,6 @@ class _Walker:
         every, pick = self.step.every, self.bk.pick
         noted = 0 if every is None else pick(i % every == 0, 1, 0)
         return pick(ok, noted, 1) > 0
-
-
-def replay_limit(room: Any, repeats: int) -> Any:
-    """Longest range whose replay takes at most ``repeats`` advances for each of its steps.
-
-    ``C(s + k + 1, k)`` for s slots and k repeats, from ``t(l, s) = (k + 1) l - C(s + k + 1, k)``
-    (Griewank & Walther 2000); exact for s >= k, else an upper bound.
-    """
-    limit = room + 2
-    for j in range(2, repeats + 1):
-        limit = limit * (room + j + 1) // j
-    return limit
 
 
 _WIDE = 1000
