@@ -109,6 +109,9 @@ class FlatLayout:
         """Real pairing of a cotangent state with a tangent (both flat or leaves)."""
         return float(self.bk.flat_inner(x, y))
 
+    def square(self, x: Any) -> float:
+        return float(self.bk.flat_inner(x, x))
+
     def norm2(self, x: Any, y: Any, scale: Scale) -> float:
         ratio = abs(x) / (scale.atol + scale.rtol * abs(y))
         return float(self.bk.flat_inner(ratio, ratio)) / self.size

@@ -101,6 +101,15 @@ class ListLayout(ListParts):
             total = part if total is None else total + part
         return self.bk.scalar(total)
 
+    def square(self, x: State) -> Scalar:
+        """Sum of ``|x_i|**2`` over all leaves."""
+        total: Any = None
+        for a in x:
+            a = self.xp.abs(a)
+            part = self.xp.sum(a * a)
+            total = part if total is None else total + part
+        return self.bk.scalar(total)
+
     def norm2(self, x: State, y: State, scale: Scale) -> Scalar:
         """Mean of ``(|x| / (atol + rtol |y|))**2``, as the clock's scalar."""
         return self._mean_square(x, [self.xp.abs(a) for a in y], scale)

@@ -1,9 +1,9 @@
 """The guard of inverted steps: random projections of every state, noted on the way forward.
 
 A state of more than four numbers is projected on four Gaussian vectors; the mean square of what
-the projections of an error give is, on average, the square of the error itself. A projection
-sees less than a tenth of an error with probability 0.08, four of them together with 4e-5; a
-guard is statistical and of first order, not a proof. States of up to four numbers are noted as
+the projections of an error give is, on average, the square of the error itself. They see less
+than a tenth of an error with probability 2e-4 (chi-square of four degrees), one alone with 0.08:
+a guard is statistical and of first order, not a proof. States of up to four numbers are noted as
 they are: signs or few projections can be blind to them.
 
 The vectors repeat along the state in blocks with random signs, so that they take little memory
@@ -89,10 +89,10 @@ class Guard:
     def apart(self, x: State, y: State) -> Any:
         """Relative distance of the state x from the true one y."""
         e = self.layout.axpy(x, -1.0, y)
-        return self._relative(self.layout.inner(e, e), y)
+        return self._relative(self.layout.square(e), y)
 
     def _relative(self, square: Any, y: State) -> Any:
-        return self.clock.root(square, self.layout.inner(y, y))
+        return self.clock.root(square, self.layout.square(y))
 
     def _sketch(self, y: State) -> Array:
         """What is noted of a state, shape (width,)."""
