@@ -20,6 +20,7 @@ from ._saveat import SaveAt
 from ._solution import Gradients, Solution, Status
 from ._solve import plan, solve, solve_vjp
 from ._solvers import (
+    ALF,
     RK4,
     AbstractSolver,
     Bosh3,
@@ -29,13 +30,18 @@ from ._solvers import (
     Heun,
     Midpoint,
     Ralston,
+    Reversible,
+    ReversibleHeun,
+    SemiImplicitEuler,
     Tableau,
     Tsit5,
+    VelocityVerlet,
 )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ALF",
     "RK4",
     "AbstractAdjoint",
     "AbstractController",
@@ -58,8 +64,11 @@ __all__ = [
     "Ralston",
     "RecursiveCheckpointAdjoint",
     "RetrogradeError",
+    "Reversible",
     "ReversibleAdjoint",
+    "ReversibleHeun",
     "SaveAt",
+    "SemiImplicitEuler",
     "Solution",
     "SolveFailed",
     "Status",
@@ -68,6 +77,7 @@ __all__ = [
     "Tsit5",
     "UnsupportedByBackend",
     "VectorField",
+    "VelocityVerlet",
     "check_vjp",
     "plan",
     "solve",
