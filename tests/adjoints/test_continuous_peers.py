@@ -31,7 +31,7 @@ def test_known_to_be_wrong_on_t1(backend):
 
 
 def test_known_to_be_wrong_on_t2(backend):
-    """Lorenz: right for z(1), out by a third for z(2); dz/drho = 0.446134893 and 2.145918785."""
+    """Lorenz, dz/drho = 0.446134893 at t = 1, 2.145918785 at t = 2: right there, 60 % out here."""
 
     def f(t, y, rho):
         xp = backend.namespace(y)
@@ -39,16 +39,11 @@ def test_known_to_be_wrong_on_t2(backend):
         return xp.stack([10 * (v - x), x * (rho - z) - v, x * v - 8 / 3 * z])
 
     call = (f, backend.array([1.0, 1.0, 1.0]), 0.0)
-    keywords = {
-        "rtol": 1e-6,
-        "atol": 1e-8,
-        "max_steps": 4096,
-        "adjoint": rg.BacksolveAdjoint(mode="continuous"),
-    }
+    keywords = {"dt": 0.01, "adjoint": rg.BacksolveAdjoint(mode="continuous")}
     w, rho = np.asarray([[0.0, 0.0, 1.0]]), backend.array(28.0)
     one, two = (backend.gradient(*call, t1, rho, w, **keywords).args for t1 in (1.0, 2.0))
-    assert abs(one - 0.446134893) < 2e-5
-    assert abs(two - 2.145918785) > 0.3
+    assert abs(one - 0.446134893) < 2e-6
+    assert abs(two - 2.145918785) > 1.1
 
 
 # --- peers

@@ -50,9 +50,9 @@ class ContinuousAdjoint(AbstractAdjoint):
     far the reconstructed y(t0) is from y0 does not bound the error of the gradient: we measured
     gradients 8 to 400 times further off, and after 500 Euler steps of two equations one with a
     component of the wrong sign. Where the flow contracts, the way back expands, and what comes
-    may be nan or nothing like the gradient; ``reset`` at saved times helps. Tolerances apply to y
-    and a alike, so the gradient of a loss far below ``atol`` has no accurate digit. For all of
-    this it is never chosen automatically.
+    may be nan or nothing like the gradient, after hundreds of times the steps (so set
+    ``max_steps``); ``reset`` at saved times helps. Tolerances apply to y and a alike, so the
+    gradient of a loss far below ``atol`` has no accurate digit. It is never chosen automatically.
 
     Between two rows the way back takes constant steps of the same size, the last one shortened;
     the given times of ``StepTo``; each accepted step where all are saved; or a fresh adaptive

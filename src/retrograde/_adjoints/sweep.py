@@ -62,9 +62,7 @@ class StepPull:
         self.grid = loop.grid(inputs, final)
         self.vjp = field_pullback(problem, inputs.params, wanted)
         fn = out.saveat.fn
-        self.fn_vjp = fn and _pullback(
-            problem, fn, lambda p: problem.bind_output(fn, p), inputs.params, wanted
-        )
+        self.fn_vjp = fn and output_pullback(problem, fn, inputs.params, wanted)
         self.inside = bool(out.inside)
         field = problem.bind(inputs.params)
         self.sweep = loop.solver.reverse_sweep(
@@ -186,7 +184,8 @@ class StepPull:
             ct, ct_t, params = self._absorb(t + h, y1, row, params)
             last = i + 1 == self.n
             where = self.clock.where
-            extra = (carry.row, carry.ts, where(last, ct_t, 0.0), where(last, 0.0, ct_t))
+            moved = ct_t if self.grid.shifts else 0.0  # given times stand still
+            extra = (carry.row, carry.ts, where(last, ct_t, 0.0), where(last, 0.0, moved))
             return self.loop.carried.add(g, sweep.embed(ct)), params, None, 0.0, 0.0, extra
 
         return sources

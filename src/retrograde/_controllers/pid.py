@@ -122,7 +122,7 @@ class PIDController(AbstractController):
             size = abs(h)
             new = size if low is None else clock.maximum(size, low)
             new = new if high is None else clock.minimum(new, high)
-            return h * (new / size)
+            return clock.where(h < 0, -new, new)
 
         return limit
 
