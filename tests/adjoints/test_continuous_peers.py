@@ -8,6 +8,8 @@ import pytest
 import retrograde as rg
 from retrograde.backend import Capability
 
+CONTINUOUS = rg.BacksolveAdjoint(mode="continuous")
+
 
 def spiral(backend, y0=None):
     """T1: a gradient with errors that grow."""
@@ -22,9 +24,7 @@ def spiral(backend, y0=None):
 def test_known_to_be_wrong_on_t1(backend):
     """Neither the gradient of the 500 steps, nor that of the ODE (11.312883, -8.563734)."""
     keywords = {"solver": "euler", "dt": 0.01}
-    g = backend.gradient(
-        *spiral(backend), adjoint=rg.BacksolveAdjoint(mode="continuous"), **keywords
-    )
+    g = backend.gradient(*spiral(backend), adjoint=CONTINUOUS, **keywords)
     np.testing.assert_allclose(g.y0, [14.4647, 14.4344], atol=1e-3)
     discrete = backend.gradient(*spiral(backend), **keywords)
     np.testing.assert_allclose(discrete.y0, [-6.673239, 5.042737], atol=1e-5)
@@ -39,7 +39,7 @@ def test_known_to_be_wrong_on_t2(backend):
         return xp.stack([10 * (v - x), x * (rho - z) - v, x * v - 8 / 3 * z])
 
     call = (f, backend.array([1.0, 1.0, 1.0]), 0.0)
-    keywords = {"dt": 0.01, "adjoint": rg.BacksolveAdjoint(mode="continuous")}
+    keywords = {"dt": 0.01, "adjoint": CONTINUOUS}
     w, rho = np.asarray([[0.0, 0.0, 1.0]]), backend.array(28.0)
     one, two = (backend.gradient(*call, t1, rho, w, **keywords).args for t1 in (1.0, 2.0))
     assert abs(one - 0.446134893) < 2e-6
@@ -63,9 +63,7 @@ def test_the_numbers_of_diffrax(backend):
 
     f, y0, *_ = spiral(backend)
     theirs = jax.grad(lambda y: peer(f, y, 5.0, None, diffrax.Euler(), 0.01, None).sum())(y0)
-    ours = backend.gradient(
-        *spiral(backend), solver="euler", dt=0.01, adjoint=rg.BacksolveAdjoint(mode="continuous")
-    )
+    ours = backend.gradient(*spiral(backend), solver="euler", dt=0.01, adjoint=CONTINUOUS)
     np.testing.assert_allclose(ours.y0, theirs, rtol=1e-9)
 
     call, ts = lotka_volterra(backend), [0.5, 1.3, 2.0]
@@ -76,7 +74,7 @@ def test_the_numbers_of_diffrax(backend):
     keywords = {
         "dt": 0.02,
         "saveat": rg.SaveAt(ts=ts),
-        "adjoint": rg.BacksolveAdjoint(mode="continuous"),
+        "adjoint": CONTINUOUS,
     }
     ours = backend.gradient(*call, w, **keywords)
     np.testing.assert_allclose(ours.y0, theirs[0], rtol=1e-9)
@@ -116,9 +114,7 @@ def test_the_numbers_of_torchdiffeq(call, solver):
     )
     theirs = torch.autograd.grad(ys[1:].sum(), inputs)
     keywords = {"solver": solver, "dt": 0.01, "saveat": rg.SaveAt(ts=times[1:])}
-    ys = rg.solve(
-        f, y0, t0, t1, args, adjoint=rg.BacksolveAdjoint(mode="continuous"), **keywords
-    ).ys
+    ys = rg.solve(f, y0, t0, t1, args, adjoint=CONTINUOUS, **keywords).ys
     ours = torch.autograd.grad(ys.sum(), inputs)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-8)
@@ -143,7 +139,7 @@ def test_residuals_on_jax(backend):
             *spiral(backend, y0),
             solver="euler",
             dt=0.01,
-            adjoint=rg.BacksolveAdjoint(mode="continuous"),
+            adjoint=CONTINUOUS,
         ).ys
 
     _, pull = jax.vjp(backend.compiled(solve), backend.array([1.0, 1.0]))
@@ -159,7 +155,7 @@ def test_under_vmap(backend):
         keywords = {
             "solver": "bosh3",
             "saveat": rg.SaveAt(ts=[1.0, 2.0]),
-            "adjoint": rg.BacksolveAdjoint(mode="continuous"),
+            "adjoint": CONTINUOUS,
         }
 
         def loss(y0, t0, p):
@@ -180,7 +176,7 @@ def test_under_vmap(backend):
 def test_what_f_closes_over(backend):
     """Tensors and tracers that f closes over get gradients."""
     f, y0, t0, t1, p = oscillator(backend)
-    keywords = {"solver": "heun", "dt": 0.05, "adjoint": rg.BacksolveAdjoint(mode="continuous")}
+    keywords = {"solver": "heun", "dt": 0.05, "adjoint": CONTINUOUS}
     expected = backend.gradient(f, y0, t0, t1, p, **keywords).args
     if backend.bk.name == "torch":
         p = p.requires_grad_()

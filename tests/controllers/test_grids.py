@@ -93,3 +93,14 @@ def test_backward_grid(backend):
     controller = rg.StepTo([1.0, 0.4, 0.0])
     sol = rg.solve(grow, backend.array([1.0]), 1.0, 0.0, solver="euler", controller=controller)
     backend.assert_close(sol.ys, np.asarray([[0.4 * 0.6]]), rtol=1e-14)
+
+
+def test_rows_at_given_times_do_not_move_with_t0(reference):
+    """``fn = t y`` with f = 0: the time of an inner row of StepTo depends on nothing."""
+    controller = rg.StepTo((0.0, 1.0, 2.0))
+    sol, pullback = rg.solve_vjp(
+        lambda t, y, args: 0.0 * y, np.asarray([1.0]), 0.0, 2.0, controller=controller,
+        solver="euler", saveat=rg.SaveAt(steps=True, fn=lambda t, y, args: t * y),
+    )  # fmt: skip
+    g = pullback(np.ones_like(sol.ys))
+    assert float(g.t0) == 0.0

@@ -161,3 +161,10 @@ def test_settings_that_contradict_each_other():
         with pytest.raises(rg.InputError) as caught:
             rg.solve(f, y0, 0.0, 1.0, controller=rg.PIDController(**settings))
         assert named in str(caught.value)
+
+
+def test_bounds_of_no_step_at_all(backend):
+    """t0 == t1: the first step is zero, and its bounds divide by nothing."""
+    controller = rg.PIDController(dtmax=0.1)
+    sol = rg.solve(lambda t, y, args: -y, backend.array([1.0]), 0.5, 0.5, controller=controller)
+    assert backend.to_numpy(sol.ys).tolist() == [[1.0]]
