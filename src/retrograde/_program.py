@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
 from ._adjoints import AbstractAdjoint
+from ._planner import Plan, widened
 from ._rows import output_leaves, output_times
+from ._solution import Status
 from ._types import Inputs, Wanted
 
 __all__ = ["Program"]
@@ -21,14 +24,16 @@ class Program:
     adjoint : AbstractAdjoint
     fallback : AbstractAdjoint
         What takes over where the adjoint finds that it has no room (``TooManySteps``).
+    plan : Plan or None
+        Whose limit of steps is kept.
     """
 
-    def __init__(
-        self, loop: Any, adjoint: AbstractAdjoint, fallback: AbstractAdjoint | None = None
-    ) -> None:
+    def __init__(self, loop: Any, adjoint: AbstractAdjoint, plan: Plan | None = None) -> None:
         self.loop = loop
         self.adjoint = adjoint
-        self.fallback = fallback or adjoint
+        self.fallback = (plan and plan.fallback) or adjoint
+        self.plan = plan
+        self._marched = loop
 
     def key(self) -> Any:
         """What a compiled form of this program depends on; unhashable where it can't be kept."""
@@ -52,13 +57,31 @@ class Program:
 
     def forward(self, inputs: Inputs) -> tuple[Any, Any, Any]:
         """The same, and what the reverse needs."""
-        final, residuals = self.adjoint.forward(self.loop, inputs)
+        final, residuals = self._forward_within_limits(inputs)
         leaves = output_leaves(self.loop, inputs, final)
         return leaves, self._aux(inputs, final), residuals
 
     def reverse(self, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted) -> Inputs:
         """Cotangents of the inputs."""
-        return self.adjoint.reverse(self.loop, inputs, residuals, cotangents, wanted)
+        return self.adjoint.reverse(self._marched, inputs, residuals, cotangents, wanted)
+
+    def _forward_within_limits(self, inputs: Inputs) -> tuple[Any, Any]:
+        """Begun again by a plan for more steps where the solve outgrows its plan.
+
+        Never in a traced library: its records and buffers have their size before it runs.
+        """
+        while True:
+            limit = None if self.plan is None else self.plan.limit
+            self._marched = self.loop
+            if limit is not None:
+                self._marched = copy.copy(self.loop)
+                self._marched.max_steps = limit
+            final, residuals = self.adjoint.forward(self._marched, inputs)
+            if self.plan is None or limit is None or final.status != int(Status.max_steps):
+                return final, residuals
+            del final, residuals
+            self.plan = widened(self.plan)
+            self.adjoint = self.plan.adjoint
 
     def _aux(self, inputs: Inputs, final: Any) -> tuple[Any, ...]:
         times = output_times(self.loop, inputs, final)

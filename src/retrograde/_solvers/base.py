@@ -27,6 +27,8 @@ class AbstractSolver(ABC):
         Evaluations of f in one accepted step after the first.
     keeps_slope : bool
         Whether the last stage is the next step's first (FSAL).
+    implicit : bool
+        Whether a step solves equations: a method for stiff problems.
     """
 
     order: ClassVar[int]
@@ -34,6 +36,7 @@ class AbstractSolver(ABC):
     evaluations: ClassVar[int]
     keeps_slope: ClassVar[bool]
     stages: ClassVar[int]
+    implicit: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
