@@ -54,6 +54,9 @@ class CupyBackend(NumpyBackend):
     def coefficients(self, values: Any, dtype: Any, device: Any) -> Any:
         return cupy.asarray(values, dtype=dtype)
 
+    def synchronize(self, x: Any) -> None:
+        cupy.cuda.get_current_stream().synchronize()
+
     def memory(self, like: Any = None) -> MemoryInfo:
         device = contextlib.nullcontext() if like is None else like.device
         with device:

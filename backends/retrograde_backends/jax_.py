@@ -289,6 +289,9 @@ class JaxBackend(DirectHooks, EagerBackend):
 
         return leaves, aux, pullback
 
+    def synchronize(self, x: Any) -> None:
+        jax.block_until_ready(x)  # type: ignore[no-untyped-call]
+
     def memory(self, like: Any = None) -> MemoryInfo:
         device = jax.devices()[0]
         stats = device.memory_stats() if device.platform != "cpu" else None

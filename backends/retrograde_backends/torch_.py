@@ -272,6 +272,10 @@ class TorchBackend(EagerBackend):
     def devices(self) -> list[str]:
         return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
 
+    def synchronize(self, x: Any) -> None:
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize()
+
     def memory(self, like: Any = None) -> MemoryInfo:
         if like is None or like.device.type != "cuda":
             return super().memory(like)

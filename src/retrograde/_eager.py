@@ -281,6 +281,9 @@ class EagerBackend(DirectHooks, AbstractBackend):
             return [str(self.device_of(self.xp.zeros(1)))]
         return [str(device) for device in inspect().devices() if device is not None]
 
+    def synchronize(self, x: Any) -> None:
+        pass
+
     def memory(self, like: Array | None = None) -> MemoryInfo:
         return MemoryInfo(*host_memory())
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
 from ._adjoints import AbstractAdjoint
+from ._planner import Plan, widened
 from ._rows import output_leaves, output_times
+from ._solution import Status
 from ._types import Inputs, Wanted
 
 __all__ = ["Program"]
@@ -23,15 +26,17 @@ class Program:
         What takes over where the adjoint finds that it has no room (``TooManySteps``).
     stats : dict
         The solution's statistics; a reverse sweep adds its own when it has run.
+    plan : Plan or None
+        Whose limit of steps is kept.
     """
 
-    def __init__(
-        self, loop: Any, adjoint: AbstractAdjoint, fallback: AbstractAdjoint | None = None
-    ) -> None:
+    def __init__(self, loop: Any, adjoint: AbstractAdjoint, plan: Plan | None = None) -> None:
         self.loop = loop
         self.adjoint = adjoint
-        self.fallback = fallback or adjoint
+        self.fallback = (plan and plan.fallback) or adjoint
+        self.plan = plan
         self.stats: dict[str, Any] = {}
+        self._marched = loop
 
     def key(self) -> Any:
         """What a compiled form of this program depends on; unhashable where it can't be kept."""
@@ -55,16 +60,34 @@ class Program:
 
     def forward(self, inputs: Inputs, wanted: Wanted | None = None) -> tuple[Any, Any, Any]:
         """The same, and what the reverse needs (of what is ``wanted``, where that is known)."""
-        if wanted is None:
-            final, residuals = self.adjoint.forward(self.loop, inputs)
-        else:
-            final, residuals = self.adjoint.forward_for(self.loop, inputs, wanted)
+        final, residuals = self._forward_within_limits(inputs, wanted)
         leaves = output_leaves(self.loop, inputs, final)
         return leaves, self._aux(inputs, final), residuals
 
     def reverse(self, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted) -> Inputs:
         """Cotangents of the inputs."""
-        return self.adjoint.reverse(self.loop, inputs, residuals, cotangents, wanted)
+        return self.adjoint.reverse(self._marched, inputs, residuals, cotangents, wanted)
+
+    def _forward_within_limits(self, inputs: Inputs, wanted: Wanted | None) -> tuple[Any, Any]:
+        """Begun again by a plan for more steps where the solve outgrows its plan.
+
+        Never in a traced library: its records and buffers have their size before it runs.
+        """
+        while True:
+            limit = None if self.plan is None else self.plan.limit
+            self._marched = self.loop
+            if limit is not None:
+                self._marched = copy.copy(self.loop)
+                self._marched.max_steps = limit
+            if wanted is None:
+                final, residuals = self.adjoint.forward(self._marched, inputs)
+            else:
+                final, residuals = self.adjoint.forward_for(self._marched, inputs, wanted)
+            if self.plan is None or limit is None or final.status != int(Status.max_steps):
+                return final, residuals
+            del final, residuals
+            self.plan = widened(self.plan)
+            self.adjoint = self.plan.adjoint
 
     def tell(self, cotangents: Inputs) -> None:
         """Note what a finished reverse sweep tells of itself."""

@@ -117,5 +117,9 @@ class GradientHooks(ABC):
         """Names of the devices that arrays can be on."""
 
     @abstractmethod
+    def synchronize(self, x: Any) -> None:
+        """Wait until the arrays of x are computed, where a device or a runtime works by itself."""
+
+    @abstractmethod
     def memory(self, like: Array | None = None) -> MemoryInfo:
         """Memory of the device that ``like`` lives on."""

@@ -8,11 +8,13 @@ from typing import Any
 
 from ._adjoints import RecursiveCheckpointAdjoint, find_adjoint
 from ._errors import InputError, SolveFailed
-from ._planner import UNLIMITED, Plan, budget_bytes, make_plan, probe
+from ._follow import follow, note_steps
+from ._planner import Plan, measured_vjp
 from ._program import Program
+from ._rows import cotangent_leaves
 from ._setup import prepare
 from ._solution import Gradients, Solution, Status
-from ._types import Array, Inputs, Tree, Wanted
+from ._types import Inputs, Tree, Wanted
 
 __all__ = ["plan", "solve", "solve_vjp"]
 
@@ -138,13 +140,13 @@ def solve(
         find_adjoint(adjoint)
     loop, inputs = prepare(f, y0, t0, t1, args, options)
     bk = loop.bk
-    the_plan, program = None, Program(loop, RecursiveCheckpointAdjoint())
+    program = Program(loop, RecursiveCheckpointAdjoint())
     if bk.needs_gradient(inputs):
-        the_plan = _follow(loop, inputs, options, native=True)
-        program = Program(loop, the_plan.adjoint, the_plan.fallback)
+        the_plan = follow(loop, inputs, options, native=True)
+        program = Program(loop, the_plan.adjoint, the_plan)
     loop.progress = progress
     leaves, aux = bk.differentiate(program, inputs)
-    return _solution(program, leaves, aux, the_plan, throw)
+    return _solution(program, inputs, leaves, aux, throw)
 
 
 def solve_vjp(
@@ -179,8 +181,8 @@ def solve_vjp(
     options = Options(**_known(keywords))
     loop, inputs = prepare(f, y0, t0, t1, args, options)
     bk, problem = loop.bk, loop.problem
-    the_plan = _follow(loop, inputs, options, native=False)
-    program = Program(loop, the_plan.adjoint)
+    the_plan = follow(loop, inputs, options, native=False)
+    program = Program(loop, the_plan.adjoint, the_plan)
     loop.progress = options.progress
     inputs = bk.detach(problem, inputs)
     if program.adjoint.differentiable:
@@ -196,10 +198,10 @@ def solve_vjp(
             program.tell(cts)
             return cts
 
-    solution = _solution(program, leaves, aux, the_plan, options.throw)
+    solution = _solution(program, inputs, leaves, aux, options.throw)
 
     def pullback(cotangent: Tree) -> Gradients:
-        cts = pull(_cotangent_leaves(loop, leaves, solution, cotangent))
+        cts = pull(cotangent_leaves(bk, leaves, solution.ys, cotangent))
         time = problem.layout.time
         ts = bk.times_array(cts.ts, problem.layout) if loop.outputs.inside == "ts" else None
         return Gradients(
@@ -211,9 +213,28 @@ def solve_vjp(
 
 
 def plan(
-    f: Callable[..., Any], y0: Tree, t0: Any, t1: Any, args: Tree = None, **keywords: Any
+    f: Callable[..., Any],
+    y0: Tree,
+    t0: Any,
+    t1: Any,
+    args: Tree = None,
+    *,
+    calibrate: bool = False,
+    **keywords: Any,
 ) -> Plan:
-    """The plan that ``solve`` with the same arguments would follow; it runs f at most twice.
+    """The plan that ``solve`` with the same arguments would follow.
+
+    It runs f at most twice for constant steps and for an adjoint that is named, and a probe of
+    24 tries of a step at most for adaptive ones, whose number it predicts.
+
+    Parameters
+    ----------
+    f, y0, t0, t1, args, **keywords
+        As ``solve`` takes them.
+    calibrate : bool
+        Measure what the vjp of a step costs over the step, on this machine, with this f, solver
+        and library, in place of the 2 that is assumed else. This runs some 60 steps and takes
+        about a second at most, or three rounds of 8 steps where that is more.
 
     Returns
     -------
@@ -230,7 +251,8 @@ def plan(
     """
     options = Options(**_known(keywords))
     loop, inputs = prepare(f, y0, t0, t1, args, options)
-    return _follow(loop, inputs, options, native=True)
+    vjp = measured_vjp(loop, inputs) if calibrate else None
+    return follow(loop, inputs, options, native=True, vjp=vjp, asked=True)
 
 
 def _known(keywords: dict[str, Any]) -> dict[str, Any]:
@@ -240,22 +262,7 @@ def _known(keywords: dict[str, Any]) -> dict[str, Any]:
     return keywords
 
 
-def _follow(loop: Any, inputs: Inputs, options: Options, *, native: bool) -> Plan:
-    """The user's plan, or a new one."""
-    if isinstance(options.adjoint, Plan):
-        return options.adjoint
-    named = find_adjoint(options.adjoint)
-    like = loop.bk.any_array(inputs.y0)
-    if named is not None and options.memory is None:
-        budget, source = UNLIMITED, "no budget was given"
-    else:
-        budget, source = budget_bytes(options.memory, loop.bk, like)
-    return make_plan(probe(loop, inputs, native=native), budget, source, named)
-
-
-def _solution(
-    program: Program, leaves: Any, aux: Any, the_plan: Plan | None, throw: bool
-) -> Solution:
+def _solution(program: Program, inputs: Inputs, leaves: Any, aux: Any, throw: bool) -> Solution:
     """Wrap; raise where the status is known and bad."""
     loop, stats = program.loop, program.stats
     bk, out, solver = loop.bk, loop.outputs, loop.solver
@@ -278,27 +285,10 @@ def _solution(
     )
     value = bk.concrete(status)
     status = status if value is None else Status(int(value))
-    solution = Solution(times, ys, stats, status, t, the_plan)
+    if status is Status.converged:
+        note_steps(program, inputs, n)
+    solution = Solution(times, ys, stats, status, t, program.plan)
     if throw and isinstance(status, Status) and status is not Status.converged:
         where = bk.concrete(t)
         raise SolveFailed(f"At t = {where!r} after {tries} steps: {status.message}", solution)
     return solution
-
-
-def _cotangent_leaves(
-    loop: Any, leaves: Any, solution: Solution, cotangent: Tree
-) -> tuple[Array, ...]:
-    """Leaves of a cotangent, checked against the solution's and as long as the program's rows."""
-    bk, xp = loop.bk, loop.bk.xp
-    given, own = bk.flatten(cotangent)[0], bk.flatten(solution.ys)[0]
-    if [tuple(x.shape) for x in given] != [tuple(x.shape) for x in own]:
-        raise InputError(
-            f"the cotangent has leaves of shape {[tuple(x.shape) for x in given]}, but `sol.ys` "
-            f"has {[tuple(x.shape) for x in own]}; make them equal."
-        )
-
-    def pad(x: Array, full: Array) -> Array:
-        missing = full.shape[0] - x.shape[0]
-        return xp.concat([x, xp.zeros_like(full[:missing])], axis=0) if missing else x
-
-    return tuple(pad(x, full) for x, full in zip(given, leaves, strict=True))

@@ -17,13 +17,13 @@ import retrograde
 ROOT = pathlib.Path(retrograde.__file__).parent
 LIBRARIES = {"numpy", "jax", "jaxlib", "torch", "cupy", "array_api_compat", "optree", "scipy"}
 FLOORS = {
-    0: "_errors _units _types _clocks _spaces _hardware _schedules _trees _progress _parts",
+    0: "_errors _units _types _clocks _spaces _hardware _schedules _trees _progress _parts _extras",
     1: "_seam _eager backend _registry",
     2: "_problem _saveat _solution _derivative",
     3: "_solvers _controllers _loops _rows",
     4: "_integrate _adjoints",
     5: "_planner",
-    6: "_setup _program _solve",
+    6: "_setup _program _follow _solve",
     7: "__init__ __main__ _cli _demo _info _measure data",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}

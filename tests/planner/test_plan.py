@@ -157,9 +157,10 @@ def test_planning_runs_f_at_most_twice(reference):
         calls.append(t)
         return -y
 
-    for keywords in ({"dt": 0.01}, {}):
+    named = {"adjoint": "recursive_checkpoint"}
+    for keywords in ({"dt": 0.01}, named, {**named, "memory": None}):
         calls.clear()
-        rg.plan(f, np.ones(3), 0.0, 1.0, memory="4 KiB", **keywords)
+        rg.plan(f, np.ones(3), 0.0, 1.0, **{"memory": "40 KiB", **keywords})
         assert len(calls) - 1 <= 2  # one more checks what f returns
 
 

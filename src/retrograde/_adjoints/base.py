@@ -45,6 +45,18 @@ class Shape(NamedTuple):
     passing : dict of str to int [bytes]
         What comes and goes, and Python objects where the library's account of memory sees them:
         counted in budgets of more than 64 KiB.
+    vjp : float [F]
+        The vjp of a step, given its tapes, in units of one step forward.
+    calibrated : bool
+        Whether ``vjp`` was measured here; it is assumed else.
+    stiff : bool
+        Whether the solver is one for stiff problems, whose steps are not to be inverted.
+    source : str
+        Where ``steps`` comes from.
+    growing : int [bytes]
+        Each entry of a record of accepted times that grows with the solve; 0 where none does.
+    outputs : dict of str to int [bytes]
+        What the user asked for, by item; beside the budget.
     """
 
     state: int
@@ -58,6 +70,12 @@ class Shape(NamedTuple):
     windows: bool
     passing: dict[str, int] = {}  # noqa: RUF012
     recorded: int = 0
+    vjp: float = 2.0
+    calibrated: bool = False
+    stiff: bool = False
+    source: str = ""
+    growing: int = 0
+    outputs: dict[str, int] = {}  # noqa: RUF012
 
 
 class AbstractAdjoint(ABC):

@@ -8,12 +8,11 @@ no finite number counts as a constant and stays where it is.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .._errors import RetrogradeError
+from .._extras import MissingExtra, require
 from .._saveat import SaveAt
 from .._solve import plan, solve, solve_vjp
 from .._types import Array
@@ -23,25 +22,6 @@ __all__ = ["Fit", "MissingExtra", "Objective", "fit", "require"]
 
 TOLERANCE = 1e-7
 """Relative and absolute tolerance of the steps: 150 to 250 of them for this series."""
-
-
-class MissingExtra(RetrogradeError):
-    """The demo needs a package that comes with an extra; the message is the command."""
-
-
-def require(module: str, extra: str) -> Any:
-    """Import what only an extra brings.
-
-    Raises
-    ------
-    MissingExtra
-        With the one command that installs it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        name = module.partition(".")[0]
-        raise MissingExtra(f'this needs {name}: pip install "retrograde[{extra}]"') from None
 
 
 class Objective:

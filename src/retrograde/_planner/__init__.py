@@ -1,12 +1,27 @@
 """The planner: which adjoint, from how many bytes.
 
 Members: ``hardware`` (a budget in bytes from what the user or the device says), ``probe`` (the
-shape of a solve, from at most two calls of f), ``costs`` (what each method takes), ``plan`` (the
-choice, its reasons, and the table). To add a method: its row in ``costs``.
+shape of a solve, from at most two calls of f), ``predict`` (the number of adaptive steps),
+``calibrate`` (what a vjp costs on this machine), ``costs`` (what each method takes), ``charges``
+(what a budget is charged with), ``rules`` (the choice), ``plan`` (what was chosen), ``report``
+(its text, data and picture). To add a method: its row in ``costs`` and a rule.
 """
 
+from .calibrate import measured_vjp
 from .hardware import budget_bytes
-from .plan import UNLIMITED, Candidate, Plan, make_plan
+from .plan import UNLIMITED, Candidate, Plan
+from .predict import remember
 from .probe import probe
+from .rules import make_plan, widened
 
-__all__ = ["UNLIMITED", "Candidate", "Plan", "budget_bytes", "make_plan", "probe"]
+__all__ = [
+    "UNLIMITED",
+    "Candidate",
+    "Plan",
+    "budget_bytes",
+    "make_plan",
+    "measured_vjp",
+    "probe",
+    "remember",
+    "widened",
+]

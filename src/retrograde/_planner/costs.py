@@ -1,8 +1,8 @@
 """What each gradient method takes, in bytes and in forward steps.
 
-Units: F is one accepted step forward, B the vjp of one step given its tapes (taken as 2 F). What
-counts as bytes: everything alive because a gradient is wanted, beyond the inputs, the outputs
-asked for and the working set of the solve itself.
+Units: F is one accepted step forward, B the vjp of one step given its tapes (``Shape.vjp``: 2 F
+unless it was measured). What counts as bytes: everything alive because a gradient is wanted,
+beyond the inputs, the outputs asked for and the working set of the solve itself.
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ __all__ = [
     "slot_bytes",
     "with_tapes",
 ]
-
-VJP = 2.0
-"""Cost of one step's vjp in units of F; measured on request in a later version."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ TABLES = 12
 def direct_cost(shape: Shape) -> Cost:
     """Cost of recording every step for the library's own autodiff."""
     size = sum(with_tapes(shape, one=False).fixed.values()) + shape.steps * shape.recorded
-    return Cost(size, 1 + VJP)
+    return Cost(size, 1 + shape.vjp)
 
 
 def checkpoint_cost(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> Cost:
@@ -84,7 +81,7 @@ def checkpoint_cost(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> Cost:
         online = _schedules.events(c).extra_advances(blocks)
         extra = online * adjoint.window + n - blocks
     size = sum(shape.fixed.values()) + slot_bytes(shape, adjoint)
-    return Cost(size, 1 + extra / n + 1 + adjoint.one_tape + VJP)
+    return Cost(size, 1 + extra / n + 1 + adjoint.one_tape + shape.vjp)
 
 
 def with_tapes(shape: Shape, *, one: bool) -> Shape:

@@ -1,29 +1,14 @@
-"""The choice of the adjoint, with its reasons.
-
-Rule of this version, first match: (a) an adjoint that the user named; (b) every step recorded
-where autodiff follows Python and the tapes fit; (c) every state stored where that fits; (d)
-recursive checkpointing with as many slots as the budget buys.
-"""
+"""The plan of a gradient: what was chosen, why, and what else there was. ``rules`` makes it."""
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass, field
+from typing import Any
 
-from .._adjoints import AbstractAdjoint, DirectAdjoint, RecursiveCheckpointAdjoint, Shape
-from .._errors import PlanInfeasible
-from .._units import format_bytes
-from .costs import (
-    Cost,
-    checkpoint_cost,
-    direct_cost,
-    fitting_checkpoints,
-    slot_bytes,
-    with_tapes,
-)
-from .probe import PYTHON_OBJECTS
+from .._adjoints import AbstractAdjoint, Shape
+from . import report
 
-__all__ = ["UNLIMITED", "Candidate", "Plan", "make_plan"]
+__all__ = ["UNLIMITED", "Candidate", "Plan"]
 
 UNLIMITED = 2**62
 """The budget where an adjoint was named and no budget given [bytes]."""
@@ -41,8 +26,9 @@ class Candidate:
         F is one step forward; a solve without gradient takes 1.
     accuracy : str
     verdict : str
-        'chosen', 'fits' or 'too large'.
+        'chosen', 'fits', 'too large' or 'not available'.
     reason : str
+        Why it was chosen, or why not.
     """
 
     method: str
@@ -76,6 +62,13 @@ class Plan:
     reason : str
     fallback : AbstractAdjoint or None
         What takes over where recorded steps turn out to be more than there is room for.
+    limit : int or None
+        Steps whose states and times fit; a solve that takes more is begun again by a new plan,
+        so that a wrong prediction costs time and never bytes. None: as many as may come.
+    shape : Shape
+        What the costs were computed from.
+    named : AbstractAdjoint or None
+        The adjoint that the user named.
     """
 
     adjoint: AbstractAdjoint
@@ -86,160 +79,77 @@ class Plan:
     known: bool
     items: dict[str, int] = field(repr=False)
     candidates: tuple[Candidate, ...] = field(repr=False)
-    reason: str = ""
-    fallback: AbstractAdjoint | None = field(default=None, repr=False)
+    reason: str
+    fallback: AbstractAdjoint | None = field(repr=False)
+    limit: int | None = field(repr=False)
+    shape: Shape = field(repr=False)
+    named: AbstractAdjoint | None = field(repr=False)
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether no budget was given."""
+        return self.budget >= UNLIMITED
+
+    @property
+    def steps_source(self) -> str:
+        """Where the number of steps comes from."""
+        return self.shape.source
+
+    @property
+    def vjp(self) -> float:
+        """Cost of the vjp of a step, in units of one step forward [F]."""
+        return self.shape.vjp
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether ``vjp`` was measured (``rg.plan(..., calibrate=True)``) or is assumed."""
+        return self.shape.calibrated
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """Bytes of what the user asked for, which do not count against the budget, by item."""
+        return self.shape.outputs
 
     def __str__(self) -> str:
-        limit = "" if self.budget >= UNLIMITED else f" of {format_bytes(self.budget)}"
-        head = (
-            f"Plan: {describe(self.adjoint)}\n"
-            f"  {format_bytes(self.memory)}{limit} ({self.source})\n"
-            f"  because {self.reason}\n"
-            f"  steps: {self.steps} ({'exact' if self.known else 'predicted'})\n"
-        )
-        rows = [("method", "bytes", "time [F/step]", "accuracy", "verdict")]
-        rows += [
-            (c.method, format_bytes(c.bytes), f"{c.time:.2f}", c.accuracy, c.verdict)
-            for c in self.candidates
-        ]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = [
-            "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
-        items = ", ".join(f"{name} {format_bytes(n)}" for name, n in self.items.items() if n)
-        needs = textwrap.fill(
-            f"needed by all: {items or 'nothing'}",
-            88,
-            initial_indent="  ",
-            subsequent_indent="    ",
-        )
-        return head + "\n".join([*lines, needs])
+        return report.as_text(self)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain data, for ``json.dumps`` and tables.
 
-def describe(adjoint: AbstractAdjoint) -> str:
-    """An adjoint in words."""
-    if isinstance(adjoint, RecursiveCheckpointAdjoint):
-        c = adjoint.checkpoints
-        words = "every state stored" if c is None else "1 slot" if c == 1 else f"{c} slots"
-        words += f", window {adjoint.window}" if adjoint.window > 1 else ""
-        words += ", one tape at a time" if adjoint.one_tape else ""
-        return f"RecursiveCheckpointAdjoint, {words}"
-    if isinstance(adjoint, DirectAdjoint):
-        return "DirectAdjoint, every step recorded"
-    return adjoint.name
+        Returns
+        -------
+        dict
+            Of str, int, float, bool, None, lists and dicts. An absent budget is None.
 
+        Examples
+        --------
+        >>> import json
+        >>> import numpy as np
+        >>> import retrograde as rg
+        >>> plan = rg.plan(lambda t, y, args: -y, np.ones(4), 0.0, 1.0, dt=0.01, memory="2 KiB")
+        >>> data = json.loads(json.dumps(plan.to_dict()))
+        >>> data["adjoint"]["name"], data["budget"], data["steps"]
+        ('RecursiveCheckpointAdjoint', 2048, 100)
+        """
+        return report.as_data(self)
 
-def make_plan(shape: Shape, budget: int, source: str, named: AbstractAdjoint | None) -> Plan:
-    """Choose an adjoint for a solve of this shape.
+    def plot(self, path: Any = None, ax: Any = None) -> Any:
+        """Draw bytes against time of all candidates, the budget and the choice.
 
-    Raises
-    ------
-    PlanInfeasible
-        If nothing fits, or not the adjoint that was named.
-    """
-    shape = _charged(shape, budget)
-    fitting = fitting_checkpoints(shape, budget)
-    options: list[AbstractAdjoint] = [RecursiveCheckpointAdjoint()]
-    if shape.recorded:
-        room = budget - sum(with_tapes(shape, one=False).fixed.values())
-        options.insert(0, DirectAdjoint(max(0, room) // shape.recorded))
-    if fitting is not None and fitting not in options:
-        options.append(fitting)
-    if named is not None:
-        chosen, reason = named, "it was named"
-        if named not in options:
-            options.append(named)
-    elif shape.recorded and direct_cost(shape).bytes <= budget:
-        chosen, reason = options[0], "every step's tape fits, and nothing is computed twice"
-    elif fitting is None:
-        raise PlanInfeasible(_too_small(shape, budget, source))
-    else:
-        chosen, reason = fitting, _why(shape, fitting)
-    costs = [_cost(shape, option) for option in options]
-    size = costs[options.index(chosen)].bytes
-    if size > budget:
-        raise PlanInfeasible(
-            f"`memory` is {format_bytes(budget)}, but {describe(chosen)} needs "
-            f"{format_bytes(size)}. Raise the budget or pass adjoint='auto'."
-        )
-    rows = zip(options, costs, strict=True)
-    return Plan(
-        adjoint=chosen,
-        memory=size,
-        budget=budget,
-        source=source,
-        steps=shape.steps,
-        known=shape.known,
-        items=with_tapes(shape, one=getattr(chosen, "one_tape", False)).fixed,
-        candidates=tuple(_candidate(a, cost, budget, a == chosen, reason) for a, cost in rows),
-        reason=reason,
-        fallback=fitting,
-    )
+        Parameters
+        ----------
+        path : str, path or None
+            Where to write the picture; the ending names the format.
+        ax : matplotlib.axes.Axes or None
+            Where to draw; None makes a figure.
 
+        Returns
+        -------
+        matplotlib.axes.Axes
 
-def _cost(shape: Shape, adjoint: AbstractAdjoint) -> Cost:
-    if isinstance(adjoint, RecursiveCheckpointAdjoint):
-        return checkpoint_cost(shape, adjoint)
-    # not recordable here: the steps are taken again, over a bound number of tapes
-    each = shape.recorded or shape.stages * (shape.tape + shape.state)
-    steps = shape.bound or shape.steps
-    return direct_cost(shape._replace(recorded=each, steps=steps))
-
-
-def _charged(shape: Shape, budget: int) -> Shape:
-    """The shape with what passes among its items, as far as the budget is above 64 KiB.
-
-    Below, the arrays kept are what is counted; charged at once, the objects of a tape would
-    leave a budget of 65 KiB fewer slots than one of 63.
-    """
-    fixed, room = dict(shape.fixed), max(0, budget - ARRAYS_ONLY)
-    for name, size in shape.passing.items():
-        fixed[name] = min(size, room)
-        room -= fixed[name]
-    slot = SLOT_OBJECTS if fixed.get(PYTHON_OBJECTS) else 0
-    return shape._replace(fixed=fixed, state=shape.state + slot)
-
-
-ARRAYS_ONLY = 64 * 1024
-"""Budgets up to this count arrays alone: allocators pad and interpreters keep what is free."""
-
-SLOT_OBJECTS = 48
-"""Python objects of a slot beside its array: entries of a dict and of two lists."""
-
-
-def _why(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> str:
-    if adjoint.checkpoints is None:
-        return "every state fits into the budget, and nothing is recomputed"
-    if not shape.known and adjoint.checkpoints >= shape.steps:
-        return (
-            f"every state of the predicted steps fits; there are {adjoint.checkpoints} slots "
-            "should it take more"
-        )
-    steps = "the number of steps is known" if shape.known else "steps are adaptive"
-    return f"not every state fits, and {steps}: the budget buys {adjoint.checkpoints} slots"
-
-
-def _candidate(
-    adjoint: AbstractAdjoint, cost: Cost, budget: int, chosen: bool, reason: str
-) -> Candidate:
-    verdict = "chosen" if chosen else "fits" if cost.bytes <= budget else "too large"
-    return Candidate(
-        describe(adjoint),
-        cost.bytes,
-        cost.time,
-        adjoint.accuracy,
-        verdict,
-        reason if chosen else verdict,
-    )
-
-
-def _too_small(shape: Shape, budget: int, source: str) -> str:
-    shape = with_tapes(shape, one=True)
-    least = sum(shape.fixed.values()) + slot_bytes(shape, RecursiveCheckpointAdjoint(1))
-    items = "; ".join(f"{name}: {format_bytes(n)}" for name, n in shape.fixed.items() if n)
-    return (
-        f"`memory` is {format_bytes(budget)} ({source}), but the smallest plan needs "
-        f"{format_bytes(least)} for a state of {format_bytes(shape.state)} ({items}). Raise the "
-        "budget or pass a smaller batch."
-    )
+        Raises
+        ------
+        RetrogradeError
+            Without matplotlib (``pip install "retrograde[plot]"``).
+        """
+        return report.draw(self, path, ax)

@@ -1,12 +1,10 @@
-"""The shape of a solve: bytes of a state and of a tape, number of steps; two calls of f at most.
+"""The shape of a solve: bytes of a state and of a tape, number of steps.
 
-The number of adaptive steps is a prediction from the size of the first one. A wrong prediction
-costs time, never exactness.
+f is called twice at most, and for adaptive steps in a short probe (``predict``).
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from .._adjoints import Shape, constant_times, field_pullback
@@ -14,11 +12,18 @@ from .._derivative import TapePullback, UserPullback
 from .._derivative.footprint import object_bytes
 from .._types import Inputs, Wanted
 from ..backend import Capability
+from .predict import Prediction, predict
 
-__all__ = ["PYTHON_OBJECTS", "probe"]
+__all__ = ["PYTHON_OBJECTS", "RECORD", "probe"]
 
 CHEAP = 1024
 """States of at most this many elements make steps that cost less than a loop's bookkeeping."""
+
+RECORD = "record of times"
+"""The item of the accepted times."""
+
+GROWING_TIME = 9
+"""8 bytes a time, and the sixteenth that Python's array keeps beyond its length."""
 
 PYTHON_OBJECTS = "Python objects"
 """The item of what is no array."""
@@ -27,11 +32,12 @@ SWEEP_OBJECTS = 12 * 1024
 """Python objects of a reverse sweep: views, bound products, tables (measured on NumPy)."""
 
 
-def probe(loop: Any, inputs: Inputs, *, native: bool) -> Shape:
+def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) -> Shape:
     """What the cost of a gradient of this loop depends on.
 
     ``native``: the library's own gradients are asked for (not ``solve_vjp``), so that a march
-    may be recorded by its autodiff.
+    may be recorded by its autodiff. ``short_probe``: some adaptive steps may be taken to predict
+    their number.
     """
     bk, layout, solver, problem = loop.bk, loop.layout, loop.solver, loop.problem
     traced, carried = Capability.TRACED in bk.capabilities, loop.carried.nbytes
@@ -41,12 +47,11 @@ def probe(loop: Any, inputs: Inputs, *, native: bool) -> Shape:
     vjp, pulls = _watched(vjp) if taped else (vjp, [])
     with bk.quiet():
         tape, k0 = bk.tape_bytes(vjp, layout.time(loop.clock.real(inputs.t0)), inputs.y0)
-        steps, bound = loop.count, loop.max_steps
-        if steps is None:
-            steps = _predict(loop, inputs, k0) if k0 is not None else bound or CHEAP
-    if bound is not None:
-        steps = min(bound, steps)
+        args = 2 * _differentiable_bytes(problem)  # a compiled probe forgets the arrays
+        steps, source = _steps(loop, inputs, k0, short_probe=short_probe)
+    bound = loop.max_steps
     record = (bound if traced and bound is not None else steps) + 1
+    growing = GROWING_TIME if loop.adaptive and not traced else 0
     rows = solver.stages if loop.outputs.inside == "ts" else 0
     objects = SWEEP_OBJECTS + solver.stages * sum(object_bytes(pull) for pull in pulls)
     counted = bk.array_overhead > 0  # an account that sees array headers sees all objects
@@ -60,8 +65,8 @@ def probe(loop: Any, inputs: Inputs, *, native: bool) -> Shape:
         # more than the y0 that the caller holds
         "state at t0": carried if carried > layout.nbytes and bk.slots_by_reference else 0,
         "cotangents of saved times": rows * layout.nbytes,
-        "cotangents of args": 2 * _differentiable_bytes(problem),
-        "record of times": 8 * record if loop.adaptive else 0,
+        "cotangents of args": args,
+        RECORD: (growing or 8) * record if loop.adaptive else 0,
     }
     own = isinstance(vjp, UserPullback)
     record_steps = native and not (traced or own) and Capability.DIRECT in bk.capabilities
@@ -78,7 +83,29 @@ def probe(loop: Any, inputs: Inputs, *, native: bool) -> Shape:
         free_slot=bk.slots_by_reference,
         windows=traced and loop.carried.size <= CHEAP,
         passing=passing,
+        stiff=solver.implicit,
+        source=source,
+        growing=growing,
+        outputs=_outputs(loop, steps),
     )
+
+
+def _steps(loop: Any, inputs: Inputs, k0: Any, *, short_probe: bool) -> Prediction:
+    """Steps: counted on a grid, else predicted."""
+    count, bound = loop.count, loop.max_steps
+    if count is not None:
+        return Prediction(count if bound is None else min(bound, count), "exact")
+    if not loop.adaptive:  # a grid whose ends are traced
+        return Prediction(bound or CHEAP, "at most" if bound else "unknown")
+    return predict(loop, inputs, k0, short_probe=short_probe)
+
+
+def _outputs(loop: Any, steps: int) -> dict[str, int]:
+    """Bytes of the rows asked for."""
+    out = loop.outputs
+    inside = 0 if not out.inside else steps if out.count is None else out.count
+    rows = out.saveat.t0 + inside + out.saveat.final
+    return {"saved states": rows * out.layout.nbytes, "their times": rows * 8}
 
 
 def _watched(vjp: Any) -> tuple[Any, list[Any]]:
@@ -91,21 +118,6 @@ def _watched(vjp: Any) -> tuple[Any, list[Any]]:
         return k, pull
 
     return watched, pulls
-
-
-def _predict(loop: Any, inputs: Inputs, k0: Any) -> int:
-    """Steps of an adaptive solve, were all as long as the first."""
-    clock, problem = loop.clock, loop.problem
-    t0, t1 = clock.real(inputs.t0), clock.real(inputs.t1)
-    h = loop.controller.first_step(
-        clock,
-        loop.layout,
-        problem.bind(inputs.params),
-        loop.tolerances(inputs),
-        (t0, t1, inputs.y0, tuple(k0)),
-        loop.solver.error_order,
-    )
-    return math.ceil(abs(t1 - t0) / abs(h)) if h else 1
 
 
 def _differentiable_bytes(problem: Any) -> int:

@@ -34,6 +34,8 @@ class AbstractSolver(ABC):
         How many states of y's layout go from step to step, y the first of them.
     reversible : bool
         Whether a forward sweep's ``invert`` undoes a step up to rounding.
+    implicit : bool
+        Whether a step solves equations: a method for stiff problems.
 
     Notes
     -----
@@ -54,6 +56,7 @@ class AbstractSolver(ABC):
     stages: ClassVar[int]
     copies: ClassVar[int] = 1
     reversible: ClassVar[bool] = False
+    implicit: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

@@ -1,0 +1,58 @@
+"""The plan that a solve follows: the user's, or a new one; and what a solve tells the next plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ._adjoints import find_adjoint
+from ._planner import UNLIMITED, Plan, budget_bytes, make_plan, probe, remember
+from ._program import Program
+from ._types import Inputs
+from .backend import Capability
+
+__all__ = ["follow", "note_steps"]
+
+
+def follow(
+    loop: Any,
+    inputs: Inputs,
+    options: Any,
+    *,
+    native: bool,
+    vjp: float | None = None,
+    asked: bool = False,
+) -> Plan:
+    """The user's plan, or a new one.
+
+    Parameters
+    ----------
+    options : Options
+        The keywords of ``solve``.
+    native : bool
+        The library's own gradients are asked for, not ``solve_vjp``.
+    vjp : float [F] or None
+        Measured cost of a step's vjp.
+    asked : bool
+        The plan itself is asked for. Nothing else is worth the compilation of a probe: what a
+        traced library takes depends on the bound of the steps, not on their number.
+    """
+    if isinstance(options.adjoint, Plan):
+        return options.adjoint
+    named = find_adjoint(options.adjoint)
+    like = loop.bk.any_array(inputs.y0)
+    if named is not None and options.memory is None:
+        budget, source = UNLIMITED, "no budget was given"
+    else:
+        budget, source = budget_bytes(options.memory, loop.bk, like)
+    short_probe = named is None and (asked or Capability.TRACED not in loop.bk.capabilities)
+    shape = probe(loop, inputs, native=native, short_probe=short_probe)
+    if vjp is not None:
+        shape = shape._replace(vjp=vjp, calibrated=True)
+    return make_plan(shape, budget, source, named)
+
+
+def note_steps(program: Program, inputs: Inputs, n: Any) -> None:
+    """Let the next plan of the same adaptive problem know how many steps this one took."""
+    count = program.loop.bk.concrete(n)
+    if program.plan is not None and program.loop.adaptive and count is not None:
+        remember(program.loop, inputs, int(count))

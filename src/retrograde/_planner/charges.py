@@ -1,0 +1,77 @@
+"""What a budget is charged with: what passes, and the record of an adaptive solve's times.
+
+The number of adaptive steps is a prediction, and a record of times grows with it. So slots are
+bought with what is left after room for more times than predicted, and a plan tells how many
+steps it holds (:func:`limit`).
+"""
+
+from __future__ import annotations
+
+from .._adjoints import AbstractAdjoint, RecursiveCheckpointAdjoint, Shape
+from .costs import slot_bytes, with_tapes
+from .probe import PYTHON_OBJECTS, RECORD
+
+__all__ = ["charged", "limit", "reserved"]
+
+
+def charged(shape: Shape, budget: int) -> Shape:
+    """The shape with what passes among its items, as far as the budget is above 64 KiB.
+
+    Below, the arrays kept are what is counted; charged at once, the objects of a tape would
+    leave a budget of 65 KiB fewer slots than one of 63.
+    """
+    fixed, room = dict(shape.fixed), max(0, budget - ARRAYS_ONLY)
+    for name, size in shape.passing.items():
+        fixed[name] = min(size, room)
+        room -= fixed[name]
+    slot = SLOT_OBJECTS if fixed.get(PYTHON_OBJECTS) else 0
+    return shape._replace(fixed=fixed, state=shape.state + slot)
+
+
+ARRAYS_ONLY = 64 * 1024
+"""Budgets up to this count arrays alone: allocators pad and interpreters keep what is free."""
+
+SLOT_OBJECTS = 48
+"""Python objects of a slot beside its array: entries of a dict and of two lists."""
+
+
+def reserved(shape: Shape, budget: int) -> Shape:
+    """The shape with room for the times of more steps than predicted.
+
+    At least of as many as states fit, or of twice the predicted ones, but not of more than half
+    of the room: slots are sized by what is left.
+    """
+    if not shape.growing:
+        return shape
+    room = max(0, budget - _sum_without_record(shape))
+    steps = max(_HEADROOM * shape.steps, room // (shape.state + shape.growing))
+    steps = max(shape.steps, min(steps, room // (2 * shape.growing)))
+    steps = steps if shape.bound is None else min(steps, shape.bound)
+    return shape._replace(fixed={**shape.fixed, RECORD: shape.growing * (steps + 1)})
+
+
+def limit(
+    shape: Shape,
+    adjoint: AbstractAdjoint,
+    fitting: RecursiveCheckpointAdjoint | None,
+    budget: int,
+) -> int | None:
+    """Steps whose states and times fit; None where every number does that may come."""
+    used = adjoint if isinstance(adjoint, RecursiveCheckpointAdjoint) else fitting
+    if not shape.growing or used is None:
+        return None
+    shape = with_tapes(shape, one=used.one_tape)
+    room = budget - _sum_without_record(shape) - shape.growing
+    most = (room + shape.free_slot * shape.state) // (shape.state + shape.growing)
+    if used.checkpoints is not None:
+        full = slot_bytes(shape._replace(steps=max(used.checkpoints, shape.steps)), used)
+        most = max(most, (room - full) // shape.growing)
+    return None if shape.bound is not None and most >= shape.bound else most
+
+
+def _sum_without_record(shape: Shape) -> int:
+    return sum(shape.fixed.values()) - shape.fixed.get(RECORD, 0)
+
+
+_HEADROOM = 2
+"""Steps that there are times for over the predicted ones, where states take most of the room."""

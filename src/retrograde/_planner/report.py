@@ -1,0 +1,143 @@
+"""What a plan says: in words, as plain data, and as a picture.
+
+Plans and candidates are read here, never made; ``plan`` has the rules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import textwrap
+from typing import Any
+
+from .._adjoints import AbstractAdjoint, DirectAdjoint, RecursiveCheckpointAdjoint
+from .._extras import require
+from .._units import format_bytes
+
+__all__ = ["as_data", "as_text", "describe", "draw"]
+
+WIDTH = 88
+"""Columns of the items' paragraphs."""
+
+
+def describe(adjoint: AbstractAdjoint) -> str:
+    """An adjoint in words."""
+    if isinstance(adjoint, RecursiveCheckpointAdjoint):
+        c = adjoint.checkpoints
+        words = "every state stored" if c is None else "1 slot" if c == 1 else f"{c} slots"
+        words += f", window {adjoint.window}" if adjoint.window > 1 else ""
+        words += ", one tape at a time" if adjoint.one_tape else ""
+        return f"RecursiveCheckpointAdjoint, {words}"
+    if isinstance(adjoint, DirectAdjoint):
+        return "DirectAdjoint, every step recorded"
+    return adjoint.name
+
+
+def as_text(plan: Any) -> str:
+    """The choice, the table of candidates, and the items."""
+    limit = "" if plan.unlimited else f" of {format_bytes(plan.budget)}"
+    head = (
+        f"Plan: {describe(plan.adjoint)}\n"
+        f"  {format_bytes(plan.memory)}{limit} ({plan.source})\n"
+        f"  because {plan.reason}\n"
+        f"  steps: {plan.steps} ({plan.steps_source}); "
+        f"vjp of a step: {plan.vjp:.1f} F ({'measured' if plan.calibrated else 'assumed'})\n"
+    )
+    rows = [("method", "bytes", "time [F/step]", "accuracy", "verdict")]
+    rows += [
+        (
+            c.method,
+            format_bytes(c.bytes),
+            f"{c.time:.2f}",
+            c.accuracy,
+            c.verdict if c.verdict == "chosen" else c.reason,
+        )
+        for c in plan.candidates
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    items = _items("needed by all", plan.items)
+    return head + "\n".join([*lines, items, _items("asked for, beside the budget", plan.outputs)])
+
+
+def _items(title: str, items: dict[str, int]) -> str:
+    listed = ", ".join(f"{name} {format_bytes(n)}" for name, n in items.items() if n)
+    return textwrap.fill(
+        f"{title}: {listed or 'nothing'}",
+        WIDTH,
+        initial_indent="  ",
+        subsequent_indent="    ",
+    )
+
+
+def as_data(plan: Any) -> dict[str, Any]:
+    """A plan in str, int, float, bool, None, list and dict alone."""
+    return {
+        "adjoint": _settings(plan.adjoint),
+        "fallback": None if plan.fallback is None else _settings(plan.fallback),
+        "memory": plan.memory,
+        "budget": None if plan.unlimited else plan.budget,
+        "source": plan.source,
+        "reason": plan.reason,
+        "steps": plan.steps,
+        "known": plan.known,
+        "steps_source": plan.steps_source,
+        "limit": plan.limit,
+        "vjp": plan.vjp,
+        "calibrated": plan.calibrated,
+        "items": dict(plan.items),
+        "outputs": dict(plan.outputs),
+        "candidates": [_plain(dataclasses.asdict(c)) for c in plan.candidates],
+    }
+
+
+def _settings(adjoint: AbstractAdjoint) -> dict[str, Any]:
+    """Name and settings; an adjoint that is no dataclass has its name alone."""
+    found: dict[str, Any] = {}
+    if dataclasses.is_dataclass(adjoint):
+        found = dataclasses.asdict(adjoint)
+    return {"name": adjoint.name, **_plain(found)}
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Values that JSON has; what it has not is written as text."""
+
+    def value(x: Any) -> Any:
+        if isinstance(x, float) and not math.isfinite(x):
+            return None
+        return x if isinstance(x, (str, int, float, bool, type(None))) else repr(x)
+
+    return {name: value(x) for name, x in values.items()}
+
+
+def draw(plan: Any, path: Any, ax: Any) -> Any:
+    """Bytes against time of every candidate, with the budget; returns the axes."""
+    figure = None
+    if ax is None:
+        figure = require("matplotlib.figure", "plot").Figure(figsize=(7, 4), layout="constrained")
+        ax = figure.subplots()
+    for candidate in plan.candidates:
+        chosen = candidate.verdict == "chosen"
+        ax.plot(
+            candidate.time,
+            max(1, candidate.bytes),
+            _MARKS.get(candidate.verdict, "o"),
+            markersize=12 if chosen else 7,
+            fillstyle="full" if candidate.verdict in ("chosen", "fits") else "none",
+            label=f"{candidate.method} ({candidate.verdict})",
+        )
+    if not plan.unlimited:
+        label = f"budget, {format_bytes(plan.budget)}"
+        ax.axhline(plan.budget, color="tab:red", linestyle="--", label=label)
+    ax.set_yscale("log")
+    ax.set(xlabel="time [F/step]", ylabel="bytes", title="Gradient methods")
+    ax.legend(fontsize="small")
+    if path is not None:
+        (figure or ax.figure).savefig(path, dpi=120)
+    return ax
+
+
+_MARKS = {"chosen": "*", "not available": "x"}
