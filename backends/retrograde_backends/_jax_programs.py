@@ -12,7 +12,11 @@ from typing import Any
 
 import jax
 
-__all__ = ["KeptPrograms"]
+from retrograde._types import Inputs, Wanted
+
+from ._jax_measure import temporary_bytes
+
+__all__ = ["KeptAccounts", "KeptPrograms"]
 
 MOST = 128
 """Programs kept; the one not used for longest goes first."""
@@ -41,3 +45,43 @@ class KeptPrograms:
         while len(self._kept) > MOST:
             self._kept.popitem(last=False)
         return found
+
+
+class KeptAccounts:
+    """What compiled gradients take beside their slots, kept like programs."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Any, int] = OrderedDict()
+
+    def __call__(self, program: Any, inputs: Inputs, wanted: Wanted, rows: int) -> int:
+        """Bytes of temporaries beyond those of the solve and those of the rows of slots.
+
+        Compiles both; nothing is run, and inputs may be tracers.
+        """
+        shapes: Any = jax.tree_util.tree_map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs
+        )
+        key = (program.key(), str(shapes), wanted)
+        try:
+            found = self._kept.pop(key, None)
+        except TypeError:  # something unhashable: a traced tolerance, say
+            return self._measured(program, shapes, wanted, rows)
+        if found is None:
+            found = self._measured(program, shapes, wanted, rows)
+        self._kept[key] = found
+        while len(self._kept) > MOST:
+            self._kept.popitem(last=False)
+        return found
+
+    def _measured(self, program: Any, shapes: Any, wanted: Wanted, rows: int) -> int:
+        def solve(inputs: Inputs) -> Any:
+            return program.primal(inputs)[0]
+
+        def gradient(inputs: Inputs) -> Any:
+            leaves, _, residuals = program.forward(inputs)
+            cotangents = tuple(x * 0 + 1 for x in leaves)
+            cts = program.reverse(inputs, residuals, cotangents, wanted)
+            return cts.y0, [x for x in cts.params if x is not None]
+
+        alone, whole = (temporary_bytes(jax.jit(fn), shapes) for fn in (solve, gradient))
+        return max(0, whole - alone - rows * program.loop.layout.nbytes)

@@ -8,6 +8,7 @@ library's own autodiff follows.
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 from .._errors import UnsupportedByBackend
@@ -43,8 +44,11 @@ class Shape(NamedTuple):
     windows : bool
         Whether a window of states saves time (traced loops of cheap steps).
     passing : dict of str to int [bytes]
-        What comes and goes, and Python objects where the library's account of memory sees them:
-        counted in budgets of more than 64 KiB.
+        Python objects where the library's account of memory sees them: counted in budgets of
+        64 KiB and more.
+    compiled : callable or None
+        ``compiled(one_tape) -> int [bytes]``: what a gradient takes beside its slots, by the
+        compiler's own account; it compiles one. None where nothing is compiled.
     """
 
     state: int
@@ -58,6 +62,7 @@ class Shape(NamedTuple):
     windows: bool
     passing: dict[str, int] = {}  # noqa: RUF012
     recorded: int = 0
+    compiled: Callable[[bool], int] | None = None
 
 
 class AbstractAdjoint(ABC):

@@ -15,14 +15,13 @@ from .._errors import PlanInfeasible
 from .._units import format_bytes
 from .costs import (
     Cost,
+    as_compiled,
     checkpoint_cost,
     direct_cost,
     fitting_checkpoints,
     slot_bytes,
     with_tapes,
 )
-from .probe import PYTHON_OBJECTS
-
 __all__ = ["UNLIMITED", "Candidate", "Plan", "make_plan"]
 
 UNLIMITED = 2**62
@@ -139,10 +138,12 @@ def make_plan(shape: Shape, budget: int, source: str, named: AbstractAdjoint | N
         If nothing fits, or not the adjoint that was named.
     """
     shape = _charged(shape, budget)
+    if ARRAYS_ONLY < budget < UNLIMITED:
+        shape = as_compiled(shape, budget)
     fitting = fitting_checkpoints(shape, budget)
     options: list[AbstractAdjoint] = [RecursiveCheckpointAdjoint()]
     if shape.recorded:
-        room = budget - sum(with_tapes(shape, one=False).fixed.values())
+        room = budget - sum(shape.fixed.values())
         options.insert(0, DirectAdjoint(max(0, room) // shape.recorded))
     if fitting is not None and fitting not in options:
         options.append(fitting)
@@ -188,24 +189,21 @@ def _cost(shape: Shape, adjoint: AbstractAdjoint) -> Cost:
 
 
 def _charged(shape: Shape, budget: int) -> Shape:
-    """The shape with what passes among its items, as far as the budget is above 64 KiB.
+    """The shape with what is no array among its items, in full from budgets of 64 KiB on.
 
     Below, the arrays kept are what is counted; charged at once, the objects of a tape would
-    leave a budget of 65 KiB fewer slots than one of 63.
+    leave a budget of 65 KiB fewer slots than one of 63, so the charge grows as far as 64 KiB.
     """
-    fixed, room = dict(shape.fixed), max(0, budget - ARRAYS_ONLY)
+    total = sum(shape.passing.values())
+    fixed, room = dict(shape.fixed), max(0, min(total, budget - max(0, ARRAYS_ONLY - total)))
     for name, size in shape.passing.items():
         fixed[name] = min(size, room)
         room -= fixed[name]
-    slot = SLOT_OBJECTS if fixed.get(PYTHON_OBJECTS) else 0
-    return shape._replace(fixed=fixed, state=shape.state + slot)
+    return shape._replace(fixed=fixed)
 
 
 ARRAYS_ONLY = 64 * 1024
 """Budgets up to this count arrays alone: allocators pad and interpreters keep what is free."""
-
-SLOT_OBJECTS = 48
-"""Python objects of a slot beside its array: entries of a dict and of two lists."""
 
 
 def _why(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> str:

@@ -15,13 +15,17 @@ from .._derivative.footprint import object_bytes
 from .._types import Inputs, Wanted
 from ..backend import Capability
 
-__all__ = ["PYTHON_OBJECTS", "probe"]
+__all__ = ["probe"]
 
 CHEAP = 1024
 """States of at most this many elements make steps that cost less than a loop's bookkeeping."""
 
-PYTHON_OBJECTS = "Python objects"
-"""The item of what is no array."""
+GUESS = 256
+"""Steps of an adaptive solve of which nothing can be known yet: with as many slots, one of ten
+thousand steps replays less than two sweeps."""
+
+REAL = 8
+"""Bytes of a coefficient."""
 
 SWEEP_OBJECTS = 12 * 1024
 """Python objects of a reverse sweep: views, bound products, tables (measured on NumPy)."""
@@ -40,32 +44,30 @@ def probe(loop: Any, inputs: Inputs, *, native: bool) -> Shape:
     taped = isinstance(vjp, TapePullback)
     vjp, pulls = _watched(vjp) if taped else (vjp, [])
     with bk.quiet():
-        tape, k0 = bk.tape_bytes(vjp, layout.time(loop.clock.real(inputs.t0)), inputs.y0)
+        tape, kept, k0 = bk.tape_bytes(vjp, layout.time(loop.clock.real(inputs.t0)), inputs.y0)
         steps, bound = loop.count, loop.max_steps
         if steps is None:
-            steps = _predict(loop, inputs, k0) if k0 is not None else bound or CHEAP
+            steps = _predict(loop, inputs, k0) if k0 is not None else GUESS
     if bound is not None:
         steps = min(bound, steps)
     record = (bound if traced and bound is not None else steps) + 1
     rows = solver.stages if loop.outputs.inside == "ts" else 0
     objects = SWEEP_OBJECTS + solver.stages * sum(object_bytes(pull) for pull in pulls)
     counted = bk.array_overhead > 0  # an account that sees array headers sees all objects
-    passing = {
-        # beside them: the state that the step starts from, and the total that leaves it
-        "cotangents of a pull": 0 if traced else tape + 4 * layout.nbytes,
-        PYTHON_OBJECTS: objects if counted else 0,
-    }
     fixed = {
         "cotangents of a step": (solver.stages + 1) * layout.nbytes,
         "cotangents of saved times": rows * layout.nbytes,
+        # beside them: the state that the step starts from, and the total that leaves it
+        "cotangents of a pull": 0 if traced else tape + 4 * layout.nbytes,
+        "tables of coefficients": 0 if traced else 2 * solver.stages**2 * REAL,
         "cotangents of args": 2 * _differentiable_bytes(problem),
         "record of times": 8 * record if loop.adaptive else 0,
     }
     own = isinstance(vjp, UserPullback)
     record_steps = native and not (traced or own) and Capability.DIRECT in bk.capabilities
-    recorded = solver.stages * (tape + layout.nbytes) + layout.nbytes
+    compiled = (lambda one: bk.compiled_bytes(loop, inputs, wanted, one)) if traced else None
     return Shape(
-        recorded=recorded if record_steps and constant_times(inputs) else 0,
+        recorded=max(1, solver.evaluations * kept) if record_steps and constant_times(inputs) else 0,
         state=layout.nbytes + bk.array_overhead,
         steps=max(1, steps),
         known=loop.count is not None,
@@ -75,7 +77,8 @@ def probe(loop: Any, inputs: Inputs, *, native: bool) -> Shape:
         fixed=fixed,
         free_slot=bk.slots_by_reference,
         windows=traced and layout.size <= CHEAP,
-        passing=passing,
+        passing={"Python objects": objects if counted else 0},
+        compiled=compiled,
     )
 
 
@@ -88,6 +91,7 @@ def _watched(vjp: Any) -> tuple[Any, list[Any]]:
         pulls.append(pull)
         return k, pull
 
+    watched.layout = vjp.layout  # type: ignore[attr-defined]
     return watched, pulls
 
 

@@ -33,6 +33,7 @@ from retrograde._schedules.segments import (
     block_advances,
     block_positions,
     choose_segments,
+    segment_positions,
 )
 from retrograde._schedules.table import split_from_row, split_table, split_wide
 
@@ -48,6 +49,7 @@ __all__ = [
     "extra_advances",
     "positions",
     "repeats",
+    "segment_positions",
     "split",
     "split_from_row",
     "split_table",
