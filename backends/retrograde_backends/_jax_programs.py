@@ -84,4 +84,5 @@ class KeptAccounts:
             return cts.y0, [x for x in cts.params if x is not None]
 
         alone, whole = (temporary_bytes(jax.jit(fn), shapes) for fn in (solve, gradient))
-        return max(0, whole - alone - rows * program.loop.layout.nbytes)
+        size = max(0, whole - alone - rows * program.loop.layout.nbytes)
+        return size + size // 32 + 1024  # programs of other slots differ by that

@@ -36,7 +36,7 @@ from ._jax_programs import KeptAccounts, KeptPrograms
 
 __all__ = ["JaxBackend", "backend"]
 
-SLOTS = 2
+SLOTS = 4
 """Of the gradient that is compiled to see what a step takes beside its slots."""
 
 
