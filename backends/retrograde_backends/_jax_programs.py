@@ -11,9 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from retrograde._types import Inputs, Wanted
 
+from ._jax_derivative import with_gradient
 from ._jax_measure import temporary_bytes
 
 __all__ = ["KeptAccounts", "KeptPrograms"]
@@ -78,10 +80,16 @@ class KeptAccounts:
             return program.primal(inputs)[0]
 
         def gradient(inputs: Inputs) -> Any:
-            leaves, _, residuals = program.forward(inputs)
-            cotangents = tuple(x * 0 + 1 for x in leaves)
-            cts = program.reverse(inputs, residuals, cotangents, wanted)
-            return cts.y0, [x for x in cts.params if x is not None]
+            def loss(y0: Any, chosen: Any) -> Any:
+                rest = iter(chosen)
+                pairs = zip(inputs.params, wanted.params, strict=True)
+                params = tuple(next(rest) if w else x for x, w in pairs)
+                leaves = call(inputs._replace(y0=y0, params=params))[0]
+                return sum(jnp.real(x).sum() for x in leaves)
+
+            call = with_gradient(program)
+            pairs = zip(inputs.params, wanted.params, strict=True)
+            return jax.grad(loss, argnums=(0, 1))(inputs.y0, [x for x, w in pairs if w])
 
         alone, whole = (temporary_bytes(jax.jit(fn), shapes) for fn in (solve, gradient))
         size = max(0, whole - alone - rows * program.loop.layout.nbytes)
