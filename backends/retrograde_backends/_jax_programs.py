@@ -11,8 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-__all__ = ["KeptPrograms"]
+from retrograde._types import Inputs, Wanted
+
+from ._jax_derivative import with_gradient
+from ._jax_measure import temporary_bytes
+
+__all__ = ["KeptAccounts", "KeptPrograms"]
 
 MOST = 128
 """Programs kept; the one not used for longest goes first."""
@@ -41,3 +47,50 @@ class KeptPrograms:
         while len(self._kept) > MOST:
             self._kept.popitem(last=False)
         return found
+
+
+class KeptAccounts:
+    """What compiled gradients take beside their slots, kept like programs."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Any, int] = OrderedDict()
+
+    def __call__(self, program: Any, inputs: Inputs, wanted: Wanted, rows: int) -> int:
+        """Bytes of temporaries beyond those of the solve and those of the rows of slots.
+
+        Compiles both; nothing is run, and inputs may be tracers.
+        """
+        shapes: Any = jax.tree_util.tree_map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs
+        )
+        key = (program.key(), str(shapes), wanted)
+        try:
+            found = self._kept.pop(key, None)
+        except TypeError:  # something unhashable: a traced tolerance, say
+            return self._measured(program, shapes, wanted, rows)
+        if found is None:
+            found = self._measured(program, shapes, wanted, rows)
+        self._kept[key] = found
+        while len(self._kept) > MOST:
+            self._kept.popitem(last=False)
+        return found
+
+    def _measured(self, program: Any, shapes: Any, wanted: Wanted, rows: int) -> int:
+        def solve(inputs: Inputs) -> Any:
+            return program.primal(inputs)[0]
+
+        def gradient(inputs: Inputs) -> Any:
+            def loss(y0: Any, chosen: Any) -> Any:
+                rest = iter(chosen)
+                pairs = zip(inputs.params, wanted.params, strict=True)
+                params = tuple(next(rest) if w else x for x, w in pairs)
+                leaves = call(inputs._replace(y0=y0, params=params))[0]
+                return sum(jnp.real(x).sum() for x in leaves)
+
+            call = with_gradient(program)
+            pairs = zip(inputs.params, wanted.params, strict=True)
+            return jax.grad(loss, argnums=(0, 1))(inputs.y0, [x for x, w in pairs if w])
+
+        alone, whole = (temporary_bytes(jax.jit(fn), shapes) for fn in (solve, gradient))
+        size = max(0, whole - alone - rows * program.loop.layout.nbytes)
+        return size + size // 32 + 1024  # programs of other slots differ by that

@@ -42,6 +42,14 @@ class TorchLayout(FlatLayout):
             out.add_(x, alpha=w)
         return out
 
+    def leaf_at(self, offset: int) -> int:
+        """Index of the leaf that element ``offset`` of a state belongs to."""
+        return next((i for i, part in enumerate(self.slices) if offset < part.stop), 0)
+
+    def leaf_bytes(self, i: int) -> int:
+        """Bytes of a leaf."""
+        return (self.slices[i].stop - self.slices[i].start) * int(self.dtype.itemsize)
+
 
 class TorchStages(FlatStages):
     """Stages as rows of a matrix."""

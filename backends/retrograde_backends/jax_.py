@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from retrograde import _schedules
-from retrograde._adjoints import ForwardMode
+from retrograde._adjoints import ForwardMode, RecursiveCheckpointAdjoint
 from retrograde._loops import FAR
+from retrograde._program import Program
 from retrograde._types import Asked, Inputs, Wanted
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
@@ -33,9 +34,12 @@ from ._jax_loops import (
     while_loop,
     write_row,
 )
-from ._jax_programs import KeptPrograms
+from ._jax_programs import KeptAccounts, KeptPrograms
 
 __all__ = ["JaxBackend", "backend"]
+
+SLOTS = 4
+"""Of the gradient that is compiled to see what a step takes beside its slots."""
 
 
 class JaxBackend(DirectHooks, EagerBackend):
@@ -56,6 +60,7 @@ class JaxBackend(DirectHooks, EagerBackend):
     def __init__(self) -> None:
         super().__init__(jnp)
         self._compiled = KeptPrograms()
+        self._accounts = KeptAccounts()
 
     # --- arrays and trees
     def is_array(self, x: object) -> bool:
@@ -248,9 +253,15 @@ class JaxBackend(DirectHooks, EagerBackend):
     def stop_gradient(self, x: Any) -> Any:
         return jax.lax.stop_gradient(x)
 
-    def tape_bytes(self, vjp: Any, t: Any, y: Any) -> tuple[int, Any]:
+    def tape_bytes(self, vjp: Any, t: Any, y: Any) -> tuple[int, int, Any]:
         shapes = jax.eval_shape(vjp.linearise, t, y, vjp.chosen(vjp.params))
-        return sum(x.size * x.dtype.itemsize for x in jax.tree_util.tree_leaves(shapes)), None
+        size = sum(x.size * x.dtype.itemsize for x in jax.tree_util.tree_leaves(shapes))
+        return size, size, None
+
+    def compiled_bytes(self, loop: Any, inputs: Inputs, wanted: Wanted, one_tape: bool) -> int:
+        adjoint = RecursiveCheckpointAdjoint(SLOTS, one_tape=one_tape)
+        program = Program(loop, adjoint)
+        return self._accounts(program, _arrays(program, inputs), wanted, SLOTS + 1)
 
     # --- programs
     def differentiate(self, program: Any, inputs: Any) -> Any:

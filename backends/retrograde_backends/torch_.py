@@ -253,21 +253,28 @@ class TorchBackend(EagerBackend):
     def autodiff_vjp(self, program: Any, inputs: Any) -> tuple[Any, Any, Callable[..., Inputs]]:
         return autodiff_vjp(program, inputs)
 
-    def tape_bytes(self, vjp: Any, t: Any, y: Any) -> tuple[int, Any]:
+    def tape_bytes(self, vjp: Any, t: Any, y: Any) -> tuple[int, int, Any]:
         weak: Any = StorageWeakRef
         storages: dict[Any, int] = {}
+        y = y.clone()
+        own, leaves = y.untyped_storage()._cdata, set()
 
         def note(x: Any) -> Any:
             storage = x.untyped_storage()
-            storages[weak(storage)] = storage.nbytes()
+            if storage._cdata == own:
+                leaves.add(vjp.layout.leaf_at(x.storage_offset()))
+            else:
+                storages[weak(storage)] = storage.nbytes()
             return x.detach()  # an output itself would be held by its own graph
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-            k, pull = vjp(t, y.clone())
+            k, pull = vjp(t, y)
         k0 = [x.clone() for x in k]
         del k, pull
         # what outlives the tape (constants that f closes over) is no part of it
-        return sum(n for ref, n in storages.items() if ref.expired()), k0
+        size = sum(n for ref, n in storages.items() if ref.expired())
+        kept = sum(vjp.layout.leaf_bytes(i) for i in leaves)
+        return size + bool(leaves) * vjp.layout.nbytes, size + kept, k0
 
     def devices(self) -> list[str]:
         return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]

@@ -268,9 +268,15 @@ class EagerBackend(DirectHooks, AbstractBackend):
     def detach(self, problem: Any, inputs: Any) -> Any:
         return inputs
 
-    def tape_bytes(self, vjp: Any, t: Array, y: State) -> tuple[int, Any]:
+    def tape_bytes(self, vjp: Any, t: Array, y: State) -> tuple[int, int, Any]:
         k, pull = vjp(t, y)
-        return getattr(getattr(pull, "tape", None), "nbytes", 0), k
+        tape = getattr(pull, "tape", None)
+        if tape is None:
+            return 0, 0, k
+        size = tape.nbytes + sum(self.nbytes(x) for x in k if tape.holds(x))
+        if any(tape.holds(x) for x in vjp.layout.unpack(y)):  # then a stage's state lives on
+            size += vjp.layout.nbytes
+        return size, size, k
 
     def stop_gradient(self, x: Any) -> Any:
         return x

@@ -73,8 +73,16 @@ class GradientHooks(ABC):
         """x (an array or a state) as a constant."""
 
     @abstractmethod
-    def tape_bytes(self, vjp: Any, t: Array, y: State) -> tuple[int, Any]:
-        """Bytes that one linearisation of f keeps, and f's leaves there (None: not run)."""
+    def tape_bytes(self, vjp: Any, t: Array, y: State) -> tuple[int, int, Any]:
+        """Bytes that one linearisation of f keeps, those where states are leaves of their own
+        (as in a recorded march), and f's leaves there (None: not run)."""
+
+    def compiled_bytes(self, loop: Any, inputs: Any, wanted: Wanted, one_tape: bool) -> int:
+        """What a compiled gradient takes beside its slots, by the compiler's own account.
+
+        Asked of traced libraries alone.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def direct_layout(self, layout: Any) -> Any:

@@ -1,5 +1,7 @@
 """Leaves of several steps: the smallest segments, and the advances executed."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,24 +12,39 @@ from retrograde._schedules import (
     choose_segments,
     events,
     extra_advances,
+    segment_positions,
 )
 
 
-def test_segments_take_the_fewest_states():
+def test_segments_exist_from_the_fewest_states_on():
     for n in range(1, 1200):
         fewest = min(slots + -(-n // slots) for slots in range(1, n + 1))
         chosen = choose_segments(n, fewest)
         assert sum(chosen) == fewest
         assert chosen.slots * chosen.window >= n
-        assert choose_segments(n, fewest + 7) == chosen
         assert choose_segments(n, fewest - 1) is None
 
 
-@given(n=st.integers(1, 2000))
-def test_segments_pay_less_than_one_extra_sweep(run_machine, n):
-    slots, window = choose_segments(n, 10**6)
-    placements = zip(block_positions(n, slots, window), range(slots), strict=False)
-    assert run_machine(n, slots, placements, window).advances == n - -(-n // window)
+@given(n=st.integers(2, 3000), more=st.integers(0, 3000))
+def test_segments_have_the_most_slots_that_the_states_allow(n, more):
+    states = more + 2
+    chosen = choose_segments(n, states)
+    if chosen is not None:
+        slots, window = chosen
+        assert slots * window >= n
+        assert slots + window <= states
+        assert slots == n or (slots + 1) + -(-n // (slots + 1)) > states
+
+
+@given(n=st.integers(1, 600), states=st.integers(2, 700))
+def test_segments_replay_all_but_what_is_stored(run_machine, n, states):
+    chosen = choose_segments(n, states)
+    if chosen is not None:
+        slots, window = chosen
+        positions = segment_positions(n, slots)
+        assert max(b - a for a, b in itertools.pairwise((*positions, n))) <= window
+        machine = run_machine(n, slots, zip(positions, range(slots), strict=True), window)
+        assert machine.advances == n - slots
 
 
 @given(n=st.integers(1, 600), slots=st.integers(1, 20), window=st.integers(1, 30))

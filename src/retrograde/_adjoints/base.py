@@ -8,6 +8,7 @@ library's own autodiff follows.
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 from .._errors import UnsupportedByBackend
@@ -43,8 +44,8 @@ class Shape(NamedTuple):
     windows : bool
         Whether a window of states saves time (traced loops of cheap steps).
     passing : dict of str to int [bytes]
-        What comes and goes, and Python objects where the library's account of memory sees them:
-        counted in budgets of more than 64 KiB.
+        Python objects where the library's account of memory sees them: counted in budgets of
+        64 KiB and more.
     vjp : float [F]
         The vjp of a step, given its tapes, in units of one step forward.
     calibrated : bool
@@ -57,6 +58,9 @@ class Shape(NamedTuple):
         Each entry of a record of accepted times that grows with the solve; 0 where none does.
     outputs : dict of str to int [bytes]
         What the user asked for, by item; beside the budget.
+    compiled : callable or None
+        ``compiled(one_tape) -> int [bytes]``: what a gradient takes beside its slots, by the
+        compiler's own account; it compiles one. None where nothing is compiled.
     """
 
     state: int
@@ -76,6 +80,7 @@ class Shape(NamedTuple):
     source: str = ""
     growing: int = 0
     outputs: dict[str, int] = {}  # noqa: RUF012
+    compiled: Callable[[bool], int] | None = None
 
 
 class AbstractAdjoint(ABC):

@@ -58,7 +58,7 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
         if c is None or (bound is not None and c >= bound):
             return Slots(bound, None, None, 1, n)
         if n is not None and self.window > 1 and c * self.window >= n:
-            index = (*range(0, n, self.window), FAR)
+            index = (*_schedules.segment_positions(n, c), FAR)
             rows = tuple(range(len(index)))
             return Slots(c, bk.ints(index), bk.ints(rows), self.window, n, segments=True)
         if n is not None:

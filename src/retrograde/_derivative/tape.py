@@ -200,16 +200,25 @@ class Pullback:
             self._nbytes = self._count()
         return self._nbytes
 
-    def _count(self) -> int:
-        seen = set(self._known)
-        total = 0
+    def holds(self, x: Array) -> bool:
+        """Whether the tape keeps the memory of x alive: an input's or an output's, say."""
+        owner = id(_owner(x))
+        return any(id(other) == owner for other in self._owners())
+
+    def _owners(self) -> Iterator[Any]:
+        """The arrays whose memory the edges keep, some more than once."""
         for edges in self._nodes:
             for _, op, data in edges:
                 for x in _held(op if data is None else data):
-                    owner = _owner(x)
-                    if id(owner) not in seen:
-                        seen.add(id(owner))
-                        total += _bytes(self._xp, owner)
+                    yield _owner(x)
+
+    def _count(self) -> int:
+        seen = set(self._known)
+        total = 0
+        for owner in self._owners():
+            if id(owner) not in seen:
+                seen.add(id(owner))
+                total += _bytes(self._xp, owner)
         return total
 
 

@@ -31,7 +31,7 @@ class Slots(NamedTuple):
     length : int or None
         Number of steps if the host knows it.
     segments : bool
-        Placements are every ``window`` steps, so that the reversal needs no bookkeeping.
+        Placements are at most ``window`` steps apart, so that the reversal needs no bookkeeping.
     """
 
     rows: int | None

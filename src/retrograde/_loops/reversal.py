@@ -98,16 +98,15 @@ def _reverse_segments(
     carry: Any,
     layout: Any,
 ) -> Any:
-    width = slots.window
-    count = -(-n // width)
+    count = len(slots.index) - 1
 
     def segment(j: Any, z: Any) -> Any:
         e = count - 1 - j
-        low = e * width
-        high = bk.pick(low + width < n, low + width, n)
+        low, end = bk.look(slots.index, e), bk.look(slots.index, e + 1)
+        high = bk.pick(end < n, end, n)
         return _leaf(bk, z[1], low, high, bk.read(stored.buffer, e), step, z[0])
 
-    window = bk.new_buffer(width, layout, scratch=False)
+    window = bk.new_buffer(slots.window, layout, scratch=False)
     return bk.for_loop(0, count, segment, (carry, window))[0]
 
 

@@ -8,31 +8,30 @@ steps it holds (:func:`limit`).
 from __future__ import annotations
 
 from .._adjoints import AbstractAdjoint, RecursiveCheckpointAdjoint, Shape
-from .costs import slot_bytes, with_tapes
-from .probe import PYTHON_OBJECTS, RECORD
+from .costs import as_compiled, slot_bytes, with_tapes
+from .plan import UNLIMITED
+from .probe import RECORD
 
 __all__ = ["charged", "limit", "reserved"]
 
 
 def charged(shape: Shape, budget: int) -> Shape:
-    """The shape with what passes among its items, as far as the budget is above 64 KiB.
+    """The shape with what is no array among its items, in full from budgets of 64 KiB on.
 
     Below, the arrays kept are what is counted; charged at once, the objects of a tape would
-    leave a budget of 65 KiB fewer slots than one of 63.
+    leave a budget of 65 KiB fewer slots than one of 63, so the charge grows as far as 64 KiB.
     """
-    fixed, room = dict(shape.fixed), max(0, budget - ARRAYS_ONLY)
+    total = sum(shape.passing.values())
+    fixed, room = dict(shape.fixed), max(0, min(total, budget - max(0, ARRAYS_ONLY - total)))
     for name, size in shape.passing.items():
         fixed[name] = min(size, room)
         room -= fixed[name]
-    slot = SLOT_OBJECTS if fixed.get(PYTHON_OBJECTS) else 0
-    return shape._replace(fixed=fixed, state=shape.state + slot)
+    shape = shape._replace(fixed=fixed)
+    return as_compiled(shape, budget) if ARRAYS_ONLY < budget < UNLIMITED else shape
 
 
 ARRAYS_ONLY = 64 * 1024
 """Budgets up to this count arrays alone: allocators pad and interpreters keep what is free."""
-
-SLOT_OBJECTS = 48
-"""Python objects of a slot beside its array: entries of a dict and of two lists."""
 
 
 def reserved(shape: Shape, budget: int) -> Shape:

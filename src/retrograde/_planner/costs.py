@@ -7,13 +7,15 @@ beyond the inputs, the outputs asked for and the working set of the solve itself
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 
 from .. import _schedules
 from .._adjoints import RecursiveCheckpointAdjoint, Shape
 
 __all__ = [
     "Cost",
+    "as_compiled",
     "checkpoint_cost",
     "direct_cost",
     "fitting_checkpoints",
@@ -39,11 +41,10 @@ class Cost:
 def slot_bytes(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> int:
     """Bytes of slots, their tables and the window."""
     c, window = adjoint.checkpoints, adjoint.window if adjoint.window > 1 else 0
-    if c is None:
-        traced_rows = not shape.free_slot and shape.bound is not None
-        # a traced buffer is as long as the bound
-        return (shape.bound or 0 if traced_rows else shape.steps - shape.free_slot) * shape.state
-    c = min(c, shape.steps)
+    most = shape.steps if shape.free_slot or shape.bound is None else shape.bound
+    if c is None or (not shape.free_slot and c >= most):
+        return (most - shape.free_slot) * shape.state  # a traced buffer is as long as the bound
+    c = min(c, most)
     if shape.known and window and c * window >= shape.steps:
         return (c + window) * shape.state
     each, scratch = _ranges(shape)
@@ -64,24 +65,36 @@ TABLES = 12
 
 def direct_cost(shape: Shape) -> Cost:
     """Cost of recording every step for the library's own autodiff."""
-    size = sum(with_tapes(shape, one=False).fixed.values()) + shape.steps * shape.recorded
-    return Cost(size, 1 + shape.vjp)
+    return Cost(sum(shape.fixed.values()) + shape.steps * shape.recorded, 1 + shape.vjp)
 
 
 def checkpoint_cost(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> Cost:
     """Cost of recursive checkpointing (of storing everything where it has no limit)."""
     shape = with_tapes(shape, one=adjoint.one_tape)
-    n, c = max(1, shape.steps), adjoint.checkpoints
-    if c is None or c >= n:
-        extra = 0
-    elif shape.known:
-        extra = _schedules.block_advances(n, c, adjoint.window)
-    else:
-        blocks = -(-n // adjoint.window)
-        online = _schedules.events(c).extra_advances(blocks)
-        extra = online * adjoint.window + n - blocks
+    n = max(1, shape.steps)
     size = sum(shape.fixed.values()) + slot_bytes(shape, adjoint)
+    extra = _advances(shape, n, adjoint)
     return Cost(size, 1 + extra / n + 1 + adjoint.one_tape + shape.vjp)
+
+
+def _advances(shape: Shape, n: int, adjoint: RecursiveCheckpointAdjoint) -> float:
+    """Steps run again by the reversal, its bookkeeping in units of a cheap step included."""
+    c, window = adjoint.checkpoints, adjoint.window
+    if c is None or (shape.known and c >= n):
+        return 0
+    if shape.known and window > 1 and c * window >= n:
+        return n - c
+    kept = shape.windows * BOOKKEEPING * n / window
+    if c >= n:
+        return kept
+    if shape.known:
+        return kept + _schedules.block_advances(n, c, window)
+    blocks = -(-n // window)
+    return kept + _schedules.events(c).extra_advances(blocks) * window + n - blocks
+
+
+BOOKKEEPING = 0.25
+"""What a leaf of a traced reversal costs beside its steps, in units of a cheap one."""
 
 
 def with_tapes(shape: Shape, *, one: bool) -> Shape:
@@ -95,38 +108,90 @@ TAPES = "tapes of a step"
 
 def fitting_checkpoints(shape: Shape, budget: int) -> RecursiveCheckpointAdjoint | None:
     """The cheapest setting whose tapes, slots and window fit; None where none does."""
-    full = _fitting(with_tapes(shape, one=False), budget)
-    if full is not None and full.checkpoints is None:
-        return full
-    lean = _fitting(with_tapes(shape, one=True), budget)
-    lean = lean and replace(lean, one_tape=True)
-    options = [option for option in (full, lean) if option is not None]
+    options = []
+    for one in (False, True):
+        room = budget - sum(with_tapes(shape, one=one).fixed.values())
+        if room >= 0:
+            options += _fitting(shape, room, one)
+        if options and options[0].checkpoints is None:
+            break
     return min(options, key=lambda option: checkpoint_cost(shape, option).time, default=None)
 
 
-def _fitting(shape: Shape, budget: int) -> RecursiveCheckpointAdjoint | None:
-    room = budget - sum(shape.fixed.values())
+def _fitting(shape: Shape, room: int, one: bool) -> list[RecursiveCheckpointAdjoint]:
+    """Settings whose slots and window fit into so many bytes."""
     free = int(shape.free_slot)
-    states = room // shape.state + free if room >= 0 else 0
+    states = room // shape.state + free
     bound = shape.steps if shape.known else shape.bound
-    if states >= (_MANY if bound is None else bound):
-        return RecursiveCheckpointAdjoint()
+    if states >= (_MANY if bound is None else min(bound, ample_rows(shape))):
+        if bound is None or shape.free_slot or bound <= ample_rows(shape):
+            return [RecursiveCheckpointAdjoint(one_tape=one)]
+    options = []
     if shape.windows and shape.known:
         segments = _schedules.choose_segments(shape.steps, states)
         if segments is not None:
-            return RecursiveCheckpointAdjoint(segments.slots, segments.window)
+            options.append(RecursiveCheckpointAdjoint(*segments, one_tape=one))
     each, scratch = _ranges(shape)
     slots = (room - scratch) // each + free if room >= scratch else 0
     if slots < 1:
-        return None
+        return options
     window = min(slots - 1, -(-_WINDOW * shape.state // each))
     if shape.windows and slots >= 3 * _WINDOW:
-        return RecursiveCheckpointAdjoint(slots - window, _WINDOW)
-    return RecursiveCheckpointAdjoint(slots)
+        options.append(RecursiveCheckpointAdjoint(slots - window, _WINDOW, one_tape=one))
+    if not (shape.free_slot or shape.known):
+        slots = min(slots, ample_rows(shape))
+    return [*options, RecursiveCheckpointAdjoint(slots, one_tape=one)]
 
+
+def ample_rows(shape: Shape) -> int:
+    """Rows beyond which a traced loop of unknown length gains nothing that is likely.
+
+    A traced buffer takes its rows whether they are used or not, so it is not as long as the bound
+    but as the prediction asks for, with a margin; more where they cost next to nothing. A solve
+    that takes more steps recomputes some of them.
+    """
+    if shape.known or shape.free_slot:
+        return _MANY
+    cheap = min(_CHEAP_ROWS, _CHEAP_BYTES // shape.state)
+    return max(1, cheap, math.ceil(_MARGIN * shape.steps))
+
+
+def as_compiled(shape: Shape, budget: int) -> Shape:
+    """The shape with the compiler's own account in place of the sum of a step's arrays.
+
+    A compiler fuses: what a step takes beside the slots is often a third of the sum of its arrays,
+    which only matters where it is a good part of a budget that does not buy every state.
+    """
+    if shape.compiled is None:
+        return shape
+    upper = sum(with_tapes(shape, one=False).fixed.values())
+    whole = slot_bytes(shape, RecursiveCheckpointAdjoint(ample_rows(shape)))
+    if upper < _WORTH_IT * min(budget, upper + whole):
+        return shape
+    full = shape.compiled(False)
+    one = full
+    if budget - full < _FEW * shape.state:
+        one = min(full, shape.compiled(True))
+    tape = -(-(full - one) // max(1, shape.stages - 1))
+    return shape._replace(fixed={COMPILED: max(0, one - tape)}, tape=tape)
+
+
+COMPILED = "one step as compiled"
+
+_WORTH_IT = 0.08
+"""Part of the budget from which the sum of a step's arrays is too coarse a prediction."""
+
+_FEW = 8
+"""Slots below which room for one more tape may matter."""
 
 _WINDOW = 8
 """Leaf of a traced reversal: its bookkeeping costs as much as some ten cheap steps."""
 
 _MANY = 2**24
 """More states than any eager loop takes steps."""
+
+_MARGIN = 1.5
+"""Rows for each predicted step of a traced solve."""
+
+_CHEAP_ROWS, _CHEAP_BYTES = 4096, 2**20
+"""Rows that are taken without a prediction, and the bytes that they may take together."""

@@ -52,8 +52,9 @@ GROWTH = 0.15
 FIRST_STEP = 16
 """Later steps over the first one: the median of those 17 problems; it is cautious by design."""
 
-UNKNOWN = 1024
-"""Steps where nothing tells of them."""
+UNKNOWN = 256
+"""Steps where nothing tells of them: with as many slots, one of ten thousand steps replays less
+than two sweeps."""
 
 
 class Prediction(NamedTuple):
@@ -83,7 +84,7 @@ def predict(loop: Any, inputs: Inputs, k0: Any, *, short_probe: bool) -> Predict
         if steps is None and k0 is not None:
             steps, source = _first_step(loop, inputs, k0), "predicted from the first step"
         if steps is None:
-            steps, source = bound or UNKNOWN, "at most" if bound else "unknown"
+            steps, source = UNKNOWN, "unknown: a guess"
         found = Prediction(steps, source)
     return found if bound is None else found._replace(steps=min(bound, found.steps))
 

@@ -14,7 +14,7 @@ from .._types import Inputs, Wanted
 from ..backend import Capability
 from .predict import Prediction, predict
 
-__all__ = ["PYTHON_OBJECTS", "RECORD", "probe"]
+__all__ = ["RECORD", "probe"]
 
 CHEAP = 1024
 """States of at most this many elements make steps that cost less than a loop's bookkeeping."""
@@ -25,8 +25,8 @@ RECORD = "record of times"
 GROWING_TIME = 9
 """8 bytes a time, and the sixteenth that Python's array keeps beyond its length."""
 
-PYTHON_OBJECTS = "Python objects"
-"""The item of what is no array."""
+REAL = 8
+"""Bytes of a coefficient."""
 
 SWEEP_OBJECTS = 12 * 1024
 """Python objects of a reverse sweep: views, bound products, tables (measured on NumPy)."""
@@ -46,7 +46,7 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
     taped = isinstance(vjp, TapePullback)
     vjp, pulls = _watched(vjp) if taped else (vjp, [])
     with bk.quiet():
-        tape, k0 = bk.tape_bytes(vjp, layout.time(loop.clock.real(inputs.t0)), inputs.y0)
+        tape, kept, k0 = bk.tape_bytes(vjp, layout.time(loop.clock.real(inputs.t0)), inputs.y0)
         args = 2 * _differentiable_bytes(problem)  # a compiled probe forgets the arrays
         steps, source = _steps(loop, inputs, k0, short_probe=short_probe)
     bound = loop.max_steps
@@ -55,24 +55,23 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
     rows = solver.stages if loop.outputs.inside == "ts" else 0
     objects = SWEEP_OBJECTS + solver.stages * sum(object_bytes(pull) for pull in pulls)
     counted = bk.array_overhead > 0  # an account that sees array headers sees all objects
-    passing = {
-        # beside them: the state that the step starts from, and the total that leaves it
-        "cotangents of a pull": 0 if traced else tape + 2 * (layout.nbytes + carried),
-        PYTHON_OBJECTS: objects if counted else 0,
-    }
     fixed = {
         "cotangents of a step": (solver.stages - 1) * layout.nbytes + 2 * carried,
         # more than the y0 that the caller holds
         "state at t0": carried if carried > layout.nbytes and bk.slots_by_reference else 0,
         "cotangents of saved times": rows * layout.nbytes,
+        # beside them: the state that the step starts from, and the total that leaves it
+        "cotangents of a pull": 0 if traced else tape + 2 * (layout.nbytes + carried),
+        "tables of coefficients": 0 if traced else 2 * solver.stages**2 * REAL,
         "cotangents of args": args,
         RECORD: (growing or 8) * record if loop.adaptive else 0,
     }
     own = isinstance(vjp, UserPullback)
     record_steps = native and not (traced or own) and Capability.DIRECT in bk.capabilities
-    recorded = solver.stages * (tape + layout.nbytes) + carried
+    recorded = solver.evaluations * kept + carried - layout.nbytes
+    compiled = (lambda one: bk.compiled_bytes(loop, inputs, wanted, one)) if traced else None
     return Shape(
-        recorded=recorded if record_steps and constant_times(inputs) else 0,
+        recorded=max(1, recorded) if record_steps and constant_times(inputs) else 0,
         state=carried + bk.array_overhead,
         steps=max(1, steps),
         known=loop.count is not None,
@@ -82,11 +81,12 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
         fixed=fixed,
         free_slot=bk.slots_by_reference,
         windows=traced and loop.carried.size <= CHEAP,
-        passing=passing,
+        passing={"Python objects": objects if counted else 0},
         stiff=solver.implicit,
         source=source,
         growing=growing,
         outputs=_outputs(loop, steps),
+        compiled=compiled,
     )
 
 
@@ -117,6 +117,7 @@ def _watched(vjp: Any) -> tuple[Any, list[Any]]:
         pulls.append(pull)
         return k, pull
 
+    watched.layout = vjp.layout  # type: ignore[attr-defined]
     return watched, pulls
 
 

@@ -121,7 +121,7 @@ def make_plan(shape: Shape, budget: int, source: str, named: AbstractAdjoint | N
     given, shape = shape, charged(shape, budget)
     recording = None
     if shape.recorded:
-        room = budget - sum(with_tapes(shape, one=False).fixed.values())
+        room = budget - sum(shape.fixed.values())
         recording = DirectAdjoint(max(0, room) // shape.recorded)
     fitting = fitting_checkpoints(reserved(shape, budget), budget)
     case = Case(shape, budget, named, recording, fitting)

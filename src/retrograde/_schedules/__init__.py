@@ -34,6 +34,7 @@ from retrograde._schedules.segments import (
     block_advances,
     block_positions,
     choose_segments,
+    segment_positions,
 )
 from retrograde._schedules.table import split_from_row, split_table, split_wide
 
@@ -50,6 +51,7 @@ __all__ = [
     "positions",
     "repeats",
     "replay_limit",
+    "segment_positions",
     "split",
     "split_from_row",
     "split_table",

@@ -7,19 +7,18 @@ block possibly shorter. With ``slots * window >= n`` no block is advanced twice 
 vanishes altogether: equal segments, one extra sweep.
 
 In states, a plan costs ``slots + window``. Both counts include one for ``y0``: slot 0 holds it, and
-the window's first row repeats the state its leaf starts from.
+and the window's first row repeats the state its leaf starts from.
 """
 
-from math import isqrt
 from typing import NamedTuple
 
 from retrograde._schedules.binomial import extra_advances, positions
 
-__all__ = ["Segments", "block_advances", "block_positions", "choose_segments"]
+__all__ = ["Segments", "block_advances", "block_positions", "choose_segments", "segment_positions"]
 
 
 class Segments(NamedTuple):
-    """Equal segments: `slots` stored states, `window` steps apart, and a window as long.
+    """Equal segments: `slots` stored states, at most `window` steps apart, and a window as long.
 
     Attributes
     ----------
@@ -34,7 +33,7 @@ class Segments(NamedTuple):
 
 
 def choose_segments(n: int, states: int) -> Segments | None:
-    """Return the segments that reverse `n` steps in one extra sweep with the fewest states.
+    """Return the segments that reverse `n` steps in less than one extra sweep.
 
     Parameters
     ----------
@@ -46,8 +45,8 @@ def choose_segments(n: int, states: int) -> Segments | None:
     Returns
     -------
     Segments or None
-        With ``slots * window >= n`` and the least ``slots + window = ceil(2 sqrt(n))``, the window
-        the larger where they differ (fewer leaves); None if that exceeds `states`.
+        The most slots with ``slots * window >= n`` and ``slots + window <= states``: each one
+        more is one step less to replay. None below ``slots + window = ceil(2 sqrt(n))``.
 
     Raises
     ------
@@ -56,10 +55,29 @@ def choose_segments(n: int, states: int) -> Segments | None:
     """
     if n < 1:
         raise ValueError(f"segments need `n` >= 1, got {n}")
-    fewest = 1 + isqrt(4 * n - 1)
-    if fewest > states:
-        return None
-    return Segments(fewest // 2, fewest - fewest // 2)
+    for window in range(1, states // 2 + 1):
+        slots = min(n, states - window)
+        if slots * window >= n:
+            return Segments(slots, -(-n // slots))
+    return None
+
+
+def segment_positions(n: int, slots: int) -> tuple[int, ...]:
+    """Return the first steps of `slots` segments of `n` steps, of lengths that differ by one.
+
+    Parameters
+    ----------
+    n : int [steps]
+    slots : int
+        At least 1.
+
+    Returns
+    -------
+    tuple of int
+        Increasing, the first 0; replaying all segments takes ``n - len(positions)`` advances.
+    """
+    slots = min(n, slots)
+    return tuple(e * n // slots for e in range(slots))
 
 
 def block_positions(n: int, slots: int, window: int) -> tuple[int, ...]:
