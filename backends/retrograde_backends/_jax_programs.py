@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from retrograde._types import Inputs, Wanted
 
-from ._jax_derivative import with_gradient
+from ._jax_gradient import with_gradient
 from ._jax_measure import temporary_bytes
 
 __all__ = ["KeptAccounts", "KeptPrograms"]

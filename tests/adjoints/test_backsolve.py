@@ -297,7 +297,7 @@ def test_vmap_on_jax():
     ("settings", "message"),
     [
         ({"checkpoints": 0}, "`checkpoints` is 0"),
-        ({"guard": 0}, "`guard` is 0"),
+        ({"guard": -1}, "`guard` is -1"),
         ({"grad_rtol": 2.0}, "`grad_rtol` is 2.0"),
         ({"mode": "exact"}, "`mode` is 'exact'; pass 'discrete' or 'continuous'"),
     ],

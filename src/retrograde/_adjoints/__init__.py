@@ -15,6 +15,7 @@ from .base import AbstractAdjoint, Shape
 from .continuous import ContinuousAdjoint
 from .direct import DirectAdjoint, TooManySteps, check_followed, constant_times
 from .forward import ForwardMode
+from .inverting import InvertingAdjoint
 from .recursive_checkpoint import RecursiveCheckpointAdjoint
 from .reversible import ReversibleAdjoint
 from .sweep import field_pullback
@@ -25,6 +26,7 @@ __all__ = [
     "ContinuousAdjoint",
     "DirectAdjoint",
     "ForwardMode",
+    "InvertingAdjoint",
     "RecursiveCheckpointAdjoint",
     "ReversibleAdjoint",
     "Shape",

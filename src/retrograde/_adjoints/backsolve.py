@@ -30,7 +30,7 @@ class BacksolveAdjoint(InvertingAdjoint):
     guard : int or None
         Steps from one guarded state to the next; 1 lets nothing unguarded pass. None: the stored
         states alone are guards, and what was pulled between two of them is dropped and replayed
-        if the lower one is missed.
+        if the lower one is missed. 0: nothing is inverted.
     grad_rtol : float or None
         Relative error that inverted states may bring into the gradient; None is 1e-6 in float64
         and 1e-3 in float32.

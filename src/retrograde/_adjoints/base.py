@@ -56,6 +56,16 @@ class Shape(NamedTuple):
         Where ``steps`` comes from.
     growing : int [bytes]
         Each entry of a record of accepted times that grows with the solve; 0 where none does.
+    header : int [bytes]
+        What an array takes beside its elements, where the library's account of memory sees it.
+    reversible : bool
+        Whether the solver's steps have an exact inverse.
+    noted : int [bytes]
+        What a guard notes of a state.
+    vectors : int [bytes]
+        The projections that it notes.
+    returning : int [bytes]
+        Cotangents kept where pulls wait for a guard's verdict.
     outputs : dict of str to int [bytes]
         What the user asked for, by item; beside the budget.
     compiled : callable or None
@@ -79,6 +89,11 @@ class Shape(NamedTuple):
     stiff: bool = False
     source: str = ""
     growing: int = 0
+    header: int = 0
+    reversible: bool = False
+    noted: int = 0
+    vectors: int = 0
+    returning: int = 0
     outputs: dict[str, int] = {}  # noqa: RUF012
     compiled: Callable[[bool], int] | None = None
 

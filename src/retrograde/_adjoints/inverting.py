@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 
 from .. import _schedules
 from .._errors import InputError
-from .._loops import FAR, Invertible, Report, reverse_inverting
+from .._loops import Invertible, Report, reverse_inverting
 from .._solution import Status
 from .._types import Inputs, Wanted
 from .base import AbstractAdjoint
 from .guard import Guard
 from .recursive_checkpoint import RecursiveCheckpointAdjoint, finished
+from .residuals import fill, strip
 from .sweep import StepPull
 
 __all__ = ["InvertingAdjoint"]
@@ -50,10 +51,10 @@ class InvertingAdjoint(AbstractAdjoint):
 
     def __post_init__(self) -> None:
         self.replaying  # noqa: B018 - checks checkpoints and window
-        if self.guard is not None and (not isinstance(self.guard, int) or self.guard < 1):
+        if self.guard is not None and (not isinstance(self.guard, int) or self.guard < 0):
             raise InputError(
                 f"`guard` is {self.guard!r}; pass the steps from one guarded state to the next, "
-                "or None to guard by the stored states alone."
+                "None to guard by the stored states alone, or 0 to invert nothing."
             )
         if self.grad_rtol is not None and not 0 < self.grad_rtol < 1:
             raise InputError(f"`grad_rtol` is {self.grad_rtol!r}; pass a number between 0 and 1.")
@@ -75,12 +76,16 @@ class InvertingAdjoint(AbstractAdjoint):
         return (self.grad_rtol or DEFAULT_RTOL.get(size, 1e-2)) / trust
 
     def inverts(self, loop: Any) -> bool:
-        """Whether any range between stored states is dearer to replay than to invert."""
-        c, n = self.slots, loop.count
+        """Whether any step of a solve may be inverted."""
+        n, most = loop.count, loop.max_steps
         if n is None:
-            return loop.max_steps is None or c < loop.max_steps
-        n = n if loop.max_steps is None else min(n, loop.max_steps)
-        if self.window > 1 or c >= n:
+            return self.window == 1 and self.guard != 0 and (most is None or self.slots < most)
+        return self.inverts_any(n if most is None else min(n, most))
+
+    def inverts_any(self, n: int) -> bool:
+        """Whether a range between stored states of n steps is dearer to replay than to invert."""
+        c = self.slots
+        if self.guard == 0 or self.window > 1 or c >= n:
             return False
         stored = _schedules.positions(n, c)
         rooms = range(c, 0, -1)
@@ -95,33 +100,27 @@ class InvertingAdjoint(AbstractAdjoint):
         guard = None if self.guard is None else Guard(loop, self.guard)
         slots = self.replaying.slots(loop)
         final = loop.march(inputs, slots, record=loop.adaptive, guard=guard)
-        stored = final.stored
-        if loop.clock.traced and slots.length is not None:  # the host knows the positions
-            stored = stored._replace(positions=())
-        return final, [final._replace(inside=final.inside[:1], stored=stored)]
+        return final, [strip(loop, slots, final._replace(inside=final.inside[:1]))]
 
     def reverse(
         self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted
     ) -> Inputs:
         if not self.inverts(loop):
             cts = self.replaying.reverse(loop, inputs, residuals, cotangents, wanted)
-            n = residuals[0].n
-            return cts._replace(told=_told(Report(0 * n, loop.clock.real(0.0)), n))
+            n = loop.count if residuals[0].n == () else residuals[0].n
+            return cts._replace(told=_told(Report(0, loop.clock.real(0.0)), n))
         bk, final = loop.bk, residuals[0]
         if final.stored is None:  # a second pull: the first one used the slots up
             final = self.forward(loop, inputs)[1][0]
         if bk.slots_by_reference:
             residuals[0] = final._replace(stored=None, noted=None)
-        slots, stored = self.replaying.slots(loop), final.stored
-        if loop.clock.traced and slots.length is not None:
-            known = _schedules.positions(slots.length, slots.rows)
-            free = slots.rows + 1 - len(known)
-            stored = stored._replace(positions=bk.ints((*known, *[FAR] * free)))
+        slots = self.replaying.slots(loop)
+        final = fill(loop, slots, final, self.replaying.placed(slots.length or 0))
         step = StepPull(loop, inputs, final, cotangents, wanted, one_tape=self.one_tape)
         carry, report = reverse_inverting(
             bk,
             slots,
-            stored,
+            final.stored,
             (final.n, final.y),
             self._invertible(loop, step, final.noted),
             step.start(final, loop.rows_inside(final)),

@@ -17,6 +17,7 @@ from .._loops import FAR, Slots, reverse
 from .._solution import Status
 from .._types import Inputs, Wanted
 from .base import AbstractAdjoint
+from .residuals import fill, strip
 from .sweep import StepPull
 
 __all__ = ["RecursiveCheckpointAdjoint", "finished"]
@@ -57,22 +58,33 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
             n = bound = min(n, loop.max_steps)
         if c is None or (bound is not None and c >= bound):
             return Slots(bound, None, None, 1, n)
-        if n is not None and self.window > 1 and c * self.window >= n:
-            index = (*_schedules.segment_positions(n, c), FAR)
-            rows = tuple(range(len(index)))
-            return Slots(c, bk.ints(index), bk.ints(rows), self.window, n, segments=True)
         if n is not None:
-            blocks = -(-n // self.window)
-            index = tuple(i * self.window for i in _schedules.positions(blocks, c))
-            rows = tuple(range(len(index) + 1))
-            return Slots(c, bk.ints((*index, FAR)), bk.ints(rows), self.window, n)
+            index = self.placed(n)
+            rows, segments = tuple(range(len(index) + 1)), self.in_segments(n)
+            return Slots(c, bk.ints((*index, FAR)), bk.ints(rows), self.window, n, segments)
         index, rows = bk.placements(c, bound)
         return Slots(c, index, rows, self.window, None)
 
+    def in_segments(self, n: int) -> bool:
+        """Whether the windows reach from slot to slot, so that n steps are replayed once."""
+        c = self.checkpoints
+        return c is not None and self.window > 1 and c * self.window >= n
+
+    def placed(self, n: int) -> tuple[int, ...]:
+        """The steps whose states are stored of n that are known; empty where all are."""
+        c = self.checkpoints
+        if c is None or c >= n:
+            return ()
+        if self.in_segments(n):
+            return _schedules.segment_positions(n, c)
+        return tuple(i * self.window for i in _schedules.positions(-(-n // self.window), c))
+
     def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
-        final = loop.march(inputs, self.slots(loop), record=loop.adaptive)
+        slots = self.slots(loop)
+        final = loop.march(inputs, slots, record=loop.adaptive)
         needs_end = loop.outputs.saveat.fn is not None
-        return final, [final._replace(inside=final.inside[:1], y=final.y if needs_end else ())]
+        kept = final._replace(inside=final.inside[:1], y=final.y if needs_end else ())
+        return final, [strip(loop, slots, kept)]
 
     def reverse(
         self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted
@@ -83,6 +95,7 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
             final = self.forward(loop, inputs)[1][0]
         if not slots.everything and loop.bk.slots_by_reference:
             residuals[0] = final._replace(stored=None)
+        final = fill(loop, slots, final, self.placed(slots.length or 0))
         step = StepPull(loop, inputs, final, cotangents, wanted, one_tape=self.one_tape)
         carry = step.start(final, loop.rows_inside(final))
         carry = reverse(

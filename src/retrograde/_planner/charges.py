@@ -18,15 +18,16 @@ __all__ = ["charged", "limit", "reserved"]
 def charged(shape: Shape, budget: int) -> Shape:
     """The shape with what is no array among its items, in full from budgets of 64 KiB on.
 
-    Below, the arrays kept are what is counted; charged at once, the objects of a tape would
-    leave a budget of 65 KiB fewer slots than one of 63, so the charge grows as far as 64 KiB.
+    Below, the arrays kept are what is counted; charged at once, objects and headers would leave a
+    budget of 65 KiB fewer slots than one of 63, so the charge grows as far as 64 KiB.
     """
     total = sum(shape.passing.values())
     fixed, room = dict(shape.fixed), max(0, min(total, budget - max(0, ARRAYS_ONLY - total)))
     for name, size in shape.passing.items():
         fixed[name] = min(size, room)
         room -= fixed[name]
-    shape = shape._replace(fixed=fixed)
+    header = shape.header * min(budget, ARRAYS_ONLY) // ARRAYS_ONLY
+    shape = shape._replace(fixed=fixed, state=shape.state + header)
     return as_compiled(shape, budget) if ARRAYS_ONLY < budget < UNLIMITED else shape
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from .._adjoints import Shape, constant_times, field_pullback
+from .._adjoints.guard import guard_bytes, guard_width
 from .._derivative import TapePullback, UserPullback
 from .._derivative.footprint import object_bytes
 from .._types import Inputs, Wanted
@@ -72,7 +73,8 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
     compiled = (lambda one: bk.compiled_bytes(loop, inputs, wanted, one)) if traced else None
     return Shape(
         recorded=max(1, recorded) if record_steps and constant_times(inputs) else 0,
-        state=carried + bk.array_overhead,
+        state=carried,
+        header=bk.array_overhead,
         steps=max(1, steps),
         known=loop.count is not None,
         bound=bound,
@@ -85,6 +87,10 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
         stiff=solver.implicit,
         source=source,
         growing=growing,
+        reversible=solver.reversible,
+        noted=guard_width(loop.carried) * bk.itemsize(layout.real_dtype),
+        vectors=guard_bytes(loop.carried),
+        returning=carried + args // 2,
         outputs=_outputs(loop, steps),
         compiled=compiled,
     )

@@ -10,11 +10,17 @@ import math
 import textwrap
 from typing import Any
 
-from .._adjoints import AbstractAdjoint, DirectAdjoint, RecursiveCheckpointAdjoint
+from .._adjoints import (
+    AbstractAdjoint,
+    BacksolveAdjoint,
+    DirectAdjoint,
+    InvertingAdjoint,
+    RecursiveCheckpointAdjoint,
+)
 from .._extras import require
 from .._units import format_bytes
 
-__all__ = ["as_data", "as_text", "describe", "draw"]
+__all__ = ["as_data", "as_text", "counted", "describe", "draw"]
 
 WIDTH = 88
 """Columns of the items' paragraphs."""
@@ -24,13 +30,22 @@ def describe(adjoint: AbstractAdjoint) -> str:
     """An adjoint in words."""
     if isinstance(adjoint, RecursiveCheckpointAdjoint):
         c = adjoint.checkpoints
-        words = "every state stored" if c is None else "1 slot" if c == 1 else f"{c} slots"
+        words = "every state stored" if c is None else counted(c, "slot")
         words += f", window {adjoint.window}" if adjoint.window > 1 else ""
         words += ", one tape at a time" if adjoint.one_tape else ""
         return f"RecursiveCheckpointAdjoint, {words}"
     if isinstance(adjoint, DirectAdjoint):
         return "DirectAdjoint, every step recorded"
+    if isinstance(adjoint, BacksolveAdjoint) and adjoint.mode == "continuous":
+        return "BacksolveAdjoint, continuous"
+    if isinstance(adjoint, InvertingAdjoint):
+        return adjoint.name + describe(adjoint.replaying).removeprefix(adjoint.replaying.name)
     return adjoint.name
+
+
+def counted(n: int, what: str) -> str:
+    """A number of things in words."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def as_text(plan: Any) -> str:

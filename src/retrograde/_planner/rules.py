@@ -1,69 +1,66 @@
 """The choice of the adjoint: an ordered list of rules, the first that answers decides.
 
 To add a rule: a function of a :class:`Case`, its entry in ``RULES`` at its place, and where it
-brings a method of its own a row in :func:`_options` and in :func:`_cost`.
+brings a method of its own a row in ``candidates.options`` and in ``candidates.cost_of``.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import replace
 
-from .._adjoints import AbstractAdjoint, DirectAdjoint, RecursiveCheckpointAdjoint, Shape
+from .._adjoints import (
+    AbstractAdjoint,
+    BacksolveAdjoint,
+    DirectAdjoint,
+    InvertingAdjoint,
+    Shape,
+)
 from .._errors import PlanInfeasible
 from .._units import format_bytes
+from .candidates import Case, Choice, candidate, cost_of, offloaded, options, too_small
 from .charges import charged, limit, reserved
 from .costs import (
-    Cost,
-    checkpoint_cost,
     direct_cost,
     fitting_checkpoints,
-    slot_bytes,
     with_tapes,
 )
-from .plan import Candidate, Plan
+from .inversion import fitting_inversion
+from .plan import UNLIMITED, Plan
 from .probe import RECORD
-from .report import describe
+from .report import counted, describe
 
 __all__ = ["RULES", "Case", "Choice", "make_plan", "widened"]
-
-
-class Case(NamedTuple):
-    """What the rules decide on.
-
-    Attributes
-    ----------
-    shape : Shape
-    budget : int [bytes]
-    named : AbstractAdjoint or None
-        What the user named.
-    recording : DirectAdjoint or None
-        Every step recorded, where the library can.
-    fitting : RecursiveCheckpointAdjoint or None
-        The cheapest setting that fits.
-    """
-
-    shape: Shape
-    budget: int
-    named: AbstractAdjoint | None
-    recording: DirectAdjoint | None
-    fitting: RecursiveCheckpointAdjoint | None
-
-
-class Choice(NamedTuple):
-    """An adjoint, and why."""
-
-    adjoint: AbstractAdjoint
-    reason: str
 
 
 # --- the rules
 
 
 def the_named_one(case: Case) -> Choice | None:
-    """What the user named is checked, never replaced."""
-    return Choice(case.named, "it was named") if case.named is not None else None
+    """What the user named is checked, never replaced; numbers left open are the budget's."""
+    named, fitting = case.named, case.fitting
+    if named is None:
+        return None
+    if case.budget < UNLIMITED and fitting is not None and _open(named):
+        best: AbstractAdjoint | None = fitting
+        if isinstance(named, InvertingAdjoint):
+            best = (
+                case.shape.known and fitting_inversion(case.shape, case.budget, fitting)
+            ) or None
+            if best is not None:
+                kept = {"checkpoints", "guard", "window", "one_tape"}
+                best = replace(named, **{name: getattr(best, name) for name in kept})
+        if best is not None:
+            return Choice(best, "it was named, with what the budget buys")
+    return Choice(named, "it was named")
+
+
+def _open(named: AbstractAdjoint) -> bool:
+    """Whether a number of slots is the budget's to tell."""
+    if isinstance(named, BacksolveAdjoint) and named.mode == "continuous":
+        return False
+    return getattr(named, "checkpoints", 0) is None
 
 
 def everything_recorded(case: Case) -> Choice | None:
@@ -89,19 +86,55 @@ def everything_stored(case: Case) -> Choice | None:
     )
 
 
+def inverted_steps(case: Case) -> Choice | None:
+    """Constant steps are taken back in place of being stored, under guard."""
+    shape, fitting = case.shape, case.fitting
+    if not shape.known or shape.stiff or fitting is None:
+        return None
+    adjoint = fitting_inversion(shape, case.budget, fitting)
+    steps = "the solver is reversible" if shape.reversible else "steps are constant"
+    slots = counted(adjoint.slots, "slot")
+    if adjoint.guard == 0:
+        return Choice(
+            adjoint,
+            f"not every state fits, and {steps}: but a guard of inverted steps would take more "
+            f"than it saves, so all is replayed from {slots}",
+        )
+    if not adjoint.inverts_any(shape.steps):
+        return Choice(
+            adjoint,
+            f"not every state fits, and {steps}: with {slots} every range is "
+            "no dearer to replay than to invert",
+        )
+    guards = (
+        "the stored states are its guards"
+        if adjoint.guard is None
+        else f"with a guard every {adjoint.guard} steps"
+        if adjoint.guard > 1
+        else "with a guard at every step"
+    )
+    return Choice(
+        adjoint,
+        f"not every state fits, and {steps}: they are inverted, {guards}; {slots} to replay from",
+    )
+
+
 def checkpoints(case: Case) -> Choice | None:
     """As many slots as the budget buys."""
     if case.fitting is None:
         return None
-    steps = "the number of steps is known" if case.shape.known else "steps are adaptive"
-    slots = case.fitting.checkpoints
-    return Choice(case.fitting, f"not every state fits, and {steps}: the budget buys {slots} slots")
+    steps = "steps are adaptive"
+    if case.shape.known:
+        steps = "the solver is for stiff problems"
+    slots = counted(case.fitting.checkpoints or 0, "slot")
+    return Choice(case.fitting, f"not every state fits, and {steps}: the budget buys {slots}")
 
 
 RULES: tuple[Callable[[Case], Choice | None], ...] = (
     the_named_one,
     everything_recorded,
     everything_stored,
+    inverted_steps,
     checkpoints,
 )
 """In this order, first match."""
@@ -128,21 +161,21 @@ def make_plan(shape: Shape, budget: int, source: str, named: AbstractAdjoint | N
     answers = (rule(case) for rule in RULES)
     chosen = next((answer for answer in answers if answer is not None), None)
     if chosen is None:
-        raise PlanInfeasible(_too_small(shape, budget, source))
+        raise PlanInfeasible(too_small(shape, budget, source))
     adjoint = chosen.adjoint
-    options = _options(case)
-    if adjoint not in options:
-        options.append(adjoint)
-    costs = [_cost(shape, option) for option in options]
-    own = costs[options.index(adjoint)]
+    shown = options(case)
+    if adjoint not in shown:
+        shown.append(adjoint)
+    costs = [cost_of(shape, option) for option in shown]
+    own = costs[shown.index(adjoint)]
     if own.bytes > budget:
         raise PlanInfeasible(
             f"`memory` is {format_bytes(budget)}, but {describe(adjoint)} needs "
             f"{format_bytes(own.bytes)}. Raise the budget or pass adjoint='auto'."
         )
     rows = [
-        _candidate(option, cost, case, chosen, own)
-        for option, cost in zip(options, costs, strict=True)
+        candidate(option, cost, case, chosen, own)
+        for option, cost in zip(shown, costs, strict=True)
     ]
     return Plan(
         adjoint=adjoint,
@@ -152,7 +185,7 @@ def make_plan(shape: Shape, budget: int, source: str, named: AbstractAdjoint | N
         steps=shape.steps,
         known=shape.known,
         items=with_tapes(shape, one=getattr(adjoint, "one_tape", False)).fixed,
-        candidates=(*rows, _offloaded(shape)),
+        candidates=(*rows, offloaded(shape)),
         reason=chosen.reason,
         fallback=fitting,
         limit=limit(shape, adjoint, fitting, budget),
@@ -182,60 +215,4 @@ def widened(plan: Plan) -> Plan:
         f"`memory` is {format_bytes(plan.budget)} ({plan.source}), but this solve takes more than "
         f"{plan.limit} steps, and there is no room for the times of more of them beside what "
         "every plan needs. Raise the budget, or loosen `rtol` and `atol`."
-    )
-
-
-def _options(case: Case) -> list[AbstractAdjoint]:
-    """What the table shows beside the choice."""
-    options: list[AbstractAdjoint] = [] if case.recording is None else [case.recording]
-    options.append(RecursiveCheckpointAdjoint())
-    if case.fitting is not None and case.fitting not in options:
-        options.append(case.fitting)
-    return options
-
-
-def _cost(shape: Shape, adjoint: AbstractAdjoint) -> Cost:
-    if isinstance(adjoint, RecursiveCheckpointAdjoint):
-        return checkpoint_cost(shape, adjoint)
-    # not recordable here: the steps are taken again, over a bound number of tapes
-    each = shape.recorded or shape.stages * (shape.tape + shape.state)
-    steps = shape.bound or shape.steps
-    return direct_cost(shape._replace(recorded=each, steps=steps))
-
-
-# --- the reasons
-
-
-def _candidate(
-    adjoint: AbstractAdjoint, cost: Cost, case: Case, chosen: Choice, own: Cost
-) -> Candidate:
-    verdict, reason = "fits", "fits, in more bytes"
-    if adjoint == chosen.adjoint:
-        verdict, reason = "chosen", chosen.reason
-    elif cost.bytes > case.budget:
-        verdict = "too large"
-        reason = f"too large by {format_bytes(cost.bytes - case.budget)}"
-    elif cost.time > own.time:
-        reason = f"fits, but takes {cost.time:.1f} F a step to {own.time:.1f}"
-    elif case.named is not None:
-        reason = "fits, but another was named"
-    return Candidate(describe(adjoint), cost.bytes, cost.time, adjoint.accuracy, verdict, reason)
-
-
-def _offloaded(shape: Shape) -> Candidate:
-    """Slots in the memory of the host: three states stay on the device, for copies under way."""
-    size = sum(with_tapes(shape, one=False).fixed.values()) + 3 * shape.state
-    time = checkpoint_cost(shape, RecursiveCheckpointAdjoint()).time
-    reason = "not available in this version"
-    return Candidate("host offload of slots", size, time, "exact", "not available", reason)
-
-
-def _too_small(shape: Shape, budget: int, source: str) -> str:
-    shape = with_tapes(shape, one=True)
-    least = sum(shape.fixed.values()) + slot_bytes(shape, RecursiveCheckpointAdjoint(1))
-    items = "; ".join(f"{name}: {format_bytes(n)}" for name, n in shape.fixed.items() if n)
-    return (
-        f"`memory` is {format_bytes(budget)} ({source}), but the smallest plan needs "
-        f"{format_bytes(least)} for a state of {format_bytes(shape.state)} ({items}). Raise the "
-        "budget or pass a smaller batch."
     )
