@@ -27,6 +27,10 @@ class Bench:
     ----------
     problem : Problem
     library : str
+
+    Attributes
+    ----------
+    device : str
     """
 
     def __init__(self, problem: Any, library: str) -> None:
@@ -34,17 +38,19 @@ class Bench:
         self.problem = problem
         self.leaves = tuple(self.xp.asarray(x) for x in problem.leaves)
         self.f = problem.field(self.xp)
+        self.device = str(self.leaves[0].device)
 
     def call(self, y0: Any, *args: Any) -> tuple[Any, ...]:
         """Arguments of ``solve``."""
         return self.f, y0, 0.0, self.problem.t1, *args
 
+    def forward(self, *leaves: Any) -> Any:
+        """The solve alone: every adjoint's."""
+        return rg.solve(*self.call(*leaves), **self.problem.settings).ys[-1]
+
     def ours(self, keywords: dict[str, Any]) -> Entrant:
         """Our method with these keywords of ``solve``."""
         settings = {**self.problem.settings, **keywords}
-
-        def forward(*leaves: Any) -> Any:
-            return rg.solve(*self.call(*leaves), **settings).ys[-1]
 
         def gradient(*leaves: Any) -> tuple[Any, ...]:
             sol, pullback = rg.solve_vjp(*self.call(*leaves), **settings)
@@ -55,7 +61,7 @@ class Bench:
             pullback = rg.solve_vjp(*self.call(*self.leaves), **settings)[1]
             return kept_bytes(pullback, self.xp.ndarray, _owner)
 
-        return Entrant(forward, gradient, self.leaves, residual_bytes, self._wait)
+        return Entrant(self.forward, gradient, self.leaves, residual_bytes, self._wait)
 
     def peers(self) -> list[Peer]:
         """None."""

@@ -6,6 +6,7 @@ written by hand need a number of steps, so they run where steps are constant.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import math
@@ -32,14 +33,19 @@ class Bench:
     ----------
     problem : Problem
     library : str
+
+    Attributes
+    ----------
+    device : str
     """
 
     def __init__(self, problem: Any, library: str) -> None:
         self.problem = problem
         self.leaves = tuple(jnp.asarray(x) for x in problem.leaves)
         self.f = problem.field(jnp)
-        self._plain: Any = None
-        jax.block_until_ready(jax.jit(jax.grad(self._warm_up))(*self.leaves))
+        self.device = jax.devices()[0].platform
+        self._alone: dict[str, Any] = {}
+        _wait(jax.jit(jax.grad(self._warm_up))(*self.leaves))
 
     def _warm_up(self, y0: Any, *args: Any) -> Any:
         """What the first compiled program would else pay for."""
@@ -53,32 +59,42 @@ class Bench:
         """Our method with these keywords of ``solve``."""
         settings = {**self.problem.settings, **keywords}
         solution: Solution = lambda *x: rg.solve(*self.call(*x), **settings).ys[-1]  # noqa: E731
-        if self._plain is None:  # without a gradient every method is one program
-            self._plain = jax.jit(solution).lower(*self.leaves).compile()
-        return self.entrant(solution, self._plain)
+        return self.entrant("retrograde", solution)
 
-    def entrant(self, solution: Solution, plain: Any = None) -> Entrant:
-        """A solution, compiled with its gradient."""
-        leaves, wanted = self.leaves, tuple(range(len(self.leaves)))
-        loss = lambda *x: jnp.sum(solution(*x))  # noqa: E731
+    def entrant(self, program: str, solution: Solution) -> Entrant:
+        """A solution, compiled with its gradient.
+
+        Parameters
+        ----------
+        program : str
+            Methods of one name are one program where no gradient is taken.
+        solution : callable
+        """
+        leaves, loss = self.leaves, jax.jit(lambda *x: jnp.sum(solution(*x)))
+        kept: list[int] = []
+
+        def gradient(*x: Any) -> Any:
+            value, pull = jax.vjp(loss, *x)
+            kept.append(residual_bytes(pull))
+            return pull(jnp.ones_like(value))
+
         start = time.perf_counter()
-        gradient = jax.jit(jax.grad(loss, wanted)).lower(*leaves).compile()
+        compiled = jax.jit(gradient).lower(*leaves).compile()
         seconds = time.perf_counter() - start
-        forward = jax.jit(solution).lower(*leaves).compile() if plain is None else plain
-        kept = lambda: residual_bytes(loss, leaves)  # noqa: E731
-        return Entrant(forward, gradient, leaves, kept, jax.block_until_ready, seconds)
+        if program not in self._alone:
+            self._alone[program] = jax.jit(solution).lower(*leaves).compile()
+        alone = self._alone[program]
+        return Entrant(alone, compiled, leaves, lambda: kept[0], _wait, seconds)
 
     def peers(self) -> list[Peer]:
         """Methods of diffrax, of loops by hand, and of equinox' loops."""
-        found = []
-        for method, solution in self._diffrax().items():
-            found.append(("diffrax", method, solution))
+        found = [("diffrax", method, solution) for method, solution in self._diffrax().items()]
         if self.problem.steps is not None:
             loops = _Loops(self.f, self.problem)
             found += [("jax", method, solution) for method, solution in loops.plain().items()]
             found += [("equinox", method, solution) for method, solution in loops.equinox().items()]
         return [
-            Peer(package, method, lambda solution=solution: self.entrant(solution))  # type: ignore[misc]
+            Peer(package, method, functools.partial(self.entrant, _program(method), solution))
             for package, method, solution in found
             if package not in PACKAGES["jax"] or importlib.util.find_spec(package)
         ]
@@ -174,14 +190,16 @@ class _Loops:
         return {f"while_loop, {k}": lambda *x, kind=k: loop(kind, *x) for k in kinds}
 
 
-def residual_bytes(loss: Callable[..., Any], leaves: tuple[Any, ...]) -> int:
-    """Bytes of the distinct arrays in the closure of ``jax.vjp(loss, *leaves)[1]``.
+def _wait(x: Any) -> Any:
+    return jax.block_until_ready(x)  # type: ignore[no-untyped-call]
 
-    Nothing is run. Inputs count where a method keeps them.
-    """
 
-    def closure(*x: Any) -> list[Any]:
-        pull = jax.vjp(jax.jit(loss), *x)[1]
-        return list({id(a): a for a in jax.tree_util.tree_leaves(pull)}.values())
+def _program(method: str) -> str:
+    """diffrax' number of checkpoints makes no other program where no gradient is taken."""
+    return "Recursive" if method.startswith("Recursive") else method
 
-    return sum(x.size * x.dtype.itemsize for x in jax.eval_shape(closure, *leaves))
+
+def residual_bytes(pull: Any) -> int:
+    """Bytes of the distinct arrays in the closure of a ``jax.vjp``, traced or not."""
+    arrays = {id(x): x for x in jax.tree_util.tree_leaves(pull)}.values()
+    return sum(x.size * x.dtype.itemsize for x in arrays)

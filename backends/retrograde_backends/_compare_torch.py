@@ -6,6 +6,7 @@ they have any. torchdiffeq's dopri5 is the pair of Dormand and Prince, its neare
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import weakref
@@ -29,6 +30,10 @@ class Bench:
     ----------
     problem : Problem
     library : str
+
+    Attributes
+    ----------
+    device : str
     """
 
     def __init__(self, problem: Any, library: str) -> None:
@@ -36,6 +41,8 @@ class Bench:
         tensors = [torch.tensor(x, dtype=torch.float64) for x in problem.leaves]
         self.leaves = tuple(torch.nn.Parameter(x) for x in tensors)  # torchode asks for these
         self.f = problem.field(torch)
+        self.device = str(self.leaves[0].device)
+        self._alone: dict[str, Any] = {}
 
     def call(self, y0: Any, *args: Any) -> tuple[Any, ...]:
         """Arguments of ``solve``."""
@@ -44,17 +51,19 @@ class Bench:
     def ours(self, keywords: dict[str, Any]) -> Entrant:
         """Our method with these keywords of ``solve``."""
         settings = {**self.problem.settings, **keywords}
-        return self.entrant(lambda *x: rg.solve(*self.call(*x), **settings).ys[-1])
+        solution = lambda *x: rg.solve(*self.call(*x), **settings).ys[-1]  # noqa: E731
+        return self.entrant("retrograde", solution)
 
-    def entrant(self, solution: Callable[..., Any]) -> Entrant:
-        """A solution with its gradient by autograd."""
+    def entrant(self, package: str, solution: Callable[..., Any]) -> Entrant:
+        """A solution with its gradient by autograd; without one, a package has one solve."""
         leaves = self.leaves
+        alone = self._alone.setdefault(package, torch.no_grad()(solution))
 
         def gradient(*leaves: Any) -> Any:
             return torch.autograd.grad(solution(*leaves).sum(), leaves)
 
         kept = lambda: residual_bytes(solution, leaves)  # noqa: E731
-        return Entrant(torch.no_grad()(solution), gradient, leaves, kept, lambda x: x)
+        return Entrant(alone, gradient, leaves, kept, lambda x: x)
 
     def peers(self) -> list[Peer]:
         """Methods of torchdiffeq and torchode."""
@@ -65,7 +74,7 @@ class Bench:
             ("torchode", "BacksolveAdjoint", lambda *x: self._torchode("BacksolveAdjoint", *x)),
         ]
         return [
-            Peer(package, method, lambda solution=solution: self.entrant(solution))  # type: ignore[misc]
+            Peer(package, method, functools.partial(self.entrant, package, solution))
             for package, method, solution in methods
             if importlib.util.find_spec(package)
         ]

@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         Exit code: 0, 1 (the demo found a budget exceeded or gradients that differ, compare an
-        exact method in error, or a solve failed), 2 (wrong arguments, or a package that is missing).
+        exact method in error, or a solve failed), 2 (wrong arguments, or a package that is
+        missing).
 
     Examples
     --------

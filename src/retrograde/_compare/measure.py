@@ -30,6 +30,10 @@ NOT_FOR_THIS = (InputError, PlanInfeasible, UnsupportedByBackend)
 EXACT_CLASSES = ("exact",)
 
 
+WARM = 0.05
+"""A first call of fewer seconds tells little of the next one."""
+
+
 class Effort(NamedTuple):
     """How long is timed: rounds, seconds of a turn, seconds in all of one method."""
 
@@ -43,7 +47,7 @@ class Reference(NamedTuple):
 
     steps: Sequence[float]
     true: Sequence[float]
-    count: int
+    accepted: int
 
 
 def reference(problem: Problem) -> Reference:
@@ -78,22 +82,29 @@ def measure(
     tick : callable
         Told what is done next: each method, then each round of timing.
     """
-    rows, ready = [], []
+    rows: list[Row] = []
+    ready: list[tuple[Row, Entrant, float]] = []
     for library in libraries:
         for row, make in _entries(problem, library):
             tick(f"{problem.name}: {library} {row.method}")
             rows.append(row)
             try:
                 entrant = make()
-                _fill(row, entrant, problem, wanted)
-                ready.append((row, entrant))
+                ready.append((row, entrant, _fill(row, entrant, problem, wanted)))
             except Exception as error:  # a method that fails must not hide the others
                 row.failed = _reason(error, row)
                 row.fault = row.package == "retrograde" and not isinstance(error, NOT_FOR_THIS)
-    calls = [_call(e, fn) for _, e in ready for fn in (e.forward, e.gradient)]
-    medians = iter(_timed(calls, effort, lambda: tick(f"{problem.name}: timing")))
-    for row, _ in ready:
-        row.forward_seconds, row.gradient_seconds = next(medians), next(medians)
+    calls: dict[Any, tuple[Callable[[], Any], float]] = {}
+    for _, entrant, seconds in ready:
+        alone = _call(entrant, entrant.forward)
+        if entrant.forward not in calls:  # methods may share it
+            alone()
+            calls[entrant.forward] = alone, _seconds(alone, 1)
+        calls[entrant.gradient] = _call(entrant, entrant.gradient), seconds
+    medians = _timed(list(calls.values()), effort, lambda: tick(f"{problem.name}: timing"))
+    found = dict(zip(calls, medians, strict=True))
+    for row, entrant, _ in ready:
+        row.forward_seconds, row.gradient_seconds = found[entrant.forward], found[entrant.gradient]
     return rows
 
 
@@ -115,10 +126,15 @@ def _entries(problem: Problem, library: str) -> Iterator[tuple[Row, Callable[[],
         yield Row(library, package, method), make_peer
 
 
-def _fill(row: Row, entrant: Entrant, problem: Problem, wanted: Reference) -> None:
-    """Everything but the times of runs."""
+def _fill(row: Row, entrant: Entrant, problem: Problem, wanted: Reference) -> float:
+    """Everything but the times of runs; returns the seconds of one gradient."""
     glue = importlib.import_module("retrograde_backends._demo_glue")
-    leaves = [glue.to_numpy(x) for x in entrant.gradient(*entrant.leaves)]
+    start = time.perf_counter()
+    result = entrant.wait(entrant.gradient(*entrant.leaves))
+    seconds = time.perf_counter() - start
+    if seconds < WARM:  # that was mostly the first call's own business
+        seconds = _seconds(_call(entrant, entrant.gradient), 1)
+    leaves = [glue.to_numpy(x) for x in result]
     found = [float(x) for leaf in leaves for x in leaf]
     row.true_error = relative_error(found, wanted.true)
     if problem.steps is not None or row.package == "retrograde":  # peers choose other steps
@@ -129,6 +145,7 @@ def _fill(row: Row, entrant: Entrant, problem: Problem, wanted: Reference) -> No
     )
     row.peak_bytes = max(0, peak.bytes)
     row.compile_seconds = entrant.compile_seconds
+    return seconds
 
 
 def _reason(error: Exception, row: Row) -> str:
@@ -143,18 +160,21 @@ def _call(entrant: Entrant, fn: Callable[..., Any]) -> Callable[[], Any]:
 
 
 def _timed(
-    calls: Sequence[Callable[[], Any]], effort: Effort, tick: Callable[[], None]
+    calls: Sequence[tuple[Callable[[], Any], float]], effort: Effort, tick: Callable[[], None]
 ) -> list[float]:
-    """Median seconds of each call; a slow one takes part in fewer rounds."""
-    for call in calls:
-        call()
-    first = [_seconds(call, 1) for call in calls]
-    repeats = [max(1, min(10_000, int(effort.turn / max(t, 1e-7)))) for t in first]
+    """Median seconds of calls that have run, from (call, seconds of that run).
+
+    Short calls are repeated in a turn, after one that only brings their data back into the
+    caches; slow ones take part in fewer rounds.
+    """
+    repeats = [max(1, min(10_000, int(effort.turn / max(t, 1e-7)))) for _, t in calls]
     found: list[list[float]] = [[] for _ in calls]
-    for turn in range(effort.rounds):
+    for _ in range(effort.rounds):
         tick()
-        for call, n, so_far in zip(calls, repeats, found, strict=True):
-            if turn < 3 or n * sum(so_far) < effort.patience:
+        for (call, _), n, so_far in zip(calls, repeats, found, strict=True):
+            if n * sum(so_far) < effort.patience:
+                if n > 1:
+                    call()
                 so_far.append(_seconds(call, n))
     return [statistics.median(so_far) for so_far in found]
 

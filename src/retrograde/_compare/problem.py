@@ -62,7 +62,7 @@ class Problem:
     slots: tuple[int, ...]
     rtol: float = 1e-6
     atol: float = 1e-9
-    max_steps: int = 512
+    max_steps: int = 256
 
     @property
     def dt(self) -> float | None:
@@ -141,7 +141,7 @@ def toy(steps: int = 500) -> Problem:
     )  # fmt: skip
 
 
-def lotka_volterra(t1: float = 20.0) -> Problem:
+def lotka_volterra(t1: float = 10.0) -> Problem:
     """Predator and prey, gradient by the initial state and the four rates."""
 
     def field(xp: Any) -> Callable[..., Any]:
@@ -164,7 +164,7 @@ def lotka_volterra(t1: float = 20.0) -> Problem:
     title = f"Lotka-Volterra from (1, 1), rates 1.5, 1, 3, 1, t = 0..{t1:g}, adaptive"
     return Problem(
         "lotka_volterra", title, field, values, tangent, (1.0, 1.0), (1.5, 1.0, 3.0, 1.0), t1,
-        None, budgets=("8 KiB", "5 KiB"), slots=(50, 10),
+        None, budgets=("4 KiB", "3 KiB"), slots=(10,),
     )  # fmt: skip
 
 

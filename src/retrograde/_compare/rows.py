@@ -55,7 +55,7 @@ class Entrant(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """Another package's method: whose, its name, and how to make it."""
+    """Another package's method: whose it is, its name, and how to make it."""
 
     package: str
     method: str
@@ -122,7 +122,7 @@ NAMED: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 def ours(problem: Problem) -> Iterator[Ours]:
     """Our methods of a problem, from the most memory to the least."""
-    yield Ours("auto, ample budget", {})
+    yield Ours("auto, ample", {})
     for memory in problem.budgets:
         yield Ours(f"auto, {memory}", {"memory": memory})
     for slots in problem.slots:

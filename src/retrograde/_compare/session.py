@@ -6,13 +6,15 @@ import contextlib
 import importlib
 import importlib.util
 import json
+import pathlib
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TextIO
 
 from .._demo.fit import require
+from .._errors import InputError
 from .._info import INSTALL, missing
 from .measure import Effort, Reference, measure, reference
 from .problem import Problem, lotka_volterra, toy
@@ -21,7 +23,7 @@ from .table import AGREEMENT, as_json, footnotes, heading, render
 
 __all__ = ["Options", "run"]
 
-FULL, QUICK = Effort(15, 0.02, 2.0), Effort(3, 0.005, 0.0)
+FULL, QUICK = Effort(15, 0.02, 2.0), Effort(11, 0.005, 0.3)
 
 
 @dataclass(frozen=True)
@@ -63,39 +65,57 @@ def run(options: Options, out: TextIO | None = None) -> int:
         gradient by more than 1e-10.
     """
     out = out or sys.stdout
-    if options.plot is not None:
-        require("matplotlib", "plot")
+    _check(options)
     effort, silent = QUICK if options.quick else FULL, options.json == "-"
     found: list[tuple[Problem, Reference, list[Row]]] = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # of the peers
-        libraries, absent = _libraries(options, stack)
+        devices, absent = _libraries(options, stack)
         if not silent:
-            print(heading(effort), file=out, flush=True)
+            print(heading(effort, devices), file=out, flush=True)
         for problem in options.problems:
             wanted = reference(problem)
-            with _bar(options, problem, libraries, effort) as tick:
-                rows = measure(problem, libraries, wanted, effort, tick)
+            with _bar(options, problem, devices, effort) as tick:
+                rows = measure(problem, tuple(devices), wanted, effort, tick)
             found.append((problem, wanted, rows))
             if not silent:
                 print("", *render(problem, wanted, rows), sep="\n", file=out, flush=True)
     if not silent:
-        print("", *footnotes(libraries, absent), sep="\n", file=out)
-    _write(options, found, absent, out)
+        print("", *footnotes(tuple(devices), absent), sep="\n", file=out)
+    _write(options, found, (devices, absent), out)
     return 0 if all(map(_good, (row for *_, rows in found for row in rows))) else 1
+
+
+def _check(options: Options) -> None:
+    """What would else fail after minutes.
+
+    Raises
+    ------
+    InputError
+        For a file in a folder that is not there.
+    MissingExtra
+        Without matplotlib, for a picture.
+    """
+    for name, path in (("--json", options.json), ("--plot", options.plot)):
+        if path is not None and not pathlib.Path(path).absolute().parent.is_dir():
+            raise InputError(f"{name} is {path!r}, but its folder is not there; make it first.")
+    if options.plot is not None:
+        require("matplotlib", "plot")
 
 
 def _write(
     options: Options,
     found: list[tuple[Problem, Reference, list[Row]]],
-    absent: dict[str, str],
+    libraries: tuple[dict[str, str], dict[str, str]],
     out: TextIO,
 ) -> None:
     """The figures as JSON, and as a picture."""
     written = []
     if options.json is not None:
-        text = json.dumps(as_json(found, absent, quick=options.quick), indent=1, allow_nan=False)
+        text = json.dumps(
+            as_json(found, *libraries, quick=options.quick), indent=1, allow_nan=False
+        )
         if options.json == "-":
             print(text, file=out)
         else:
@@ -116,17 +136,19 @@ def _good(row: Row) -> bool:
     return not row.exact or row.error is None or row.error <= AGREEMENT
 
 
-def _libraries(options: Options, stack: contextlib.ExitStack) -> tuple[list[str], dict[str, str]]:
-    """Libraries that are there, in double precision; what is absent, and the command for it."""
+def _libraries(
+    options: Options, stack: contextlib.ExitStack
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Devices of the libraries here, in double precision; what is absent, and why."""
     glue = importlib.import_module("retrograde_backends._demo_glue")
-    here, absent = [], {}
+    here: dict[str, str] = {}
+    absent: dict[str, str] = {}
     for name in options.backends:
         why = missing(name)
         if why is None:
             try:
                 stack.enter_context(glue.double_precision(name))
-                bench(name, options.problems[0])
-                here.append(name)
+                here[name] = bench(name, options.problems[0]).device
             except Exception as error:  # a broken library, or one without its device
                 why = f"can't be used: {' '.join(str(error).split()) or type(error).__name__}"
         if why is not None:
@@ -134,13 +156,16 @@ def _libraries(options: Options, stack: contextlib.ExitStack) -> tuple[list[str]
             continue
         for package in PACKAGES.get(name, ()):
             if importlib.util.find_spec(package) is None:
-                absent[package] = f"not installed: pip install {package}"
+                absent[package] = f"pip install {package}"
+    if not here:
+        whys = "; ".join(f"{name} {why}" for name, why in absent.items())
+        raise InputError(f"no library that was asked for can be used: {whys}")
     return here, absent
 
 
 @contextlib.contextmanager
 def _bar(
-    options: Options, problem: Problem, libraries: list[str], effort: Effort
+    options: Options, problem: Problem, libraries: Iterable[str], effort: Effort
 ) -> Iterator[Callable[[str], None]]:
     """A progress bar on standard error, where somebody looks at it."""
     wanted = not options.quiet and (options.progress or sys.stderr.isatty())

@@ -17,7 +17,7 @@ from .measure import Effort, Reference
 from .problem import Problem
 from .rows import Row
 
-__all__ = ["AGREEMENT", "WIDTH", "WRONG", "as_json", "footnotes", "heading", "render"]
+__all__ = ["AGREEMENT", "WIDTH", "WRONG", "as_json", "footnotes", "heading", "judged", "render"]
 
 AGREEMENT = 1e-10
 """Largest relative error of a method that is exact."""
@@ -30,10 +30,12 @@ WIDTH = 118
 Figures = Sequence[tuple[Problem, Reference, Sequence[Row]]]
 
 
-def heading(effort: Effort) -> str:
+def heading(effort: Effort, devices: dict[str, str]) -> str:
     """The first lines."""
+    where = ", ".join(f"{name} {_version(name)} on {device}" for name, device in devices.items())
     return (
         f"retrograde {__version__}: gradient methods on this machine ({_machine()}), float64\n"
+        f"{where}\n"
         f"times: wall clock, medians of up to {effort.rounds} interleaved rounds after warm-up"
     )
 
@@ -55,7 +57,7 @@ def render(problem: Problem, wanted: Reference, rows: Sequence[Row]) -> Iterator
     for row, parts in zip(rows, cells, strict=True):
         if row.library != library:
             library = row.library
-            yield f"{library} {_version(library)}"
+            yield library
         if row.failed:
             yield _cut(f"{'  '.join(('', *_padded(parts[:2], widths)))}  {row.failed}")
         else:
@@ -74,11 +76,11 @@ def _about(problem: Problem, wanted: Reference) -> list[str]:
     if problem.steps is not None:
         true = ", ".join(f"{x:.6f}" for x in wanted.true)
         lines.append(f"  error: to the exact gradient of these {problem.steps} steps, ({numbers})")
-        lines.append(f"  (another thing than the gradient of the true ODE, ({true}))")
+        lines.append(f"  (these steps are far from the true ODE, whose gradient is ({true}))")
     else:
         lines.append(
             f"  rtol {problem.rtol:g}, atol {problem.atol:g}, at most {problem.max_steps} tries; "
-            f"ours accepts {wanted.count} steps"
+            f"ours accepts {wanted.accepted} steps"
         )
         lines.append(
             "  error, ODE: to the gradient of the true ODE (what the tolerance allows); error, "
@@ -92,7 +94,7 @@ def _columns(problem: Problem) -> list[tuple[str, Any]]:
     """Headings in two lines, and each row's text."""
     columns: list[tuple[str, Any]] = [
         ("by", lambda r: r.package),
-        ("method", lambda r: r.method),
+        ("method", _method),
         ("residual|[B]", lambda r: _count(r.residual_bytes)),
         ("peak|[B]", lambda r: _count(r.peak_bytes)),
         ("forward|[us]", lambda r: _time(r.forward_seconds, 1e6)),
@@ -112,6 +114,20 @@ def _padded(parts: Sequence[str], widths: Sequence[int]) -> list[str]:
     """The first two to the left, the rest to the right."""
     pairs = zip(parts, widths, strict=False)
     return [x.ljust(w) if i < 2 else x.rjust(w) for i, (x, w) in enumerate(pairs)]
+
+
+def _method(row: Row) -> str:
+    """Its name, with what ``auto`` became."""
+    if row.chosen is None or not row.method.startswith("auto"):
+        return row.method
+    short = row.chosen.removeprefix("RecursiveCheckpointAdjoint, ").replace("Adjoint", "")
+    short = textwrap.shorten(short.removesuffix(" at a time"), 24, placeholder="")
+    return f"{row.method}: {short.rstrip(',')}"
+
+
+def judged(row: Row, problem: Problem) -> float | None:
+    """The error by which a gradient is called wrong."""
+    return row.error if problem.steps is not None else row.true_error
 
 
 def _count(n: int | None) -> str:
@@ -172,7 +188,9 @@ def _version(package: str) -> str | None:
         return None
 
 
-def as_json(found: Figures, absent: dict[str, str], *, quick: bool) -> dict[str, Any]:
+def as_json(
+    found: Figures, devices: dict[str, str], absent: dict[str, str], *, quick: bool
+) -> dict[str, Any]:
     """The figures as plain containers; what is not finite is None."""
     packages = {name for *_, rows in found for row in rows for name in (row.library, row.package)}
     return {
@@ -180,13 +198,14 @@ def as_json(found: Figures, absent: dict[str, str], *, quick: bool) -> dict[str,
         "machine": _machine(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in sorted(packages)},
+        "devices": devices,
         "quick": quick,
         "absent": absent,
         "problems": [
             {
                 "name": problem.name,
                 "title": problem.title,
-                "steps": wanted.count,
+                "steps": wanted.accepted,
                 "discrete_gradient": list(wanted.steps),
                 "true_gradient": list(wanted.true),
                 "rows": [
