@@ -11,8 +11,10 @@ What differs between NumPy, CuPy and PyTorch is in a few methods that adapters o
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from retrograde._spaces import Scale, combination_rows
@@ -26,17 +28,20 @@ class FlatLayout:
     def __init__(self, bk: Any, like: Sequence[Any]) -> None:
         self.bk = bk
         self.xp = bk.xp
-        self.shapes = tuple(tuple(int(d) for d in x.shape) for x in like)
-        sizes = [math.prod(shape) for shape in self.shapes]
-        ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-        self.slices = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
-        self.size = ends[-1]
         self.dtype = like[0].dtype
         self.real_dtype = bk.real_dtype(like[0])
         self.device = bk.device_of(like[0])
-        self.nbytes = self.size * bk.itemsize(self.dtype)
-        self.plain = len(self.shapes) == 1 and len(self.shapes[0]) == 1
-        self.alone = len(self.shapes) == 1
+        self._arrange(tuple(tuple(int(d) for d in x.shape) for x in like))
+
+    def _arrange(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        self.shapes = shapes
+        sizes = [math.prod(shape) for shape in shapes]
+        ends = list(accumulate(sizes))
+        self.slices = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+        self.size = ends[-1]
+        self.nbytes = self.size * self.bk.itemsize(self.dtype)
+        self.plain = len(shapes) == 1 and len(shapes[0]) == 1
+        self.alone = len(shapes) == 1
 
     def pack(self, leaves: Sequence[Any]) -> Any:
         if self.plain:
@@ -64,6 +69,30 @@ class FlatLayout:
             for part, leaf in zip(self.slices, leaves, strict=True):
                 row[part] = leaf.reshape(-1)
 
+    # --- parts
+    def repeat(self, count: int) -> Any:
+        twin = copy.copy(self)
+        twin._arrange(self.shapes * count)
+        return twin
+
+    def split(self, s: Any, count: int) -> tuple[Any, ...]:
+        n = s.shape[0] // count
+        return tuple(s[i * n : (i + 1) * n] for i in range(count))
+
+    def join(self, parts: Sequence[Any]) -> Any:
+        return parts[0] if len(parts) == 1 else self.bk.concat(parts)
+
+    def own(self, leaves: Sequence[Any]) -> Any:
+        return 1.0 * self.pack(leaves) if self.alone else self.pack(leaves)
+
+    def weighted(self, terms: Sequence[tuple[float, Any]]) -> Any:
+        w, x = terms[0]
+        out = w * x
+        for w, x in terms[1:]:
+            out += x if w == 1.0 else w * x
+        return out
+
+    # --- arithmetic
     def time(self, t: float) -> Any:
         return self.bk.scalar_array(t, self)
 
@@ -80,9 +109,15 @@ class FlatLayout:
         """Real pairing of a cotangent state with a tangent (both flat or leaves)."""
         return float(self.bk.flat_inner(x, y))
 
+    def square(self, x: Any) -> float:
+        return float(self.bk.flat_inner(x, x))
+
     def norm2(self, x: Any, y: Any, scale: Scale) -> float:
         ratio = abs(x) / (scale.atol + scale.rtol * abs(y))
         return float(self.bk.flat_inner(ratio, ratio)) / self.size
+
+    def error2(self, e: Any, y: Any, y1: Any, scale: Scale) -> float:
+        return self.norm2(e, self.xp.maximum(abs(y), abs(y1)), scale)
 
     def finite(self, y: Any) -> bool:
         return bool(self.xp.isfinite(y).all())

@@ -1,18 +1,17 @@
-"""JAX: the vjp of f, the whole solve as a ``custom_vjp``, and the loops of DirectAdjoint."""
+"""JAX: the vjp of f, the loops of DirectAdjoint, and tangents by all numbers of some arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 
-from retrograde._errors import InputError, UnsupportedByBackend
+from retrograde._errors import UnsupportedByBackend
 from retrograde._types import Wanted
 
-__all__ = ["DirectHooks", "Pullback", "with_gradient"]
+__all__ = ["DirectHooks", "Pullback"]
 
 
 class Pullback:
@@ -56,63 +55,6 @@ class Pullback:
             return (k, pull) if whole else pull
         k, part = jax.vjp(lambda leaves, chosen: fn(t, leaves, chosen), leaves, chosen)
         return (k, lambda ct: (None, *part(ct))) if whole else part
-
-
-@jax.tree_util.register_pytree_node_class
-class _Static:
-    """Residual that is part of the program, not of the data: it has no leaves."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def tree_flatten(self) -> tuple[tuple[()], Any]:
-        return (), self.value
-
-    @classmethod
-    def tree_unflatten(cls, value: Any, _: Any) -> _Static:
-        return cls(value)
-
-
-def with_gradient(program: Any) -> Any:
-    """The program as a function whose reverse is the program's own."""
-    solve = jax.custom_vjp(program.primal)
-
-    def forward(primals: Any) -> tuple[Any, Any]:
-        def is_primal(x: Any) -> bool:
-            return hasattr(x, "perturbed")
-
-        def tree(name: str) -> Any:
-            return jax.tree_util.tree_map(lambda p: getattr(p, name), primals, is_leaf=is_primal)
-
-        inputs, perturbed = tree("value"), tree("perturbed")
-        wanted = Wanted(
-            tuple(bool(p) for p in perturbed.params),
-            perturbed.t0,
-            perturbed.t1,
-            bool(any(jax.tree_util.tree_leaves(perturbed.ts))),
-        )
-        if any(jax.tree_util.tree_leaves(perturbed.settings)):
-            raise InputError(
-                "`dt`, `rtol` or `atol` is differentiated, but step sizes are constants of the "
-                "gradient; use jax.lax.stop_gradient."
-            )
-        leaves, aux, residuals = program.forward(inputs)
-        return (leaves, aux), (inputs, residuals, _Static(wanted))
-
-    def reverse(residuals: Any, cotangents: Any) -> Any:
-        inputs, kept, static = residuals
-        wanted = static.value
-        cts = tuple(
-            jnp.zeros(x.shape, x.dtype) if isinstance(x, SymbolicZero) else x for x in cotangents[0]
-        )
-        g = program.reverse(inputs, kept, cts, wanted)
-        params = tuple(x if w else None for x, w in zip(g.params, wanted.params, strict=True))
-        t0, t1 = (x if w else None for x, w in ((g.t0, wanted.t0), (g.t1, wanted.t1)))
-        ts = g.ts if wanted.ts else None
-        return (inputs._replace(y0=g.y0, params=params, t0=t0, t1=t1, ts=ts, settings=None),)
-
-    solve.defvjp(forward, reverse, symbolic_zeros=True)
-    return solve
 
 
 @jax.custom_jvp
@@ -168,6 +110,27 @@ class DirectHooks:
             return (t - start) * h > 0
 
         return jax.lax.fori_loop(0, n, lambda i, at: jnp.where(earlier(i), i, at), 0)
+
+    def columns(self, run: Callable[[Any], Any], arrays: Sequence[Any]) -> tuple[Any, Any]:
+        seeds, first = [], 0
+        total = sum(2 * x.size if jnp.iscomplexobj(x) else x.size for x in arrays)
+        slices = []
+        for x in arrays:
+            units = jnp.eye(x.size, dtype=x.dtype)
+            units = jnp.concatenate([units, 1j * units]) if jnp.iscomplexobj(x) else units
+            count = len(units)
+            rest = total - first - count
+            units = jnp.pad(units, ((first, rest), (0, 0)))
+            seeds.append(units.reshape(total, *x.shape))
+            slices.append(slice(first, first + count))
+            first += count
+
+        def along(seed: Any) -> Any:
+            leaves, tangents, final = jax.jvp(run, (list(arrays),), (seed,), has_aux=True)
+            return (leaves, final), tangents
+
+        out, rows = jax.vmap(along, out_axes=(None, 0), axis_size=total)(seeds)
+        return out, tuple(tuple(x[part] for x in rows) for part in slices)
 
     def blank(self, rows: tuple[Any, ...], n: Any) -> tuple[Any, ...]:
         def fill(x: Any) -> Any:

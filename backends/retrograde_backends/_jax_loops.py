@@ -42,6 +42,9 @@ class TracedClock:
     def real(self, x: Any) -> Any:
         return jnp.asarray(x, self.dtype)
 
+    def constant(self, x: Any) -> Any:
+        return lax.stop_gradient(x)
+
     def count(self, n: int) -> Any:
         return jnp.asarray(n, jnp.int32)
 
@@ -75,6 +78,9 @@ class TracedClock:
 
     def power(self, x: Any, p: float) -> Any:
         return jnp.exp(p * jnp.log(x))  # cheaper than pow, and 0**p = exp(-inf) = 0
+
+    def root(self, a: Any, b: Any) -> Any:
+        return jnp.sqrt(a / b)
 
     def clip(self, x: Any, low: Any, high: Any) -> Any:
         return jnp.where(x > low, jnp.minimum(x, high), low)

@@ -35,6 +35,13 @@ class TorchLayout(FlatLayout):
     def axpy(self, y: Any, h: float, k: Any) -> Any:
         return torch.add(y, k, alpha=h)
 
+    def weighted(self, terms: Sequence[tuple[float, Any]]) -> Any:
+        w, x = terms[0]
+        out = w * x
+        for w, x in terms[1:]:
+            out.add_(x, alpha=w)
+        return out
+
 
 class TorchStages(FlatStages):
     """Stages as rows of a matrix."""

@@ -119,6 +119,7 @@ class _Call:
         kind, dtype, enabled = self.autocast
         with torch.autocast(kind, dtype=dtype, enabled=enabled), without_hooks(self.captured):
             g = self.program.reverse(self.inputs, self.residuals, cotangents, wanted)
+        self.program.tell(g)
         count = len(self.inputs.params) - len(self.captured)
         for x, version, ct in zip(self.captured, self.versions, g.params[count:], strict=True):
             if ct is not None and x._version != version:

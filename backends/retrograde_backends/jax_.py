@@ -1,4 +1,4 @@
-"""JAX: traced loops, ``custom_vjp`` around the whole solve, everything one compiled program.
+"""JAX: traced loops, derivatives of their own around the solve, all one compiled program.
 
 A solve is one ``jax.jit`` call, kept by what it is made of (f by identity, the settings, shapes
 and dtypes), so that a second eager solve does not compile again. What f closes over is hoisted
@@ -16,11 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from retrograde import _schedules
+from retrograde._adjoints import ForwardMode
 from retrograde._loops import FAR
-from retrograde._types import Inputs, Wanted
+from retrograde._types import Asked, Inputs, Wanted
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
-from ._jax_derivative import DirectHooks, Pullback, with_gradient
+from ._jax_asked import asked
+from ._jax_derivative import DirectHooks, Pullback
+from ._jax_gradient import with_gradient
 from ._jax_loops import (
     TracedClock,
     for_loop,
@@ -140,6 +143,18 @@ class JaxBackend(DirectHooks, EagerBackend):
     def for_loop(self, low: Any, high: Any, body: Callable[[Any, Any], Any], s: Any) -> Any:
         return for_loop(low, high, body, s)
 
+    def cond(self, ok: Any, yes: Callable[..., Any], no: Callable[..., Any], *operands: Any) -> Any:
+        if isinstance(ok, bool):
+            return yes(*operands) if ok else no(*operands)
+        return jax.lax.cond(ok, yes, no, *operands)
+
+    def copied(self, tree: Any) -> Any:
+        return tree  # arrays can't change
+
+    def real_rows(self, rows: int | None, width: int, layout: Any) -> Any:
+        assert rows is not None
+        return jnp.zeros((rows, width), layout.real_dtype)
+
     def new_buffer(self, rows: int | None, layout: Any, *, scratch: bool) -> Any:
         assert rows is not None
         return tuple(jnp.zeros((rows + scratch, *s), layout.dtype) for s in layout.shapes)
@@ -221,6 +236,9 @@ class JaxBackend(DirectHooks, EagerBackend):
         leaves = jax.tree_util.tree_leaves(inputs)
         return any(isinstance(x, jax.core.Tracer) for x in leaves)
 
+    def asked(self, inputs: Any) -> Asked:
+        return asked(inputs)
+
     def pullback(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
         return Pullback(layout, bind, params, wanted)
 
@@ -237,7 +255,10 @@ class JaxBackend(DirectHooks, EagerBackend):
     # --- programs
     def differentiate(self, program: Any, inputs: Any) -> Any:
         inputs = _arrays(program, inputs)
-        if program.adjoint.differentiable:
+        followed = program.adjoint.differentiable
+        if isinstance(program.adjoint, ForwardMode):
+            followed = asked(inputs).forward  # one jvp follows the march itself
+        if followed:
             return self._compiled(program, "primal", lambda: program.primal)(inputs)
         return self._compiled(program, "gradient", lambda: with_gradient(program))(inputs)
 

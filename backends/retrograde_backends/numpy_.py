@@ -67,6 +67,9 @@ class NumpyBackend(EagerBackend):
         total += x
         return total
 
+    def real_rows(self, rows: int | None, width: int, layout: Any) -> Any:
+        return {} if rows is None else self.matrix(rows, width, layout.real_dtype, layout.device)
+
     # --- what the flat form is made of
     def matrix(self, rows: int, columns: int, dtype: Any, device: Any) -> Any:
         return self.xp.zeros((rows, columns), dtype)

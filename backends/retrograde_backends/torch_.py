@@ -139,6 +139,9 @@ class TorchBackend(EagerBackend):
     def map_state(self, fn: Callable[[Any], Any], y: Any) -> Any:
         return fn(y)
 
+    def real_rows(self, rows: int | None, width: int, layout: Any) -> Any:
+        return {} if rows is None else self.matrix(rows, width, layout.real_dtype, layout.device)
+
     # --- what the flat form is made of
     def matrix(self, rows: int, columns: int, dtype: Any, device: Any) -> Any:
         return torch.zeros((rows, columns), dtype=dtype, device=device)

@@ -4,7 +4,14 @@ Solvers, controllers and adjoints are written once against the array API standar
 adapter supplies what the standard lacks; a planner chooses how the gradient is computed.
 """
 
-from ._adjoints import AbstractAdjoint, DirectAdjoint, RecursiveCheckpointAdjoint
+from ._adjoints import (
+    AbstractAdjoint,
+    BacksolveAdjoint,
+    DirectAdjoint,
+    ForwardMode,
+    RecursiveCheckpointAdjoint,
+    ReversibleAdjoint,
+)
 from ._controllers import AbstractController, ConstantSteps, PIDController, StepTo
 from ._derivative import VectorField, check_vjp
 from ._errors import InputError, PlanInfeasible, RetrogradeError, SolveFailed, UnsupportedByBackend
@@ -13,6 +20,7 @@ from ._saveat import SaveAt
 from ._solution import Gradients, Solution, Status
 from ._solve import plan, solve, solve_vjp
 from ._solvers import (
+    ALF,
     RK4,
     AbstractSolver,
     Bosh3,
@@ -22,23 +30,30 @@ from ._solvers import (
     Heun,
     Midpoint,
     Ralston,
+    Reversible,
+    ReversibleHeun,
+    SemiImplicitEuler,
     Tableau,
     Tsit5,
+    VelocityVerlet,
 )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ALF",
     "RK4",
     "AbstractAdjoint",
     "AbstractController",
     "AbstractSolver",
+    "BacksolveAdjoint",
     "Bosh3",
     "ConstantSteps",
     "DirectAdjoint",
     "Dopri5",
     "Euler",
     "ExplicitRungeKutta",
+    "ForwardMode",
     "Gradients",
     "Heun",
     "InputError",
@@ -49,7 +64,11 @@ __all__ = [
     "Ralston",
     "RecursiveCheckpointAdjoint",
     "RetrogradeError",
+    "Reversible",
+    "ReversibleAdjoint",
+    "ReversibleHeun",
     "SaveAt",
+    "SemiImplicitEuler",
     "Solution",
     "SolveFailed",
     "Status",
@@ -58,6 +77,7 @@ __all__ = [
     "Tsit5",
     "UnsupportedByBackend",
     "VectorField",
+    "VelocityVerlet",
     "check_vjp",
     "plan",
     "solve",

@@ -48,6 +48,10 @@ class HostClock:
         """A time, step or error as this clock keeps it."""
         return float(x)
 
+    def constant(self, x: float) -> float:
+        """A step size or error that derivatives see as a constant."""
+        return x
+
     def count(self, n: int) -> int:
         """A counter as this clock keeps it."""
         return n
@@ -87,6 +91,10 @@ class HostClock:
     def power(self, x: float, p: float) -> float:
         """x**p for x > 0."""
         return x**p  # type: ignore[no-any-return]
+
+    def root(self, a: float, b: float) -> float:
+        """sqrt(a / b) for a, b >= 0; nan where b is 0."""
+        return math.sqrt(a / b) if b > 0 and a >= 0 else math.nan
 
     def clip(self, x: float, low: float, high: float) -> float:
         """x between low and high; nan gives low."""

@@ -20,7 +20,7 @@ from ._seam import AbstractBackend, Capability
 from ._seam_memory import MemoryInfo
 from ._spaces import ListAdjoint, ListLayout, ListStages, Scale
 from ._trees import flatten
-from ._types import Array, State, Tree, Wanted
+from ._types import Array, Asked, State, Tree, Wanted
 
 __all__ = ["EagerBackend"]
 
@@ -142,6 +142,12 @@ class EagerBackend(DirectHooks, AbstractBackend):
             s = body(i, s)
         return s
 
+    def cond(self, ok: Any, yes: Callable[..., Any], no: Callable[..., Any], *operands: Any) -> Any:
+        return yes(*operands) if ok else no(*operands)
+
+    def real_rows(self, rows: int | None, width: int, layout: Any) -> Any:
+        return {}
+
     def new_buffer(self, rows: int | None, layout: Any, *, scratch: bool) -> Any:
         return _Rows(rows) if scratch else {}
 
@@ -175,6 +181,12 @@ class EagerBackend(DirectHooks, AbstractBackend):
 
     def pick(self, ok: Any, a: Any, b: Any) -> Any:
         return a if ok else b
+
+    def copied(self, tree: Tree) -> Tree:
+        leaves, treedef = self.flatten(tree)
+        return self.unflatten(
+            treedef, [self.zeros_like(x) + x if self.is_array(x) else x for x in leaves]
+        )
 
     def map_state(self, fn: Callable[[Array], Array], y: State) -> State:
         return tuple(fn(x) for x in y)
@@ -246,6 +258,12 @@ class EagerBackend(DirectHooks, AbstractBackend):
 
     def needs_gradient(self, inputs: Any) -> bool:
         return False
+
+    def asked(self, inputs: Any) -> Asked:
+        return Asked()
+
+    def columns(self, run: Any, arrays: Sequence[Array]) -> tuple[Any, Any]:
+        raise UnsupportedByBackend(f"{self.name} has no forward mode; use adjoint='auto'.")
 
     def detach(self, problem: Any, inputs: Any) -> Any:
         return inputs

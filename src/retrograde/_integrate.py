@@ -29,6 +29,7 @@ class Final(NamedTuple):
     Attributes
     ----------
     y : state
+        What the solver carries: ``loop.state`` gives the y of it.
     t : scalar [time]
     n, tries : int or traced scalar
         Accepted steps and all of them.
@@ -38,6 +39,8 @@ class Final(NamedTuple):
     times : Any
         Record of accepted times, or None.
     stored : Stored or None
+    noted : table or None
+        What a guard noted of the states.
     """
 
     y: State
@@ -48,6 +51,7 @@ class Final(NamedTuple):
     inside: Any
     times: Any
     stored: Stored | None
+    noted: Any = None
 
 
 class ForwardLoop:
@@ -82,8 +86,11 @@ class ForwardLoop:
         self.max_steps = max_steps
         self.count = count
         self.layout = problem.layout
+        self.carried = solver.carried(self.bk, problem.layout)
         self.bind = problem.bind
         self.clock = self.bk.clock(problem.layout)
+        self.rows_in_steps = False
+        """Whether rows at t0 belong to the first step, so that they move with their times."""
         self.progress: Any = False
         self.watch: Any = None
 
@@ -92,24 +99,40 @@ class ForwardLoop:
         """Whether steps can be rejected."""
         return self.controller.adaptive
 
+    def state(self, carried: State) -> State:
+        """y, of what the solver carries from step to step (``carried`` is its layout)."""
+        return self.solver.state(self.layout, carried)
+
     # --- marches
-    def march(self, inputs: Inputs, slots: Slots | None = None, *, record: bool = False) -> Final:
-        """Solve from t0 to t1; store states by ``slots``, record accepted times if asked."""
+    def march(
+        self,
+        inputs: Inputs,
+        slots: Slots | None = None,
+        *,
+        record: bool = False,
+        guard: Any = None,
+    ) -> Final:
+        """Solve from t0 to t1; store states by ``slots``, record accepted times if asked.
+
+        ``guard.note(table, i, y)`` is called with the state before every step.
+        """
         if self.progress:
-            return self._with_progress(inputs, slots, record)
+            return self._with_progress(inputs, slots, record, guard)
         inside = self._rows_at_start(inputs)
         record = record or self.outputs.inside == "steps"
         if self.adaptive:
-            return self._march_adaptive(inputs, inside, slots, record)
-        return self._march_grid(inputs, inside, slots)
+            return self._march_adaptive(inputs, inside, slots, record, guard)
+        return self._march_grid(inputs, inside, slots, guard)
 
-    def _with_progress(self, inputs: Inputs, slots: Slots | None, record: bool) -> Final:
+    def _with_progress(
+        self, inputs: Inputs, slots: Slots | None, record: bool, guard: Any
+    ) -> Final:
         """The same march, reported once; replays are not."""
         report, close = reporter(self.progress)
         self.progress, start, span = False, float(inputs.t0), float(inputs.t1) - float(inputs.t0)
         self.watch = lambda t: report((t - start) / span if span else 1.0)
         try:
-            final = self.march(inputs, slots, record=record)
+            final = self.march(inputs, slots, record=record, guard=guard)
             self.watch(final.t)
         finally:
             self.watch = None
@@ -147,17 +170,18 @@ class ForwardLoop:
         carry = out.start()
         if out.inside != "ts":
             return carry
-        t0 = self.clock.real(inputs.t0)
+        t0, t1 = self.clock.real(inputs.t0), self.clock.real(inputs.t1)
         row = out.emitter(self.problem, self.layout, inputs.params)(t0, inputs.y0)
         last = out.count - 1 if out.count else 0
 
         def at_start(s: Any) -> Any:
             i = bk.pick(s[0] < out.count, s[0], last)
-            return self.clock.both(s[0] < out.count, bk.look(inputs.ts, i) == t0)
+            here = self.clock.both(s[0] < out.count, bk.look(inputs.ts, i) == t0)
+            return self.clock.both(here, t0 == t1) if self.rows_in_steps else here
 
         return bk.while_loop(at_start, lambda s: (s[0] + 1, bk.write(s[1], s[0], row)), carry)
 
-    def _march_grid(self, inputs: Inputs, inside: Any, slots: Slots | None) -> Final:
+    def _march_grid(self, inputs: Inputs, inside: Any, slots: Slots | None, guard: Any) -> Final:
         bk, out, clock = self.bk, self.outputs, self.clock
         grid = self.grid(inputs)
         field = self.bind(inputs.params)
@@ -182,31 +206,37 @@ class ForwardLoop:
             return step(i, s)
 
         step = saving if out.inside else plain
-        start: tuple[Any, ...] = (inputs.y0,)
+        t0 = clock.real(inputs.t0)
+        y0 = sweep.start(t0, inputs.y0)
+        start: tuple[Any, ...] = (y0,)
         if out.inside:
-            t0 = clock.real(inputs.t0)
-            start = (inputs.y0, sweep.first(t0, inputs.y0), inside)
+            start = (y0, sweep.first(t0, y0), inside)
+        taken = watched if self.watch else step
+        if guard is not None:
+            start = (*start, guard.table(grid.count if self.count is not None else self.max_steps))
+            taken = _noting(guard, taken)
         s, stored = march_counted(
             bk,
             grid.count,
             start,
-            watched if self.watch else step,
+            taken,
             lambda s: s[0],
             slots,
-            self.layout,
+            self.carried,
         )
         y, n, t = s[0], grid.count, clock.real(inputs.t1)
         inside = s[2] if out.inside else inside
-        finite = self.layout.finite(y)
+        noted = s[-1] if guard is not None else None
+        finite = self.carried.finite(y)
         status = clock.where(finite, int(Status.converged), int(Status.non_finite))
         if not clock.traced and not finite:
-            y, n, t = self._last_finite(inputs.y0, grid, sweep)
+            y, n, t = self._last_finite(y0, grid, sweep)
         elif self.max_steps is not None:
             full = n == grid.whole
             status = clock.where(full, status, int(Status.max_steps))
             # max_steps is at least 1, but there may be no step
             t = clock.where(clock.either(full, n == 0), t, grid.end(n - 1))
-        return Final(y, t, n, n, status, inside, None, stored)
+        return Final(y, t, n, n, status, inside, None, stored, noted)
 
     def _last_finite(self, y: State, grid: Any, sweep: Any) -> tuple[State, int, float]:
         """State, index and time before the first step that gives nan or inf, found by replay.
@@ -216,13 +246,13 @@ class ForwardLoop:
         for i in range(grid.count):
             t, h = grid.step(i)
             y1 = sweep.advance(t, h, y)
-            if not self.layout.finite(y1):
+            if not self.carried.finite(y1):
                 return y, i, t
             y = y1
         raise AssertionError("the replay of a failed march did not fail")
 
     def _march_adaptive(
-        self, inputs: Inputs, inside: Any, slots: Slots | None, record: bool
+        self, inputs: Inputs, inside: Any, slots: Slots | None, record: bool, guard: Any
     ) -> Final:
         bk, clock, layout, out = self.bk, self.clock, self.layout, self.outputs
         field = self.bind(inputs.params)
@@ -233,6 +263,7 @@ class ForwardLoop:
         controller: Any = self.controller
         k0: Any = tuple(1.0 * k for k in field(layout.time(t0), inputs.y0))  # f may reuse them
         h0 = controller.first_step(clock, layout, field, scale, (t0, t1, inputs.y0, k0), order)
+        constant, h0 = clock.constant, clock.constant(h0)  # as all step sizes of a gradient
         k0 = k0 if self.solver.keeps_slope else None
         attempt, error2, land, select = sweep.attempt, sweep.error2, clock.land, clock.select
         adapt, collect = controller.adapter(clock, order), out.collect if out.inside else None
@@ -243,9 +274,9 @@ class ForwardLoop:
             t, h, _, memory, y, k0, n, tries, times, rows = s
             t_new, step = land(t, h, t1)
             y1, k1, kept = attempt(t, step, y, k0)
-            e2 = error2(y1)
+            e2 = constant(error2(y1))
             # (t + h) - t may be above h by rounding: then a forced smallest step is still one (T16)
-            h = clock.where(abs(step) < abs(h), step, h)
+            h = constant(clock.where(abs(step) < abs(h), step, h))
             ok, h_next, memory = adapt(e2, h, memory)
             if record:
                 times = clock.record(times, n, t_new, ok)
@@ -266,11 +297,16 @@ class ForwardLoop:
         times = clock.record_new(t0, limit) if record else ()
         zero = clock.count(0)
         e2, memory = clock.real(0.0), controller.init(clock)
-        start = (t0, h0, e2, memory, inputs.y0, k0, zero, zero, times, inside)
-        s, stored = march(bk, start, step, running, lambda s: (s[6], s[4]), slots, layout)
-        t, _, e2, _, y, _, n, tries, times, inside = s
+        y0 = sweep.start(t0, inputs.y0)
+        start: Any = (t0, h0, e2, memory, y0, k0, zero, zero, times, inside)
+        if guard is not None:
+            start, unnoted = (*start, guard.table(limit)), step
+            step = lambda s: (*unnoted(s[:-1]), guard.note(s[-1], s[6], s[4]))  # noqa: E731
+        s, stored = march(bk, start, step, running, lambda s: (s[6], s[4]), slots, self.carried)
+        t, _, e2, _, y, _, n, tries, times, inside = s[:10]
         status = self._why(t, t1, e2, tries)
-        return Final(y, t, n, tries, status, inside, times, stored)
+        noted = s[-1] if guard is not None else None
+        return Final(y, t, n, tries, status, inside, times, stored, noted)
 
     def _why(self, t: Scalar, t1: Scalar, e2: Scalar, tries: Any) -> Any:
         """The status of an adaptive march from where it stopped."""
@@ -287,3 +323,8 @@ class ForwardLoop:
             return 0
         count = self.outputs.count
         return final.inside[0] if count is None else count
+
+
+def _noting(guard: Any, step: Any) -> Any:
+    """The step of a grid that notes the state before it; the table is the carry's last entry."""
+    return lambda i, s: (*step(i, s[:-1]), guard.note(s[-1], i, s[0]))

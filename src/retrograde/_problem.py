@@ -132,6 +132,10 @@ class Problem:
             leaves[i] = x
         return self.bk.unflatten(self._args_treedef, leaves)
 
+    def structure(self) -> Tree:
+        """y0's tree with the number of each leaf in its place."""
+        return self.tree(range(len(self.layout.shapes)))
+
     def state_tree(self, y: State) -> Tree:
         """A state in the form of y0."""
         return self.tree(self.layout.unpack(y))
@@ -218,6 +222,10 @@ class Problem:
                 )
             if bk.is_array(leaf):
                 self._check_device("`f`'s result and `y0`", leaf, self.layout.unpack(self.y0)[0])
+
+    def describe(self) -> str:
+        """y0 in a few words, for messages."""
+        return _describe(self.bk, self._example())
 
     def _example(self) -> Tree:
         return self.state_tree(self.y0)

@@ -21,6 +21,8 @@ class Program:
     adjoint : AbstractAdjoint
     fallback : AbstractAdjoint
         What takes over where the adjoint finds that it has no room (``TooManySteps``).
+    stats : dict
+        The solution's statistics; a reverse sweep adds its own when it has run.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class Program:
         self.loop = loop
         self.adjoint = adjoint
         self.fallback = fallback or adjoint
+        self.stats: dict[str, Any] = {}
 
     def key(self) -> Any:
         """What a compiled form of this program depends on; unhashable where it can't be kept."""
@@ -50,15 +53,23 @@ class Program:
         leaves, final = self.adjoint.primal(self.loop, inputs)
         return leaves, self._aux(inputs, final)
 
-    def forward(self, inputs: Inputs) -> tuple[Any, Any, Any]:
-        """The same, and what the reverse needs."""
-        final, residuals = self.adjoint.forward(self.loop, inputs)
+    def forward(self, inputs: Inputs, wanted: Wanted | None = None) -> tuple[Any, Any, Any]:
+        """The same, and what the reverse needs (of what is ``wanted``, where that is known)."""
+        if wanted is None:
+            final, residuals = self.adjoint.forward(self.loop, inputs)
+        else:
+            final, residuals = self.adjoint.forward_for(self.loop, inputs, wanted)
         leaves = output_leaves(self.loop, inputs, final)
         return leaves, self._aux(inputs, final), residuals
 
     def reverse(self, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted) -> Inputs:
         """Cotangents of the inputs."""
         return self.adjoint.reverse(self.loop, inputs, residuals, cotangents, wanted)
+
+    def tell(self, cotangents: Inputs) -> None:
+        """Note what a finished reverse sweep tells of itself."""
+        for name, value in (cotangents.told or {}).items():
+            self.stats[name] = self.loop.bk.number(value)
 
     def _aux(self, inputs: Inputs, final: Any) -> tuple[Any, ...]:
         times = output_times(self.loop, inputs, final)

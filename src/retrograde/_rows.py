@@ -20,7 +20,7 @@ def output_leaves(loop: Any, inputs: Inputs, final: Any) -> tuple[Array, ...]:
         n = loop.rows_inside(final)
         parts.append(bk.rows(out.layout, final.inside[1], n, final.inside[0]))
     if out.saveat.final:
-        parts.append(out.layout.stack([emit(final.t, final.y)]))
+        parts.append(out.layout.stack([emit(final.t, loop.state(final.y))]))
     if len(parts) == 1:
         return parts[0]  # type: ignore[no-any-return]
     xp = bk.xp

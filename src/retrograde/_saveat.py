@@ -128,7 +128,7 @@ class Outputs:
         bk = self.bk
         if self.inside == "steps":
             row = bk.pick(ok, n, self.count)
-            return bk.pick(ok, i + 1, i), bk.write(buffer, row, emit(t_new, y1))
+            return bk.pick(ok, i + 1, i), bk.write(buffer, row, emit(t_new, sweep.state(y1)))
         due = self._due(ok, ts, t, t_new)
 
         def body(s: Any) -> Any:

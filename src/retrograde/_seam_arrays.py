@@ -118,6 +118,10 @@ class ArrayHooks(ABC):
         """``total + x``; adapters may add in place, ``total`` belongs to the sweep."""
 
     @abstractmethod
+    def copied(self, tree: Tree) -> Tree:
+        """A tree whose arrays and lists share nothing that :meth:`accumulate` may change."""
+
+    @abstractmethod
     def map_state(self, fn: Callable[[Array], Array], y: State) -> State:
         """fn on every array of a state."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ._seam_memory import MemoryInfo
-from ._types import Array, State, Wanted
+from ._types import Array, Asked, State, Wanted
 
 __all__ = ["GradientHooks"]
 
@@ -29,6 +29,10 @@ class GradientHooks(ABC):
     @abstractmethod
     def needs_gradient(self, inputs: Any) -> bool:
         """Whether the library will ask for a gradient of this solve."""
+
+    @abstractmethod
+    def asked(self, inputs: Any) -> Asked:
+        """What can be seen of the derivatives that will be asked for."""
 
     @abstractmethod
     def differentiate(self, program: Any, inputs: Any) -> Any:
@@ -93,6 +97,16 @@ class GradientHooks(ABC):
     @abstractmethod
     def step_of(self, grid: Any, n: int, t: float) -> int:
         """The step in which time t lies: the last that begins before it."""
+
+    @abstractmethod
+    def columns(
+        self, run: Callable[[Sequence[Array]], tuple[Any, Any]], arrays: Sequence[Array]
+    ) -> tuple[Any, Any]:
+        """``run(arrays) -> (leaves, rest)``, and the tangents of its leaves by forward mode.
+
+        For each array a tuple of leaves with a leading axis of its real numbers (of a complex
+        array the real parts, then the imaginary ones).
+        """
 
     @abstractmethod
     def blank(self, rows: tuple[Array, ...], n: Any) -> tuple[Array, ...]:

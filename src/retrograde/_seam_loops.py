@@ -48,6 +48,14 @@ class LoopHooks(ABC):
         """``for i in range(low, high): s = body(i, s)``, counted."""
 
     @abstractmethod
+    def cond(self, ok: Any, yes: Callable[..., Any], no: Callable[..., Any], *operands: Any) -> Any:
+        """``yes(*operands)`` where ok, else ``no(*operands)``; the other is not run."""
+
+    @abstractmethod
+    def real_rows(self, rows: int | None, width: int, layout: Any) -> Any:
+        """A table of rows of reals (:meth:`look`, :meth:`set_int`); None: it grows."""
+
+    @abstractmethod
     def new_buffer(self, rows: Any, layout: Any, *, scratch: bool) -> Any:
         """Room for ``rows`` states, and if asked for a scratch row of index ``rows``."""
 

@@ -42,6 +42,7 @@ def prepare(f: Any, y0: Tree, t0: Any, t1: Any, args: Tree, options: Any) -> tup
     start, end = _time(bk, "t0", t0), _time(bk, "t1", t1)
     controller.check(start, end)
     _check_solver(solver, controller)
+    solver.check(problem)
     _check_precision(problem, controller)
     if bk.concrete(problem.layout.finite(problem.y0)) == 0:
         raise InputError("`y0` holds nan or inf; every element must be finite.")

@@ -67,7 +67,9 @@ class Solution:
     ys : tree of arrays, shape (k, *shape)
         Time first.
     stats : dict of int
-        num_steps (tries), num_accepted_steps, num_rejected_steps, num_f_evals.
+        num_steps (tries), num_accepted_steps, num_rejected_steps, num_f_evals; once a reverse
+        sweep that inverts steps has run (not under ``jax.jit``): inverted, replayed, and
+        max_guard_error, the largest error that the guard let pass.
     status : Status or array of int
         A Status where its value is known, else (traced) its number.
     t_final : float or array [time]

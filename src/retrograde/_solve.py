@@ -144,7 +144,7 @@ def solve(
         program = Program(loop, the_plan.adjoint, the_plan.fallback)
     loop.progress = progress
     leaves, aux = bk.differentiate(program, inputs)
-    return _solution(loop, leaves, aux, the_plan, throw)
+    return _solution(program, leaves, aux, the_plan, throw)
 
 
 def solve_vjp(
@@ -192,9 +192,11 @@ def solve_vjp(
         def pull(cotangents: Any) -> Inputs:
             wanted = Wanted(problem.differentiable, True, True, loop.outputs.inside == "ts")
             with bk.quiet():
-                return bk.run_reverse(program, inputs, residuals, cotangents, wanted)  # type: ignore[no-any-return]
+                cts: Inputs = bk.run_reverse(program, inputs, residuals, cotangents, wanted)
+            program.tell(cts)
+            return cts
 
-    solution = _solution(loop, leaves, aux, the_plan, options.throw)
+    solution = _solution(program, leaves, aux, the_plan, options.throw)
 
     def pullback(cotangent: Tree) -> Gradients:
         cts = pull(_cotangent_leaves(loop, leaves, solution, cotangent))
@@ -251,8 +253,11 @@ def _follow(loop: Any, inputs: Inputs, options: Options, *, native: bool) -> Pla
     return make_plan(probe(loop, inputs, native=native), budget, source, named)
 
 
-def _solution(loop: Any, leaves: Any, aux: Any, the_plan: Plan | None, throw: bool) -> Solution:
+def _solution(
+    program: Program, leaves: Any, aux: Any, the_plan: Plan | None, throw: bool
+) -> Solution:
     """Wrap; raise where the status is known and bad."""
+    loop, stats = program.loop, program.stats
     bk, out, solver = loop.bk, loop.outputs, loop.solver
     times, n, tries, status, t = aux
     n, tries, t = bk.number(n), bk.number(tries), bk.number(t)
@@ -264,13 +269,13 @@ def _solution(loop: Any, leaves: Any, aux: Any, the_plan: Plan | None, throw: bo
     else:
         ys = bk.unflatten(out.treedef, leaves)
     first = 0 if not loop.adaptive else 1 if loop.controller.dt0 is not None else 2
-    evals = first + tries * solver.evaluations
-    stats = {
-        "num_steps": tries,
-        "num_accepted_steps": n,
-        "num_rejected_steps": tries - n,
-        "num_f_evals": evals,
-    }
+    evals = first + solver.calls(tries, full=loop.adaptive or bool(out.inside))
+    stats.update(
+        num_steps=tries,
+        num_accepted_steps=n,
+        num_rejected_steps=tries - n,
+        num_f_evals=evals,
+    )
     value = bk.concrete(status)
     status = status if value is None else Status(int(value))
     solution = Solution(times, ys, stats, status, t, the_plan)

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ._parts import ListParts
 from ._types import Array, Scalar, State
 
 __all__ = ["ListAdjoint", "ListLayout", "ListStages", "Scale", "combination_rows"]
@@ -40,7 +41,7 @@ def combination_rows(tableau: Any) -> tuple[tuple[float, ...], ...]:
     return tuple(rows)
 
 
-class ListLayout:
+class ListLayout(ListParts):
     """States as tuples of leaves, each in its user's shape.
 
     Parameters
@@ -97,6 +98,15 @@ class ListLayout:
         total: Any = None
         for a, b in zip(x, y, strict=True):
             part = self.xp.sum(self.bk.pair(a, b))
+            total = part if total is None else total + part
+        return self.bk.scalar(total)
+
+    def square(self, x: State) -> Scalar:
+        """Sum of ``|x_i|**2`` over all leaves."""
+        total: Any = None
+        for a in x:
+            a = self.xp.abs(a)
+            part = self.xp.sum(a * a)
             total = part if total is None else total + part
         return self.bk.scalar(total)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-__all__ = ["Array", "Inputs", "Scalar", "State", "Tree", "VectorFieldFn", "Wanted"]
+__all__ = ["Array", "Asked", "Inputs", "Scalar", "State", "Tree", "VectorFieldFn", "Wanted"]
 
 Array: TypeAlias = Any
 """An array of any library."""
@@ -28,7 +28,8 @@ class Inputs(NamedTuple):
     ``y0`` is in state form; ``params`` are the floating leaves of ``args`` followed by the
     arrays that ``f`` closes over; ``ts`` are the saved times (a sequence or a 1-D array).
     ``settings`` are constants of the gradient that come as arrays (perhaps traced): the size of
-    constant steps, or the two tolerances in state form; empty where they are numbers.
+    constant steps, or the two tolerances in state form; empty where they are numbers. Where an
+    ``Inputs`` holds cotangents, ``told`` is what the reverse sweep tells of itself (statistics).
     """
 
     y0: State
@@ -37,15 +38,35 @@ class Inputs(NamedTuple):
     t1: Scalar
     ts: Any
     settings: tuple[Any, ...] = ()
+    told: Any = None
+
+
+class Asked(NamedTuple):
+    """What can be seen, when a solve is called, of the derivatives that will be asked for.
+
+    Attributes
+    ----------
+    forward : bool
+        Nothing but forward mode (jvp).
+    again : bool
+        More than one plain reverse sweep, by an autodiff that must follow every step.
+    scalars : int or None
+        Real numbers that are differentiated in reverse mode; None where that can't be seen.
+    """
+
+    forward: bool = False
+    again: bool = False
+    scalars: int | None = None
 
 
 class Wanted(NamedTuple):
-    """Which of the :class:`Inputs` a gradient is asked of (y0 always is)."""
+    """Which of the :class:`Inputs` a gradient is asked of; reverse sweeps give y0's anyway."""
 
     params: tuple[bool, ...]
     t0: bool
     t1: bool
     ts: bool
+    y0: bool = True
 
     @property
     def time(self) -> bool:

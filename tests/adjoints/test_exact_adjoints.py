@@ -20,6 +20,7 @@ ADJOINTS = {
 }
 STEPS = {
     "constant": {"solver": "rk4", "dt": 0.06},
+    "three states carried": {"solver": "reversible_heun", "dt": 0.06},
     "adaptive": {"solver": "bosh3", "rtol": 1e-5, "atol": 1e-7, "max_steps": 128},
 }
 WISHES = {

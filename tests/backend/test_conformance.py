@@ -85,6 +85,36 @@ def test_layout(backend, form, dtype):
 
 
 @form
+@dtypes
+def test_parts(backend, form, dtype):
+    """Repeated, joined, cut again, added up with weights; the parts of a part too."""
+    both = Both(backend, form, dtype)
+    (x, x0), (y, y0) = both.states(), both.states()
+    wide, wide0 = both.mine.repeat(3), both.generic.repeat(3)
+    assert tuple(wide.shapes) == wide0.shapes
+    assert (wide.size, wide.nbytes) == (3 * both.mine.size, 3 * both.mine.nbytes)
+    joined, joined0 = both.mine.join([x, y, x]), both.generic.join([x0, y0, x0])
+    found, expected = tuple(wide.unpack(joined)), tuple(wide0.unpack(joined0))
+    backend.assert_close(found, expected)
+    for part, part0 in zip(wide.split(joined, 3), (x0, y0, x0), strict=True):
+        both.assert_same(part, part0)
+    backend.assert_close(tuple(wide.unpack(wide.zeros())), tuple(wide0.zeros()))
+    for terms in ([(1.0, 0)], [(2.0, 0)], [(1.0, 0), (-0.5, 1)], [(0.3, 1), (1.0, 0), (2, 1)]):
+        mine = both.mine.weighted([(w, (x, y)[i]) for w, i in terms])
+        both.assert_same(mine, both.generic.weighted([(w, (x0, y0)[i]) for w, i in terms]))
+    both.assert_same(x, x0)  # sums are formed beside their terms
+    both.assert_same(both.mine.own(both.mine.unpack(y)), y0)
+
+
+@form
+@dtypes
+def test_error_of_a_state(backend, form, dtype):
+    both, scale = Both(backend, form, dtype), Scale(0.01, 0.1)
+    (e, e0), (x, x0), (y, y0) = both.states(), both.states(), both.states()
+    both.assert_numbers(both.mine.error2(e, x, y, scale), both.generic.error2(e0, x0, y0, scale))
+
+
+@form
 def test_rows(backend, form):
     both = Both(backend, form)
     pairs = [both.states() for _ in range(3)]

@@ -17,7 +17,7 @@ import retrograde
 ROOT = pathlib.Path(retrograde.__file__).parent
 LIBRARIES = {"numpy", "jax", "jaxlib", "torch", "cupy", "array_api_compat", "optree", "scipy"}
 FLOORS = {
-    0: "_errors _units _types _clocks _spaces _hardware _schedules _trees _progress",
+    0: "_errors _units _types _clocks _spaces _hardware _schedules _trees _progress _parts",
     1: "_seam _eager backend _registry",
     2: "_problem _saveat _solution _derivative",
     3: "_solvers _controllers _loops _rows",

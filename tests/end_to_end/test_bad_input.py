@@ -92,6 +92,36 @@ BAD = {
         "`checkpoints` is 0",
         "at least 1",
     ),
+    # solvers of pairs
+    "array for a pair": ({"solver": "leapfrog", "dt": 0.1}, "needs `y0` as a pair", "`y0=(q, p)`"),
+    "dict for a pair": (
+        {"solver": "leapfrog", "dt": 0.1, "y0": lambda b: {"q": b.array([1.0])}},
+        "but it is a dict with keys ['q']",
+        "`y0=(q, p)`",
+    ),
+    "halves of two sizes": (
+        {
+            "solver": "semi_implicit_euler",
+            "dt": 0.1,
+            "y0": lambda b: (b.array([1.0]), b.array([1.0, 2.0])),
+        },
+        "needs halves of `y0` = (q, p) that are alike",
+        "give each q its p",
+    ),
+    "halves of other leaves": (
+        {
+            "solver": "semi_implicit_euler",
+            "dt": 0.1,
+            "y0": lambda b: ((b.array([1.0]), b.array([1.0])), b.array([1.0, 2.0])),
+        },
+        "q has 2 leaves of 2 elements in all and p 1 of 2",
+        "give each q its p",
+    ),
+    "adaptive steps of a pair": (
+        {"solver": "leapfrog", "y0": lambda b: (b.array([1.0]), b.array([1.0]))},
+        "`solver` VelocityVerlet has no error",
+        "pass `dt=`",
+    ),
     # saved times
     "unsorted ts": ({"saveat": rg.SaveAt(ts=[0.5, 0.2])}, "`saveat.ts[1]` is 0.2", "sort `ts`"),
     "ts outside": ({"saveat": rg.SaveAt(ts=[0.5, 1.5])}, "`saveat.ts[1]` is 1.5", "drop it"),

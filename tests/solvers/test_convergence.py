@@ -21,6 +21,8 @@ SOLVERS = {
         rg.RK4(),
         rg.Dopri5(),
         rg.Tsit5(),
+        rg.ReversibleHeun(),
+        rg.ALF(),
     )
 }
 each = pytest.mark.parametrize("name", SOLVERS)

@@ -1,31 +1,46 @@
 """Gradient methods.
 
 Members: :class:`AbstractAdjoint` (the abstract class), :class:`RecursiveCheckpointAdjoint`,
-:class:`DirectAdjoint`; ``sweep`` (the pull of one step, shared by all that replay). To add one:
-a file with ``forward`` and ``reverse`` (or ``primal``), its row in the planner's costs, a line
-here.
+Members: :class:`AbstractAdjoint` (the abstract class), :class:`RecursiveCheckpointAdjoint`,
+:class:`BacksolveAdjoint` and :class:`ReversibleAdjoint` (on ``inverting``, with its ``guard``),
+:class:`DirectAdjoint`, :class:`ForwardMode`, :class:`ContinuousAdjoint` (backsolve's mode, on
+``augmented``, its system); ``sweep`` (the pull of one step, shared by all that replay). To add
+one: a file with ``forward`` and ``reverse`` (or ``primal``), its row in the planner's costs, a
+line here.
 """
 
 from .._errors import InputError
+from .backsolve import BacksolveAdjoint
 from .base import AbstractAdjoint, Shape
-from .direct import DirectAdjoint, TooManySteps, constant_times
+from .continuous import ContinuousAdjoint
+from .direct import DirectAdjoint, TooManySteps, check_followed, constant_times
+from .forward import ForwardMode
 from .recursive_checkpoint import RecursiveCheckpointAdjoint
+from .reversible import ReversibleAdjoint
 from .sweep import field_pullback
 
 __all__ = [
     "AbstractAdjoint",
+    "BacksolveAdjoint",
+    "ContinuousAdjoint",
     "DirectAdjoint",
+    "ForwardMode",
     "RecursiveCheckpointAdjoint",
+    "ReversibleAdjoint",
     "Shape",
     "TooManySteps",
+    "check_followed",
     "constant_times",
     "field_pullback",
     "find_adjoint",
 ]
 
 BY_NAME: dict[str, type[AbstractAdjoint]] = {
+    "backsolve": BacksolveAdjoint,
     "direct": DirectAdjoint,
+    "forward": ForwardMode,
     "recursive_checkpoint": RecursiveCheckpointAdjoint,
+    "reversible": ReversibleAdjoint,
 }
 
 

@@ -69,15 +69,27 @@ class AbstractAdjoint(ABC):
         'exact' (gradient of the discrete solve to round-off), or what it is instead.
     differentiable : bool
         Whether its result can be differentiated again.
+    forward_depends_on_wanted : bool
+        Whether what it keeps depends on what is differentiated (``forward_for``).
     """
 
     accuracy: ClassVar[str]
     differentiable: ClassVar[bool] = False
+    forward_depends_on_wanted: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
         """The class' name."""
         return type(self).__name__
+
+    @property
+    def kind(self) -> str:
+        """``accuracy``, as it is with these settings."""
+        return self.accuracy
+
+    def check(self, loop: Any) -> None:
+        """Raise InputError or UnsupportedByBackend where this method can't serve a loop."""
+        return
 
     def primal(self, loop: Any, inputs: Inputs) -> tuple[tuple[Array, ...], Any]:
         """(output leaves, where the march ended): a plain solve unless a method differs."""
@@ -87,6 +99,10 @@ class AbstractAdjoint(ABC):
     def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
         """Solve; returns (where the loop ended, what reverse needs)."""
         raise UnsupportedByBackend(self._no_reverse(loop))
+
+    def forward_for(self, loop: Any, inputs: Inputs, wanted: Wanted) -> tuple[Any, Any]:
+        """``forward`` where it is known what will be asked for."""
+        return self.forward(loop, inputs)
 
     def reverse(
         self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted

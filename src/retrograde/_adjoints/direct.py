@@ -23,7 +23,7 @@ from .._types import Array, Inputs, State
 from ..backend import Capability
 from .base import AbstractAdjoint
 
-__all__ = ["DirectAdjoint"]
+__all__ = ["DirectAdjoint", "TooManySteps", "check_followed", "constant_times"]
 
 
 class TooManySteps(Exception):
@@ -55,16 +55,7 @@ class DirectAdjoint(AbstractAdjoint):
     def primal(self, loop: Any, inputs: Inputs) -> tuple[tuple[Array, ...], Any]:
         """(output leaves, where the march ended), by differentiable operations alone."""
         bk = loop.bk
-        if getattr(loop.problem.f, "vjp", None) is not None:
-            raise InputError(
-                "`adjoint` is DirectAdjoint, which differentiates `f` itself, but `f` brings its "
-                "own `vjp`; use adjoint='auto', or pass the plain function."
-            )
-        if Capability.DIRECT not in bk.capabilities:
-            raise UnsupportedByBackend(
-                f"`adjoint` is DirectAdjoint, but {bk.name} has no autodiff; use adjoint='auto' "
-                "or RecursiveCheckpointAdjoint()."
-            )
+        check_followed(loop, self.name)
         if Capability.TRACED not in bk.capabilities and constant_times(inputs):
             leaves, final = _recorded(loop, inputs, self.limit)
         else:
@@ -74,6 +65,28 @@ class DirectAdjoint(AbstractAdjoint):
             leaves = _Again(loop, inputs, constant, final).rows()
         ok = final.status == int(Status.converged)
         return tuple(bk.poison_gradient(ok, x) for x in leaves), final
+
+
+def check_followed(loop: Any, name: str | None = None) -> None:
+    """Raise unless the library's autodiff can follow a march of this loop.
+
+    ``name``: the adjoint that the user named; None if a derivative asks for it that no reverse
+    sweep gives.
+    """
+    bk = loop.bk
+    if getattr(loop.problem.f, "vjp", None) is not None:
+        who, remedy = f"`adjoint` is {name}, which differentiates", "use adjoint='auto'"
+        if name is None:
+            who = "forward mode and second derivatives differentiate"
+            remedy = "ask for one reverse-mode derivative"
+        raise InputError(
+            f"{who} `f` itself, but `f` brings its own `vjp`; {remedy}, or pass the plain function."
+        )
+    if Capability.DIRECT not in bk.capabilities:
+        raise UnsupportedByBackend(
+            f"`adjoint` is {name}, but {bk.name} has no autodiff; use adjoint='auto' "
+            "or RecursiveCheckpointAdjoint()."
+        )
 
 
 def constant_times(inputs: Inputs) -> bool:
@@ -88,6 +101,7 @@ def _recorded(loop: Any, inputs: Inputs, limit: int | None) -> tuple[tuple[Array
     twin = copy.copy(loop)
     twin.bk = _ListForms(bk, limit)
     twin.layout = bk.direct_layout(loop.layout)
+    twin.carried = loop.solver.carried(twin.bk, twin.layout)
     twin.bind = loop.problem.bind_leaves
     out = loop.outputs
     rows = twin.layout if out.layout is loop.layout else bk.direct_layout(out.layout)
@@ -120,9 +134,8 @@ class _Again:
     def rows(self) -> tuple[Array, ...]:
         """All output rows."""
         out, bk, inputs = self.loop.outputs, self.bk, self.inputs
-        final, states = bk.scan_states(
-            self.final.n, self.loop.max_steps, self._advance, self.leaves
-        )
+        start = self._sweep().start(inputs.t0, self.leaves)
+        final, states = bk.scan_states(self.final.n, self.loop.max_steps, self._advance, start)
         parts = [[self._emit(inputs.t0, self.leaves)]] if out.saveat.t0 else []
         blocks = [_stack(bk, part) for part in parts]
         if out.inside == "ts":
@@ -130,7 +143,7 @@ class _Again:
         elif out.inside:
             blocks.append(self._step_rows(states, final))
         if out.saveat.final:
-            blocks.append(_stack(bk, [self._emit(inputs.t1, final)]))
+            blocks.append(_stack(bk, [self._emit(inputs.t1, self._state(final))]))
         if len(blocks) == 1:
             return blocks[0]
         return tuple(bk.xp.concat(leaves, axis=0) for leaves in zip(*blocks, strict=True))
@@ -147,6 +160,9 @@ class _Again:
 
     def _sweep(self) -> Any:
         return self.loop.solver.forward_sweep(_ListForms(self.bk), self.layout, self.field)
+
+    def _state(self, carried: State) -> State:
+        return self.loop.solver.state(self.layout, carried)
 
     def _advance(self, i: Any, y: State) -> State:
         return self._sweep().advance(*self._step(i), y)
@@ -176,7 +192,7 @@ class _Again:
 
         def row(i: Any) -> tuple[Array, ...]:
             t, h = self._step(i)
-            return self._emit(t + h, bk.look_state(states, i + 1, n, final))
+            return self._emit(t + h, self._state(bk.look_state(states, i + 1, n, final)))
 
         rows = bk.map_rows(row, self.loop.rows_inside(self.final))
         return bk.blank(rows, n)  # type: ignore[no-any-return]

@@ -19,7 +19,7 @@ from .._types import Inputs, Wanted
 from .base import AbstractAdjoint
 from .sweep import StepPull
 
-__all__ = ["RecursiveCheckpointAdjoint"]
+__all__ = ["RecursiveCheckpointAdjoint", "finished"]
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,14 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
         step = StepPull(loop, inputs, final, cotangents, wanted, one_tape=self.one_tape)
         carry = step.start(final, loop.rows_inside(final))
         carry = reverse(
-            loop.bk, slots, final.stored, final.n, (step.advance, step.pull), carry, loop.layout
+            loop.bk, slots, final.stored, final.n, (step.advance, step.pull), carry, loop.carried
         )
         ok = final.status == int(Status.converged)
-        return _poison(loop.bk, ok, step.finish(carry))
+        return finished(loop.bk, ok, step.finish(carry))
 
 
-def _poison(bk: Any, ok: Any, cts: Inputs) -> Inputs:
-    """All cotangents nan unless the solve reached t1: never a number that means nothing."""
+def finished(bk: Any, ok: Any, cts: Inputs) -> Inputs:
+    """All cotangents, nan unless the solve reached t1: never a number that means nothing."""
 
     def fix(x: Any) -> Any:
         return bk.poison(ok, x)

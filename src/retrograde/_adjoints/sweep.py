@@ -14,7 +14,7 @@ from .._derivative import TapePullback, UserPullback, VectorField
 from .._types import Inputs, Scalar, State, Wanted
 from ..backend import Capability
 
-__all__ = ["PullCarry", "StepPull", "field_pullback"]
+__all__ = ["PullCarry", "StepPull", "field_pullback", "output_pullback"]
 
 
 class PullCarry(NamedTuple):
@@ -82,12 +82,13 @@ class StepPull:
     def start(self, final: Any, rows: Any) -> PullCarry:
         """Cotangents at t1; ``rows`` is the number of rows inside the loop."""
         real = self.clock.real
-        g, params = self.layout.zeros(), self.vjp.zero()
+        g, params = self.loop.carried.zeros(), self.vjp.zero()
         t1 = real(0.0)
         if self.out.saveat.final:
             row = self.out.layout.row(self.cts, self.first_row + rows)
-            g, ct_t, params = self._absorb(final.t, final.y, row, params)
-            t1 = t1 + ct_t
+            y = None if self.fn_vjp is None else self.loop.state(final.y)
+            ct, ct_t, params = self._absorb(final.t, y, row, params)
+            g, t1 = self.sweep.embed(ct), t1 + ct_t
         ts: Any = ()
         if self.wanted.ts and self.out.inside == "ts":
             ts = self.bk.reals(self.out.count, self.layout)
@@ -95,8 +96,11 @@ class StepPull:
 
     def finish(self, carry: PullCarry) -> Inputs:
         """Cotangents of the inputs, after the last pull."""
-        carry = self._time_of_no_step(carry) if self.wanted.time else carry
         t0, y0 = self.clock.real(self.inputs.t0), self.inputs.y0
+        g, ct_t, params = self.sweep.finish(t0, y0, carry.g, carry.params)
+        carry = carry._replace(g=g, params=params)
+        if self.wanted.time:
+            carry = self._time_of_no_step(carry._replace(t0=carry.t0 + ct_t))
         if self.out.inside == "ts":
             carry = self._rows_at_start(carry, t0, y0)
         if self.out.saveat.t0:
@@ -143,6 +147,11 @@ class StepPull:
         t, h = self.grid.step(i)
         return self.replay.advance(t, h, y)
 
+    def invert(self, i: Any, y_after: State) -> State:
+        """The carried state before step i, from the one after it (see ``reversible``)."""
+        t, h = self.grid.step(i)
+        return self.replay.invert(t, h, y_after)
+
     def pull(self, i: Any, y: State, carry: PullCarry) -> PullCarry:
         """Reverse step i from the state before it."""
         t, h = self.grid.step(i)
@@ -173,12 +182,12 @@ class StepPull:
 
         def sources(sweep: Any, g: State, params: Any) -> tuple[Any, ...]:
             row = self.out.layout.row(self.cts, self.first_row + i)
-            y1 = sweep.space.result() if self.fn_vjp is not None else None
+            y1 = sweep.result() if self.fn_vjp is not None else None
             ct, ct_t, params = self._absorb(t + h, y1, row, params)
             last = i + 1 == self.n
             where = self.clock.where
             extra = (carry.row, carry.ts, where(last, ct_t, 0.0), where(last, 0.0, ct_t))
-            return self.layout.add(g, ct), params, None, None, 0.0, 0.0, extra
+            return self.loop.carried.add(g, sweep.embed(ct)), params, None, 0.0, 0.0, extra
 
         return sources
 
@@ -195,27 +204,24 @@ class StepPull:
 
         def sources(sweep: Any, g: State, params: Any) -> tuple[Any, ...]:
             def body(s: Any) -> Any:
-                row, ts, params, q, qy, ct_t, ct_h = s
+                row, ts, params, inside, ct_t, ct_h = s
                 j = row - 1
                 at = bk.look(times, j)
                 theta = (at - t) / h
                 ct = out.layout.row(self.cts, self.first_row + j)
-                w = sweep.weights(theta)
-                here = sweep.space.interpolate(w) if self.fn_vjp is not None else None
+                here = sweep.interpolate(theta) if self.fn_vjp is not None else None
                 ct, fn_t, params = self._absorb(at, here, ct, params)
-                q = sweep.adjoint.add_source(q, [h * x for x in w], ct)
-                qy = layout.add(qy, ct)
+                inside = sweep.add_source(inside, theta, h, ct)
                 if wanted.time:
-                    d = layout.inner(ct, sweep.space.slope(sweep.weight_derivatives(theta)))
+                    d = layout.inner(ct, sweep.slope(theta))
                     ct_t, ct_h = ct_t - d, ct_h - theta * d
                     if wanted.ts:
                         ts = bk.set_int(ts, j, d + fn_t)
-                return j, ts, params, q, qy, ct_t, ct_h
+                return j, ts, params, inside, ct_t, ct_h
 
-            q, qy = sweep.adjoint.sources(), layout.zeros()
-            start = (carry.row, carry.ts, params, q, qy, real(0.0), real(0.0))
-            row, ts, params, q, qy, ct_t, ct_h = bk.while_loop(mine, body, start)
-            return g, params, q, qy, ct_t, ct_h, (row, ts, 0.0, 0.0)
+            start = (carry.row, carry.ts, params, sweep.sources(), real(0.0), real(0.0))
+            row, ts, params, inside, ct_t, ct_h = bk.while_loop(mine, body, start)
+            return g, params, inside, ct_t, ct_h, (row, ts, 0.0, 0.0)
 
         return sources
 
@@ -237,3 +243,8 @@ def _pullback(problem: Any, f: Any, bind: Any, params: Any, wanted: Wanted) -> A
     if Capability.AUTODIFF in bk.capabilities:
         return bk.pullback(problem.layout, bind, params, wanted)
     return TapePullback(problem.layout, bind, params, wanted)
+
+
+def output_pullback(problem: Any, fn: Any, params: Any, wanted: Wanted) -> Any:
+    """The vjp of ``SaveAt.fn``, in the form of :func:`field_pullback`."""
+    return _pullback(problem, fn, lambda p: problem.bind_output(fn, p), params, wanted)

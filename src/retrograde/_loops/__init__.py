@@ -1,11 +1,23 @@
 """Loops that store states on the way forward and reverse on what they stored.
 
 Members: ``forward`` (march with checkpoints: known or unknown length), ``reversal`` (one
-executor; store-all, segments, binomial and blocks are its settings). Written once over the
-backend's counted and conditional loops; knows nothing of differential equations.
+executor; store-all, segments, binomial and blocks are its settings), ``inversion`` (the same
+with steps taken back under guard). Written once over the backend's counted and conditional
+loops; knows nothing of differential equations.
 """
 
 from .forward import FAR, Slots, Stored, march, march_counted
+from .inversion import Invertible, Report, reverse_inverting
 from .reversal import reverse
 
-__all__ = ["FAR", "Slots", "Stored", "march", "march_counted", "reverse"]
+__all__ = [
+    "FAR",
+    "Invertible",
+    "Report",
+    "Slots",
+    "Stored",
+    "march",
+    "march_counted",
+    "reverse",
+    "reverse_inverting",
+]

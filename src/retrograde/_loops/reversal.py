@@ -130,18 +130,9 @@ def _reverse_ranges(
         end, top, positions, buffer, window, carry = z
         row = bk.look(order, top - 1)
 
-        def refine(q: Any) -> Any:
-            at, y, top, positions, buffer = q
-            blocks = (end - at + width - 1) // width
-            to = at + width * split(blocks, rows - top + 1)
-            y = bk.for_loop(at, to, advance, y)
-            room = top < rows
-            row = bk.pick(room, bk.look(order, bk.pick(room, top, 0)), rows)
-            buffer, positions = bk.write(buffer, row, y), bk.set_int(positions, row, to)
-            return to, y, bk.pick(room, top + 1, top), positions, buffer
-
         start = (bk.look(positions, row), bk.read(buffer, row), top, positions, buffer)
-        at, y, top, positions, buffer = bk.while_loop(lambda q: end - q[0] > width, refine, start)
+        find = (rows, split, order, advance)
+        at, y, top, positions, buffer = to_leaf(bk, find, end, width, start)
         if width == 1:
             carry = step[1](at, y, carry)
         else:
@@ -151,3 +142,35 @@ def _reverse_ranges(
 
     start = (n, top, stored.positions, stored.buffer, window, carry)
     return bk.while_loop(lambda z: z[0] > 0, leaf, start)[-1]
+
+
+def to_leaf(
+    bk: Any, find: tuple[int, Any, Any, Advance], end: Any, width: int, start: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """From a stored state to at most ``width`` steps before ``end``, storing on the way.
+
+    Parameters
+    ----------
+    find : tuple
+        Rows of the buffer, the split, the order of the rows, ``advance``.
+    start : tuple
+        (index, state, top, positions, buffer) at the stored state.
+
+    Returns
+    -------
+    tuple
+        The same at the leaf.
+    """
+    rows, split, order, advance = find
+
+    def refine(q: Any) -> Any:
+        at, y, top, positions, buffer = q
+        blocks = (end - at + width - 1) // width
+        to = at + width * split(blocks, rows - top + 1)
+        y = bk.for_loop(at, to, advance, y)
+        room = top < rows
+        row = bk.pick(room, bk.look(order, bk.pick(room, top, 0)), rows)
+        buffer, positions = bk.write(buffer, row, y), bk.set_int(positions, row, to)
+        return to, y, bk.pick(room, top + 1, top), positions, buffer
+
+    return bk.while_loop(lambda q: end - q[0] > width, refine, start)  # type: ignore[no-any-return]

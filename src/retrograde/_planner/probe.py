@@ -34,7 +34,7 @@ def probe(loop: Any, inputs: Inputs, *, native: bool) -> Shape:
     may be recorded by its autodiff.
     """
     bk, layout, solver, problem = loop.bk, loop.layout, loop.solver, loop.problem
-    traced = Capability.TRACED in bk.capabilities
+    traced, carried = Capability.TRACED in bk.capabilities, loop.carried.nbytes
     wanted = Wanted(problem.differentiable, False, False, False)
     vjp = field_pullback(problem, inputs.params, wanted)
     taped = isinstance(vjp, TapePullback)
@@ -52,21 +52,23 @@ def probe(loop: Any, inputs: Inputs, *, native: bool) -> Shape:
     counted = bk.array_overhead > 0  # an account that sees array headers sees all objects
     passing = {
         # beside them: the state that the step starts from, and the total that leaves it
-        "cotangents of a pull": 0 if traced else tape + 4 * layout.nbytes,
+        "cotangents of a pull": 0 if traced else tape + 2 * (layout.nbytes + carried),
         PYTHON_OBJECTS: objects if counted else 0,
     }
     fixed = {
-        "cotangents of a step": (solver.stages + 1) * layout.nbytes,
+        "cotangents of a step": (solver.stages - 1) * layout.nbytes + 2 * carried,
+        # more than the y0 that the caller holds
+        "state at t0": carried if carried > layout.nbytes and bk.slots_by_reference else 0,
         "cotangents of saved times": rows * layout.nbytes,
         "cotangents of args": 2 * _differentiable_bytes(problem),
         "record of times": 8 * record if loop.adaptive else 0,
     }
     own = isinstance(vjp, UserPullback)
     record_steps = native and not (traced or own) and Capability.DIRECT in bk.capabilities
-    recorded = solver.stages * (tape + layout.nbytes) + layout.nbytes
+    recorded = solver.stages * (tape + layout.nbytes) + carried
     return Shape(
         recorded=recorded if record_steps and constant_times(inputs) else 0,
-        state=layout.nbytes + bk.array_overhead,
+        state=carried + bk.array_overhead,
         steps=max(1, steps),
         known=loop.count is not None,
         bound=bound,
@@ -74,7 +76,7 @@ def probe(loop: Any, inputs: Inputs, *, native: bool) -> Shape:
         stages=solver.stages,
         fixed=fixed,
         free_slot=bk.slots_by_reference,
-        windows=traced and layout.size <= CHEAP,
+        windows=traced and loop.carried.size <= CHEAP,
         passing=passing,
     )
 

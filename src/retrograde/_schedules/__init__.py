@@ -24,6 +24,7 @@ from retrograde._schedules.binomial import (
     extra_advances,
     positions,
     repeats,
+    replay_limit,
     split,
     total_advances,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "extra_advances",
     "positions",
     "repeats",
+    "replay_limit",
     "split",
     "split_from_row",
     "split_table",

@@ -29,6 +29,7 @@ __all__ = [
     "extra_advances",
     "positions",
     "repeats",
+    "replay_limit",
     "split",
     "total_advances",
 ]
@@ -213,3 +214,25 @@ def positions(n: int, slots: int) -> tuple[int, ...]:
             break
         stored.append(stored[-1] + split(left, free))
     return tuple(stored)
+
+
+def replay_limit(slots: int, advances: int) -> int:
+    """Return the longest range whose replay takes at most so many advances for each of its steps.
+
+    Parameters
+    ----------
+    slots : int
+        Those the range may use, the one holding its start included; traced integers will do.
+    advances : int [advances a step]
+        At least 1.
+
+    Returns
+    -------
+    int [steps]
+        ``C(s + k + 1, k)``, from ``t(l, s) = (k + 1) l - C(s + k + 1, k)``: exact for
+        ``s >= k``, an upper bound below.
+    """
+    limit = slots + 2
+    for j in range(2, advances + 1):
+        limit = limit * (slots + j + 1) // j
+    return limit

@@ -1,13 +1,15 @@
 """Solvers, a page each: what it is, its order, cost, stability and source.
 
-Members: :class:`AbstractSolver` (the abstract class), :class:`ExplicitRungeKutta` (the family),
-and the methods below. To add a Runge-Kutta method: one file with a docstring and a tableau,
-one line here.
+Members: :class:`AbstractSolver` (the abstract class), :class:`ExplicitRungeKutta` and
+``ProgramSolver`` (the families), and the methods below. To add a Runge-Kutta method: one file
+with a docstring and a tableau, one line here. To add another explicit one: one file with its
+step, its inverse and its start as straight-line programs, one line here.
 """
 
 from __future__ import annotations
 
 from .._errors import InputError
+from .alf import ALF
 from .base import AbstractSolver
 from .bosh3 import Bosh3
 from .dopri5 import Dopri5
@@ -16,11 +18,16 @@ from .explicit_rk import ExplicitRungeKutta
 from .heun import Heun
 from .midpoint import Midpoint
 from .ralston import Ralston
+from .reversible import Reversible
+from .reversible_heun import ReversibleHeun
 from .rk4 import RK4
+from .semi_implicit_euler import SemiImplicitEuler
 from .tableau import Tableau
 from .tsit5 import Tsit5
+from .velocity_verlet import VelocityVerlet
 
 __all__ = [
+    "ALF",
     "RK4",
     "AbstractSolver",
     "Bosh3",
@@ -30,8 +37,12 @@ __all__ = [
     "Heun",
     "Midpoint",
     "Ralston",
+    "Reversible",
+    "ReversibleHeun",
+    "SemiImplicitEuler",
     "Tableau",
     "Tsit5",
+    "VelocityVerlet",
     "find_solver",
 ]
 
@@ -39,6 +50,11 @@ BY_NAME: dict[str, AbstractSolver] = {
     solver.name: solver
     for solver in (Euler(), Heun(), Midpoint(), Ralston(), RK4(), Bosh3(), Dopri5(), Tsit5())
 }
+BY_NAME |= {
+    solver.name: solver
+    for solver in (SemiImplicitEuler(), VelocityVerlet(), ReversibleHeun(), ALF())
+}
+BY_NAME["leapfrog"] = VelocityVerlet()
 
 
 def find_solver(solver: object) -> AbstractSolver:

@@ -7,6 +7,7 @@ given only the vjp of f. Loops, checkpoints and controllers are none of its busi
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -27,6 +28,23 @@ class AbstractSolver(ABC):
         Evaluations of f in one accepted step after the first.
     keeps_slope : bool
         Whether the last stage is the next step's first (FSAL).
+    stages : int
+        Evaluations of f that the pull of a step linearises.
+    copies : int
+        How many states of y's layout go from step to step, y the first of them.
+    reversible : bool
+        Whether a forward sweep's ``invert`` undoes a step up to rounding.
+
+    Notes
+    -----
+    What goes from step to step is *carried*: y itself, or more (a slope, a second copy). A
+    forward sweep has ``start(t0, y0) -> carried``, ``state(carried) -> y``, ``advance`` and
+    ``attempt`` from carried to carried, ``invert(t, h, carried after) -> carried before`` with
+    the start and size of the forward step, and ``interpolate``. A reverse sweep has ``pull``,
+    ``embed(cotangent of y) -> of carried``, ``finish(t0, y0, cotangent of carried, acc) ->
+    (cotangent of y0, of t0, acc)``, the vjp of ``start``; and, while a pull asks for outputs of
+    the step, ``result`` (y at its end), ``interpolate``, ``slope``, ``sources`` and
+    ``add_source``.
     """
 
     order: ClassVar[int]
@@ -34,11 +52,34 @@ class AbstractSolver(ABC):
     evaluations: ClassVar[int]
     keeps_slope: ClassVar[bool]
     stages: ClassVar[int]
+    copies: ClassVar[int] = 1
+    reversible: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
-        """The class' name in lower case, as ``solve(solver=...)`` takes it."""
-        return type(self).__name__.lower()
+        """The class' name in lower case, words joined by _, as ``solve(solver=...)`` takes it."""
+        return re.sub("(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+
+    def check(self, problem: Any) -> None:
+        """Raise InputError for a y0 (a ``Problem``) that this solver can't step."""
+        return
+
+    def calls(self, steps: Any, *, full: bool) -> Any:
+        """Evaluations of f in so many steps.
+
+        ``full``: steps whose error or inside is asked for, not their end alone.
+        """
+        return steps * self.evaluations
+
+    def carried(self, bk: Any, layout: Any) -> Any:
+        """Layout of what goes from step to step where y has this layout."""
+        return layout if self.copies == 1 else layout.repeat(self.copies)
+
+    def state(self, layout: Any, carried: Any) -> Any:
+        """y, of what goes from step to step; memory of its own where that is more than y."""
+        if self.copies == 1:
+            return carried
+        return layout.weighted(((1.0, layout.split(carried, self.copies)[0]),))
 
     @abstractmethod
     def forward_sweep(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> Any:

@@ -62,6 +62,18 @@ class ForwardSweep:
         self.inner = tableau.stages - tableau.fsal
         self.weights = tableau.weights
 
+    def start(self, t0: Scalar, y0: State) -> State:
+        """What the loop carries at t0: y0."""
+        return y0
+
+    def state(self, carried: State) -> State:
+        """y, of what the loop carries."""
+        return carried
+
+    def invert(self, t: Scalar, h: Scalar, y1: State) -> State:
+        """A step of -h from the end of the step (t, h): its inverse but for O(h**(order + 1))."""
+        return self.advance(t + h, -h, y1)
+
     def first(self, t: Scalar, y: State) -> Any:
         """What the first attempt needs beyond y: f(t, y) for an FSAL method, else None."""
         return self.field(self.layout.time(t), y) if self.fsal else None
@@ -116,12 +128,14 @@ class StepCotangents(NamedTuple):
 
 
 class Sources(NamedTuple):
-    """Cotangents that output during a step adds: to y1, stages, y, t and h."""
+    """Cotangents that output during a step adds: to its end, its inside, t and h.
+
+    ``inside`` is what the sweep's ``sources`` and ``add_source`` made, or None.
+    """
 
     g: State
     params: Any
-    stages: Any
-    y: Any
+    inside: Any
     t: Scalar
     h: Scalar
     extra: Any
@@ -187,10 +201,20 @@ class ReverseSweep:
         :class:`Sources` with what output during the step adds. ``size`` asks for the cotangent
         of h, which costs a pairing a stage.
         """
-        pulls = self._linearise(t, h, y)
-        q, qy, ct_t, ct_h, extra = None, None, 0.0, 0.0, None
-        if outputs is not None:
-            g, acc, q, qy, ct_t, ct_h, extra = outputs(self, g, acc)
+        pulls = self.linearise(t, h, y)
+        if outputs is None:
+            return self.transpose(h, y, g, acc, pulls, size=size), None
+        g, acc, inside, ct_t, ct_h, extra = outputs(self, g, acc)
+        step = self.transpose(h, y, g, acc, pulls, inside, size=size)
+        return step._replace(t=step.t + ct_t, h=step.h + ct_h), extra
+
+    def transpose(
+        self, h: Scalar, y: State, g: State, acc: Any, pulls: Any, inside: Any = None, *, size: bool
+    ) -> StepCotangents:
+        """The adjoint recursion of the step linearised last; ``inside``: cotangents there."""
+        q, qy = inside or (None, None)
+        ct_t: Scalar = 0.0
+        ct_h: Scalar = 0.0
         adjoint, inner = self.adjoint, self.layout.inner
         adjoint.begin(h, g, q)
         for i in reversed(range(self.count)):
@@ -205,9 +229,41 @@ class ReverseSweep:
         g = adjoint.total()
         if qy is not None:
             g = self.layout.add(g, qy)
-        return StepCotangents(g, acc, ct_t, ct_h), extra
+        return StepCotangents(g, acc, ct_t, ct_h)
 
-    def _linearise(self, t: Scalar, h: Scalar, y: State) -> list[Any]:
+    # --- the ends of a solve
+    def embed(self, ct: State) -> State:
+        """A cotangent of y as one of what the loop carries."""
+        return ct
+
+    def finish(self, t0: Scalar, y0: State, ct: State, acc: Any) -> tuple[State, Scalar, Any]:
+        """The vjp of ``start``: cotangents of y0 and t0, and the accumulator."""
+        return ct, 0.0, acc
+
+    # --- outputs of the step linearised last
+    def result(self) -> State:
+        """y at its end."""
+        return self.space.result()
+
+    def interpolate(self, theta: Scalar) -> State:
+        """y(t + theta h)."""
+        return self.space.interpolate(self.weights(theta))
+
+    def slope(self, theta: Scalar) -> State:
+        """The interpolant's derivative with respect to time."""
+        return self.space.slope(self.weight_derivatives(theta))
+
+    def sources(self) -> Any:
+        """Cotangents of the inside of a step, zero."""
+        return self.adjoint.sources(), self.layout.zeros()
+
+    def add_source(self, inside: Any, theta: Scalar, h: Scalar, ct: State) -> Any:
+        """The same with the cotangent ct of y(t + theta h) added."""
+        q, qy = inside
+        q = self.adjoint.add_source(q, [h * x for x in self.weights(theta)], ct)
+        return q, self.layout.add(qy, ct)
+
+    def linearise(self, t: Scalar, h: Scalar, y: State) -> list[Any]:
         """All stages, and the pull of each (none of one tape at a time)."""
         w, field, pulls = self.space, self.field, []
         w.begin(t, h, y)

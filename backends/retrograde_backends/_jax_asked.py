@@ -1,0 +1,45 @@
+"""JAX: what the tracers among a solve's inputs tell of the derivatives that will be asked for.
+
+Only where every value is known: under ``jit`` (and in the bodies of loops) the transforms
+around a solve are hidden, and nothing is said.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax.interpreters.ad import JVPTracer
+
+from retrograde._types import Asked
+
+__all__ = ["asked"]
+
+
+def asked(inputs: Any) -> Asked:
+    """Forward mode, or the number of differentiated scalars, where all can be seen."""
+    kinds, numbers = set(), 0
+    for x in jax.tree_util.tree_leaves(inputs):
+        found = _kinds(x)
+        kinds |= found
+        if "reverse" in found:
+            numbers += 2 * x.size if jax.numpy.iscomplexobj(x) else x.size
+    if "hidden" in kinds or not kinds:
+        return Asked()
+    if "reverse" not in kinds:
+        return Asked(forward="forward" in kinds)
+    return Asked(scalars=None if "forward" in kinds or "batch" in kinds else numbers)
+
+
+def _kinds(x: Any) -> set[str]:
+    """The transforms that an array is under."""
+    if not isinstance(x, jax.core.Tracer):
+        return set()
+    if isinstance(x, JVPTracer):
+        return {"forward"} | _kinds(x.primal) | _kinds(x.tangent)
+    name = type(x).__name__
+    if name == "LinearizeTracer":
+        return {"reverse"} | _kinds(x.primal)
+    if name == "BatchTracer":
+        return {"batch"} | _kinds(x.val)
+    return {"hidden"}

@@ -1,0 +1,188 @@
+"""JAX: a whole solve with its derivatives: jvp, vjp, and both of them again.
+
+The solve is a ``custom_jvp`` whose tangent is one linear function (``_jax_linear``): applied, it
+is the jvp along the steps (ForwardMode); transposed, the adjoint's own reverse sweep. So plain
+gradients run as with a ``custom_vjp``, and jvp works as well. What the adjoint keeps from
+forward to reverse is a cache without derivatives: a derivative of a derivative is that of
+DirectAdjoint's at the same inputs, and so on to any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.custom_derivatives import SymbolicZero, zero_from_primal
+
+from retrograde._adjoints import DirectAdjoint, ForwardMode, check_followed
+from retrograde._errors import InputError
+from retrograde._types import Inputs, Wanted
+
+from ._jax_linear import LinearMap, linear
+
+__all__ = ["with_gradient"]
+
+_SYMBOLIC = jax.__version_info__ >= (0, 8)
+"""Whether a rule may return symbolic zeros under ``vmap`` (jax 0.6 and 0.7 fail there)."""
+
+
+def with_gradient(program: Any) -> Any:
+    """The program as a function with derivatives of its own."""
+    return _Solve(program).solve
+
+
+class _Solve:
+    """One program's primal, and its forward with what the reverse needs, as ``custom_jvp``."""
+
+    def __init__(self, program: Any) -> None:
+        self.program = program
+        self._forwards: dict[Any, Any] = {}
+        self.solve = jax.custom_jvp(program.primal)
+        self.solve.defjvp(self._solve_rule, symbolic_zeros=True)
+
+    def _solve_rule(self, primals: Any, tangents: Any) -> Any:
+        wanted, moving = _moving(tangents[0])
+        leaves, aux, cache = self.forward(wanted)(primals[0])
+        dots = self._tangent(primals[0], cache, wanted, leaves, moving)
+        return (leaves, aux), (dots, _still(aux))
+
+    def forward(self, wanted: Wanted) -> Any:
+        """``program.forward``, whose kept part has no derivative of its own."""
+        key = wanted if self.program.adjoint.forward_depends_on_wanted else None
+        if key not in self._forwards:
+
+            def rule(primals: Any, tangents: Any) -> Any:
+                now, moving = _moving(tangents[0])
+                out = leaves, aux, cache = fn(primals[0])
+                own = cache if key in (None, now) else self.forward(now)(primals[0])[2]
+                dots = self._tangent(primals[0], own, now, leaves, moving)
+                return out, (dots, _still(aux), _still(cache))
+
+            fn = jax.custom_jvp(lambda inputs: self.program.forward(inputs, wanted))
+            fn.defjvp(rule, symbolic_zeros=True)
+            self._forwards[key] = fn
+        return self._forwards[key]
+
+    def _tangent(
+        self, inputs: Inputs, cache: Any, wanted: Wanted, leaves: Any, moving: Any
+    ) -> tuple[Any, ...]:
+        where, dots = moving
+        constants, structure = jax.tree_util.tree_flatten((inputs, cache))
+        one = _Tangent(self.program, structure, where, wanted)
+        return tuple(linear(one, constants, dots, leaves))
+
+
+def _moving(tangents: Inputs) -> tuple[Wanted, tuple[tuple[int, ...], list[Any]]]:
+    """What is differentiated, and the tangents with their places among the flat inputs."""
+
+    def moves(x: Any) -> bool:
+        return not isinstance(x, SymbolicZero)
+
+    leaves = jax.tree_util.tree_leaves
+    if any(map(moves, leaves(tangents.settings))):
+        raise InputError(
+            "`dt`, `rtol` or `atol` is differentiated, but step sizes are constants of the "
+            "gradient; use jax.lax.stop_gradient."
+        )
+    wanted = Wanted(
+        tuple(map(moves, tangents.params)),
+        moves(tangents.t0),
+        moves(tangents.t1),
+        any(map(moves, leaves(tangents.ts))),
+        any(map(moves, leaves(tangents.y0))),
+    )
+    where = tuple(i for i, x in enumerate(leaves(tangents)) if moves(x))
+    return wanted, (where, [leaves(tangents)[i] for i in where])
+
+
+def _still(tree: Any) -> Any:
+    """Tangents of what has none."""
+    return zero_from_primal(tree, symbolic_zeros=_SYMBOLIC)
+
+
+class _Tangent(LinearMap):
+    """Tangents of the output rows, of those of some inputs at ``where`` in their flat order."""
+
+    def __init__(
+        self, program: Any, structure: Any, where: tuple[int, ...], wanted: Wanted
+    ) -> None:
+        self.program, self.structure, self.where, self.wanted = program, structure, where, wanted
+        self.pull = jax.custom_jvp(self._pull)
+        self.pull.defjvp(self._pull_rule, symbolic_zeros=True)
+
+    def apply(self, constants: Any, tangents: Any) -> tuple[Any, ...]:
+        inputs, cache = jax.tree_util.tree_unflatten(self.structure, constants)
+        adjoint = self.program.adjoint
+        if adjoint.forward_depends_on_wanted:
+            known = adjoint.push(self.program.loop, cache, self._spread(inputs, tangents))
+            if known is not None:
+                return known  # type: ignore[no-any-return]
+        run = self._along(ForwardMode(), inputs)
+        return tuple(jax.jvp(run, self._chosen(inputs), tuple(tangents))[1])
+
+    def again(self, constants: Any, tangents: Any) -> tuple[Any, ...]:
+        inputs, _ = jax.tree_util.tree_unflatten(self.structure, constants)
+        run = self._along(DirectAdjoint(), inputs)
+        return tuple(jax.jvp(run, self._chosen(inputs), tuple(tangents))[1])
+
+    def transpose(self, constants: Any, cotangents: Any) -> tuple[Any, ...]:
+        inputs, cache = jax.tree_util.tree_unflatten(self.structure, constants)
+        return self.pull(inputs, cache, cotangents)  # type: ignore[no-any-return]
+
+    # --- the reverse sweep, and its derivative
+    def _pull(self, inputs: Inputs, cache: Any, cotangents: Any) -> tuple[Any, ...]:
+        g = self.program.reverse(inputs, cache, cotangents, self.wanted)
+        # what is not wanted has no cotangent, or one of no meaning
+        params = (x if x is not None else 0.0 for x in g.params)
+        g = Inputs(g.y0, tuple(params), g.t0, g.t1, g.ts, inputs.settings)
+        return self._chosen(g._replace(ts=g.ts if self.wanted.ts else inputs.ts))
+
+    def _pull_rule(self, primals: Any, tangents: Any) -> Any:
+        inputs, _, cotangents = primals
+        moving = [not isinstance(x, SymbolicZero) for x in _flat(tangents[0], tangents[2])]
+        arrays = _flat(inputs, cotangents)
+        structure = jax.tree_util.tree_structure((inputs, cotangents))
+
+        def again(*chosen: Any) -> tuple[Any, ...]:
+            rest = iter(chosen)
+            new = [next(rest) if m else x for x, m in zip(arrays, moving, strict=True)]
+            inputs, cts = jax.tree_util.tree_unflatten(structure, new)
+            run = self._along(DirectAdjoint(), inputs)
+            return tuple(jax.vjp(run, *self._chosen(inputs))[1](cts))
+
+        dots = _flat(tangents[0], tangents[2])
+        first = [x for x, m in zip(arrays, moving, strict=True) if m]
+        second = [x for x, m in zip(dots, moving, strict=True) if m]
+        return self.pull(*primals), jax.jvp(again, tuple(first), tuple(second))[1]
+
+    # --- choosing inputs
+    def _along(self, adjoint: Any, inputs: Inputs) -> Any:
+        """Output leaves of the chosen inputs, by an adjoint that autodiff follows."""
+        check_followed(self.program.loop)
+
+        def run(*chosen: Any) -> tuple[Any, ...]:
+            return tuple(adjoint.primal(self.program.loop, self._replaced(inputs, chosen))[0])
+
+        return run
+
+    def _chosen(self, inputs: Inputs) -> tuple[Any, ...]:
+        leaves = jax.tree_util.tree_leaves(inputs)
+        return tuple(leaves[i] for i in self.where)
+
+    def _replaced(self, inputs: Inputs, chosen: Sequence[Any]) -> Inputs:
+        leaves, structure = jax.tree_util.tree_flatten(inputs)
+        for i, x in zip(self.where, chosen, strict=True):
+            leaves[i] = x
+        return jax.tree_util.tree_unflatten(structure, leaves)  # type: ignore[no-any-return]
+
+    def _spread(self, inputs: Inputs, tangents: Sequence[Any]) -> Inputs:
+        """Tangents in the form of the inputs, None where there is none."""
+        leaves, structure = jax.tree_util.tree_flatten(inputs)
+        places = dict(zip(self.where, tangents, strict=True))
+        new = [places.get(i) for i in range(len(leaves))]
+        return jax.tree_util.tree_unflatten(structure, new)  # type: ignore[no-any-return]
+
+
+def _flat(*trees: Any) -> list[Any]:
+    return jax.tree_util.tree_leaves(trees, is_leaf=lambda x: isinstance(x, SymbolicZero))

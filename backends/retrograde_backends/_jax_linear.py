@@ -1,0 +1,134 @@
+"""JAX: a linear function of tangents, with a transpose and derivatives of its own.
+
+What ``jax.custom_derivatives.linear_call`` lacks is here: a batching rule, and a derivative by
+the constants that the function depends on. So the tangent of a solve goes through ``jvp``,
+``vjp``, ``vmap``, ``jit``, loops and rematerialisation in any order, and nothing of it is traced
+before it is asked for: a plain gradient only ever traces the transpose.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+__all__ = ["LinearMap", "linear"]
+
+
+class LinearMap(ABC):
+    """A function linear in some arrays, given others."""
+
+    @abstractmethod
+    def apply(self, constants: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Its value."""
+
+    @abstractmethod
+    def transpose(self, constants: tuple[Any, ...], cotangents: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Cotangents of ``tangents``."""
+
+    @abstractmethod
+    def again(self, constants: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Its value by operations that can be differentiated any number of times."""
+
+
+class _Batched(LinearMap):
+    """A map under ``vmap``: batch axes come first; None where an array has none."""
+
+    def __init__(self, one: LinearMap, size: int, constants: Any, tangents: Any) -> None:
+        self.one, self.size = one, size
+        self.constants, self.tangents = constants, tangents
+
+    def apply(self, constants: Any, tangents: Any) -> tuple[Any, ...]:
+        return self._mapped(self.one.apply, self.tangents)(constants, tangents)  # type: ignore[no-any-return]
+
+    def again(self, constants: Any, tangents: Any) -> tuple[Any, ...]:
+        return self._mapped(self.one.again, self.tangents)(constants, tangents)  # type: ignore[no-any-return]
+
+    def transpose(self, constants: Any, cotangents: Any) -> tuple[Any, ...]:
+        cts = self._mapped(self.one.transpose, 0)(constants, cotangents)
+        # one tangent for the whole batch: its cotangents add up
+        return tuple(
+            jnp.sum(x, axis=0) if axis is None else x
+            for x, axis in zip(cts, self.tangents, strict=True)
+        )
+
+    def _mapped(self, fn: Any, axes: Any) -> Any:
+        return jax.vmap(fn, in_axes=(self.constants, axes), axis_size=self.size)
+
+
+def linear(
+    one: LinearMap, constants: Sequence[Any], tangents: Sequence[Any], like: Sequence[Any]
+) -> list[Any]:
+    """``one.apply(constants, tangents)``, arrays of the shapes and dtypes of ``like``."""
+    shapes = tuple((tuple(x.shape), x.dtype) for x in like)
+    bound: list[Any] = _linear.bind(
+        *constants, *tangents, one=one, count=len(constants), shapes=shapes
+    )
+    return bound
+
+
+def _apply(*arrays: Any, one: LinearMap, count: int, shapes: Any) -> list[Any]:
+    return list(one.apply(arrays[:count], arrays[count:]))
+
+
+def _shapes(*arrays: Any, one: LinearMap, count: int, shapes: Any) -> list[Any]:
+    return [jax.core.ShapedArray(shape, dtype) for shape, dtype in shapes]
+
+
+def _transpose(cotangents: Any, *arrays: Any, one: LinearMap, count: int, shapes: Any) -> list[Any]:
+    cts = tuple(
+        jnp.zeros(shape, dtype) if isinstance(ct, ad.Zero) else ct
+        for ct, (shape, dtype) in zip(cotangents, shapes, strict=True)
+    )
+    found = one.transpose(arrays[:count], cts)
+    unknown = [ad.is_undefined_primal(x) for x in arrays[count:]]
+    return [None] * count + [x if u else None for x, u in zip(found, unknown, strict=True)]
+
+
+def _jvp(
+    primals: Any, tangents: Any, *, one: LinearMap, count: int, shapes: Any
+) -> tuple[Any, Any]:
+    keywords = {"one": one, "count": count, "shapes": shapes}
+    out = _linear.bind(*primals, **keywords)
+    moving = [i for i, t in enumerate(tangents) if not isinstance(t, ad.Zero)]
+    if all(i >= count for i in moving):
+        rest = [ad.instantiate_zeros(t) for t in tangents[count:]]
+        return out, _linear.bind(*primals[:count], *rest, **keywords)
+
+    def again(*chosen: Any) -> tuple[Any, ...]:
+        arrays = list(primals)
+        for i, x in zip(moving, chosen, strict=True):
+            arrays[i] = x
+        return one.again(tuple(arrays[:count]), tuple(arrays[count:]))
+
+    chosen = [primals[i] for i in moving], [tangents[i] for i in moving]
+    return out, list(jax.jvp(again, *map(tuple, chosen))[1])
+
+
+def _batch(
+    arrays: Any, axes: Any, *, one: LinearMap, count: int, shapes: Any
+) -> tuple[Any, list[int]]:
+    axes = [None if not isinstance(axis, int) else axis for axis in axes]
+    pairs = list(zip(arrays, axes, strict=True))
+    size = next(x.shape[axis] for x, axis in pairs if axis is not None)
+    arrays = [x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in pairs]
+    first = tuple(None if axis is None else 0 for axis in axes)
+    batched = _Batched(one, size, first[:count], first[count:])
+    shapes = tuple(((size, *shape), dtype) for shape, dtype in shapes)
+    out = _linear.bind(*arrays, one=batched, count=count, shapes=shapes)
+    return out, [0] * len(out)
+
+
+_linear: Any = Primitive("retrograde_linear")
+_linear.multiple_results = True
+_linear.def_impl(_apply)
+_linear.def_abstract_eval(_shapes)
+ad.primitive_jvps[_linear] = _jvp
+ad.primitive_transposes[_linear] = _transpose
+batching.primitive_batchers[_linear] = _batch
+mlir.register_lowering(_linear, mlir.lower_fun(_apply, multiple_results=True))
