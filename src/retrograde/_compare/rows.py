@@ -111,13 +111,17 @@ def bench(library: str, problem: Problem) -> Any:
     return importlib.import_module(BENCHES[library]).Bench(problem, library)
 
 
-NAMED: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("direct", "DirectAdjoint", {}),
-    ("backsolve", "BacksolveAdjoint", {}),
-    ("backsolve, continuous", "BacksolveAdjoint", {"mode": "continuous"}),
-    ("forward", "ForwardMode", {}),
+NAMED: tuple[tuple[str, str, dict[str, Any], bool], ...] = (
+    ("direct", "DirectAdjoint", {}, False),
+    ("backsolve", "BacksolveAdjoint", {}, False),
+    ("backsolve", "BacksolveAdjoint", {}, True),
+    ("backsolve, continuous", "BacksolveAdjoint", {"mode": "continuous"}, False),
+    ("forward", "ForwardMode", {}, False),
 )
-"""Methods asked for by name: label, class, its arguments. A class that is absent has no row."""
+"""Methods asked for by name: label, class, its arguments, whether within the least budget.
+
+A class that is absent has no row.
+"""
 
 
 def ours(problem: Problem) -> Iterator[Ours]:
@@ -128,7 +132,10 @@ def ours(problem: Problem) -> Iterator[Ours]:
     for slots in problem.slots:
         adjoint: Any = _adjoints.RecursiveCheckpointAdjoint(slots)
         yield Ours(f"recursive, {slots} slots", {"adjoint": adjoint})
-    for label, name, arguments in NAMED:
+    least = problem.budgets[-1]
+    for label, name, arguments, within in NAMED:
         kind = getattr(_adjoints, name, None)
         if kind is not None:
-            yield Ours(label, {"adjoint": kind(**arguments)})
+            memory = {"memory": least} if within else {}
+            method = f"{label}, {least}" if within else label
+            yield Ours(method, {"adjoint": kind(**arguments), **memory})
