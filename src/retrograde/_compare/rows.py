@@ -136,6 +136,6 @@ def ours(problem: Problem) -> Iterator[Ours]:
     for label, name, arguments, within in NAMED:
         kind = getattr(_adjoints, name, None)
         if kind is not None:
-            memory: dict[str, Any] = {"memory": least} if within else {}
+            budget = {"memory": least} if within else {}
             method = f"{label}, {least}" if within else label
-            yield Ours(method, {"adjoint": kind(**arguments), **memory})
+            yield Ours(method, {"adjoint": kind(**arguments), **budget})
