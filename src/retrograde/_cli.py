@@ -1,4 +1,4 @@
-"""The command line: ``retrograde demo`` (what runs when nothing is named) and ``info``.
+"""The command line: ``retrograde demo`` (what runs when nothing is named), ``compare``, ``info``.
 
 What a user does wrong is one line on standard error and exit code 2, without a traceback.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import __version__
 from ._errors import InputError, PlanInfeasible, RetrogradeError
@@ -36,8 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0, 1 (the demo found a budget exceeded or gradients that differ, or a solve
-        failed), 2 (wrong arguments, or a package that is missing).
+        Exit code: 0, 1 (the demo found a budget exceeded or gradients that differ, compare an
+        exact method in error, or a solve failed), 2 (wrong arguments, or a package that is
+        missing).
 
     Examples
     --------
@@ -71,7 +72,7 @@ _WRONG_INPUT = (InputError, PlanInfeasible)
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="retrograde", description="Differentiable ODE solves within a budget.")
     parser.add_argument("--version", action="version", version=f"retrograde {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="{demo,info}", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="{demo,compare,info}", required=True)
     demo = commands.add_parser(
         "demo",
         help="fit lynx and hare on every library here, within a memory budget (the default)",
@@ -87,9 +88,46 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--quiet", action="store_true", help="no progress bar")
     demo.add_argument("--progress", action="store_true", help="a progress bar in any case")
     demo.set_defaults(command=_demo)
+    _add_compare(commands)
     info = commands.add_parser("info", help="array libraries found, devices, memory")
     info.set_defaults(command=_info)
     return parser
+
+
+def _add_compare(commands: Any) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="memory, time and error of gradient methods on this machine, other packages included",
+        description="For two problems, one with constant steps and one with adaptive ones: bytes "
+        "kept and at the peak, time, compile time and error of every gradient method here, and "
+        "of those of diffrax, equinox, torchdiffeq and torchode where they are installed.",
+    )
+    compare.add_argument(
+        "--backends", default=None, type=_names, help="libraries, comma-separated (all)"
+    )
+    compare.add_argument(
+        "--problems", default=None, type=_problems, help="toy, lotka_volterra (both)"
+    )
+    compare.add_argument("--quick", action="store_true", help="few, short repeats")
+    compare.add_argument(
+        "--json", metavar="FILE", nargs="?", const="-",
+        help="write the figures into FILE, or without one print them in place of the table",
+    )  # fmt: skip
+    compare.add_argument("--plot", metavar="FILE", help="draw peak bytes against time")
+    compare.add_argument("--quiet", action="store_true", help="no progress bar")
+    compare.add_argument("--progress", action="store_true", help="a progress bar in any case")
+    compare.set_defaults(command=_compare)
+
+
+def _problems(text: str) -> tuple[str, ...]:
+    from ._compare import PROBLEMS
+
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    unknown = [name for name in names if name not in PROBLEMS]
+    if unknown or not names:
+        what = f"{unknown[0]!r} is no problem" if unknown else "no name given"
+        raise argparse.ArgumentTypeError(f"{what}; choose from {', '.join(PROBLEMS)}")
+    return names
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -121,6 +159,23 @@ def _demo(options: argparse.Namespace) -> int:
             options.memory,
             options.backends or tuple(INSTALL),
             options.starts,
+            options.plot,
+            options.quiet,
+            options.progress,
+        )
+    )
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from ._compare import PROBLEMS, Options, run
+    from ._info import INSTALL
+
+    return run(
+        Options(
+            options.backends or tuple(INSTALL),
+            tuple(PROBLEMS[name]() for name in options.problems or PROBLEMS),
+            options.quick,
+            options.json,
             options.plot,
             options.quiet,
             options.progress,

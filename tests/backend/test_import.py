@@ -24,7 +24,7 @@ FLOORS = {
     4: "_integrate _adjoints",
     5: "_planner",
     6: "_setup _program _follow _solve",
-    7: "__init__ __main__ _cli _demo _info _measure data",
+    7: "__init__ __main__ _cli _compare _demo _info _measure data",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 
