@@ -52,7 +52,7 @@ def probe(loop: Any, inputs: Inputs, *, native: bool) -> Shape:
     counted = bk.array_overhead > 0  # an account that sees array headers sees all objects
     passing = {
         # beside them: the state that the step starts from, and the total that leaves it
-        "cotangents of a pull": 0 if traced else tape + 2 * (layout.nbytes + carried),
+        "cotangents of a pull": 0 if traced else tape + 4 * layout.nbytes,
         PYTHON_OBJECTS: objects if counted else 0,
     }
     fixed = {
