@@ -77,7 +77,7 @@ class FlatLayout:
 
     def split(self, s: Any, count: int) -> tuple[Any, ...]:
         n = s.shape[0] // count
-        return tuple(s[i * n : (i + 1) * n] for i in range(count))
+        return tuple([s[i * n : (i + 1) * n] for i in range(count)])
 
     def join(self, parts: Sequence[Any]) -> Any:
         return parts[0] if len(parts) == 1 else self.bk.concat(parts)

@@ -34,11 +34,11 @@ class ListParts:
     def split(self, s: State, count: int) -> tuple[State, ...]:
         """``count`` equal parts of a state; they may share its memory."""
         n = len(s) // count
-        return tuple(s[i * n : (i + 1) * n] for i in range(count))
+        return tuple([s[i * n : (i + 1) * n] for i in range(count)])
 
     def join(self, parts: Sequence[State]) -> State:
         """The inverse of :meth:`split`; a new state unless there is but one part."""
-        return tuple(x for part in parts for x in part)
+        return tuple([x for part in parts for x in part])
 
     def own(self, leaves: Sequence[Array]) -> State:
         """What f or its vjp returned, as a state that stays when they are called again."""

@@ -206,7 +206,8 @@ class ReverseSweep:
             return self.transpose(h, y, g, acc, pulls, size=size), None
         g, acc, inside, ct_t, ct_h, extra = outputs(self, g, acc)
         step = self.transpose(h, y, g, acc, pulls, inside, size=size)
-        return step._replace(t=step.t + ct_t, h=step.h + ct_h), extra
+        y, acc, t, h = step  # no _replace: its tuples fill the interpreter's lists of free ones
+        return StepCotangents(y, acc, t + ct_t, h + ct_h), extra
 
     def transpose(
         self, h: Scalar, y: State, g: State, acc: Any, pulls: Any, inside: Any = None, *, size: bool

@@ -1,0 +1,123 @@
+"""Gradients of solves by reversible solvers: one by every adjoint, that of differences."""
+
+from __future__ import annotations
+
+import pathlib
+import runpy
+
+import numpy as np
+import pytest
+
+import retrograde as rg
+from retrograde.backend import Capability
+
+_cases = runpy.run_path(str(pathlib.Path(__file__).with_name("reversible_cases.py")))
+SOLVERS = _cases["SOLVERS"]
+pendulums = _cases["pendulums"]
+waves = _cases["waves"]
+flat = _cases["flat"]
+each = pytest.mark.parametrize("name", SOLVERS)
+ADJOINTS = {
+    "all": rg.RecursiveCheckpointAdjoint(),
+    "1 slot": rg.RecursiveCheckpointAdjoint(1),
+    "4 slots": rg.RecursiveCheckpointAdjoint(4),
+    "window": rg.RecursiveCheckpointAdjoint(3, window=2),
+    "segments": rg.RecursiveCheckpointAdjoint(5, window=4),
+    "one tape": rg.RecursiveCheckpointAdjoint(3, one_tape=True),
+    "direct": rg.DirectAdjoint(),
+}
+WISHES = {
+    "t1": {},
+    "rows": {"t0": True, "ts": [0.0, 0.33, 0.41, 0.95], "t1": True},
+    "steps": {"steps": True},
+    "fn": {"ts": [0.33, 0.95], "fn": lambda t, y, p: p[0] * y[0][1] * t},
+}
+
+
+def gradient(backend, name, wish, adjoint, weights=None, **keywords):
+    f, y0, p = pendulums(backend)
+    saveat = rg.SaveAt(**WISHES[wish])
+    keywords = {"solver": SOLVERS[name], "dt": 0.1, "times": True, **keywords}
+    return backend.gradient(
+        f, y0, 0.0, 1.0, p, weights, saveat=saveat, adjoint=ADJOINTS[adjoint], **keywords
+    )
+
+
+COMPILED = {
+    False: {
+        ("velocity_verlet", "rows", "4 slots"),
+        ("reversible_heun", "steps", "window"),
+        ("coupled heun", "rows", "segments"),
+    },
+    True: {
+        ("velocity_verlet", "rows", "direct"),
+        ("reversible_heun", "rows", "direct"),
+        ("alf", "fn", "4 slots"),
+    },
+}
+"""What is compiled for a test, without jax.jit and with it."""
+
+
+@each
+@pytest.mark.parametrize("wish", WISHES)
+@pytest.mark.parametrize("adjoint", ADJOINTS)
+def test_every_adjoint_gives_one_gradient(backend, reference, name, wish, adjoint):
+    if adjoint == "direct" and Capability.DIRECT not in backend.bk.capabilities:
+        pytest.skip(f"{backend.bk.name} has no autodiff")
+    if not backend.eager and (name, wish, adjoint) not in COMPILED[backend.jit]:
+        pytest.skip("the settings that compile to programs of their own")
+    weights = waves(gradient(reference, name, wish, "all").ys)
+    expected = gradient(reference, name, wish, "all", weights)
+    same(gradient(backend, name, wish, adjoint, weights), expected)
+
+
+@pytest.mark.parametrize("name", ["reversible_heun", "coupled heun"])
+@pytest.mark.parametrize("wish", ["rows", "steps"])
+@pytest.mark.parametrize("adjoint", ["4 slots", "direct"])
+def test_adaptive_steps(backend, reference, name, wish, adjoint):
+    if adjoint == "direct" and Capability.DIRECT not in backend.bk.capabilities:
+        pytest.skip(f"{backend.bk.name} has no autodiff")
+    compiled = {("coupled heun", "4 slots", False), ("reversible_heun", "direct", True)}
+    if not backend.eager and (wish == "steps" or (name, adjoint, backend.jit) not in compiled):
+        pytest.skip("a program of each is enough to compile")
+    steps = {"dt": None, "rtol": 1e-3, "atol": 1e-4, "max_steps": 128}
+    weights = waves(gradient(reference, name, wish, "all", **steps).ys)
+    expected = gradient(reference, name, wish, "all", weights, **steps)
+    same(gradient(backend, name, wish, adjoint, weights, **steps), expected)
+
+
+def same(g, expected):
+    for actual, value in zip(flat(g), flat(expected), strict=True):
+        np.testing.assert_allclose(actual, value, rtol=1e-10, atol=1e-11)
+
+
+@each
+def test_gradient_against_differences(reference, name):
+    """All inputs at once, along one direction; the last step is short, for then t1 may move."""
+    f, y0, p = pendulums(reference)
+    rng, t1 = np.random.default_rng(2), 0.97
+    ts = np.asarray([0.33, 0.41, 0.95])
+
+    def loss(y0, p, start, end, ts):
+        rows = rg.SaveAt(ts=ts, t1=True)
+        sol = rg.solve(f, y0, start, end, p, solver=SOLVERS[name], dt=0.1, saveat=rows)
+        return sum(np.sum(w * x) for w, x in zip(flat(waves(sol.ys)), flat(sol.ys), strict=True))
+
+    rows = rg.SaveAt(ts=ts, t1=True)
+    sol, pullback = rg.solve_vjp(
+        f, y0, 0.0, t1, p, solver=SOLVERS[name], dt=0.1, saveat=rows,
+        adjoint=rg.RecursiveCheckpointAdjoint(4),
+    )  # fmt: skip
+    g = pullback(waves(sol.ys))
+    inputs = (y0, p, 0.0, t1, ts)
+    directions = [rng.normal(size=x.shape) for x in flat(inputs)]
+
+    def moved(e):
+        new = iter(x + e * d for x, d in zip(flat(inputs), directions, strict=True))
+        start = ((next(new), next(new)), (next(new), next(new)))
+        return loss(start, next(new), float(next(new)), float(next(new)), next(new))
+
+    slope = (moved(1e-6) - moved(-1e-6)) / 2e-6
+    cts = flat((g.y0, g.args, g.t0, g.t1, g.ts))
+    found = sum(np.sum(x * d) for x, d in zip(cts, directions, strict=True))
+    np.testing.assert_allclose(found, slope, rtol=1e-7)
