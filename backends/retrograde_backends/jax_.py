@@ -227,6 +227,24 @@ class JaxBackend(DirectHooks, EagerBackend):
     def asked(self, inputs: Any) -> Asked:
         return asked(inputs)
 
+    def has_forward_mode(self, problem: Any, t: Any) -> bool:
+        where = problem.differentiable
+
+        def along(t: Any, leaves: Any, params: Any) -> Any:
+            def fn(leaves: Any, chosen: Any) -> Any:
+                rest = iter(chosen)
+                new = [next(rest) if w else x for x, w in zip(params, where, strict=True)]
+                return problem.bind_leaves(new)(t, leaves)
+
+            arrays = leaves, [x for x, w in zip(params, where, strict=True) if w]
+            return jax.jvp(fn, arrays, arrays)[1]
+
+        try:
+            jax.eval_shape(along, t, tuple(problem.layout.unpack(problem.y0)), problem.params)
+        except TypeError:  # a custom_vjp in f
+            return False
+        return True
+
     def pullback(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
         return Pullback(layout, bind, params, wanted)
 
@@ -237,6 +255,8 @@ class JaxBackend(DirectHooks, EagerBackend):
         return jax.lax.stop_gradient(x)
 
     def tape_bytes(self, vjp: Any, t: Any, y: Any) -> tuple[int, Any]:
+        if not isinstance(vjp, Pullback):  # the user's own keeps y
+            return sum(self.nbytes(x) for x in y), None
         shapes = jax.eval_shape(vjp.linearise, t, y, vjp.chosen(vjp.params))
         return sum(x.size * x.dtype.itemsize for x in jax.tree_util.tree_leaves(shapes)), None
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from ._adjoints import AbstractAdjoint
-from ._rows import output_leaves, output_times
+from ._rows import output_times
 from ._types import Inputs, Wanted
 
 __all__ = ["Program"]
@@ -52,11 +52,7 @@ class Program:
 
     def forward(self, inputs: Inputs, wanted: Wanted | None = None) -> tuple[Any, Any, Any]:
         """The same, and what the reverse needs (of what is ``wanted``, where that is known)."""
-        if wanted is None:
-            final, residuals = self.adjoint.forward(self.loop, inputs)
-        else:
-            final, residuals = self.adjoint.forward_for(self.loop, inputs, wanted)
-        leaves = output_leaves(self.loop, inputs, final)
+        leaves, final, residuals = self.adjoint.forward_for(self.loop, inputs, wanted)
         return leaves, self._aux(inputs, final), residuals
 
     def reverse(self, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted) -> Inputs:

@@ -7,8 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._adjoints import RecursiveCheckpointAdjoint, find_adjoint
-from ._errors import InputError, SolveFailed
-from ._planner import UNLIMITED, Plan, budget_bytes, make_plan, probe
+from ._errors import InputError, SolveFailed, UnsupportedByBackend
+from ._planner import (
+    UNLIMITED,
+    Plan,
+    budget_bytes,
+    make_plan,
+    probe,
+    switch,
+    unmeasured_plan,
+)
 from ._program import Program
 from ._setup import prepare
 from ._solution import Gradients, Solution, Status
@@ -243,12 +251,25 @@ def _follow(loop: Any, inputs: Inputs, options: Options, *, native: bool) -> Pla
     if isinstance(options.adjoint, Plan):
         return options.adjoint
     named = find_adjoint(options.adjoint)
+    asked = loop.bk.asked(inputs)
+    if not asked.measurable:
+        if not native:
+            raise UnsupportedByBackend(
+                f"solve_vjp can't run under the function transforms of {loop.bk.name}; use solve "
+                "there, or call solve_vjp outside of them."
+            )
+        return unmeasured_plan(loop, asked, named, options.memory)
     like = loop.bk.any_array(inputs.y0)
     if named is not None and options.memory is None:
         budget, source = UNLIMITED, "no budget was given"
     else:
         budget, source = budget_bytes(options.memory, loop.bk, like)
-    return make_plan(probe(loop, inputs, native=native), budget, source, named)
+    shape, why = probe(loop, inputs, native=native), "it was named"
+    if native:
+        shape = shape._replace(numbers=asked.scalars)
+    if native and named is None:
+        named, why = switch(loop, inputs, shape, budget)
+    return make_plan(shape, budget, source, named, why)
 
 
 def _solution(loop: Any, leaves: Any, aux: Any, the_plan: Plan | None, throw: bool) -> Solution:

@@ -45,6 +45,10 @@ class Shape(NamedTuple):
     passing : dict of str to int [bytes]
         What comes and goes, and Python objects where the library's account of memory sees them:
         counted in budgets of more than 64 KiB.
+    rows : int [bytes]
+        The output.
+    numbers : int or None
+        Real numbers that are differentiated, where that can be seen.
     """
 
     state: int
@@ -58,6 +62,8 @@ class Shape(NamedTuple):
     windows: bool
     passing: dict[str, int] = {}  # noqa: RUF012
     recorded: int = 0
+    rows: int = 0
+    numbers: int | None = None
 
 
 class AbstractAdjoint(ABC):
@@ -71,11 +77,14 @@ class AbstractAdjoint(ABC):
         Whether its result can be differentiated again.
     forward_depends_on_wanted : bool
         Whether what it keeps depends on what is differentiated (``forward_for``).
+    follows_march : bool
+        Whether its primal can be followed by the library's own forward mode.
     """
 
     accuracy: ClassVar[str]
     differentiable: ClassVar[bool] = False
     forward_depends_on_wanted: ClassVar[bool] = False
+    follows_march: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -91,9 +100,12 @@ class AbstractAdjoint(ABC):
         """Solve; returns (where the loop ended, what reverse needs)."""
         raise UnsupportedByBackend(self._no_reverse(loop))
 
-    def forward_for(self, loop: Any, inputs: Inputs, wanted: Wanted) -> tuple[Any, Any]:
-        """``forward`` where it is known what will be asked for."""
-        return self.forward(loop, inputs)
+    def forward_for(
+        self, loop: Any, inputs: Inputs, wanted: Wanted | None
+    ) -> tuple[tuple[Array, ...], Any, Any]:
+        """Output leaves and what ``forward`` gives; ``wanted``: what will be asked for, if known."""
+        final, residuals = self.forward(loop, inputs)
+        return output_leaves(loop, inputs, final), final, residuals
 
     def reverse(
         self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted

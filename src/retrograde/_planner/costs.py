@@ -17,12 +17,17 @@ __all__ = [
     "checkpoint_cost",
     "direct_cost",
     "fitting_checkpoints",
+    "forward_cost",
     "slot_bytes",
     "with_tapes",
 ]
 
 VJP = 2.0
 """Cost of one step's vjp in units of F; measured on request in a later version."""
+
+
+JVP = 1.5
+"""Cost of carrying one tangent along a step in units of F."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,12 @@ def direct_cost(shape: Shape) -> Cost:
     """Cost of recording every step for the library's own autodiff."""
     size = sum(with_tapes(shape, one=False).fixed.values()) + shape.steps * shape.recorded
     return Cost(size, 1 + VJP)
+
+
+def forward_cost(shape: Shape, numbers: int) -> Cost:
+    """Cost of tangents by some real numbers along the steps, and of their rows."""
+    size = numbers * ((shape.stages + 2) * shape.state + shape.rows)
+    return Cost(size, 1 + JVP * numbers)
 
 
 def checkpoint_cost(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> Cost:

@@ -10,7 +10,13 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass, field
 
-from .._adjoints import AbstractAdjoint, DirectAdjoint, RecursiveCheckpointAdjoint, Shape
+from .._adjoints import (
+    AbstractAdjoint,
+    DirectAdjoint,
+    ForwardMode,
+    RecursiveCheckpointAdjoint,
+    Shape,
+)
 from .._errors import PlanInfeasible
 from .._units import format_bytes
 from .costs import (
@@ -18,6 +24,7 @@ from .costs import (
     checkpoint_cost,
     direct_cost,
     fitting_checkpoints,
+    forward_cost,
     slot_bytes,
     with_tapes,
 )
@@ -130,8 +137,14 @@ def describe(adjoint: AbstractAdjoint) -> str:
     return adjoint.name
 
 
-def make_plan(shape: Shape, budget: int, source: str, named: AbstractAdjoint | None) -> Plan:
-    """Choose an adjoint for a solve of this shape.
+def make_plan(
+    shape: Shape,
+    budget: int,
+    source: str,
+    named: AbstractAdjoint | None,
+    why: str = "it was named",
+) -> Plan:
+    """Choose an adjoint for a solve of this shape, or follow the one ``named`` (and ``why``).
 
     Raises
     ------
@@ -147,7 +160,7 @@ def make_plan(shape: Shape, budget: int, source: str, named: AbstractAdjoint | N
     if fitting is not None and fitting not in options:
         options.append(fitting)
     if named is not None:
-        chosen, reason = named, "it was named"
+        chosen, reason = named, why
         if named not in options:
             options.append(named)
     elif shape.recorded and direct_cost(shape).bytes <= budget:
@@ -181,6 +194,8 @@ def make_plan(shape: Shape, budget: int, source: str, named: AbstractAdjoint | N
 def _cost(shape: Shape, adjoint: AbstractAdjoint) -> Cost:
     if isinstance(adjoint, RecursiveCheckpointAdjoint):
         return checkpoint_cost(shape, adjoint)
+    if isinstance(adjoint, ForwardMode):
+        return forward_cost(shape, shape.numbers or 1)
     # not recordable here: the steps are taken again, over a bound number of tapes
     each = shape.recorded or shape.stages * (shape.tape + shape.state)
     steps = shape.bound or shape.steps

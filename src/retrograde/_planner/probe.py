@@ -64,6 +64,8 @@ def probe(loop: Any, inputs: Inputs, *, native: bool) -> Shape:
     own = isinstance(vjp, UserPullback)
     record_steps = native and not (traced or own) and Capability.DIRECT in bk.capabilities
     recorded = solver.stages * (tape + layout.nbytes) + layout.nbytes
+    out = loop.outputs
+    rows_inside = (out.count if out.count is not None else steps) if out.inside else 0
     return Shape(
         recorded=recorded if record_steps and constant_times(inputs) else 0,
         state=layout.nbytes + bk.array_overhead,
@@ -76,6 +78,7 @@ def probe(loop: Any, inputs: Inputs, *, native: bool) -> Shape:
         free_slot=bk.slots_by_reference,
         windows=traced and layout.size <= CHEAP,
         passing=passing,
+        rows=(out.saveat.t0 + rows_inside + out.saveat.final) * out.layout.nbytes,
     )
 
 
