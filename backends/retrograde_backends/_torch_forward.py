@@ -7,7 +7,7 @@ Under ``vmap`` a batched number can't steer a loop: steps of a constant size onl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,41 @@ from torch._C import _functorch as functorch
 from retrograde._errors import InputError, UnsupportedByBackend
 from retrograde._types import Asked
 
-__all__ = ["asked", "columns", "item", "moving", "nan_tangent", "refuse_duals", "transformed", "unwrapped"]
+from ._torch_function import tensors_of
+
+__all__ = [
+    "ForwardHooks",
+    "item",
+    "moving",
+    "nan_tangent",
+    "refuse_duals",
+    "transformed",
+    "unwrapped",
+]
 
 _forward: Any = torch.autograd.forward_ad
+
+
+class ForwardHooks:
+    """What is asked of a solve, and tangents by forward mode."""
+
+    def asked(self, inputs: Any) -> Asked:
+        return _asked(tensors_of(inputs))
+
+    def columns(self, run: Any, arrays: Sequence[Any]) -> tuple[Any, Any]:
+        return _columns(run, arrays)
+
+    def must_follow(self, adjoint: Any, inputs: Any) -> bool:
+        """Whether forward mode or a transform needs the march itself followed."""
+        asked = self.asked(inputs)
+        if not (asked.forward or asked.again):
+            return False
+        if not adjoint.follows_march:
+            raise UnsupportedByBackend(
+                f"`adjoint` is {adjoint.name}, which has reverse mode alone; for forward-mode "
+                "derivatives and torch.func transforms pass adjoint='auto', 'direct' or 'forward'."
+            )
+        return True
 
 
 def transformed() -> bool:
@@ -71,7 +103,7 @@ def item(x: Any) -> Any:
     )
 
 
-def asked(tensors: Sequence[Any]) -> Asked:
+def _asked(tensors: Sequence[Any]) -> Asked:
     """What will be asked of a solve with these inputs."""
     recorded = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     if transformed():
@@ -95,7 +127,7 @@ def nan_tangent(x: Any) -> Any:
     return _forward.make_dual(value, tangent * float("nan"))
 
 
-def columns(
+def _columns(
     run: Callable[[Sequence[Any]], tuple[Any, Any]], arrays: Sequence[Any]
 ) -> tuple[Any, Any]:
     """``run(arrays) -> (leaves, rest)``, and the leaves' tangents by every real number of these."""
@@ -115,11 +147,11 @@ def columns(
 
 def _units(x: Any) -> Iterator[Any]:
     """Directions of all real numbers of x."""
-    values: Iterable[complex] = (1.0, 1j) if x.dtype.is_complex else (1.0,)
-    for value in values:
+    numbers: Any = (1.0, 1j) if x.dtype.is_complex else (1.0,)
+    for number in numbers:
         for i in range(x.numel()):
             unit = torch.zeros_like(x, memory_format=torch.contiguous_format)
-            unit.view(-1)[i] = value
+            unit.view(-1)[i] = number
             yield unit
 
 

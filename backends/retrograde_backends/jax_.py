@@ -1,4 +1,4 @@
-"""JAX: traced loops, derivatives of their own around the whole solve, everything one compiled program.
+"""JAX: traced loops, the whole solve with derivatives of its own, all one compiled program.
 
 A solve is one ``jax.jit`` call, kept by what it is made of (f by identity, the settings, shapes
 and dtypes), so that a second eager solve does not compile again. What f closes over is hoisted
@@ -18,10 +18,10 @@ import numpy as np
 from retrograde import _schedules
 from retrograde._adjoints import ForwardMode
 from retrograde._loops import FAR
-from retrograde._types import Asked, Inputs, Wanted
+from retrograde._types import Inputs, Wanted
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
-from ._jax_asked import asked
+from ._jax_asked import AskedHooks
 from ._jax_derivative import DirectHooks, Pullback
 from ._jax_gradient import with_gradient
 from ._jax_loops import (
@@ -38,7 +38,7 @@ from ._jax_programs import KeptPrograms
 __all__ = ["JaxBackend", "backend"]
 
 
-class JaxBackend(DirectHooks, EagerBackend):
+class JaxBackend(AskedHooks, DirectHooks, EagerBackend):
     """The adapter of JAX."""
 
     name: ClassVar[str] = "jax"
@@ -224,27 +224,6 @@ class JaxBackend(DirectHooks, EagerBackend):
         leaves = jax.tree_util.tree_leaves(inputs)
         return any(isinstance(x, jax.core.Tracer) for x in leaves)
 
-    def asked(self, inputs: Any) -> Asked:
-        return asked(inputs)
-
-    def has_forward_mode(self, problem: Any, t: Any) -> bool:
-        where = problem.differentiable
-
-        def along(t: Any, leaves: Any, params: Any) -> Any:
-            def fn(leaves: Any, chosen: Any) -> Any:
-                rest = iter(chosen)
-                new = [next(rest) if w else x for x, w in zip(params, where, strict=True)]
-                return problem.bind_leaves(new)(t, leaves)
-
-            arrays = leaves, [x for x, w in zip(params, where, strict=True) if w]
-            return jax.jvp(fn, arrays, arrays)[1]
-
-        try:
-            jax.eval_shape(along, t, tuple(problem.layout.unpack(problem.y0)), problem.params)
-        except TypeError:  # a custom_vjp in f
-            return False
-        return True
-
     def pullback(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
         return Pullback(layout, bind, params, wanted)
 
@@ -265,7 +244,7 @@ class JaxBackend(DirectHooks, EagerBackend):
         inputs = _arrays(program, inputs)
         followed = program.adjoint.differentiable
         if isinstance(program.adjoint, ForwardMode):
-            followed = asked(inputs).forward  # one jvp follows the march itself
+            followed = self.asked(inputs).forward  # one jvp follows the march itself
         if followed:
             return self._compiled(program, "primal", lambda: program.primal)(inputs)
         return self._compiled(program, "gradient", lambda: with_gradient(program))(inputs)

@@ -20,16 +20,15 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from retrograde._adjoints import TooManySteps
 from retrograde._clocks import HostClock
 from retrograde._derivative import VectorField
-from retrograde._errors import InputError, UnsupportedByBackend
+from retrograde._errors import InputError
 from retrograde._spaces import Scale
-from retrograde._types import Asked, Inputs, Wanted
+from retrograde._types import Inputs, Wanted
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
 from ._torch_capture import captured_tensors
 from ._torch_flat import TorchAdjoint, TorchLayout, TorchStages
 from ._torch_forward import (
-    asked,
-    columns,
+    ForwardHooks,
     item,
     moving,
     nan_tangent,
@@ -57,7 +56,7 @@ class TorchClock(HostClock):
         return float(x.detach() if isinstance(x, torch.Tensor) else x)
 
 
-class TorchBackend(EagerBackend):
+class TorchBackend(ForwardHooks, EagerBackend):
     """The adapter of PyTorch."""
 
     name: ClassVar[str] = "torch"
@@ -246,24 +245,11 @@ class TorchBackend(EagerBackend):
             return True
         return transformed() or any(map(moving, tensors))
 
-    def asked(self, inputs: Any) -> Asked:
-        return asked(tensors_of(inputs))
-
-    def columns(self, run: Any, arrays: Sequence[Any]) -> tuple[Any, Any]:
-        return columns(run, arrays)
-
     def differentiate(self, program: Any, inputs: Any) -> Any:
         if not self.needs_gradient(inputs):
             with self.quiet():
                 return program.primal(constant(inputs))
-        wish = self.asked(inputs)
-        if (wish.forward or wish.again) and not program.adjoint.follows_march:
-            raise UnsupportedByBackend(
-                f"`adjoint` is {program.adjoint.name}, which has reverse mode alone; for "
-                "torch.func transforms and forward-mode derivatives pass adjoint='auto', 'direct' "
-                "or 'forward'."
-            )
-        if program.adjoint.differentiable or wish.forward or wish.again:
+        if program.adjoint.differentiable or self.must_follow(program.adjoint, inputs):
             try:
                 return program.primal(inputs)
             except TooManySteps:

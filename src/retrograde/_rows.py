@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._types import Array, Inputs
+from ._errors import InputError
+from ._types import Array, Inputs, Tree
 
-__all__ = ["output_leaves", "output_times"]
+__all__ = ["cotangent_leaves", "output_leaves", "output_times"]
 
 
 def output_leaves(loop: Any, inputs: Inputs, final: Any) -> tuple[Array, ...]:
@@ -41,3 +42,20 @@ def output_times(loop: Any, inputs: Inputs, final: Any) -> Array:
         parts.append([final.t])
     arrays = [bk.times_array(part, loop.layout) for part in parts]
     return arrays[0] if len(arrays) == 1 else bk.xp.concat(arrays, axis=0)
+
+
+def cotangent_leaves(loop: Any, leaves: Any, ys: Tree, cotangent: Tree) -> tuple[Array, ...]:
+    """Leaves of a cotangent, checked against the solution's and as long as the program's rows."""
+    bk, xp = loop.bk, loop.bk.xp
+    given, own = bk.flatten(cotangent)[0], bk.flatten(ys)[0]
+    if [tuple(x.shape) for x in given] != [tuple(x.shape) for x in own]:
+        raise InputError(
+            f"the cotangent has leaves of shape {[tuple(x.shape) for x in given]}, but `sol.ys` "
+            f"has {[tuple(x.shape) for x in own]}; make them equal."
+        )
+
+    def pad(x: Array, full: Array) -> Array:
+        missing = full.shape[0] - x.shape[0]
+        return xp.concat([x, xp.zeros_like(full[:missing])], axis=0) if missing else x
+
+    return tuple(pad(x, full) for x, full in zip(given, leaves, strict=True))

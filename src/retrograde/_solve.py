@@ -7,20 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._adjoints import RecursiveCheckpointAdjoint, find_adjoint
-from ._errors import InputError, SolveFailed, UnsupportedByBackend
-from ._planner import (
-    UNLIMITED,
-    Plan,
-    budget_bytes,
-    make_plan,
-    probe,
-    switch,
-    unmeasured_plan,
-)
+from ._errors import InputError, SolveFailed
+from ._planner import UNLIMITED, Plan, budget_bytes, make_plan, probe, switch, unmeasured_plan
 from ._program import Program
+from ._rows import cotangent_leaves
 from ._setup import prepare
 from ._solution import Gradients, Solution, Status
-from ._types import Array, Inputs, Tree, Wanted
+from ._types import Inputs, Tree, Wanted
 
 __all__ = ["plan", "solve", "solve_vjp"]
 
@@ -97,7 +90,7 @@ def solve(
         Not in this version.
     adjoint : str, AbstractAdjoint or Plan
         How the gradient is computed: ``"auto"`` (the planner's choice), ``"direct"``,
-        ``"recursive_checkpoint"``.
+        ``"forward"``, ``"recursive_checkpoint"``.
     memory : str, int [bytes], float or None
         Budget of the gradient: ``"512 MiB"``, bytes, a fraction of the free memory of the device
         below 1; None is half of it.
@@ -205,7 +198,7 @@ def solve_vjp(
     solution = _solution(loop, leaves, aux, the_plan, options.throw)
 
     def pullback(cotangent: Tree) -> Gradients:
-        cts = pull(_cotangent_leaves(loop, leaves, solution, cotangent))
+        cts = pull(cotangent_leaves(loop, leaves, solution.ys, cotangent))
         time = problem.layout.time
         ts = bk.times_array(cts.ts, problem.layout) if loop.outputs.inside == "ts" else None
         return Gradients(
@@ -251,24 +244,16 @@ def _follow(loop: Any, inputs: Inputs, options: Options, *, native: bool) -> Pla
     if isinstance(options.adjoint, Plan):
         return options.adjoint
     named = find_adjoint(options.adjoint)
-    asked = loop.bk.asked(inputs)
-    if not asked.measurable:
-        if not native:
-            raise UnsupportedByBackend(
-                f"solve_vjp can't run under the function transforms of {loop.bk.name}; use solve "
-                "there, or call solve_vjp outside of them."
-            )
-        return unmeasured_plan(loop, asked, named, options.memory)
+    hidden = unmeasured_plan(loop, inputs, named, options.memory, native=native)
+    if hidden is not None:
+        return hidden
     like = loop.bk.any_array(inputs.y0)
     if named is not None and options.memory is None:
         budget, source = UNLIMITED, "no budget was given"
     else:
         budget, source = budget_bytes(options.memory, loop.bk, like)
-    shape, why = probe(loop, inputs, native=native), "it was named"
-    if native:
-        shape = shape._replace(numbers=asked.scalars)
-    if native and named is None:
-        named, why = switch(loop, inputs, shape, budget)
+    shape = probe(loop, inputs, native=native)
+    shape, named, why = switch(loop, inputs, shape, budget, named, native=native)
     return make_plan(shape, budget, source, named, why)
 
 
@@ -299,22 +284,3 @@ def _solution(loop: Any, leaves: Any, aux: Any, the_plan: Plan | None, throw: bo
         where = bk.concrete(t)
         raise SolveFailed(f"At t = {where!r} after {tries} steps: {status.message}", solution)
     return solution
-
-
-def _cotangent_leaves(
-    loop: Any, leaves: Any, solution: Solution, cotangent: Tree
-) -> tuple[Array, ...]:
-    """Leaves of a cotangent, checked against the solution's and as long as the program's rows."""
-    bk, xp = loop.bk, loop.bk.xp
-    given, own = bk.flatten(cotangent)[0], bk.flatten(solution.ys)[0]
-    if [tuple(x.shape) for x in given] != [tuple(x.shape) for x in own]:
-        raise InputError(
-            f"the cotangent has leaves of shape {[tuple(x.shape) for x in given]}, but `sol.ys` "
-            f"has {[tuple(x.shape) for x in own]}; make them equal."
-        )
-
-    def pad(x: Array, full: Array) -> Array:
-        missing = full.shape[0] - x.shape[0]
-        return xp.concat([x, xp.zeros_like(full[:missing])], axis=0) if missing else x
-
-    return tuple(pad(x, full) for x, full in zip(given, leaves, strict=True))

@@ -22,7 +22,7 @@ WISHES = {
     "t1": {},
     "rows": {"t0": True, "ts": [0.0, 0.4, 0.41, 1.5], "t1": True},
     "steps": {"steps": True},
-    "fn": {"ts": [0.3, 1.9], "fn": lambda t, y, p: p[0] * y * t},
+    "fn": {"ts": [0.3, 1.9], "fn": lambda t, y, p: y * t if p is None else p[0] * y * t},
 }
 SOME = {("constant", "t1"), ("given", "rows"), ("adaptive", "rows"), ("adaptive", "fn")}
 """What compiles to programs of its own."""
@@ -140,8 +140,8 @@ def test_by_name_a_gradient_equals_that_of_checkpoints(backend, steps, wish):
             for name in ("recursive_checkpoint", "forward")
         )
         for a, b in zip(got, expected, strict=True):
-            if b is not None:
-                np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
+            if b is not None:  # two forms of one march round differently
+                np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.max(np.abs(b)))
 
 
 @pytest.mark.needs(Capability.DIRECT)
@@ -233,7 +233,9 @@ def test_the_plan_tells_of_one_number():
     seen = []
 
     def loss(z, w):
-        sol = rg.solve(lambda t, y, a: -a[0] * y + a[1], jax.numpy.ones(3), 0.0, 1.0, (z, w), dt=0.1)
+        sol = rg.solve(
+            lambda t, y, a: -a[0] * y + a[1], jax.numpy.ones(3), 0.0, 1.0, (z, w), dt=0.1
+        )
         seen.append(sol.plan)
         return sol.ys.sum()
 

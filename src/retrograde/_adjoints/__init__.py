@@ -1,9 +1,9 @@
 """Gradient methods.
 
 Members: :class:`AbstractAdjoint` (the abstract class), :class:`RecursiveCheckpointAdjoint`,
-:class:`DirectAdjoint`, :class:`ForwardMode`; ``sweep`` (the pull of one step, shared by all that replay). To add one:
-a file with ``forward`` and ``reverse`` (or ``primal``), its row in the planner's costs, a line
-here.
+:class:`DirectAdjoint`, :class:`ForwardMode`; ``sweep`` (the pull of one step, shared by all that
+replay). To add one: a file with ``forward`` and ``reverse`` (or ``primal``), its row in the
+planner's costs, a line here.
 """
 
 from .._errors import InputError

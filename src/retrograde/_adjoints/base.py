@@ -103,7 +103,7 @@ class AbstractAdjoint(ABC):
     def forward_for(
         self, loop: Any, inputs: Inputs, wanted: Wanted | None
     ) -> tuple[tuple[Array, ...], Any, Any]:
-        """Output leaves and what ``forward`` gives; ``wanted``: what will be asked for, if known."""
+        """Output leaves and what ``forward`` gives; ``wanted``: what is asked for, if known."""
         final, residuals = self.forward(loop, inputs)
         return output_leaves(loop, inputs, final), final, residuals
 

@@ -81,8 +81,7 @@ def check_followed(loop: Any, name: str | None = None) -> None:
             who = "forward mode and second derivatives differentiate"
             remedy = "ask for one reverse-mode derivative"
         raise InputError(
-            f"{who} `f` itself, but `f` brings its own `vjp`; {remedy}, or pass the plain "
-            "function."
+            f"{who} `f` itself, but `f` brings its own `vjp`; {remedy}, or pass the plain function."
         )
     if Capability.DIRECT not in bk.capabilities:
         raise UnsupportedByBackend(

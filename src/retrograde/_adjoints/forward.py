@@ -181,7 +181,8 @@ def _directions(bk: Any, x: Array) -> int:
 
 def _pulled(bk: Any, x: Array, column: Sequence[Array], cotangents: Sequence[Array]) -> Array:
     """The cotangent of x: the rows' cotangents paired with the rows' tangents by its numbers."""
-    xp, total = bk.xp, 0.0
+    xp = bk.xp
+    total: Any = 0.0
     for ct, rows in zip(cotangents, column, strict=True):
         pairs = bk.pair(ct[None, ...], rows)
         total = total + xp.sum(xp.reshape(pairs, (rows.shape[0], -1)), axis=1)
@@ -220,5 +221,3 @@ def _slope_without_steps(loop: Any, inputs: Inputs, constant: Inputs, final: Any
     t0, layout = loop.clock.real(constant.t0), loop.layout
     slope = loop.problem.bind(constant.params)(layout.time(t0), constant.y0)
     return layout.axpy(final.y, moved, layout.pack(slope))
-
-
