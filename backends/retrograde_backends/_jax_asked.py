@@ -13,10 +13,35 @@ from jax.interpreters.ad import JVPTracer
 
 from retrograde._types import Asked
 
-__all__ = ["asked"]
+__all__ = ["AskedHooks"]
 
 
-def asked(inputs: Any) -> Asked:
+class AskedHooks:
+    """What is asked of a solve, and whether f has a forward mode."""
+
+    def asked(self, inputs: Any) -> Asked:
+        return _asked(inputs)
+
+    def has_forward_mode(self, problem: Any, t: Any) -> bool:
+        where = problem.differentiable
+
+        def along(t: Any, leaves: Any, params: Any) -> Any:
+            def fn(leaves: Any, chosen: Any) -> Any:
+                rest = iter(chosen)
+                new = [next(rest) if w else x for x, w in zip(params, where, strict=True)]
+                return problem.bind_leaves(new)(t, leaves)
+
+            arrays = leaves, [x for x, w in zip(params, where, strict=True) if w]
+            return jax.jvp(fn, arrays, arrays)[1]
+
+        try:
+            jax.eval_shape(along, t, tuple(problem.layout.unpack(problem.y0)), problem.params)
+        except TypeError:  # a custom_vjp in f
+            return False
+        return True
+
+
+def _asked(inputs: Any) -> Asked:
     """Forward mode, or the number of differentiated scalars, where all can be seen."""
     kinds, numbers = set(), 0
     for x in jax.tree_util.tree_leaves(inputs):

@@ -98,7 +98,8 @@ def _moving(tangents: Inputs) -> tuple[Wanted, tuple[tuple[int, ...], list[Any]]
 
 def _still(tree: Any) -> Any:
     """Tangents of what has none."""
-    return zero_from_primal(tree, symbolic_zeros=_SYMBOLIC)
+    zeros: Any = zero_from_primal
+    return zeros(tree, symbolic_zeros=_SYMBOLIC)
 
 
 class _Tangent(LinearMap):
@@ -128,7 +129,7 @@ class _Tangent(LinearMap):
 
     def transpose(self, constants: Any, cotangents: Any) -> tuple[Any, ...]:
         inputs, cache = jax.tree_util.tree_unflatten(self.structure, constants)
-        return self.pull(inputs, cache, cotangents)  # type: ignore[no-any-return]
+        return self.pull(inputs, cache, cotangents)
 
     # --- the reverse sweep, and its derivative
     def _pull(self, inputs: Inputs, cache: Any, cotangents: Any) -> tuple[Any, ...]:

@@ -86,7 +86,7 @@ def _transpose(cotangents: Any, *arrays: Any, one: LinearMap, count: int, shapes
         for ct, (shape, dtype) in zip(cotangents, shapes, strict=True)
     )
     found = one.transpose(arrays[:count], cts)
-    unknown = [ad.is_undefined_primal(x) for x in arrays[count:]]
+    unknown = [isinstance(x, ad.UndefinedPrimal) for x in arrays[count:]]
     return [None] * count + [x if u else None for x, u in zip(found, unknown, strict=True)]
 
 
@@ -97,7 +97,8 @@ def _jvp(
     out = _linear.bind(*primals, **keywords)
     moving = [i for i, t in enumerate(tangents) if not isinstance(t, ad.Zero)]
     if all(i >= count for i in moving):
-        rest = [ad.instantiate_zeros(t) for t in tangents[count:]]
+        instantiate: Any = ad.instantiate_zeros
+        rest = [instantiate(t) for t in tangents[count:]]
         return out, _linear.bind(*primals[:count], *rest, **keywords)
 
     def again(*chosen: Any) -> tuple[Any, ...]:
@@ -106,8 +107,8 @@ def _jvp(
             arrays[i] = x
         return one.again(tuple(arrays[:count]), tuple(arrays[count:]))
 
-    chosen = [primals[i] for i in moving], [tangents[i] for i in moving]
-    return out, list(jax.jvp(again, *map(tuple, chosen))[1])
+    first = tuple(primals[i] for i in moving)
+    return out, list(jax.jvp(again, first, tuple(tangents[i] for i in moving))[1])
 
 
 def _batch(

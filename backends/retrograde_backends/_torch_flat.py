@@ -16,6 +16,7 @@ import torch
 from retrograde._spaces import Scale
 
 from ._flat import FlatAdjoint, FlatLayout, FlatStages
+from ._torch_forward import unwrapped
 
 __all__ = ["TorchAdjoint", "TorchLayout", "TorchStages"]
 
@@ -31,6 +32,9 @@ class TorchLayout(FlatLayout):
         else:
             for part, leaf in zip(self.slices, leaves, strict=True):
                 row[part].copy_(leaf.reshape(-1))
+
+    def finite(self, y: Any) -> bool:
+        return bool(torch.isfinite(unwrapped(y)).all())
 
     def axpy(self, y: Any, h: float, k: Any) -> Any:
         return torch.add(y, k, alpha=h)

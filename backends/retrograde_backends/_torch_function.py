@@ -23,8 +23,8 @@ __all__ = [
     "autodiff_vjp",
     "constant",
     "refuse_captured",
-    "requires_gradient",
     "solve_with_gradient",
+    "tensors_of",
 ]
 
 
@@ -63,27 +63,14 @@ def _tensors(inputs: Inputs) -> list[Any]:
     return [inputs.y0, *inputs.params, *times, ts]
 
 
-def requires_gradient(inputs: Inputs) -> bool:
-    """Whether any input is part of a graph (or carries a forward-mode tangent)."""
-    tensors = [x for x in _tensors(inputs) if x is not None]
-    return any(x.requires_grad for x in tensors) or _dual(tensors)
-
-
-def _dual(tensors: Sequence[Any]) -> bool:
-    forward: Any = torch.autograd.forward_ad
-    if forward._current_level < 0:
-        return False
-    return any(forward.unpack_dual(x).tangent is not None for x in tensors)
+def tensors_of(inputs: Inputs) -> list[Any]:
+    """All tensors that may be differentiated."""
+    return [x for x in _tensors(inputs) if x is not None]
 
 
 def solve_with_gradient(program: Any, inputs: Inputs) -> tuple[Any, Any]:
     """(output leaves that are part of the user's graph, what else the solve tells)."""
     tensors = _tensors(inputs)
-    if _dual([x for x in tensors if x is not None]):
-        raise UnsupportedByBackend(
-            'forward-mode derivatives need `adjoint="direct"`; the other adjoints have reverse '
-            "mode only."
-        )
     call = _Call(program, inputs)
     node: Any = _Solve
     leaves = node.apply(call, *tensors)
@@ -101,6 +88,8 @@ class _Call:
         # captured tensors stay themselves, for f goes on using them
         self.inputs = constant(inputs)._replace(params=(*constant(args), *captured))
         self.captured = captured
+        needs = [x is not None and x.requires_grad for x in _tensors(inputs)]
+        self.wanted = _wanted(needs)
         self.versions = [x._version for x in captured]
         kind = inputs.y0.device.type
         self.autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
@@ -109,13 +98,12 @@ class _Call:
 
     def forward(self) -> Any:
         """Output leaves."""
-        leaves, self.aux, self.residuals = self.program.forward(self.inputs)
+        leaves, self.aux, self.residuals = self.program.forward(self.inputs, self.wanted)
         return leaves
 
     def reverse(self, cotangents: Any, needs: Sequence[bool]) -> Inputs:
         """Cotangents of the inputs, of those parameters and times that need one."""
-        *params, t0, t1, ts = needs[1:]
-        wanted = Wanted(tuple(params), t0, t1, ts)
+        wanted = _wanted(needs)
         kind, dtype, enabled = self.autocast
         with torch.autocast(kind, dtype=dtype, enabled=enabled), without_hooks(self.captured):
             g = self.program.reverse(self.inputs, self.residuals, cotangents, wanted)
@@ -129,6 +117,12 @@ class _Call:
                     "`backward` before changing it."
                 )
         return g  # type: ignore[no-any-return]
+
+
+def _wanted(needs: Sequence[bool]) -> Wanted:
+    """From y0, the parameters, t0, t1 and ts."""
+    y0, *params, t0, t1, ts = needs
+    return Wanted(tuple(params), t0, t1, ts, y0)
 
 
 class _Solve(torch.autograd.Function):

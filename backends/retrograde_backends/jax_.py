@@ -1,4 +1,4 @@
-"""JAX: traced loops, derivatives of their own around the solve, all one compiled program.
+"""JAX: traced loops, the whole solve with derivatives of its own, all one compiled program.
 
 A solve is one ``jax.jit`` call, kept by what it is made of (f by identity, the settings, shapes
 and dtypes), so that a second eager solve does not compile again. What f closes over is hoisted
@@ -19,10 +19,10 @@ from retrograde import _schedules
 from retrograde._adjoints import ForwardMode, RecursiveCheckpointAdjoint
 from retrograde._loops import FAR
 from retrograde._program import Program
-from retrograde._types import Asked, Inputs, Wanted
+from retrograde._types import Inputs, Wanted
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
-from ._jax_asked import asked
+from ._jax_asked import AskedHooks
 from ._jax_derivative import DirectHooks, Pullback
 from ._jax_gradient import with_gradient
 from ._jax_loops import (
@@ -42,7 +42,7 @@ SLOTS = 4
 """Of the gradient that is compiled to see what a step takes beside its slots."""
 
 
-class JaxBackend(DirectHooks, EagerBackend):
+class JaxBackend(AskedHooks, DirectHooks, EagerBackend):
     """The adapter of JAX."""
 
     name: ClassVar[str] = "jax"
@@ -241,9 +241,6 @@ class JaxBackend(DirectHooks, EagerBackend):
         leaves = jax.tree_util.tree_leaves(inputs)
         return any(isinstance(x, jax.core.Tracer) for x in leaves)
 
-    def asked(self, inputs: Any) -> Asked:
-        return asked(inputs)
-
     def pullback(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
         return Pullback(layout, bind, params, wanted)
 
@@ -254,6 +251,9 @@ class JaxBackend(DirectHooks, EagerBackend):
         return jax.lax.stop_gradient(x)
 
     def tape_bytes(self, vjp: Any, t: Any, y: Any) -> tuple[int, int, Any]:
+        if not isinstance(vjp, Pullback):  # the user's own keeps y
+            size = sum(self.nbytes(x) for x in y)
+            return size, size, None
         shapes = jax.eval_shape(vjp.linearise, t, y, vjp.chosen(vjp.params))
         size = sum(x.size * x.dtype.itemsize for x in jax.tree_util.tree_leaves(shapes))
         return size, size, None
@@ -268,7 +268,7 @@ class JaxBackend(DirectHooks, EagerBackend):
         inputs = _arrays(program, inputs)
         followed = program.adjoint.differentiable
         if isinstance(program.adjoint, ForwardMode):
-            followed = asked(inputs).forward  # one jvp follows the march itself
+            followed = self.asked(inputs).forward  # one jvp follows the march itself
         if followed:
             return self._compiled(program, "primal", lambda: program.primal)(inputs)
         return self._compiled(program, "gradient", lambda: with_gradient(program))(inputs)

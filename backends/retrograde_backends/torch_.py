@@ -3,8 +3,8 @@
 Marches run under ``no_grad`` (not ``inference_mode``: it breaks fields that call autograd
 themselves) on flat states; only the vjp of f is recorded, one stage at a time.
 Gradients flow to y0, args, t0, t1 and saved times, and to the tensors that f closes over. Fields
-must be deterministic: f is called again in the reverse sweep. ``torch.func`` transforms of a
-solve are refused.
+must be deterministic: f is called again in the reverse sweep. Dual tensors and ``torch.func``
+transforms are followed by the march itself (``_torch_forward``).
 """
 
 from __future__ import annotations
@@ -20,20 +20,29 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from retrograde._adjoints import TooManySteps
 from retrograde._clocks import HostClock
 from retrograde._derivative import VectorField
-from retrograde._errors import InputError, UnsupportedByBackend
+from retrograde._errors import InputError
 from retrograde._spaces import Scale
 from retrograde._types import Inputs, Wanted
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
 from ._torch_capture import captured_tensors
 from ._torch_flat import TorchAdjoint, TorchLayout, TorchStages
+from ._torch_forward import (
+    ForwardHooks,
+    item,
+    moving,
+    nan_tangent,
+    refuse_duals,
+    transformed,
+    unwrapped,
+)
 from ._torch_function import (
     TrackedTimes,
     autodiff_vjp,
     constant,
     refuse_captured,
-    requires_gradient,
     solve_with_gradient,
+    tensors_of,
 )
 from ._torch_reverse import TorchPullback
 
@@ -47,7 +56,7 @@ class TorchClock(HostClock):
         return float(x.detach() if isinstance(x, torch.Tensor) else x)
 
 
-class TorchBackend(EagerBackend):
+class TorchBackend(ForwardHooks, EagerBackend):
     """The adapter of PyTorch."""
 
     name: ClassVar[str] = "torch"
@@ -83,13 +92,16 @@ class TorchBackend(EagerBackend):
         return float(self.number(x))
 
     def tracked(self, x: Any) -> bool:
-        return bool(x.requires_grad)
+        return bool(moving(x))
 
     def number(self, x: Any) -> Any:
-        return x.detach().item() if isinstance(x, torch.Tensor) else x
+        return item(x.detach()) if isinstance(x, torch.Tensor) else x
 
     def scalar(self, x: Any) -> Any:
-        return x.item()
+        return item(x)
+
+    def both(self, a: Any, b: Any) -> Any:
+        return all(bool(unwrapped(x).all()) if isinstance(x, torch.Tensor) else x for x in (a, b))
 
     def scalar_array(self, t: Any, layout: Any) -> Any:
         if isinstance(t, torch.Tensor):
@@ -101,12 +113,12 @@ class TorchBackend(EagerBackend):
 
     def concrete_times(self, ts: Any) -> list[float] | None:
         if isinstance(ts, torch.Tensor):
-            return [float(t) for t in ts.detach().tolist()]
+            return [float(t) for t in unwrapped(ts.detach()).tolist()]
         return [float(self.number(t)) for t in ts]
 
     def time_sequence(self, ts: Any, layout: Any) -> Any:
         tensors = [ts] if isinstance(ts, torch.Tensor) else ts
-        if not any(isinstance(t, torch.Tensor) and t.requires_grad for t in tensors):
+        if not any(isinstance(t, torch.Tensor) and moving(t) for t in tensors):
             return self.concrete_times(ts)
         if not isinstance(ts, torch.Tensor):
             ts = torch.stack([torch.as_tensor(t, device=layout.device) for t in ts])
@@ -117,11 +129,6 @@ class TorchBackend(EagerBackend):
 
     # --- spaces and clock
     def layout(self, leaves: Sequence[Any]) -> Any:
-        if torch._C._are_functorch_transforms_active():
-            raise UnsupportedByBackend(
-                "a solve can't run under torch.func transforms (grad, vjp, jvp, vmap); use "
-                "loss.backward() or torch.autograd.grad, and a batch axis in y0 for vmap."
-            )
         return TorchLayout(self, leaves)
 
     def stages(self, layout: Any, tableau: Any, scale: Scale | None = None) -> Any:
@@ -184,9 +191,11 @@ class TorchBackend(EagerBackend):
         def run() -> list[Any]:
             result = f(time, y, args)
             problem.check_result(result)
-            return self.flatten(result)[0]
+            leaves = self.flatten(result)[0]
+            refuse_duals(leaves)
+            return leaves
 
-        if not torch.is_grad_enabled():
+        if transformed() or not torch.is_grad_enabled():  # torch.func follows what f closes over
             run()
         else:
             found = captured_tensors(f, run)
@@ -208,9 +217,10 @@ class TorchBackend(EagerBackend):
 
         def run() -> list[Any]:
             results[:] = self.flatten(fn(time, y, args))
+            refuse_duals([x for x in results[0] if self.is_array(x)])
             return [x for x in results[0] if self.is_array(x)]
 
-        if not torch.is_grad_enabled():
+        if transformed() or not torch.is_grad_enabled():
             run()
         else:
             known = {id(x) for x in problem.params[count:]}
@@ -224,7 +234,7 @@ class TorchBackend(EagerBackend):
     def poison_gradient(self, ok: Any, x: Any) -> Any:
         if not ok and x.requires_grad:
             x.register_hook(lambda g: g * float("nan"))
-        return x
+        return x if ok else nan_tangent(x)
 
     def zeros_like(self, x: Any) -> Any:
         return torch.zeros_like(x, requires_grad=False)
@@ -233,13 +243,16 @@ class TorchBackend(EagerBackend):
         return TorchPullback(layout, bind, params, wanted)
 
     def needs_gradient(self, inputs: Any) -> bool:
-        return torch.is_grad_enabled() and requires_gradient(inputs)
+        tensors = tensors_of(inputs)
+        if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+            return True
+        return transformed() or any(map(moving, tensors))
 
     def differentiate(self, program: Any, inputs: Any) -> Any:
         if not self.needs_gradient(inputs):
             with self.quiet():
                 return program.primal(constant(inputs))
-        if program.adjoint.differentiable:
+        if program.adjoint.differentiable or self.must_follow(program.adjoint, inputs):
             try:
                 return program.primal(inputs)
             except TooManySteps:

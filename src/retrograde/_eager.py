@@ -262,6 +262,9 @@ class EagerBackend(DirectHooks, AbstractBackend):
     def asked(self, inputs: Any) -> Asked:
         return Asked()
 
+    def has_forward_mode(self, problem: Any, t: Array) -> bool:
+        return False
+
     def columns(self, run: Any, arrays: Sequence[Array]) -> tuple[Any, Any]:
         raise UnsupportedByBackend(f"{self.name} has no forward mode; use adjoint='auto'.")
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from ._adjoints import find_adjoint
-from ._planner import UNLIMITED, Plan, budget_bytes, make_plan, probe, remember
+from ._planner import (
+    UNLIMITED,
+    Plan,
+    budget_bytes,
+    make_plan,
+    probe,
+    remember,
+    switch,
+    unmeasured_plan,
+)
 from ._program import Program
 from ._types import Inputs
 from .backend import Capability
@@ -39,6 +48,11 @@ def follow(
     if isinstance(options.adjoint, Plan):
         return options.adjoint
     named = find_adjoint(options.adjoint)
+    if named is not None:
+        named.check(loop)
+    hidden = unmeasured_plan(loop, inputs, named, options.memory, native=native)
+    if hidden is not None:
+        return hidden
     like = loop.bk.any_array(inputs.y0)
     if named is not None and options.memory is None:
         budget, source = UNLIMITED, "no budget was given"
@@ -48,7 +62,8 @@ def follow(
     shape = probe(loop, inputs, native=native, short_probe=short_probe)
     if vjp is not None:
         shape = shape._replace(vjp=vjp, calibrated=True)
-    return make_plan(shape, budget, source, named)
+    shape, named, why = switch(loop, inputs, shape, budget, named, native=native)
+    return make_plan(shape, budget, source, named, why)
 
 
 def note_steps(program: Program, inputs: Inputs, n: Any) -> None:

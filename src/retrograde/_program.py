@@ -8,7 +8,7 @@ from typing import Any
 
 from ._adjoints import AbstractAdjoint
 from ._planner import Plan, widened
-from ._rows import output_leaves, output_times
+from ._rows import output_times
 from ._solution import Status
 from ._types import Inputs, Wanted
 
@@ -60,15 +60,14 @@ class Program:
 
     def forward(self, inputs: Inputs, wanted: Wanted | None = None) -> tuple[Any, Any, Any]:
         """The same, and what the reverse needs (of what is ``wanted``, where that is known)."""
-        final, residuals = self._forward_within_limits(inputs, wanted)
-        leaves = output_leaves(self.loop, inputs, final)
+        leaves, final, residuals = self._forward_within_limits(inputs, wanted)
         return leaves, self._aux(inputs, final), residuals
 
     def reverse(self, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted) -> Inputs:
         """Cotangents of the inputs."""
         return self.adjoint.reverse(self._marched, inputs, residuals, cotangents, wanted)
 
-    def _forward_within_limits(self, inputs: Inputs, wanted: Wanted | None) -> tuple[Any, Any]:
+    def _forward_within_limits(self, inputs: Inputs, wanted: Wanted | None) -> tuple[Any, Any, Any]:
         """Begun again by a plan for more steps where the solve outgrows its plan.
 
         Never in a traced library: its records and buffers have their size before it runs.
@@ -79,13 +78,10 @@ class Program:
             if limit is not None:
                 self._marched = copy.copy(self.loop)
                 self._marched.max_steps = limit
-            if wanted is None:
-                final, residuals = self.adjoint.forward(self._marched, inputs)
-            else:
-                final, residuals = self.adjoint.forward_for(self._marched, inputs, wanted)
+            leaves, final, residuals = self.adjoint.forward_for(self._marched, inputs, wanted)
             if self.plan is None or limit is None or final.status != int(Status.max_steps):
-                return final, residuals
-            del final, residuals
+                return leaves, final, residuals
+            del leaves, final, residuals
             self.plan = widened(self.plan)
             self.adjoint = self.plan.adjoint
 

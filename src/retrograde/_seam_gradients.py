@@ -35,6 +35,10 @@ class GradientHooks(ABC):
         """What can be seen of the derivatives that will be asked for."""
 
     @abstractmethod
+    def has_forward_mode(self, problem: Any, t: Array) -> bool:
+        """Whether a jvp of f is to be had for less than a vjp's tape, as far as can be seen."""
+
+    @abstractmethod
     def differentiate(self, program: Any, inputs: Any) -> Any:
         """Run a program so that the library's own gradients call its reverse."""
 

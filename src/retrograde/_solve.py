@@ -91,7 +91,7 @@ def solve(
         Not in this version.
     adjoint : str, AbstractAdjoint or Plan
         How the gradient is computed: ``"auto"`` (the planner's choice), ``"direct"``,
-        ``"recursive_checkpoint"``.
+        ``"forward"``, ``"recursive_checkpoint"``.
     memory : str, int [bytes], float or None
         Budget of the gradient: ``"512 MiB"``, bytes, a fraction of the free memory of the device
         below 1; None is half of it.

@@ -52,11 +52,14 @@ class Asked(NamedTuple):
         More than one plain reverse sweep, by an autodiff that must follow every step.
     scalars : int or None
         Real numbers that are differentiated in reverse mode; None where that can't be seen.
+    measurable : bool
+        Whether f can be run once for the size of its tape.
     """
 
     forward: bool = False
     again: bool = False
     scalars: int | None = None
+    measurable: bool = True
 
 
 class Wanted(NamedTuple):

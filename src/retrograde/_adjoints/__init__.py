@@ -1,7 +1,6 @@
 """Gradient methods.
 
 Members: :class:`AbstractAdjoint` (the abstract class), :class:`RecursiveCheckpointAdjoint`,
-Members: :class:`AbstractAdjoint` (the abstract class), :class:`RecursiveCheckpointAdjoint`,
 :class:`BacksolveAdjoint` and :class:`ReversibleAdjoint` (on ``inverting``, with its ``guard``),
 :class:`DirectAdjoint`, :class:`ForwardMode`, :class:`ContinuousAdjoint` (backsolve's mode, on
 ``augmented``, its system); ``sweep`` (the pull of one step, shared by all that replay). To add

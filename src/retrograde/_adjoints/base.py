@@ -68,6 +68,8 @@ class Shape(NamedTuple):
         Cotangents kept where pulls wait for a guard's verdict.
     outputs : dict of str to int [bytes]
         What the user asked for, by item; beside the budget.
+    numbers : int or None
+        Real numbers that are differentiated, where that can be seen.
     compiled : callable or None
         ``compiled(one_tape) -> int [bytes]``: what a gradient takes beside its slots, by the
         compiler's own account; it compiles one. None where nothing is compiled.
@@ -95,7 +97,13 @@ class Shape(NamedTuple):
     vectors: int = 0
     returning: int = 0
     outputs: dict[str, int] = {}  # noqa: RUF012
+    numbers: int | None = None
     compiled: Callable[[bool], int] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Bytes of the saved states."""
+        return self.outputs.get("saved states", 0)
 
 
 class AbstractAdjoint(ABC):
@@ -109,11 +117,14 @@ class AbstractAdjoint(ABC):
         Whether its result can be differentiated again.
     forward_depends_on_wanted : bool
         Whether what it keeps depends on what is differentiated (``forward_for``).
+    follows_march : bool
+        Whether its primal can be followed by the library's own forward mode.
     """
 
     accuracy: ClassVar[str]
     differentiable: ClassVar[bool] = False
     forward_depends_on_wanted: ClassVar[bool] = False
+    follows_march: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -138,9 +149,12 @@ class AbstractAdjoint(ABC):
         """Solve; returns (where the loop ended, what reverse needs)."""
         raise UnsupportedByBackend(self._no_reverse(loop))
 
-    def forward_for(self, loop: Any, inputs: Inputs, wanted: Wanted) -> tuple[Any, Any]:
-        """``forward`` where it is known what will be asked for."""
-        return self.forward(loop, inputs)
+    def forward_for(
+        self, loop: Any, inputs: Inputs, wanted: Wanted | None
+    ) -> tuple[tuple[Array, ...], Any, Any]:
+        """Output leaves and what ``forward`` gives; ``wanted``: what is asked for, if known."""
+        final, residuals = self.forward(loop, inputs)
+        return output_leaves(loop, inputs, final), final, residuals
 
     def reverse(
         self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted

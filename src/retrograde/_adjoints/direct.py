@@ -51,6 +51,7 @@ class DirectAdjoint(AbstractAdjoint):
     limit: int | None = None
     accuracy: ClassVar[str] = "exact"
     differentiable: ClassVar[bool] = True
+    follows_march: ClassVar[bool] = True
 
     def primal(self, loop: Any, inputs: Inputs) -> tuple[tuple[Array, ...], Any]:
         """(output leaves, where the march ended), by differentiable operations alone."""

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from .._errors import InputError
 from .._rows import output_leaves
 from .._solution import Status
 from .._types import Array, Inputs, Wanted
@@ -45,6 +46,7 @@ class ForwardMode(AbstractAdjoint):
 
     accuracy: ClassVar[str] = "exact"
     forward_depends_on_wanted: ClassVar[bool] = True
+    follows_march: ClassVar[bool] = True
 
     def primal(self, loop: Any, inputs: Inputs) -> tuple[tuple[Array, ...], Any]:
         """(output leaves, where the march ended), by operations that a jvp can follow."""
@@ -68,28 +70,31 @@ class ForwardMode(AbstractAdjoint):
         check_followed(loop, self.name)
         return loop.march(inputs), None
 
-    def forward_for(self, loop: Any, inputs: Inputs, wanted: Wanted) -> tuple[Any, Any]:
-        if _Chosen(loop, inputs, wanted).count > FEW:
-            return self.forward(loop, inputs)
+    def forward_for(
+        self, loop: Any, inputs: Inputs, wanted: Wanted | None
+    ) -> tuple[tuple[Array, ...], Any, Any]:
+        if wanted is None or _Chosen(loop, inputs, wanted).count > FEW:
+            return super().forward_for(loop, inputs, wanted)
         return self._columns(loop, inputs, wanted)
 
-    def _columns(self, loop: Any, inputs: Inputs, wanted: Wanted) -> tuple[Any, Any]:
-        """Where the march ended, and the tangents of the rows by all that is wanted."""
+    def _columns(
+        self, loop: Any, inputs: Inputs, wanted: Wanted
+    ) -> tuple[tuple[Array, ...], Any, Any]:
+        """Output leaves, where the march ended, and the leaves' tangents by all that is wanted."""
         chosen = _Chosen(loop, inputs, wanted)
 
         def run(arrays: Sequence[Array]) -> tuple[Any, Any]:
             return self.primal(loop, chosen.put(arrays))
 
-        (_, final), columns = loop.bk.columns(run, chosen.arrays)
-        return final, columns
+        (leaves, final), columns = loop.bk.columns(run, chosen.arrays)
+        return leaves, final, columns
 
     def reverse(
         self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted
     ) -> Inputs:
-        columns = residuals
-        if columns is None:
-            columns = self._columns(loop, inputs, wanted)[1]
-        chosen, bk = _Chosen(loop, inputs, wanted), loop.bk
+        chosen, bk, columns = _Chosen(loop, inputs, wanted), loop.bk, residuals
+        if columns is None or len(columns) != len(chosen.arrays):  # fewer are asked for now
+            columns = self._columns(loop, inputs, wanted)[2]
         cts = [
             _pulled(bk, x, column, cotangents)
             for x, column in zip(chosen.arrays, columns, strict=True)
@@ -124,7 +129,12 @@ class _Chosen:
 
     def __init__(self, loop: Any, inputs: Inputs, wanted: Wanted) -> None:
         self.loop, self.inputs, self.wanted = loop, inputs, wanted
-        bk, layout = loop.bk, loop.layout
+        bk, layout, problem = loop.bk, loop.layout, loop.problem
+        if problem.converted is None and any(wanted.params[len(problem.where) :]):
+            raise InputError(
+                "`adjoint` is ForwardMode, but `f` closes over arrays that require a gradient, "
+                "which can't be replaced by others with tangents; pass them through `args`."
+            )
         self.whole = isinstance(inputs.y0, tuple)
         y0 = inputs.y0 if self.whole else (inputs.y0,)
         self.states = len(y0) if wanted.y0 else 0
@@ -171,7 +181,8 @@ def _directions(bk: Any, x: Array) -> int:
 
 def _pulled(bk: Any, x: Array, column: Sequence[Array], cotangents: Sequence[Array]) -> Array:
     """The cotangent of x: the rows' cotangents paired with the rows' tangents by its numbers."""
-    xp, total = bk.xp, 0.0
+    xp = bk.xp
+    total: Any = 0.0
     for ct, rows in zip(cotangents, column, strict=True):
         pairs = bk.pair(ct[None, ...], rows)
         total = total + xp.sum(xp.reshape(pairs, (rows.shape[0], -1)), axis=1)

@@ -2,11 +2,14 @@
 
 Members: ``hardware`` (a budget in bytes from what the user or the device says), ``probe`` (the
 shape of a solve, from at most two calls of f), ``predict`` (the number of adaptive steps),
-``calibrate`` (what a vjp costs on this machine), ``costs`` (what each method takes), ``charges``
-(what a budget is charged with), ``rules`` (the choice), ``plan`` (what was chosen), ``report``
-(its text, data and picture). To add a method: its row in ``costs`` and a rule.
+``calibrate`` (what a vjp costs on this machine), ``costs`` and ``inversion`` (what each method
+takes), ``charges`` (what a budget is charged with), ``asked`` (what is visibly asked for, and the
+switch to an adjoint that has it), ``rules`` (the choice), ``candidates`` (the rows of its table),
+``plan`` (what was chosen), ``report`` (its text, data and picture). To add a method: its row in
+``candidates`` and a rule.
 """
 
+from .asked import switch, unmeasured_plan
 from .calibrate import measured_vjp
 from .hardware import budget_bytes
 from .plan import UNLIMITED, Candidate, Plan
@@ -23,5 +26,7 @@ __all__ = [
     "measured_vjp",
     "probe",
     "remember",
+    "switch",
+    "unmeasured_plan",
     "widened",
 ]

@@ -8,12 +8,13 @@ from .._adjoints import (
     AbstractAdjoint,
     BacksolveAdjoint,
     DirectAdjoint,
+    ForwardMode,
     InvertingAdjoint,
     RecursiveCheckpointAdjoint,
     Shape,
 )
 from .._units import format_bytes
-from .costs import Cost, checkpoint_cost, direct_cost, slot_bytes, with_tapes
+from .costs import Cost, checkpoint_cost, direct_cost, forward_cost, slot_bytes, with_tapes
 from .inversion import continuous_cost, inversion_cost
 from .plan import Candidate
 from .report import describe
@@ -34,6 +35,8 @@ class Case(NamedTuple):
         Every step recorded, where the library can.
     fitting : RecursiveCheckpointAdjoint or None
         The cheapest setting that fits.
+    why : str
+        Why there is a named one.
     """
 
     shape: Shape
@@ -41,6 +44,7 @@ class Case(NamedTuple):
     named: AbstractAdjoint | None
     recording: DirectAdjoint | None
     fitting: RecursiveCheckpointAdjoint | None
+    why: str
 
 
 class Choice(NamedTuple):
@@ -67,6 +71,8 @@ def cost_of(shape: Shape, adjoint: AbstractAdjoint) -> Cost:
         return inversion_cost(shape, adjoint)
     if isinstance(adjoint, RecursiveCheckpointAdjoint):
         return checkpoint_cost(shape, adjoint)
+    if isinstance(adjoint, ForwardMode):
+        return forward_cost(shape, shape.numbers or 1)
     # not recordable here: the steps are taken again, over a bound number of tapes
     each = shape.recorded or shape.stages * (shape.tape + shape.state)
     steps = shape.bound or shape.steps

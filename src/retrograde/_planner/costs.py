@@ -19,9 +19,14 @@ __all__ = [
     "checkpoint_cost",
     "direct_cost",
     "fitting_checkpoints",
+    "forward_cost",
     "slot_bytes",
     "with_tapes",
 ]
+
+
+JVP = 1.5
+"""Cost of carrying one tangent along a step in units of F."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,12 @@ TABLES = 12
 def direct_cost(shape: Shape) -> Cost:
     """Cost of recording every step for the library's own autodiff."""
     return Cost(sum(shape.fixed.values()) + shape.steps * shape.recorded, 1 + shape.vjp)
+
+
+def forward_cost(shape: Shape, numbers: int) -> Cost:
+    """Cost of tangents by some real numbers along the steps, and of their rows."""
+    size = numbers * ((shape.stages + 2) * shape.state + shape.rows)
+    return Cost(size, 1 + JVP * numbers)
 
 
 def checkpoint_cost(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> Cost:

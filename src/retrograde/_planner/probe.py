@@ -56,14 +56,6 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
     rows = solver.stages if loop.outputs.inside == "ts" else 0
     objects = SWEEP_OBJECTS + solver.stages * sum(object_bytes(pull) for pull in pulls)
     counted = bk.array_overhead > 0  # an account that sees array headers sees all objects
-<<<<<<< HEAD
-=======
-    passing = {
-        # beside them: the state that the step starts from, and the total that leaves it
-        "cotangents of a pull": 0 if traced else tape + 4 * layout.nbytes,
-        PYTHON_OBJECTS: objects if counted else 0,
-    }
->>>>>>> solvers
     fixed = {
         "cotangents of a step": (solver.stages - 1) * layout.nbytes + 2 * carried,
         # more than the y0 that the caller holds

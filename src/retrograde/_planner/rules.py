@@ -52,8 +52,8 @@ def the_named_one(case: Case) -> Choice | None:
                 kept = {"checkpoints", "guard", "window", "one_tape"}
                 best = replace(named, **{name: getattr(best, name) for name in kept})
         if best is not None:
-            return Choice(best, "it was named, with what the budget buys")
-    return Choice(named, "it was named")
+            return Choice(best, f"{case.why}, with what the budget buys")
+    return Choice(named, case.why)
 
 
 def _open(named: AbstractAdjoint) -> bool:
@@ -143,8 +143,14 @@ RULES: tuple[Callable[[Case], Choice | None], ...] = (
 # --- the plan
 
 
-def make_plan(shape: Shape, budget: int, source: str, named: AbstractAdjoint | None) -> Plan:
-    """Choose an adjoint for a solve of this shape.
+def make_plan(
+    shape: Shape,
+    budget: int,
+    source: str,
+    named: AbstractAdjoint | None,
+    why: str = "it was named",
+) -> Plan:
+    """Choose an adjoint for a solve of this shape, or follow the one ``named`` (and ``why``).
 
     Raises
     ------
@@ -157,7 +163,7 @@ def make_plan(shape: Shape, budget: int, source: str, named: AbstractAdjoint | N
         room = budget - sum(shape.fixed.values())
         recording = DirectAdjoint(max(0, room) // shape.recorded)
     fitting = fitting_checkpoints(reserved(shape, budget), budget)
-    case = Case(shape, budget, named, recording, fitting)
+    case = Case(shape, budget, named, recording, fitting, why)
     answers = (rule(case) for rule in RULES)
     chosen = next((answer for answer in answers if answer is not None), None)
     if chosen is None:
