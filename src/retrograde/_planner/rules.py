@@ -152,11 +152,36 @@ def make_plan(
 ) -> Plan:
     """Choose an adjoint for a solve of this shape, or follow the one ``named`` (and ``why``).
 
+    A prediction alone refuses nothing: where the times of the predicted steps do not fit but
+    those of a third of them do, that is the plan, and the solve tells.
+
     Raises
     ------
     PlanInfeasible
         If nothing fits, or not the adjoint that was named.
     """
+    try:
+        return _plan_for(shape, budget, source, named)
+    except PlanInfeasible:
+        if not shape.growing:
+            raise
+        steps, doubt = -(-shape.steps // DOUBT), f"a third of the {shape.steps} {shape.source}"
+        with contextlib.suppress(PlanInfeasible):
+            return _plan_for(_of_steps(shape, steps, doubt), budget, source, named)
+        raise
+
+
+DOUBT = 3
+"""Factor within which 9 of 10 predictions lie."""
+
+
+def _of_steps(shape: Shape, steps: int, source: str) -> Shape:
+    """The shape with another prediction."""
+    fixed = {**shape.fixed, RECORD: shape.growing * (steps + 1)}
+    return shape._replace(steps=steps, source=source, fixed=fixed)
+
+
+def _plan_for(shape: Shape, budget: int, source: str, named: AbstractAdjoint | None) -> Plan:
     given, shape = shape, charged(shape, budget)
     recording = None
     if shape.recorded:
@@ -211,10 +236,9 @@ def widened(plan: Plan) -> Plan:
     assert plan.limit is not None
     for factor in (4.0, 2.0, 1.25):
         steps = int(plan.limit * factor) + 1
-        shape = plan.shape._replace(steps=steps, source=f"more than {plan.limit}: begun again")
-        shape = shape._replace(fixed={**shape.fixed, RECORD: shape.growing * (steps + 1)})
+        shape = _of_steps(plan.shape, steps, f"begun again, for more than {plan.limit}")
         with contextlib.suppress(PlanInfeasible):
-            wider = make_plan(shape, plan.budget, plan.source, plan.named)
+            wider = _plan_for(shape, plan.budget, plan.source, plan.named)
             if wider.limit is None or wider.limit > plan.limit:
                 return wider
     raise PlanInfeasible(
