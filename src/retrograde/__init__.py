@@ -4,6 +4,7 @@ Solvers, controllers and adjoints are written once against the array API standar
 adapter supplies what the standard lacks; a planner chooses how the gradient is computed.
 """
 
+from . import measure
 from ._adjoints import AbstractAdjoint, DirectAdjoint, RecursiveCheckpointAdjoint
 from ._controllers import AbstractController, ConstantSteps, PIDController, StepTo
 from ._derivative import VectorField, check_vjp
@@ -59,6 +60,7 @@ __all__ = [
     "UnsupportedByBackend",
     "VectorField",
     "check_vjp",
+    "measure",
     "plan",
     "solve",
     "solve_vjp",

@@ -22,6 +22,7 @@ from .costs import (
     slot_bytes,
     with_tapes,
 )
+
 __all__ = ["UNLIMITED", "Candidate", "Plan", "make_plan"]
 
 UNLIMITED = 2**62

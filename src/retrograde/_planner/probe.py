@@ -27,7 +27,7 @@ thousand steps replays less than two sweeps."""
 REAL = 8
 """Bytes of a coefficient."""
 
-SWEEP_OBJECTS = 12 * 1024
+SWEEP_OBJECTS = 8 * 1024
 """Python objects of a reverse sweep: views, bound products, tables (measured on NumPy)."""
 
 
@@ -65,15 +65,21 @@ def probe(loop: Any, inputs: Inputs, *, native: bool) -> Shape:
     }
     own = isinstance(vjp, UserPullback)
     record_steps = native and not (traced or own) and Capability.DIRECT in bk.capabilities
+    if not (record_steps and constant_times(inputs)):
+        kept = 0
+    else:
+        kept = max(layout.nbytes, solver.evaluations * kept)
     compiled = (lambda one: bk.compiled_bytes(loop, inputs, wanted, one)) if traced else None
     return Shape(
-        recorded=max(1, solver.evaluations * kept) if record_steps and constant_times(inputs) else 0,
+        recorded=max(layout.nbytes, solver.evaluations * kept)
+        if record_steps and constant_times(inputs)
+        else 0,
         state=layout.nbytes + bk.array_overhead,
         steps=max(1, steps),
         known=loop.count is not None,
         bound=bound,
         tape=tape,
-        stages=solver.stages,
+        stages=solver.stages if loop.outputs.inside else solver.evaluations,
         fixed=fixed,
         free_slot=bk.slots_by_reference,
         windows=traced and layout.size <= CHEAP,
