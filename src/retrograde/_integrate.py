@@ -93,23 +93,35 @@ class ForwardLoop:
         return self.controller.adaptive
 
     # --- marches
-    def march(self, inputs: Inputs, slots: Slots | None = None, *, record: bool = False) -> Final:
-        """Solve from t0 to t1; store states by ``slots``, record accepted times if asked."""
+    def march(
+        self,
+        inputs: Inputs,
+        slots: Slots | None = None,
+        *,
+        record: bool = False,
+        clocked: Any = None,
+    ) -> Final:
+        """Solve from t0 to t1; store states by ``slots``, record accepted times if asked.
+
+        ``clocked.pack(y, t, h, memory)`` is what an adaptive march stores in place of y.
+        """
         if self.progress:
-            return self._with_progress(inputs, slots, record)
+            return self._with_progress(inputs, slots, record, clocked)
         inside = self._rows_at_start(inputs)
         record = record or self.outputs.inside == "steps"
         if self.adaptive:
-            return self._march_adaptive(inputs, inside, slots, record)
+            return self._march_adaptive(inputs, inside, slots, record, clocked)
         return self._march_grid(inputs, inside, slots)
 
-    def _with_progress(self, inputs: Inputs, slots: Slots | None, record: bool) -> Final:
+    def _with_progress(
+        self, inputs: Inputs, slots: Slots | None, record: bool, clocked: Any
+    ) -> Final:
         """The same march, reported once; replays are not."""
         report, close = reporter(self.progress)
         self.progress, start, span = False, float(inputs.t0), float(inputs.t1) - float(inputs.t0)
         self.watch = lambda t: report((t - start) / span if span else 1.0)
         try:
-            final = self.march(inputs, slots, record=record)
+            final = self.march(inputs, slots, record=record, clocked=clocked)
             self.watch(final.t)
         finally:
             self.watch = None
@@ -222,7 +234,7 @@ class ForwardLoop:
         raise AssertionError("the replay of a failed march did not fail")
 
     def _march_adaptive(
-        self, inputs: Inputs, inside: Any, slots: Slots | None, record: bool
+        self, inputs: Inputs, inside: Any, slots: Slots | None, record: bool, clocked: Any
     ) -> Final:
         bk, clock, layout, out = self.bk, self.clock, self.layout, self.outputs
         field = self.bind(inputs.params)
@@ -267,7 +279,11 @@ class ForwardLoop:
         zero = clock.count(0)
         e2, memory = clock.real(0.0), controller.init(clock)
         start = (t0, h0, e2, memory, inputs.y0, k0, zero, zero, times, inside)
-        s, stored = march(bk, start, step, running, lambda s: (s[6], s[4]), slots, layout)
+
+        def view(s: Any) -> Any:
+            return s[6], s[4] if clocked is None else clocked.pack(s[4], s[0], s[1], s[3])
+
+        s, stored = march(bk, start, step, running, view, slots, clocked or layout)
         t, _, e2, _, y, _, n, tries, times, inside = s
         status = self._why(t, t1, e2, tries)
         return Final(y, t, n, tries, status, inside, times, stored)

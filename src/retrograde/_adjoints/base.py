@@ -49,6 +49,8 @@ class Shape(NamedTuple):
     compiled : callable or None
         ``compiled(one_tape) -> int [bytes]``: what a gradient takes beside its slots, by the
         compiler's own account; it compiles one. None where nothing is compiled.
+    clock : int [bytes]
+        What a slot takes more where times are not recorded; 0 where that gains nothing.
     """
 
     state: int
@@ -63,6 +65,7 @@ class Shape(NamedTuple):
     passing: dict[str, int] = {}  # noqa: RUF012
     recorded: int = 0
     compiled: Callable[[bool], int] | None = None
+    clock: int = 0
 
 
 class AbstractAdjoint(ABC):

@@ -18,6 +18,7 @@ from .._solution import Status
 from .._types import Inputs, Wanted
 from .base import AbstractAdjoint
 from .sweep import StepPull
+from .unrecorded import ClockedPull, ClockedStates
 
 __all__ = ["RecursiveCheckpointAdjoint"]
 
@@ -36,11 +37,15 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
     one_tape : bool
         Hold the tape of one stage at a time in place of one step's, for one more evaluation of f
         a stage.
+    record : bool
+        Record the accepted times of adaptive steps (8 B a step, in traced libraries of
+        ``max_steps``). Otherwise a slot tells the clock too, and replays run the controller again.
     """
 
     checkpoints: int | None = None
     window: int = 1
     one_tape: bool = False
+    record: bool = True
     accuracy: ClassVar[str] = "exact"
 
     def __post_init__(self) -> None:
@@ -70,9 +75,16 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
         return Slots(c, index, rows, self.window, None)
 
     def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
-        final = loop.march(inputs, self.slots(loop), record=loop.adaptive)
+        clocked = self._clocked(loop)
+        record = loop.adaptive and clocked is None
+        final = loop.march(inputs, self.slots(loop), record=record, clocked=clocked)
         needs_end = loop.outputs.saveat.fn is not None
         return final, [final._replace(inside=final.inside[:1], y=final.y if needs_end else ())]
+
+    def _clocked(self, loop: Any) -> ClockedStates | None:
+        """Where slots tell the clock; rows at the steps' ends need the record anyway."""
+        needed = self.record or not loop.adaptive or loop.outputs.inside == "steps"
+        return None if needed else ClockedStates(loop)
 
     def reverse(
         self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted
@@ -84,10 +96,16 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
         if not slots.everything and loop.bk.slots_by_reference:
             residuals[0] = final._replace(stored=None)
         step = StepPull(loop, inputs, final, cotangents, wanted, one_tape=self.one_tape)
-        carry = step.start(final, loop.rows_inside(final))
-        carry = reverse(
-            loop.bk, slots, final.stored, final.n, (step.advance, step.pull), carry, loop.layout
-        )
+        carry: Any = step.start(final, loop.rows_inside(final))
+        clocked = self._clocked(loop)
+        if clocked is None:
+            calls: Any = step.advance, step.pull
+            carry = reverse(loop.bk, slots, final.stored, final.n, calls, carry, loop.layout)
+        else:
+            again = ClockedPull(step, clocked)
+            calls = again.advance, again.pull
+            carry = (carry, final.t)
+            carry, _ = reverse(loop.bk, slots, final.stored, final.n, calls, carry, clocked)
         ok = final.status == int(Status.converged)
         return _poison(loop.bk, ok, step.finish(carry))
 

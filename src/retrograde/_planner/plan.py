@@ -21,6 +21,7 @@ from .costs import (
     fitting_checkpoints,
     slot_bytes,
     with_tapes,
+    without_record,
 )
 
 __all__ = ["UNLIMITED", "Candidate", "Plan", "make_plan"]
@@ -124,6 +125,7 @@ def describe(adjoint: AbstractAdjoint) -> str:
         words = "every state stored" if c is None else "1 slot" if c == 1 else f"{c} slots"
         words += f", window {adjoint.window}" if adjoint.window > 1 else ""
         words += ", one tape at a time" if adjoint.one_tape else ""
+        words += "" if adjoint.record else ", times not recorded"
         return f"RecursiveCheckpointAdjoint, {words}"
     if isinstance(adjoint, DirectAdjoint):
         return "DirectAdjoint, every step recorded"
@@ -234,7 +236,7 @@ def _candidate(
 
 
 def _too_small(shape: Shape, budget: int, source: str) -> str:
-    shape = with_tapes(shape, one=True)
+    shape = with_tapes(without_record(shape) if shape.clock else shape, one=True)
     least = sum(shape.fixed.values()) + slot_bytes(shape, RecursiveCheckpointAdjoint(1))
     items = "; ".join(f"{name}: {format_bytes(n)}" for name, n in shape.fixed.items() if n)
     return (

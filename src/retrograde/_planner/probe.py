@@ -15,10 +15,13 @@ from .._derivative.footprint import object_bytes
 from .._types import Inputs, Wanted
 from ..backend import Capability
 
-__all__ = ["probe"]
+__all__ = ["RECORD", "probe"]
 
 CHEAP = 1024
 """States of at most this many elements make steps that cost less than a loop's bookkeeping."""
+
+RECORD = "record of times"
+"""The item that a plan can do without."""
 
 GUESS = 256
 """Steps of an adaptive solve of which nothing can be known yet: with as many slots, one of ten
@@ -61,7 +64,7 @@ def probe(loop: Any, inputs: Inputs, *, native: bool) -> Shape:
         "cotangents of a pull": 0 if traced else tape + 4 * layout.nbytes,
         "tables of coefficients": 0 if traced else 2 * solver.stages**2 * REAL,
         "cotangents of args": 2 * _differentiable_bytes(problem),
-        "record of times": 8 * record if loop.adaptive else 0,
+        RECORD: 8 * record if loop.adaptive else 0,
     }
     own = isinstance(vjp, UserPullback)
     record_steps = native and not (traced or own) and Capability.DIRECT in bk.capabilities
@@ -85,7 +88,16 @@ def probe(loop: Any, inputs: Inputs, *, native: bool) -> Shape:
         windows=traced and layout.size <= CHEAP,
         passing={"Python objects": objects if counted else 0},
         compiled=compiled,
+        clock=_clock_bytes(loop) if traced and loop.adaptive else 0,
     )
+
+
+def _clock_bytes(loop: Any) -> int:
+    """Time, step and the controller's memory; 0 where the record is an output anyway."""
+    if loop.outputs.inside == "steps":
+        return 0
+    count = 2 + len(loop.controller.init(loop.clock))
+    return count * int(loop.bk.itemsize(loop.layout.dtype))
 
 
 def _watched(vjp: Any) -> tuple[Any, list[Any]]:
