@@ -8,13 +8,14 @@ import types
 import numpy as np
 import pytest
 
+import retrograde as rg
 from retrograde import UnsupportedByBackend
 from retrograde._demo.fit import Objective
 from retrograde._demo.problem import guesses
 from retrograde._derivative.footprint import object_bytes
 from retrograde._derivative.tape import vjp
-from retrograde._measure import live_bytes, peak_gradient_bytes
 from retrograde._registry import adapter
+from retrograde.measure import live_bytes, peak_gradient_bytes
 
 
 def test_a_peak_counts_what_was_alive_at_once() -> None:
@@ -27,7 +28,7 @@ def test_a_peak_counts_what_was_alive_at_once() -> None:
             kept.clear()
             kept.append(np.zeros(200_000))
 
-    size, source = peak_gradient_bytes(adapter("numpy"), forward, gradient)
+    size, source = peak_gradient_bytes(forward, gradient, backend="numpy")
     assert 800_000 <= size < 804_000
     assert "tracemalloc" in source
 
@@ -48,7 +49,15 @@ def test_live_bytes_are_the_peaks_between_marks() -> None:
 
 def test_a_library_without_an_account_says_so() -> None:
     with pytest.raises(UnsupportedByBackend, match="'other' keeps no account"):
-        peak_gradient_bytes(types.SimpleNamespace(name="other"), print, print)
+        peak_gradient_bytes(print, print, backend=types.SimpleNamespace(name="other"))
+
+
+def test_whose_account_is_read_is_found_from_the_arrays() -> None:
+    with pytest.raises(rg.InputError, match="`arguments` must hold arrays of one library"):
+        peak_gradient_bytes(print, print, 1.0)
+    size, source = peak_gradient_bytes(len, lambda x: [np.ones(9000)], {"x": np.ones(3)})
+    assert size == pytest.approx(72_000, rel=0.02)
+    assert "tracemalloc" in source
 
 
 def test_torch_follows_storages_until_they_die() -> None:
@@ -79,9 +88,7 @@ def test_torch_counts_what_backward_keeps() -> None:
         with torch.no_grad():
             sines(x)
 
-    size, _ = peak_gradient_bytes(
-        adapter("torch"), forward, lambda x: torch.autograd.grad(sines(x).sum(), x), x
-    )
+    size, _ = peak_gradient_bytes(forward, lambda x: torch.autograd.grad(sines(x).sum(), x), x)
     assert 18 * 8000 <= size <= 22 * 8000
 
 
@@ -92,7 +99,7 @@ def test_jax_counts_what_a_scan_keeps() -> None:
         return jax.lax.scan(lambda c, _: (jax.numpy.sin(c), None), x, length=100)[0].sum()
 
     x = jax.numpy.ones(1000, dtype="float32")
-    size, source = peak_gradient_bytes(adapter("jax"), sines, jax.grad(sines), x)
+    size, source = peak_gradient_bytes(sines, jax.grad(sines), x)
     assert 100 * 4000 <= size <= 102 * 4000
     assert "XLA" in source
 
@@ -102,9 +109,7 @@ def test_a_gradient_on_numpy_keeps_its_budget_and_uses_it(kib: int) -> None:
     numpy = adapter("numpy")
     x, weights = guesses(np, 64), np.ones((21, 2, 64))
     objective = Objective(numpy, f"{kib} KiB")
-    size, _ = peak_gradient_bytes(
-        numpy, lambda x, _: objective.curves(x), objective.pull, x, weights
-    )
+    size, _ = peak_gradient_bytes(lambda x, _: objective.curves(x), objective.pull, x, weights)
     assert 0.7 * kib * 1024 <= size <= kib * 1024
 
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import retrograde as rg
-from retrograde._measure import peak_gradient_bytes
-from retrograde._registry import adapter
+from retrograde.measure import peak_gradient_bytes
 
 from ._backends import NAMES, Jax, Library, library
 from ._problems import PROBLEMS, Problem
@@ -80,7 +79,7 @@ class Budget:
         lib, problem = self.lib, PROBLEMS["toy"]()
         budget = int(memory.removesuffix(" KiB")) * 1024
         calls = lib.solution(problem), lib.derivative(problem, memory=budget)
-        peak = peak_gradient_bytes(adapter(backend), *calls, *lib.inputs(problem))
+        peak = peak_gradient_bytes(*calls, *lib.inputs(problem))
         return peak.bytes / budget
 
 

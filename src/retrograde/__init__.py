@@ -4,6 +4,7 @@ Solvers, controllers and adjoints are written once against the array API standar
 adapter supplies what the standard lacks; a planner chooses how the gradient is computed.
 """
 
+from . import measure
 from ._adjoints import (
     AbstractAdjoint,
     BacksolveAdjoint,
@@ -79,6 +80,7 @@ __all__ = [
     "VectorField",
     "VelocityVerlet",
     "check_vjp",
+    "measure",
     "plan",
     "solve",
     "solve_vjp",

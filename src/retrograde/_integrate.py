@@ -111,28 +111,28 @@ class ForwardLoop:
         *,
         record: bool = False,
         guard: Any = None,
+        clocked: Any = None,
     ) -> Final:
         """Solve from t0 to t1; store states by ``slots``, record accepted times if asked.
 
-        ``guard.note(table, i, y)`` is called with the state before every step.
+        ``guard.note(table, i, y)`` is called with the state before every step;
+        ``clocked.pack(y, t, h, memory)`` is what an adaptive march stores in place of y.
         """
         if self.progress:
-            return self._with_progress(inputs, slots, record, guard)
+            return self._with_progress(inputs, slots, record=record, guard=guard, clocked=clocked)
         inside = self._rows_at_start(inputs)
         record = record or self.outputs.inside == "steps"
         if self.adaptive:
-            return self._march_adaptive(inputs, inside, slots, record, guard)
+            return self._march_adaptive(inputs, inside, slots, record, guard, clocked)
         return self._march_grid(inputs, inside, slots, guard)
 
-    def _with_progress(
-        self, inputs: Inputs, slots: Slots | None, record: bool, guard: Any
-    ) -> Final:
+    def _with_progress(self, inputs: Inputs, slots: Slots | None, **settings: Any) -> Final:
         """The same march, reported once; replays are not."""
         report, close = reporter(self.progress)
         self.progress, start, span = False, float(inputs.t0), float(inputs.t1) - float(inputs.t0)
         self.watch = lambda t: report((t - start) / span if span else 1.0)
         try:
-            final = self.march(inputs, slots, record=record, guard=guard)
+            final = self.march(inputs, slots, **settings)
             self.watch(final.t)
         finally:
             self.watch = None
@@ -252,7 +252,13 @@ class ForwardLoop:
         raise AssertionError("the replay of a failed march did not fail")
 
     def _march_adaptive(
-        self, inputs: Inputs, inside: Any, slots: Slots | None, record: bool, guard: Any
+        self,
+        inputs: Inputs,
+        inside: Any,
+        slots: Slots | None,
+        record: bool,
+        guard: Any,
+        clocked: Any,
     ) -> Final:
         bk, clock, layout, out = self.bk, self.clock, self.layout, self.outputs
         field = self.bind(inputs.params)
@@ -302,7 +308,11 @@ class ForwardLoop:
         if guard is not None:
             start, unnoted = (*start, guard.table(limit)), step
             step = lambda s: (*unnoted(s[:-1]), guard.note(s[-1], s[6], s[4]))  # noqa: E731
-        s, stored = march(bk, start, step, running, lambda s: (s[6], s[4]), slots, self.carried)
+
+        def view(s: Any) -> Any:
+            return s[6], s[4] if clocked is None else clocked.pack(s[4], s[0], s[1], s[3])
+
+        s, stored = march(bk, start, step, running, view, slots, clocked or self.carried)
         t, _, e2, _, y, _, n, tries, times, inside = s[:10]
         status = self._why(t, t1, e2, tries)
         noted = s[-1] if guard is not None else None

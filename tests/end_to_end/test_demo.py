@@ -103,7 +103,7 @@ def test_too_small_a_promise_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("scipy")
-    from retrograde._measure import Measured
+    from retrograde.measure import Measured
 
     monkeypatch.setattr(Library, "peak", lambda self, x: Measured(2**20, "a made-up account"))
     monkeypatch.setattr("retrograde._demo.session.ITERATIONS", 1)

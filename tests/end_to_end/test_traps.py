@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde._measure import traced_peak
 from retrograde.backend import Capability
+from retrograde.measure import traced_peak
 
 DTYPES = ("float32", "float64")
 both = pytest.mark.parametrize("dtype", DTYPES)

@@ -91,8 +91,6 @@ def test_more_bytes_never_buy_fewer_slots_or_more_time(backend):
 def test_most_of_the_budget_is_used_where_states_are_recomputed(backend, size):
     plan = solve(backend, memory=size, n=2000)
     assert plan.adjoint.checkpoints is not None
-    if not backend.eager and plan.adjoint.window > 8:
-        pytest.skip("segments: one more sweep at most, in fewer states than the budget buys")
     assert 0.7 * size <= plan.memory <= size
 
 
@@ -133,7 +131,7 @@ def test_little_memory_holds_one_tape_at_a_time(reference):
 
     assert plan(30).adjoint.one_tape
     assert not plan(100).adjoint.one_tape
-    assert plan(30).items["tapes of a step"] * 7 == plan(100).items["tapes of a step"]
+    assert plan(30).items["tapes of a step"] * 6 == plan(100).items["tapes of a step"]
 
 
 def test_a_named_adjoint_is_checked_not_changed(backend):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import retrograde as rg
-from retrograde._measure import peak_gradient_bytes
 from retrograde.backend import Capability
+from retrograde.measure import peak_gradient_bytes
 
 SIZE = 60_000
 STATE = 8 * SIZE
@@ -49,7 +49,6 @@ def test_measured_peak_is_within_the_budget(backend, keywords, states):
         return rg.solve(field, y0, 0.0, t1, rate, **keywords, **more)
 
     measured = peak_gradient_bytes(
-        backend.bk,
         lambda y0, rate: solve(y0, rate).ys,
         gradient_of(backend, lambda y0, rate: solve(y0, rate, memory=budget)),
         y0,

@@ -73,6 +73,8 @@ class Shape(NamedTuple):
     compiled : callable or None
         ``compiled(one_tape) -> int [bytes]``: what a gradient takes beside its slots, by the
         compiler's own account; it compiles one. None where nothing is compiled.
+    clock : int [bytes]
+        What a slot takes more where times are not recorded; 0 where that gains nothing.
     """
 
     state: int
@@ -99,6 +101,7 @@ class Shape(NamedTuple):
     outputs: dict[str, int] = {}  # noqa: RUF012
     numbers: int | None = None
     compiled: Callable[[bool], int] | None = None
+    clock: int = 0
 
     @property
     def rows(self) -> int:

@@ -19,6 +19,7 @@ from .._types import Inputs, Wanted
 from .base import AbstractAdjoint
 from .residuals import fill, strip
 from .sweep import StepPull
+from .unrecorded import ClockedPull, ClockedStates
 
 __all__ = ["RecursiveCheckpointAdjoint", "finished"]
 
@@ -37,11 +38,15 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
     one_tape : bool
         Hold the tape of one stage at a time in place of one step's, for one more evaluation of f
         a stage.
+    record : bool
+        Record the accepted times of adaptive steps (8 B a step, in traced libraries of
+        ``max_steps``). Otherwise a slot tells the clock too, and replays run the controller again.
     """
 
     checkpoints: int | None = None
     window: int = 1
     one_tape: bool = False
+    record: bool = True
     accuracy: ClassVar[str] = "exact"
 
     def __post_init__(self) -> None:
@@ -80,11 +85,17 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
         return tuple(i * self.window for i in _schedules.positions(-(-n // self.window), c))
 
     def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
-        slots = self.slots(loop)
-        final = loop.march(inputs, slots, record=loop.adaptive)
+        slots, clocked = self.slots(loop), self._clocked(loop)
+        record = loop.adaptive and clocked is None
+        final = loop.march(inputs, slots, record=record, clocked=clocked)
         needs_end = loop.outputs.saveat.fn is not None
         kept = final._replace(inside=final.inside[:1], y=final.y if needs_end else ())
         return final, [strip(loop, slots, kept)]
+
+    def _clocked(self, loop: Any) -> ClockedStates | None:
+        """Where slots tell the clock; rows at the steps' ends need the record anyway."""
+        needed = self.record or not loop.adaptive or loop.outputs.inside == "steps"
+        return None if needed else ClockedStates(loop)
 
     def reverse(
         self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted
@@ -97,10 +108,16 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
             residuals[0] = final._replace(stored=None)
         final = fill(loop, slots, final, self.placed(slots.length or 0))
         step = StepPull(loop, inputs, final, cotangents, wanted, one_tape=self.one_tape)
-        carry = step.start(final, loop.rows_inside(final))
-        carry = reverse(
-            loop.bk, slots, final.stored, final.n, (step.advance, step.pull), carry, loop.carried
-        )
+        carry: Any = step.start(final, loop.rows_inside(final))
+        clocked = self._clocked(loop)
+        if clocked is None:
+            calls: Any = step.advance, step.pull
+            carry = reverse(loop.bk, slots, final.stored, final.n, calls, carry, loop.carried)
+        else:
+            again = ClockedPull(step, clocked)
+            calls = again.advance, again.pull
+            carry = (carry, final.t)
+            carry, _ = reverse(loop.bk, slots, final.stored, final.n, calls, carry, clocked)
         ok = final.status == int(Status.converged)
         return finished(loop.bk, ok, step.finish(carry))
 

@@ -152,21 +152,27 @@ class StepPull:
 
     def pull(self, i: Any, y: State, carry: PullCarry) -> PullCarry:
         """Reverse step i from the state before it."""
-        t, h = self.grid.step(i)
+        return self.pull_step(i, self.grid.step(i), y, carry)
+
+    def pull_step(
+        self, i: Any, step: tuple[Scalar, Scalar], y: State, carry: PullCarry
+    ) -> PullCarry:
+        """The same for a step whose start and size are given."""
+        t, h = step
         sources = self._sources(i, t, h, carry) if self.inside else None
         last = i + 1 == self.n
         moved = last if self.grid.shifts else i == 0
         # the step's size matters where it depends on t0 or t1; a traced index may be any
         size = self.wanted.time and (self.clock.traced or last or moved)
-        step, extra = self.sweep.pull(t, h, y, carry.g, carry.params, sources, size)
+        out, extra = self.sweep.pull(t, h, y, carry.g, carry.params, sources, size)
         row, ts, fn_t1, fn_t0 = extra or (carry.row, carry.ts, 0.0, 0.0)
         t0, t1 = carry.t0, carry.t1
         if self.wanted.time:
             where, zero = self.clock.where, 0.0
-            inner = step.t if self.grid.shifts else zero
-            t0 = t0 + where(moved, step.t - step.h, inner) + fn_t0
-            t1 = t1 + where(last, step.h, zero) + fn_t1
-        return PullCarry(step.y, step.params, t0, t1, ts, row)
+            inner = out.t if self.grid.shifts else zero
+            t0 = t0 + where(moved, out.t - out.h, inner) + fn_t0
+            t1 = t1 + where(last, out.h, zero) + fn_t1
+        return PullCarry(out.y, out.params, t0, t1, ts, row)
 
     def _sources(self, i: Any, t: Scalar, h: Scalar, carry: PullCarry) -> Any:
         return (

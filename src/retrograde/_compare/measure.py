@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from .._errors import InputError, PlanInfeasible, UnsupportedByBackend
-from .._measure import peak_gradient_bytes
 from .._registry import adapter
 from .._saveat import SaveAt
 from .._solve import plan, solve
+from ..measure import peak_gradient_bytes
 from .problem import Problem, relative_error
 from .rows import Entrant, Row, bench, ours
 
@@ -140,9 +140,8 @@ def _fill(row: Row, entrant: Entrant, problem: Problem, wanted: Reference) -> fl
     if problem.steps is not None or row.package == "retrograde":  # peers choose other steps
         row.error = relative_error(found, wanted.steps)
     row.residual_bytes = entrant.residual_bytes()
-    peak = peak_gradient_bytes(
-        adapter(row.library), entrant.forward, entrant.gradient, *entrant.leaves
-    )
+    account = adapter(row.library)
+    peak = peak_gradient_bytes(entrant.forward, entrant.gradient, *entrant.leaves, backend=account)
     row.peak_bytes = max(0, peak.bytes)
     row.compile_seconds = entrant.compile_seconds
     return seconds

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._measure import live_bytes, traced_peak
 from .._registry import adapter
+from ..measure import live_bytes, traced_peak
 from .fit import Fit, Objective, require
 from .problem import lotka_volterra
 

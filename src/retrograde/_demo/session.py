@@ -12,9 +12,9 @@ from typing import Any, TextIO
 
 from .. import __version__
 from .._info import missing
-from .._measure import peak_gradient_bytes
 from .._registry import adapter
 from .._units import format_bytes, parse_bytes
+from ..measure import peak_gradient_bytes
 from .fit import TOLERANCE, Fit, Objective, fit, require
 from .problem import SPAN, UNKNOWNS, guesses
 
@@ -85,7 +85,7 @@ class Library:
         xp, objective = self.bk.xp, self.objective
         weights = xp.ones((*objective.data.logs.shape, x.shape[1]), dtype=xp.float64)
         return peak_gradient_bytes(
-            self.bk, lambda x, _: objective.curves(x), objective.pull, xp.asarray(x), weights
+            lambda x, _: objective.curves(x), objective.pull, xp.asarray(x), weights
         )
 
 

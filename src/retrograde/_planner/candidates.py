@@ -14,7 +14,15 @@ from .._adjoints import (
     Shape,
 )
 from .._units import format_bytes
-from .costs import Cost, checkpoint_cost, direct_cost, forward_cost, slot_bytes, with_tapes
+from .costs import (
+    Cost,
+    checkpoint_cost,
+    direct_cost,
+    forward_cost,
+    slot_bytes,
+    with_tapes,
+    without_record,
+)
 from .inversion import continuous_cost, inversion_cost
 from .plan import Candidate
 from .report import describe
@@ -106,7 +114,7 @@ def offloaded(shape: Shape) -> Candidate:
 
 
 def too_small(shape: Shape, budget: int, source: str) -> str:
-    shape = with_tapes(shape, one=True)
+    shape = with_tapes(without_record(shape) if shape.clock else shape, one=True)
     least = sum(shape.fixed.values()) + slot_bytes(shape, RecursiveCheckpointAdjoint(1))
     items = "; ".join(f"{name}: {format_bytes(n)}" for name, n in shape.fixed.items() if n)
     return (

@@ -8,10 +8,11 @@ beyond the inputs, the outputs asked for and the working set of the solve itself
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import _schedules
 from .._adjoints import RecursiveCheckpointAdjoint, Shape
+from .probe import RECORD
 
 __all__ = [
     "Cost",
@@ -22,6 +23,7 @@ __all__ = [
     "forward_cost",
     "slot_bytes",
     "with_tapes",
+    "without_record",
 ]
 
 
@@ -83,9 +85,20 @@ def checkpoint_cost(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> Cost:
     """Cost of recursive checkpointing (of storing everything where it has no limit)."""
     shape = with_tapes(shape, one=adjoint.one_tape)
     n = max(1, shape.steps)
-    size = sum(shape.fixed.values()) + slot_bytes(shape, adjoint)
     extra = _advances(shape, n, adjoint)
+    if not adjoint.record:
+        shape, extra = without_record(shape), CONTROLLED * extra + 0.01 * n
+    size = sum(shape.fixed.values()) + slot_bytes(shape, adjoint)
     return Cost(size, 1 + extra / n + 1 + adjoint.one_tape + shape.vjp)
+
+
+CONTROLLED = 1.3
+"""A replay under the controller, rejected tries included, in units of one over recorded times."""
+
+
+def without_record(shape: Shape) -> Shape:
+    """The shape where slots tell the clock and no times are recorded."""
+    return shape._replace(fixed={**shape.fixed, RECORD: 0}, state=shape.state + shape.clock)
 
 
 def _advances(shape: Shape, n: int, adjoint: RecursiveCheckpointAdjoint) -> float:
@@ -120,38 +133,50 @@ TAPES = "tapes of a step"
 def fitting_checkpoints(shape: Shape, budget: int) -> RecursiveCheckpointAdjoint | None:
     """The cheapest setting whose tapes, slots and window fit; None where none does."""
     options = []
-    for one in (False, True):
-        room = budget - sum(with_tapes(shape, one=one).fixed.values())
+    for one, record in ((False, True), (False, False), (True, True), (True, False)):
+        if not (record or shape.clock):
+            continue
+        form = with_tapes(shape if record else without_record(shape), one=one)
+        room = budget - sum(form.fixed.values())
         if room >= 0:
-            options += _fitting(shape, room, one)
+            settings = RecursiveCheckpointAdjoint(one_tape=one, record=record)
+            options += _fitting(form, room, settings)
         if options and options[0].checkpoints is None:
             break
     return min(options, key=lambda option: checkpoint_cost(shape, option).time, default=None)
 
 
-def _fitting(shape: Shape, room: int, one: bool) -> list[RecursiveCheckpointAdjoint]:
+def _fitting(
+    shape: Shape, room: int, settings: RecursiveCheckpointAdjoint
+) -> list[RecursiveCheckpointAdjoint]:
     """Settings whose slots and window fit into so many bytes."""
     free = int(shape.free_slot)
     states = room // shape.state + free
     bound = shape.steps if shape.known else shape.bound
     if states >= (_MANY if bound is None else min(bound, ample_rows(shape))):
         if bound is None or shape.free_slot or bound <= ample_rows(shape):
-            return [RecursiveCheckpointAdjoint(one_tape=one)]
+            return [settings]
     options = []
     if shape.windows and shape.known:
         segments = _schedules.choose_segments(shape.steps, states)
         if segments is not None:
-            options.append(RecursiveCheckpointAdjoint(*segments, one_tape=one))
+            options.append(_set(settings, *segments))
     each, scratch = _ranges(shape)
     slots = (room - scratch) // each + free if room >= scratch else 0
     if slots < 1:
         return options
     window = min(slots - 1, -(-_WINDOW * shape.state // each))
     if shape.windows and slots >= 3 * _WINDOW:
-        options.append(RecursiveCheckpointAdjoint(slots - window, _WINDOW, one_tape=one))
+        options.append(_set(settings, slots - window, _WINDOW))
     if not (shape.free_slot or shape.known):
         slots = min(slots, ample_rows(shape))
-    return [*options, RecursiveCheckpointAdjoint(slots, one_tape=one)]
+    return [*options, _set(settings, slots, 1)]
+
+
+def _set(
+    settings: RecursiveCheckpointAdjoint, slots: int, window: int
+) -> RecursiveCheckpointAdjoint:
+    return replace(settings, checkpoints=slots, window=window)
 
 
 def ample_rows(shape: Shape) -> int:
@@ -184,7 +209,9 @@ def as_compiled(shape: Shape, budget: int) -> Shape:
     if budget - full < _FEW * shape.state:
         one = min(full, shape.compiled(True))
     tape = -(-(full - one) // max(1, shape.stages - 1))
-    return shape._replace(fixed={COMPILED: max(0, one - tape)}, tape=tape)
+    record = shape.fixed[RECORD]
+    fixed = {COMPILED: max(0, one - tape - record), RECORD: record}
+    return shape._replace(fixed=fixed, tape=tape)
 
 
 COMPILED = "one step as compiled"

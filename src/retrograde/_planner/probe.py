@@ -21,7 +21,7 @@ CHEAP = 1024
 """States of at most this many elements make steps that cost less than a loop's bookkeeping."""
 
 RECORD = "record of times"
-"""The item of the accepted times."""
+"""The item of the accepted times, which a plan can do without."""
 
 GROWING_TIME = 9
 """8 bytes a time, and the sixteenth that Python's array keeps beyond its length."""
@@ -29,7 +29,7 @@ GROWING_TIME = 9
 REAL = 8
 """Bytes of a coefficient."""
 
-SWEEP_OBJECTS = 12 * 1024
+SWEEP_OBJECTS = 8 * 1024
 """Python objects of a reverse sweep: views, bound products, tables (measured on NumPy)."""
 
 
@@ -69,17 +69,17 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
     }
     own = isinstance(vjp, UserPullback)
     record_steps = native and not (traced or own) and Capability.DIRECT in bk.capabilities
-    recorded = solver.evaluations * kept + carried - layout.nbytes
+    recorded = max(layout.nbytes, solver.evaluations * kept) + carried - layout.nbytes
     compiled = (lambda one: bk.compiled_bytes(loop, inputs, wanted, one)) if traced else None
     return Shape(
-        recorded=max(1, recorded) if record_steps and constant_times(inputs) else 0,
+        recorded=recorded if record_steps and constant_times(inputs) else 0,
         state=carried,
         header=bk.array_overhead,
         steps=max(1, steps),
         known=loop.count is not None,
         bound=bound,
         tape=tape,
-        stages=solver.stages,
+        stages=solver.stages if loop.outputs.inside else solver.evaluations,
         fixed=fixed,
         free_slot=bk.slots_by_reference,
         windows=traced and loop.carried.size <= CHEAP,
@@ -93,6 +93,7 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
         returning=carried + args // 2,
         outputs=_outputs(loop, steps),
         compiled=compiled,
+        clock=_clock_bytes(loop) if traced and loop.adaptive else 0,
     )
 
 
@@ -112,6 +113,14 @@ def _outputs(loop: Any, steps: int) -> dict[str, int]:
     inside = 0 if not out.inside else steps if out.count is None else out.count
     rows = out.saveat.t0 + inside + out.saveat.final
     return {"saved states": rows * out.layout.nbytes, "their times": rows * 8}
+
+
+def _clock_bytes(loop: Any) -> int:
+    """Time, step and the controller's memory; 0 where the record is an output anyway."""
+    if loop.outputs.inside == "steps":
+        return 0
+    count = 2 + len(loop.controller.init(loop.clock))
+    return count * int(loop.bk.itemsize(loop.carried.dtype))
 
 
 def _watched(vjp: Any) -> tuple[Any, list[Any]]:

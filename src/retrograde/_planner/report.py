@@ -33,6 +33,7 @@ def describe(adjoint: AbstractAdjoint) -> str:
         words = "every state stored" if c is None else counted(c, "slot")
         words += f", window {adjoint.window}" if adjoint.window > 1 else ""
         words += ", one tape at a time" if adjoint.one_tape else ""
+        words += "" if adjoint.record else ", times not recorded"
         return f"RecursiveCheckpointAdjoint, {words}"
     if isinstance(adjoint, DirectAdjoint):
         return "DirectAdjoint, every step recorded"

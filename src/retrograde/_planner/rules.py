@@ -25,6 +25,7 @@ from .costs import (
     direct_cost,
     fitting_checkpoints,
     with_tapes,
+    without_record,
 )
 from .inversion import fitting_inversion
 from .plan import UNLIMITED, Plan
@@ -161,13 +162,13 @@ def make_plan(
         If nothing fits, or not the adjoint that was named.
     """
     try:
-        return _plan_for(shape, budget, source, named)
+        return _plan_for(shape, budget, source, named, why)
     except PlanInfeasible:
         if not shape.growing:
             raise
         steps, doubt = -(-shape.steps // DOUBT), f"a third of the {shape.steps} {shape.source}"
         with contextlib.suppress(PlanInfeasible):
-            return _plan_for(_of_steps(shape, steps, doubt), budget, source, named)
+            return _plan_for(_of_steps(shape, steps, doubt), budget, source, named, why)
         raise
 
 
@@ -181,7 +182,9 @@ def _of_steps(shape: Shape, steps: int, source: str) -> Shape:
     return shape._replace(steps=steps, source=source, fixed=fixed)
 
 
-def _plan_for(shape: Shape, budget: int, source: str, named: AbstractAdjoint | None) -> Plan:
+def _plan_for(
+    shape: Shape, budget: int, source: str, named: AbstractAdjoint | None, why: str
+) -> Plan:
     given, shape = shape, charged(shape, budget)
     recording = None
     if shape.recorded:
@@ -215,7 +218,7 @@ def _plan_for(shape: Shape, budget: int, source: str, named: AbstractAdjoint | N
         source=source,
         steps=shape.steps,
         known=shape.known,
-        items=with_tapes(shape, one=getattr(adjoint, "one_tape", False)).fixed,
+        items=_items(shape, adjoint),
         candidates=(*rows, offloaded(shape)),
         reason=chosen.reason,
         fallback=fitting,
@@ -223,6 +226,12 @@ def _plan_for(shape: Shape, budget: int, source: str, named: AbstractAdjoint | N
         shape=given,
         named=named,
     )
+
+
+def _items(shape: Shape, adjoint: AbstractAdjoint) -> dict[str, int]:
+    """What the chosen method takes beside its slots."""
+    shape = with_tapes(shape, one=getattr(adjoint, "one_tape", False))
+    return (shape if getattr(adjoint, "record", True) else without_record(shape)).fixed
 
 
 def widened(plan: Plan) -> Plan:
@@ -238,7 +247,7 @@ def widened(plan: Plan) -> Plan:
         steps = int(plan.limit * factor) + 1
         shape = _of_steps(plan.shape, steps, f"begun again, for more than {plan.limit}")
         with contextlib.suppress(PlanInfeasible):
-            wider = _plan_for(shape, plan.budget, plan.source, plan.named)
+            wider = _plan_for(shape, plan.budget, plan.source, plan.named, plan.reason)
             if wider.limit is None or wider.limit > plan.limit:
                 return wider
     raise PlanInfeasible(
