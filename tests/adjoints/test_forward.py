@@ -244,3 +244,21 @@ def test_the_plan_tells_of_one_number():
     assert isinstance(seen[1].adjoint, rg.RecursiveCheckpointAdjoint)
     assert "one number" in seen[0].reason
     np.testing.assert_allclose(one, two[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+def test_jax_a_field_with_a_custom_vjp(jitted):
+    """Reverse mode and forward over reverse; jvp is an error that says what to change."""
+    jax = pytest.importorskip("jax")
+    doubled = jax.custom_vjp(lambda x: 2 * x)
+    doubled.defvjp(lambda x: (2 * x, None), lambda _, ct: (2 * ct,))
+    y0 = jax.numpy.ones(2)
+
+    def loss(z):
+        return rg.solve(lambda t, y, z: -z * doubled(y), y0, 0.0, 1.0, z, dt=0.1).ys.sum()
+
+    wrap = jax.jit if jitted else lambda fn: fn
+    np.testing.assert_allclose(wrap(jax.grad(loss))(0.5), -4 * np.exp(-1.0), rtol=1e-4)
+    np.testing.assert_allclose(wrap(jax.hessian(loss))(0.5), 8 * np.exp(-1.0), rtol=1e-4)
+    with pytest.raises(rg.UnsupportedByBackend, match=r"`f` calls a jax.custom_vjp"):
+        wrap(jax.jacfwd(loss))(0.5)
