@@ -39,8 +39,8 @@ def forward_mode() -> Iterator[None]:
         if "custom_vjp" not in str(error):
             raise
         raise UnsupportedByBackend(
-            "`f` calls a jax.custom_vjp function, which has no jvp: forward mode needs "
-            "jax.custom_jvp there; jax.grad and jax.hessian of this solve work as it is."
+            "`f` calls a jax.custom_vjp function, which has no jvp: forward mode and "
+            "forward-over-reverse need jax.custom_jvp there; jax.grad works as it is."
         ) from error
 
 
