@@ -6,14 +6,17 @@ around a solve are hidden, and nothing is said.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 from jax.interpreters.ad import JVPTracer
 
+from retrograde._errors import UnsupportedByBackend
 from retrograde._types import Asked
 
-__all__ = ["AskedHooks"]
+__all__ = ["AskedHooks", "forward_mode"]
 
 
 class AskedHooks:
@@ -22,23 +25,23 @@ class AskedHooks:
     def asked(self, inputs: Any) -> Asked:
         return _asked(inputs)
 
-    def has_forward_mode(self, problem: Any, t: Any) -> bool:
-        where = problem.differentiable
+    def has_forward_mode(self, problem: Any) -> bool:
+        # the program of f, as it was hoisted, stands among the notes
+        return not any("custom_vjp_call" in str(note) for note in problem.notes)
 
-        def along(t: Any, leaves: Any, params: Any) -> Any:
-            def fn(leaves: Any, chosen: Any) -> Any:
-                rest = iter(chosen)
-                new = [next(rest) if w else x for x, w in zip(params, where, strict=True)]
-                return problem.bind_leaves(new)(t, leaves)
 
-            arrays = leaves, [x for x, w in zip(params, where, strict=True) if w]
-            return jax.jvp(fn, arrays, arrays)[1]
-
-        try:
-            jax.eval_shape(along, t, tuple(problem.layout.unpack(problem.y0)), problem.params)
-        except TypeError:  # a custom_vjp in f
-            return False
-        return True
+@contextlib.contextmanager
+def forward_mode() -> Iterator[None]:
+    """A place where f's jvp is taken: what has none is told by name."""
+    try:
+        yield
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+        raise UnsupportedByBackend(
+            "`f` calls a jax.custom_vjp function, which has no jvp: forward mode and "
+            "forward-over-reverse need jax.custom_jvp there; jax.grad works as it is."
+        ) from error
 
 
 def _asked(inputs: Any) -> Asked:

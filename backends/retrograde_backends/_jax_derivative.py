@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from retrograde._errors import UnsupportedByBackend
 from retrograde._types import Wanted
 
+from ._jax_asked import forward_mode
+
 __all__ = ["DirectHooks", "Pullback"]
 
 
@@ -126,7 +128,8 @@ class DirectHooks:
             first += count
 
         def along(seed: Any) -> Any:
-            leaves, tangents, final = jax.jvp(run, (list(arrays),), (seed,), has_aux=True)
+            with forward_mode():
+                leaves, tangents, final = jax.jvp(run, (list(arrays),), (seed,), has_aux=True)
             return (leaves, final), tangents
 
         out, rows = jax.vmap(along, out_axes=(None, 0), axis_size=total)(seeds)

@@ -19,6 +19,7 @@ from retrograde._adjoints import DirectAdjoint, ForwardMode, check_followed
 from retrograde._errors import InputError
 from retrograde._types import Inputs, Wanted
 
+from ._jax_asked import forward_mode
 from ._jax_linear import LinearMap, linear
 
 __all__ = ["with_gradient"]
@@ -163,7 +164,9 @@ class _Tangent(LinearMap):
         check_followed(self.program.loop)
 
         def run(*chosen: Any) -> tuple[Any, ...]:
-            return tuple(adjoint.primal(self.program.loop, self._replaced(inputs, chosen))[0])
+            with forward_mode():
+                leaves = adjoint.primal(self.program.loop, self._replaced(inputs, chosen))[0]
+            return tuple(leaves)
 
         return run
 

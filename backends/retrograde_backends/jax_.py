@@ -22,7 +22,7 @@ from retrograde._program import Program
 from retrograde._types import Inputs, Wanted
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
-from ._jax_asked import AskedHooks
+from ._jax_asked import AskedHooks, forward_mode
 from ._jax_derivative import DirectHooks, Pullback
 from ._jax_gradient import with_gradient
 from ._jax_loops import (
@@ -270,7 +270,8 @@ class JaxBackend(AskedHooks, DirectHooks, EagerBackend):
         if isinstance(program.adjoint, ForwardMode):
             followed = self.asked(inputs).forward  # one jvp follows the march itself
         if followed:
-            return self._compiled(program, "primal", lambda: program.primal)(inputs)
+            with forward_mode():
+                return self._compiled(program, "primal", lambda: program.primal)(inputs)
         return self._compiled(program, "gradient", lambda: with_gradient(program))(inputs)
 
     def run_forward(self, program: Any, inputs: Any) -> Any:

@@ -262,7 +262,7 @@ class EagerBackend(DirectHooks, AbstractBackend):
     def asked(self, inputs: Any) -> Asked:
         return Asked()
 
-    def has_forward_mode(self, problem: Any, t: Array) -> bool:
+    def has_forward_mode(self, problem: Any) -> bool:
         return False
 
     def columns(self, run: Any, arrays: Sequence[Array]) -> tuple[Any, Any]:

@@ -35,8 +35,8 @@ class GradientHooks(ABC):
         """What can be seen of the derivatives that will be asked for."""
 
     @abstractmethod
-    def has_forward_mode(self, problem: Any, t: Array) -> bool:
-        """Whether a jvp of f is to be had for less than a vjp's tape, as far as can be seen."""
+    def has_forward_mode(self, problem: Any) -> bool:
+        """Whether f has a jvp, cheaper than its vjp, that the planner may choose by itself."""
 
     @abstractmethod
     def differentiate(self, program: Any, inputs: Any) -> Any:

@@ -28,6 +28,13 @@ SOME = {("constant", "t1"), ("given", "rows"), ("adaptive", "rows"), ("adaptive"
 """What compiles to programs of its own."""
 
 
+def jax_x64():
+    """JAX as the harness sets it up."""
+    jax = pytest.importorskip("jax")
+    jax.config.update("jax_enable_x64", True)
+    return jax
+
+
 def oscillator(backend, dtype="float64"):
     def f(t, y, p):
         xp = backend.namespace(y)
@@ -216,7 +223,7 @@ def test_torch_captured_tensors():
 
 
 def test_jax_captured_tracers(reference):
-    jax = pytest.importorskip("jax")
+    jax = jax_x64()
     y0 = jax.numpy.asarray([2.0, 3.0])
 
     def loss(z):
@@ -229,7 +236,7 @@ def test_jax_captured_tracers(reference):
 
 def test_the_plan_tells_of_one_number():
     """JAX outside of jit: one differentiated number needs no reverse sweep; two are too many."""
-    jax = pytest.importorskip("jax")
+    jax = jax_x64()
     seen = []
 
     def loss(z, w):
@@ -244,3 +251,20 @@ def test_the_plan_tells_of_one_number():
     assert isinstance(seen[1].adjoint, rg.RecursiveCheckpointAdjoint)
     assert "one number" in seen[0].reason
     np.testing.assert_allclose(one, two[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+def test_jax_a_field_with_a_custom_vjp(jitted):
+    """Reverse mode as ever; a jvp is an error that says what to change."""
+    jax = jax_x64()
+    doubled = jax.custom_vjp(lambda x: 2 * x)
+    doubled.defvjp(lambda x: (2 * x, None), lambda _, ct: (2 * ct,))
+    y0 = jax.numpy.ones(2)
+
+    def loss(z):
+        return rg.solve(lambda t, y, z: -z * doubled(y), y0, 0.0, 1.0, z, dt=0.1).ys.sum()
+
+    wrap = jax.jit if jitted else lambda fn: fn
+    np.testing.assert_allclose(wrap(jax.grad(loss))(0.5), -4 * np.exp(-1.0), rtol=1e-4)
+    with pytest.raises(rg.UnsupportedByBackend, match=r"`f` calls a jax.custom_vjp"):
+        wrap(jax.jacfwd(loss))(0.5)

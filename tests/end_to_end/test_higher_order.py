@@ -6,8 +6,6 @@ errors of the solve below 1e-8.
 
 from __future__ import annotations
 
-import importlib
-
 import numpy as np
 import pytest
 
@@ -58,8 +56,15 @@ FIRST = ("grad", "jacfwd", "jacrev")
 SECOND = [(a, b) for a in ("jacfwd", "jacrev") for b in FIRST]
 
 
+def jax_x64():
+    """JAX as the harness sets it up."""
+    jax = pytest.importorskip("jax")
+    jax.config.update("jax_enable_x64", True)
+    return jax
+
+
 def jax_loss(steps, adjoint="auto"):
-    jnp = importlib.import_module("jax.numpy")
+    jnp = jax_x64().numpy
     y0 = jnp.asarray(Y0)
 
     def loss(z):
@@ -83,7 +88,7 @@ def wrapped(jax, where, outer, inner, fn):
 @pytest.mark.parametrize("where", ["nowhere", "inside", "between", "around"])
 @pytest.mark.parametrize("pair", SECOND, ids="-".join)
 def test_jax_second_derivatives(pair, where):
-    jax = pytest.importorskip("jax")
+    jax = jax_x64()
     steps = "adaptive" if pair in (("jacfwd", "jacrev"), ("jacrev", "jacfwd")) else "constant"
     outer, inner = (getattr(jax, name) for name in pair)
     hessian = wrapped(jax, where, outer, inner, jax_loss(steps))(jax.numpy.asarray(Z))
@@ -94,7 +99,7 @@ def test_jax_second_derivatives(pair, where):
 @pytest.mark.parametrize("jitted", [False, True])
 def test_jax_hessian_by_every_adjoint(adjoint, jitted):
     """Hidden by jit or seen, chosen or named."""
-    jax = pytest.importorskip("jax")
+    jax = jax_x64()
     hessian = jax.hessian(jax_loss("adaptive", adjoint))
     found = (jax.jit(hessian) if jitted else hessian)(jax.numpy.asarray(Z))
     np.testing.assert_allclose(found, np.diag(Y0 * np.exp(-Z)), rtol=1e-8, atol=1e-10)
@@ -103,7 +108,7 @@ def test_jax_hessian_by_every_adjoint(adjoint, jitted):
 @pytest.mark.parametrize("inner", ["grad", "jacfwd", "hessian"])
 def test_jax_vmap_of_derivatives(inner):
     """Batched inside and outside; every sample as alone."""
-    jax = pytest.importorskip("jax")
+    jax = jax_x64()
     jnp, loss = jax.numpy, jax_loss("adaptive")
     zs = jnp.asarray([Z, 0.5 * Z, -Z])
     derivative = getattr(jax, inner)(loss)
@@ -116,7 +121,7 @@ def test_jax_vmap_of_derivatives(inner):
 
 def test_jax_a_parameter_of_the_whole_batch():
     """An unbatched tangent of a batched solve: its cotangents add up."""
-    jax = pytest.importorskip("jax")
+    jax = jax_x64()
     jnp = jax.numpy
 
     def loss(z):
@@ -130,7 +135,7 @@ def test_jax_a_parameter_of_the_whole_batch():
 
 
 def test_jax_third_derivative_and_loops():
-    jax = pytest.importorskip("jax")
+    jax = jax_x64()
     jnp = jax.numpy
 
     def loss(z):
@@ -151,7 +156,7 @@ def test_jax_third_derivative_and_loops():
 
 def test_jax_mixed_derivatives_of_state_and_times():
     """d2/dy0 dz = -exp(-z t1) t1; d/dt1 of the gradient by z."""
-    jax = pytest.importorskip("jax")
+    jax = jax_x64()
     jnp = jax.numpy
 
     def loss(y0, z, t1):
@@ -168,7 +173,7 @@ def test_jax_mixed_derivatives_of_state_and_times():
 @pytest.mark.parametrize("slots", [None, 3])
 def test_jax_a_plain_gradient_calls_f_as_often_as_before(slots):
     """The forward sweep, replays by the schedule, and one call a stage in reverse."""
-    jax = pytest.importorskip("jax")
+    jax = jax_x64()
     from retrograde._schedules import block_advances
 
     calls, n, y0 = [], 20, jax.numpy.asarray(Y0)
@@ -192,7 +197,7 @@ def test_jax_a_plain_gradient_calls_f_as_often_as_before(slots):
 
 def test_jax_a_compiled_jvp_stores_no_states():
     """The slots of a hidden reverse sweep leave no trace in the program."""
-    jax = pytest.importorskip("jax")
+    jax = jax_x64()
     n, y0 = 2000, jax.numpy.ones(50)
 
     def loss(k):

@@ -36,19 +36,18 @@ def switch(
         return shape, ForwardMode(), "forward mode (a jvp) is asked for"
     if asked.again:
         return shape, DirectAdjoint(), "forward and reverse mode are asked for at once"
-    if _pays(loop, inputs, shape, budget):
+    if _pays(loop, shape, budget):
         reason = "one number is differentiated, and its tangent needs no reverse sweep"
         return shape, ForwardMode(), reason
     return shape, None, ""
 
 
-def _pays(loop: Any, inputs: Inputs, shape: Shape, budget: int) -> bool:
+def _pays(loop: Any, shape: Shape, budget: int) -> bool:
     """Whether a tangent along the steps beats every reverse sweep: 2.5 F a step against 3."""
     own = getattr(loop.problem.f, "vjp", None) is not None
     if shape.numbers != 1 or own or forward_cost(shape, 1).bytes > budget:
         return False
-    t0 = loop.layout.time(loop.clock.real(inputs.t0))
-    return bool(loop.bk.has_forward_mode(loop.problem, t0))
+    return bool(loop.bk.has_forward_mode(loop.problem))
 
 
 def unmeasured_plan(
