@@ -60,9 +60,8 @@ class KeptAccounts:
 
         Compiles both; nothing is run, and inputs may be tracers.
         """
-        shapes: Any = jax.tree_util.tree_map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs
-        )
+        struct: Any = jax.ShapeDtypeStruct
+        shapes = jax.tree_util.tree_map(lambda x: struct(x.shape, x.dtype), inputs)
         key = (program.key(), str(shapes), wanted)
         try:
             found = self._kept.pop(key, None)
@@ -92,5 +91,5 @@ class KeptAccounts:
             return jax.grad(loss, argnums=(0, 1))(inputs.y0, [x for x, w in pairs if w])
 
         alone, whole = (temporary_bytes(jax.jit(fn), shapes) for fn in (solve, gradient))
-        size = max(0, whole - alone - rows * program.loop.layout.nbytes)
+        size = max(0, whole - alone - rows * int(program.loop.layout.nbytes))
         return size + size // 32 + 1024  # programs of other slots differ by that

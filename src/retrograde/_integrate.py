@@ -94,17 +94,9 @@ class ForwardLoop:
 
     # --- marches
     def march(
-        self,
-        inputs: Inputs,
-        slots: Slots | None = None,
-        *,
-        record: bool = False,
-        clocked: Any = None,
+        self, inputs: Inputs, slots: Slots | None = None, record: bool = False, clocked: Any = None
     ) -> Final:
-        """Solve from t0 to t1; store states by ``slots``, record accepted times if asked.
-
-        ``clocked.pack(y, t, h, memory)`` is what an adaptive march stores in place of y.
-        """
+        """Solve from t0 to t1; store states (``clocked`` ones) by ``slots``, record times if asked."""
         if self.progress:
             return self._with_progress(inputs, slots, record, clocked)
         inside = self._rows_at_start(inputs)

@@ -175,11 +175,16 @@ def make_plan(shape: Shape, budget: int, source: str, named: AbstractAdjoint | N
         source=source,
         steps=shape.steps,
         known=shape.known,
-        items=with_tapes(shape, one=getattr(chosen, "one_tape", False)).fixed,
+        items=_items(shape, chosen),
         candidates=tuple(_candidate(a, cost, budget, a == chosen, reason) for a, cost in rows),
         reason=reason,
         fallback=fitting,
     )
+
+
+def _items(shape: Shape, adjoint: AbstractAdjoint) -> dict[str, int]:
+    shape = shape if getattr(adjoint, "record", True) else without_record(shape)
+    return with_tapes(shape, one=getattr(adjoint, "one_tape", False)).fixed
 
 
 def _cost(shape: Shape, adjoint: AbstractAdjoint) -> Cost:
