@@ -256,18 +256,20 @@ def faults(library: str, found: Sweep) -> list[str]:
         if row.measured > row.budget:
             out.append(f"{name}: over, {row.measured:,} B")
         spare = row.budget - row.measured
-        headers = library == "numpy" and row.budget <= ARRAYS_ONLY and found.state < 1024
+        headers = library != "torch" and row.budget <= ARRAYS_ONLY and found.state < 1024
         if kept and spare > max(0.3 * row.budget, 3 * found.state) and not headers:
             out.append(f"{name}: {row.measured / row.budget:.2f} used")
         foreseen = abs(row.steps - found.steps) <= 0.1 * found.steps or library == "jax"
         few = 0.8 if row.slots < 16 else 0.85
-        if row.budget > ARRAYS_ONLY and foreseen and row.predicted > ARRAYS_ONLY:
+        foreseen = foreseen and row.budget < 8 * row.predicted  # beyond, an upper bound will do
+        if foreseen and min(row.budget, row.predicted) > ARRAYS_ONLY:
             if not few <= row.measured / row.predicted <= 1.15:
                 out.append(f"{name}: predicted {row.predicted:,} B, measured {row.measured:,} B")
     for a, b in itertools.pairwise(found.rows):
         if b.work > 1.05 * a.work:
             out.append(f"{b.budget:,} B: work {b.work:.2f} after {a.work:.2f}")
-        if a.slots >= 4 and a.work > 2 * b.work + 0.01 and not recorded(b):
+        near = b.budget < 2.5 * a.budget and a.slots >= 4
+        if near and a.work > 2 * b.work + 0.01 and not recorded(b):
             out.append(f"{b.budget:,} B: work falls from {a.work:.2f} to {b.work:.2f}")
     return out
 

@@ -124,12 +124,14 @@ def march_counted(
     def placement(e: Any, z: Any) -> Any:
         s, buffer, positions = z
         low, row = bk.look(slots.index, e), bk.look(slots.row, e)
-        buffer, positions = bk.write(buffer, row, state(s)), bk.set_int(positions, row, low)
+        buffer = bk.write(buffer, row, state(s))
+        if not slots.segments:  # those are reversed by the index alone
+            positions = bk.set_int(positions, row, low)
         high = bk.pick(bk.look(slots.index, e + 1) < n, bk.look(slots.index, e + 1), n)
         return bk.for_loop(low, high, body, s), buffer, positions
 
     assert slots.rows is not None
-    positions = bk.new_positions(slots.rows)
+    positions = () if slots.segments else bk.new_positions(slots.rows)
     count = len(slots.index) - 1
     s, buffer, positions = bk.for_loop(0, count, placement, (s, buffer, positions))
     return s, Stored(buffer, positions)

@@ -153,9 +153,8 @@ def _fitting(
     free = int(shape.free_slot)
     states = room // shape.state + free
     bound = shape.steps if shape.known else shape.bound
-    if states >= (_MANY if bound is None else min(bound, ample_rows(shape))):
-        if bound is None or shape.free_slot or bound <= ample_rows(shape):
-            return [settings]
+    if states >= (_MANY if bound is None else bound) and (bound or 0) <= ample_rows(shape):
+        return [settings]
     options = []
     if shape.windows and shape.known:
         segments = _schedules.choose_segments(shape.steps, states)
@@ -165,11 +164,12 @@ def _fitting(
     slots = (room - scratch) // each + free if room >= scratch else 0
     if slots < 1:
         return options
+    if not (shape.free_slot or shape.known):
+        slots = min(slots, ample_rows(shape) + _WINDOW)
     window = min(slots - 1, -(-_WINDOW * shape.state // each))
     if shape.windows and slots >= 3 * _WINDOW:
         options.append(_set(settings, slots - window, _WINDOW))
-    if not (shape.free_slot or shape.known):
-        slots = min(slots, ample_rows(shape))
+    slots = min(slots, ample_rows(shape))
     return [*options, _set(settings, slots, 1)]
 
 
@@ -187,7 +187,7 @@ def ample_rows(shape: Shape) -> int:
     that takes more steps recomputes some of them.
     """
     if shape.known or shape.free_slot:
-        return _MANY
+        return 2**62
     cheap = min(_CHEAP_ROWS, _CHEAP_BYTES // shape.state)
     return max(1, cheap, math.ceil(_MARGIN * shape.steps))
 
@@ -195,14 +195,15 @@ def ample_rows(shape: Shape) -> int:
 def as_compiled(shape: Shape, budget: int) -> Shape:
     """The shape with the compiler's own account in place of the sum of a step's arrays.
 
-    A compiler fuses: what a step takes beside the slots is often a third of the sum of its arrays,
-    which only matters where it is a good part of a budget that does not buy every state.
+    A compiler fuses: what a step takes beside the slots is often a third of the sum of its arrays.
+    To know costs a compilation, so it is asked only where that is a good part of what is at stake,
+    and not where the budget is a multiple of what everything takes.
     """
     if shape.compiled is None:
         return shape
     upper = sum(with_tapes(shape, one=False).fixed.values())
     whole = slot_bytes(shape, RecursiveCheckpointAdjoint(ample_rows(shape)))
-    if upper < _WORTH_IT * min(budget, upper + whole):
+    if upper < _WORTH_IT * min(budget, upper + whole) or budget >= _AMPLE * (upper + whole):
         return shape
     full = shape.compiled(False)
     one = full
@@ -218,6 +219,9 @@ COMPILED = "one step as compiled"
 
 _WORTH_IT = 0.08
 """Part of the budget from which the sum of a step's arrays is too coarse a prediction."""
+
+_AMPLE = 8
+"""Multiple of all that could be taken, from which nothing depends on a prediction."""
 
 _FEW = 8
 """Slots below which room for one more tape may matter."""
