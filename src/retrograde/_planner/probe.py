@@ -14,7 +14,7 @@ from .._types import Inputs, Wanted
 from ..backend import Capability
 from .predict import Prediction, predict
 
-__all__ = ["PYTHON_OBJECTS", "RECORD", "probe"]
+__all__ = ["CHEAP", "PYTHON_OBJECTS", "RECORD", "probe"]
 
 CHEAP = 1024
 """States of at most this many elements make steps that cost less than a loop's bookkeeping."""
@@ -47,7 +47,6 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
     vjp, pulls = _watched(vjp) if taped else (vjp, [])
     with bk.quiet():
         tape, k0 = bk.tape_bytes(vjp, layout.time(loop.clock.real(inputs.t0)), inputs.y0)
-        args = 2 * _differentiable_bytes(problem)  # a compiled probe forgets the arrays
         steps, source = _steps(loop, inputs, k0, short_probe=short_probe)
     bound = loop.max_steps
     record = (bound if traced and bound is not None else steps) + 1
@@ -63,7 +62,7 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
     fixed = {
         "cotangents of a step": (solver.stages + 1) * layout.nbytes,
         "cotangents of saved times": rows * layout.nbytes,
-        "cotangents of args": args,
+        "cotangents of args": 2 * _differentiable_bytes(problem, inputs.params),
         RECORD: (growing or 8) * record if loop.adaptive else 0,
     }
     own = isinstance(vjp, UserPullback)
@@ -118,6 +117,7 @@ def _watched(vjp: Any) -> tuple[Any, list[Any]]:
     return watched, pulls
 
 
-def _differentiable_bytes(problem: Any) -> int:
-    pairs = zip(problem.params, problem.differentiable, strict=True)
+def _differentiable_bytes(problem: Any, params: Any) -> int:
+    # not problem.params: a compiled probe has made the problem forget its arrays
+    pairs = zip(params, problem.differentiable, strict=True)
     return sum(problem.bk.nbytes(p) for p, wanted in pairs if wanted)

@@ -23,7 +23,7 @@ from .costs import (
     with_tapes,
 )
 from .plan import Candidate, Plan
-from .probe import RECORD
+from .probe import PYTHON_OBJECTS, RECORD
 from .report import describe
 
 __all__ = ["RULES", "Case", "Choice", "make_plan", "widened"]
@@ -195,9 +195,13 @@ def widened(plan: Plan) -> Plan:
         If there is no room for more steps.
     """
     assert plan.limit is not None
+    passing = dict(plan.shape.passing)
+    if passing.get(PYTHON_OBJECTS):
+        passing[PYTHON_OBJECTS] += LEFT_BEHIND
+    given = plan.shape._replace(passing=passing)
     for factor in (4.0, 2.0, 1.25):
         steps = int(plan.limit * factor) + 1
-        shape = _of_steps(plan.shape, steps, f"begun again, for more than {plan.limit}")
+        shape = _of_steps(given, steps, f"begun again, for more than {plan.limit}")
         with contextlib.suppress(PlanInfeasible):
             wider = _plan_for(shape, plan.budget, plan.source, plan.named)
             if wider.limit is None or wider.limit > plan.limit:
@@ -207,6 +211,10 @@ def widened(plan: Plan) -> Plan:
         f"{plan.limit} steps, and there is no room for the times of more of them beside what "
         "every plan needs. Raise the budget, or loosen `rtol` and `atol`."
     )
+
+
+LEFT_BEHIND = 8 * 1024
+"""Python objects of the first start that await the collector (measured on NumPy)."""
 
 
 def _options(case: Case) -> list[AbstractAdjoint]:
