@@ -17,11 +17,12 @@ from .._adjoints import field_pullback
 from .._errors import InputError
 from .._types import Inputs, Wanted
 from ..backend import Capability
+from .probe import CHEAP
 
 __all__ = ["measured_vjp"]
 
-STEPS = 8
-"""Steps of one repetition."""
+STEPS, MANY_STEPS = 8, 512
+"""Steps of one repetition; many where the call of a compiled program costs more than a step."""
 
 REPETITIONS = 7
 """Timed repetitions of each loop, whose median counts; one more, untimed, compiles and warms."""
@@ -48,6 +49,8 @@ def measured_vjp(loop: Any, inputs: Inputs) -> float:
             "grad, and pass the plan as `adjoint`."
         )
     constant = bk.stop_gradient(inputs)
+    own = len(loop.problem.where)  # f goes on using itself what it closes over
+    constant = constant._replace(params=(*constant.params[:own], *inputs.params[own:]))
     steps = [partial(bk.run_forward, _Steps(loop, pulls=p), constant) for p in (False, True)]
     with bk.quiet():
         times = _interleaved(bk, steps)
@@ -74,6 +77,8 @@ class _Steps:
 
     def __init__(self, loop: Any, *, pulls: bool) -> None:
         self.loop, self.pulls = loop, pulls
+        cheap = loop.clock.traced and loop.layout.size <= CHEAP
+        self.steps = MANY_STEPS if cheap else STEPS
 
     def key(self) -> Any:
         """What a compiled form depends on."""
@@ -91,7 +96,7 @@ class _Steps:
             def advance(i: Any, y: Any) -> Any:
                 return sweep.advance(t0 + i * h, h, y)
 
-            return loop.bk.for_loop(0, STEPS, advance, inputs.y0)
+            return loop.bk.for_loop(0, self.steps, advance, inputs.y0)
         wanted = Wanted(loop.problem.differentiable, False, False, False)
         vjp = field_pullback(loop.problem, inputs.params, wanted)
         reverse = solver.reverse_sweep(loop.bk, loop.layout, vjp, outputs=False, time=False)
@@ -100,12 +105,12 @@ class _Steps:
         def both(i: Any, s: Any) -> Any:
             y, g, acc = s
             t = t0 + i * h
-            cotangents, acc = reverse.pull(t, h, y, g, acc, None, False)
+            cotangents, _ = reverse.pull(t, h, y, g, acc, None, False)
             # a state that moves keeps compilers from taking the evaluations out of the loop
-            return replay.advance(t, h, y), cotangents.y, acc
+            return replay.advance(t, h, y), cotangents.y, cotangents.params
 
         start = (inputs.y0, loop.layout.axpy(inputs.y0, 0.0, inputs.y0), vjp.zero())
-        y, g, acc = loop.bk.for_loop(0, STEPS, both, start)
+        y, g, acc = loop.bk.for_loop(0, self.steps, both, start)
         return y, g, vjp.finish(acc)
 
     def _first(self, inputs: Inputs, field: Any) -> tuple[Any, Any]:

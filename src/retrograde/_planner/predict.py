@@ -118,7 +118,8 @@ def _key(loop: Any, inputs: Inputs) -> int | None:
     if None in ends:
         return None
     try:
-        return hash((loop.problem.key(), loop.solver, loop.controller, ends))
+        settings = [(type(x), x) for x in (loop.solver, loop.controller)]  # equal hashes if none
+        return hash((loop.problem.key(), *settings, ends))
     except TypeError:
         return None
 

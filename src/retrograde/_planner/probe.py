@@ -15,7 +15,7 @@ from .._types import Inputs, Wanted
 from ..backend import Capability
 from .predict import Prediction, predict
 
-__all__ = ["RECORD", "probe"]
+__all__ = ["CHEAP", "PYTHON_OBJECTS", "RECORD", "probe"]
 
 CHEAP = 1024
 """States of at most this many elements make steps that cost less than a loop's bookkeeping."""
@@ -25,6 +25,9 @@ RECORD = "record of times"
 
 GROWING_TIME = 9
 """8 bytes a time, and the sixteenth that Python's array keeps beyond its length."""
+
+PYTHON_OBJECTS = "Python objects"
+"""The item of what is no array."""
 
 REAL = 8
 """Bytes of a coefficient."""
@@ -48,7 +51,6 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
     vjp, pulls = _watched(vjp) if taped else (vjp, [])
     with bk.quiet():
         tape, kept, k0 = bk.tape_bytes(vjp, layout.time(loop.clock.real(inputs.t0)), inputs.y0)
-        args = 2 * _differentiable_bytes(problem)  # a compiled probe forgets the arrays
         steps, source = _steps(loop, inputs, k0, short_probe=short_probe)
     bound = loop.max_steps
     record = (bound if traced and bound is not None else steps) + 1
@@ -56,6 +58,7 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
     rows = solver.stages if loop.outputs.inside == "ts" else 0
     objects = SWEEP_OBJECTS + solver.stages * sum(object_bytes(pull) for pull in pulls)
     counted = bk.array_overhead > 0  # an account that sees array headers sees all objects
+    args = 2 * _differentiable_bytes(problem, inputs.params)
     fixed = {
         "cotangents of a step": (solver.stages - 1) * layout.nbytes + 2 * carried,
         # more than the y0 that the caller holds
@@ -83,7 +86,7 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
         fixed=fixed,
         free_slot=bk.slots_by_reference,
         windows=traced and loop.carried.size <= CHEAP,
-        passing={"Python objects": objects if counted else 0},
+        passing={PYTHON_OBJECTS: objects if counted else 0},
         stiff=solver.implicit,
         source=source,
         growing=growing,
@@ -136,6 +139,7 @@ def _watched(vjp: Any) -> tuple[Any, list[Any]]:
     return watched, pulls
 
 
-def _differentiable_bytes(problem: Any) -> int:
-    pairs = zip(problem.params, problem.differentiable, strict=True)
+def _differentiable_bytes(problem: Any, params: Any) -> int:
+    # not problem.params: a compiled probe has made the problem forget its arrays
+    pairs = zip(params, problem.differentiable, strict=True)
     return sum(problem.bk.nbytes(p) for p, wanted in pairs if wanted)

@@ -29,7 +29,7 @@ from .costs import (
 )
 from .inversion import fitting_inversion
 from .plan import UNLIMITED, Plan
-from .probe import RECORD
+from .probe import PYTHON_OBJECTS, RECORD
 from .report import counted, describe
 
 __all__ = ["RULES", "Case", "Choice", "make_plan", "widened"]
@@ -243,9 +243,13 @@ def widened(plan: Plan) -> Plan:
         If there is no room for more steps.
     """
     assert plan.limit is not None
+    passing = dict(plan.shape.passing)
+    if passing.get(PYTHON_OBJECTS):
+        passing[PYTHON_OBJECTS] += LEFT_BEHIND
+    given = plan.shape._replace(passing=passing)
     for factor in (4.0, 2.0, 1.25):
         steps = int(plan.limit * factor) + 1
-        shape = _of_steps(plan.shape, steps, f"begun again, for more than {plan.limit}")
+        shape = _of_steps(given, steps, f"begun again, for more than {plan.limit}")
         with contextlib.suppress(PlanInfeasible):
             wider = _plan_for(shape, plan.budget, plan.source, plan.named, plan.reason)
             if wider.limit is None or wider.limit > plan.limit:
