@@ -259,3 +259,7 @@ def widened(plan: Plan) -> Plan:
         f"{plan.limit} steps, and there is no room for the times of more of them beside what "
         "every plan needs. Raise the budget, or loosen `rtol` and `atol`."
     )
+
+
+LEFT_BEHIND = 8 * 1024
+"""Python objects of the first start that await the collector (measured on NumPy)."""
