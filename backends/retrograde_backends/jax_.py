@@ -8,16 +8,14 @@ cotangent in the loops (``symbolic_zeros``): XLA does not remove an unused one f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from retrograde import _schedules
 from retrograde._adjoints import ForwardMode, RecursiveCheckpointAdjoint
-from retrograde._loops import FAR
 from retrograde._program import Program
 from retrograde._types import Inputs, Wanted
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
@@ -25,15 +23,8 @@ from retrograde.backend import Capability, EagerBackend, MemoryInfo
 from ._jax_asked import AskedHooks, forward_mode
 from ._jax_derivative import DirectHooks, Pullback
 from ._jax_gradient import with_gradient
-from ._jax_loops import (
-    TracedClock,
-    for_loop,
-    precision,
-    read_row,
-    splitter,
-    while_loop,
-    write_row,
-)
+from ._jax_hooks import LoopHooks
+from ._jax_loops import precision
 from ._jax_programs import KeptAccounts, KeptPrograms
 
 __all__ = ["JaxBackend", "backend"]
@@ -42,7 +33,7 @@ SLOTS = 4
 """Of the gradient that is compiled to see what a step takes beside its slots."""
 
 
-class JaxBackend(AskedHooks, DirectHooks, EagerBackend):
+class JaxBackend(AskedHooks, DirectHooks, LoopHooks, EagerBackend):
     """The adapter of JAX."""
 
     name: ClassVar[str] = "jax"
@@ -137,74 +128,6 @@ class JaxBackend(AskedHooks, DirectHooks, EagerBackend):
         shapes = self._hoist(problem, fn, t0, output=True)
         leaves, treedef = jax.tree_util.tree_flatten(shapes)
         return [jnp.zeros(x.shape, x.dtype) for x in leaves], treedef
-
-    # --- clock, loops and memory
-    def clock(self, layout: Any) -> Any:
-        return TracedClock(layout.real_dtype)
-
-    def while_loop(self, cond: Callable[[Any], Any], body: Callable[[Any], Any], s: Any) -> Any:
-        return while_loop(cond, body, s)
-
-    def for_loop(self, low: Any, high: Any, body: Callable[[Any, Any], Any], s: Any) -> Any:
-        return for_loop(low, high, body, s)
-
-    def cond(self, ok: Any, yes: Callable[..., Any], no: Callable[..., Any], *operands: Any) -> Any:
-        if isinstance(ok, bool):
-            return yes(*operands) if ok else no(*operands)
-        return jax.lax.cond(ok, yes, no, *operands)
-
-    def copied(self, tree: Any) -> Any:
-        return tree  # arrays can't change
-
-    def real_rows(self, rows: int | None, width: int, layout: Any) -> Any:
-        assert rows is not None
-        return jnp.zeros((rows, width), layout.real_dtype)
-
-    def new_buffer(self, rows: int | None, layout: Any, *, scratch: bool) -> Any:
-        assert rows is not None
-        return tuple(jnp.zeros((rows + scratch, *s), layout.dtype) for s in layout.shapes)
-
-    def write(self, buffer: Any, i: Any, y: Any) -> Any:
-        return tuple(write_row(x, i, row) for x, row in zip(buffer, y, strict=True))
-
-    def read(self, buffer: Any, i: Any) -> Any:
-        return tuple(read_row(x, i) for x in buffer)
-
-    def rows(self, layout: Any, buffer: Any, n: int, valid: Any) -> tuple[Any, ...]:
-        return self.blank(tuple(x[:n] for x in buffer), valid)
-
-    def ints(self, values: Sequence[int]) -> Any:
-        return jnp.asarray(values, jnp.int32)
-
-    def reals(self, n: int, layout: Any) -> Any:
-        return jnp.zeros(n, layout.real_dtype)
-
-    def placements(self, rows: int, bound: int | None) -> tuple[Any, Any]:
-        assert bound is not None
-        index, row = _schedules.events(rows).upto(bound)
-        return self.ints([*index, FAR]), self.ints([*row, rows])
-
-    def look(self, table: Any, i: Any) -> Any:
-        return read_row(table, i)
-
-    def set_int(self, table: Any, i: Any, value: Any) -> Any:
-        return write_row(table, i, value)
-
-    def pick(self, ok: Any, a: Any, b: Any) -> Any:
-        return (a if ok else b) if isinstance(ok, bool) else jnp.where(ok, a, b)
-
-    def index(self, i: int) -> Any:
-        return jnp.asarray(i, jnp.int32)
-
-    def new_positions(self, rows: int) -> Any:
-        return jnp.full(rows + 1, FAR, jnp.int32)
-
-    def rank(self, positions: Any, rows: int, n: Any) -> tuple[Any, Any]:
-        slots = positions[:rows]
-        return jnp.argsort(slots).astype(jnp.int32), jnp.sum(slots < n).astype(jnp.int32)
-
-    def split(self, slots: int) -> Callable[[Any, Any], Any]:
-        return splitter(slots)
 
     # --- derivatives
     def capture(self, problem: Any, t0: Any) -> None:

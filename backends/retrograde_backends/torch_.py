@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 
 import torch
 from array_api_compat import torch as namespace
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from retrograde._adjoints import TooManySteps
 from retrograde._clocks import HostClock
@@ -45,6 +44,7 @@ from ._torch_function import (
     tensors_of,
 )
 from ._torch_reverse import TorchPullback
+from ._torch_tape import tape_bytes
 
 __all__ = ["TorchBackend", "backend"]
 
@@ -267,27 +267,7 @@ class TorchBackend(ForwardHooks, EagerBackend):
         return autodiff_vjp(program, inputs)
 
     def tape_bytes(self, vjp: Any, t: Any, y: Any) -> tuple[int, int, Any]:
-        weak: Any = StorageWeakRef
-        storages: dict[Any, int] = {}
-        y = y.clone()
-        own, leaves = y.untyped_storage()._cdata, set()
-
-        def note(x: Any) -> Any:
-            storage = x.untyped_storage()
-            if storage._cdata == own:
-                leaves.add(vjp.layout.leaf_at(x.storage_offset()))
-            else:
-                storages[weak(storage)] = storage.nbytes()
-            return x.detach()  # an output itself would be held by its own graph
-
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-            k, pull = vjp(t, y)
-        k0 = [x.clone() for x in k]
-        del k, pull
-        # what outlives the tape (constants that f closes over) is no part of it
-        size = sum(n for ref, n in storages.items() if ref.expired())
-        kept = sum(vjp.layout.leaf_bytes(i) for i in leaves)
-        return size + bool(leaves) * vjp.layout.nbytes, size + kept, k0
+        return tape_bytes(vjp, t, y)
 
     def devices(self) -> list[str]:
         return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from . import _schedules
 from ._clocks import HostClock
 from ._eager_direct import DirectHooks
+from ._eager_rows import Lazy, Rows
 from ._errors import InputError, UnsupportedByBackend
 from ._hardware import host_memory
 from ._seam import AbstractBackend, Capability
@@ -149,7 +150,7 @@ class EagerBackend(DirectHooks, AbstractBackend):
         return {}
 
     def new_buffer(self, rows: int | None, layout: Any, *, scratch: bool) -> Any:
-        return _Rows(rows) if scratch else {}
+        return Rows(rows) if scratch else {}
 
     def write(self, buffer: Any, i: int, y: State) -> Any:
         buffer[i] = y
@@ -170,7 +171,7 @@ class EagerBackend(DirectHooks, AbstractBackend):
 
     def placements(self, rows: int, bound: int | None) -> tuple[Any, Any]:
         events = _schedules.events(rows)
-        return _Lazy(events.index), _Lazy(events.slot)
+        return Lazy(events.index), Lazy(events.slot)
 
     def look(self, table: Any, i: Any) -> Any:
         return table[i]
@@ -295,25 +296,3 @@ class EagerBackend(DirectHooks, AbstractBackend):
 
     def memory(self, like: Array | None = None) -> MemoryInfo:
         return MemoryInfo(*host_memory())
-
-
-class _Rows(dict[Any, Any]):
-    """Rows by index; what is written to the scratch row is not kept alive."""
-
-    def __init__(self, scratch: int | None) -> None:
-        super().__init__()
-        self.scratch = scratch
-
-    def __setitem__(self, i: int, y: State) -> None:
-        if i != self.scratch:
-            super().__setitem__(i, y)
-
-
-class _Lazy:
-    """A table whose entries are made when they are asked for."""
-
-    def __init__(self, entry: Callable[[int], int]) -> None:
-        self.entry = entry
-
-    def __getitem__(self, i: int) -> int:
-        return self.entry(i)

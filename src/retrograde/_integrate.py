@@ -8,50 +8,20 @@ never import this module.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from ._controllers import AbstractController, ConstantGrid, ConstantSteps, GivenGrid, StepTo
-from ._loops import Slots, Stored, march, march_counted
+from ._loops import Slots, march, march_counted
 from ._problem import Problem
 from ._progress import reporter
+from ._rows import Final
 from ._saveat import Outputs
 from ._solution import Status
 from ._solvers import AbstractSolver
 from ._spaces import Scale
 from ._types import Inputs, Scalar, State
 
-__all__ = ["Final", "ForwardLoop"]
-
-
-class Final(NamedTuple):
-    """Where a march ended.
-
-    Attributes
-    ----------
-    y : state
-        What the solver carries: ``loop.state`` gives the y of it.
-    t : scalar [time]
-    n, tries : int or traced scalar
-        Accepted steps and all of them.
-    status : Status value
-    inside : Any
-        Carry of the outputs collected inside the loop.
-    times : Any
-        Record of accepted times, or None.
-    stored : Stored or None
-    noted : table or None
-        What a guard noted of the states.
-    """
-
-    y: State
-    t: Scalar
-    n: Any
-    tries: Any
-    status: Any
-    inside: Any
-    times: Any
-    stored: Stored | None
-    noted: Any = None
+__all__ = ["ForwardLoop"]
 
 
 class ForwardLoop:
@@ -214,7 +184,7 @@ class ForwardLoop:
         taken = watched if self.watch else step
         if guard is not None:
             start = (*start, guard.table(grid.count if self.count is not None else self.max_steps))
-            taken = _noting(guard, taken)
+            taken = guard.on_grid(taken)
         s, stored = march_counted(
             bk,
             grid.count,
@@ -306,8 +276,7 @@ class ForwardLoop:
         y0 = sweep.start(t0, inputs.y0)
         start: Any = (t0, h0, e2, memory, y0, k0, zero, zero, times, inside)
         if guard is not None:
-            start, unnoted = (*start, guard.table(limit)), step
-            step = lambda s: (*unnoted(s[:-1]), guard.note(s[-1], s[6], s[4]))  # noqa: E731
+            start, step = (*start, guard.table(limit)), guard.on_tries(step, 6, 4)
 
         def view(s: Any) -> Any:
             return s[6], s[4] if clocked is None else clocked.pack(s[4], s[0], s[1], s[3])
@@ -333,8 +302,3 @@ class ForwardLoop:
             return 0
         count = self.outputs.count
         return final.inside[0] if count is None else count
-
-
-def _noting(guard: Any, step: Any) -> Any:
-    """The step of a grid that notes the state before it; the table is the carry's last entry."""
-    return lambda i, s: (*step(i, s[:-1]), guard.note(s[-1], i, s[0]))

@@ -1,13 +1,44 @@
-"""The rows of a finished march: states, times and cotangents, in the order t0, inside, t1."""
+"""The end of a march, and its rows: states, times and cotangents, in the order t0, inside, t1."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._errors import InputError
-from ._types import Array, Inputs, Tree
+from ._types import Array, Inputs, Scalar, State, Tree
 
-__all__ = ["cotangent_leaves", "output_leaves", "output_times"]
+__all__ = ["Final", "cotangent_leaves", "output_leaves", "output_times"]
+
+
+class Final(NamedTuple):
+    """Where a march ended.
+
+    Attributes
+    ----------
+    y : state
+        What the solver carries: ``loop.state`` gives the y of it.
+    t : scalar [time]
+    n, tries : int or traced scalar
+        Accepted steps and all of them.
+    status : Status value
+    inside : Any
+        Carry of the outputs collected inside the loop.
+    times : Any
+        Record of accepted times, or None.
+    stored : Stored or None
+    noted : table or None
+        What a guard noted of the states.
+    """
+
+    y: State
+    t: Scalar
+    n: Any
+    tries: Any
+    status: Any
+    inside: Any
+    times: Any
+    stored: Any
+    noted: Any = None
 
 
 def output_leaves(loop: Any, inputs: Inputs, final: Any) -> tuple[Array, ...]:

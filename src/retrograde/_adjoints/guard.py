@@ -80,6 +80,14 @@ class Guard:
 
         return self.bk.cond(i % self.every == 0, keep, lambda table, y: table, table, y)
 
+    def on_grid(self, step: Any) -> Any:
+        """A counted step that notes the state before it; the table is the carry's last entry."""
+        return lambda i, s: (*step(i, s[:-1]), self.note(s[-1], i, s[0]))
+
+    def on_tries(self, step: Any, n: int, y: int) -> Any:
+        """A try that notes its state; ``n`` and ``y`` are the entries of count and state."""
+        return lambda s: (*step(s[:-1]), self.note(s[-1], s[n], s[y]))
+
     def error(self, table: Any, i: Any, y: State) -> Any:
         """Relative distance of y from the noted state before step i; nan where y is."""
         e = self._sketch(y) - self.bk.look(table, i // self.every)

@@ -3,10 +3,9 @@
 Where a step can be taken back, a state need not be stored to be known again. Whatever is taken
 back is compared with what the forward march noted of the true state before anything is pulled
 from it; a range that fails is replayed from the stored state below it, by the schedule of
-``reversal``. So the result is either guarded or exact, and what inversion can't do costs what
-checkpoints cost.
+``reversal``. So the result is guarded or exact, and what inversion can't do costs what checkpoints cost.
 
-Three ways to know the state before a step, the first that applies:
+The state before a step is known, by the first way that applies, from
 
 * replay, where the range is under a failed guard, or no dearer to replay than to invert;
 * inversion, if the guard accepts it (after corrections, where a replay would cost more);
@@ -121,8 +120,7 @@ def reverse_inverting(
 
     Returns
     -------
-    carry : Any
-    report : Report
+    carry and Report
 
     Notes
     -----

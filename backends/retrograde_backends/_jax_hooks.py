@@ -1,0 +1,90 @@
+"""JAX: the seam's loops, buffers, tables and positions, over ``_jax_loops``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from retrograde import _schedules
+from retrograde._loops import FAR
+
+from ._jax_loops import TracedClock, for_loop, read_row, splitter, while_loop, write_row
+
+__all__ = ["LoopHooks"]
+
+
+class LoopHooks:
+    """Clock, loops and memory of traced programs."""
+
+    blank: Callable[..., Any]
+
+    def clock(self, layout: Any) -> Any:
+        return TracedClock(layout.real_dtype)
+
+    def while_loop(self, cond: Callable[[Any], Any], body: Callable[[Any], Any], s: Any) -> Any:
+        return while_loop(cond, body, s)
+
+    def for_loop(self, low: Any, high: Any, body: Callable[[Any, Any], Any], s: Any) -> Any:
+        return for_loop(low, high, body, s)
+
+    def cond(self, ok: Any, yes: Callable[..., Any], no: Callable[..., Any], *operands: Any) -> Any:
+        if isinstance(ok, bool):
+            return yes(*operands) if ok else no(*operands)
+        return jax.lax.cond(ok, yes, no, *operands)
+
+    def copied(self, tree: Any) -> Any:
+        return tree  # arrays can't change
+
+    def real_rows(self, rows: int | None, width: int, layout: Any) -> Any:
+        assert rows is not None
+        return jnp.zeros((rows, width), layout.real_dtype)
+
+    def new_buffer(self, rows: int | None, layout: Any, *, scratch: bool) -> Any:
+        assert rows is not None
+        return tuple(jnp.zeros((rows + scratch, *s), layout.dtype) for s in layout.shapes)
+
+    def write(self, buffer: Any, i: Any, y: Any) -> Any:
+        return tuple(write_row(x, i, row) for x, row in zip(buffer, y, strict=True))
+
+    def read(self, buffer: Any, i: Any) -> Any:
+        return tuple(read_row(x, i) for x in buffer)
+
+    def rows(self, layout: Any, buffer: Any, n: int, valid: Any) -> tuple[Any, ...]:
+        leaves: tuple[Any, ...] = self.blank(tuple(x[:n] for x in buffer), valid)
+        return leaves
+
+    def ints(self, values: Sequence[int]) -> Any:
+        return jnp.asarray(values, jnp.int32)
+
+    def reals(self, n: int, layout: Any) -> Any:
+        return jnp.zeros(n, layout.real_dtype)
+
+    def placements(self, rows: int, bound: int | None) -> tuple[Any, Any]:
+        assert bound is not None
+        index, row = _schedules.events(rows).upto(bound)
+        return self.ints([*index, FAR]), self.ints([*row, rows])
+
+    def look(self, table: Any, i: Any) -> Any:
+        return read_row(table, i)
+
+    def set_int(self, table: Any, i: Any, value: Any) -> Any:
+        return write_row(table, i, value)
+
+    def pick(self, ok: Any, a: Any, b: Any) -> Any:
+        return (a if ok else b) if isinstance(ok, bool) else jnp.where(ok, a, b)
+
+    def index(self, i: int) -> Any:
+        return jnp.asarray(i, jnp.int32)
+
+    def new_positions(self, rows: int) -> Any:
+        return jnp.full(rows + 1, FAR, jnp.int32)
+
+    def rank(self, positions: Any, rows: int, n: Any) -> tuple[Any, Any]:
+        slots = positions[:rows]
+        return jnp.argsort(slots).astype(jnp.int32), jnp.sum(slots < n).astype(jnp.int32)
+
+    def split(self, slots: int) -> Callable[[Any, Any], Any]:
+        return splitter(slots)
