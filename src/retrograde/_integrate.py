@@ -185,16 +185,9 @@ class ForwardLoop:
         if guard is not None:
             start = (*start, guard.table(grid.count if self.count is not None else self.max_steps))
             taken = guard.on_grid(taken)
-        s, stored = march_counted(
-            bk,
-            grid.count,
-            start,
-            taken,
-            lambda s: s[0],
-            slots,
-            self.carried,
-        )
-        y, n, t = s[0], grid.count, clock.real(inputs.t1)
+        n, first = grid.count, lambda s: s[0]
+        s, stored = march_counted(bk, n, start, taken, first, slots, self.carried)
+        y, t = s[0], clock.real(inputs.t1)
         inside = s[2] if out.inside else inside
         noted = s[-1] if guard is not None else None
         finite = self.carried.finite(y)

@@ -15,7 +15,6 @@ does not bound the gradient's.
 
 from __future__ import annotations
 
-import random
 from functools import lru_cache
 from typing import Any
 
@@ -152,6 +151,8 @@ class _Vectors:
 @lru_cache(maxsize=8)
 def _drawn(kind: int, block: int, blocks: int) -> tuple[list[list[float]], list[list[float]]]:
     """Gaussian rows of a block, shape (4, block), and signs, shape (blocks, 4)."""
+    import random  # a tenth of the time that the package takes to import
+
     draw = random.Random(kind)
     rows = [[draw.gauss(0.0, 1.0) for _ in range(block)] for _ in range(PROJECTIONS)]
     signs = [[draw.choice((-1.0, 1.0)) for _ in range(PROJECTIONS)] for _ in range(blocks)]

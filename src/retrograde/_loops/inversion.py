@@ -3,7 +3,7 @@
 Where a step can be taken back, a state need not be stored to be known again. Whatever is taken
 back is compared with what the forward march noted of the true state before anything is pulled
 from it; a range that fails is replayed from the stored state below it, by the schedule of
-``reversal``. So the result is guarded or exact, and what inversion can't do costs what checkpoints cost.
+``reversal``. The result is guarded or exact, and what inversion can't do costs what checkpoints do.
 
 The state before a step is known, by the first way that applies, from
 

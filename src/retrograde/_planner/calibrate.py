@@ -7,7 +7,6 @@ so with T the time of the first loop and U that of the second, B/F = U/T - 2.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -54,7 +53,7 @@ def measured_vjp(loop: Any, inputs: Inputs) -> float:
     steps = [partial(bk.run_forward, _Steps(loop, pulls=p), constant) for p in (False, True)]
     with bk.quiet():
         times = _interleaved(bk, steps)
-    forward, pulled = (statistics.median(each) for each in times)
+    forward, pulled = (sorted(each)[len(each) // 2] for each in times)
     return max(LEAST, pulled / forward - 2.0)
 
 
