@@ -96,7 +96,7 @@ class ForwardLoop:
     def march(
         self, inputs: Inputs, slots: Slots | None = None, record: bool = False, clocked: Any = None
     ) -> Final:
-        """Solve from t0 to t1; store states (``clocked`` ones) by ``slots``, record times if asked."""
+        """Solve from t0 to t1; store states (``clocked``?) by ``slots``, record times if asked."""
         if self.progress:
             return self._with_progress(inputs, slots, record, clocked)
         inside = self._rows_at_start(inputs)

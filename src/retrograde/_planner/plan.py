@@ -207,7 +207,9 @@ def _charged(shape: Shape, budget: int) -> Shape:
     for name, size in shape.passing.items():
         fixed[name] = min(size, room)
         room -= fixed[name]
-    return shape._replace(fixed=fixed)
+    half = ARRAYS_ONLY // 2
+    tables = shape.tables * max(half, min(budget, ARRAYS_ONLY)) // half
+    return shape._replace(fixed=fixed, tables=tables)
 
 
 ARRAYS_ONLY = 64 * 1024
