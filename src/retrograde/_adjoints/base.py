@@ -75,6 +75,9 @@ class Shape(NamedTuple):
         compiler's own account; it compiles one. None where nothing is compiled.
     clock : int [bytes]
         What a slot takes more where times are not recorded; 0 where that gains nothing.
+    tables : int [bytes]
+        Entries of a traced reversal's int32 tables for each slot: position, order, their copy; in
+        budgets of 64 KiB and more also what sorting them takes.
     """
 
     state: int
@@ -102,6 +105,7 @@ class Shape(NamedTuple):
     numbers: int | None = None
     compiled: Callable[[bool], int] | None = None
     clock: int = 0
+    tables: int = 12
 
     @property
     def rows(self) -> int:

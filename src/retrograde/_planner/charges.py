@@ -27,7 +27,9 @@ def charged(shape: Shape, budget: int) -> Shape:
         fixed[name] = min(size, room)
         room -= fixed[name]
     header = shape.header * min(budget, ARRAYS_ONLY) // ARRAYS_ONLY
-    shape = shape._replace(fixed=fixed, state=shape.state + header)
+    half = ARRAYS_ONLY // 2
+    tables = shape.tables * max(half, min(budget, ARRAYS_ONLY)) // half
+    shape = shape._replace(fixed=fixed, state=shape.state + header, tables=tables)
     return as_compiled(shape, budget) if ARRAYS_ONLY < budget < UNLIMITED else shape
 
 

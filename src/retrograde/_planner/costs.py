@@ -62,12 +62,8 @@ def _ranges(shape: Shape) -> tuple[int, int]:
     """Bytes of a slot with its entries in tables, and of the scratch row of traced loops."""
     if shape.free_slot:
         return shape.state, 0
-    each = shape.state + TABLES
+    each = shape.state + shape.tables
     return each, each
-
-
-TABLES = 12
-"""Entries of a traced reversal's int32 tables (position, order, their copy) for each slot."""
 
 
 def direct_cost(shape: Shape) -> Cost:
