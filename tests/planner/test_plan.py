@@ -72,16 +72,13 @@ def test_words_and_numbers_are_one(backend):
 # --- what a budget buys
 
 
-def test_more_bytes_never_buy_fewer_slots_or_more_time(backend):
-    slots, times, used = [], [], []
+def test_more_bytes_never_buy_more_time(backend):
+    slots, times = [], []
     for size in (400, 600, 1000, 2000, 4000, 16_000, 100_000, 10**6):
         plan = solve(backend, memory=size)
         slots.append(getattr(plan.adjoint, "checkpoints", None) or 500)
         times.append(next(c.time for c in plan.candidates if c.verdict == "chosen"))
-        used.append(plan.memory)
         assert plan.memory <= size
-    if backend.eager:  # traced plans trade slots for windows
-        assert slots == sorted(slots)
     assert all(b <= 1.05 * a for a, b in itertools.pairwise(times))
     assert slots[-1] == 500
     assert min(slots) < 500
@@ -168,12 +165,12 @@ def test_planning_runs_f_at_most_twice(reference):
 def test_the_table_shows_every_candidate(backend):
     plan = solve(backend, memory=1000)
     text = str(plan)
-    assert text.startswith("Plan: RecursiveCheckpointAdjoint, ")
+    assert text.startswith("Plan: BacksolveAdjoint, ")
     assert "of 1000 B" in text
     assert "steps: 500 (exact)" in text
     for candidate in plan.candidates:
         row = next(line for line in text.splitlines() if candidate.method in line[2:])
-        assert candidate.verdict in text
+        assert (candidate.verdict if candidate.verdict == "chosen" else candidate.reason) in row
         assert candidate.accuracy in text
         assert row
     assert [c.verdict for c in plan.candidates].count("chosen") == 1
@@ -217,3 +214,86 @@ def peak(run):
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+# --- the rule
+
+
+def oscillator_pair(t, y, args):
+    return y[1], -y[0]
+
+
+def test_constant_steps_are_inverted_where_not_every_state_fits(backend):
+    def plan(size, room):
+        def call(memory):
+            keywords = {"solver": "rk4", "dt": 1 / 4000, "memory": memory}
+            return rg.plan(lambda t, y, args: -y, y0, 0.0, 1.0, **keywords)
+
+        y0 = backend.array(np.linspace(0.1, 1.0, size))
+        return call(sum(call("1 GiB").items.values()) + room * 8 * size)
+
+    near, sparse, half = plan(20_000, 40), plan(64, 40), plan(64, 700)
+    assert near.adjoint.guard == 1
+    assert "with a guard at every step" in near.reason
+    assert sparse.adjoint.guard > 1 or sparse.adjoint.guard is None
+    for found in (near, sparse):
+        assert isinstance(found.adjoint, rg.BacksolveAdjoint)
+        row = next(c for c in found.candidates if c.verdict == "chosen")
+        assert row.accuracy == "guarded"
+        assert row.time <= 6.0
+        assert found.memory <= found.budget
+    assert isinstance(half.adjoint, rg.BacksolveAdjoint)
+    assert "no dearer to replay" in half.reason
+    assert not half.adjoint.inverts_any(4000)
+
+
+def test_reversible_solvers_and_stiff_ones_and_adaptive_steps(reference, monkeypatch):
+    pair = (np.ones(50), np.ones(50))
+    keywords = {"dt": 1e-3, "memory": "200 KiB"}
+    plan = rg.plan(oscillator_pair, pair, 0.0, 1.0, solver="leapfrog", **keywords)
+    assert isinstance(plan.adjoint, rg.ReversibleAdjoint)
+    assert "the solver is reversible" in plan.reason
+    monkeypatch.setattr(rg.RK4, "implicit", True)
+    plan = rg.plan(oscillator_pair, pair, 0.0, 1.0, solver="rk4", **keywords)
+    assert isinstance(plan.adjoint, rg.RecursiveCheckpointAdjoint)
+    assert "for stiff problems" in plan.reason
+    keywords = {"rtol": 1e-9, "atol": 1e-9, "memory": "100 KiB"}
+    plan = rg.plan(oscillator_pair, pair, 0.0, 60.0, **keywords)
+    assert isinstance(plan.adjoint, rg.RecursiveCheckpointAdjoint)
+    assert plan.adjoint.checkpoints > 1
+    assert "steps are adaptive: the budget buys" in plan.reason
+
+
+def test_toy_at_256_bytes_on_jax():
+    """T1: the budget buys few states; nothing wrong comes of it, and little is kept."""
+    jax = pytest.importorskip("jax")
+    xp = jax.numpy
+
+    def f(t, y, args):
+        return xp.stack([xp.cos(y[1]) * t * t, xp.sin(y[0]) * t * t])
+
+    def loss(y0):
+        sol = rg.solve(f, y0, 0.0, 5.0, solver="euler", dt=0.01, memory=256)
+        return sol.ys.sum()
+
+    y0 = xp.asarray([1.0, 1.0], xp.float64)
+    plan = rg.plan(f, y0, 0.0, 5.0, solver="euler", dt=0.01, memory=256)
+    assert isinstance(plan.adjoint, rg.BacksolveAdjoint)
+    _, pull = jax.vjp(loss, y0)
+    (g,) = pull(xp.asarray(1.0))
+    np.testing.assert_allclose(g, [-6.673239, 5.042737], rtol=1e-6)
+    assert sum(x.nbytes for x in jax.tree_util.tree_leaves(pull)) <= 156
+
+
+def test_a_named_method_takes_what_the_budget_buys(backend):
+    plan = solve(backend, memory=1000, adjoint="backsolve")
+    assert plan.adjoint.checkpoints > 4
+    assert plan.reason == "it was named, with what the budget buys"
+    plan = solve(backend, memory=1000, adjoint="recursive_checkpoint")
+    assert 4 < plan.adjoint.checkpoints < 500
+
+
+def test_an_adjoint_that_a_solver_can_not_serve(backend):
+    message = r"RK4 has no exact inverse; pass a reversible solver .* or adjoint='backsolve'"
+    with pytest.raises(rg.InputError, match=message):
+        solve(backend, memory=1000, adjoint="reversible", solver="rk4")
