@@ -70,4 +70,4 @@ def note_steps(program: Program, inputs: Inputs, n: Any) -> None:
     """Let the next plan of the same adaptive problem know how many steps this one took."""
     count = program.loop.bk.concrete(n)
     if program.plan is not None and program.loop.adaptive and count is not None:
-        remember(program.loop, inputs, int(count))
+        remember(program.loop, inputs, int(count), program.plan.steps)

