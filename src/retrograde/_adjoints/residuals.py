@@ -18,7 +18,8 @@ def strip(loop: Any, slots: Slots, final: Any) -> Any:
     if not _known(loop, slots):
         return final
     stored = final.stored if slots.everything else final.stored._replace(positions=())
-    return final._replace(n=(), tries=(), stored=stored)
+    t = final.t if loop.outputs.saveat.fn is not None else ()  # which that alone is told
+    return final._replace(t=t, n=(), tries=(), stored=stored)
 
 
 def fill(loop: Any, slots: Slots, final: Any, placed: tuple[int, ...]) -> Any:
