@@ -208,7 +208,9 @@ def _charged(shape: Shape, budget: int) -> Shape:
         fixed[name] = min(size, room)
         room -= fixed[name]
     half = ARRAYS_ONLY // 2
-    tables = shape.tables * max(half, min(budget, ARRAYS_ONLY)) // half
+    part = max(0, min(budget, ARRAYS_ONLY) - half)
+    tables = shape.tables * (part if shape.free_slot else half + part) // half
+    tables = tables if shape.free_slot else tables // 2
     return shape._replace(fixed=fixed, tables=tables)
 
 

@@ -23,12 +23,18 @@ CHEAP = 1024
 RECORD = "record of times"
 """The item that a plan can do without."""
 
-GUESS = 256
-"""Steps of an adaptive solve of which nothing can be known yet: with as many slots, one of ten
-thousand steps replays less than two sweeps."""
+GUESS = 64
+"""Steps of an adaptive solve of which nothing can be known yet: with half as many slots again, a
+solve of 4,096 steps replays less than one sweep."""
 
 REAL = 8
 """Bytes of a coefficient."""
+
+SLOT_OBJECTS = 80
+"""Python objects of a slot: its entries in dicts and lists of positions, and their numbers."""
+
+TRACED_TABLES = 24
+"""The same in int32 tables: position, order, their copy, and what sorting them takes."""
 
 SWEEP_OBJECTS = 8 * 1024
 """Python objects of a reverse sweep: views, bound products, tables (measured on NumPy)."""
@@ -88,6 +94,7 @@ def probe(loop: Any, inputs: Inputs, *, native: bool) -> Shape:
         windows=traced and layout.size <= CHEAP,
         passing={"Python objects": objects if counted else 0},
         compiled=compiled,
+        tables=TRACED_TABLES if traced else SLOT_OBJECTS if counted else 0,
         clock=_clock_bytes(loop) if traced and loop.adaptive else 0,
     )
 
