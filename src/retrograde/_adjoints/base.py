@@ -76,8 +76,8 @@ class Shape(NamedTuple):
     clock : int [bytes]
         What a slot takes more where times are not recorded; 0 where that gains nothing.
     tables : int [bytes]
-        Entries of a traced reversal's int32 tables for each slot: position, order, their copy; in
-        budgets of 64 KiB and more also what sorting them takes.
+        A slot's entries in the tables of a reversal, in budgets of 64 KiB and more; half of them
+        in traced libraries below (position, order and their copy, without what sorting takes).
     """
 
     state: int
@@ -105,7 +105,7 @@ class Shape(NamedTuple):
     numbers: int | None = None
     compiled: Callable[[bool], int] | None = None
     clock: int = 0
-    tables: int = 12
+    tables: int = 0
 
     @property
     def rows(self) -> int:

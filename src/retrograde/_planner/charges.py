@@ -28,7 +28,9 @@ def charged(shape: Shape, budget: int) -> Shape:
         room -= fixed[name]
     header = shape.header * min(budget, ARRAYS_ONLY) // ARRAYS_ONLY
     half = ARRAYS_ONLY // 2
-    tables = shape.tables * max(half, min(budget, ARRAYS_ONLY)) // half
+    part = max(0, min(budget, ARRAYS_ONLY) - half)
+    tables = shape.tables * (part if shape.free_slot else half + part) // half
+    tables = tables if shape.free_slot else tables // 2
     shape = shape._replace(fixed=fixed, state=shape.state + header, tables=tables)
     return as_compiled(shape, budget) if ARRAYS_ONLY < budget < UNLIMITED else shape
 

@@ -61,7 +61,7 @@ def slot_bytes(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> int:
 def _ranges(shape: Shape) -> tuple[int, int]:
     """Bytes of a slot with its entries in tables, and of the scratch row of traced loops."""
     if shape.free_slot:
-        return shape.state, 0
+        return shape.state + shape.tables, 0
     each = shape.state + shape.tables
     return each, each
 

@@ -52,9 +52,9 @@ GROWTH = 0.15
 FIRST_STEP = 16
 """Later steps over the first one: the median of those 17 problems; it is cautious by design."""
 
-UNKNOWN = 256
-"""Steps where nothing tells of them: with as many slots, one of ten thousand steps replays less
-than two sweeps."""
+UNKNOWN = 64
+"""Steps where nothing tells of them: with half as many slots again, a solve of 4,096 steps replays
+less than one sweep."""
 
 
 class Prediction(NamedTuple):

@@ -32,6 +32,12 @@ PYTHON_OBJECTS = "Python objects"
 REAL = 8
 """Bytes of a coefficient."""
 
+SLOT_OBJECTS = 80
+"""Python objects of a slot: its entries in dicts and lists of positions, and their numbers."""
+
+TRACED_TABLES = 24
+"""The same in int32 tables: position, order, their copy, and what sorting them takes."""
+
 SWEEP_OBJECTS = 8 * 1024
 """Python objects of a reverse sweep: views, bound products, tables (measured on NumPy)."""
 
@@ -96,6 +102,7 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
         returning=carried + args // 2,
         outputs=_outputs(loop, steps),
         compiled=compiled,
+        tables=TRACED_TABLES if traced else SLOT_OBJECTS if counted else 0,
         clock=_clock_bytes(loop) if traced and loop.adaptive else 0,
     )
 
