@@ -39,39 +39,63 @@ class _Solve:
     def __init__(self, program: Any) -> None:
         self.program = program
         self._forwards: dict[Any, Any] = {}
+        self._rest: dict[Any, Any] = {}
+        """What the forwards keep beside arrays, from when they ran."""
         self.solve = jax.custom_jvp(program.primal)
         self.solve.defjvp(self._solve_rule, symbolic_zeros=True)
 
     def _solve_rule(self, primals: Any, tangents: Any) -> Any:
         wanted, moving = _moving(tangents[0])
-        leaves, aux, cache = self.forward(wanted)(primals[0])
-        dots = self._tangent(primals[0], cache, wanted, leaves, moving)
+        leaves, aux, arrays = self.forward(wanted)(primals[0])
+        dots = self._tangent(primals[0], arrays, wanted, leaves, moving)
         return (leaves, aux), (dots, _still(aux))
 
+    def _key(self, wanted: Wanted) -> Any:
+        return wanted if self.program.adjoint.forward_depends_on_wanted else None
+
     def forward(self, wanted: Wanted) -> Any:
-        """``program.forward``, whose kept part has no derivative of its own."""
-        key = wanted if self.program.adjoint.forward_depends_on_wanted else None
+        """``program.forward``, whose kept arrays have no derivative of their own."""
+        key = self._key(wanted)
         if key not in self._forwards:
+
+            def run(inputs: Inputs) -> Any:
+                leaves, aux, cache = self.program.forward(inputs, wanted)
+                arrays, self._rest[key] = _split(cache)
+                return leaves, aux, arrays
 
             def rule(primals: Any, tangents: Any) -> Any:
                 now, moving = _moving(tangents[0])
-                out = leaves, aux, cache = fn(primals[0])
-                own = cache if key in (None, now) else self.forward(now)(primals[0])[2]
+                out = leaves, aux, arrays = fn(primals[0])
+                own = arrays if key == self._key(now) else self.forward(now)(primals[0])[2]
                 dots = self._tangent(primals[0], own, now, leaves, moving)
-                return out, (dots, _still(aux), _still(cache))
+                return out, (dots, _still(aux), _still(arrays))
 
-            fn = jax.custom_jvp(lambda inputs: self.program.forward(inputs, wanted))
+            fn = jax.custom_jvp(run)
             fn.defjvp(rule, symbolic_zeros=True)
             self._forwards[key] = fn
         return self._forwards[key]
 
     def _tangent(
-        self, inputs: Inputs, cache: Any, wanted: Wanted, leaves: Any, moving: Any
+        self, inputs: Inputs, arrays: Any, wanted: Wanted, leaves: Any, moving: Any
     ) -> tuple[Any, ...]:
         where, dots = moving
-        constants, structure = jax.tree_util.tree_flatten((inputs, cache))
-        one = _Tangent(self.program, structure, where, wanted)
+        constants, structure = jax.tree_util.tree_flatten((inputs, arrays))
+        one = _Tangent(self.program, (structure, self._rest[self._key(wanted)]), where, wanted)
         return tuple(linear(one, constants, dots, leaves))
+
+
+def _split(cache: Any) -> tuple[list[Any], Any]:
+    """The arrays of a tree, and the rest of it: numbers that the host knows stay known."""
+    leaves, structure = jax.tree_util.tree_flatten(cache)
+    known = [None if isinstance(x, jax.Array) else (x,) for x in leaves]
+    return [x for x in leaves if isinstance(x, jax.Array)], (structure, known)
+
+
+def _joined(arrays: Any, rest: Any) -> Any:
+    """The inverse of :func:`_split`."""
+    it, (structure, known) = iter(arrays), rest
+    leaves = [next(it) if x is None else x[0] for x in known]
+    return jax.tree_util.tree_unflatten(structure, leaves)
 
 
 def _moving(tangents: Inputs) -> tuple[Wanted, tuple[tuple[int, ...], list[Any]]]:
@@ -109,14 +133,16 @@ class _Tangent(LinearMap):
     def __init__(
         self, program: Any, structure: Any, where: tuple[int, ...], wanted: Wanted
     ) -> None:
-        self.program, self.structure, self.where, self.wanted = program, structure, where, wanted
+        self.program, self.where, self.wanted = program, where, wanted
+        self.structure, self.rest = structure
         self.pull = jax.custom_jvp(self._pull)
         self.pull.defjvp(self._pull_rule, symbolic_zeros=True)
 
     def apply(self, constants: Any, tangents: Any) -> tuple[Any, ...]:
-        inputs, cache = jax.tree_util.tree_unflatten(self.structure, constants)
+        inputs, arrays = jax.tree_util.tree_unflatten(self.structure, constants)
         adjoint = self.program.adjoint
         if adjoint.forward_depends_on_wanted:
+            cache = _joined(arrays, self.rest)
             known = adjoint.push(self.program.loop, cache, self._spread(inputs, tangents))
             if known is not None:
                 return known  # type: ignore[no-any-return]
@@ -129,11 +155,12 @@ class _Tangent(LinearMap):
         return tuple(jax.jvp(run, self._chosen(inputs), tuple(tangents))[1])
 
     def transpose(self, constants: Any, cotangents: Any) -> tuple[Any, ...]:
-        inputs, cache = jax.tree_util.tree_unflatten(self.structure, constants)
-        return self.pull(inputs, cache, cotangents)
+        inputs, arrays = jax.tree_util.tree_unflatten(self.structure, constants)
+        return self.pull(inputs, arrays, cotangents)
 
     # --- the reverse sweep, and its derivative
-    def _pull(self, inputs: Inputs, cache: Any, cotangents: Any) -> tuple[Any, ...]:
+    def _pull(self, inputs: Inputs, arrays: Any, cotangents: Any) -> tuple[Any, ...]:
+        cache = _joined(arrays, self.rest)
         g = self.program.reverse(inputs, cache, cotangents, self.wanted)
         # what is not wanted has no cotangent, or one of no meaning
         params = (x if x is not None else 0.0 for x in g.params)
