@@ -173,7 +173,8 @@ def main() -> None:
                 room.plot(lengths[real_to:], sizes[real_to:], mark, color=color, fillstyle="none")
     spaced = [real(n, rg.BacksolveAdjoint(16, guard=None), size=True) for n in MEASURED]
     sizes = extended(lengths, spaced, 0)
-    room.plot(lengths, sizes, "v-", color="C2", linewidth=0.8, label="16 slots: stored as guards")
+    label = "16 slots: backsolve, slots as guards"
+    room.plot(lengths, sizes, "v-", color="C2", linewidth=0.8, label=label)
     room.plot(lengths, [n * STATE for n in lengths], "--", color="0.5", label="every state")
     work.set(xscale="log", xlabel="steps n", ylabel="steps executed / n", ylim=(0, None))
     room.set(xscale="log", yscale="log", xlabel="steps n", ylabel="bytes of the gradient")
