@@ -35,7 +35,9 @@ def test_steps_of_real_gradients_stay_within_the_bound(adjoint, slots, n):
         assert taken <= 2 * n + 1
 
 
-@pytest.mark.parametrize("n", [100, 1000, 10_000, *(pytest.param(n, marks=slow) for n in (100_000, 1_000_000))])
+@pytest.mark.parametrize(
+    "n", [100, 1000, 10_000, *(pytest.param(n, marks=slow) for n in (100_000, 1_000_000))]
+)
 @pytest.mark.parametrize("slots", SLOTS)
 @pytest.mark.parametrize("inverting", [False, True])
 def test_steps_of_the_executor_stay_within_the_bound(inverting, slots, n):
