@@ -1,5 +1,6 @@
 """How the documentation is built: ``sphinx-build -W -q -b html docs docs/_build/html``."""
 
+import re
 from typing import Any
 
 import retrograde
@@ -44,9 +45,12 @@ html_theme_options = {
 
 
 def setup(app: Any) -> None:
-    app.connect("autodoc-process-docstring", _escape_stars, priority=0)
+    app.connect("autodoc-process-docstring", _escape, priority=0)
 
 
-def _escape_stars(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Shapes such as ``(k, *shape)`` stand unescaped in docstrings, where people read them."""
-    lines[:] = [line.replace("*shape", r"\*shape") for line in lines]
+def _escape(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """``(k, *shape)`` and ``|x|`` stand unescaped in docstrings, where people read them."""
+    lines[:] = [_BARS.sub(r"\|\1\|", line.replace("*shape", r"\*shape")) for line in lines]
+
+
+_BARS = re.compile(r"\|([^|`]+)\|")

@@ -1,0 +1,52 @@
+"""The documentation names all that is public, and its table of choices says what it says."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+import retrograde as rg
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+MODULES = {"measure"}
+
+
+def test_every_public_name_has_an_entry_in_the_reference() -> None:
+    entries = set((DOCS / "reference" / "index.md").read_text(encoding="utf-8").split())
+    assert set(rg.__all__) - MODULES <= entries
+    assert set(rg.measure.__all__) <= entries
+
+
+def test_every_page_is_in_the_index() -> None:
+    pages = {p.relative_to(DOCS).with_suffix("") for p in DOCS.glob("*/*.md")}
+    shown = re.findall(r"<([\w/-]+)>", (DOCS / "index.md").read_text(encoding="utf-8"))
+    assert {str(page) for page in pages if page.parts[0] != "_build"} == set(shown)
+
+
+def test_the_figure_is_small() -> None:
+    assert (DOCS / "figures" / "complexity.svg").stat().st_size < 150_000
+
+
+CHOICES = {
+    "constant": {"ample": "RecursiveCheckpointAdjoint", "else": "BacksolveAdjoint"},
+    "adaptive": {"ample": "RecursiveCheckpointAdjoint", "else": "RecursiveCheckpointAdjoint"},
+    "reversible": {"ample": "RecursiveCheckpointAdjoint", "else": "ReversibleAdjoint"},
+}
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_choices_are_what_the_page_says_of_them(library: str) -> None:
+    pytest.importorskip(library)
+    script = runpy.run_path(str(DOCS / "figures" / "choices.py"))
+    for solve, budget, plan in script["choices"](library):
+        expected = CHOICES[solve].get(budget, CHOICES[solve]["else"])
+        if library == "torch" and budget == "ample":
+            expected = "DirectAdjoint"
+        assert plan.adjoint.name == expected
+        assert plan.memory <= plan.budget
+        inverted = "they are inverted" in plan.reason
+        assert inverted == (budget == "tiny" and solve != "adaptive")
