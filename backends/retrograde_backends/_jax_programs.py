@@ -33,6 +33,10 @@ class KeptPrograms:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def clear(self) -> None:
+        """Keep none."""
+        self._kept.clear()
+
     def __call__(self, program: Any, kind: Any, make: Callable[[], Any]) -> Any:
         """The jitted function of a program, kept if the program has a key."""
         key = (kind, program.key())

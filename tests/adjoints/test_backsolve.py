@@ -244,6 +244,7 @@ def test_trees_of_many_blocks(backend):
     np.testing.assert_allclose(g.args, exact.args, rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
 def test_a_failed_solve_has_no_gradient(backend):
     def f(t, y, p):
         return y * y * p

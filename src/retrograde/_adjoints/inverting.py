@@ -26,9 +26,9 @@ TRUST = 30.0
 """The guard's tolerance is a part of ``grad_rtol``: gradients erred by up to 6 times their
 states' error in 100 random runs, and by 11 in the worst example."""
 
-TRUST_REVERSIBLE = 1000.0
-"""The same for solvers that carry more than y and are inverted exactly: a coupled RK4 over 2,000
-steps erred in the gradient by 370 times its states' error, which is rounding alone."""
+TRUST_REVERSIBLE = 1e4
+"""The same for reversible solvers, whose states' error is rounding, grown: that of the gradient was
+up to 3,400 times as much (a coupled RK4 over 1,000 steps of Lotka-Volterra)."""
 
 DEFAULT_RTOL = {8: 1e-6, 4: 1e-3}
 """Relative error of the gradient by the bytes of a real."""

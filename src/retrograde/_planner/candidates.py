@@ -81,8 +81,10 @@ def cost_of(shape: Shape, adjoint: AbstractAdjoint) -> Cost:
         return checkpoint_cost(shape, adjoint)
     if isinstance(adjoint, ForwardMode):
         return forward_cost(shape, shape.numbers or 1)
+    if shape.recorded:
+        return direct_cost(shape)
     # not recordable here: the steps are taken again, over a bound number of tapes
-    each = shape.recorded or shape.stages * (shape.tape + shape.state)
+    each = shape.stages * (shape.tape + shape.state)
     steps = shape.bound or shape.steps
     return direct_cost(shape._replace(recorded=each, steps=steps))
 
@@ -90,7 +92,9 @@ def cost_of(shape: Shape, adjoint: AbstractAdjoint) -> Cost:
 def candidate(
     adjoint: AbstractAdjoint, cost: Cost, case: Case, chosen: Choice, own: Cost
 ) -> Candidate:
-    verdict, reason = "fits", "fits, in more bytes"
+    verdict, reason, kind = "fits", "fits, in more bytes", adjoint.kind
+    if isinstance(adjoint, InvertingAdjoint) and kind == "guarded" and case.shape.known:
+        kind = "guarded" if adjoint.inverts_any(case.shape.steps) else "exact"
     if adjoint == chosen.adjoint:
         verdict, reason = "chosen", chosen.reason
     elif adjoint.kind not in ("exact", "guarded"):
@@ -98,11 +102,13 @@ def candidate(
     elif cost.bytes > case.budget:
         verdict = "too large"
         reason = f"too large by {format_bytes(cost.bytes - case.budget)}"
+    elif cost == own:
+        reason = "takes the same"
     elif cost.time > own.time:
         reason = f"fits, but takes {cost.time:.1f} F a step to {own.time:.1f}"
     elif case.named is not None:
         reason = "fits, but another was named"
-    return Candidate(describe(adjoint), cost.bytes, cost.time, adjoint.kind, verdict, reason)
+    return Candidate(describe(adjoint), cost.bytes, cost.time, kind, verdict, reason)
 
 
 def offloaded(shape: Shape) -> Candidate:
@@ -116,7 +122,7 @@ def offloaded(shape: Shape) -> Candidate:
 def too_small(shape: Shape, budget: int, source: str) -> str:
     shape = with_tapes(without_record(shape) if shape.clock else shape, one=True)
     least = sum(shape.fixed.values()) + slot_bytes(shape, RecursiveCheckpointAdjoint(1))
-    items = "; ".join(f"{name}: {format_bytes(n)}" for name, n in shape.fixed.items() if n)
+    items = ", ".join(f"{name}: {format_bytes(n)}" for name, n in shape.fixed.items() if n)
     return (
         f"`memory` is {format_bytes(budget)} ({source}), but the smallest plan needs "
         f"{format_bytes(least)} for a state of {format_bytes(shape.state)} ({items}). Raise the "

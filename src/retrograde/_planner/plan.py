@@ -129,7 +129,7 @@ class Plan:
         >>> plan = rg.plan(lambda t, y, args: -y, np.ones(4), 0.0, 1.0, dt=0.01, memory="2 KiB")
         >>> data = json.loads(json.dumps(plan.to_dict()))
         >>> data["adjoint"]["name"], data["budget"], data["steps"]
-        ('RecursiveCheckpointAdjoint', 2048, 100)
+        ('BacksolveAdjoint', 2048, 100)
         """
         return report.as_data(self)
 
