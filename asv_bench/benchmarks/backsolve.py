@@ -29,8 +29,7 @@ def toy(t: Any, y: Any, p: Any) -> Any:
 
 
 CASES: dict[str, tuple[Any, ...]] = {
-    "van der Pol, mu = 10": (van_der_pol, [2.0, 0.0], 20.0, 10.0, "rk4", 8000),
-    "van der Pol, mu = 100": (van_der_pol, [2.0, 0.0], 10.0, 100.0, "rk4", 8000),
+    "van der Pol, mu = 10": (van_der_pol, [2.0, 0.0], 10.0, 10.0, "rk4", 4000),
     "van der Pol, mu = 1000": (van_der_pol, [2.0, 0.0], 1.0, 1000.0, "rk4", 4000),
     "Lotka-Volterra": (lotka_volterra, [1.0, 1.0], 10.0, [1.5, 1.0, 3.0, 1.0], "rk4", 1000),
     "toy": (toy, [1.0, 1.0], 5.0, 0.0, "euler", 500),
@@ -38,9 +37,9 @@ CASES: dict[str, tuple[Any, ...]] = {
 
 
 class Guarded:
-    """Discrete backsolve from 1, 16 and 64 slots."""
+    """Discrete backsolve from 1 and 16 slots."""
 
-    params = (tuple(CASES), (1, 16, 64))
+    params = (tuple(CASES), (1, 16))
     param_names = ("problem", "slots")
     timeout = 300
 
@@ -49,8 +48,8 @@ class Guarded:
             raise NotImplementedError  # would replay n**2 / 2 steps
         self.count = 0
 
-    def gradient(self, name: str, adjoint: Any) -> tuple[Any, dict[str, Any], int]:
-        """Gradient by y0, what the solve tells, and evaluations of f in the reverse sweep."""
+    def gradient(self, name: str, adjoint: Any) -> tuple[Any, int]:
+        """Gradient by y0, and evaluations of f in the reverse sweep."""
         f, y0, t1, args, solver, n = CASES[name]
 
         def field(t: Any, y: Any, p: Any) -> Any:
@@ -61,26 +60,20 @@ class Guarded:
         sol, pullback = rg.solve_vjp(field, np.asarray(y0), 0.0, t1, np.asarray(args), **keywords)
         self.count = 0
         g = pullback(np.ones_like(sol.ys))
-        return g.y0, sol.stats, self.count
+        return g.y0, self.count
 
     def track_steps_over_checkpoints(self, name: str, slots: int) -> float:
         """Forward, inverse, replayed and linearised steps; at most 1.02."""
-        _, _, calls = self.gradient(name, rg.BacksolveAdjoint(checkpoints=slots))
+        _, calls = self.gradient(name, rg.BacksolveAdjoint(checkpoints=slots))
         n, stages = CASES[name][-1], 4 if CASES[name][-2] == "rk4" else 1
         return (n + calls / stages) / (2 * n + extra_advances(n, slots))
 
-    def track_inverted(self, name: str, slots: int) -> float:
-        """Part of the steps that were inverted."""
-        _, stats, _ = self.gradient(name, rg.BacksolveAdjoint(checkpoints=slots))
-        return float(stats["inverted"] / CASES[name][-1])
-
     def track_error(self, name: str, slots: int) -> float:
         """Relative error of the gradient; at most 1e-6."""
-        g, _, _ = self.gradient(name, rg.BacksolveAdjoint(checkpoints=slots))
-        exact, _, _ = self.gradient(name, rg.RecursiveCheckpointAdjoint())
+        g, _ = self.gradient(name, rg.BacksolveAdjoint(checkpoints=slots))
+        exact, _ = self.gradient(name, rg.RecursiveCheckpointAdjoint())
         return float(np.linalg.norm(g - exact) / np.linalg.norm(exact))
 
 
 Guarded.track_steps_over_checkpoints.unit = "steps/steps"  # type: ignore[attr-defined]
-Guarded.track_inverted.unit = "part"  # type: ignore[attr-defined]
 Guarded.track_error.unit = "relative"  # type: ignore[attr-defined]

@@ -92,6 +92,7 @@ def test_json_alone_is_all_that_is_printed(capsys: pytest.CaptureFixture[str]) -
     assert json.loads(capsys.readouterr().out)["quick"] is True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["fault", "error"])
 def test_a_fault_or_an_error_is_exit_code_1(
     how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -126,6 +127,7 @@ def test_a_wrong_argument_is_exit_code_2(
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_picture_and_the_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     pytest.importorskip("tqdm")

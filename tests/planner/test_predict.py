@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from retrograde.measure import traced_peak
 
 import retrograde as rg
 from retrograde._planner.charges import limit
 from retrograde._planner.predict import extrapolate
 from retrograde._planner.rules import make_plan
+from retrograde.measure import traced_peak
 
 SOLVERS = ("tsit5", "dopri5", "bosh3")
 
