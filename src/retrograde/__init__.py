@@ -4,7 +4,6 @@ Solvers, controllers and adjoints are written once against the array API standar
 adapter supplies what the standard lacks; a planner chooses how the gradient is computed.
 """
 
-from . import measure
 from ._adjoints import (
     AbstractAdjoint,
     BacksolveAdjoint,
@@ -85,3 +84,12 @@ __all__ = [
     "solve",
     "solve_vjp",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """``retrograde.measure``, loaded when it is first asked for."""
+    if name == "measure":
+        import importlib
+
+        return importlib.import_module(f"{__name__}.measure")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

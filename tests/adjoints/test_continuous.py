@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde._adjoints import ContinuousAdjoint
+from retrograde._adjoints.continuous import ContinuousAdjoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # overflow where a way back fails
 

@@ -8,7 +8,7 @@ import operator
 import numpy as np
 import pytest
 
-from retrograde._derivative import vjp
+from retrograde._derivative.tape import vjp
 from retrograde._errors import UnsupportedByBackend
 
 Y = np.array([0.5, 1.5, -2.0, 3.0])

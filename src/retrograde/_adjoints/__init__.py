@@ -2,7 +2,7 @@
 
 Members: :class:`AbstractAdjoint` (the abstract class), :class:`RecursiveCheckpointAdjoint`,
 :class:`BacksolveAdjoint` and :class:`ReversibleAdjoint` (on ``inverting``, with its ``guard``),
-:class:`DirectAdjoint`, :class:`ForwardMode`, :class:`ContinuousAdjoint` (backsolve's mode, on
+:class:`DirectAdjoint`, :class:`ForwardMode`, ``continuous`` (backsolve's mode, on
 ``augmented``, its system); ``sweep`` (the pull of one step, shared by all that replay). To add
 one: a file with ``forward`` and ``reverse`` (or ``primal``), its row in the planner's costs, a
 line here.
@@ -11,7 +11,6 @@ line here.
 from .._errors import InputError
 from .backsolve import BacksolveAdjoint
 from .base import AbstractAdjoint, Shape
-from .continuous import ContinuousAdjoint
 from .direct import DirectAdjoint, TooManySteps, check_followed, constant_times
 from .forward import ForwardMode
 from .inverting import InvertingAdjoint
@@ -22,7 +21,6 @@ from .sweep import field_pullback
 __all__ = [
     "AbstractAdjoint",
     "BacksolveAdjoint",
-    "ContinuousAdjoint",
     "DirectAdjoint",
     "ForwardMode",
     "InvertingAdjoint",

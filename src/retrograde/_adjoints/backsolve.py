@@ -12,7 +12,6 @@ from typing import Any
 from .._errors import InputError
 from .._types import Inputs, Wanted
 from .base import AbstractAdjoint
-from .continuous import ContinuousAdjoint
 from .inverting import InvertingAdjoint
 
 __all__ = ["BacksolveAdjoint"]
@@ -81,13 +80,15 @@ class BacksolveAdjoint(InvertingAdjoint):
     @property
     def kind(self) -> str:
         """Its accuracy: 'guarded', or of the class of the solver's order."""
-        return self.accuracy if self.mode == "discrete" else ContinuousAdjoint.accuracy
+        return self.accuracy if self.mode == "discrete" else "O(h^p)"
 
     @property
     def continuous(self) -> AbstractAdjoint | None:
         """The method of the continuous mode; None in the discrete one."""
         if self.mode == "discrete":
             return None
+        from .continuous import ContinuousAdjoint  # by name only, so rarely loaded
+
         return ContinuousAdjoint(self.reset, self.seminorm)
 
     def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """The vjp of a function written in the array API, for libraries that have no autodiff.
 
-Members: ``tape`` (:func:`vjp` and its :class:`Pullback`), ``variable`` (the array that
-records, with ``writing`` and ``numpy_protocol``), ``recording`` (the tape's entries),
+Members: ``tape`` (``vjp`` and its ``Pullback``; loaded when it is needed), ``variable`` (the array
+that records, with ``writing`` and ``numpy_protocol``), ``recording`` (the tape's entries),
 ``namespace`` (the functions that record), the rules (``elementwise``, ``shaping``,
 ``products``, ``composed``, ``fitting``), ``vector_field`` (a field with its own vjp) and
 ``pullback`` (what the reverse sweep calls).
@@ -12,14 +12,6 @@ rule without one.
 """
 
 from .pullback import TapePullback, UserPullback
-from .tape import Pullback, vjp
 from .vector_field import VectorField, check_vjp
 
-__all__ = [
-    "Pullback",
-    "TapePullback",
-    "UserPullback",
-    "VectorField",
-    "check_vjp",
-    "vjp",
-]
+__all__ = ["TapePullback", "UserPullback", "VectorField", "check_vjp"]

@@ -12,8 +12,6 @@ from collections.abc import Iterable
 from types import CellType, FunctionType
 from typing import Any
 
-from .tape import Pullback
-
 __all__ = ["object_bytes"]
 
 _CONTAINERS = (tuple, list, set, frozenset)
@@ -52,7 +50,7 @@ def _parts(x: Any) -> tuple[int, Iterable[Any]]:
     if isinstance(x, FunctionType):
         inner = (*(x.__closure__ or ()), *(x.__defaults__ or ()), x.__dict__.get("tape"))
         return (sys.getsizeof(x), inner) if x.__closure__ or x.__defaults__ else (0, ())
-    if isinstance(x, Pullback):
+    if hasattr(x, "_nodes"):  # a tape's Pullback
         return sys.getsizeof(x), [getattr(x, name) for name in ("_nodes", "_inputs", "_outputs")]
     if hasattr(x, "dtype") and hasattr(x, "shape"):
         owned = getattr(x, "nbytes", 0) if getattr(x, "base", None) is None else 0

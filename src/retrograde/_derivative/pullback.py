@@ -11,7 +11,6 @@ from typing import Any
 
 from .._errors import InputError
 from .._types import Array, State, Wanted
-from .tape import vjp as tape_vjp
 
 __all__ = ["TapePullback", "UserPullback"]
 
@@ -61,8 +60,10 @@ class TapePullback(_Pullback):
     def __init__(
         self, layout: Any, bind: Callable[..., Any], params: Sequence[Array], wanted: Wanted
     ) -> None:
+        from .tape import vjp  # a good part of the package's import, for some libraries only
+
         super().__init__(layout, params, wanted)
-        self.bind = bind
+        self.bind, self.tape_vjp = bind, vjp
 
     def __call__(self, t: Array, y: State) -> tuple[list[Array], Pull]:
         """Leaves of f(t, y), and the pull."""
@@ -75,7 +76,7 @@ class TapePullback(_Pullback):
             return bind(params)(t, rest[:count])
 
         arrays = [t, *leaves, *(self.params[i] for i in where)]
-        k, tape_pull = tape_vjp(fn, arrays, self.layout.xp)
+        k, tape_pull = self.tape_vjp(fn, arrays, self.layout.xp)
 
         def pull(ct: Sequence[Array], acc: list[Array]) -> tuple[Any, Any, list[Array]]:
             ct_t, *cts = tape_pull(ct)
