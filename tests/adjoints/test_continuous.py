@@ -9,6 +9,7 @@ import pytest
 
 import retrograde as rg
 from retrograde._adjoints.continuous import ContinuousAdjoint
+from retrograde.measure import traced_peak
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # overflow where a way back fails
 
@@ -281,19 +282,17 @@ def test_nothing_but_the_end_is_kept(reference):
     """Peak memory does not depend on the number of steps."""
     y0 = np.ones(50_000)
 
-    def peak(n):
-        tracemalloc.start()
+    def solved(n):
         keywords = {"solver": "rk4", "dt": 1 / n, "adjoint": rg.BacksolveAdjoint(mode="continuous")}
-        _, pullback = rg.solve_vjp(
-            lambda t, y, k: -k * y, y0, 0.0, 1.0, np.asarray(0.5), **keywords
-        )
-        kept = tracemalloc.get_traced_memory()[0]
-        pullback(np.ones((1, y0.size)))
-        top = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return kept, top
+        return rg.solve_vjp(lambda t, y, k: -k * y, y0, 0.0, 1.0, np.asarray(0.5), **keywords)
 
-    peak(2)
+    def peak(n):
+        top = traced_peak(lambda: solved(n)[1](np.ones((1, y0.size))))
+        tracemalloc.start()
+        kept = solved(n), tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        return kept[1], top
+
     few, many = peak(10), peak(100)
     assert abs(many[0] - few[0]) < 0.05 * y0.nbytes
     assert abs(many[1] - few[1]) < 0.05 * y0.nbytes

@@ -11,6 +11,7 @@ explicit Runge-Kutta methods only, for the weights of those sums are the tableau
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -161,10 +162,15 @@ class AugmentedSolver:
 class _Sweep:
     """Steps of the augmented system: those of z by the solver's own sweep, sums for g."""
 
-    def __init__(self, solver: Any, layout: Any, field: AugmentedField, scale: Any) -> None:
+    def __init__(self, solver: Any, layout: Any, slopes: AugmentedField, scale: Any) -> None:
         tableau, self.bk = solver.tableau, layout.bk
-        self.layout, self.field, self.scale = layout, field, scale
-        self.sweep = solver.forward_sweep(self.bk, layout.pair, self._stage, scale)
+        self.layout, self.field, self.scale = layout, slopes, scale
+        stage = weakref.WeakMethod(self._stage)  # no cycle: nothing waits for the collector
+
+        def field(t: Array, z: State) -> tuple[Array, ...]:
+            return stage()(t, z)  # type: ignore[misc]
+
+        self.sweep = solver.forward_sweep(self.bk, layout.pair, field, scale)
         error = tableau.b_error if layout.normed and scale is not None else None
         self.weights = (tableau.b, error or (0.0,) * tableau.stages)
         self.sums: list[Any] = [None, None]

@@ -163,7 +163,8 @@ class _Walk:
         """The forward loop, made one of the augmented system on its way back."""
         twin, loop, layout = copy.copy(self.loop), self.loop, self.layout
         twin.layout = twin.carried = layout
-        twin.solver, twin.bind = self.solver, lambda params: self.augmented
+        augmented = self.augmented  # not self: a cycle would keep its states for the collector
+        twin.solver, twin.bind = self.solver, lambda params: augmented
         twin.outputs = Outputs(self.bk, SaveAt(), layout, None)
         twin.count, twin.progress, twin.watch = None, False, None
         settings = self.inputs.settings
