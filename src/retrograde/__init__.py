@@ -4,6 +4,9 @@ Solvers, controllers and adjoints are written once against the array API standar
 adapter supplies what the standard lacks; a planner chooses how the gradient is computed.
 """
 
+from typing import TYPE_CHECKING, Any
+
+from . import _solvers
 from ._adjoints import (
     AbstractAdjoint,
     BacksolveAdjoint,
@@ -20,7 +23,7 @@ from ._saveat import SaveAt
 from ._solution import Gradients, Solution, Status
 from ._solve import plan, solve, solve_vjp
 from ._solvers import (
-    ALF,
+    REVERSIBLE,
     RK4,
     AbstractSolver,
     Bosh3,
@@ -30,13 +33,18 @@ from ._solvers import (
     Heun,
     Midpoint,
     Ralston,
-    Reversible,
-    ReversibleHeun,
-    SemiImplicitEuler,
     Tableau,
     Tsit5,
-    VelocityVerlet,
 )
+
+if TYPE_CHECKING:
+    from ._solvers import (
+        ALF,
+        Reversible,
+        ReversibleHeun,
+        SemiImplicitEuler,
+        VelocityVerlet,
+    )
 
 __version__ = "0.1.0"
 
@@ -86,10 +94,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """``retrograde.measure``, loaded when it is first asked for."""
+def __getattr__(name: str) -> Any:
+    """``retrograde.measure`` and the reversible solvers, loaded when they are first asked for."""
     if name == "measure":
         import importlib
 
         return importlib.import_module(f"{__name__}.measure")
+    if name in REVERSIBLE:
+        return getattr(_solvers, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

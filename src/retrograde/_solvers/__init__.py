@@ -8,8 +8,10 @@ step, its inverse and its start as straight-line programs, one line here.
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .._errors import InputError
-from .alf import ALF
 from .base import AbstractSolver
 from .bosh3 import Bosh3
 from .dopri5 import Dopri5
@@ -18,13 +20,16 @@ from .explicit_rk import ExplicitRungeKutta
 from .heun import Heun
 from .midpoint import Midpoint
 from .ralston import Ralston
-from .reversible import Reversible
-from .reversible_heun import ReversibleHeun
 from .rk4 import RK4
-from .semi_implicit_euler import SemiImplicitEuler
 from .tableau import Tableau
 from .tsit5 import Tsit5
-from .velocity_verlet import VelocityVerlet
+
+if TYPE_CHECKING:
+    from .alf import ALF
+    from .reversible import Reversible
+    from .reversible_heun import ReversibleHeun
+    from .semi_implicit_euler import SemiImplicitEuler
+    from .velocity_verlet import VelocityVerlet
 
 __all__ = [
     "ALF",
@@ -50,11 +55,23 @@ BY_NAME: dict[str, AbstractSolver] = {
     solver.name: solver
     for solver in (Euler(), Heun(), Midpoint(), Ralston(), RK4(), Bosh3(), Dopri5(), Tsit5())
 }
-BY_NAME |= {
-    solver.name: solver
-    for solver in (SemiImplicitEuler(), VelocityVerlet(), ReversibleHeun(), ALF())
+REVERSIBLE = {
+    "ALF": "alf",
+    "Reversible": "reversible",
+    "ReversibleHeun": "reversible_heun",
+    "SemiImplicitEuler": "semi_implicit_euler",
+    "VelocityVerlet": "velocity_verlet",
 }
-BY_NAME["leapfrog"] = VelocityVerlet()
+"""Pages that are loaded when they are asked for: a tenth of the package's import."""
+
+LAZY = {page: name for name, page in REVERSIBLE.items() if name != "Reversible"}
+LAZY["leapfrog"] = "VelocityVerlet"
+
+
+def __getattr__(name: str) -> Any:
+    if name in REVERSIBLE:
+        return getattr(import_module(f".{REVERSIBLE[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def find_solver(solver: object) -> AbstractSolver:
@@ -69,9 +86,12 @@ def find_solver(solver: object) -> AbstractSolver:
         return solver
     if isinstance(solver, str) and solver.lower() in BY_NAME:
         return BY_NAME[solver.lower()]
+    if isinstance(solver, str) and solver.lower() in LAZY:
+        found: AbstractSolver = __getattr__(LAZY[solver.lower()])()
+        return found
     if isinstance(solver, type) and issubclass(solver, AbstractSolver):
         raise InputError(f"`solver` is the class {solver.__name__}; pass `{solver.__name__}()`.")
     raise InputError(
         f"`solver` is {solver!r}, which is no solver; choose one of "
-        f"{', '.join(sorted(BY_NAME))} or pass an AbstractSolver."
+        f"{', '.join(sorted((*BY_NAME, *LAZY)))} or pass an AbstractSolver."
     )
