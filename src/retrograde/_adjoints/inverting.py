@@ -23,8 +23,8 @@ from .sweep import StepPull
 __all__ = ["InvertingAdjoint"]
 
 TRUST = 30.0
-"""The guard's tolerance is a part of ``grad_rtol``: gradients erred by up to 6 times their
-states' error in 100 random runs, and by 11 in the worst example."""
+"""The guard's tolerance is a part of ``grad_rtol``: in 100 random runs of a
+prototype gradients erred by up to 6 times their states' error, and by 11 in the worst example."""
 
 TRUST_REVERSIBLE = 1e4
 """The same for reversible solvers, whose states' error is rounding, grown: that of the gradient was
