@@ -289,6 +289,8 @@ def test_a_named_method_takes_what_the_budget_buys(backend):
     plan = solve(backend, memory=1000, adjoint="backsolve")
     assert plan.adjoint.checkpoints > 4
     assert plan.reason == "it was named, with what the budget buys"
+    plan = solve(backend, memory=1000, adjoint=rg.BacksolveAdjoint(guard=0))
+    assert plan.adjoint.guard == 0  # given, so not replaced
     plan = solve(backend, memory=1000, adjoint="recursive_checkpoint")
     assert 4 < plan.adjoint.checkpoints < 500
 

@@ -50,7 +50,8 @@ def the_named_one(case: Case) -> Choice | None:
                 case.shape.known and fitting_inversion(case.shape, case.budget, fitting)
             ) or None
             if best is not None:
-                kept = {"checkpoints", "guard", "window", "one_tape"}
+                open_ = {"checkpoints": None, "guard": 1, "window": 1, "one_tape": False}
+                kept = [name for name, value in open_.items() if getattr(named, name) == value]
                 best = replace(named, **{name: getattr(best, name) for name in kept})
         if best is not None:
             return Choice(best, f"{case.why}, with what the budget buys")
