@@ -15,7 +15,6 @@ from typing import Any
 import jax
 from jax.custom_derivatives import SymbolicZero, zero_from_primal
 
-from retrograde._adjoints import DirectAdjoint, ForwardMode, check_followed
 from retrograde._errors import InputError
 from retrograde._types import Inputs, Wanted
 
@@ -112,8 +111,8 @@ def _moving(tangents: Inputs) -> tuple[Wanted, tuple[tuple[int, ...], list[Any]]
         )
     wanted = Wanted(
         tuple(map(moves, tangents.params)),
-        moves(tangents.t0),
-        moves(tangents.t1),
+        any(map(moves, leaves(tangents.t0))),
+        any(map(moves, leaves(tangents.t1))),
         any(map(moves, leaves(tangents.ts))),
         any(map(moves, leaves(tangents.y0))),
     )
@@ -146,12 +145,12 @@ class _Tangent(LinearMap):
             known = adjoint.push(self.program.loop, cache, self._spread(inputs, tangents))
             if known is not None:
                 return known  # type: ignore[no-any-return]
-        run = self._along(ForwardMode(), inputs)
+        run = self._along(True, inputs)
         return tuple(jax.jvp(run, self._chosen(inputs), tuple(tangents))[1])
 
     def again(self, constants: Any, tangents: Any) -> tuple[Any, ...]:
         inputs, _ = jax.tree_util.tree_unflatten(self.structure, constants)
-        run = self._along(DirectAdjoint(), inputs)
+        run = self._along(False, inputs)
         return tuple(jax.jvp(run, self._chosen(inputs), tuple(tangents))[1])
 
     def transpose(self, constants: Any, cotangents: Any) -> tuple[Any, ...]:
@@ -177,7 +176,7 @@ class _Tangent(LinearMap):
             rest = iter(chosen)
             new = [next(rest) if m else x for x, m in zip(arrays, moving, strict=True)]
             inputs, cts = jax.tree_util.tree_unflatten(structure, new)
-            run = self._along(DirectAdjoint(), inputs)
+            run = self._along(False, inputs)
             return tuple(jax.vjp(run, *self._chosen(inputs))[1](cts))
 
         dots = _flat(tangents[0], tangents[2])
@@ -186,14 +185,13 @@ class _Tangent(LinearMap):
         return self.pull(*primals), jax.jvp(again, tuple(first), tuple(second))[1]
 
     # --- choosing inputs
-    def _along(self, adjoint: Any, inputs: Inputs) -> Any:
-        """Output leaves of the chosen inputs, by an adjoint that autodiff follows."""
-        check_followed(self.program.loop)
+    def _along(self, forward: bool, inputs: Inputs) -> Any:
+        """Output leaves of the chosen inputs, by operations that autodiff follows."""
+        primal = self.program.along(forward)
 
         def run(*chosen: Any) -> tuple[Any, ...]:
             with forward_mode():
-                leaves = adjoint.primal(self.program.loop, self._replaced(inputs, chosen))[0]
-            return tuple(leaves)
+                return primal(self._replaced(inputs, chosen))  # type: ignore[no-any-return]
 
         return run
 

@@ -44,7 +44,8 @@ class LoopHooks:
 
     def new_buffer(self, rows: int | None, layout: Any, *, scratch: bool) -> Any:
         assert rows is not None
-        return tuple(jnp.zeros((rows + scratch, *s), layout.dtype) for s in layout.shapes)
+        pairs = zip(layout.shapes, layout.dtypes, strict=True)
+        return tuple(jnp.zeros((rows + scratch, *s), dtype) for s, dtype in pairs)
 
     def write(self, buffer: Any, i: Any, y: Any) -> Any:
         return tuple(write_row(x, i, row) for x, row in zip(buffer, y, strict=True))

@@ -46,7 +46,7 @@ class KeptPrograms:
             return jax.jit(make())
         if found is None:
             found = jax.jit(make())
-            program.loop.problem.forget()
+            program.forget()
         self._kept[key] = found
         while len(self._kept) > MOST:
             self._kept.popitem(last=False)

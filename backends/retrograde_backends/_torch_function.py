@@ -23,6 +23,7 @@ __all__ = [
     "autodiff_vjp",
     "constant",
     "refuse_captured",
+    "refuse_loop_captured",
     "solve_with_gradient",
     "tensors_of",
 ]
@@ -57,10 +58,11 @@ def constant(x: Any) -> Any:
 
 
 def _tensors(inputs: Inputs) -> list[Any]:
-    """y0, the parameters, t0, t1 and ts; None for what is no tensor."""
+    """y0, the parameters, t0, t1 and ts; None for what is no tensor (a loop has none of these)."""
+    y0 = inputs.y0 if isinstance(inputs.y0, torch.Tensor) else None
     ts = inputs.ts.tensor if isinstance(inputs.ts, TrackedTimes) else None
     times = [t if isinstance(t, torch.Tensor) else None for t in (inputs.t0, inputs.t1)]
-    return [inputs.y0, *inputs.params, *times, ts]
+    return [y0, *inputs.params, *times, ts]
 
 
 def tensors_of(inputs: Inputs) -> list[Any]:
@@ -82,7 +84,7 @@ class _Call:
 
     def __init__(self, program: Any, inputs: Inputs) -> None:
         self.program = program
-        count = len(program.loop.problem.where)
+        count = program.given
         args, captured = inputs.params[:count], inputs.params[count:]
         self.first_captured = 1 + count  # among the inputs of the node: y0 comes first
         # captured tensors stay themselves, for f goes on using them
@@ -91,7 +93,7 @@ class _Call:
         needs = [x is not None and x.requires_grad for x in _tensors(inputs)]
         self.wanted = _wanted(needs)
         self.versions = [x._version for x in captured]
-        kind = inputs.y0.device.type
+        kind = tensors_of(inputs)[0].device.type
         self.autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
         self.residuals: Any = None
         self.aux: Any = None
@@ -187,6 +189,16 @@ def refuse_captured(problem: Any) -> None:
             "solve_vjp gives gradients of y0, args, t0, t1 and ts only, but `f` closes over "
             "tensors that require one; pass them through `args`, or use solve and "
             "loss.backward() (or torch.no_grad() around solve_vjp to hold them constant)."
+        )
+
+
+def refuse_loop_captured(loop: Any) -> None:
+    """Raise InputError if a body closes over tensors whose gradients ``loop_vjp`` can't give."""
+    if len(loop.params) > loop.given:
+        raise InputError(
+            "loop_vjp gives gradients of `init` and `xs` only, but `body` closes over tensors that "
+            "require one; put them into the carry, or use the loop itself and loss.backward() (or "
+            "torch.no_grad() around loop_vjp to hold them constant)."
         )
 
 

@@ -24,6 +24,7 @@ from ._jax_asked import AskedHooks, forward_mode
 from ._jax_derivative import DirectHooks, Pullback
 from ._jax_gradient import with_gradient
 from ._jax_hooks import LoopHooks
+from ._jax_iteration import IterationHooks
 from ._jax_loops import precision
 from ._jax_programs import KeptAccounts, KeptPrograms
 
@@ -33,7 +34,7 @@ SLOTS = 4
 """Of the gradient that is compiled to see what a step takes beside its slots."""
 
 
-class JaxBackend(AskedHooks, DirectHooks, LoopHooks, EagerBackend):
+class JaxBackend(AskedHooks, DirectHooks, LoopHooks, IterationHooks, EagerBackend):
     """The adapter of JAX."""
 
     name: ClassVar[str] = "jax"
@@ -238,6 +239,8 @@ class JaxBackend(AskedHooks, DirectHooks, LoopHooks, EagerBackend):
 
 def _arrays(program: Any, inputs: Inputs) -> Inputs:
     """Times as arrays: inputs of a compiled program."""
+    if inputs.t0 is None:  # a loop has none
+        return inputs
     time = program.loop.layout.time
     return inputs._replace(t0=time(inputs.t0), t1=time(inputs.t1))
 

@@ -43,6 +43,7 @@ from ._torch_function import (
     solve_with_gradient,
     tensors_of,
 )
+from ._torch_iteration import IterationHooks
 from ._torch_reverse import TorchPullback
 from ._torch_tape import tape_bytes
 
@@ -56,7 +57,7 @@ class TorchClock(HostClock):
         return float(x.detach() if isinstance(x, torch.Tensor) else x)
 
 
-class TorchBackend(ForwardHooks, EagerBackend):
+class TorchBackend(IterationHooks, ForwardHooks, EagerBackend):
     """The adapter of PyTorch."""
 
     name: ClassVar[str] = "torch"

@@ -18,6 +18,7 @@ from ._adjoints import (
 from ._controllers import AbstractController, ConstantSteps, PIDController, StepTo
 from ._derivative import VectorField, check_vjp
 from ._errors import InputError, PlanInfeasible, RetrogradeError, SolveFailed, UnsupportedByBackend
+from ._looping import loop_vjp, scan, while_loop
 from ._planner import Plan
 from ._saveat import SaveAt
 from ._solution import Gradients, Solution, Status
@@ -87,10 +88,13 @@ __all__ = [
     "VectorField",
     "VelocityVerlet",
     "check_vjp",
+    "loop_vjp",
     "measure",
     "plan",
+    "scan",
     "solve",
     "solve_vjp",
+    "while_loop",
 ]
 
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from . import _schedules
 from ._clocks import HostClock
 from ._eager_direct import DirectHooks
+from ._eager_iteration import IterationHooks
 from ._eager_rows import Lazy, Rows
 from ._errors import InputError, UnsupportedByBackend
 from ._hardware import host_memory
@@ -26,7 +27,7 @@ from ._types import Array, Asked, State, Tree, Wanted
 __all__ = ["EagerBackend"]
 
 
-class EagerBackend(DirectHooks, AbstractBackend):
+class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
     """Every hook in plain array API and Python control flow: correct for any eager library."""
 
     name: ClassVar[str] = "generic"

@@ -21,13 +21,14 @@ class ListParts:
 
     bk: Any
     shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[Any, ...]
     size: int
     nbytes: int
 
     def repeat(self, count: int) -> Any:
         """The layout of ``count`` states in a row."""
         twin = copy.copy(self)
-        twin.shapes = self.shapes * count
+        twin.shapes, twin.dtypes = self.shapes * count, self.dtypes * count
         twin.size, twin.nbytes = self.size * count, self.nbytes * count
         return twin
 

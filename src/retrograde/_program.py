@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
-from ._adjoints import AbstractAdjoint
+from ._adjoints import AbstractAdjoint, DirectAdjoint, ForwardMode, check_followed
 from ._planner import Plan, widened
 from ._rows import output_times
 from ._solution import Status
@@ -52,6 +53,21 @@ class Program:
             loop.outputs.count,
             self.adjoint,
         )
+
+    @property
+    def given(self) -> int:
+        """How many parameters are arguments of the user's, not found in closures."""
+        return len(self.loop.problem.where)
+
+    def forget(self) -> None:
+        """Drop the arrays, once they are inputs of a program that outlives this call."""
+        self.loop.problem.forget()
+
+    def along(self, forward: bool) -> Callable[[Inputs], Any]:
+        """Output leaves by operations that autodiff follows; ``forward``: in forward mode alone."""
+        check_followed(self.loop)
+        adjoint = ForwardMode() if forward else DirectAdjoint()
+        return lambda inputs: tuple(adjoint.primal(self.loop, inputs)[0])
 
     def primal(self, inputs: Inputs) -> tuple[Any, Any]:
         """(output leaves, what else the solve tells)."""

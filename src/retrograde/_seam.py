@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from ._seam_arrays import ArrayHooks
 from ._seam_gradients import GradientHooks
+from ._seam_iteration import IterationHooks
 from ._seam_loops import LoopHooks
 
 __all__ = ["AbstractBackend", "Capability"]
@@ -32,7 +33,7 @@ class Capability(enum.StrEnum):
     """A loop of known length can be differentiated by the library's (or the tape's) autodiff."""
 
 
-class AbstractBackend(ArrayHooks, LoopHooks, GradientHooks):
+class AbstractBackend(ArrayHooks, LoopHooks, GradientHooks, IterationHooks):
     """An array library as the core sees it.
 
     Attributes

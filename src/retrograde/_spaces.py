@@ -59,6 +59,7 @@ class ListLayout(ListParts):
         self.xp = bk.xp
         self.shapes = tuple(tuple(int(d) for d in x.shape) for x in like)
         self.dtype = like[0].dtype
+        self.dtypes = (self.dtype,) * len(self.shapes)
         self.real_dtype = bk.real_dtype(like[0])
         self.device = bk.device_of(like[0])
         self.size = sum(math.prod(shape) for shape in self.shapes)

@@ -37,6 +37,7 @@ class ClockedStates:
         layout = loop.carried
         self.complex = layout.dtype != layout.real_dtype
         self.dtype = layout.dtype
+        self.dtypes = (self.dtype,) * (len(layout.shapes) + 1)
         self.shapes = (*layout.shapes, (2 + len(loop.controller.init(loop.clock)),))
         self.layout = self
 

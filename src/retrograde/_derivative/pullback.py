@@ -70,17 +70,19 @@ class TapePullback(_Pullback):
         leaves = self.layout.unpack(y)
         count, where, params, bind = len(leaves), self.where, list(self.params), self.bind
 
-        def fn(t: Any, *rest: Any) -> Any:
+        def fn(*rest: Any) -> Any:
+            at = rest[0] if self.time else t
+            rest = rest[1:] if self.time else rest
             for i, x in zip(where, rest[count:], strict=True):
                 params[i] = x
-            return bind(params)(t, rest[:count])
+            return bind(params)(at, rest[:count])
 
-        arrays = [t, *leaves, *(self.params[i] for i in where)]
-        k, tape_pull = self.tape_vjp(fn, arrays, self.layout.xp)
+        arrays = [*leaves, *(self.params[i] for i in where)]
+        k, tape_pull = self.tape_vjp(fn, [t, *arrays] if self.time else arrays, self.layout.xp)
 
         def pull(ct: Sequence[Array], acc: list[Array]) -> tuple[Any, Any, list[Array]]:
-            ct_t, *cts = tape_pull(ct)
-            time = self.bk.scalar(ct_t) if self.time else None
+            cts = tape_pull(ct)
+            time = self.bk.scalar(cts.pop(0)) if self.time else None
             return tuple(cts[:count]), time, self.add(acc, cts[count:])
 
         pull.tape = tape_pull  # type: ignore[attr-defined]

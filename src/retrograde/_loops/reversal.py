@@ -20,6 +20,8 @@ __all__ = ["reverse"]
 
 Advance = Callable[[Any, Any], Any]
 Pull = Callable[[Any, Any, Any], Any]
+PullRange = Callable[[Any, Any, Any, Any], Any]
+Step = tuple[Advance, Pull, PullRange | None]
 
 
 def reverse(
@@ -30,6 +32,7 @@ def reverse(
     step: tuple[Advance, Pull],
     carry: Any,
     layout: Any,
+    leaf: PullRange | None = None,
 ) -> Any:
     """Pull steps n-1, ..., 0.
 
@@ -45,6 +48,9 @@ def reverse(
         What the pulls thread.
     layout
         Layout of a state.
+    leaf
+        ``leaf(low, high, y, carry) -> carry`` pulls all steps of a window at once, from the state
+        y before the first: no replay, no window of states. Eager libraries.
 
     Returns
     -------
@@ -58,8 +64,8 @@ def reverse(
     if slots.everything:
         return _walk_back(bk, stored.buffer, 0, n, 0, step[1], carry)
     if slots.segments:
-        return _reverse_segments(bk, slots, stored, n, step, carry, layout)
-    return _reverse_ranges(bk, slots, stored, n, step, carry, layout)
+        return _reverse_segments(bk, slots, stored, n, (*step, leaf), carry, layout)
+    return _reverse_ranges(bk, slots, stored, n, (*step, leaf), carry, layout)
 
 
 def _walk_back(
@@ -75,10 +81,12 @@ def _walk_back(
 
 
 def _leaf(
-    bk: Any, window: Any, low: Any, high: Any, y: Any, step: tuple[Advance, Pull], carry: Any
+    bk: Any, window: Any, low: Any, high: Any, y: Any, step: Step, carry: Any
 ) -> Any:
     """Replay steps low..high-2 from the state y before low into the window; pull them all."""
-    advance, pull = step
+    advance, pull, whole = step
+    if whole is not None:
+        return whole(low, high, y, carry), window
 
     def fill(i: Any, z: Any) -> Any:
         window = bk.write(z[1], i - low, z[0])
@@ -94,7 +102,7 @@ def _reverse_segments(
     slots: Slots,
     stored: Stored,
     n: int,
-    step: tuple[Advance, Pull],
+    step: Step,
     carry: Any,
     layout: Any,
 ) -> Any:
@@ -115,7 +123,7 @@ def _reverse_ranges(
     slots: Slots,
     stored: Stored,
     n: Any,
-    step: tuple[Advance, Pull],
+    step: Step,
     carry: Any,
     layout: Any,
 ) -> Any:
@@ -123,7 +131,8 @@ def _reverse_ranges(
     rows, width, advance = slots.rows, slots.window, step[0]
     split = bk.split(rows)
     order, top = bk.rank(stored.positions, rows, n)
-    window = bk.new_buffer(width, layout, scratch=False) if width > 1 else ()
+    recorded = step[2] is not None
+    window = bk.new_buffer(width, layout, scratch=False) if width > 1 and not recorded else ()
 
     def leaf(z: Any) -> Any:
         end, top, positions, buffer, window, carry = z
@@ -131,9 +140,11 @@ def _reverse_ranges(
 
         start = (bk.look(positions, row), bk.read(buffer, row), top, positions, buffer)
         find = (rows, split, order, advance)
-        at, y, top, positions, buffer = to_leaf(bk, find, end, width, start)
-        if width == 1:
-            carry = step[1](at, y, carry)
+        filled = width == 1 and not recorded
+        at, y, top, positions, buffer = to_leaf(bk, find, end, width, start, filled=filled)
+        if filled:
+            free = rows, order, top
+            carry, buffer = _filled_leaf(bk, free, buffer, (at, end), y, step, carry)
         else:
             carry, window = _leaf(bk, window, at, end, y, step, carry)
         dead = bk.look(positions, bk.look(order, top - 1)) >= at
@@ -143,10 +154,45 @@ def _reverse_ranges(
     return bk.while_loop(lambda z: z[0] > 0, leaf, start)[-1]
 
 
+def _filled_leaf(
+    bk: Any, rows: tuple[int, Any, Any], buffer: Any, span: tuple[Any, Any], y: Any, step: Step,
+    carry: Any,
+) -> Any:  # fmt: skip
+    """Pull steps low..high-1, whose states all have room in free rows.
+
+    The binomial schedule stores each of them too, one by one; here counted loops write them and
+    read them back. The state before the last step stays in hand.
+    """
+    advance, pull, _ = step
+    (scratch, order, top), (low, high) = rows, span
+    shift = top - 1 - low
+
+    def fill(i: Any, z: Any) -> Any:
+        y, inside = advance(i, z[0]), i + 2 < high
+        row = bk.look(order, bk.pick(inside, i + 1 + shift, 0))
+        return y, bk.write(z[1], bk.pick(inside, row, scratch), y)
+
+    def back(j: Any, z: Any) -> Any:
+        i = low + (high - 1) - j
+        carry = pull(i, z[0], z[1])
+        return bk.read(buffer, bk.look(order, bk.pick(i > low, i - 1, low) + shift)), carry
+
+    y, buffer = bk.for_loop(low, high - 1, fill, (y, buffer))
+    return bk.for_loop(low, high, back, (y, carry))[1], buffer
+
+
 def to_leaf(
-    bk: Any, find: tuple[int, Any, Any, Advance], end: Any, width: int, start: tuple[Any, ...]
+    bk: Any,
+    find: tuple[int, Any, Any, Advance],
+    end: Any,
+    width: int,
+    start: tuple[Any, ...],
+    *,
+    filled: bool = False,
 ) -> tuple[Any, ...]:
     """From a stored state to at most ``width`` steps before ``end``, storing on the way.
+
+    ``filled``: to where all states up to ``end`` have room in free rows, the last one in hand.
 
     Parameters
     ----------
@@ -172,4 +218,7 @@ def to_leaf(
         buffer, positions = bk.write(buffer, row, y), bk.set_int(positions, row, to)
         return to, y, bk.pick(room, top + 1, top), positions, buffer
 
-    return bk.while_loop(lambda q: end - q[0] > width, refine, start)  # type: ignore[no-any-return]
+    def far(q: Any) -> Any:
+        return end - q[0] > (rows - q[2] + 2 if filled else width)
+
+    return bk.while_loop(far, refine, start)  # type: ignore[no-any-return]

@@ -1,0 +1,164 @@
+"""JAX: public loops. Bodies are traced once; what they close over becomes inputs of the program.
+
+A carry leaf that the traced body hands on as it is (a loop invariant) is no part of the state.
+The bounded loop is nested scans in chunks that grow by 16, skipped once the loop has ended: its
+cost follows the steps taken, and derivatives of any order and mode go through it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from retrograde._errors import InputError, UnsupportedByBackend
+
+from ._jax_gradient import with_gradient
+from ._jax_loops import read_row, write_row
+
+__all__ = ["IterationHooks"]
+
+FIRST = 64
+"""Steps of the first chunk of a bounded loop."""
+
+
+class IterationHooks:
+    """What ``while_loop`` and ``scan`` need."""
+
+    _compiled: Any
+
+    def carry_leaves(self, leaves: Sequence[Any]) -> list[Any]:
+        return [jnp.asarray(x) for x in leaves]
+
+    def array_bytes(self, x: Any) -> int:
+        return math.prod(x.shape) * int(x.dtype.itemsize)
+
+    def row_like(self, x: Any) -> Any:
+        return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+
+    def row(self, x: Any, i: Any) -> Any:
+        return read_row(x, i)
+
+    def new_stack(self, rows: int, like: Sequence[Any] | None) -> Any:
+        return tuple(jnp.zeros((rows, *x.shape), x.dtype) for x in like or ())
+
+    def put(self, stack: Any, i: Any, leaves: Sequence[Any]) -> Any:
+        return tuple(write_row(x, i, row) for x, row in zip(stack, leaves, strict=True))
+
+    def stacked(self, stack: Any, like: Sequence[Any]) -> list[Any]:
+        return list(stack)
+
+    def predicate(self, x: Any) -> Any:
+        if x.dtype != jnp.bool_:
+            raise InputError(f"`cond` returned {x.dtype}; return one bool.")
+        return x
+
+    def negated(self, ok: Any) -> Any:
+        return jnp.logical_not(ok)
+
+
+    # --- tracing
+    def capture_loop(self, loop: Any) -> None:
+        """Trace body and cond once, or twice where a plain number must become another dtype."""
+        closed, shapes = self._trace(loop)
+        promoted = False
+        for i, (a, b) in enumerate(zip(loop.template, shapes[0], strict=True)):
+            if a.dtype != b.dtype and getattr(a, "weak_type", False):
+                loop.template[i], promoted = jnp.asarray(a, b.dtype), True
+        if promoted:
+            loop.describe()
+            closed, shapes = self._trace(loop)
+        loop.check(loop.template, shapes[0])
+        loop.ys_like = shapes[1]
+        jaxpr, count = closed.jaxpr, len(loop.template)
+        pairs = zip(jaxpr.invars[:count], jaxpr.outvars[:count], strict=True)
+        loop.still = frozenset(i for i, (a, b) in enumerate(pairs) if a is b)
+
+        def call(captured: Any, leaves: Any, x: Any) -> tuple[list[Any], list[Any]]:
+            out = jax.core.eval_jaxpr(jaxpr, captured, *leaves, *x)
+            return out[:count], out[count:]
+
+        test, noticed = self._condition(loop)
+        loop.hoisted(call, [jnp.asarray(x) for x in closed.consts], test, noticed)
+        loop.notes = (*loop.notes, str(jaxpr))
+
+    def _trace(self, loop: Any) -> Any:
+        count = len(loop.template)
+
+        def flat(*arrays: Any) -> Any:
+            new, ys = loop.raw(arrays[:count], arrays[count:])
+            return [jnp.asarray(x) for x in new], [jnp.asarray(y) for y in ys]
+
+        rows = [self.row_like(x) for x in loop.xs_leaves]
+        leaves = [jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.weak_type)
+                  for x in loop.template]  # fmt: skip
+        return jax.make_jaxpr(flat, return_shape=True)(*leaves, *rows)
+
+    def _condition(self, loop: Any) -> tuple[Any, list[Any]]:
+        if loop.cond is None:
+            return None, []
+
+        def flat(*leaves: Any) -> Any:
+            return loop.truth(loop.cond(jax.tree_util.tree_unflatten(loop.treedef, leaves)))
+
+        closed = jax.make_jaxpr(flat)(*loop.template)
+        loop.notes = (*loop.notes, str(closed.jaxpr))
+
+        def test(captured: Any, leaves: Any) -> Any:
+            return jax.core.eval_jaxpr(closed.jaxpr, captured, *leaves)[0]
+
+        return test, [jnp.asarray(x) for x in closed.consts]
+
+    # --- loops that autodiff follows
+    def followed_scan(
+        self, step: Callable[..., Any], state: Any, count: int, reverse: bool
+    ) -> tuple[Any, list[Any]]:
+        def body(state: Any, i: Any) -> Any:
+            return step(i, state)
+
+        state, rows = jax.lax.scan(body, state, jnp.arange(count, dtype=jnp.int32))
+        return state, [x[::-1] for x in rows] if reverse else list(rows)
+
+    def bounded_loop(
+        self, running: Callable[[Any], Any], body: Callable[[Any], Any], s: Any, bound: int | None
+    ) -> Any:
+        if bound is None:
+            raise UnsupportedByBackend(
+                "derivatives that follow the steps of a `while_loop` (kind='bounded'; of the other "
+                "kinds those of derivatives) need a bound in JAX: pass `max_steps`."
+            )
+
+        def going(s: Any) -> Any:
+            return jnp.logical_and(s[0] < bound, running(s))
+
+        def times(count: int, inner: Callable[[Any], Any]) -> Callable[[Any], Any]:
+            def maybe(s: Any, _: Any) -> Any:
+                return jax.lax.cond(going(s), inner, lambda s: s, s), None
+
+            return lambda s: jax.lax.scan(maybe, s, length=count)[0]
+
+        done, size = 0, FIRST
+        while done < bound:
+            size = min(size, bound - done)
+            width = math.isqrt(size - 1) + 1
+            block = jax.checkpoint(times(width, body))
+            chunk = jax.checkpoint(times(-(-size // width), block))
+            s = jax.lax.cond(going(s), chunk, lambda s: s, s)
+            done, size = done + size, size * 16
+        return s
+
+    def body_tape_bytes(self, vjp: Any, span: Any, leaves: Sequence[Any]) -> int:
+        shapes = jax.eval_shape(vjp.linearise, span, tuple(leaves), vjp.chosen(vjp.params))
+        return sum(self.array_bytes(x) for x in jax.tree_util.tree_leaves(shapes))
+
+    # --- programs
+    def differentiate_loop(self, program: Any, inputs: Any, kind: str) -> Any:
+        if kind != "checkpointed":
+            return self._compiled(program, ("loop", kind), lambda: program.primal)(inputs)
+        return self._compiled(program, "gradient", lambda: with_gradient(program))(inputs)
+
+    def tracked_leaf(self, x: Any) -> bool:
+        return isinstance(x, jax.core.Tracer) and jnp.issubdtype(x.dtype, jnp.inexact)

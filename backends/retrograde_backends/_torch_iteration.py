@@ -1,0 +1,89 @@
+"""PyTorch: public loops. Where everything fits, autograd records the steps as they are taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from retrograde._adjoints import TooManySteps
+from retrograde._errors import InputError
+
+from ._torch_capture import captured_tensors
+from ._torch_forward import refuse_duals, transformed
+from ._torch_function import constant, refuse_loop_captured, solve_with_gradient
+
+__all__ = ["IterationHooks"]
+
+
+class IterationHooks:
+    """What ``while_loop`` and ``scan`` need."""
+
+    needs_gradient: Callable[..., bool]
+    quiet: Callable[..., Any]
+
+    def array_bytes(self, x: Any) -> int:
+        return int(x.numel() * x.element_size())
+
+    def watch(self, leaves: Sequence[Any]) -> Callable[[], None]:
+        tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
+        versions = [x._version for x in tensors if not x.is_inference()]
+
+        def look() -> None:
+            if versions != [x._version for x in tensors if not x.is_inference()]:
+                raise InputError(
+                    "`body` changed its argument in place; return a new tensor instead."
+                )
+
+        return look
+
+    def capture_loop(self, loop: Any) -> None:
+        """Find the tensors that require a gradient and that the body closes over."""
+        if transformed() or not torch.is_grad_enabled() or loop.count == 0:
+            return  # torch.func follows what a body closes over
+        leaves = [x.detach() if isinstance(x, torch.Tensor) else x for x in loop.template]
+        rows = [x[0, ...].detach() for x in loop.xs_leaves]
+
+        def run() -> list[Any]:
+            new, ys = loop.raw(leaves, rows)
+            found = [x for x in (*new, *ys) if isinstance(x, torch.Tensor)]
+            refuse_duals(found)
+            return found
+
+        loop.hoisted(None, captured_tensors(loop.body, run), None, [])
+
+    def body_tape_bytes(self, vjp: Any, span: Any, leaves: Sequence[Any]) -> int:
+        """Bytes that autograd saves of one step, beside what lives on without it."""
+        weak: Any = StorageWeakRef
+        storages: dict[Any, int] = {}
+
+        def note(x: Any) -> Any:
+            storage = x.untyped_storage()
+            storages[weak(storage)] = storage.nbytes()
+            return x.detach()
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+            k, pull = vjp(span, tuple(leaves))
+        out = sum(self.array_bytes(x) for x in k)
+        del k, pull
+        return out + sum(n for ref, n in storages.items() if ref.expired())
+
+    def differentiate_loop(self, program: Any, inputs: Any, kind: str) -> Any:
+        if not self.needs_gradient(inputs):
+            with self.quiet():
+                return program.primal(constant(inputs))
+        if program.adjoint.differentiable:
+            try:
+                return program.primal(inputs)
+            except TooManySteps:
+                program.adjoint = program.fallback
+        return solve_with_gradient(program, inputs)
+
+    def detach_loop(self, loop: Any, inputs: Any) -> Any:
+        refuse_loop_captured(loop)
+        return constant(inputs)
+
+    def tracked_leaf(self, x: Any) -> bool:
+        return bool(x.requires_grad)
