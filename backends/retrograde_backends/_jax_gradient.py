@@ -21,7 +21,7 @@ from retrograde._types import Inputs, Wanted
 from ._jax_asked import forward_mode
 from ._jax_linear import LinearMap, linear
 
-__all__ = ["with_gradient"]
+__all__ = ["Differentiable", "Tangent", "with_gradient"]
 
 _SYMBOLIC = jax.__version_info__ >= (0, 8)
 """Whether a rule may return symbolic zeros under ``vmap`` (jax 0.6 and 0.7 fail there)."""
@@ -29,10 +29,10 @@ _SYMBOLIC = jax.__version_info__ >= (0, 8)
 
 def with_gradient(program: Any) -> Any:
     """The program as a function with derivatives of its own."""
-    return _Solve(program).solve
+    return Differentiable(program).solve
 
 
-class _Solve:
+class Differentiable:
     """One program's primal, and its forward with what the reverse needs, as ``custom_jvp``."""
 
     def __init__(self, program: Any) -> None:
@@ -40,8 +40,20 @@ class _Solve:
         self._forwards: dict[Any, Any] = {}
         self._rest: dict[Any, Any] = {}
         """What the forwards keep beside arrays, from when they ran."""
-        self.solve = jax.custom_jvp(program.primal)
+        self.solve = jax.custom_jvp(self.primal())
         self.solve.defjvp(self._solve_rule, symbolic_zeros=True)
+
+    def primal(self) -> Any:
+        """The program's own."""
+        return self.program.primal
+
+    def batching(self, run: Any, wanted: Wanted) -> Any:
+        """A forward as it is to behave under ``vmap``: JAX's own way."""
+        return run
+
+    def tangent(self, *arguments: Any) -> Tangent:
+        """The linear function of a program's tangents."""
+        return Tangent(*arguments)
 
     def _solve_rule(self, primals: Any, tangents: Any) -> Any:
         wanted, moving = _moving(tangents[0])
@@ -69,7 +81,7 @@ class _Solve:
                 dots = self._tangent(primals[0], own, now, leaves, moving)
                 return out, (dots, _still(aux), _still(arrays))
 
-            fn = jax.custom_jvp(run)
+            fn = jax.custom_jvp(self.batching(run, wanted))
             fn.defjvp(rule, symbolic_zeros=True)
             self._forwards[key] = fn
         return self._forwards[key]
@@ -79,7 +91,7 @@ class _Solve:
     ) -> tuple[Any, ...]:
         where, dots = moving
         constants, structure = jax.tree_util.tree_flatten((inputs, arrays))
-        one = _Tangent(self.program, (structure, self._rest[self._key(wanted)]), where, wanted)
+        one = self.tangent(self.program, (structure, self._rest[self._key(wanted)]), where, wanted)
         return tuple(linear(one, constants, dots, leaves))
 
 
@@ -126,7 +138,7 @@ def _still(tree: Any) -> Any:
     return zeros(tree, symbolic_zeros=_SYMBOLIC)
 
 
-class _Tangent(LinearMap):
+class Tangent(LinearMap):
     """Tangents of the output rows, of those of some inputs at ``where`` in their flat order."""
 
     def __init__(
@@ -134,7 +146,7 @@ class _Tangent(LinearMap):
     ) -> None:
         self.program, self.where, self.wanted = program, where, wanted
         self.structure, self.rest = structure
-        self.pull = jax.custom_jvp(self._pull)
+        self.pull = jax.custom_jvp(self.batching(self.plain_pull))
         self.pull.defjvp(self._pull_rule, symbolic_zeros=True)
 
     def apply(self, constants: Any, tangents: Any) -> tuple[Any, ...]:
@@ -158,7 +170,11 @@ class _Tangent(LinearMap):
         return self.pull(inputs, arrays, cotangents)
 
     # --- the reverse sweep, and its derivative
-    def _pull(self, inputs: Inputs, arrays: Any, cotangents: Any) -> tuple[Any, ...]:
+    def batching(self, pull: Any) -> Any:
+        """A reverse sweep as it is to behave under ``vmap``: JAX's own way."""
+        return pull
+
+    def plain_pull(self, inputs: Inputs, arrays: Any, cotangents: Any) -> tuple[Any, ...]:
         cache = _joined(arrays, self.rest)
         g = self.program.reverse(inputs, cache, cotangents, self.wanted)
         # what is not wanted has no cotangent, or one of no meaning

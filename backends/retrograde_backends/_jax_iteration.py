@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from retrograde._errors import InputError, UnsupportedByBackend
 
-from ._jax_gradient import with_gradient
+from ._jax_lanes import LoopGradient
 from ._jax_loops import read_row, write_row
 
 __all__ = ["IterationHooks"]
@@ -84,6 +84,8 @@ class IterationHooks:
         test, noticed = self._condition(loop)
         loop.hoisted(call, [jnp.asarray(x) for x in closed.consts], test, noticed)
         loop.notes = (*loop.notes, str(jaxpr))
+        loop.jaxprs = (jaxpr, *loop.jaxprs)
+        loop.template_like = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in loop.template]
 
     def _trace(self, loop: Any) -> Any:
         count = len(loop.template)
@@ -105,7 +107,7 @@ class IterationHooks:
             return loop.truth(loop.cond(jax.tree_util.tree_unflatten(loop.treedef, leaves)))
 
         closed = jax.make_jaxpr(flat)(*loop.template)
-        loop.notes = (*loop.notes, str(closed.jaxpr))
+        loop.notes, loop.jaxprs = (*loop.notes, str(closed.jaxpr)), (closed.jaxpr,)
 
         def test(captured: Any, leaves: Any) -> Any:
             return jax.core.eval_jaxpr(closed.jaxpr, captured, *leaves)[0]
@@ -158,7 +160,7 @@ class IterationHooks:
     def differentiate_loop(self, program: Any, inputs: Any, kind: str) -> Any:
         if kind != "checkpointed":
             return self._compiled(program, ("loop", kind), lambda: program.primal)(inputs)
-        return self._compiled(program, "gradient", lambda: with_gradient(program))(inputs)
+        return self._compiled(program, "gradient", lambda: LoopGradient(program).solve)(inputs)
 
     def tracked_leaf(self, x: Any) -> bool:
         return isinstance(x, jax.core.Tracer) and jnp.issubdtype(x.dtype, jnp.inexact)

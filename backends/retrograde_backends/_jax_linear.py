@@ -35,6 +35,11 @@ class LinearMap(ABC):
     def again(self, constants: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, ...]:
         """Its value by operations that can be differentiated any number of times."""
 
+    def over_lanes(self, size: int, constants: Any, tangents: Any) -> Any:
+        """``transpose`` of a batch as one function of batched arrays, axes first; cotangents of
+        tangents without an axis added up. None: it is batched by ``vmap``."""
+        return None
+
 
 class _Batched(LinearMap):
     """A map under ``vmap``: batch axes come first; None where an array has none."""
@@ -50,6 +55,9 @@ class _Batched(LinearMap):
         return self._mapped(self.one.again, self.tangents)(constants, tangents)  # type: ignore[no-any-return]
 
     def transpose(self, constants: Any, cotangents: Any) -> tuple[Any, ...]:
+        whole = self.one.over_lanes(self.size, self.constants, self.tangents)
+        if whole is not None:
+            return whole(constants, cotangents)  # type: ignore[no-any-return]
         cts = self._mapped(self.one.transpose, 0)(constants, cotangents)
         # one tangent for the whole batch: its cotangents add up
         return tuple(

@@ -22,7 +22,7 @@ class Leaves:
 
     def __init__(self, bk: Any, like: Sequence[Any]) -> None:
         self.bk, self.xp = bk, bk.xp
-        arrays = [x for x in like if bk.is_array(x)]
+        arrays = [x for x in like if hasattr(x, "dtype")]
         self.shapes = tuple(tuple(x.shape) for x in arrays)
         self.dtypes = tuple(x.dtype for x in arrays)
         self.nbytes = sum(bk.array_bytes(x) for x in arrays)
@@ -81,6 +81,8 @@ class Loop:
         self._call: Any = None
         self._test: Any = None
         self.notes: tuple[Any, ...] = ()
+        self.jaxprs: tuple[Any, ...] = ()
+        self.template_like: list[Any] = []
         self.describe()
 
     def describe(self) -> None:
@@ -189,6 +191,18 @@ class Loop:
             return self._test(params[self.first_cond :], leaves)
         assert self.cond is not None
         return self.truth(self.cond(self.bk.unflatten(self.treedef, leaves)))
+
+    def each_goes_on(self, leaves: Sequence[Any], params: Sequence[Array]) -> Any:
+        """The same of every lane, where there are lanes."""
+        return self.goes_on(leaves, params)
+
+    def poison_leaf(self, ok: Any, i: int, x: Array) -> Array:
+        """A carry leaf of the result, nan where the loop has not ended."""
+        return self.bk.poison(ok, x)  # type: ignore[no-any-return]
+
+    def poison_param(self, ok: Any, k: int, x: Array) -> Array:
+        """A cotangent of parameter k, nan where the loop has not ended."""
+        return self.bk.poison(ok, x)  # type: ignore[no-any-return]
 
     def truth(self, result: Any) -> Any:
         """A condition's result, checked: one bool."""

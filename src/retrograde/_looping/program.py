@@ -102,7 +102,7 @@ class LoopProgram:
         leaf = None if pull.traced else pull.pull_range
         step = pull.advance, pull.pull
         end = reverse(bk, slots, stored, n, step, pull.start(), self.loop.layout, leaf=leaf)
-        return Inputs((), pull.finish(end, ok), None, None, ())
+        return Inputs((), pull.finish(end, ok if self.throw else True), None, None, ())
 
     def along(self, forward: bool) -> Callable[[Inputs], Any]:
         """Floating leaves of the result by operations that autodiff follows.
@@ -238,9 +238,9 @@ class LoopProgram:
         leaves = loop.carry(state, params)
         ok = self._finished(leaves, inputs, n)
         floats = [leaves[i] for i in loop.floating]
-        floats += [y for y in ys if loop.bk.floating(y)]
         if self.throw and not isinstance(ok, bool):
-            floats = [loop.bk.poison(ok, x) for x in floats]
+            floats = [loop.poison_leaf(ok, i, leaves[i]) for i in loop.floating]
+        floats += [y for y in ys if loop.bk.floating(y)]  # a scan always ends
         inexact = set(loop.floating)
         rest = [x for i, x in enumerate(leaves) if i not in inexact]
         rest += [y for y in ys if not loop.bk.floating(y)]
@@ -251,7 +251,7 @@ class LoopProgram:
         loop = self.loop
         if loop.count is not None or loop.max_steps is None:
             return True
-        return loop.bk.negated(loop.goes_on(leaves, inputs.params))
+        return loop.bk.negated(loop.each_goes_on(leaves, inputs.params))
 
     def joined(self, floats: Sequence[Any], rest: Sequence[Any]) -> tuple[Any, Any]:
         """The trees (carry, ys) of a result's leaves."""

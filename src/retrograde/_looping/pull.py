@@ -99,7 +99,8 @@ class LoopPull:
                 out[k] = bk.zeros_like(self.params[k])
         if isinstance(ok, bool):
             return tuple(out)
-        return tuple(None if x is None else bk.poison(ok, x) for x in out)
+        pairs = enumerate(out)
+        return tuple(None if x is None else loop.poison_param(ok, k, x) for k, x in pairs)
 
     # --- steps
     def advance(self, i: Any, state: Any) -> Any:
