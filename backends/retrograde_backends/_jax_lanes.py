@@ -138,14 +138,11 @@ class Lanes(Loop):
         test = self._mapped(self.one.each_goes_on, 0 if self.steered else None)
         return test(list(leaves), list(params))
 
-    def poison_leaf(self, ok: Any, i: int, x: Any) -> Any:
-        return self._poison(lambda ok, x: self.one.poison_leaf(ok, i, x), ok, x, self.flags[i])
-
     def poison_param(self, ok: Any, k: int, x: Any) -> Any:
-        return self._poison(lambda ok, x: self.one.poison_param(ok, k, x), ok, x, self.batched[k])
+        def one(ok: Any, x: Any) -> Any:
+            return self.one.poison_param(ok, k, x)
 
-    def _poison(self, one: Callable[..., Any], ok: Any, x: Any, batched: bool) -> Any:
-        if batched:
+        if self.batched[k]:
             return jax.vmap(one, in_axes=(0 if self.steered else None, 0))(ok, x)
         return one(jnp.all(ok, axis=0) if self.steered else ok, x)
 

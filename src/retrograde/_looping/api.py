@@ -335,10 +335,16 @@ def _plain(loop: Loop) -> bool:
 
 def _wrapped(program: LoopProgram, floats: Any, aux: Any) -> tuple[Any, Any]:
     """The result's trees; SolveFailed where the bound is known to have ended the loop."""
-    rest, n, ok = aux
+    rest, _, ok = aux
     loop = program.loop
+    bk = loop.bk
+    if not program.throw or loop.max_steps is None:
+        return program.joined(floats, rest)
+    ended = bk.concrete(ok)
+    if ended is None:  # known when the program runs
+        return program.joined([bk.poison(ok, x) for x in floats], rest)
     result = program.joined(floats, rest)
-    if program.throw and loop.max_steps is not None and loop.bk.concrete(ok) == 0.0:
+    if not ended:
         raise SolveFailed(
             f"while_loop took `max_steps` = {loop.max_steps} steps and `cond` still holds; raise "
             "`max_steps`, or pass throw=False for at most so many steps. The carry reached is the "

@@ -196,10 +196,6 @@ class Loop:
         """The same of every lane, where there are lanes."""
         return self.goes_on(leaves, params)
 
-    def poison_leaf(self, ok: Any, i: int, x: Array) -> Array:
-        """A carry leaf of the result, nan where the loop has not ended."""
-        return self.bk.poison(ok, x)  # type: ignore[no-any-return]
-
     def poison_param(self, ok: Any, k: int, x: Array) -> Array:
         """A cotangent of parameter k, nan where the loop has not ended."""
         return self.bk.poison(ok, x)  # type: ignore[no-any-return]

@@ -41,8 +41,7 @@ class LoopProgram:
     fallback : AbstractAdjoint
         What takes over where a recorded march finds no room (``TooManySteps``).
     throw : bool
-        Whether a loop that ``max_steps`` ended has no result: floats are nan where that is known
-        too late to raise.
+        Whether a loop that ``max_steps`` ended has no gradient.
     """
 
     def __init__(
@@ -238,9 +237,7 @@ class LoopProgram:
         leaves = loop.carry(state, params)
         ok = self._finished(leaves, inputs, n)
         floats = [leaves[i] for i in loop.floating]
-        if self.throw and not isinstance(ok, bool):
-            floats = [loop.poison_leaf(ok, i, leaves[i]) for i in loop.floating]
-        floats += [y for y in ys if loop.bk.floating(y)]  # a scan always ends
+        floats += [y for y in ys if loop.bk.floating(y)]
         inexact = set(loop.floating)
         rest = [x for i, x in enumerate(leaves) if i not in inexact]
         rest += [y for y in ys if not loop.bk.floating(y)]
