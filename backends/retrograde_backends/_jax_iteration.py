@@ -24,6 +24,9 @@ __all__ = ["IterationHooks"]
 FIRST = 64
 """Steps of the first chunk of a bounded loop."""
 
+SHALLOW = 1024
+"""Longest chunk of scans two deep; longer ones are three deep, in fewer bytes."""
+
 
 class IterationHooks:
     """What ``while_loop`` and ``scan`` need."""
@@ -142,15 +145,26 @@ class IterationHooks:
 
             return lambda s: jax.lax.scan(maybe, s, length=count)[0]
 
-        done, size = 0, FIRST
-        while done < bound:
+        def chunk(size: int) -> Callable[[Any], Any]:
+            levels = 2 if size <= SHALLOW else 3
+            width = next(w for w in range(1, size + 1) if w**levels >= size)
+            inner = body
+            for _ in range(levels):
+                inner = jax.checkpoint(times(width, inner))
+            return inner
+
+        def rest(done: int, size: int) -> Callable[[Any], Any]:
+            """The chunks from step ``done`` on, behind one predicate."""
             size = min(size, bound - done)
-            width = math.isqrt(size - 1) + 1
-            block = jax.checkpoint(times(width, body))
-            chunk = jax.checkpoint(times(-(-size // width), block))
-            s = jax.lax.cond(going(s), chunk, lambda s: s, s)
-            done, size = done + size, size * 16
-        return s
+            inner = chunk(size)
+
+            def run(s: Any) -> Any:
+                s = inner(s)
+                return s if done + size >= bound else rest(done + size, 16 * size)(s)
+
+            return lambda s: jax.lax.cond(going(s), run, lambda s: s, s)
+
+        return rest(0, FIRST)(s) if bound else s
 
     def body_tape_bytes(self, vjp: Any, span: Any, leaves: Sequence[Any]) -> int:
         shapes = jax.eval_shape(vjp.linearise, span, tuple(leaves), vjp.chosen(vjp.params))
