@@ -78,8 +78,23 @@ class Subject:
         return field
 
     def plan(self, budget: int, **more: Any) -> Any:
+        """The plan of a gradient; under ``jit`` that of the traced solve, which sees no value."""
         p = self.problem
+        if self.library == "jax" and not more:
+            return self._traced_plan(budget)
         return rg.plan(p.field, p.y0, 0.0, p.t1, p.rate, memory=budget, **self.keywords, **more)
+
+    def _traced_plan(self, budget: int) -> Any:
+        jax = importlib.import_module("jax")
+        found = []
+
+        def solve(y0: Any, rate: Any) -> Any:
+            solution = self._solve(budget, y0, rate)
+            found.append(solution.plan)
+            return solution.ys
+
+        jax.eval_shape(solve, self.problem.y0, self.problem.rate)
+        return found[0]
 
     def needed(self) -> int:
         """Bytes that storing every state takes."""
