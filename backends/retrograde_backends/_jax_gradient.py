@@ -167,7 +167,7 @@ class Tangent(LinearMap):
 
     def transpose(self, constants: Any, cotangents: Any) -> tuple[Any, ...]:
         inputs, arrays = jax.tree_util.tree_unflatten(self.structure, constants)
-        return self.pull(inputs, arrays, cotangents)
+        return self.pull(inputs, arrays, cotangents)  # type: ignore[no-any-return]
 
     # --- the reverse sweep, and its derivative
     def batching(self, pull: Any) -> Any:

@@ -21,6 +21,8 @@ from ._jax_loops import read_row, write_row
 
 __all__ = ["IterationHooks"]
 
+struct: Any = jax.ShapeDtypeStruct
+
 FIRST = 64
 """Steps of the first chunk of a bounded loop."""
 
@@ -37,10 +39,10 @@ class IterationHooks:
         return [jnp.asarray(x) for x in leaves]
 
     def array_bytes(self, x: Any) -> int:
-        return math.prod(x.shape) * int(x.dtype.itemsize)
+        return int(math.prod(x.shape)) * int(x.dtype.itemsize)
 
     def row_like(self, x: Any) -> Any:
-        return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+        return struct(x.shape[1:], x.dtype)
 
     def row(self, x: Any, i: Any) -> Any:
         return read_row(x, i)
@@ -61,7 +63,6 @@ class IterationHooks:
 
     def negated(self, ok: Any) -> Any:
         return jnp.logical_not(ok)
-
 
     # --- tracing
     def capture_loop(self, loop: Any) -> None:
@@ -88,7 +89,7 @@ class IterationHooks:
         loop.hoisted(call, [jnp.asarray(x) for x in closed.consts], test, noticed)
         loop.notes = (*loop.notes, str(jaxpr))
         loop.jaxprs = (jaxpr, *loop.jaxprs)
-        loop.template_like = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in loop.template]
+        loop.template_like = [struct(x.shape, x.dtype) for x in loop.template]
 
     def _trace(self, loop: Any) -> Any:
         count = len(loop.template)
@@ -98,7 +99,7 @@ class IterationHooks:
             return [jnp.asarray(x) for x in new], [jnp.asarray(y) for y in ys]
 
         rows = [self.row_like(x) for x in loop.xs_leaves]
-        leaves = [jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.weak_type)
+        leaves = [struct(x.shape, x.dtype, weak_type=x.weak_type)
                   for x in loop.template]  # fmt: skip
         return jax.make_jaxpr(flat, return_shape=True)(*leaves, *rows)
 

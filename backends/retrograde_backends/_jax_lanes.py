@@ -105,7 +105,8 @@ class Lanes(Loop):
 
     def _wide(self, i: int, x: Any) -> Any:
         shape = (self.size, *x.shape) if self.flags[i] else x.shape
-        return jax.ShapeDtypeStruct(shape, x.dtype)
+        struct: Any = jax.ShapeDtypeStruct
+        return struct(shape, x.dtype)
 
     def _axes(self) -> tuple[list[Any], list[Any]]:
         return [0 if f else None for f in self.flags], [0 if b else None for b in self.batched]
@@ -236,9 +237,7 @@ class _LoopTangent(Tangent):
         """Cotangents of what all lanes share are summed where they arise, not lane by lane."""
         if self.program.loop.count is not None:
             return None
-        inputs, kept = jax.tree_util.tree_unflatten(
-            self.structure, [x is not None for x in constants]
-        )
+        inputs, _ = jax.tree_util.tree_unflatten(self.structure, [x is not None for x in constants])
         flat = jax.tree_util.tree_leaves(inputs)
         pairs = list(zip(self.where, tangents, strict=True))
         if not any(flat) or any(a is not None and not flat[i] for i, a in pairs):

@@ -18,7 +18,6 @@ from ._adjoints import (
 from ._controllers import AbstractController, ConstantSteps, PIDController, StepTo
 from ._derivative import VectorField, check_vjp
 from ._errors import InputError, PlanInfeasible, RetrogradeError, SolveFailed, UnsupportedByBackend
-from ._looping import loop_vjp, scan, while_loop
 from ._planner import Plan
 from ._saveat import SaveAt
 from ._solution import Gradients, Solution, Status
@@ -39,6 +38,7 @@ from ._solvers import (
 )
 
 if TYPE_CHECKING:
+    from ._looping import loop_vjp, scan, while_loop
     from ._solvers import (
         ALF,
         Reversible,
@@ -99,11 +99,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """``retrograde.measure`` and the reversible solvers, loaded when they are first asked for."""
-    if name == "measure":
-        import importlib
+    """The public loops, ``retrograde.measure`` and the reversible solvers: loaded when asked for."""
+    import importlib
 
+    if name == "measure":
         return importlib.import_module(f"{__name__}.measure")
+    if name in ("loop_vjp", "scan", "while_loop"):
+        return getattr(importlib.import_module(f"{__name__}._looping"), name)
     if name in REVERSIBLE:
         return getattr(_solvers, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

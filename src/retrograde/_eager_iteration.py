@@ -54,7 +54,8 @@ class IterationHooks:
         kind = next(k for k in kinds if self.xp.isdtype(x.dtype, k))
         info = self.xp.iinfo if kind == "integral" else self.xp.finfo
         size = 1 if kind == "bool" else info(x.dtype).bits // 8
-        return math.prod(x.shape) * int(size) * (2 if kind == "complex floating" else 1)
+        pair = 2 if kind == "complex floating" else 1
+        return int(math.prod(x.shape)) * int(size) * pair
 
     def row_like(self, x: Array) -> Array:
         return self.xp.zeros(x.shape[1:], dtype=x.dtype, device=x.device)

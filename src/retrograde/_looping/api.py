@@ -1,21 +1,18 @@
-"""``while_loop``, ``scan`` and ``loop_vjp``: normalise, choose a schedule, run, wrap."""
+"""``while_loop``, ``scan`` and ``loop_vjp``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from .._adjoints import DirectAdjoint, RecursiveCheckpointAdjoint
-from .._errors import InputError, SolveFailed
-from .._types import Inputs, Tree, Wanted
-from ..backend import Capability
-from .body import Loop
-from .program import LoopProgram
+from .._adjoints import RecursiveCheckpointAdjoint
+from .._errors import InputError
+from .._types import Tree, Wanted
+from .arguments import scan_arguments, scan_program, while_arguments, while_program
+from .results import cotangents, run, wrapped
 from .schedule import choose
 
 __all__ = ["loop_vjp", "scan", "while_loop"]
-
-KINDS = ("checkpointed", "bounded", "lax")
 
 
 def while_loop(
@@ -87,8 +84,8 @@ def while_loop(
     >>> bool(np.isclose(root, 2**0.5))
     True
     """
-    program, inputs = _while(cond, body, init, max_steps, kind, throw)
-    return _run(program, inputs, kind, checkpoints, memory)[0]
+    program, inputs = while_program(cond, body, init, max_steps, kind, throw)
+    return run(program, inputs, kind, checkpoints, memory)[0]
 
 
 def scan(
@@ -144,8 +141,8 @@ def scan(
     >>> sums.tolist()
     [0.0, 1.0, 3.0, 6.0]
     """
-    program, inputs = _scan(body, init, xs, length, kind, reverse)
-    return _run(program, inputs, kind, checkpoints, memory)
+    program, inputs = scan_program(body, init, xs, length, kind, reverse)
+    return run(program, inputs, kind, checkpoints, memory)
 
 
 def loop_vjp(
@@ -191,9 +188,9 @@ def loop_vjp(
     (6561.0, 17496.0)
     """
     if loop is while_loop:
-        parts = _while_arguments(*arguments, **keywords)
+        parts = while_arguments(*arguments, **keywords)
     elif loop is scan:
-        parts = _scan_arguments(*arguments, **keywords)
+        parts = scan_arguments(*arguments, **keywords)
     else:
         raise InputError(f"`loop` is {loop!r}; pass rg.while_loop or rg.scan.")
     program, inputs, kind, checkpoints, memory = parts
@@ -211,7 +208,7 @@ def loop_vjp(
         floats, aux, residuals = bk.run_forward(program, inputs)
 
     def pullback(cotangent: Any) -> Any:
-        cts = _cotangents(the_loop, floats, cotangent)
+        cts = cotangents(the_loop, floats, cotangent)
         with bk.quiet():
             found = bk.run_reverse(program, inputs, residuals, cts, wanted).params
         leaves: list[Any] = [None] * len(the_loop.template)
@@ -223,178 +220,5 @@ def loop_vjp(
         rows = found[len(the_loop.where) : the_loop.given]
         return init, bk.unflatten(the_loop.xs_treedef, rows)
 
-    result = _wrapped(program, floats, aux)
+    result = wrapped(program, floats, aux)
     return (result if the_loop.scans else result[0]), pullback
-
-
-# --- arguments
-
-
-def _while_arguments(
-    cond: Any,
-    body: Any,
-    init: Any,
-    *,
-    max_steps: Any = None,
-    kind: str = "checkpointed",
-    checkpoints: Any = None,
-    memory: Any = None,
-    throw: bool = True,
-) -> Any:
-    return *_while(cond, body, init, max_steps, kind, throw), kind, checkpoints, memory
-
-
-def _scan_arguments(
-    body: Any,
-    init: Any,
-    xs: Any = None,
-    length: Any = None,
-    *,
-    kind: str = "checkpointed",
-    checkpoints: Any = None,
-    memory: Any = None,
-    reverse: bool = False,
-) -> Any:
-    return *_scan(body, init, xs, length, kind, reverse), kind, checkpoints, memory
-
-
-def _while(
-    cond: Any, body: Any, init: Any, max_steps: Any, kind: str, throw: bool
-) -> tuple[LoopProgram, Inputs]:
-    _callable("cond", cond)
-    if max_steps is not None and (isinstance(max_steps, bool) or not isinstance(max_steps, int)
-                                  or max_steps < 0):  # fmt: skip
-        raise InputError(f"`max_steps` is {max_steps!r}; pass a whole number, or None.")
-    loop = Loop(cond, body, init, None, count=None, max_steps=max_steps)
-    return _prepared(loop, kind, throw)
-
-
-def _scan(
-    body: Any, init: Any, xs: Any, length: Any, kind: str, reverse: bool
-) -> tuple[LoopProgram, Inputs]:
-    if length is not None and (isinstance(length, bool) or not isinstance(length, int)
-                               or length < 0):  # fmt: skip
-        raise InputError(f"`length` is {length!r}; pass a whole number, or None.")
-    loop = Loop(None, body, init, xs, count=length, reverse=bool(reverse))
-    for x in loop.xs_leaves:
-        if not loop.bk.is_array(x) or not x.shape:
-            what = f"shape {tuple(x.shape)}" if loop.bk.is_array(x) else f"type {type(x).__name__}"
-            raise InputError(
-                f"`xs` has a leaf of {what}; make every leaf an array of shape (length, ...)."
-            )
-        if loop.count is None:
-            loop.count = int(x.shape[0])
-        elif loop.count != x.shape[0]:
-            raise InputError(
-                f"`xs` has a leaf of {x.shape[0]} rows where {loop.count} are expected (`length`, "
-                "or the rows of another leaf); make them equal."
-            )
-    if loop.count is None:
-        raise InputError("`length` is None and `xs` has no arrays; pass one of them.")
-    return _prepared(loop, kind, True)
-
-
-def _prepared(loop: Loop, kind: str, throw: bool) -> tuple[LoopProgram, Inputs]:
-    _callable("body", loop.body)
-    if kind not in KINDS:
-        raise InputError(f"`kind` is {kind!r}; pass one of {', '.join(map(repr, KINDS))}.")
-    loop.capture()
-    inputs = Inputs((), tuple(loop.params), None, None, ())
-    return LoopProgram(loop, DirectAdjoint(), throw=throw), inputs
-
-
-def _callable(name: str, fn: Any) -> None:
-    if not callable(fn):
-        raise InputError(f"`{name}` is {fn!r}, which is not callable.")
-
-
-# --- running
-
-
-def _run(
-    program: LoopProgram, inputs: Inputs, kind: str, checkpoints: Any, memory: Any
-) -> tuple[Any, Any]:
-    loop = program.loop
-    bk = loop.bk
-    if kind == "checkpointed" and bk.needs_gradient(inputs):
-        asked = bk.asked(inputs)
-        if Capability.TRACED in bk.capabilities or not (asked.forward or asked.again):
-            wanted = Wanted(tuple(map(bk.tracked_leaf, inputs.params)), False, False, False)
-            program.adjoint, again = choose(loop, checkpoints, memory, wanted)
-            program.fallback = again or program.adjoint
-    elif kind == "checkpointed" or (kind == "lax" and _plain(loop)):
-        program.adjoint = RecursiveCheckpointAdjoint(checkpoints)
-    floats, aux = bk.differentiate_loop(program, inputs, kind)
-    return _wrapped(program, floats, aux)
-
-
-def _plain(loop: Loop) -> bool:
-    """Whether the library has a loop of its own for a number of steps that is not known."""
-    return loop.count is None and Capability.TRACED in loop.bk.capabilities
-
-
-def _wrapped(program: LoopProgram, floats: Any, aux: Any) -> tuple[Any, Any]:
-    """The result's trees; SolveFailed where the bound is known to have ended the loop."""
-    rest, _, ok = aux
-    loop = program.loop
-    bk = loop.bk
-    if not program.throw or loop.max_steps is None:
-        return program.joined(floats, rest)
-    ended = bk.concrete(ok)
-    if ended is None:  # known when the program runs
-        return program.joined([bk.poison(ok, x) for x in floats], rest)
-    result = program.joined(floats, rest)
-    if not ended:
-        raise SolveFailed(
-            f"while_loop took `max_steps` = {loop.max_steps} steps and `cond` still holds; raise "
-            "`max_steps`, or pass throw=False for at most so many steps. The carry reached is the "
-            "`solution` of this error.",
-            result[0],
-        )
-    return result
-
-
-def _cotangents(loop: Loop, floats: Any, cotangent: Any) -> tuple[Any, ...]:
-    """Cotangents of a result's floating leaves."""
-    bk = loop.bk
-    carry, ys = cotangent, None
-    if loop.scans:
-        pair = (None, None) if cotangent is None else cotangent
-        if not isinstance(pair, tuple) or len(pair) != 2:
-            raise InputError(
-                f"the cotangent of a scan is {type(cotangent).__name__}; pass the pair (of the "
-                "carry, of ys)."
-            )
-        carry, ys = pair
-    count = len(loop.template)
-    like = loop.ys_like or []
-    out = []
-    leaves = _matching(bk, carry, loop.treedef, count, "the carry")
-    floating = set(loop.floating)
-    out += [x for i, x in enumerate(leaves) if i in floating]
-    if loop.scans:
-        rows = _matching(bk, ys, loop.ys_treedef, len(like), "ys")
-        inexact = [bool(bk.floating(y)) for y in like]
-        out += [x for x, ok in zip(rows, inexact, strict=True) if ok]
-    for k, (x, y) in enumerate(zip(out, floats, strict=True)):
-        if x is None:
-            out[k] = bk.xp.zeros_like(y)
-        elif not bk.is_array(x) or tuple(x.shape) != tuple(y.shape):
-            got = f"shape {tuple(x.shape)}" if bk.is_array(x) else f"type {type(x).__name__}"
-            raise InputError(
-                f"a cotangent has {got}, its result has shape {tuple(y.shape)}; make them alike."
-            )
-    return tuple(out)
-
-
-def _matching(bk: Any, tree: Any, treedef: Any, count: int, name: str) -> list[Any]:
-    """Leaves of a cotangent in the places of the result's; None for zeros."""
-    if tree is None:
-        return [None] * count
-    leaves, found = bk.flatten(tree)
-    if found == treedef:
-        return list(leaves)
-    raise InputError(
-        f"the cotangent of {name} has the structure {found}, the result {treedef}; pass zeros for "
-        "what has none, or None for all of it."
-    )

@@ -198,7 +198,7 @@ class Loop:
 
     def poison_param(self, ok: Any, k: int, x: Array) -> Array:
         """A cotangent of parameter k, nan where the loop has not ended."""
-        return self.bk.poison(ok, x)  # type: ignore[no-any-return]
+        return self.bk.poison(ok, x)
 
     def truth(self, result: Any) -> Any:
         """A condition's result, checked: one bool."""

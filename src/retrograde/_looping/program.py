@@ -7,7 +7,8 @@ same reversal (``_loops``), with the vjp of the body from the adapter.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from .._adjoints import TooManySteps
 from .._loops import FAR, Slots, Stored, march, march_counted, reverse
@@ -22,7 +23,8 @@ TABLES = 2**18
 """Steps that the tables of slots reach to where no bound is given; further on none is placed."""
 
 
-class _Counts(NamedTuple):
+@dataclass(frozen=True)
+class _Counts:
     """What a schedule asks of a loop."""
 
     bk: Any
@@ -127,7 +129,8 @@ class LoopProgram:
     def _filled(self, slots: Slots, stored: Stored) -> Stored:
         if slots.everything:
             return stored
-        assert slots.rows is not None and self.loop.count is not None
+        assert slots.rows is not None
+        assert self.loop.count is not None
         placed = self.adjoint.placed(self.loop.count)
         empty = [FAR] * (slots.rows + 1 - len(placed))
         return stored._replace(positions=self.loop.bk.ints((*placed, *empty)))
@@ -262,4 +265,3 @@ class LoopProgram:
         like = loop.ys_like or []
         ys = [next(a) if bk.floating(y) else next(b) for y in like]
         return carry, bk.unflatten(loop.ys_treedef, ys)
-

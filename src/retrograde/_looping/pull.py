@@ -1,4 +1,4 @@
-"""The pull of a step of a loop: the vjp of its body, with the rows of xs and ys that it is about."""
+"""The pull of a step of a loop: the vjp of its body, with its rows of xs and ys."""
 
 from __future__ import annotations
 
@@ -157,4 +157,3 @@ class LoopPull:
             return (*(x for i, x in zip(loop.moving, state, strict=True) if i in varying), *out)
 
         return field
-

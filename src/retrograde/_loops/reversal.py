@@ -80,9 +80,7 @@ def _walk_back(
     return bk.for_loop(low, high, body, carry)
 
 
-def _leaf(
-    bk: Any, window: Any, low: Any, high: Any, y: Any, step: Step, carry: Any
-) -> Any:
+def _leaf(bk: Any, window: Any, low: Any, high: Any, y: Any, step: Step, carry: Any) -> Any:
     """Replay steps low..high-2 from the state y before low into the window; pull them all."""
     advance, pull, whole = step
     if whole is not None:
