@@ -99,7 +99,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The public loops, ``retrograde.measure`` and the reversible solvers: loaded when asked for."""
+    """Loops, ``retrograde.measure`` and the reversible solvers: loaded when they are asked for."""
     import importlib
 
     if name == "measure":
