@@ -3,7 +3,8 @@
 One executor. Leaves of at most ``window`` steps are replayed into a window and pulled from
 there; between a stored state and the leaf at the end of its range, states are put into freed
 rows at the binomial split (Griewank & Walther 2000, doi:10.1145/347837.347846). A window of one
-is the binomial schedule itself; windows that reach from row to row are segments.
+is the binomial schedule itself, whose leaf is a range that fits into the free rows: counted loops
+write it there and read it back. Windows that reach from row to row are segments.
 
 Invariant: rows ``order[:top]`` hold states at ascending positions below ``end``. Row data never
 moves; integers are permuted.
