@@ -167,9 +167,11 @@ class IterationHooks:
 
         return rest(0, FIRST)(s) if bound else s
 
-    def body_tape_bytes(self, vjp: Any, span: Any, leaves: Sequence[Any]) -> int:
+    def body_tape_bytes(
+        self, vjp: Any, span: Any, leaves: Sequence[Any]
+    ) -> tuple[int, Sequence[bool]]:
         shapes = jax.eval_shape(vjp.linearise, span, tuple(leaves), vjp.chosen(vjp.params))
-        return sum(self.array_bytes(x) for x in jax.tree_util.tree_leaves(shapes))
+        return sum(self.array_bytes(x) for x in jax.tree_util.tree_leaves(shapes)), ()
 
     # --- programs
     def differentiate_loop(self, program: Any, inputs: Any, kind: str) -> Any:

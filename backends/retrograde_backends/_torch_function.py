@@ -177,8 +177,8 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
         raise UnsupportedByBackend(
-            'this solve can be differentiated once only; pass `adjoint="direct"` for second '
-            "derivatives."
+            'this solve (or loop) can be differentiated once only; pass `adjoint="direct"` (to a '
+            'loop `kind="bounded"`) for second derivatives.'
         )
 
 

@@ -54,7 +54,9 @@ class IterationHooks:
 
         loop.hoisted(None, captured_tensors(loop.body, run), None, [])
 
-    def body_tape_bytes(self, vjp: Any, span: Any, leaves: Sequence[Any]) -> int:
+    def body_tape_bytes(
+        self, vjp: Any, span: Any, leaves: Sequence[Any]
+    ) -> tuple[int, Sequence[bool]]:
         """Bytes that autograd saves of one step, beside what lives on without it."""
         weak: Any = StorageWeakRef
         storages: dict[Any, int] = {}
@@ -66,9 +68,11 @@ class IterationHooks:
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
             k, pull = vjp(span, tuple(leaves))
+        pairs = zip(k, leaves, strict=False)
+        same = [a.untyped_storage()._cdata == b.untyped_storage()._cdata for a, b in pairs]
         out = sum(self.array_bytes(x) for x in k)
-        del k, pull
-        return out + sum(n for ref, n in storages.items() if ref.expired())
+        del k, pull, pairs
+        return out + sum(n for ref, n in storages.items() if ref.expired()), same
 
     def differentiate_loop(self, program: Any, inputs: Any, kind: str) -> Any:
         if not self.needs_gradient(inputs):

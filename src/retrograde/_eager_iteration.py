@@ -118,9 +118,13 @@ class IterationHooks:
             s = body(s)
         return s
 
-    def body_tape_bytes(self, vjp: Any, span: Any, leaves: Sequence[Array]) -> int:
-        tape = getattr(vjp(span, tuple(leaves))[1], "tape", None)
-        return 0 if tape is None else int(tape.nbytes)
+    def body_tape_bytes(
+        self, vjp: Any, span: Any, leaves: Sequence[Array]
+    ) -> tuple[int, Sequence[bool]]:
+        out, pull = vjp(span, tuple(leaves))
+        tape = getattr(pull, "tape", None)
+        same = [new is old for new, old in zip(out, leaves, strict=False)]
+        return 0 if tape is None else int(tape.nbytes), same
 
     def differentiate_loop(self, program: Any, inputs: Any, kind: str) -> Any:
         return program.primal(inputs)

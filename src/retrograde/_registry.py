@@ -47,7 +47,7 @@ def backend_for(x: object) -> AbstractBackend | None:
     return _by_type[kind]
 
 
-def backend_of(*trees: Any) -> AbstractBackend:
+def backend_of(*trees: Any, names: tuple[str, str] = ("y0", "args")) -> AbstractBackend:
     """The one adapter of all arrays in some trees.
 
     Raises
@@ -64,11 +64,12 @@ def backend_of(*trees: Any) -> AbstractBackend:
         return next(iter(found.values()))
     if not found:
         raise InputError(
-            "`y0` holds no array; pass an array of NumPy, JAX, PyTorch, CuPy or another "
+            f"`{names[0]}` holds no array; pass an array of NumPy, JAX, PyTorch, CuPy or another "
             "array-API library, or a tree of such arrays."
         )
     raise InputError(
-        f"`y0` and `args` mix arrays of {' and '.join(sorted(found))}; convert them to one library."
+        f"`{names[0]}` and `{names[1]}` mix arrays of {' and '.join(sorted(found))}; convert them "
+        "to one library."
     )
 
 

@@ -76,8 +76,11 @@ class IterationHooks(ABC):
         Differentiable in every mode by the library's autodiff."""
 
     @abstractmethod
-    def body_tape_bytes(self, vjp: Any, span: Any, leaves: Sequence[Array]) -> int:
-        """Bytes that one linearisation of a body keeps."""
+    def body_tape_bytes(
+        self, vjp: Any, span: Any, leaves: Sequence[Array]
+    ) -> tuple[int, Sequence[bool]]:
+        """Bytes that one linearisation of a body keeps, and which of the first leaves it hands
+        on in the same memory (as far as the slots of this library gain by it)."""
 
     @abstractmethod
     def differentiate_loop(self, program: Any, inputs: Any, kind: str) -> Any:

@@ -169,6 +169,7 @@ BAD: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("float", {"max_steps": 3.5}, "`max_steps` is 3.5"),
     ("checkpoints", {"checkpoints": 0}, "`checkpoints` is 0"),
     ("both", {"checkpoints": 2, "memory": "1 MiB"}, "`checkpoints` and `memory`"),
+    ("bounded", {"checkpoints": 2, "kind": "bounded"}, "which stores every step"),
     ("memory", {"memory": "few"}, "`memory` is 'few'"),
 )
 
@@ -203,12 +204,23 @@ def test_bad_cotangents(reference):
     _, pull = rg.loop_vjp(rg.scan, lambda c, _: (2.0 * c, c), x, None, 2)
     for ct, message in (
         (x, "pass the pair"),
-        (((x, x), None), "structure"),
+        (((x, x), None), "type tuple"),
         ((x, x), "shape"),
-        ((None, [1.0, 2.0]), "structure"),
+        ((None, [1.0, 2.0]), "type list"),
     ):
         with pytest.raises(rg.InputError, match=message):
             pull(ct)
+
+
+def test_cotangents_may_be_none_and_numbers(reference):
+    loop = Decay()
+    _, pull = rg.loop_vjp(rg.while_loop, loop.cond, loop.body, loop.init(reference))
+    whole = {"i": 0, "odd": False, "y": np.zeros(2), "rest": (np.asarray(2.0), np.asarray(0.0))}
+    short = {"i": None, "odd": None, "y": None, "rest": (2.0, None)}
+    for a, b in zip(*(pull(ct)["rest"] for ct in (whole, short)), strict=True):
+        assert a == b
+    with pytest.raises(rg.InputError, match="structure"):
+        pull({"y": np.zeros(2)})
 
 
 def test_a_budget_that_is_too_small_is_itemised(backend):

@@ -10,7 +10,7 @@ from .._errors import InputError
 from .._types import Tree, Wanted
 from .arguments import scan_arguments, scan_program, while_arguments, while_program
 from .results import cotangents, run, wrapped
-from .schedule import choose
+from .schedule import check, choose
 
 __all__ = ["loop_vjp", "scan", "while_loop"]
 
@@ -72,7 +72,9 @@ def while_loop(
     Calls of the body by a gradient: n, plus n inside the vjps, plus the replays: for c
     checkpoints at most n while ``n + 1 <= (c + 1) (c + 2) / 2``. Where n is not known beforehand
     the states are placed online, within 5 % of the optimum from 5 checkpoints on.
-    In traced libraries with neither ``checkpoints`` nor ``memory`` 64 states are stored.
+    In traced libraries with neither ``checkpoints`` nor ``memory`` 64 states are stored. A body
+    is called again on the same carry, so it must return the same: random numbers are drawn from a
+    key or generator state in the carry, not from a global one.
 
     Examples
     --------
@@ -164,7 +166,7 @@ def loop_vjp(
     pullback : callable
         For ``while_loop`` ``pullback(cotangent of the carry) -> cotangent of init``; for ``scan``
         ``pullback((cotangent of the carry, cotangent of ys)) -> (of init, of xs)``. None stands
-        for a cotangent of zeros, and where there is no derivative.
+        for a cotangent of zeros, in place of a tree or of a leaf, and where there is no derivative.
 
     Raises
     ------
@@ -194,6 +196,7 @@ def loop_vjp(
     else:
         raise InputError(f"`loop` is {loop!r}; pass rg.while_loop or rg.scan.")
     program, inputs, kind, checkpoints, memory = parts
+    check(program.loop, kind, checkpoints, memory)
     if kind == "lax":
         raise InputError('`kind` is "lax", which has no pullback; use "checkpointed".')
     the_loop = program.loop

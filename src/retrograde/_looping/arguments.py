@@ -7,6 +7,7 @@ from typing import Any
 from .._adjoints import DirectAdjoint
 from .._errors import InputError
 from .._types import Inputs
+from ..backend import Capability
 from .body import Loop
 from .program import LoopProgram
 
@@ -83,6 +84,11 @@ def _prepared(loop: Loop, kind: str, throw: bool) -> tuple[LoopProgram, Inputs]:
     _callable("body", loop.body)
     if kind not in KINDS:
         raise InputError(f"`kind` is {kind!r}; pass one of {', '.join(map(repr, KINDS))}.")
+    traced = Capability.TRACED in loop.bk.capabilities
+    if kind == "bounded" and traced and loop.count is None and loop.max_steps is None:
+        raise InputError(
+            f"`kind` is 'bounded' and `max_steps` is None; {loop.bk.name} needs a bound there."
+        )
     loop.capture()
     inputs = Inputs((), tuple(loop.params), None, None, ())
     return LoopProgram(loop, DirectAdjoint(), throw=throw), inputs

@@ -67,7 +67,7 @@ class Loop:
         max_steps: int | None = None,
         reverse: bool = False,
     ) -> None:
-        self.bk: Any = backend_of(init, xs)
+        self.bk: Any = backend_of(init, xs, names=("init", "xs"))
         self.cond, self.body, self.scans = cond, body, cond is None
         self.count, self.max_steps, self.reverse = count, max_steps, reverse
         bk = self.bk

@@ -10,7 +10,7 @@ from .._types import Inputs, Wanted
 from ..backend import Capability
 from .body import Loop
 from .program import LoopProgram
-from .schedule import choose
+from .schedule import check, choose
 
 __all__ = ["cotangents", "run", "wrapped"]
 
@@ -20,6 +20,7 @@ def run(
 ) -> tuple[Any, Any]:
     loop = program.loop
     bk = loop.bk
+    check(loop, kind, checkpoints, memory)
     if kind == "checkpointed" and bk.needs_gradient(inputs):
         asked = bk.asked(inputs)
         if Capability.TRACED in bk.capabilities or not (asked.forward or asked.again):
@@ -80,25 +81,31 @@ def cotangents(loop: Loop, floats: Any, cotangent: Any) -> tuple[Any, ...]:
         rows = _matching(bk, ys, loop.ys_treedef, len(like), "ys")
         inexact = [bool(bk.floating(y)) for y in like]
         out += [x for x, ok in zip(rows, inexact, strict=True) if ok]
-    for k, (x, y) in enumerate(zip(out, floats, strict=True)):
-        if x is None:
-            out[k] = bk.xp.zeros_like(y)
-        elif not bk.is_array(x) or tuple(x.shape) != tuple(y.shape):
-            got = f"shape {tuple(x.shape)}" if bk.is_array(x) else f"type {type(x).__name__}"
-            raise InputError(
-                f"a cotangent has {got}, its result has shape {tuple(y.shape)}; make them alike."
-            )
-    return tuple(out)
+    return tuple(_like(bk, x, y) for x, y in zip(out, floats, strict=True))
+
+
+def _like(bk: Any, x: Any, y: Any) -> Any:
+    """A cotangent of the result y."""
+    if x is None:
+        return bk.xp.zeros_like(y)
+    if isinstance(x, (int, float)):
+        x = bk.xp.asarray(x, dtype=y.dtype, device=bk.device_of(y))
+    if not bk.is_array(x) or tuple(x.shape) != tuple(y.shape):
+        got = f"shape {tuple(x.shape)}" if bk.is_array(x) else f"type {type(x).__name__}"
+        raise InputError(
+            f"a cotangent has {got}, its result has shape {tuple(y.shape)}; make them alike."
+        )
+    return x
 
 
 def _matching(bk: Any, tree: Any, treedef: Any, count: int, name: str) -> list[Any]:
     """Leaves of a cotangent in the places of the result's; None for zeros."""
     if tree is None:
         return [None] * count
-    leaves, found = bk.flatten(tree)
-    if found == treedef:
-        return list(leaves)
-    raise InputError(
-        f"the cotangent of {name} has the structure {found}, the result {treedef}; pass zeros for "
-        "what has none, or None for all of it."
-    )
+    try:
+        return list(treedef.flatten_up_to(tree))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"the cotangent of {name} has the structure {bk.flatten(tree)[1]}, the result "
+            f"{treedef}; make them alike, with None for a leaf that has none."
+        ) from error

@@ -12,18 +12,24 @@ from typing import Any, NamedTuple
 from .. import _schedules
 from .._adjoints import DirectAdjoint, RecursiveCheckpointAdjoint
 from .._errors import InputError, PlanInfeasible
-from .._planner import budget_bytes
+from .._planner import ARRAYS_ONLY, budget_bytes
 from .._types import Wanted
 from .._units import format_bytes
 from ..backend import Capability
 from .body import Loop
 from .pull import LoopPull, Span
 
-__all__ = ["SLOTS", "choose"]
+__all__ = ["SLOTS", "check", "choose"]
 
 SLOTS = 64
 """Slots of a traced loop of unknown length if nobody says more: one more sweep up to 2,144 steps,
 two up to 47,904. They are a buffer of this many rows whatever the loop takes."""
+
+ENTRIES = 24
+"""Bytes of a slot in the tables of a compiled reversal: position, order, and what sorts them."""
+
+COUNTERS = 2048
+"""Bytes of a compiled loop's counters and predicates, and what its arrays are padded by."""
 
 WIDEST = 1024
 """Steps recorded as one where their number is not known."""
@@ -37,24 +43,37 @@ class Bytes(NamedTuple):
     fixed: dict[str, int]
 
 
-def choose(loop: Loop, checkpoints: Any, memory: Any, wanted: Wanted) -> tuple[Any, Any]:
-    """(adjoint, fallback) of kind "checkpointed"."""
+def check(loop: Loop, kind: str, checkpoints: Any, memory: Any) -> None:
+    """Raise InputError for settings that can't be used, whether a gradient is asked for or not."""
+    if checkpoints is None and memory is None:
+        return
+    if kind != "checkpointed":
+        raise InputError(
+            f"`checkpoints` or `memory` is set, but `kind` is {kind!r}, which stores every step; "
+            'leave them out, or use "checkpointed".'
+        )
     if checkpoints is not None and memory is not None:
         raise InputError("`checkpoints` and `memory` are both set; pass one of them.")
+    if checkpoints is None:
+        budget_bytes(memory, loop.bk, next(iter(loop.params)))
+    elif isinstance(checkpoints, bool) or not isinstance(checkpoints, int) or checkpoints < 1:
+        raise InputError(
+            f"`checkpoints` is {checkpoints!r}; pass a whole number of at least 1, or None."
+        )
+
+
+def choose(loop: Loop, checkpoints: Any, memory: Any, wanted: Wanted) -> tuple[Any, Any]:
+    """(adjoint, fallback) of kind "checkpointed"."""
     if checkpoints is not None:
-        if isinstance(checkpoints, bool) or not isinstance(checkpoints, int) or checkpoints < 1:
-            raise InputError(
-                f"`checkpoints` is {checkpoints!r}; pass a whole number of at least 1, or None."
-            )
         return RecursiveCheckpointAdjoint(checkpoints), None
     bk = loop.bk
     like = next(iter(loop.params))
     budget, source = budget_bytes(memory, bk, like)
     traced = Capability.TRACED in bk.capabilities
+    size = _measured(loop, wanted, budget)
     if traced and loop.count is None and memory is None:
         bound = SLOTS if loop.max_steps is None else min(SLOTS, loop.max_steps)
-        budget = min(budget, _fixed(_measured(loop, wanted)) + bound * max(1, loop.layout.nbytes))
-    size = _measured(loop, wanted)
+        budget = min(budget, _fixed(size) + (bound + 1) * (size.slot + ENTRIES))
     room = budget - _fixed(size)
     if room < size.slot:
         items = {**size.fixed, "one state": size.slot}
@@ -70,7 +89,7 @@ def _fixed(size: Bytes) -> int:
     return sum(size.fixed.values())
 
 
-def _measured(loop: Loop, wanted: Wanted) -> Bytes:
+def _measured(loop: Loop, wanted: Wanted, budget: int) -> Bytes:
     """The bytes of one step's gradient."""
     bk = loop.bk
     leaves = loop.initial(loop.params)
@@ -78,27 +97,30 @@ def _measured(loop: Loop, wanted: Wanted) -> Bytes:
     pull = LoopPull(loop, loop.params, wanted, [leaves[i] for i in loop.floating])
     fresh = tuple(leaves[i] for i in loop.varying)
     fresh += tuple(loop.single[k] for k in pull.moved)
-    tape = bk.body_tape_bytes(pull.vjp, Span(state, [loop.single]), fresh)
+    tape, same = bk.body_tape_bytes(pull.vjp, Span(state, [loop.single]), fresh)
     moved = sum(bk.array_bytes(x) for x in fresh)
     hoisted = zip(loop.params, pull.hoisted, strict=True)
     totals = sum(bk.array_bytes(x) for x, wanted in hoisted if wanted)
-    slot = loop.layout.nbytes + bk.array_overhead * len(state)
+    kept = dict(zip(loop.varying, same, strict=False))  # what is handed on is stored once
+    changing = [x for i, x in zip(loop.moving, state, strict=True) if not kept.get(i)]
+    slot = sum(bk.array_bytes(x) for x in changing if bk.is_array(x))
+    slot += bk.array_overhead * len(changing)
     fixed = {"cotangents of the carry": 2 * moved, "cotangents of constants": 2 * totals}
     fixed["a step's tape"] = tape + loop.layout.nbytes
+    if Capability.TRACED in bk.capabilities and budget > ARRAYS_ONLY:
+        fixed["counters"] = COUNTERS
     return Bytes(max(1, slot), max(1, tape + slot), fixed)
 
 
 def _traced(loop: Loop, size: Bytes, room: int) -> tuple[Any, Any]:
-    states = room // size.slot
-    n = loop.count
-    if n is None:
-        return RecursiveCheckpointAdjoint(min(states, loop.max_steps or states)), None
-    if states >= n:
+    n, states = loop.count, room // size.slot
+    if n is not None and states >= n:
         return RecursiveCheckpointAdjoint(), None
-    found = _schedules.choose_segments(n, states)
+    found = None if n is None else _schedules.choose_segments(n, states)
     if found is not None:
         return RecursiveCheckpointAdjoint(found.slots, found.window), None
-    return RecursiveCheckpointAdjoint(states), None
+    slots = max(1, room // (size.slot + ENTRIES) - 1)  # and a scratch row
+    return RecursiveCheckpointAdjoint(min(slots, loop.max_steps or slots)), None
 
 
 def _eager(loop: Loop, size: Bytes, room: int) -> tuple[Any, Any]:

@@ -11,6 +11,7 @@ switch to an adjoint that has it), ``rules`` (the choice), ``candidates`` (the r
 
 from .asked import switch, unmeasured_plan
 from .calibrate import measured_vjp
+from .charges import ARRAYS_ONLY
 from .hardware import budget_bytes
 from .plan import UNLIMITED, Candidate, Plan
 from .predict import remember
@@ -18,6 +19,7 @@ from .probe import probe
 from .rules import make_plan, widened
 
 __all__ = [
+    "ARRAYS_ONLY",
     "UNLIMITED",
     "Candidate",
     "Plan",
