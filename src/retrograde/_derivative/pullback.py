@@ -70,19 +70,22 @@ class TapePullback(_Pullback):
         leaves = self.layout.unpack(y)
         count, where, params, bind = len(leaves), self.where, list(self.params), self.bind
 
+        with_time = self.bk.is_array(t)  # what a loop hands on in its place is no array
+
         def fn(*rest: Any) -> Any:
-            at = rest[0] if self.time else t
-            rest = rest[1:] if self.time else rest
+            at = rest[0] if with_time else t
+            rest = rest[1:] if with_time else rest
             for i, x in zip(where, rest[count:], strict=True):
                 params[i] = x
             return bind(params)(at, rest[:count])
 
         arrays = [*leaves, *(self.params[i] for i in where)]
-        k, tape_pull = self.tape_vjp(fn, [t, *arrays] if self.time else arrays, self.layout.xp)
+        k, tape_pull = self.tape_vjp(fn, [t, *arrays] if with_time else arrays, self.layout.xp)
 
         def pull(ct: Sequence[Array], acc: list[Array]) -> tuple[Any, Any, list[Array]]:
             cts = tape_pull(ct)
-            time = self.bk.scalar(cts.pop(0)) if self.time else None
+            ct_t = cts.pop(0) if with_time else None
+            time = self.bk.scalar(ct_t) if self.time else None
             return tuple(cts[:count]), time, self.add(acc, cts[count:])
 
         pull.tape = tape_pull  # type: ignore[attr-defined]

@@ -139,11 +139,14 @@ def _reverse_ranges(
 
         start = (bk.look(positions, row), bk.read(buffer, row), top, positions, buffer)
         find = (rows, split, order, advance)
-        filled = width == 1 and not recorded
+        # by reference, a leaf of many steps would hold the cotangents behind it alive
+        filled = width == 1 and not bk.slots_by_reference
         at, y, top, positions, buffer = to_leaf(bk, find, end, width, start, filled=filled)
         if filled:
             free = rows, order, top
             carry, buffer = _filled_leaf(bk, free, buffer, (at, end), y, step, carry)
+        elif width == 1 and not recorded:
+            carry = step[1](at, y, carry)
         else:
             carry, window = _leaf(bk, window, at, end, y, step, carry)
         dead = bk.look(positions, bk.look(order, top - 1)) >= at

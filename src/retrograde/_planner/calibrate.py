@@ -84,6 +84,10 @@ class _Steps:
         loop = self.loop
         return "calibrate", self.pulls, loop.problem.key(), loop.solver, loop.controller
 
+    def forget(self) -> None:
+        """Drop the arrays of the problem."""
+        self.loop.problem.forget()
+
     def forward(self, inputs: Inputs) -> Any:
         """The last state, and where pulls are taken the cotangents."""
         loop, solver = self.loop, self.loop.solver

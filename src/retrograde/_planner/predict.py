@@ -228,6 +228,10 @@ class _Short:
         loop = self.loop
         return "probe", loop.problem.key(), loop.solver, loop.controller, loop.max_steps
 
+    def forget(self) -> None:
+        """Drop the arrays of the problem."""
+        self.loop.problem.forget()
+
     def forward(self, inputs: Inputs) -> tuple[Any, Any]:
         """Record of times, and accepted steps."""
         final = self.loop.march(inputs, None, record=True)
