@@ -14,6 +14,7 @@ import retrograde as rg
 from . import _peers as peers
 from . import _problems as problems
 from ._backends import Run, library
+from .loops import Equinox
 from .overhead import seconds
 
 __all__ = ["ROWS", "Case", "Entrant", "Rival"]
@@ -196,4 +197,28 @@ def torch_gradient_rows() -> Iterator[Case]:
         )
 
 
-ROWS = (toy_rows, jax_rows, numpy_rows, torch_rows, torch_gradient_rows)
+def loop_rows() -> Iterator[Case]:
+    """E1: gradients of public loops in JAX, with as many checkpoints as the peer."""
+    targets = {
+        "scalar, n = 1000": 10.0, "scalar, n = 10000": 10.0, "scalar, n = 100000": 10.0,
+        "100,000 elements": 1.5, "256 x 256 network": 1.0,
+    }  # fmt: skip
+    for name, target in targets.items():
+        mine, theirs = (lambda who=who, name=name: _loop(name, who) for who in ("ours", "equinox"))
+        yield Case(f"gradient, loop: {name}", mine, (Rival("E1", "equinox", target, theirs),))
+
+
+def _loop(name: str, who: str) -> Entrant:
+    bench = Equinox()
+    bench.setup(name, "scan")
+    program = bench.compiled[who == "equinox"]
+    reference = bench.plain()
+
+    def error(found: Any) -> float:
+        pairs = zip(found, reference, strict=True)
+        return max(float(abs(a - b).max() / abs(b).max()) for a, b in pairs)
+
+    return Entrant(lambda: bench.run(program), error)
+
+
+ROWS = (toy_rows, jax_rows, numpy_rows, torch_rows, torch_gradient_rows, loop_rows)

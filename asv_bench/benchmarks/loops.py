@@ -115,6 +115,15 @@ class Equinox:
         compiled = gradient.lower(self.work.y, self.work.p).compile()
         return compiled, time.process_time() - start
 
+    def plain(self) -> Any:
+        """The gradient by the library's own scan, every step stored."""
+
+        def loss(y: Any, p: Any) -> Any:
+            step: Any = lambda c, _: (self.work.body(c, p), None)  # noqa: E731
+            return self.jax.lax.scan(step, y, None, self.work.steps)[0].sum()
+
+        return self.jax.jit(self.jax.grad(loss, (0, 1)))(self.work.y, self.work.p)
+
     def run(self, program: Any) -> Any:
         return self.jax.block_until_ready(program(self.work.y, self.work.p))
 

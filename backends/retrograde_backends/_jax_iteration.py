@@ -99,7 +99,7 @@ class IterationHooks:
             return [jnp.asarray(x) for x in new], [jnp.asarray(y) for y in ys]
 
         rows = [self.row_like(x) for x in loop.xs_leaves]
-        leaves = [struct(x.shape, x.dtype, weak_type=x.weak_type)
+        leaves = [struct(x.shape, x.dtype, weak_type=getattr(x, "weak_type", False))
                   for x in loop.template]  # fmt: skip
         return jax.make_jaxpr(flat, return_shape=True)(*leaves, *rows)
 
