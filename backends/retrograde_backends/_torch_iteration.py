@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from retrograde._adjoints import TooManySteps
 from retrograde._errors import InputError
 
 from ._torch_capture import captured_tensors
 from ._torch_forward import refuse_duals, transformed
-from ._torch_function import constant, refuse_loop_captured, solve_with_gradient
+from ._torch_function import constant, refuse_loop_captured
 
 __all__ = ["IterationHooks"]
 
@@ -21,8 +20,7 @@ __all__ = ["IterationHooks"]
 class IterationHooks:
     """What ``while_loop`` and ``scan`` need."""
 
-    needs_gradient: Callable[..., bool]
-    quiet: Callable[..., Any]
+    differentiate: Callable[..., Any]
 
     def array_bytes(self, x: Any) -> int:
         return int(x.numel() * x.element_size())
@@ -75,15 +73,7 @@ class IterationHooks:
         return out + sum(n for ref, n in storages.items() if ref.expired()), same
 
     def differentiate_loop(self, program: Any, inputs: Any, kind: str) -> Any:
-        if not self.needs_gradient(inputs):
-            with self.quiet():
-                return program.primal(constant(inputs))
-        if program.adjoint.differentiable:
-            try:
-                return program.primal(inputs)
-            except TooManySteps:
-                program.adjoint = program.fallback
-        return solve_with_gradient(program, inputs)
+        return self.differentiate(program, inputs)
 
     def detach_loop(self, loop: Any, inputs: Any) -> Any:
         refuse_loop_captured(loop)
