@@ -157,6 +157,47 @@ class Equinox:
         return float(mine / peer)
 
 
+class Bound:
+    """A gradient of 1,000 steps in JAX under a bound 100 times as large; 1 is no cost."""
+
+    params = (("checkpointed", "bounded"), (1, 10_000))
+    param_names = ("kind", "unknowns")
+    timeout = 300
+
+    def setup(self, kind: str, unknowns: int) -> None:
+        try:
+            import jax
+        except ImportError as error:
+            raise NotImplementedError from error
+        jax.config.update("jax_enable_x64", True)
+        self.jax, self.y = jax, jax.numpy.linspace(0.1, 0.9, unknowns)
+        self.compiled = [self.compile(kind, bound) for bound in (1000, 100_000)]
+        for program in self.compiled:
+            self.jax.block_until_ready(program(self.y))
+
+    def compile(self, kind: str, bound: int) -> Any:
+        def loss(y: Any) -> Any:
+            def step(c: Any) -> Any:
+                return c[0] + 1, c[1] + 0.001 * self.jax.numpy.sin(c[1])
+
+            start = self.jax.numpy.asarray(0), y
+            more = {"max_steps": bound, "kind": kind}
+            return rg.while_loop(lambda c: c[0] < 1000, step, start, **more)[1].sum()
+
+        return self.jax.jit(self.jax.grad(loss)).lower(self.y).compile()
+
+    def track_time(self, kind: str, unknowns: int) -> float:
+        ratios = []
+        for _ in range(9):
+            times = []
+            for program in self.compiled:
+                start = time.perf_counter()
+                self.jax.block_until_ready(program(self.y))
+                times.append(time.perf_counter() - start)
+            ratios.append(times[1] / times[0])
+        return statistics.median(ratios)
+
+
 class Recorded:
     """A loop of 10,000 steps in PyTorch in a twentieth of the bytes that autograd saves."""
 
@@ -230,4 +271,5 @@ for _name, _unit in (
     ("track_time", "peer/ours"), ("track_compile", "peer/ours"), ("track_bytes", "ours/peer"),
 ):  # fmt: skip
     getattr(Equinox, _name).unit = _unit
+Bound.track_time.unit = "large/small"  # type: ignore[attr-defined]
 Recorded.track_time.unit = Recorded.track_bytes.unit = "ours/peer"  # type: ignore[attr-defined]

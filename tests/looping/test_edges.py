@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -228,3 +229,21 @@ def test_a_budget_that_is_too_small_is_itemised(backend):
     args = (loop.cond, loop.body), (loop.init(backend),)
     with pytest.raises(rg.PlanInfeasible, match="cotangents of the carry"):
         gradient(backend, rg.while_loop, *args, memory=20)
+
+
+def test_plain_loops(backend):
+    """kind="lax": the library's own loop, the same values; JAX's has forward mode."""
+
+    def power(x: Any) -> Any:
+        return rg.while_loop(lambda c: c < 100.0, lambda c: c * x, x, kind="lax")
+
+    assert backend.to_numpy(backend.compiled(power)(backend.array(3.0))) == 243.0
+    total, rows = rg.scan(
+        lambda c, x: (c * x, c), backend.array(2.0), backend.array([1.0, 2.0, 3.0]),
+        kind="lax", reverse=True,
+    )  # fmt: skip
+    assert backend.to_numpy(total) == 12.0
+    np.testing.assert_array_equal(backend.to_numpy(rows), [12.0, 6.0, 2.0])
+    if backend.bk.name == "jax":
+        tangent = importlib.import_module("jax").jvp(power, (3.0,), (1.0,))[1]
+        assert float(tangent) == 5 * 3.0**4
