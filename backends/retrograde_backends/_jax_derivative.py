@@ -12,6 +12,7 @@ from retrograde._errors import UnsupportedByBackend
 from retrograde._types import Wanted
 
 from ._jax_asked import forward_mode
+from ._jax_kernel import apart
 
 __all__ = ["DirectHooks", "Pullback"]
 
@@ -21,7 +22,8 @@ class Pullback:
 
     def __init__(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> None:
         self.layout, self.bind, self.params = layout, bind, params
-        self.wanted, self.time = wanted.params, wanted.time
+        self.wanted, self.time, self.over = wanted.params, wanted.time, wanted
+        self.apart: Any = None
 
     def chosen(self, params: Any) -> list[Any]:
         """The wanted ones."""
@@ -34,8 +36,30 @@ class Pullback:
         rest = iter(acc)
         return tuple(next(rest) if w else None for w in self.wanted)
 
+    def alone(self) -> Pullback:
+        """The same, each vjp a call of its own that linearises f where it is pulled."""
+
+        def pulled(t: Any, y: Any, params: Any, ct: Any) -> Any:
+            twin = Pullback(self.layout, self.bind, params, self.over)
+            return twin.linearise(t, y, twin.chosen(params), whole=True)[1](ct)
+
+        self.apart = apart(pulled)
+        return self
+
+    def _apart(self, t: Any, y: Any) -> tuple[Any, Any]:
+        params = tuple(self.params)
+        k = self.bind(params)(t, self.layout.unpack(y))
+
+        def pull_all(ct: Any) -> Any:
+            return self.apart(t, y, params, ct)
+
+        return k, pull_all
+
     def __call__(self, t: Any, y: Any) -> tuple[Any, Any]:
-        k, pull_all = self.linearise(t, y, self.chosen(self.params), whole=True)
+        if self.apart is None:
+            k, pull_all = self.linearise(t, y, self.chosen(self.params), whole=True)
+        else:
+            k, pull_all = self._apart(t, y)
 
         def pull(ct: Any, acc: list[Any]) -> tuple[Any, Any, list[Any]]:
             ct_t, mu, cts = pull_all(tuple(ct))

@@ -19,6 +19,7 @@ from retrograde._errors import InputError
 from retrograde._types import Inputs, Wanted
 
 from ._jax_asked import forward_mode
+from ._jax_kernel import one_kernel
 from ._jax_linear import LinearMap, linear
 
 __all__ = ["Differentiable", "Tangent", "with_gradient"]
@@ -45,11 +46,11 @@ class Differentiable:
 
     def primal(self) -> Any:
         """The program's own."""
-        return self.program.primal
+        return one_kernel(self.program.primal, self.program)
 
     def batching(self, run: Any, wanted: Wanted) -> Any:
         """A forward as it is to behave under ``vmap``: JAX's own way."""
-        return run
+        return one_kernel(run, self.program)
 
     def tangent(self, *arguments: Any) -> Tangent:
         """The linear function of a program's tangents."""
@@ -172,7 +173,7 @@ class Tangent(LinearMap):
     # --- the reverse sweep, and its derivative
     def batching(self, pull: Any) -> Any:
         """A reverse sweep as it is to behave under ``vmap``: JAX's own way."""
-        return pull
+        return one_kernel(pull, self.program)
 
     def plain_pull(self, inputs: Inputs, arrays: Any, cotangents: Any) -> tuple[Any, ...]:
         cache = _joined(arrays, self.rest)

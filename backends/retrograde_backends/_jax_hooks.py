@@ -85,7 +85,22 @@ class LoopHooks:
 
     def rank(self, positions: Any, rows: int, n: Any) -> tuple[Any, Any]:
         slots = positions[:rows]
-        return jnp.argsort(slots).astype(jnp.int32), jnp.sum(slots < n).astype(jnp.int32)
+        return _order(slots), jnp.sum(slots < n).astype(jnp.int32)
 
     def split(self, slots: int) -> Callable[[Any, Any], Any]:
         return splitter(slots)
+
+
+COUNTED = 45
+"""Positions put in order by counting: what sorts can't be part of a kernel (``_jax_kernel``)."""
+
+
+def _order(positions: Any) -> Any:
+    """Indices that put positions in ascending order; the free ones at the end are alike."""
+    rows = positions.shape[0]
+    if rows > COUNTED:
+        return jnp.argsort(positions).astype(jnp.int32)
+    i = jnp.arange(rows, dtype=jnp.int32)
+    p, q = positions[:, None], positions[None, :]
+    place = jnp.sum((q < p) | ((q == p) & (i[None, :] < i[:, None])), axis=1, dtype=jnp.int32)
+    return jnp.sum(jnp.where(place[None, :] == i[:, None], i[None, :], 0), axis=1, dtype=jnp.int32)

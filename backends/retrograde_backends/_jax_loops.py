@@ -8,7 +8,8 @@ and unbatched integers would batch the row indices.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from retrograde._schedules import split_table
+
+from ._jax_kernel import loose
 
 __all__ = ["TracedClock", "for_loop", "read_row", "splitter", "while_loop", "write_row"]
 
@@ -79,6 +82,13 @@ class TracedClock:
     def power(self, x: Any, p: float) -> Any:
         return jnp.exp(p * jnp.log(x))  # cheaper than pow, and 0**p = exp(-inf) = 0
 
+    def base(self, x: Any) -> Any:
+        return -jnp.log(x)
+
+    def product(self, bases: Sequence[Any], powers: Sequence[float]) -> Any:
+        # logarithms are kept, so that a try takes one of them and one exponential
+        return jnp.exp(sum(p * x for x, p in zip(bases, powers, strict=False)))
+
     def root(self, a: Any, b: Any) -> Any:
         return jnp.sqrt(a / b)
 
@@ -125,7 +135,7 @@ def _packing(s: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     leaves = [jnp.asarray(x) for x in leaves]
     groups: dict[Any, list[int]] = {}
     for i, x in enumerate(leaves):
-        if x.size <= PACKED_SIZE and jnp.issubdtype(x.dtype, jnp.inexact):
+        if not loose() and x.size <= PACKED_SIZE and jnp.issubdtype(x.dtype, jnp.inexact):
             groups.setdefault(x.dtype, []).append(i)
     packed = [where for where in groups.values() if len(where) > 1]
     alone = [i for i in range(len(leaves)) if not any(i in where for where in packed)]
@@ -158,16 +168,21 @@ def _packing(s: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     return pack, unpack
 
 
+_IN_RANGE: dict[str, Any] = {}
+if "allow_negative_indices" in inspect.signature(lax.dynamic_slice).parameters:
+    _IN_RANGE["allow_negative_indices"] = False  # else each read and write wraps them
+
+
 def read_row(x: Any, i: Any) -> Any:
     """``x[i]`` for an index known to be in range: no wrap of negative ones, no bounds check."""
     if isinstance(i, int):
         return x[i]
-    return lax.dynamic_index_in_dim(x, i, 0, keepdims=False)
+    return lax.dynamic_index_in_dim(x, i, 0, keepdims=False, **_IN_RANGE)
 
 
 def write_row(x: Any, i: Any, row: Any) -> Any:
     """x with row i replaced."""
-    return lax.dynamic_update_index_in_dim(x, jnp.asarray(row, x.dtype), i, 0)
+    return lax.dynamic_update_index_in_dim(x, jnp.asarray(row, x.dtype), i, 0, **_IN_RANGE)
 
 
 def splitter(slots: int) -> Callable[[Any, Any], Any]:

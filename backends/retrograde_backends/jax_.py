@@ -25,6 +25,7 @@ from ._jax_derivative import DirectHooks, Pullback
 from ._jax_gradient import with_gradient
 from ._jax_hooks import LoopHooks
 from ._jax_iteration import IterationHooks
+from ._jax_kernel import apart, separate, small
 from ._jax_loops import precision
 from ._jax_programs import KeptAccounts, KeptPrograms
 
@@ -149,11 +150,18 @@ class JaxBackend(AskedHooks, DirectHooks, LoopHooks, IterationHooks, EagerBacken
         consts = [jnp.asarray(x) for x in closed.consts]
         jaxpr, treedef = closed.jaxpr, jax.tree_util.tree_structure(shapes)
 
+        def run(captured: Any, *arrays: Any) -> list[Any]:
+            return jax.core.eval_jaxpr(jaxpr, captured, *arrays)
+
+        problem.small = small(jaxpr, problem.layout.size) and (problem.small or not output)
+        if not output:
+            problem.apart = separate(jaxpr, problem.layout.size)
+            run = apart(run) if problem.apart else run
+
         def converted(t: Any, y: Any, args: Any, captured: Any) -> Any:
             arrays = jax.tree_util.tree_leaves(y)
             arrays += [x for x in jax.tree_util.tree_leaves(args) if isinstance(x, jax.Array)]
-            out = jax.core.eval_jaxpr(jaxpr, captured, t, *arrays)
-            return jax.tree_util.tree_unflatten(treedef, out)
+            return jax.tree_util.tree_unflatten(treedef, run(captured, t, *arrays))
 
         traced = [isinstance(x, jax.core.Tracer) and bool(self.floating(x)) for x in consts]
         problem.add_captured(converted, consts, traced, output=output)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 __all__ = ["HostClock", "step_count"]
@@ -91,6 +92,17 @@ class HostClock:
     def power(self, x: float, p: float) -> float:
         """x**p for x > 0."""
         return x**p  # type: ignore[no-any-return]
+
+    def base(self, x: float) -> float:
+        """1/x of x > 0, in the form that :meth:`product` takes."""
+        return 1.0 / x
+
+    def product(self, bases: Sequence[float], powers: Sequence[float]) -> float:
+        """The product of x**p, of as many bases as there are."""
+        out = 1.0
+        for x, p in zip(bases, powers, strict=False):
+            out *= x**p
+        return out
 
     def root(self, a: float, b: float) -> float:
         """sqrt(a / b) for a, b >= 0; nan where b is 0."""

@@ -50,6 +50,10 @@ class Problem:
         self.converted_output: Callable[..., Any] | None = None
         """The same of ``SaveAt.fn``."""
         self._captured = [slice(len(self.where), None)] * 2
+        self.small = False
+        """Whether a whole solve may be one kernel of the device (an adapter's)."""
+        self.apart = False
+        """Whether f and its vjp are better not merged with what is around them (an adapter's)."""
         self.notes: tuple[Any, ...] = ()
         """What an adapter found f and ``SaveAt.fn`` to be made of; part of :meth:`key`."""
 

@@ -246,7 +246,8 @@ def _pullback(problem: Any, f: Any, bind: Any, params: Any, wanted: Wanted) -> A
     if isinstance(f, VectorField) and f.vjp is not None:
         return UserPullback(problem, f, params, wanted)
     if Capability.AUTODIFF in bk.capabilities:
-        return bk.pullback(problem.layout, bind, params, wanted)
+        vjp = bk.pullback(problem.layout, bind, params, wanted)
+        return vjp.alone() if problem.apart and f is problem.f else vjp
     return TapePullback(problem.layout, bind, params, wanted)
 
 

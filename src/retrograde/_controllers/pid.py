@@ -84,14 +84,14 @@ class PIDController(AbstractController):
         return 0.0 if self.dtmin is None or self.force_dtmin else self.dtmin * (1 - 1e-6)
 
     def init(self, clock: Any) -> tuple[Scalar, ...]:
-        """What is carried from try to try: 1/error2 of the last accepted steps."""
-        return (clock.real(1.0),) * (2 if self.dcoeff else 1)
+        """What is carried from try to try: bases 1/error2 of the last accepted steps."""
+        return (clock.base(clock.real(1.0)),) * (2 if self.dcoeff else 1)
 
     def adapter(self, clock: Any, order: int) -> Callable[..., tuple[Any, Scalar, Any]]:
         """``adapt(error2, h, memory) -> (accepted, next h, memory)`` for one solve."""
         p, i, d = self.pcoeff, self.icoeff, self.dcoeff
         powers = tuple(b / (2 * order) for b in (p + i + d, -(p + 2 * d), d))
-        power, clip, where = clock.power, clock.clip, clock.where
+        product, base, clip, where = clock.product, clock.base, clock.clip, clock.where
         safety, low, high = self.safety, self.factormin, self.factormax
         dtmin = self.dtmin if self.force_dtmin else None
         limit = self._limit(clock)
@@ -102,11 +102,8 @@ class PIDController(AbstractController):
             ok = error2 <= 1.0
             if dtmin is not None:
                 ok = clock.either(ok, abs(h) <= dtmin * (1 + 1e-6))
-            r = 1.0 / clock.maximum(error2, _SMALLEST_ERROR2)
-            factor = safety * power(r, powers[0]) * power(memory[0], powers[1])
-            if len(memory) > 1:
-                factor = factor * power(memory[1], powers[2])
-            factor = clip(factor, low, where(ok, high, safety))
+            r = base(clock.maximum(error2, _SMALLEST_ERROR2))
+            factor = clip(safety * product((r, *memory), powers), low, where(ok, high, safety))
             return ok, limit(h * factor), clock.select(ok, (r, *memory[:-1]), memory)
 
         return adapt

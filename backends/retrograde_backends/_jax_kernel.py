@@ -1,0 +1,273 @@
+"""JAX on the CPU: a whole sweep of a small system as one kernel, and fields as calls of their own.
+
+XLA's CPU backend runs a kernel for each fusion, 50-70 ns apiece, and a reversed step of a small
+system is dozens of them. It makes a loop one kernel by itself where an iteration touches less than
+1 KiB; a call with the frontend attribute ``xla_cpu_small_call`` is one whatever it touches (XLA
+``SmallWhileLoopHoistingPass``; measured on jax 0.10: gradients of Lotka-Volterra 8 to 19 times as
+fast). That way around its own checks has a price: what the emitter of such kernels can't do fails
+to compile, in the user's program. So a gate stands before it: every primitive of the sweep is on a
+list of those that work, sums and products are small, and a sweep that ``vmap`` made larger is left
+alone, which is seen when it is lowered.
+
+A field that stacks or shifts its state costs more than its operations, whatever its size: fused
+into the sums of stages around it, it is computed again for each element of each. A call that is
+not inlined ends that (heat equation of 1,024 cells: 8 times as fast a gradient, Burgers of 10,000:
+10 times as fast forward). ``RETROGRADE_KERNEL=0`` switches both off.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+__all__ = ["apart", "fits", "loose", "one_kernel", "separate", "small"]
+
+MOST = 256
+"""Numbers of a state beyond which there is nothing to gain."""
+
+SUMMED = 2048
+"""Elements that a sum or product may go over; from 4,096 on XLA uses library calls."""
+
+CALLS = frozenset(
+    {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call",
+     "custom_jvp_call_jaxpr", "retrograde_kernel"}
+)  # fmt: skip
+
+CONTAINERS = CALLS | {"while", "cond", "scan", "remat", "checkpoint"}
+
+ALLOWED = frozenset(
+    {
+        # elementwise
+        "abs", "add", "add_any", "and", "atan2", "cbrt", "ceil", "clamp", "convert_element_type",
+        "copy", "copy_p", "cos", "cosh", "div", "eq", "erf", "exp", "exp2", "expm1", "floor", "ge",
+        "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min",
+        "mul", "ne", "neg", "nextafter", "not", "or", "pow", "rem", "round", "rsqrt", "select_n",
+        "sign", "sin", "sinh", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor",
+        # shapes
+        "broadcast_in_dim", "concatenate", "dynamic_slice", "dynamic_update_slice", "expand_dims",
+        "iota", "pad", "reshape", "rev", "slice", "split", "squeeze", "stack", "transpose",
+        "unstack",
+    }
+)  # fmt: skip
+
+JOINING = frozenset({"concatenate", "pad", "scatter", "stack", "dynamic_update_slice"})
+"""Operations whose results have elements of several origins."""
+
+SUMS = frozenset(
+    {"reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or", "reduce_prod", "cumsum",
+     "argmax", "argmin"}
+)  # fmt: skip
+
+
+def enabled() -> bool:
+    """Whether the environment lets sweeps be kernels."""
+    return os.environ.get("RETROGRADE_KERNEL", "1") != "0"
+
+
+def fits(jaxpr: Any) -> bool:
+    """Whether all that a program does can be in one kernel."""
+    return not jaxpr.effects and all(map(_allowed, _equations(jaxpr)))
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    """All equations, those of loops, branches and calls included."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for x in jax.tree_util.tree_leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(x):
+                yield from _equations(getattr(x, "jaxpr", x))
+
+
+def _is_jaxpr(x: Any) -> bool:
+    return hasattr(getattr(x, "jaxpr", x), "eqns")
+
+
+def _allowed(eqn: Any) -> bool:
+    name = eqn.primitive.name
+    if name in ALLOWED or name in CONTAINERS:
+        return True
+    if name in SUMS:
+        return all(v.aval.size <= SUMMED for v in eqn.invars)
+    if name == "dot_general":  # matrix-vector products alone
+        sizes = [v.aval.size for v in eqn.invars]
+        ranks = sorted(v.aval.ndim for v in eqn.invars)
+        return bool(ranks[0] <= 1 and ranks[1] <= 2 and max(sizes) <= SUMMED)
+    if name == "scatter":  # ``x.at[i].set(v)`` of one index
+        return bool(eqn.invars[1].aval.size <= 1)
+    return False
+
+
+def one_kernel(fn: Callable[..., Any], program: Any) -> Callable[..., Any]:
+    """``fn`` of arrays, as one kernel on the CPU where that is safe."""
+    if not program.small:
+        return fn
+
+    def run(*args: Any) -> Any:
+        leaves, structure = jax.tree_util.tree_flatten(args)
+        out: list[Any] = []
+
+        def flat(*leaves: Any) -> list[Any]:
+            found, tree = jax.tree_util.tree_flatten(
+                fn(*jax.tree_util.tree_unflatten(structure, leaves))
+            )
+            out[:] = [tree]
+            return [jnp.asarray(x) for x in found]
+
+        with within(_loose):
+            closed = jax.make_jaxpr(flat)(*leaves)
+        arrays = [*map(jnp.asarray, closed.consts), *leaves]
+        if not (fits(closed.jaxpr) and all(map(_plain, arrays))):
+            return fn(*args)
+        results = _called(closed, arrays)
+        return jax.tree_util.tree_unflatten(out[0], results)
+
+    return run
+
+
+def _called(closed: Any, arrays: Sequence[Any]) -> list[Any]:
+    """What a program makes of its constants and arguments, by a call that is marked."""
+    count = len(closed.consts)
+
+    @jax.jit
+    def kernel(*arrays: Any) -> Any:
+        found = jax.core.eval_jaxpr(closed.jaxpr, arrays[:count], *arrays[count:])
+        return [*found, _touch(arrays)]
+
+    # a constant would be folded into the call, and leave an input that nothing reads
+    barrier: Any = jax.lax.optimization_barrier
+    results = kernel(*barrier(arrays))
+    shapes = tuple(tuple(tuple(x.shape) for x in part) for part in (arrays, results))
+    return _tag.bind(*results, shapes=shapes)[:-1]  # type: ignore[no-any-return]
+
+
+def loose() -> bool:
+    """Whether loops carry their arrays one by one: in a kernel, joining them costs time."""
+    return _loose.get()
+
+
+def _plain(x: Any) -> bool:
+    """Whether x has numbers, and no other elements."""
+    return bool(x.size) and bool(jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool)
+
+
+def _touch(arrays: Sequence[Any]) -> Any:
+    """Something that depends on every array.
+
+    XLA's emitter of such kernels knows the buffers that an operation reads or makes. An input that
+    no operation is left to read, after its simplifications, makes it abort the whole process.
+    """
+    return sum(jnp.real(jnp.ravel(x)[0]).astype(jnp.float32) for x in arrays)
+
+
+def apart(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """``fn`` of arrays as a call of its own, which XLA's CPU backend does not fuse into others.
+
+    Fused into the sums of stages around it, a field that stacks or indexes is computed again for
+    each of its elements; of a call, nothing is. Calls within calls are merged.
+    """
+
+    def inner(*args: Any) -> Any:
+        with within(_inside):
+            return fn(*args)
+
+    call = jax.jit(inner)
+
+    def run(*args: Any) -> Any:
+        if _inside.get():
+            return fn(*args)
+        leaves, structure = jax.tree_util.tree_flatten(call(*args))
+        return jax.tree_util.tree_unflatten(structure, _tag.bind(*leaves, shapes=None))
+
+    return run
+
+
+_inside: ContextVar[bool] = ContextVar("inside", default=False)
+"""Whether a call of :func:`apart` is being traced."""
+
+_loose: ContextVar[bool] = ContextVar("loose", default=False)
+"""Whether what may become a kernel is being traced."""
+
+
+@contextmanager
+def within(where: ContextVar[bool]) -> Iterator[None]:
+    """Set a flag for a block."""
+    token = where.set(True)
+    try:
+        yield
+    finally:
+        where.reset(token)
+
+
+def small(jaxpr: Any, size: int) -> bool:
+    """Whether solves of this field, with states of this size, may become kernels."""
+    return size <= MOST and enabled() and fits(jaxpr)
+
+
+def separate(jaxpr: Any, size: int) -> bool:
+    """Whether a field is one that gains by :func:`apart`.
+
+    It joins arrays, has no products (which no fusion goes over) and, since a field apart is
+    computed once more where it is pulled, no loops, unless all is one kernel.
+    """
+    names = {eqn.primitive.name for eqn in _equations(jaxpr)}
+    if not enabled() or "dot_general" in names or names.isdisjoint(JOINING):
+        return False
+    return small(jaxpr, size) if size <= MOST else names <= ALLOWED | SUMS | CALLS
+
+
+# --- the mark on the call, which is set or not when the program is lowered
+
+
+_tag: Any = Primitive("retrograde_kernel")
+_tag.multiple_results = True
+_tag.def_impl(lambda *xs, **_: list(xs))
+_tag.def_abstract_eval(lambda *xs, **_: list(xs))
+
+
+def _batch(arrays: Any, axes: Any, **keywords: Any) -> Any:
+    return _tag.bind(*arrays, **keywords), axes
+
+
+def _mark(ctx: Any, *xs: Any, shapes: Any) -> Any:
+    """Mark the call that made these; as a kernel unless a batch made its arrays larger."""
+    calls = [x.owner for x in xs if getattr(x.owner, "name", "") == "func.call"]
+    if calls and alone(ctx):
+        call = calls[-1]  # a result may be an argument handed on
+        attributes = {"inlineable": "false"}
+        if shapes is not None:
+            found = [[tuple(v.type.shape) for v in part] for part in (call.operands, call.results)]
+            if not all(_within(a, b) for a, b in zip(found, shapes, strict=True)):
+                return xs
+            attributes["xla_cpu_small_call"] = "true"
+        values: Any = {k: mlir.ir.StringAttr.get(v) for k, v in attributes.items()}
+        call.attributes["mhlo.frontend_attributes"] = mlir.ir.DictAttr.get(values)
+    return xs
+
+
+def alone(ctx: Any) -> bool:
+    """Whether a program is for one device: a partitioned one may exchange data anywhere."""
+    return tuple(ctx.module_context.platforms) == ("cpu",) and jax.device_count("cpu") == 1
+
+
+def _within(found: Any, shapes: Any) -> bool:
+    """Whether these are the shapes given, in order, without those that nobody uses."""
+    rest = iter(shapes)
+    return all(shape in rest for shape in found)
+
+
+def _jvp(primals: Any, tangents: Any, **keywords: Any) -> Any:
+    return _tag.bind(*primals, **keywords), list(tangents)
+
+
+batching.primitive_batchers[_tag] = _batch
+ad.primitive_jvps[_tag] = _jvp
+mlir.register_lowering(_tag, lambda ctx, *xs, **_: xs)
+mlir.register_lowering(_tag, _mark, platform="cpu", cacheable=False)

@@ -1,0 +1,217 @@
+"""Small systems in JAX on the CPU as one kernel: marked where it is safe, never where it is not."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+import retrograde as rg
+
+jax = pytest.importorskip("jax")
+jnp = jax.numpy
+kernel: Any = pytest.importorskip("retrograde_backends._jax_kernel")
+
+MARK = "xla_cpu_small_call"
+
+
+@pytest.fixture(autouse=True)
+def double() -> None:
+    jax.config.update("jax_enable_x64", True)
+
+
+def lotka_volterra(t: Any, y: Any, p: Any) -> Any:
+    return jnp.stack([p[0] * y[0] - p[1] * y[0] * y[1], -p[2] * y[1] + p[3] * y[0] * y[1]])
+
+
+Y0, P = np.asarray([1.0, 1.0]), np.asarray([1.5, 1.0, 3.0, 1.0])
+
+
+def gradient(f: Any, **keywords: Any) -> Any:
+    settings = {"dt": 0.1, "solver": "rk4", **keywords}
+
+    def loss(y: Any, p: Any) -> Any:
+        return rg.solve(f, y, 0.0, 1.0, p, **settings).ys.sum()
+
+    return jax.jit(jax.grad(loss, (0, 1)))
+
+
+def text(fn: Any, *args: Any) -> str:
+    """The program as JAX hands it to XLA, which marks some loops by itself later."""
+    return str(fn.lower(*map(jnp.asarray, args)).as_text())
+
+
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {}, {"dt": None, "solver": "tsit5"}, {"saveat": rg.SaveAt(ts=[0.3, 0.7])},
+    {"adjoint": rg.RecursiveCheckpointAdjoint(4, 3)}, {"adjoint": rg.RecursiveCheckpointAdjoint(3)},
+    {"adjoint": rg.BacksolveAdjoint(2)},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_same_gradient_with_and_without(settings, monkeypatch):
+    with_kernel = gradient(lotka_volterra, **settings)(Y0, P)
+    monkeypatch.setenv("RETROGRADE_KERNEL", "0")
+    plain = gradient(lambda t, y, p: lotka_volterra(t, y, p), **settings)
+    assert MARK not in text(plain, Y0, P)
+    for a, b in zip(with_kernel, plain(Y0, P), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11)
+
+
+def test_both_sweeps_of_a_small_system_are_marked():
+    found = text(gradient(lotka_volterra), Y0, P)
+    assert found.count(MARK) == 2
+
+
+def unread(text: str) -> list[str]:
+    """Inputs of kernels in optimised HLO that no operation of the kernel reads."""
+    bodies = dict(re.findall(r"^%([\w.\-]+) \(.*?\{\n(.*?)^\}", text, re.M | re.S))
+    marked = re.compile(r"to_apply=%([\w.\-]+), frontend_attributes=\{inlineable[^}]*" + MARK)
+    called = marked.findall(text)
+    found = []
+    for name in called:
+        own = re.findall(r"%([\w.\-]+) = \S+ parameter\(", bodies[name])
+        read = "\n".join(line.split(" = ")[1] for line in bodies[name].splitlines() if "=" in line)
+        found += [f"{name}: {p}" for p in own if not re.search(rf"%{re.escape(p)}\b", read)]
+    assert called
+    return found
+
+
+@pytest.mark.parametrize("how", ["arguments", "constants", "unused"])
+def test_a_kernel_reads_every_input(how):
+    """XLA aborts the process at the first that is not read: constants are folded into calls."""
+
+    def loss(y: Any, p: Any) -> Any:
+        settings: Any = {"dt": 0.1, "solver": "rk4", "adjoint": rg.RecursiveCheckpointAdjoint(3)}
+        p = (p, jnp.arange(5000.0)) if how == "unused" else p
+        f = lotka_volterra if how != "unused" else lambda t, y, p: lotka_volterra(t, y, p[0])
+        return rg.solve(f, y, 0.0, 1.0, p, **settings).ys.sum()
+
+    grad = jax.grad(loss, (0, 1))
+    y, p = jnp.asarray(Y0), jnp.asarray(P)
+    program = jax.jit(lambda *given: grad(*((y, p) if how == "constants" else given)))
+    compiled = program.lower(y, p).compile()
+    assert unread(compiled.as_text()) == []
+    np.testing.assert_allclose(compiled(y, p)[1], grad(y, p)[1], rtol=1e-12)
+
+
+def scatter(t: Any, y: Any, p: Any) -> Any:
+    return -y[jnp.asarray([1, 0, 1])[:2]] * p[0]
+
+
+def rejected() -> dict[str, Any]:
+    """Fields with what XLA's emitter of such kernels can't do, or not at that size."""
+    wide = jnp.ones((64, 64)) * 0.01
+    return {
+        "scatter": (scatter, 2),
+        "sort": (lambda t, y, p: -jnp.sort(y) * p[0], 5),
+        "top_k": (lambda t, y, p: -jax.lax.top_k(y, 5)[0] * p[0], 5),
+        "fft": (lambda t, y, p: -jnp.fft.ifft(jnp.fft.fft(y)).real * p[0], 8),
+        "solve": (lambda t, y, p: -jnp.linalg.solve(jnp.eye(4) * p[0], y), 4),
+        "matrix product": (lambda t, y, p: -((wide @ wide) @ y) * p[0], 64),
+        "batched product": (lambda t, y, p: -(y.reshape(8, 8) @ wide[:8, :8]).ravel() * p[0], 64),
+        "large sum": (lambda t, y, p: -y * p[0] * jnp.sum(jnp.ones(9000) * y[0]) / 9000, 3),
+        "callback": (lambda t, y, p: _printed(y, p), 2),
+        "convolution": (lambda t, y, p: -jnp.convolve(y, jnp.ones(3), "same") * p[0], 9),
+        "random": (lambda t, y, p: -y * jax.random.uniform(jax.random.key(0)) * p[0], 2),
+        "cumulative": (lambda t, y, p: -jnp.cumprod(y) * p[0], 4),
+        "while": (lambda t, y, p: -jax.lax.fori_loop(0, 3, lambda i, y: 0.9 * y, y) * p[0], 3),
+    }
+
+
+def _printed(y: Any, p: Any) -> Any:
+    jax.debug.callback(lambda y: None, y)
+    return -y * p[0]
+
+
+@pytest.mark.parametrize("name", list(rejected()))
+@pytest.mark.parametrize("settings", SETTINGS[:2], ids=str)
+def test_no_program_fails_to_compile_because_of_it(name, settings):
+    f, size = rejected()[name]
+    y0 = np.linspace(0.5, 1.0, size)
+    for a, b in zip(gradient(f, **settings)(y0, P), (y0, P), strict=True):
+        assert a.shape == b.shape
+        assert np.isfinite(a).all()
+
+
+@pytest.mark.parametrize("size", [3, 200, 2000])
+def test_batches_compile_and_agree(size):
+    """A batch makes arrays larger than the gate saw: it is not marked, whatever its size."""
+    ys = np.linspace(0.5, 1.5, 2 * size).reshape(size, 2)
+
+    def loss(y: Any, p: Any) -> Any:
+        return rg.solve(lotka_volterra, y, 0.0, 1.0, p, dt=0.1, solver="rk4").ys.sum()
+
+    ys, p = jnp.asarray(ys), jnp.asarray(P)
+    each = jax.jit(jax.vmap(jax.grad(loss), (0, None)))
+    found = each(ys, p)
+    np.testing.assert_allclose(found[1], jax.grad(loss)(ys[1], p), rtol=1e-11)
+    assert MARK not in text(each, ys, p)
+    total = jax.jit(jax.grad(lambda p: jax.vmap(loss, (0, None))(ys, p).sum()))
+    assert np.isfinite(total(p)).all()
+
+
+def test_other_modes_go_through():
+    def loss(y: Any) -> Any:
+        return rg.solve(lotka_volterra, y, 0.0, 1.0, p, dt=0.1, solver="rk4").ys.sum()
+
+    p = jnp.asarray(P)
+    y = jnp.asarray(Y0)
+    _, tangent = jax.jvp(loss, (y,), (jnp.ones(2),))
+    np.testing.assert_allclose(tangent, jax.grad(loss)(y).sum(), rtol=1e-12)
+    np.testing.assert_allclose(jax.hessian(loss)(y), jax.jacrev(jax.grad(loss))(y), rtol=1e-10)
+
+
+def test_the_gate_reads_loops_and_branches():
+    def loop(fn: Any) -> Any:
+        return jax.make_jaxpr(lambda x: jax.lax.fori_loop(0, 3, lambda i, x: fn(x), x))(
+            jnp.ones(4)
+        ).jaxpr
+
+    assert kernel.fits(loop(jnp.sin))
+    assert not kernel.fits(loop(jnp.sort))
+    branch = jax.make_jaxpr(lambda x: jax.lax.cond(x[0] > 0, jnp.sort, jnp.sin, x))(jnp.ones(4))
+    assert not kernel.fits(branch.jaxpr)
+
+
+def test_what_is_as_large_as_the_gate_lets_through_compiles():
+    """XLA calls libraries for larger sums and products, which a kernel can't."""
+    n = kernel.SUMMED
+    matrix = jnp.ones((45, 45)) / 45
+
+    def f(t: Any, y: Any, p: Any) -> Any:
+        wide = jnp.sin(jnp.arange(float(n)) * p[0])
+        return -(matrix @ y) * wide.sum() / n - y * jnp.max(wide)
+
+    program = gradient(f)
+    assert MARK in text(program, np.linspace(0.5, 1.0, 45), P)
+    assert np.isfinite(program(np.linspace(0.5, 1.0, 45), P)[0]).all()
+
+
+def test_a_large_field_that_joins_is_a_call_and_no_kernel():
+    def roll(t: Any, y: Any, p: Any) -> Any:
+        return p[0] * (jnp.roll(y, 1) - y)
+
+    found = text(gradient(roll), np.ones(1000), P)
+    assert MARK not in found
+    assert found.count('inlineable = "false"') > 0
+    assert "inlineable" not in text(gradient(lambda t, y, p: -p[0] * y), np.ones(1000), P)
+
+
+def test_programs_for_several_devices_are_left_alone():
+    code = (
+        "import jax, jax.numpy as jnp, retrograde as rg\n"
+        "f = lambda t, y, p: jnp.stack([y[1], -y[0]])\n"
+        "run = jax.jit(lambda y: rg.solve(f, y, 0.0, 1.0, dt=0.1).ys)\n"
+        "print('inlineable' in run.lower(jnp.ones(2)).as_text())\n"
+    )
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **flags}, text=True, capture_output=True
+    )
+    assert done.stdout.split() == ["False"], done.stderr
