@@ -27,8 +27,9 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.interpreters import partial_eval as pe
 
-__all__ = ["apart", "fits", "loose", "one_kernel", "separate", "small"]
+__all__ = ["apart", "fits", "loose", "one_kernel", "separate", "small", "unmark"]
 
 MOST = 256
 """Numbers of a state beyond which there is nothing to gain."""
@@ -248,8 +249,21 @@ def _mark(ctx: Any, *xs: Any, shapes: Any) -> Any:
                 return xs
             attributes["xla_cpu_small_call"] = "true"
         values: Any = {k: mlir.ir.StringAttr.get(v) for k, v in attributes.items()}
-        call.attributes["mhlo.frontend_attributes"] = mlir.ir.DictAttr.get(values)
+        call.attributes[_ATTRIBUTES] = mlir.ir.DictAttr.get(values)
     return xs
+
+
+def unmark(values: Sequence[Any]) -> None:
+    """Let XLA merge the calls that made these with what is around them, and drop what is not read.
+
+    Of a marked call, every result is computed.
+    """
+    for x in values:
+        if getattr(x.owner, "name", "") == "func.call" and _ATTRIBUTES in x.owner.attributes:
+            del x.owner.attributes[_ATTRIBUTES]
+
+
+_ATTRIBUTES = "mhlo.frontend_attributes"
 
 
 def alone(ctx: Any) -> bool:
@@ -267,7 +281,20 @@ def _jvp(primals: Any, tangents: Any, **keywords: Any) -> Any:
     return _tag.bind(*primals, **keywords), list(tangents)
 
 
+def _unused(used: list[bool], eqn: Any) -> tuple[list[bool], Any]:
+    """Drop the results that nobody uses, so that nothing is stored for them, but the last."""
+    if not any(used):
+        return [False] * len(used), None
+    used = [*used[:-1], True]
+
+    def chosen(xs: Any) -> list[Any]:
+        return [x for x, u in zip(xs, used, strict=True) if u]
+
+    return used, eqn.replace(invars=chosen(eqn.invars), outvars=chosen(eqn.outvars))
+
+
 batching.primitive_batchers[_tag] = _batch
+pe.dce_rules[_tag] = _unused
 ad.primitive_jvps[_tag] = _jvp
 mlir.register_lowering(_tag, lambda ctx, *xs, **_: xs)
 mlir.register_lowering(_tag, _mark, platform="cpu", cacheable=False)

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from ._jax_kernel import unmark
+
 __all__ = ["LinearMap", "linear"]
 
 
@@ -140,4 +142,13 @@ _linear.def_abstract_eval(_shapes)
 ad.primitive_jvps[_linear] = _jvp
 ad.primitive_transposes[_linear] = _transpose
 batching.primitive_batchers[_linear] = _batch
-mlir.register_lowering(_linear, mlir.lower_fun(_apply, multiple_results=True))
+
+
+def _lowered(ctx: Any, *arrays: Any, **keywords: Any) -> Any:
+    # forward, what a solve keeps for its reverse is not read, and is not to be stored
+    unmark(arrays[: keywords["count"]])
+    lower: Any = mlir.lower_fun(_apply, multiple_results=True)
+    return lower(ctx, *arrays, **keywords)
+
+
+mlir.register_lowering(_linear, _lowered, cacheable=False)
