@@ -20,6 +20,7 @@ from ._torch_function import tensors_of
 
 __all__ = [
     "ForwardHooks",
+    "dual",
     "item",
     "moving",
     "nan_tangent",

@@ -28,6 +28,7 @@ from ._torch_capture import captured_tensors
 from ._torch_flat import TorchAdjoint, TorchLayout, TorchStages
 from ._torch_forward import (
     ForwardHooks,
+    dual,
     item,
     moving,
     nan_tangent,
@@ -247,7 +248,7 @@ class TorchBackend(IterationHooks, ForwardHooks, EagerBackend):
         tensors = tensors_of(inputs)
         if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
             return True
-        return transformed() or any(map(moving, tensors))
+        return transformed() or any(map(dual, tensors))  # not `moving`: under no_grad none does
 
     def differentiate(self, program: Any, inputs: Any) -> Any:
         if not self.needs_gradient(inputs):
