@@ -8,7 +8,7 @@ recorded by autograd: every method runs under ``no_grad``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,8 +17,9 @@ from retrograde._spaces import Scale
 
 from ._flat import FlatAdjoint, FlatLayout, FlatStages
 from ._torch_forward import unwrapped
+from ._torch_step import fused_attempt
 
-__all__ = ["TorchAdjoint", "TorchLayout", "TorchStages"]
+__all__ = ["TorchAdjoint", "TorchLayout", "TorchStages", "squarer"]
 
 
 class TorchLayout(FlatLayout):
@@ -63,7 +64,6 @@ class TorchStages(FlatStages):
         s = self.s
         self.columns = self.slopes.T
         self.weights = self.scaled[s]
-        self.complex = layout.dtype.is_complex
 
     def begin(self, t: float, h: float, y: Any, k0: Any = None) -> Any:
         self.t, self.h, self.y = t, h, y
@@ -90,17 +90,8 @@ class TorchStages(FlatStages):
     def result(self) -> Any:
         return torch.addmv(self.y, self.columns, self.weights)
 
-    def error2(self, y1: Any) -> float:
-        old = self.size if self.size_of is self.y else self.y.abs()
-        self.size, self.size_of = y1.abs(), y1
-        bound = torch.maximum(old, self.size)
-        scale: Any = self.scale
-        torch.addcmul(scale.atol, bound, scale.rtol, out=bound)
-        e = self.error()
-        if self.complex:
-            e = e.abs()
-        e.div_(bound)
-        return e.dot(e).item() / self.layout.size  # type: ignore[no-any-return]
+    def fused(self, field: Any) -> Any:
+        return fused_attempt(self, field)
 
     def interpolate(self, weights: Sequence[float]) -> Any:
         return torch.addmv(self.y, self.columns, self._row([self.h * w for w in weights]))
@@ -113,3 +104,34 @@ class TorchAdjoint(FlatAdjoint):
         torch.mul(self.table, h, out=self.scaled)
         self.rows[0].copy_(g)
         self.q = q
+
+
+def squarer(space: TorchStages) -> Callable[[Any, Any], float]:
+    """``(y, y1) -> mean of (|e| / (atol + rtol max(|y|, |y1|)))**2``, with one host read."""
+    layout, error, scale = space.layout, space.error, space.scale
+    assert scale is not None
+    rtol, atol, count, complex_ = scale.rtol, scale.atol, layout.size, layout.dtype.is_complex
+    like = {"dtype": layout.real_dtype, "device": layout.device}
+    bound, size, spare = (torch.zeros(count, **like) for _ in range(3))
+    absolute, maximum, addcmul = torch.abs, torch.maximum, torch.addcmul
+    last: Any = None
+
+    def square(y: Any, y1: Any) -> float:
+        nonlocal last, size, spare
+        if y is not last:
+            absolute(y, out=size)
+        absolute(y1, out=spare)
+        maximum(size, spare, out=bound)
+        if rtol is None:
+            bound.add_(atol)
+        else:
+            addcmul(atol, bound, rtol, out=bound)
+        # the size of y1 is kept: it is the y of the next step, if this one is accepted
+        last, size, spare = y1, spare, size
+        e = error()
+        if complex_:
+            e = e.abs()
+        e.div_(bound)
+        return e.dot(e).item() / count  # type: ignore[no-any-return]
+
+    return square

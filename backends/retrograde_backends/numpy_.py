@@ -31,6 +31,7 @@ class NumpyBackend(EagerBackend):
         super().__init__(xp)
         # operations on 0-d arrays return scalars in NumPy; both are arrays here
         self._array = (xp.ndarray, np.generic) if xp is np else xp.ndarray
+        self.scale_into = xp.multiply  # (table, h, out), once a step
 
     def is_array(self, x: object) -> bool:
         return isinstance(x, self._array)
@@ -94,19 +95,39 @@ class NumpyBackend(EagerBackend):
     def dot(self, row: Any, rows: Any) -> Any:
         return row.dot(rows)
 
-    def scale_into(self, table: Any, h: float, out: Any) -> None:
-        self.xp.multiply(table, h, out=out)
+    def timer(self, layout: Any) -> Callable[[float], Any]:
+        """``scalar_array`` of one layout."""
+        if layout.real_dtype == np.float64:
+            return np.asarray
+        return partial(np.asarray, dtype=layout.real_dtype)
 
-    def scaled_square(self, space: Any, size: Any, size1: Any) -> float:
-        """Sum of ``(|e| / (atol + rtol max(size, size1)))**2``, with one host read."""
-        bound, e = space.bound, space.error()
-        self.xp.maximum(size, size1, out=bound)
-        bound *= space.scale.rtol
-        bound += space.scale.atol
-        if e.dtype.kind == "c":
-            e = abs(e)
-        e /= bound
-        return float(e.dot(e))
+    def squarer(self, space: Any) -> Callable[[Any, Any], float]:
+        """``(y, y1) -> mean of (|e| / (atol + rtol max(|y|, |y1|)))**2``, with one host read."""
+        xp, layout, error = self.xp, space.layout, space.error
+        rtol, atol, count = space.scale.rtol, space.scale.atol, layout.size
+        absolute, maximum, add, divide = xp.absolute, xp.maximum, xp.add, xp.divide
+        complex_ = layout.dtype != layout.real_dtype
+        bound, size, spare = self.matrix(3, count, layout.real_dtype, layout.device)
+        last: Any = None
+
+        def square(y: Any, y1: Any) -> float:
+            nonlocal last, size, spare
+            if y is not last:
+                absolute(y, out=size)
+            absolute(y1, out=spare)
+            maximum(size, spare, out=bound)
+            if rtol is not None:
+                xp.multiply(bound, rtol, out=bound)
+            add(bound, atol, out=bound)
+            # the size of y1 is kept: it is the y of the next step, if this one is accepted
+            last, size, spare = y1, spare, size
+            e = error()
+            if complex_:
+                e = absolute(e)
+            divide(e, bound, out=e)
+            return float(e.dot(e)) / count  # type: ignore[no-any-return]
+
+        return square
 
     def flat_inner(self, x: Any, y: Any) -> Any:
         x = x if isinstance(x, self._array) else self._flat(x)

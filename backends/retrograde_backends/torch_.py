@@ -25,7 +25,7 @@ from retrograde._types import Inputs, Wanted
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
 from ._torch_capture import captured_tensors
-from ._torch_flat import TorchAdjoint, TorchLayout, TorchStages
+from ._torch_flat import TorchAdjoint, TorchLayout, TorchStages, squarer
 from ._torch_forward import (
     ForwardHooks,
     dual,
@@ -176,6 +176,13 @@ class TorchBackend(IterationHooks, ForwardHooks, EagerBackend):
 
     def scale_into(self, table: Any, h: float, out: Any) -> None:
         torch.mul(table, h, out=out)
+
+    def timer(self, layout: Any) -> Callable[[float], Any]:
+        """``scalar_array`` of one layout."""
+        return partial(torch.scalar_tensor, dtype=layout.real_dtype, device=layout.device)
+
+    def squarer(self, space: Any) -> Callable[[Any, Any], float]:
+        return squarer(space)
 
     def add_scaled(self, a: Any, w: Any, x: Any) -> Any:
         return a + w * x if isinstance(w, torch.Tensor) else torch.add(a, x, alpha=w)

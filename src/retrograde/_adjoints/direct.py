@@ -202,6 +202,8 @@ class _Again:
 class _ListForms:
     """A backend whose stages are sums of arrays, which any autodiff can follow."""
 
+    python_loops = False  # each turn is counted
+
     def __init__(self, bk: Any, limit: int | None = None) -> None:
         self.bk = bk
         self.left = limit
