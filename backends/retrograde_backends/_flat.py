@@ -169,7 +169,7 @@ class FlatStages:
         self.scale = self._scaled(scale, table[-1])
         self.table = bk.coefficients(table, layout.dtype, layout.device)
         scaled = bk.coefficients([[1.0, *row] for row in table], layout.dtype, layout.device)
-        self.scaled = scaled[:, 1:]
+        self.scaled_all, self.scaled = scaled, scaled[:, 1:]
         # stage i needs y and the i slopes before it
         self.products = [bk.product(scaled[i, : i + 1], matrix[: i + 1]) for i in range(s)]
         self.plan = list(zip(self.c, self.products, self.rows[1:], strict=True))

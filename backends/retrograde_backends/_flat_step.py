@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["bare_call", "fused_attempt"]
+__all__ = ["bare_call", "fused_attempt", "mean_square"]
 
 
 def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, float]] | None:
@@ -50,3 +50,41 @@ def bare_call(space: Any, field: Any) -> tuple[Callable[..., Any], Any] | None:
         return call, args
     shape = layout.shapes[0]
     return (lambda t, y, args: call(t, y.reshape(shape), args).reshape(-1)), args
+
+
+def mean_square(
+    xp: Any, error: Callable[[], Any], tolerances: tuple[Any, Any], buffers: Any, complex_: bool
+) -> Callable[[Any, Any], float]:
+    """``(y, y1) -> mean of (|e| / (atol + rtol max(|y|, |y1|)))**2`` in NumPy's calls.
+
+    Parameters
+    ----------
+    error : callable
+        Forms e in memory that may be overwritten.
+    tolerances : tuple
+        rtol and atol as arrays; rtol None counts as 1.
+    buffers : array, shape (3, n)
+    """
+    (rtol, atol), (bound, size, spare) = tolerances, buffers
+    absolute, maximum, add, divide = xp.absolute, xp.maximum, xp.add, xp.divide
+    count, last = bound.shape[0], None
+
+    def square(y: Any, y1: Any) -> float:
+        nonlocal last, size, spare
+        if y is not last:
+            absolute(y, out=size)
+        absolute(y1, out=spare)
+        maximum(size, spare, out=bound)
+        if rtol is not None:
+            xp.multiply(bound, rtol, out=bound)
+        add(bound, atol, out=bound)
+        # the size of y1 is kept: it is the y of the next step, if this one is accepted
+        last, size, spare = y1, spare, size
+        e = error()
+        if complex_:
+            e = absolute(e)
+        divide(e, bound, out=e)
+        result: float = float(e.dot(e)) / count
+        return result
+
+    return square

@@ -8,7 +8,7 @@ recorded by autograd: every method runs under ``no_grad``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,13 +17,17 @@ from retrograde._spaces import Scale
 
 from ._flat import FlatAdjoint, FlatLayout, FlatStages
 from ._torch_forward import unwrapped
-from ._torch_step import fused_attempt
+from ._torch_step import HostStep, fused_attempt, timer
 
-__all__ = ["TorchAdjoint", "TorchLayout", "TorchStages", "squarer"]
+__all__ = ["TorchAdjoint", "TorchLayout", "TorchStages"]
 
 
 class TorchLayout(FlatLayout):
     """States as flat tensors."""
+
+    def __init__(self, bk: Any, like: Sequence[Any]) -> None:
+        super().__init__(bk, like)
+        self.time: Any = timer(self.real_dtype, self.device)
 
     def store(self, row: Any, leaves: Sequence[Any]) -> None:
         if self.plain:
@@ -60,10 +64,10 @@ class TorchStages(FlatStages):
     """Stages as rows of a matrix."""
 
     def __init__(self, layout: TorchLayout, tableau: Any, scale: Scale | None = None) -> None:
+        self.host: HostStep | None = None
         super().__init__(layout, tableau, scale)
-        s = self.s
         self.columns = self.slopes.T
-        self.weights = self.scaled[s]
+        self.weights = self.scaled[self.s]
 
     def begin(self, t: float, h: float, y: Any, k0: Any = None) -> Any:
         self.t, self.h, self.y = t, h, y
@@ -77,21 +81,19 @@ class TorchStages(FlatStages):
         return (rows[1],)  # a copy: f may reuse the tensor that it returned
 
     def evaluate(self, field: Any, low: int, high: int) -> None:
-        t, h, layout = self.t, self.h, self.layout
-        dtype, device, store = layout.real_dtype, layout.device, self.store
-        scalar = torch.scalar_tensor
-        if layout.plain:
+        t, h, store, scalar = self.t, self.h, self.store, self.layout.time
+        if self.layout.plain:
             for c, product, row in self.plan[low:high]:
-                row.copy_(field(scalar(t + c * h, dtype=dtype, device=device), product())[0])
+                row.copy_(field(scalar(t + c * h), product())[0])
             return
         for c, product, row in self.plan[low:high]:
-            store(row, field(scalar(t + c * h, dtype=dtype, device=device), product()))
+            store(row, field(scalar(t + c * h), product()))
 
     def result(self) -> Any:
         return torch.addmv(self.y, self.columns, self.weights)
 
     def fused(self, field: Any) -> Any:
-        return fused_attempt(self, field)
+        return self.host.fused(field) if self.host else fused_attempt(self, field)
 
     def interpolate(self, weights: Sequence[float]) -> Any:
         return torch.addmv(self.y, self.columns, self._row([self.h * w for w in weights]))
@@ -104,34 +106,3 @@ class TorchAdjoint(FlatAdjoint):
         torch.mul(self.table, h, out=self.scaled)
         self.rows[0].copy_(g)
         self.q = q
-
-
-def squarer(space: TorchStages) -> Callable[[Any, Any], float]:
-    """``(y, y1) -> mean of (|e| / (atol + rtol max(|y|, |y1|)))**2``, with one host read."""
-    layout, error, scale = space.layout, space.error, space.scale
-    assert scale is not None
-    rtol, atol, count, complex_ = scale.rtol, scale.atol, layout.size, layout.dtype.is_complex
-    like = {"dtype": layout.real_dtype, "device": layout.device}
-    bound, size, spare = (torch.zeros(count, **like) for _ in range(3))
-    absolute, maximum, addcmul = torch.abs, torch.maximum, torch.addcmul
-    last: Any = None
-
-    def square(y: Any, y1: Any) -> float:
-        nonlocal last, size, spare
-        if y is not last:
-            absolute(y, out=size)
-        absolute(y1, out=spare)
-        maximum(size, spare, out=bound)
-        if rtol is None:
-            bound.add_(atol)
-        else:
-            addcmul(atol, bound, rtol, out=bound)
-        # the size of y1 is kept: it is the y of the next step, if this one is accepted
-        last, size, spare = y1, spare, size
-        e = error()
-        if complex_:
-            e = e.abs()
-        e.div_(bound)
-        return e.dot(e).item() / count  # type: ignore[no-any-return]
-
-    return square

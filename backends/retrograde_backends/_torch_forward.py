@@ -23,6 +23,7 @@ __all__ = [
     "dual",
     "item",
     "moving",
+    "moving_forward",
     "nan_tangent",
     "refuse_duals",
     "transformed",
@@ -72,6 +73,11 @@ def moving(x: Any) -> bool:
     if x.requires_grad or dual(x):
         return True
     return transformed() and functorch.is_functorch_wrapped_tensor(x)
+
+
+def moving_forward() -> bool:
+    """Whether a level of forward mode or a transform of torch.func is open."""
+    return transformed() or _forward._current_level >= 0
 
 
 def refuse_duals(results: Sequence[Any]) -> None:

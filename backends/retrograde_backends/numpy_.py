@@ -17,6 +17,7 @@ from retrograde._spaces import Scale
 from retrograde.backend import EagerBackend
 
 from ._flat import FlatAdjoint, FlatLayout, FlatStages
+from ._flat_step import mean_square
 
 __all__ = ["NumpyBackend", "backend"]
 
@@ -103,31 +104,11 @@ class NumpyBackend(EagerBackend):
 
     def squarer(self, space: Any) -> Callable[[Any, Any], float]:
         """``(y, y1) -> mean of (|e| / (atol + rtol max(|y|, |y1|)))**2``, with one host read."""
-        xp, layout, error = self.xp, space.layout, space.error
-        rtol, atol, count = space.scale.rtol, space.scale.atol, layout.size
-        absolute, maximum, add, divide = xp.absolute, xp.maximum, xp.add, xp.divide
+        layout, scale = space.layout, space.scale
         complex_ = layout.dtype != layout.real_dtype
-        bound, size, spare = self.matrix(3, count, layout.real_dtype, layout.device)
-        last: Any = None
-
-        def square(y: Any, y1: Any) -> float:
-            nonlocal last, size, spare
-            if y is not last:
-                absolute(y, out=size)
-            absolute(y1, out=spare)
-            maximum(size, spare, out=bound)
-            if rtol is not None:
-                xp.multiply(bound, rtol, out=bound)
-            add(bound, atol, out=bound)
-            # the size of y1 is kept: it is the y of the next step, if this one is accepted
-            last, size, spare = y1, spare, size
-            e = error()
-            if complex_:
-                e = absolute(e)
-            divide(e, bound, out=e)
-            return float(e.dot(e)) / count  # type: ignore[no-any-return]
-
-        return square
+        like = layout.real_dtype, layout.device
+        buffers = self.matrix(3, layout.size, *like)
+        return mean_square(self.xp, space.error, (scale.rtol, scale.atol), buffers, complex_)
 
     def flat_inner(self, x: Any, y: Any) -> Any:
         x = x if isinstance(x, self._array) else self._flat(x)

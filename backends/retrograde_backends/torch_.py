@@ -25,7 +25,8 @@ from retrograde._types import Inputs, Wanted
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
 from ._torch_capture import captured_tensors
-from ._torch_flat import TorchAdjoint, TorchLayout, TorchStages, squarer
+from ._torch_direct import DirectHooks
+from ._torch_flat import TorchAdjoint, TorchLayout, TorchStages
 from ._torch_forward import (
     ForwardHooks,
     dual,
@@ -46,6 +47,7 @@ from ._torch_function import (
 )
 from ._torch_iteration import IterationHooks
 from ._torch_reverse import TorchPullback
+from ._torch_step import HostStep, on_host, squarer
 from ._torch_tape import tape_bytes
 
 __all__ = ["TorchBackend", "backend"]
@@ -58,7 +60,7 @@ class TorchClock(HostClock):
         return float(x.detach() if isinstance(x, torch.Tensor) else x)
 
 
-class TorchBackend(IterationHooks, ForwardHooks, EagerBackend):
+class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, EagerBackend):
     """The adapter of PyTorch."""
 
     name: ClassVar[str] = "torch"
@@ -169,7 +171,8 @@ class TorchBackend(IterationHooks, ForwardHooks, EagerBackend):
 
     def product(self, row: Any, rows: Any, out: Any = None) -> Callable[[], Any]:
         """A call that forms ``row @ rows``, anew or into ``out``."""
-        return partial(torch.mv, rows.T, row, out=out)
+        bound = partial(torch.mv, rows.T, row)
+        return bound if out is None else partial(bound, out=out)
 
     def dot(self, row: Any, rows: Any) -> Any:
         return torch.mv(rows.T, row)
@@ -177,11 +180,10 @@ class TorchBackend(IterationHooks, ForwardHooks, EagerBackend):
     def scale_into(self, table: Any, h: float, out: Any) -> None:
         torch.mul(table, h, out=out)
 
-    def timer(self, layout: Any) -> Callable[[float], Any]:
-        """``scalar_array`` of one layout."""
-        return partial(torch.scalar_tensor, dtype=layout.real_dtype, device=layout.device)
-
     def squarer(self, space: Any) -> Callable[[Any, Any], float]:
+        if on_host(space.layout):
+            space.host = HostStep(space)
+            return space.host.square  # type: ignore[no-any-return]
         return squarer(space)
 
     def add_scaled(self, a: Any, w: Any, x: Any) -> Any:
