@@ -15,7 +15,8 @@ import torch
 
 from retrograde._spaces import Scale
 
-from ._flat import FlatAdjoint, FlatLayout, FlatStages
+from ._flat import FlatLayout, FlatStages
+from ._flat_adjoint import FlatAdjoint
 from ._torch_forward import unwrapped
 from ._torch_step import HostStep, fused_attempt, timer
 
@@ -67,7 +68,7 @@ class TorchStages(FlatStages):
         self.host: HostStep | None = None
         super().__init__(layout, tableau, scale)
         self.columns = self.slopes.T
-        self.weights = self.scaled[self.s]
+        self.parts = self.slopes[: self.end].T, self.scaled[self.s, : self.end]
 
     def begin(self, t: float, h: float, y: Any, k0: Any = None) -> Any:
         self.t, self.h, self.y = t, h, y
@@ -90,7 +91,7 @@ class TorchStages(FlatStages):
             store(row, field(scalar(t + c * h), product()))
 
     def result(self) -> Any:
-        return torch.addmv(self.y, self.columns, self.weights)
+        return torch.addmv(self.y, *self.parts)
 
     def fused(self, field: Any) -> Any:
         return self.host.fused(field) if self.host else fused_attempt(self, field)

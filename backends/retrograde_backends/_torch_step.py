@@ -16,7 +16,7 @@ import torch
 
 from ._flat_step import bare_call, mean_square
 
-__all__ = ["HostStep", "fused_attempt", "on_host", "squarer", "timer"]
+__all__ = ["HostStep", "fused_attempt", "squarer", "timer"]
 
 SHARED = {
     torch.float32: np.float32,
@@ -28,11 +28,6 @@ SHARED = {
 
 LARGE = 1 << 14
 """From this many elements on, PyTorch's threads are worth more than short calls."""
-
-
-def on_host(layout: Any) -> bool:
-    """Whether a state is small and lies in memory that NumPy shares."""
-    return layout.device.type == "cpu" and layout.size < LARGE and layout.dtype in SHARED
 
 
 def timer(dtype: Any, device: Any) -> Callable[[Any], Any]:
@@ -64,10 +59,10 @@ class HostStep:
         layout, scale = space.layout, space.scale
         table = shared(space.scaled_all)
         weights, slopes = table[-1, 1:], shared(space.slopes)
-        error = partial(weights.dot, slopes, np.empty_like(slopes[0]))
+        error = partial(weights.dot, slopes, shared(space.spare))
         tolerances = (scale.rtol if scale.rtol is None else shared(scale.rtol), shared(scale.atol))
-        buffers = np.zeros((3, layout.size), SHARED[layout.real_dtype])
-        self.norm = mean_square(np, error, tolerances, buffers, layout.dtype.is_complex)
+        complex_ = layout.dtype.is_complex
+        self.norm = mean_square(np, error, tolerances, shared(space.buffers), complex_)
 
     def square(self, y: Any, y1: Any) -> float:
         """Mean of ``(|e| / (atol + rtol max(|y|, |y1|)))**2``."""
@@ -83,7 +78,7 @@ class HostStep:
         table, scaled, multiply = shared(space.table), shared(space.scaled), np.multiply
         first, second, third = (shared(rows[i]) for i in (0, 1, -1))
         last, store, kept, time = rows[-1], space.store, (rows[1],), space.layout.time
-        columns, weights, addmv = space.columns, space.weights, torch.addmv
+        (columns, weights), addmv = space.parts, torch.addmv
         ended = known = array = None
 
         def attempt(t: float, h: float, y: Any, k0: Any) -> tuple[Any, Any, Any, float]:
@@ -120,7 +115,7 @@ def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, 
     call, args = found
     first, second, last = space.rows[0], space.rows[1], space.rows[-1]
     plan, store, kept, end = space.plan[1:-1], space.store, (second,), space.c[-1]
-    table, scaled, columns, weights = space.table, space.scaled, space.columns, space.weights
+    table, scaled, (columns, weights) = space.table, space.scaled, space.parts
     time, norm, mul, addmv = space.layout.time, space.square, torch.mul, torch.addmv
 
     def attempt(t: float, h: float, y: Any, k0: Any) -> tuple[Any, Any, Any, float]:
@@ -142,10 +137,11 @@ def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, 
 def squarer(space: Any) -> Callable[[Any, Any], float]:
     """``(y, y1) -> mean of (|e| / (atol + rtol max(|y|, |y1|)))**2``, with one host read."""
     layout, error, scale = space.layout, space.error, space.scale
-    assert scale is not None
+    if layout.device.type == "cpu" and layout.size < LARGE and layout.dtype in SHARED:
+        space.host = HostStep(space)
+        return space.host.square  # type: ignore[no-any-return]
     rtol, atol, count, complex_ = scale.rtol, scale.atol, layout.size, layout.dtype.is_complex
-    like = {"dtype": layout.real_dtype, "device": layout.device}
-    bound, size, spare = (torch.zeros(count, **like) for _ in range(3))
+    bound, size, spare = space.buffers
     absolute, maximum, addcmul = torch.abs, torch.maximum, torch.addcmul
     last: Any = None
 

@@ -16,7 +16,8 @@ import numpy as np
 from retrograde._spaces import Scale
 from retrograde.backend import EagerBackend
 
-from ._flat import FlatAdjoint, FlatLayout, FlatStages
+from ._flat import FlatLayout, FlatStages
+from ._flat_adjoint import FlatAdjoint
 from ._flat_step import mean_square
 
 __all__ = ["NumpyBackend", "backend"]
@@ -104,11 +105,9 @@ class NumpyBackend(EagerBackend):
 
     def squarer(self, space: Any) -> Callable[[Any, Any], float]:
         """``(y, y1) -> mean of (|e| / (atol + rtol max(|y|, |y1|)))**2``, with one host read."""
-        layout, scale = space.layout, space.scale
-        complex_ = layout.dtype != layout.real_dtype
-        like = layout.real_dtype, layout.device
-        buffers = self.matrix(3, layout.size, *like)
-        return mean_square(self.xp, space.error, (scale.rtol, scale.atol), buffers, complex_)
+        complex_ = space.layout.dtype != space.layout.real_dtype
+        tolerances = space.scale.rtol, space.scale.atol
+        return mean_square(self.xp, space.error, tolerances, space.buffers, complex_)
 
     def flat_inner(self, x: Any, y: Any) -> Any:
         x = x if isinstance(x, self._array) else self._flat(x)

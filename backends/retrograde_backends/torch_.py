@@ -47,7 +47,7 @@ from ._torch_function import (
 )
 from ._torch_iteration import IterationHooks
 from ._torch_reverse import TorchPullback
-from ._torch_step import HostStep, on_host, squarer
+from ._torch_step import squarer
 from ._torch_tape import tape_bytes
 
 __all__ = ["TorchBackend", "backend"]
@@ -180,11 +180,7 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, EagerBackend):
     def scale_into(self, table: Any, h: float, out: Any) -> None:
         torch.mul(table, h, out=out)
 
-    def squarer(self, space: Any) -> Callable[[Any, Any], float]:
-        if on_host(space.layout):
-            space.host = HostStep(space)
-            return space.host.square  # type: ignore[no-any-return]
-        return squarer(space)
+    squarer = staticmethod(squarer)
 
     def add_scaled(self, a: Any, w: Any, x: Any) -> Any:
         return a + w * x if isinstance(w, torch.Tensor) else torch.add(a, x, alpha=w)
