@@ -19,7 +19,15 @@ from typing import Any
 
 from retrograde._spaces import Scale, combination_rows
 
-__all__ = ["FlatAdjoint", "FlatLayout", "FlatStages"]
+from ._flat_step import fused_attempt
+
+__all__ = ["FlatLayout", "FlatStages"]
+
+LARGE = 1 << 12
+"""States of as many elements are bound by memory, not by calls."""
+
+SMALL_RTOL = 1e-15
+"""Relative tolerances below this (0, say) are no divisors."""
 
 
 class FlatLayout:
@@ -153,33 +161,60 @@ class FlatStages:
     def __init__(self, layout: FlatLayout, tableau: Any, scale: Scale | None = None) -> None:
         bk = layout.bk
         self.bk, self.layout = bk, layout
-        # as arrays: a float operand costs a ufunc 0.2 us more than a 0-d array
-        real = layout.real_dtype
-        self.scale = scale and Scale(
-            *(bk.coefficients(x, real, layout.device) for x in (scale.rtol, scale.atol))
-        )
         self.s = s = tableau.stages
         self.c = tableau.c
         self.store = layout.store
         like = (layout.size, layout.dtype, layout.device)
-        matrix = bk.matrix(s + 1, *like)
+        # One block, with that of the error norm behind the stages. Freed once before it is used:
+        # from then on the C library keeps pieces of that size instead of mapping each anew, f's
+        # temporaries too (100,000 doubles: first solves took 3 times as long, later ones 5 % more).
+        real, large = layout.dtype == layout.real_dtype, layout.size >= LARGE
+        count = s + 1 + (scale is not None) * (4 if real else 1)
+        block = bk.matrix(count, *like)
+        if large:
+            del block
+            block = bk.matrix(count, *like)
+        matrix, rest = block[: s + 1], block[s + 1 :]
         self.rows = [matrix[i] for i in range(s + 1)]
         self.slopes = matrix[1:]
-        table = combination_rows(tableau)
+        table = [list(row) for row in combination_rows(tableau)]
+        self.scale = self._scaled(scale, table[-1])
         self.table = bk.coefficients(table, layout.dtype, layout.device)
         scaled = bk.coefficients([[1.0, *row] for row in table], layout.dtype, layout.device)
-        self.scaled = scaled[:, 1:]
+        self.scaled_all, self.scaled = scaled, scaled[:, 1:]
         # stage i needs y and the i slopes before it
         self.products = [bk.product(scaled[i, : i + 1], matrix[: i + 1]) for i in range(s)]
         self.plan = list(zip(self.c, self.products, self.rows[1:], strict=True))
         # temporaries that f never sees are formed in place
-        self.increment = bk.product(scaled[s, 1:], self.slopes, bk.matrix(1, *like)[0])
-        self.error = bk.product(scaled[s + 1, 1:], self.slopes, bk.matrix(1, *like)[0])
-        self.bound = bk.matrix(1, layout.size, real, layout.device)[0]
+        self.end = s - tableau.fsal  # the last slope is no part of y1 where the next step has it
+        parts = scaled[s, 1 : self.end + 1], self.slopes[: self.end]
+        self.large = large
+        self.increment = bk.product(*parts, *([] if self.large else bk.matrix(1, *like)))
         self.y: Any = None
         self.h = self.t = 0.0
-        self.size_of: Any = None
-        self.size: Any = None
+        if scale is not None:
+            self.spare = rest[0]
+            self.error = bk.product(scaled[s + 1, 1:], self.slopes, self.spare)
+            self.buffers = rest[1:] if real else bk.matrix(3, like[0], layout.real_dtype, like[2])
+            self.square = bk.squarer(self)
+
+    def _scaled(self, scale: Scale | None, error: list[float]) -> Scale | None:
+        """Tolerances as arrays; a number rtol is put into the error's coefficients (rtol None).
+
+        e / (atol + rtol y) = (e / rtol) / (atol / rtol + y): one operation less a step. As
+        arrays: a float operand costs a ufunc 0.2 us more than a 0-d array.
+        """
+        if scale is None:
+            return None
+        layout, rtol, atol = self.layout, scale.rtol, scale.atol
+        if isinstance(rtol, float) and rtol >= SMALL_RTOL:
+            error[:] = [w / rtol for w in error]
+            rtol, atol = None, atol / rtol
+        parts = (
+            x if x is None else self.bk.coefficients(x, layout.real_dtype, layout.device)
+            for x in (rtol, atol)
+        )
+        return Scale(*parts)
 
     def begin(self, t: float, h: float, y: Any, k0: Any = None) -> Any:
         self.t, self.h, self.y = t, h, y
@@ -211,13 +246,21 @@ class FlatStages:
         self.store(self.rows[i + 1], k)
 
     def result(self) -> Any:
-        return self.y + self.increment()
+        return self.total(self.y)
+
+    def total(self, y: Any) -> Any:
+        """y1 of the step from y whose slopes are known."""
+        if not self.large:
+            return y + self.increment()
+        y1 = self.increment()  # a pass over memory less; a small sum in place takes longer
+        y1 += y
+        return y1
 
     def error2(self, y1: Any) -> float:
-        old = self.size if self.size_of is self.y else abs(self.y)
-        self.size, self.size_of = abs(y1), y1
-        square: float = self.bk.scaled_square(self, old, self.size)
-        return square / self.layout.size
+        return self.square(self.y, y1)  # type: ignore[no-any-return]
+
+    def fused(self, field: Any) -> Any:
+        return fused_attempt(self, field)
 
     def interpolate(self, weights: Sequence[float]) -> Any:
         return self.y + self.bk.dot(self._row([self.h * w for w in weights]), self.slopes)
@@ -230,55 +273,3 @@ class FlatStages:
 
     def _row(self, weights: Sequence[float]) -> Any:
         return self.bk.coefficients(list(weights), self.layout.dtype, self.layout.device)
-
-
-class FlatAdjoint:
-    """The cotangents of one step as rows: g, then mu_s, ..., mu_1, so that u_i needs a prefix.
-
-    A sweep pushes the same stages in every step; rows of stages that it never pulls stay zero.
-    """
-
-    def __init__(self, layout: FlatLayout, tableau: Any) -> None:
-        bk = layout.bk
-        self.bk, self.layout, self.s = bk, layout, tableau.stages
-        s, a, b = self.s, tableau.a, tableau.b
-        matrix = bk.matrix(s + 1, layout.size, layout.dtype, layout.device)
-        self.matrix = matrix
-        self.rows = [matrix[i] for i in range(s + 1)]
-        table = [[b[i]] + [a[j][i] for j in reversed(range(i + 1, s))] for i in range(s)]
-        table = [row + [0.0] * (s - len(row)) for row in table]
-        self.table = bk.coefficients(table, layout.dtype, layout.device)
-        self.scaled = bk.coefficients(table, layout.dtype, layout.device)
-        self.products = [bk.product(self.scaled[i, : s - i], matrix[: s - i]) for i in range(s)]
-        ones = bk.coefficients([1.0] * (s + 1), layout.dtype, layout.device)
-        self.sum = bk.product(ones, matrix)
-        self.q: Any = None
-
-    def begin(self, h: float, g: Any, q: Any = None) -> None:
-        self.bk.scale_into(self.table, h, self.scaled)
-        self.rows[0][...] = g
-        self.q = q
-
-    def sources(self) -> Any:
-        return None  # made when there is something to add
-
-    def add_source(self, q: Any, weights: Sequence[float], ct: Any) -> Any:
-        layout = self.layout
-        if q is None:
-            q = layout.bk.zeros((self.s, layout.size), layout.dtype, layout.device)
-        for i, w in enumerate(weights):
-            if w:
-                q[i] += w * ct  # row by row: the outer product would be as large as q
-        return q
-
-    def lam(self, i: int) -> Any:
-        u = self.products[i]()
-        u = u if self.q is None else u + self.q[i]
-        return self.layout.unpack(u)
-
-    def push(self, i: int, mu: Any) -> None:
-        self.layout.store(self.rows[self.s - i], mu)
-
-    def total(self) -> Any:
-        self.q = None
-        return self.sum()

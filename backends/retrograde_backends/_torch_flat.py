@@ -15,14 +15,20 @@ import torch
 
 from retrograde._spaces import Scale
 
-from ._flat import FlatAdjoint, FlatLayout, FlatStages
+from ._flat import FlatLayout, FlatStages
+from ._flat_adjoint import FlatAdjoint
 from ._torch_forward import unwrapped
+from ._torch_step import HostStep, fused_attempt, timer
 
 __all__ = ["TorchAdjoint", "TorchLayout", "TorchStages"]
 
 
 class TorchLayout(FlatLayout):
     """States as flat tensors."""
+
+    def __init__(self, bk: Any, like: Sequence[Any]) -> None:
+        super().__init__(bk, like)
+        self.time: Any = timer(self.real_dtype, self.device)
 
     def store(self, row: Any, leaves: Sequence[Any]) -> None:
         if self.plain:
@@ -59,11 +65,10 @@ class TorchStages(FlatStages):
     """Stages as rows of a matrix."""
 
     def __init__(self, layout: TorchLayout, tableau: Any, scale: Scale | None = None) -> None:
+        self.host: HostStep | None = None
         super().__init__(layout, tableau, scale)
-        s = self.s
         self.columns = self.slopes.T
-        self.weights = self.scaled[s]
-        self.complex = layout.dtype.is_complex
+        self.parts = self.slopes[: self.end].T, self.scaled[self.s, : self.end]
 
     def begin(self, t: float, h: float, y: Any, k0: Any = None) -> Any:
         self.t, self.h, self.y = t, h, y
@@ -77,30 +82,19 @@ class TorchStages(FlatStages):
         return (rows[1],)  # a copy: f may reuse the tensor that it returned
 
     def evaluate(self, field: Any, low: int, high: int) -> None:
-        t, h, layout = self.t, self.h, self.layout
-        dtype, device, store = layout.real_dtype, layout.device, self.store
-        scalar = torch.scalar_tensor
-        if layout.plain:
+        t, h, store, scalar = self.t, self.h, self.store, self.layout.time
+        if self.layout.plain:
             for c, product, row in self.plan[low:high]:
-                row.copy_(field(scalar(t + c * h, dtype=dtype, device=device), product())[0])
+                row.copy_(field(scalar(t + c * h), product())[0])
             return
         for c, product, row in self.plan[low:high]:
-            store(row, field(scalar(t + c * h, dtype=dtype, device=device), product()))
+            store(row, field(scalar(t + c * h), product()))
 
     def result(self) -> Any:
-        return torch.addmv(self.y, self.columns, self.weights)
+        return torch.addmv(self.y, *self.parts)
 
-    def error2(self, y1: Any) -> float:
-        old = self.size if self.size_of is self.y else self.y.abs()
-        self.size, self.size_of = y1.abs(), y1
-        bound = torch.maximum(old, self.size)
-        scale: Any = self.scale
-        torch.addcmul(scale.atol, bound, scale.rtol, out=bound)
-        e = self.error()
-        if self.complex:
-            e = e.abs()
-        e.div_(bound)
-        return e.dot(e).item() / self.layout.size  # type: ignore[no-any-return]
+    def fused(self, field: Any) -> Any:
+        return self.host.fused(field) if self.host else fused_attempt(self, field)
 
     def interpolate(self, weights: Sequence[float]) -> Any:
         return torch.addmv(self.y, self.columns, self._row([self.h * w for w in weights]))

@@ -20,8 +20,10 @@ from ._torch_function import tensors_of
 
 __all__ = [
     "ForwardHooks",
+    "dual",
     "item",
     "moving",
+    "moving_forward",
     "nan_tangent",
     "refuse_duals",
     "transformed",
@@ -71,6 +73,11 @@ def moving(x: Any) -> bool:
     if x.requires_grad or dual(x):
         return True
     return transformed() and functorch.is_functorch_wrapped_tensor(x)
+
+
+def moving_forward() -> bool:
+    """Whether a level of forward mode or a transform of torch.func is open."""
+    return transformed() or _forward._current_level >= 0
 
 
 def refuse_duals(results: Sequence[Any]) -> None:

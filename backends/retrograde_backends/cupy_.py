@@ -13,6 +13,7 @@ for states smaller than that do not count. Nothing here has been timed.
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import Any, ClassVar
 
 import array_api_compat.cupy
@@ -41,6 +42,9 @@ class CupyBackend(NumpyBackend):
     def scalar_array(self, t: Any, layout: Any) -> Any:
         # a kernel argument: cheaper than a copy from the host, and the stream need not wait
         return cupy.full((), t, dtype=layout.real_dtype)
+
+    def timer(self, layout: Any) -> Any:
+        return partial(cupy.full, (), dtype=layout.real_dtype)
 
     def quiet(self) -> Any:
         return contextlib.nullcontext()  # devices raise no floating-point warnings

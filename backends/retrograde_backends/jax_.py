@@ -48,6 +48,7 @@ class JaxBackend(AskedHooks, DirectHooks, LoopHooks, IterationHooks, EagerBacken
             Capability.DIRECT,
         }
     )
+    python_loops: ClassVar[bool] = False
     slots_by_reference: ClassVar[bool] = False
 
     def __init__(self) -> None:

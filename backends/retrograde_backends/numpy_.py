@@ -16,7 +16,9 @@ import numpy as np
 from retrograde._spaces import Scale
 from retrograde.backend import EagerBackend
 
-from ._flat import FlatAdjoint, FlatLayout, FlatStages
+from ._flat import FlatLayout, FlatStages
+from ._flat_adjoint import FlatAdjoint
+from ._flat_step import mean_square
 
 __all__ = ["NumpyBackend", "backend"]
 
@@ -31,6 +33,7 @@ class NumpyBackend(EagerBackend):
         super().__init__(xp)
         # operations on 0-d arrays return scalars in NumPy; both are arrays here
         self._array = (xp.ndarray, np.generic) if xp is np else xp.ndarray
+        self.scale_into = xp.multiply  # (table, h, out), once a step
 
     def is_array(self, x: object) -> bool:
         return isinstance(x, self._array)
@@ -94,19 +97,17 @@ class NumpyBackend(EagerBackend):
     def dot(self, row: Any, rows: Any) -> Any:
         return row.dot(rows)
 
-    def scale_into(self, table: Any, h: float, out: Any) -> None:
-        self.xp.multiply(table, h, out=out)
+    def timer(self, layout: Any) -> Callable[[float], Any]:
+        """``scalar_array`` of one layout."""
+        if layout.real_dtype == np.float64:
+            return np.asarray
+        return partial(np.asarray, dtype=layout.real_dtype)
 
-    def scaled_square(self, space: Any, size: Any, size1: Any) -> float:
-        """Sum of ``(|e| / (atol + rtol max(size, size1)))**2``, with one host read."""
-        bound, e = space.bound, space.error()
-        self.xp.maximum(size, size1, out=bound)
-        bound *= space.scale.rtol
-        bound += space.scale.atol
-        if e.dtype.kind == "c":
-            e = abs(e)
-        e /= bound
-        return float(e.dot(e))
+    def squarer(self, space: Any) -> Callable[[Any, Any], float]:
+        """``(y, y1) -> mean of (|e| / (atol + rtol max(|y|, |y1|)))**2``, with one host read."""
+        complex_ = space.layout.dtype != space.layout.real_dtype
+        tolerances = space.scale.rtol, space.scale.atol
+        return mean_square(self.xp, space.error, tolerances, space.buffers, complex_)
 
     def flat_inner(self, x: Any, y: Any) -> Any:
         x = x if isinstance(x, self._array) else self._flat(x)

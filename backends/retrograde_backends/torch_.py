@@ -25,9 +25,11 @@ from retrograde._types import Inputs, Wanted
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
 from ._torch_capture import captured_tensors
+from ._torch_direct import DirectHooks
 from ._torch_flat import TorchAdjoint, TorchLayout, TorchStages
 from ._torch_forward import (
     ForwardHooks,
+    dual,
     item,
     moving,
     nan_tangent,
@@ -45,6 +47,7 @@ from ._torch_function import (
 )
 from ._torch_iteration import IterationHooks
 from ._torch_reverse import TorchPullback
+from ._torch_step import squarer
 from ._torch_tape import tape_bytes
 
 __all__ = ["TorchBackend", "backend"]
@@ -57,7 +60,7 @@ class TorchClock(HostClock):
         return float(x.detach() if isinstance(x, torch.Tensor) else x)
 
 
-class TorchBackend(IterationHooks, ForwardHooks, EagerBackend):
+class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, EagerBackend):
     """The adapter of PyTorch."""
 
     name: ClassVar[str] = "torch"
@@ -168,13 +171,16 @@ class TorchBackend(IterationHooks, ForwardHooks, EagerBackend):
 
     def product(self, row: Any, rows: Any, out: Any = None) -> Callable[[], Any]:
         """A call that forms ``row @ rows``, anew or into ``out``."""
-        return partial(torch.mv, rows.T, row, out=out)
+        bound = partial(torch.mv, rows.T, row)
+        return bound if out is None else partial(bound, out=out)
 
     def dot(self, row: Any, rows: Any) -> Any:
         return torch.mv(rows.T, row)
 
     def scale_into(self, table: Any, h: float, out: Any) -> None:
         torch.mul(table, h, out=out)
+
+    squarer = staticmethod(squarer)
 
     def add_scaled(self, a: Any, w: Any, x: Any) -> Any:
         return a + w * x if isinstance(w, torch.Tensor) else torch.add(a, x, alpha=w)
@@ -247,7 +253,7 @@ class TorchBackend(IterationHooks, ForwardHooks, EagerBackend):
         tensors = tensors_of(inputs)
         if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
             return True
-        return transformed() or any(map(moving, tensors))
+        return transformed() or any(map(dual, tensors))  # not `moving`: under no_grad none does
 
     def differentiate(self, program: Any, inputs: Any) -> Any:
         if not self.needs_gradient(inputs):

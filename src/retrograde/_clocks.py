@@ -15,9 +15,9 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["HostClock", "step_count"]
+__all__ = ["TINY", "HostClock", "step_count"]
 
-_TINY = 1e-12
+TINY = 1e-12
 """A remainder smaller than this part of the step is not worth a step of its own."""
 
 _SLACK = 1e-9
@@ -60,7 +60,7 @@ class HostClock:
     def land(self, t: float, h: float, t1: float) -> tuple[float, float]:
         """One step of h, or onto t1 if that is nearer: (t_new, t_new - t)."""
         rest = t1 - t
-        if abs(h) >= abs(rest) * (1.0 - _TINY):
+        if abs(h) >= abs(rest) * (1.0 - TINY):
             return t1, rest
         t_new = t + h
         return t_new, t_new - t

@@ -34,6 +34,7 @@ class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
     capabilities: ClassVar[frozenset[Capability]] = frozenset()
     slots_by_reference: ClassVar[bool] = True
     array_overhead: ClassVar[int] = 0
+    python_loops: ClassVar[bool] = True
 
     def __init__(self, xp: Any) -> None:
         self.xp = xp

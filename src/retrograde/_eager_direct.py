@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ._spaces import ListLayout
+from ._spaces import ListLayout, ListStages
 from ._types import Array, State
 
-__all__ = ["DirectHooks"]
+__all__ = ["DirectHooks", "DirectLayout", "DirectStages"]
 
 
 class DirectHooks:
@@ -17,8 +17,11 @@ class DirectHooks:
     xp: Any
 
     def direct_layout(self, layout: Any) -> Any:
-        layout_of: Any = _DirectLayout
+        layout_of: Any = DirectLayout
         return layout_of(self, layout.unpack(layout.zeros()))
+
+    def direct_stages(self, layout: Any, tableau: Any, scale: Any) -> Any:
+        return DirectStages(layout, tableau, scale)
 
     def scan_states(
         self, n: Any, bound: int | None, advance: Callable[[Any, State], State], y: State
@@ -44,8 +47,16 @@ class DirectHooks:
         return rows
 
 
-class _DirectLayout(ListLayout):
+class DirectLayout(ListLayout):
     """Times pass as they are where they are arrays already."""
 
     def time(self, t: Any) -> Array:
         return t if self.bk.is_array(t) else super().time(t)
+
+
+class DirectStages(ListStages):
+    """Stages whose error estimate is no part of the graph: step sizes are constants."""
+
+    def error2(self, y1: State) -> Any:
+        with self.layout.bk.quiet():
+            return super().error2(y1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from ._controllers import AbstractController, ConstantGrid, ConstantSteps, GivenGrid, StepTo
-from ._loops import Slots, march, march_counted
+from ._loops import Slots, Tries, march, march_counted, march_on_host
 from ._problem import Problem
 from ._progress import reporter
 from ._rows import Final
@@ -234,16 +234,16 @@ class ForwardLoop:
         h0 = controller.first_step(clock, layout, field, scale, (t0, t1, inputs.y0, k0), order)
         constant, h0 = clock.constant, clock.constant(h0)  # as all step sizes of a gradient
         k0 = k0 if self.solver.keeps_slope else None
-        attempt, error2, land, select = sweep.attempt, sweep.error2, clock.land, clock.select
-        adapt, collect = controller.adapter(clock, order), out.collect if out.inside else None
-        emit = out.emitter(self.problem, self.layout, inputs.params)
-        floor, limit, ts = controller.floor, self.max_steps, inputs.ts
+        attempt, land, select = sweep.judged(), clock.land, clock.select
+        adapt, floor, limit = controller.adapter(clock, order), controller.floor, self.max_steps
+        emit, ts = out.emitter(self.problem, self.layout, inputs.params), inputs.ts
+        collect: Any = out.collect if out.inside else None
 
         def body(s: Any) -> Any:
             t, h, _, memory, y, k0, n, tries, times, rows = s
             t_new, step = land(t, h, t1)
-            y1, k1, kept = attempt(t, step, y, k0)
-            e2 = constant(error2(y1))
+            y1, k1, kept, e2 = attempt(t, step, y, k0)
+            e2 = constant(e2)
             # (t + h) - t may be above h by rounding: then a forced smallest step is still one (T16)
             h = constant(clock.where(abs(step) < abs(h), step, h))
             ok, h_next, memory = adapt(e2, h, memory)
@@ -258,16 +258,17 @@ class ForwardLoop:
             left = 1 if limit is None else limit - s[7]
             return clock.running(s[0], t1, s[1], floor, left)
 
-        def watched(s: Any) -> Any:
-            self.watch(s[0])
-            return body(s)
-
-        step = watched if self.watch else body
+        step = (lambda s: (self.watch(s[0]), body(s))[1]) if self.watch else body
         times = clock.record_new(t0, limit) if record else ()
         zero = clock.count(0)
-        e2, memory = clock.real(0.0), controller.init(clock)
-        y0 = sweep.start(t0, inputs.y0)
-        start: Any = (t0, h0, e2, memory, y0, k0, zero, zero, times, inside)
+        y0, memory = sweep.start(t0, inputs.y0), controller.init(clock)
+        start: Any = (t0, h0, clock.real(0.0), memory, y0, k0, zero, zero, times, inside)
+        plain = guard is None and clocked is None and self.watch is None
+        if bk.python_loops and plain and (slots is None or slots.everything):
+            rows = collect and (lambda r, s, n: collect(r, True, ts, s, n, sweep, emit))
+            note = clock.record if record else None
+            tries = Tries(attempt, adapt, note, rows, t1, floor, 4 * clock.eps, limit)
+            return self._ended(*march_on_host(bk, start, tries, slots, self.carried), t1)
         if guard is not None:
             start, step = (*start, guard.table(limit)), guard.on_tries(step, 6, 4)
 
@@ -275,10 +276,11 @@ class ForwardLoop:
             return s[6], s[4] if clocked is None else clocked.pack(s[4], s[0], s[1], s[3])
 
         s, stored = march(bk, start, step, running, view, slots, clocked or self.carried)
+        return self._ended(s, stored, t1, s[-1] if guard is not None else None)
+
+    def _ended(self, s: Any, stored: Any, t1: Scalar, noted: Any = None) -> Final:
         t, _, e2, _, y, _, n, tries, times, inside = s[:10]
-        status = self._why(t, t1, e2, tries)
-        noted = s[-1] if guard is not None else None
-        return Final(y, t, n, tries, status, inside, times, stored, noted)
+        return Final(y, t, n, tries, self._why(t, t1, e2, tries), inside, times, stored, noted)
 
     def _why(self, t: Scalar, t1: Scalar, e2: Scalar, tries: Any) -> Any:
         """The status of an adaptive march from where it stopped."""

@@ -154,8 +154,12 @@ class Problem:
         if self.single:
             args, f = self.arguments(params), self._hoisted(params)
             if self.layout.plain:
-                return lambda t, y: (f(t, y, args),)
-            return lambda t, y: (f(t, unpack(y)[0], args),)
+                bound = lambda t, y: (f(t, y, args),)  # noqa: E731
+            else:
+                bound = lambda t, y: (f(t, unpack(y)[0], args),)  # noqa: E731
+            # for spaces that save the frame between (``fused``)
+            bound.call = f, args  # type: ignore[attr-defined]
+            return bound
         return lambda t, y: field(t, unpack(y))
 
     def bind_leaves(self, params: Sequence[Array]) -> Callable[[Array, Any], tuple[Array, ...]]:

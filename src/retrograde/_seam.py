@@ -46,6 +46,8 @@ class AbstractBackend(ArrayHooks, LoopHooks, GradientHooks, IterationHooks):
         Whether storing a state keeps a reference (then y0's slot costs nothing).
     array_overhead : int [bytes]
         What an array takes beside its elements.
+    python_loops : bool
+        Whether an adaptive march may be a loop of Python's own, over numbers of the host.
     """
 
     name: ClassVar[str]
@@ -53,3 +55,4 @@ class AbstractBackend(ArrayHooks, LoopHooks, GradientHooks, IterationHooks):
     xp: Any
     slots_by_reference: ClassVar[bool]
     array_overhead: ClassVar[int]
+    python_loops: ClassVar[bool]

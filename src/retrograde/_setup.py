@@ -66,7 +66,7 @@ def prepare(f: Any, y0: Tree, t0: Any, t1: Any, args: Tree, options: Any) -> tup
 
 def _check_one_library(bk: Any, args: Tree, t0: Any, t1: Any) -> None:
     for name, tree in (("args", args), ("t0", t0), ("t1", t1)):
-        for leaf in bk.flatten(tree)[0]:
+        for leaf in () if isinstance(tree, (int, float)) else bk.flatten(tree)[0]:
             other = backend_for(leaf)
             if other is not None and other is not bk and not _scalar_of_numpy(leaf):
                 raise InputError(
@@ -188,14 +188,14 @@ def _settings(problem: Problem, controller: Any) -> tuple[Any, ...]:
     bk = problem.bk
     names = ("rtol", "atol") if controller.adaptive else ("dt",)
     values = [getattr(controller, name, None) for name in names]
+    if all(isinstance(value, (int, float, type(None))) for value in values):
+        return ()
     for name, value in zip(names, values, strict=True):
         if any(bk.is_array(x) and bk.tracked(x) for x in bk.flatten(value)[0]):
             raise InputError(
                 f"`{name}` requires a gradient, but step sizes are constants of the gradient; "
                 "detach it."
             )
-    if all(isinstance(value, (int, float, type(None))) for value in values):
-        return ()
     if not controller.adaptive:
         return (values[0],) if bk.is_array(values[0]) else ()
     return tuple(_tolerance(problem, *pair) for pair in zip(names, values, strict=True))

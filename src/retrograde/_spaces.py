@@ -200,6 +200,14 @@ class ListStages:
         e = self._sum(self._nothing, self.h, self.rows[self.s + 1])
         return self.layout.error2(e, self.y, y1, self.scale)
 
+    def fused(self, field: Any) -> Any:
+        """One attempt and its error in one frame: a method whose last stage is the next's first.
+
+        ``(t, h, y, k0) -> (y1, k1, kept, error2)``, with the numbers of the calls one by one; None
+        where a space has no such form.
+        """
+        return None
+
     def interpolate(self, weights: Sequence[Scalar]) -> State:
         """y + h sum_i w_i k_i."""
         return self._sum(self.y, self.h, _nonzero(weights))

@@ -15,7 +15,8 @@ def flatten(tree: Any) -> tuple[list[Any], Any]:
     import optree  # loading it takes longer than the rest of the package
 
     leaves, treedef = optree.tree_flatten(tree, namespace="retrograde")
-    new = {type(x) for x in leaves if dataclasses.is_dataclass(x) and not isinstance(x, type)}
+    # what ``dataclasses.is_dataclass`` looks for, without its calls: trees are opened often
+    new = {kind for kind in map(type, leaves) if hasattr(kind, "__dataclass_fields__")}
     new = {kind for kind in new if not hasattr(kind, "__array_namespace__")}
     if not new:
         return leaves, treedef

@@ -224,7 +224,9 @@ def test_backward_twice_and_no_growth():
 def test_no_grad_and_detached_inputs_stay_outside_of_the_graph():
     y0, p = leaf([1.0, 2.0]), leaf([1.5, 1.0, 3.0, 1.0])
     with torch.no_grad():
-        assert not rg.solve(field, y0, 0.0, 1.0, p).ys.requires_grad
+        sol = rg.solve(field, y0, 0.0, 1.0, p)
+    assert not sol.ys.requires_grad
+    assert sol.plan is None  # a plain march, as for tensors that require none
     assert not rg.solve(field, y0.detach(), 0.0, 1.0, p.detach()).ys.requires_grad
     ys = rg.solve(field, y0.detach(), 0.0, 1.0, p).ys
     ys.sum().backward()

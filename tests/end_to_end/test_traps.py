@@ -294,8 +294,12 @@ def test_f_may_reuse_its_output(backend, keywords):
         assert backend.to_numpy(y).tolist() == copy.tolist()
 
 
-def test_one_host_read_a_step(backend, monkeypatch):
-    """The error norm is all that an adaptive step reads back (cupy#4197, T35)."""
+@pytest.mark.parametrize("size", [2, 1 << 14])
+def test_one_host_read_a_step(backend, monkeypatch, size):
+    """The error norm is all that an adaptive step reads back (cupy#4197, T35).
+
+    Small states of PyTorch on the CPU are read where they lie, by no call of a tensor.
+    """
     kind = type(backend.array(0.0))
     if not backend.eager or kind is np.ndarray:
         pytest.skip("no reads to count")
@@ -310,10 +314,13 @@ def test_one_host_read_a_step(backend, monkeypatch):
     counts = []
     for t1 in (2.0, 20.0):
         reads.clear()
-        sol = rg.solve(decay, backend.array([1.0, 2.0]), 0.0, t1, backend.array(0.7), rtol=1e-8)
+        y0 = backend.array([1.0, 2.0] * (size // 2))
+        sol = rg.solve(decay, y0, 0.0, t1, backend.array(0.7), rtol=1e-8)
         counts.append((len(reads), sol.stats["num_steps"]))
     (few, short), (many, long) = counts
-    assert many - few == long - short > 10
+    shared = backend.bk.name == "torch" and size == 2 and backend.array(0.0).device.type == "cpu"
+    assert long - short > 10
+    assert many - few == (0 if shared else long - short)
 
 
 def test_three_slots_keep_three_states(reference):

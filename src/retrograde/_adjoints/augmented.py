@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
+from .._solvers.base import AbstractForwardSweep
 from .._spaces import Scale
 from .._types import Array, Scalar, State, Wanted
 from .sweep import field_pullback
@@ -159,7 +160,7 @@ class AugmentedSolver:
         return self._made
 
 
-class _Sweep:
+class _Sweep(AbstractForwardSweep):
     """Steps of the augmented system: those of z by the solver's own sweep, sums for g."""
 
     def __init__(self, solver: Any, layout: Any, slopes: AugmentedField, scale: Any) -> None:

@@ -95,6 +95,8 @@ class PIDController(AbstractController):
         safety, low, high = self.safety, self.factormin, self.factormax
         dtmin = self.dtmin if self.force_dtmin else None
         limit = self._limit(clock)
+        if dtmin is None and self.dtmax is None and not self.dcoeff and not clock.traced:
+            return _plain_adapter(powers[0], powers[1], safety, low, high)
 
         def adapt(
             error2: Scalar, h: Scalar, memory: tuple[Scalar, ...]
@@ -149,3 +151,20 @@ class PIDController(AbstractController):
         guess = where(most <= 1e-30, top(1e-6, 1e-3 * h0), guess)
         h = clock.minimum(clock.minimum(100.0 * h0, guess), abs(span))
         return self._limit(clock)(sign * h)
+
+
+def _plain_adapter(
+    power: float, power_before: float, safety: float, low: float, high: float
+) -> Callable[..., tuple[bool, float, tuple[float]]]:
+    """The same of Python floats without bounds, in one frame: once a try, it has to be quick."""
+
+    def adapt(error2: float, h: float, memory: tuple[float]) -> tuple[bool, float, tuple[float]]:
+        r = 1.0 / (_SMALLEST_ERROR2 if error2 < _SMALLEST_ERROR2 else error2)
+        factor = safety * r**power * memory[0] ** power_before
+        if not factor > low:  # nan, too
+            factor = low
+        if error2 <= 1.0:
+            return True, h * (high if factor > high else factor), (r,)
+        return False, h * (safety if factor > safety else factor), memory
+
+    return adapt

@@ -9,9 +9,34 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-__all__ = ["AbstractSolver"]
+from .._types import Scalar, State
+
+__all__ = ["AbstractForwardSweep", "AbstractSolver"]
+
+
+class AbstractForwardSweep(ABC):
+    """Attempts and replays of steps: what ``AbstractSolver.forward_sweep`` makes."""
+
+    @abstractmethod
+    def attempt(self, t: Scalar, h: Scalar, y: State, k0: Any) -> tuple[State, Any, Any]:
+        """One step (see ``explicit_rk.ForwardSweep``): (y1, k1, kept)."""
+
+    @abstractmethod
+    def error2(self, y1: State) -> Scalar:
+        """Squared norm of the scaled error of the last attempt."""
+
+    def judged(self) -> Callable[..., tuple[State, Any, Any, Scalar]]:
+        """``attempt`` and ``error2`` as one call: ``(t, h, y, k0) -> (y1, k1, kept, error2)``."""
+        attempt, error2 = self.attempt, self.error2
+
+        def both(t: Scalar, h: Scalar, y: State, k0: Any) -> tuple[State, Any, Any, Scalar]:
+            y1, k1, kept = attempt(t, h, y, k0)
+            return y1, k1, kept, error2(y1)
+
+        return both
 
 
 class AbstractSolver(ABC):

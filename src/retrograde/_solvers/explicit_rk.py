@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 from .._types import Scalar, State
-from .base import AbstractSolver
+from .base import AbstractForwardSweep, AbstractSolver
 from .tableau import Tableau
 
 __all__ = ["ExplicitRungeKutta", "ForwardSweep", "ReverseSweep", "Sources", "StepCotangents"]
@@ -50,7 +50,7 @@ class ExplicitRungeKutta(AbstractSolver):
         )
 
 
-class ForwardSweep:
+class ForwardSweep(AbstractForwardSweep):
     """Attempts and replays of steps over one stage space."""
 
     def __init__(self, tableau: Tableau, space: Any, layout: Any, field: Any) -> None:
@@ -112,6 +112,10 @@ class ForwardSweep:
     def error2(self, y1: State) -> Scalar:
         """Squared norm of the scaled error of the last attempt."""
         return self.space.error2(y1)
+
+    def judged(self) -> Callable[..., tuple[State, Any, Any, Scalar]]:
+        """``attempt`` and ``error2`` as one call, in one frame where the space has such a form."""
+        return (self.fsal and self.space.fused(self.field)) or super().judged()
 
     def interpolate(self, theta: Scalar) -> State:
         """y(t + theta h) of the last attempt."""

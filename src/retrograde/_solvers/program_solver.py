@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 from .._types import Scalar, State
-from .base import AbstractSolver
+from .base import AbstractForwardSweep, AbstractSolver
 from .explicit_rk import Sources, StepCotangents
 from .linear_program import Cotangents, Machine, Program, Registers, Step, Term
 
@@ -113,7 +113,7 @@ class _Inside:
         return layout.join([layout.weighted(part) for part in parts])
 
 
-class ForwardSweep(_Inside):
+class ForwardSweep(_Inside, AbstractForwardSweep):
     """Steps forward, and their inverses."""
 
     def __init__(

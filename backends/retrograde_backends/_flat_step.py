@@ -1,0 +1,90 @@
+"""One attempt of a step in one frame: ``FlatStages``' calls in their order, bound once a solve.
+
+The numbers are those of ``begin``, ``evaluate``, ``result``, ``put`` and ``error2`` one by one,
+to the last bit: replays of a march go through those. Only calls are saved: between small arrays
+they cost as much as the arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["bare_call", "fused_attempt", "mean_square"]
+
+
+def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, float]] | None:
+    """``(t, h, y, k0) -> (y1, k1, kept, error2)``, or None where states have many leaves."""
+    found, layout, bk = bare_call(space, field), space.layout, space.bk
+    if found is None:
+        return None
+    call, args = found
+    first, second, last = space.rows[0], space.rows[1], space.rows[-1]
+    plan, store, kept, end = space.plan[1:-1], space.store, (second,), space.c[-1]
+    table, scaled, scale = space.table, space.scaled, bk.scale_into
+    time, norm, total = bk.timer(layout), space.square, space.total
+
+    def attempt(t: float, h: float, y: Any, k0: Any) -> tuple[Any, Any, Any, float]:
+        space.y, space.h = y, h  # the interpolant asks for them
+        first[...] = y
+        scale(table, h, scaled)
+        if k0 is not kept:
+            store(second, k0)
+        for c, product, row in plan:
+            row[...] = call(time(t + c * h), product(), args)
+        y1 = total(y)
+        k1 = call(time(t + end * h), y1, args)
+        last[...] = k1
+        return y1, (k1,), kept, norm(y, y1)
+
+    return attempt
+
+
+def bare_call(space: Any, field: Any) -> tuple[Callable[..., Any], Any] | None:
+    """``f(t, y, args)`` of flat states, and args; None for a space that has no fused form."""
+    layout, found = space.layout, getattr(field, "call", None)
+    if found is None or not layout.alone or space.scale is None:
+        return None
+    call, args = found
+    if layout.plain:
+        return call, args
+    shape = layout.shapes[0]
+    return (lambda t, y, args: call(t, y.reshape(shape), args).reshape(-1)), args
+
+
+def mean_square(
+    xp: Any, error: Callable[[], Any], tolerances: tuple[Any, Any], buffers: Any, complex_: bool
+) -> Callable[[Any, Any], float]:
+    """``(y, y1) -> mean of (|e| / (atol + rtol max(|y|, |y1|)))**2`` in NumPy's calls.
+
+    Parameters
+    ----------
+    error : callable
+        Forms e in memory that may be overwritten.
+    tolerances : tuple
+        rtol and atol as arrays; rtol None counts as 1.
+    buffers : array, shape (3, n)
+    """
+    (rtol, atol), (bound, size, spare) = tolerances, buffers
+    absolute, maximum, add, divide = xp.absolute, xp.maximum, xp.add, xp.divide
+    count, last = bound.shape[0], None
+
+    def square(y: Any, y1: Any) -> float:
+        nonlocal last, size, spare
+        if y is not last:
+            absolute(y, out=size)
+        absolute(y1, out=spare)
+        maximum(size, spare, out=bound)
+        if rtol is not None:
+            xp.multiply(bound, rtol, out=bound)
+        add(bound, atol, out=bound)
+        # the size of y1 is kept: it is the y of the next step, if this one is accepted
+        last, size, spare = y1, spare, size
+        e = error()
+        if complex_:
+            e = absolute(e)
+        divide(e, bound, out=e)
+        result: float = float(e.dot(e)) / count
+        return result
+
+    return square

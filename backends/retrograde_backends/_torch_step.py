@@ -1,0 +1,166 @@
+"""One attempt of a step in one frame, in calls of PyTorch (see ``_flat_step``).
+
+On the CPU, tensors and NumPy arrays can share memory, and a call of NumPy on a small array takes
+a third of the time. So what the field never sees (coefficients, the error norm) is NumPy's there:
+38 us a step without the field become 21. The stages themselves stay PyTorch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from ._flat_step import bare_call, mean_square
+
+__all__ = ["HostStep", "fused_attempt", "squarer", "timer"]
+
+SHARED = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.complex64: np.complex64,
+    torch.complex128: np.complex128,
+}
+"""What both libraries have."""
+
+LARGE = 1 << 14
+"""From this many elements on, PyTorch's threads are worth more than short calls."""
+
+
+def timer(dtype: Any, device: Any) -> Callable[[Any], Any]:
+    """``t -> 0-d tensor``; never ``torch.tensor``, which takes thrice as long."""
+    if device.type != "cpu" or dtype not in SHARED:
+        make: Callable[[float], Any] = partial(torch.scalar_tensor, dtype=dtype, device=device)
+    else:
+        asarray, share, kind = np.asarray, torch.from_numpy, SHARED[dtype]
+        make = lambda t: share(asarray(t, kind))  # noqa: E731
+
+    return make
+
+
+def shared(x: Any) -> Any:
+    """A tensor's memory as NumPy's array."""
+    return x.resolve_conj().resolve_neg().numpy()
+
+
+class HostStep:
+    """Attempts over the memory of a space that NumPy shares.
+
+    Parameters
+    ----------
+    space : TorchStages
+    """
+
+    def __init__(self, space: Any) -> None:
+        self.space = space
+        layout, scale = space.layout, space.scale
+        table = shared(space.scaled_all)
+        weights, slopes = table[-1, 1:], shared(space.slopes)
+        error = partial(weights.dot, slopes, shared(space.spare))
+        tolerances = (scale.rtol if scale.rtol is None else shared(scale.rtol), shared(scale.atol))
+        complex_ = layout.dtype.is_complex
+        self.norm = mean_square(np, error, tolerances, shared(space.buffers), complex_)
+
+    def square(self, y: Any, y1: Any) -> float:
+        """Mean of ``(|e| / (atol + rtol max(|y|, |y1|)))**2``."""
+        return self.norm(shared(y), shared(y1))
+
+    def fused(self, field: Any) -> Callable[..., tuple[Any, Any, Any, float]] | None:
+        """``(t, h, y, k0) -> (y1, k1, kept, error2)``, or None where states have many leaves."""
+        found, space, norm = bare_call(self.space, field), self.space, self.norm
+        if found is None:
+            return None
+        call, args = found
+        rows, plan, end = space.rows, space.plan[1:-1], space.c[-1]
+        table, scaled, multiply = shared(space.table), shared(space.scaled), np.multiply
+        first, second, third = (shared(rows[i]) for i in (0, 1, -1))
+        last, store, kept, time = rows[-1], space.store, (rows[1],), space.layout.time
+        (columns, weights), addmv = space.parts, torch.addmv
+        ended = known = array = None
+
+        def attempt(t: float, h: float, y: Any, k0: Any) -> tuple[Any, Any, Any, float]:
+            nonlocal ended, known, array
+            space.y, space.h = y, h  # the interpolant asks for them
+            if y is not known:
+                known, array = y, shared(y)
+            first[...] = array
+            multiply(table, h, scaled)
+            if k0 is ended:
+                second[...] = third
+            elif k0 is not kept:
+                store(rows[1], k0)
+            for c, product, row in plan:
+                row.copy_(call(time(t + c * h), product(), args))
+            y1 = addmv(y, columns, weights)
+            k1 = call(time(t + end * h), y1, args)
+            last.copy_(k1)
+            new = y1.numpy()
+            error2 = norm(array, new)
+            ended = (k1,)
+            if error2 <= 1.0:  # then the next attempt begins there
+                known, array = y1, new
+            return y1, ended, kept, error2
+
+        return attempt
+
+
+def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, float]] | None:
+    """The same on any device."""
+    found = bare_call(space, field)
+    if found is None:
+        return None
+    call, args = found
+    first, second, last = space.rows[0], space.rows[1], space.rows[-1]
+    plan, store, kept, end = space.plan[1:-1], space.store, (second,), space.c[-1]
+    table, scaled, (columns, weights) = space.table, space.scaled, space.parts
+    time, norm, mul, addmv = space.layout.time, space.square, torch.mul, torch.addmv
+
+    def attempt(t: float, h: float, y: Any, k0: Any) -> tuple[Any, Any, Any, float]:
+        space.y, space.h = y, h  # the interpolant asks for them
+        first.copy_(y)
+        mul(table, h, out=scaled)
+        if k0 is not kept:
+            store(second, k0)
+        for c, product, row in plan:
+            row.copy_(call(time(t + c * h), product(), args))
+        y1 = addmv(y, columns, weights)
+        k1 = call(time(t + end * h), y1, args)
+        last.copy_(k1)
+        return y1, (k1,), kept, norm(y, y1)
+
+    return attempt
+
+
+def squarer(space: Any) -> Callable[[Any, Any], float]:
+    """``(y, y1) -> mean of (|e| / (atol + rtol max(|y|, |y1|)))**2``, with one host read."""
+    layout, error, scale = space.layout, space.error, space.scale
+    if layout.device.type == "cpu" and layout.size < LARGE and layout.dtype in SHARED:
+        space.host = HostStep(space)
+        return space.host.square  # type: ignore[no-any-return]
+    rtol, atol, count, complex_ = scale.rtol, scale.atol, layout.size, layout.dtype.is_complex
+    bound, size, spare = space.buffers
+    absolute, maximum, addcmul = torch.abs, torch.maximum, torch.addcmul
+    last: Any = None
+
+    def square(y: Any, y1: Any) -> float:
+        nonlocal last, size, spare
+        if y is not last:
+            absolute(y, out=size)
+        absolute(y1, out=spare)
+        maximum(size, spare, out=bound)
+        if rtol is None:
+            bound.add_(atol)
+        else:
+            addcmul(atol, bound, rtol, out=bound)
+        # the size of y1 is kept: it is the y of the next step, if this one is accepted
+        last, size, spare = y1, spare, size
+        e = error()
+        if complex_:
+            e = e.abs()
+        e.div_(bound)
+        return e.dot(e).item() / count  # type: ignore[no-any-return]
+
+    return square
