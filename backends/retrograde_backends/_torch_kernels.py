@@ -10,7 +10,12 @@ in Python is not part of a compiled program anyway.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
+import threading
 import types
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,6 +37,9 @@ _SETTINGS = {
     "specialize_float": True,  # coefficients are constants; found out later, it traces twice
 }
 """Of torch._dynamo, while a kernel is looked up or made."""
+
+_noted = threading.local()
+"""What a kernel ran last: the way from inside a compiled function to its caller."""
 
 _kernels: OrderedDict[Any, Kernel] = OrderedDict()
 
@@ -61,7 +69,6 @@ class Kernel:
             fn.__code__.replace(), fn.__globals__, fn.__name__, fn.__defaults__, fn.__closure__
         )
         self.compilations = 0
-        self.seen: tuple[Callable[..., Any], tuple[Any, ...], Sequence[Any]] | None = None
         self.fn = torch.compile(own, backend=self._compile, fullgraph=True, dynamic=False)
 
     def _compile(self, graph: Any, example: Sequence[Any]) -> Callable[..., Any]:
@@ -70,21 +77,28 @@ class Kernel:
 
         def call(*flat: Any) -> Any:
             out = program(*flat)
-            self.seen = program, flat, out
+            _noted.run = program, flat, out
             return out
 
         return call
 
     def guarded(self, fixed: Any, moving: Sequence[Any]) -> tuple[Any, Any]:
         """(results, what ran: the program, its inputs and its outputs)."""
-        self.seen = None
+        _noted.run = None
         try:
-            with torch._dynamo.config.patch(_SETTINGS):
-                results = self.fn(fixed, *moving)
-        except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
+            results = self._call(fixed, moving)
+        except _failures() as error:
             raise UnsupportedByBackend(_why(error)) from error
-        seen, self.seen = self.seen, None
-        return results, seen
+        run, _noted.run = _noted.run, None
+        return results, run
+
+    def _call(self, fixed: Any, moving: Sequence[Any]) -> Any:
+        if self.compilations:  # settings and filters matter to a new program only, and take time
+            with contextlib.suppress(*_failures()):
+                return self.fn(fixed, *moving)
+        with warnings.catch_warnings(), torch._dynamo.config.patch(_SETTINGS):
+            warnings.simplefilter("ignore")  # those of the compiler about itself
+            return self.fn(fixed, *moving)
 
 
 class Run:
@@ -145,32 +159,56 @@ def _at(out: Sequence[Any], flat: Sequence[Any], i: int) -> Any:
 
 
 def _program(graph: Any, example: Sequence[Any]) -> Callable[..., Any]:
-    if BACKEND != "inductor":
-        compile_graph: Any = torch._dynamo.lookup_backend(BACKEND)
-        return compile_graph(graph, example)  # type: ignore[no-any-return]
-    from torch._inductor.compile_fx import compile_fx
+    compile_graph: Any = torch._dynamo.lookup_backend(BACKEND)
+    on_gpu = any(isinstance(x, torch.Tensor) and x.is_cuda for x in example)
+    # a recorded march keeps what it saved for backward in the memory that the next step reuses
+    if BACKEND != "inductor" or not on_gpu or torch.is_grad_enabled():
+        program: Callable[..., Any] = compile_graph(graph, example)
+        return program
+    # mode="reduce-overhead", by the option behind it; not tried on a GPU yet
+    graphed = compile_graph(graph, example, config_patches={"triton.cudagraphs": True})
 
-    graphs = any(isinstance(x, torch.Tensor) and x.is_cuda for x in example)
-    # mode="reduce-overhead" by the option behind it
-    patches = {"triton.cudagraphs": True} if graphs else None
-    return compile_fx(graph, example, config_patches=patches)  # type: ignore[no-any-return]
+    def replay(*flat: Any) -> list[Any]:
+        torch.compiler.cudagraph_mark_step_begin()
+        # states outlive the replay, whose results the next one overwrites
+        return [x.clone() if isinstance(x, torch.Tensor) else x for x in graphed(*flat)]
+
+    return replay
+
+
+@functools.cache
+def _failures() -> tuple[type[BaseException], ...]:
+    """What torch.compile raises where it can't; the modules are loaded when first needed."""
+    dynamo, inductor = torch._dynamo.exc, importlib.import_module("torch._inductor.exc")
+    return (
+        dynamo.TorchDynamoException,
+        dynamo.FailOnRecompileLimitHit,
+        inductor.InductorError,
+        *_no_compiler(),
+    )
+
+
+def _no_compiler() -> tuple[type[BaseException], ...]:
+    inductor = importlib.import_module("torch._inductor.exc")
+    return inductor.InvalidCxxCompiler, inductor.CppCompileError
 
 
 def _why(error: BaseException) -> str:
     """What failed, and what to do."""
-    name, said = type(error).__name__, str(error).strip().splitlines() or [""]
-    if "RecompileLimit" in name:
+    if isinstance(error, torch._dynamo.exc.FailOnRecompileLimitHit):
         return (
             "`compile` is True, but the step was compiled anew again and again: `f` reads a Python "
             "number or object that differs from solve to solve. Pass it through `args` as a "
             "tensor, or leave `compile` out."
         )
-    if "Compiler" in name and "Backend" not in name or "Cxx" in str(error)[:400]:
+    inner = getattr(error, "inner_exception", error)
+    said = f"{type(inner).__name__}: {(str(inner).strip().splitlines() or [''])[0]}"
+    if isinstance(inner, _no_compiler()):
         return (
-            f"`compile` is True, but no C++ compiler works here ({said[0]}); install one (g++), "
-            "or leave `compile` out."
+            f"`compile` is True, but no C++ compiler works here ({said}); install one (g++), or "
+            "leave `compile` out."
         )
     return (
-        f"`compile` is True, but torch.compile can't make one program of `f` ({name}: {said[0]}). "
-        "Write `f` in operations of tensors alone, or leave `compile` out."
+        f"`compile` is True, but torch.compile can't make one program of `f` ({said}). Write `f` "
+        "in operations of tensors alone, or leave `compile` out."
     )

@@ -9,6 +9,7 @@ States are flat where the layout is (one leaf, the vector), else tuples of leave
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -64,7 +65,8 @@ class _Step:
     """The parts of a step that all programs share."""
 
     def __init__(self, tableau: Any, layout: Any) -> None:
-        self.tableau, self.layout = tableau, layout
+        # its own: a guard would ask whether the kernel's layout is that of the field, or another
+        self.tableau, self.layout = tableau, copy.copy(layout)
         self.flat = isinstance(layout, TorchLayout)
         shapes = ((layout.size,),) if self.flat else layout.shapes
         like = [torch.empty(s, dtype=layout.dtype, device="meta") for s in shapes]
@@ -154,9 +156,14 @@ def pull_step(tableau: Any, layout: Any, timed: bool, sources: bool) -> Program:
             if timed:
                 clock = clock.detach().requires_grad_()
             sweep = step.sweep(step.of_leaves(field))
+            results: tuple[Any, ...]
+            cotangents: tuple[Any, ...]
             if sources:
                 y1 = _all_stages(sweep, clock, (y,))
-                results, cotangents = (*y1, *_slopes(sweep, 1)), (g, q)
+                # q holds a factor h, by which a row inside the step depends on h once more
+                h = clock[1].to(layout.real_dtype)
+                results = (*y1, h * _slopes(sweep, 1)[0])
+                cotangents = (g, q / h.detach())
             else:
                 results, cotangents = sweep.advance(clock[0], clock[1], (y,)), (g,)
             by = (y, clock, *wanted) if timed else (y, *wanted)
