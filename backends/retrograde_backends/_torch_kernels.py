@@ -169,7 +169,7 @@ def _program(graph: Any, example: Sequence[Any]) -> Callable[..., Any]:
     graphed = compile_graph(graph, example, config_patches={"triton.cudagraphs": True})
 
     def replay(*flat: Any) -> list[Any]:
-        torch.compiler.cudagraph_mark_step_begin()
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         # states outlive the replay, whose results the next one overwrites
         return [x.clone() if isinstance(x, torch.Tensor) else x for x in graphed(*flat)]
 
