@@ -22,7 +22,7 @@ from retrograde._solvers import ExplicitRungeKutta
 
 from ._torch_flat import TorchLayout
 from ._torch_forward import transformed
-from ._torch_kernels import kernel
+from ._torch_kernels import SETTINGS, kernel
 from ._torch_steps import leafwise
 from ._torch_sweeps import ForwardSweep, ReverseSweep
 
@@ -33,6 +33,11 @@ class CompileHooks:
     """The hook behind ``compile=True``."""
 
     def compiled(self, problem: Any, solver: Any, *, dense: bool) -> Any:
+        if not all(hasattr(torch._dynamo.config, name) for name in SETTINGS):
+            raise UnsupportedByBackend(
+                f"`compile` is True, but PyTorch {torch.__version__} can't put a gradient into a "
+                "compiled program; install a later one (2.13 can), or leave `compile` out."
+            )
         if not isinstance(solver, ExplicitRungeKutta):
             raise UnsupportedByBackend(
                 f"`compile` is True, but `solver` is {solver.name}; pass an explicit Runge-Kutta "

@@ -24,7 +24,7 @@ import torch
 
 from retrograde._errors import UnsupportedByBackend
 
-__all__ = ["Kernel", "Run", "kernel"]
+__all__ = ["SETTINGS", "Kernel", "Run", "kernel"]
 
 BACKEND = "inductor"
 """Compiler of ``torch.compile`` by its name; tests that only count take a cheaper one."""
@@ -32,7 +32,7 @@ BACKEND = "inductor"
 MOST = 128
 """Kernels kept; the one not used for the longest time goes first."""
 
-_SETTINGS = {
+SETTINGS = {
     "trace_autograd_ops": True,  # a program may hold the gradient of its own step
     "specialize_float": True,  # coefficients are constants; found out later, it traces twice
 }
@@ -96,7 +96,7 @@ class Kernel:
         if self.compilations:  # settings and filters matter to a new program only, and take time
             with contextlib.suppress(*_failures()):
                 return self.fn(fixed, *moving)
-        with warnings.catch_warnings(), torch._dynamo.config.patch(_SETTINGS):
+        with warnings.catch_warnings(), torch._dynamo.config.patch(SETTINGS):
             warnings.simplefilter("ignore")  # those of the compiler about itself
             return self.fn(fixed, *moving)
 
