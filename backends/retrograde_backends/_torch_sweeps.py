@@ -49,8 +49,8 @@ class ForwardSweep:
         self.width = 1 if self.flat else len(layout.shapes)
         self.clock = _Clock(layout)
         self.scale = scale
-        self._attempt: Any = self._new_attempt
-        self._advance: Any = None
+        self._attempt: Run | None = None
+        self._advance: Run | None = None
         self.size = 0.0
         self.start_of: Any = None
         self.last: Sequence[Any] = ()
@@ -67,26 +67,27 @@ class ForwardSweep:
         """f(t, y) for an FSAL method, else None."""
         return self.field(self.layout.time(t), y) if self.fsal else None
 
-    def _new_attempt(self, *moving: Any) -> Any:
+    def _new_attempt(self) -> Run:
         scale, flags = self.scale, (self.scale is not None, self.solver.dense)
         program = self.solver.program(attempt_step, self.layout, *flags)
         self._attempt = Run(program, (self.field, _tolerances(self.layout, scale)))
-        return self._attempt(*moving)
+        return self._attempt
 
     def attempt(self, t: Any, h: Any, y: Any, k0: Any) -> tuple[Any, Any, Any]:
         """One step whose error and inside can be asked for (see ``explicit_rk``)."""
         self.size, self.start_of = h, y
+        run = self._attempt or self._new_attempt()
         if not self.flat:
-            self.last = out = self._attempt(self.clock(t, h), *y, *(k0 or ()))
+            self.last = out = run(self.clock(t, h), *y, *(k0 or ()))
             n = self.width
             return tuple(out[:n]), tuple(out[n : 2 * n]) if self.fsal else None, k0
         y = _plain(y)
         if not self.fsal:
-            self.last = out = self._attempt(self.clock(t, h), y)
+            self.last = out = run(self.clock(t, h), y)
             return out[0], None, None
         if isinstance(k0, tuple):  # what f returned, for the first step
             k0 = _plain(self.layout.pack(k0))
-        self.last = out = self._attempt(self.clock(t, h), y, k0)
+        self.last = out = run(self.clock(t, h), y, k0)
         return out[0], out[1], k0
 
     def error2(self, y1: Any) -> float:
@@ -125,8 +126,8 @@ class ReverseSweep:
         tableau = solver.solver.tableau
         self.stages, self.weights = tableau.stages, tableau.weights
         self.weight_derivatives = tableau.weight_derivatives
-        self._pull: Any = None
-        self._slopes: Any = None
+        self._pull: Run | None = None
+        self._slopes: Run | None = None
         self._nothing: Any = None
         self.step: Any = ()
         self.known: Any = None
