@@ -95,6 +95,15 @@ class ForwardSweep:
         i = self.width * (2 if self.fsal else 1)
         return self.last[i].item()  # type: ignore[no-any-return]
 
+    def judged(self) -> Callable[..., tuple[Any, Any, Any, float]]:
+        """``attempt`` and ``error2`` as one call: ``(t, h, y, k0) -> (y1, k1, kept, error2)``."""
+
+        def both(t: Any, h: Any, y: Any, k0: Any) -> tuple[Any, Any, Any, float]:
+            y1, k1, kept = self.attempt(t, h, y, k0)
+            return y1, k1, kept, self.error2(y1)
+
+        return both
+
     def interpolate(self, theta: Any) -> Any:
         """y(t + theta h) of the last attempt."""
         weights = [self.size * w for w in self.weights(theta)]
