@@ -110,7 +110,8 @@ def test_saved_functions_of_the_state_too(cheap):
     fn = lambda t, y, a: torch.sin(y) * t * a["k"]  # noqa: E731
     keywords = {**TIGHT, "saveat": rg.SaveAt(ts=[0.3, 1.2], t1=True, fn=fn), "times": True}
     assert_same(module, **keywords)
-    assert_same(module, **TIGHT, times=True, saveat=rg.SaveAt(steps=True, t0=True))
+    # constant steps: rounding in an error estimate moves the ends of adaptive ones
+    assert_same(module, dt=0.1, times=True, saveat=rg.SaveAt(steps=True, t0=True))
 
 
 @pytest.mark.parametrize(
