@@ -21,6 +21,9 @@ class LoopHooks:
 
     blank: Callable[..., Any]
 
+    def compiled(self, problem: Any, solver: Any, *, dense: bool) -> Any:
+        return solver  # a whole solve is one compiled program as it is
+
     def clock(self, layout: Any) -> Any:
         return TracedClock(layout.real_dtype)
 

@@ -62,7 +62,8 @@ class TorchPullback:
                 shadows[i] = params[i].detach().requires_grad_()
         self.field = bind(shadows)
         self.wanted = tuple(shadows[i] for i in self.where)
-        self.known = {edge(x) for x in shadows if x.requires_grad}
+        self.tracked = [x for x in shadows if x.requires_grad]
+        self.known = {edge(x) for x in self.tracked}
         self.count = len(params)
 
     def zero(self) -> list[Any]:

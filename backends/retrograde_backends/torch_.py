@@ -25,6 +25,7 @@ from retrograde._types import Inputs, Wanted
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
 from ._torch_capture import captured_tensors
+from ._torch_compiled import CompileHooks
 from ._torch_direct import DirectHooks
 from ._torch_flat import TorchAdjoint, TorchLayout, TorchStages
 from ._torch_forward import (
@@ -60,7 +61,7 @@ class TorchClock(HostClock):
         return float(x.detach() if isinstance(x, torch.Tensor) else x)
 
 
-class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, EagerBackend):
+class TorchBackend(CompileHooks, DirectHooks, IterationHooks, ForwardHooks, EagerBackend):
     """The adapter of PyTorch."""
 
     name: ClassVar[str] = "torch"

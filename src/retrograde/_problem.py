@@ -49,6 +49,8 @@ class Problem:
         """f with what it closes over as a fourth argument, where the adapter hoists that."""
         self.converted_output: Callable[..., Any] | None = None
         """The same of ``SaveAt.fn``."""
+        self.leafwise: Callable[..., Any] | None = None
+        """``(t, leaves, args) -> leaves``, where the adapter needs f without trees."""
         self._captured = [slice(len(self.where), None)] * 2
         self.small = False
         """Whether a whole solve may be one kernel of the device (an adapter's)."""
@@ -167,6 +169,9 @@ class Problem:
         args, f = self.arguments(params), self._hoisted(params)
         if self.single:
             return lambda t, leaves: (f(t, leaves[0], args),)
+        if self.leafwise is not None:
+            call = self.leafwise
+            return lambda t, leaves: call(t, leaves, args)
         flatten, unflatten, treedef = self.bk.flatten, self.bk.unflatten, self.treedef
         return lambda t, leaves: tuple(flatten(f(t, unflatten(treedef, leaves), args))[0])
 

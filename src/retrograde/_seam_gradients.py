@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ._errors import UnsupportedByBackend
 from ._seam_memory import MemoryInfo
 from ._types import Array, Asked, State, Wanted
 
@@ -87,6 +88,16 @@ class GradientHooks(ABC):
         Asked of traced libraries alone.
         """
         raise NotImplementedError
+
+    def compiled(self, problem: Any, solver: Any, *, dense: bool) -> Any:
+        """The solver with compiled steps (``compile=True``), or as it is where all is compiled.
+
+        ``dense``: the inside of steps will be asked for.
+        """
+        raise UnsupportedByBackend(
+            f"`compile` is True, but {getattr(self, 'name', 'this library')} has no compiler of "
+            "steps; leave `compile` out, or pass arrays of PyTorch or JAX."
+        )
 
     @abstractmethod
     def direct_layout(self, layout: Any) -> Any:

@@ -60,7 +60,10 @@ def prepare(f: Any, y0: Tree, t0: Any, t1: Any, args: Tree, options: Any) -> tup
     ts = _saved_times(bk, problem, saveat, start, end)
     outputs = _outputs(bk, problem, saveat, t0 if start is None else start, ts, count, max_steps)
     settings = _settings(problem, controller)
-    loop = ForwardLoop(problem, solver, controller, outputs, max_steps, count)
+    made: Any = solver
+    if options.compile:
+        made = bk.compiled(problem, solver, dense=saveat.ts is not None)
+    loop = ForwardLoop(problem, made, controller, outputs, max_steps, count)
     return loop, Inputs(problem.y0, problem.params, t0, t1, ts, settings)
 
 

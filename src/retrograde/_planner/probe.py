@@ -77,7 +77,9 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
         RECORD: (growing or 8) * record if loop.adaptive else 0,
     }
     own = isinstance(vjp, UserPullback)
-    record_steps = native and not (traced or own) and Capability.DIRECT in bk.capabilities
+    record_steps = (
+        native and not (traced or own or solver.compiled) and Capability.DIRECT in bk.capabilities
+    )
     recorded = max(layout.nbytes, solver.evaluations * kept) + carried - layout.nbytes
     compiled = (lambda one: bk.compiled_bytes(loop, inputs, wanted, one)) if traced else None
     return Shape(

@@ -61,6 +61,9 @@ class AbstractSolver(ABC):
         Whether a forward sweep's ``invert`` undoes a step up to rounding.
     implicit : bool
         Whether a step solves equations: a method for stiff problems.
+    compiled : bool
+        Whether a step and its vjp are compiled programs: no autodiff that records a march gains
+        on them.
 
     Notes
     -----
@@ -82,6 +85,7 @@ class AbstractSolver(ABC):
     copies: ClassVar[int] = 1
     reversible: ClassVar[bool] = False
     implicit: ClassVar[bool] = False
+    compiled: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
