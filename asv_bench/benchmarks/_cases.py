@@ -126,17 +126,21 @@ def tighter(problem: Problem) -> Problem:
     return dataclasses.replace(problem, rtol=0.7 * problem.rtol, atol=0.7 * problem.atol)
 
 
-def ours_forward(backend: str, problem: Problem, **keywords: Any) -> Entrant:
-    """Our solve."""
+def ours_forward(
+    backend: str, problem: Problem, *, equal_error: bool = False, **keywords: Any
+) -> Entrant:
+    """Our solve, of the :func:`tighter` problem where errors are to be equal."""
     lib = library(backend)
-    run = lib.forward(problem, **keywords)
+    run = lib.forward(tighter(problem) if equal_error else problem, **keywords)
     return Entrant(run, lambda y: problem.error(lib.to_numpy(y)))
 
 
-def ours_gradient(backend: str, problem: Problem, **keywords: Any) -> Entrant:
-    """Our gradient."""
+def ours_gradient(
+    backend: str, problem: Problem, *, equal_error: bool = False, **keywords: Any
+) -> Entrant:
+    """Our gradient, likewise."""
     lib = library(backend)
-    run = lib.gradient(problem, **keywords)
+    run = lib.gradient(tighter(problem) if equal_error else problem, **keywords)
     return Entrant(run, lambda g: problem.gradient_error([lib.to_numpy(x) for x in g]))
 
 
