@@ -99,6 +99,8 @@ def timed(case: Case, rows: set[str] | None, quick: bool) -> Iterator[Line]:
             yield Line(rival.row, case.work, "time", f"skipped: {absent}", peer=rival.name)
         else:
             there.append(rival)
+    if not there:
+        return
     errors = [e.error(e.run()) for e in entrants]
     table = interleaved(entrants, rounds, slice_)
     middle = np.median(table, axis=0)
