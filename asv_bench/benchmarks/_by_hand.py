@@ -1,7 +1,7 @@
-"""Solves as users of JAX write them by hand: ``lax.scan``, ``lax.while_loop``, equinox's loops.
+"""Solves as users of JAX write them by hand: ``lax.scan``, and equinox's checkpointed scan.
 
-Steps are ours in every coefficient. Scans have constant steps; the adaptive loop is forward only,
-for JAX does not differentiate a while loop.
+Steps are constant and ours in every coefficient. An adaptive loop by hand is a controller, too,
+which is a library's work: that is compared with diffrax alone.
 """
 
 from __future__ import annotations
