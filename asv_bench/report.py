@@ -207,7 +207,7 @@ def main() -> int:
     else:
         found = list(lines((*FACTS, *ROWS), rows, options.quick))
         if not options.quick and (rows is None or rows & {"J4", "J5"}):
-            found += flagged()
+            found += [x for x in flagged() if rows is None or x.row in rows]
     found.sort(key=lambda x: x.kind == "skipped")
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n{render(found)}")
     if options.json:
