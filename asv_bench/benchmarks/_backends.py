@@ -15,9 +15,9 @@ import numpy as np
 
 import retrograde as rg
 
-from ._problems import Problem
+from ._problem import Problem
 
-__all__ = ["NAMES", "Library", "checked_forward", "checked_gradient", "library"]
+__all__ = ["NAMES", "Library", "Run", "checked_forward", "checked_gradient", "library", "refuse"]
 
 NAMES = ("numpy", "jax", "torch", "cupy")
 
@@ -53,7 +53,9 @@ class Library(ABC):
         f, settings = problem.field(self.xp), {**problem.settings, **keywords}
 
         def call(y0: Any, *args: Any) -> Any:
-            return rg.solve(f, y0, 0.0, problem.t1, problem.pack(args), **settings).ys[-1]
+            start, packed = problem.state(y0), problem.pack(args)
+            ys = rg.solve(f, start, 0.0, problem.t1, packed, **settings).ys
+            return problem.array(self.xp, (ys[0][-1], ys[1][-1]) if problem.pair else ys[-1])
 
         return call
 
@@ -162,6 +164,11 @@ class Jax(Library):
     def derivative(self, problem: Problem, **keywords: Any) -> Callable[..., Any]:
         return self.gradient_of(self.solution(problem, **keywords), len(problem.leaves))
 
+    def mapped(self, solution: Callable[..., Any], problem: Problem) -> Callable[..., Any]:
+        """A solution under ``vmap`` over the last axis of y0."""
+        axes = (-1, *(None for _ in problem.leaves[1:]))
+        return self.jax.jit(self.jax.vmap(solution, in_axes=axes, out_axes=-1))
+
     def gradient_of(self, solution: Callable[..., Any], inputs: int) -> Callable[..., Any]:
         """The compiled gradient of the sum of any solution by its inputs."""
         loss = lambda *leaves: solution(*leaves).sum()  # noqa: E731
@@ -195,7 +202,7 @@ def checked_forward(name: str, problem: Problem, **keywords: Any) -> Run:
     """
     lib = library(name)
     run = lib.forward(problem, **keywords)
-    _refuse(problem, "the solution", problem.error(lib.to_numpy(run())))
+    refuse(problem, "the solution", problem.error(lib.to_numpy(run())))
     return run
 
 
@@ -204,11 +211,12 @@ def checked_gradient(name: str, problem: Problem, **keywords: Any) -> Run:
     lib = library(name)
     run = lib.gradient(problem, **keywords)
     found = [lib.to_numpy(x) for x in run()]
-    _refuse(problem, "the gradient", problem.gradient_error(found))
+    refuse(problem, "the gradient", problem.gradient_error(found))
     return run
 
 
-def _refuse(problem: Problem, what: str, error: float) -> None:
+def refuse(problem: Problem, what: str, error: float) -> None:
+    """Raise if an error misses the problem's target: what is wrong has no time."""
     if not error <= problem.target:
         raise ArithmeticError(
             f"{what} of {problem.name} has a relative error of {error:.1e}, above its target of "

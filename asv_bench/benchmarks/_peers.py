@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from ._backends import Run, library
-from ._problems import Problem
+from ._problem import Problem
 
-__all__ = ["Diffrax", "Peer", "Scan", "SciPy", "Torchdiffeq", "Torchode", "peer"]
+__all__ = ["Diffrax", "Peer", "SciPy", "Torchdiffeq", "Torchode", "peer"]
 
 
 class Peer:
@@ -53,50 +53,37 @@ class SciPy(Peer):
         return lambda: self.solve(problem, method).y[:, -1]
 
 
-class Scan(Peer):
-    """Euler's method as a user of JAX writes it: ``lax.scan`` and its plain gradient."""
-
-    module: ClassVar[str] = "jax"
-    backend: ClassVar[str] = "jax"
-
-    def solution(self, problem: Problem) -> Callable[..., Any]:
-        f, dt = problem.field(self.lib.xp), problem.dt
-        steps = self.lib.xp.arange(float(round(problem.t1 / dt)))
-
-        def call(y0: Any, *args: Any) -> Any:
-            packed = problem.pack(args)
-            step = lambda y, i: (y + dt * f(i * dt, y, packed), None)  # noqa: E731
-            return self.peer.lax.scan(step, y0, steps)[0]
-
-        return call
-
-    def gradient(self, problem: Problem) -> Run:
-        call = self.lib.gradient_of(self.solution(problem), len(problem.leaves))
-        return self.lib.run(call, self.lib.inputs(problem))
-
-
 class Diffrax(Peer):
-    """Compiled ``diffeqsolve`` with Euler or Tsit5 and our controller's coefficients."""
+    """Compiled ``diffeqsolve`` by the problem's method, with our controller's coefficients."""
 
     module: ClassVar[str] = "diffrax"
     backend: ClassVar[str] = "jax"
 
     def solution(self, problem: Problem, checkpoints: int | None = None) -> Callable[..., Any]:
-        dfx = self.peer
-        term = dfx.ODETerm(problem.field(self.lib.xp))
+        dfx, xp = self.peer, self.lib.xp
+        terms, solver = self._method(problem)
         keywords = {
             "adjoint": dfx.RecursiveCheckpointAdjoint(checkpoints),
             "stepsize_controller": self._controller(problem),
-            "max_steps": 4096 if problem.dt is None else round(problem.t1 / problem.dt) + 1,
+            "max_steps": 4096 if problem.dt is None else problem.steps + 1,  # rounding may add one
         }
-        solver = dfx.Tsit5() if problem.dt is None else dfx.Euler()
 
         def call(y0: Any, *args: Any) -> Any:
-            packed = problem.pack(args)
-            span = 0.0, problem.t1, problem.dt
-            return dfx.diffeqsolve(term, solver, *span, y0, packed, **keywords).ys[-1]
+            span, packed = (0.0, problem.t1, problem.dt), problem.pack(args)
+            sol = dfx.diffeqsolve(terms, solver, *span, problem.state(y0), packed, **keywords)
+            return problem.array(xp, self.lib.jax.tree_util.tree_map(lambda y: y[-1], sol.ys))
 
         return self.lib.jax.jit(call)
+
+    def _method(self, problem: Problem) -> tuple[Any, Any]:
+        dfx, f = self.peer, problem.field(self.lib.xp)
+        if problem.solver == "euler":
+            return dfx.ODETerm(f), dfx.Euler()
+        if problem.solver == "tsit5":
+            return dfx.ODETerm(f), dfx.Tsit5()
+        drift = dfx.ODETerm(lambda t, p, args: f(t, (p, p), args)[0])
+        kick = dfx.ODETerm(lambda t, q, args: f(t, (q, q), args)[1])
+        return (drift, kick), dfx.SemiImplicitEuler()
 
     def _controller(self, problem: Problem) -> Any:
         if problem.dt is not None:
@@ -108,9 +95,26 @@ class Diffrax(Peer):
     def forward(self, problem: Problem) -> Run:
         return self.lib.run(self.solution(problem), self.lib.inputs(problem))
 
+    def derivative(self, problem: Problem, checkpoints: int | None = None) -> Callable[..., Any]:
+        """The compiled gradient."""
+        return self.lib.gradient_of(self.solution(problem, checkpoints), len(problem.leaves))
+
     def gradient(self, problem: Problem, checkpoints: int | None = None) -> Run:
-        call = self.lib.gradient_of(self.solution(problem, checkpoints), len(problem.leaves))
-        return self.lib.run(call, self.lib.inputs(problem))
+        return self.lib.run(self.derivative(problem, checkpoints), self.lib.inputs(problem))
+
+    def steps(self, problem: Problem) -> int:
+        """Steps that its solve tries, rejected ones included."""
+        terms, solver = self._method(problem)
+        y0, *args = self.lib.inputs(problem)
+        span, packed = (0.0, problem.t1, problem.dt), problem.pack(args)
+        keywords = {"stepsize_controller": self._controller(problem)}
+        sol = self.peer.diffeqsolve(terms, solver, *span, y0, packed, **keywords)
+        return int(sol.stats["num_steps"])
+
+    def batched(self, problem: Problem) -> Run:
+        """A problem's solve under ``vmap``, over the last axis of y0."""
+        one = self.solution(problem)
+        return self.lib.run(self.lib.mapped(one, problem), self.lib.inputs(problem))
 
 
 class Torchdiffeq(Peer):
@@ -143,23 +147,36 @@ class Torchdiffeq(Peer):
 
 
 class Torchode(Peer):
-    """Tsit5 over a batch of one, eager (its TorchScript form fails with torch 2.13)."""
+    """Tsit5, eager (its TorchScript form fails with torch 2.13)."""
 
     module: ClassVar[str] = "torchode"
     backend: ClassVar[str] = "torch"
 
     def forward(self, problem: Problem) -> Run:
+        """As a batch of one."""
+        f, (y0, *args) = problem.field(self.lib.xp), self.lib.inputs(problem)
+        packed = problem.pack(args)
+        call = self._solve(lambda t, y: f(t[0], y[0], packed)[None], y0.detach()[None], problem)
+        return lambda: call()[0]
+
+    def batched(self, problem: Problem) -> Run:
+        """A batch over the last axis of y0, each sample with steps of its own."""
+        f, (y0, *args) = problem.field(self.lib.xp), self.lib.inputs(problem)
+        packed = problem.pack(args)
+        start = y0.detach().T.contiguous()
+        call = self._solve(lambda t, y: f(t, y.T, packed).T, start, problem)
+        return lambda: call().T
+
+    def _solve(self, f: Callable[..., Any], start: Any, problem: Problem) -> Callable[[], Any]:
         torch, to = self.lib.xp, self.peer
-        f, (y0, *args) = problem.field(torch), self.lib.inputs(problem)
-        packed, start = problem.pack(args), y0.detach()[None]
-        term = to.ODETerm(lambda t, y: f(t[0], y[0], packed)[None])
+        term = to.ODETerm(f)
         controller = to.PIDController(
             pcoeff=0.2, icoeff=0.65, dcoeff=0.0, rtol=problem.rtol, atol=problem.atol, term=term
         )
         solver = to.AutoDiffAdjoint(to.Tsit5(term=term), controller)
-        ends = torch.zeros(1, dtype=y0.dtype), torch.full((1,), problem.t1, dtype=y0.dtype)
-        case = to.InitialValueProblem(y0=start, t_start=ends[0], t_end=ends[1])
-        return torch.no_grad()(lambda: solver.solve(case).ys[0, -1])
+        ends = (torch.full(start.shape[:1], t, dtype=start.dtype) for t in (0.0, problem.t1))
+        case = to.InitialValueProblem(start, *ends)
+        return torch.no_grad()(lambda: solver.solve(case).ys[:, -1])
 
 
 def peer(kind: type[Peer]) -> Any:

@@ -1,136 +1,30 @@
-"""What is solved: vector fields in array API, data in NumPy, and references to be held to.
-
-References come from outside the package: SciPy's DOP853 at tight tolerances for adaptive solves,
-a plain loop for the Euler toy. Gradients are held to central differences of those.
-"""
+"""What is solved, small: vector fields in array API; ``_grids`` and ``_systems`` have more."""
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from ._grids import burgers, heat, wave
+from ._problem import Problem
+
 __all__ = [
     "PROBLEMS",
     "Problem",
+    "batch",
     "burgers",
     "decay",
+    "heat",
     "lorenz",
     "lotka_volterra",
     "neural_ode",
     "toy",
+    "van_der_pol",
+    "wave",
 ]
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """An initial value problem and the settings of its solve.
-
-    Attributes
-    ----------
-    name : str
-    field : callable
-        ``field(xp) -> f(t, y, args)`` in the operations of a namespace.
-    y0 : array of NumPy
-    args : array, tuple of array or None
-    t1 : float [time]
-        Solves begin at 0.
-    dt : float or None [time]
-        Constant Euler steps; None solves with Tsit5 to the tolerances.
-    rtol, atol : float
-    target : float
-        Largest error of the solution, relative to its largest element, that a timing may have.
-    """
-
-    name: str
-    field: Callable[[Any], Callable[..., Any]]
-    y0: Any
-    args: Any
-    t1: float
-    dt: float | None = None
-    rtol: float = 1e-6
-    atol: float = 1e-9
-    target: float = 1e-4
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Keywords of ``retrograde.solve``."""
-        if self.dt is not None:
-            return {"solver": "euler", "dt": self.dt}
-        return {"solver": "tsit5", "rtol": self.rtol, "atol": self.atol}
-
-    @functools.cached_property
-    def reference(self) -> Any:
-        """The state at t1 (Euler: after the last step), by other code than ours."""
-        return self._solution(self.y0, self.args)
-
-    @property
-    def leaves(self) -> tuple[Any, ...]:
-        """What a gradient is taken of: y0 and the arrays of args."""
-        return (self.y0, *self.unpack(self.args))
-
-    def pack(self, args: Sequence[Any]) -> Any:
-        """Leaves of args in the form that the field takes."""
-        if isinstance(self.args, tuple):
-            return tuple(args)
-        return args[0] if args else None
-
-    def unpack(self, args: Any) -> tuple[Any, ...]:
-        """The inverse of :meth:`pack`."""
-        if isinstance(self.args, tuple):
-            return tuple(args)
-        return () if args is None else (args,)
-
-    @functools.cached_property
-    def directions(self) -> list[list[Any]]:
-        """Directions of :attr:`leaves` in which gradients are checked."""
-        rng = np.random.default_rng(7)
-        return [[rng.standard_normal(x.shape) for x in self.leaves] for _ in range(4)]
-
-    @functools.cached_property
-    def derivatives(self) -> Any:
-        """Derivatives of ``sum(y(t1))`` along them, by central differences of order 4."""
-        eps = 1e-3
-        weights = ((-2, 1.0), (-1, -8.0), (1, 8.0), (2, -1.0))
-        total = np.zeros(len(self.directions))
-        for i, direction in enumerate(self.directions):
-            for step, weight in weights:
-                pairs = zip(self.leaves, direction, strict=True)
-                moved = [x.astype(float) + step * eps * d for x, d in pairs]
-                total[i] += weight * np.sum(self._solution(moved[0], self.pack(moved[1:])))
-        return total / (12 * eps)
-
-    def error(self, y1: Any) -> float:
-        """Largest error of a solution, relative to the largest element of the reference."""
-        difference = np.max(np.abs(np.asarray(y1, dtype=float) - self.reference))
-        return float(difference / np.max(np.abs(self.reference)))
-
-    def gradient_error(self, gradient: Sequence[Any]) -> float:
-        """Relative error of a gradient of ``sum(y(t1))`` with respect to :attr:`leaves`."""
-        found = [
-            sum(float(np.sum(np.asarray(g) * d)) for g, d in zip(gradient, direction, strict=True))
-            for direction in self.directions
-        ]
-        largest = np.max(np.abs(self.derivatives))
-        return float(np.max(np.abs(np.asarray(found) - self.derivatives)) / largest)
-
-    def _solution(self, y0: Any, args: Any) -> Any:
-        f = self.field(np)
-        if self.dt is not None:
-            y = y0
-            for i in range(round(self.t1 / self.dt)):
-                y = y + self.dt * f(i * self.dt, y, args)
-            return y
-        from scipy.integrate import solve_ivp
-
-        flat = lambda t, y: f(t, y.reshape(y0.shape), args).reshape(-1)  # noqa: E731
-        start, span = y0.astype(float).reshape(-1), (0.0, self.t1)
-        run = solve_ivp(flat, span, start, method="DOP853", rtol=1e-12, atol=1e-13)
-        return run.y[:, -1].reshape(y0.shape)
 
 
 def toy() -> Problem:
@@ -142,7 +36,7 @@ def toy() -> Problem:
 
         return f
 
-    return Problem("toy", make, np.ones(2), None, 5.0, dt=0.01, target=1e-7)
+    return Problem("toy", make, np.ones(2), None, 5.0, dt=0.01, target=1e-7, solver="euler")
 
 
 def parts(xp: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -211,20 +105,24 @@ def lorenz(*, scalar: bool = False) -> Problem:
     return Problem("lorenz", field, np.ones(3), args, 5.0, target=1e-2)
 
 
-def burgers(n: int) -> Problem:
-    """Viscous Burgers on a ring, in units of the mesh width: n sets the size, not the steps."""
+def van_der_pol() -> Problem:
+    """Ten relaxations of van der Pol's oscillator, mu = 10: some 1,600 adaptive steps."""
 
     def make(xp: Any) -> Callable[..., Any]:
-        def f(t: Any, u: Any, args: Any) -> Any:
-            ring = xp.concat((u[-1:], u, u[:1]))
-            left, right = ring[:-2], ring[2:]
-            return 0.5 * (left + right) - u - 0.5 * u * (right - left)
+        def f(t: Any, y: Any, mu: Any) -> Any:
+            return xp.stack((y[1], mu * (1 - y[0] ** 2) * y[1] - y[0]))
 
         return f
 
-    x = np.arange(n)
-    y0 = 0.5 + np.sin(2 * np.pi * x / 50) + 0.3 * np.cos(2 * np.pi * x / 125)
-    return Problem(f"burgers_{n}", make, y0, None, 20.0)
+    y0, mu = np.array([2.0, 0.0]), np.array(10.0)
+    return Problem("van_der_pol", make, y0, mu, 100.0, target=1e-2)
+
+
+def batch(size: int) -> Problem:
+    """So many Lotka-Volterra systems from different starts, state (2, size), one step for all."""
+    start = 1.0 + 0.5 * np.sin(np.arange(2 * size).reshape(2, size))
+    name, single = f"lotka_volterra_x{size}", lotka_volterra()
+    return Problem(name, single.field, start, single.args, 10.0, target=1e-3)
 
 
 def decay(n: int = 2) -> Problem:

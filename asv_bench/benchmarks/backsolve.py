@@ -14,16 +14,19 @@ from .schedule import extra_advances
 
 
 def van_der_pol(t: Any, y: Any, mu: Any) -> Any:
+    """Van der Pol's oscillator; y is (2,)."""
     xp = y.__array_namespace__()
     return xp.stack([y[1], mu * (1 - y[0] ** 2) * y[1] - y[0]])
 
 
 def lotka_volterra(t: Any, y: Any, p: Any) -> Any:
+    """Predator and prey; y is (2,)."""
     xp = y.__array_namespace__()
     return xp.stack([p[0] * y[0] - p[1] * y[0] * y[1], -p[2] * y[1] + p[3] * y[0] * y[1]])
 
 
 def toy(t: Any, y: Any, p: Any) -> Any:
+    """Two coupled unknowns; y is (2,)."""
     xp = y.__array_namespace__()
     return xp.stack([xp.cos(y[1]) * t * t, xp.sin(y[0]) * t * t])
 

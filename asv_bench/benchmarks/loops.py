@@ -96,7 +96,7 @@ class Equinox:
             import equinox.internal as peer
             import jax
         except ImportError as error:
-            raise NotImplementedError from error
+            raise NotImplementedError(str(error)) from error
         jax.config.update("jax_enable_x64", True)
         self.jax, self.work = jax, works(jax)[body]
         make = scan if loop == "scan" else while_loop
@@ -168,7 +168,7 @@ class Bound:
         try:
             import jax
         except ImportError as error:
-            raise NotImplementedError from error
+            raise NotImplementedError(str(error)) from error
         jax.config.update("jax_enable_x64", True)
         self.jax, self.y = jax, jax.numpy.linspace(0.1, 0.9, unknowns)
         self.compiled = [self.compile(kind, bound) for bound in (1000, 100_000)]
@@ -209,7 +209,7 @@ class Recorded:
         try:
             import torch
         except ImportError as error:
-            raise NotImplementedError from error
+            raise NotImplementedError(str(error)) from error
         self.torch, self.steps = torch, 10_000
         torch.manual_seed(0)
         self.w = torch.randn(width, width, dtype=torch.float64) / width**0.5

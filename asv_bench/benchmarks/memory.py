@@ -2,14 +2,15 @@
 
 import gc
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import retrograde as rg
 from retrograde.measure import peak_gradient_bytes
 
 from ._backends import NAMES, Jax, Library, library
-from ._problems import PROBLEMS, Problem
+from ._problem import Problem
+from ._problems import PROBLEMS
 from .gradient import ADJOINTS
 
 
@@ -30,11 +31,30 @@ def saved_bytes(lib: Library, problem: Problem, **keywords: Any) -> int:
 
 
 def _saved_by_jax(lib: Jax, problem: Problem, **keywords: Any) -> int:
+    return residual_bytes(lib, lib.solution(problem, **keywords), problem)
+
+
+def residual_bytes(lib: Jax, solution: Callable[..., Any], problem: Problem) -> int:
+    """Bytes of the residuals of any solution in JAX, ours or a peer's."""
     jax, inputs = lib.jax, lib.inputs(problem)
-    solution = lib.solution(problem, **keywords)
     pullback = jax.eval_shape(lambda *x: jax.vjp(solution, *x)[1], *inputs)
     kept = jax.tree_util.tree_leaves(pullback)
     return sum(x.size * x.dtype.itemsize for x in kept) - sum(x.nbytes for x in inputs)
+
+
+def backprop_bytes(torch: Any, solution: Callable[..., Any], inputs: Any) -> int:
+    """Bytes of the storages that PyTorch's autograd saves in a solve, inputs left out."""
+    given, kept = {x.untyped_storage().data_ptr() for x in inputs}, {}
+
+    def pack(x: Any) -> Any:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in given:
+            kept[storage.data_ptr()] = storage  # alive, so that no other one gets its address
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        solution(*inputs).sum()
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def _arrays(root: Any, kind: type) -> Iterator[Any]:
