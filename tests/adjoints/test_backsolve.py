@@ -310,3 +310,14 @@ def test_vmap_on_jax():
 def test_bad_settings(settings, message):
     with pytest.raises(rg.InputError, match=message):
         rg.BacksolveAdjoint(**settings)
+
+
+def test_without_a_budget_there_is_no_limit_of_steps(backend):
+    """Notes grow with the steps taken; "as many as fit into all memory" is no number of them."""
+    f, y0, t0, t1, p = lotka_volterra(backend)
+    found = []
+    for adjoint in ("backsolve", EXACT):
+        sol, pullback = rg.solve_vjp(f, y0, t0, t1, p, rtol=1e-6, adjoint=adjoint)
+        ones = backend.namespace(sol.ys).ones_like(sol.ys)
+        found.append(backend.to_numpy(pullback(ones).y0))
+    np.testing.assert_allclose(*found, rtol=1e-5)

@@ -223,7 +223,7 @@ def _plan_for(
         candidates=(*rows, offloaded(shape)),
         reason=chosen.reason,
         fallback=fitting,
-        limit=limit(shape, adjoint, fitting, budget),
+        limit=None if budget >= UNLIMITED else limit(shape, adjoint, fitting, budget),
         shape=given,
         named=named,
     )
