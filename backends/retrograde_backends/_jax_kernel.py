@@ -5,9 +5,8 @@ system is dozens of them. It makes a loop one kernel by itself where an iteratio
 1 KiB; a call with the frontend attribute ``xla_cpu_small_call`` is one whatever it touches (XLA
 ``SmallWhileLoopHoistingPass``; measured on jax 0.10: gradients of Lotka-Volterra 8 to 19 times as
 fast). That way around its own checks has a price: what the emitter of such kernels can't do fails
-to compile, in the user's program. So a gate stands before it: every primitive of the sweep is on a
-list of those that work, sums and products are small, and a sweep that ``vmap`` made larger is left
-alone, which is seen when it is lowered.
+to compile, in the user's program. So a gate stands before it (``_jax_gate``), and a sweep that
+``vmap`` made larger is left alone, which is seen when it is lowered.
 
 A field that stacks or shifts its state costs more than its operations, whatever its size: fused
 into the sums of stages around it, it is computed again for each element of each. A call that is
@@ -17,7 +16,6 @@ not inlined ends that (heat equation of 1,024 cells: 8 times as fast a gradient,
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -29,81 +27,9 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.interpreters import partial_eval as pe
 
-__all__ = ["apart", "fits", "loose", "one_kernel", "separate", "small", "unmark"]
+from ._jax_gate import UNCACHED, fits
 
-MOST = 256
-"""Numbers of a state beyond which there is nothing to gain."""
-
-SUMMED = 2048
-"""Elements that a sum or product may go over; from 4,096 on XLA uses library calls."""
-
-CALLS = frozenset(
-    {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call",
-     "custom_jvp_call_jaxpr", "retrograde_kernel"}
-)  # fmt: skip
-
-CONTAINERS = CALLS | {"while", "cond", "scan", "remat", "checkpoint"}
-
-ALLOWED = frozenset(
-    {
-        # elementwise
-        "abs", "add", "add_any", "and", "atan2", "cbrt", "ceil", "clamp", "convert_element_type",
-        "copy", "copy_p", "cos", "cosh", "div", "eq", "erf", "exp", "exp2", "expm1", "floor", "ge",
-        "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min",
-        "mul", "ne", "neg", "nextafter", "not", "or", "pow", "rem", "round", "rsqrt", "select_n",
-        "sign", "sin", "sinh", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor",
-        # shapes
-        "broadcast_in_dim", "concatenate", "dynamic_slice", "dynamic_update_slice", "expand_dims",
-        "iota", "pad", "reshape", "rev", "slice", "split", "squeeze", "stack", "transpose",
-        "unstack",
-    }
-)  # fmt: skip
-
-JOINING = frozenset({"concatenate", "pad", "scatter", "stack", "dynamic_update_slice"})
-"""Operations whose results have elements of several origins."""
-
-SUMS = frozenset(
-    {"reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or", "reduce_prod", "cumsum",
-     "argmax", "argmin"}
-)  # fmt: skip
-
-
-def enabled() -> bool:
-    """Whether the environment lets sweeps be kernels."""
-    return os.environ.get("RETROGRADE_KERNEL", "1") != "0"
-
-
-def fits(jaxpr: Any) -> bool:
-    """Whether all that a program does can be in one kernel."""
-    return not jaxpr.effects and all(map(_allowed, _equations(jaxpr)))
-
-
-def _equations(jaxpr: Any) -> Iterator[Any]:
-    """All equations, those of loops, branches and calls included."""
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for x in jax.tree_util.tree_leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
-            if _is_jaxpr(x):
-                yield from _equations(getattr(x, "jaxpr", x))
-
-
-def _is_jaxpr(x: Any) -> bool:
-    return hasattr(getattr(x, "jaxpr", x), "eqns")
-
-
-def _allowed(eqn: Any) -> bool:
-    name = eqn.primitive.name
-    if name in ALLOWED or name in CONTAINERS:
-        return True
-    if name in SUMS:
-        return all(v.aval.size <= SUMMED for v in eqn.invars)
-    if name == "dot_general":  # matrix-vector products alone
-        sizes = [v.aval.size for v in eqn.invars]
-        ranks = sorted(v.aval.ndim for v in eqn.invars)
-        return bool(ranks[0] <= 1 and ranks[1] <= 2 and max(sizes) <= SUMMED)
-    if name == "scatter":  # ``x.at[i].set(v)`` of one index
-        return bool(eqn.invars[1].aval.size <= 1)
-    return False
+__all__ = ["apart", "loose", "one_kernel", "unmark"]
 
 
 def one_kernel(fn: Callable[..., Any], program: Any) -> Callable[..., Any]:
@@ -207,23 +133,6 @@ def within(where: ContextVar[bool]) -> Iterator[None]:
         where.reset(token)
 
 
-def small(jaxpr: Any, size: int) -> bool:
-    """Whether solves of this field, with states of this size, may become kernels."""
-    return size <= MOST and enabled() and fits(jaxpr)
-
-
-def separate(jaxpr: Any, size: int) -> bool:
-    """Whether a field is one that gains by :func:`apart`.
-
-    It joins arrays, has no products (which no fusion goes over) and, since a field apart is
-    computed once more where it is pulled, no loops, unless all is one kernel.
-    """
-    names = {eqn.primitive.name for eqn in _equations(jaxpr)}
-    if not enabled() or "dot_general" in names or names.isdisjoint(JOINING):
-        return False
-    return small(jaxpr, size) if size <= MOST else names <= ALLOWED | SUMS | CALLS
-
-
 # --- the mark on the call, which is set or not when the program is lowered
 
 
@@ -297,4 +206,5 @@ batching.primitive_batchers[_tag] = _batch
 pe.dce_rules[_tag] = _unused
 ad.primitive_jvps[_tag] = _jvp
 mlir.register_lowering(_tag, lambda ctx, *xs, **_: xs)
-mlir.register_lowering(_tag, _mark, platform="cpu", cacheable=False)
+if UNCACHED:
+    mlir.register_lowering(_tag, _mark, platform="cpu", **UNCACHED)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from ._jax_gate import UNCACHED
 from ._jax_kernel import unmark
 
 __all__ = ["LinearMap", "linear"]
@@ -151,4 +152,4 @@ def _lowered(ctx: Any, *arrays: Any, **keywords: Any) -> Any:
     return lower(ctx, *arrays, **keywords)
 
 
-mlir.register_lowering(_linear, _lowered, cacheable=False)
+mlir.register_lowering(_linear, _lowered, **UNCACHED)

@@ -1,0 +1,115 @@
+"""JAX on the CPU: which programs can be one kernel (``_jax_kernel``), judged by their operations.
+
+What XLA's emitter of such kernels can't do fails to compile, in the user's program. Every operation
+that is not on the list of those that work rules a program out, and so do large sums and products.
+``RETROGRADE_KERNEL=0`` in the environment rules out all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from inspect import signature
+from typing import Any
+
+import jax
+from jax.interpreters import mlir
+
+__all__ = ["UNCACHED", "enabled", "fits", "separate", "small"]
+
+UNCACHED: Any = (
+    {"cacheable": False} if "cacheable" in signature(mlir.register_lowering).parameters else {}
+)
+"""How a lowering is registered that sees the calls around it; nothing where JAX has no such."""
+
+
+MOST = 256
+"""Numbers of a state beyond which there is nothing to gain."""
+
+SUMMED = 2048
+"""Elements that a sum or product may go over; from 4,096 on XLA uses library calls."""
+
+CALLS = frozenset(
+    {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call",
+     "custom_jvp_call_jaxpr", "retrograde_kernel"}
+)  # fmt: skip
+
+CONTAINERS = CALLS | {"while", "cond", "scan", "remat", "checkpoint"}
+
+ALLOWED = frozenset(
+    {
+        # elementwise
+        "abs", "add", "add_any", "and", "atan2", "cbrt", "ceil", "clamp", "convert_element_type",
+        "copy", "copy_p", "cos", "cosh", "div", "eq", "erf", "exp", "exp2", "expm1", "floor", "ge",
+        "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min",
+        "mul", "ne", "neg", "nextafter", "not", "or", "pow", "rem", "round", "rsqrt", "select_n",
+        "sign", "sin", "sinh", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor",
+        # shapes
+        "broadcast_in_dim", "concatenate", "dynamic_slice", "dynamic_update_slice", "expand_dims",
+        "iota", "pad", "reshape", "rev", "slice", "split", "squeeze", "stack", "transpose",
+        "unstack",
+    }
+)  # fmt: skip
+
+JOINING = frozenset({"concatenate", "pad", "scatter", "stack", "dynamic_update_slice"})
+"""Operations whose results have elements of several origins."""
+
+SUMS = frozenset(
+    {"reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or", "reduce_prod", "cumsum",
+     "argmax", "argmin"}
+)  # fmt: skip
+
+
+def fits(jaxpr: Any) -> bool:
+    """Whether all that a program does can be in one kernel."""
+    return not jaxpr.effects and all(map(_allowed, _equations(jaxpr)))
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    """All equations, those of loops, branches and calls included."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for x in jax.tree_util.tree_leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(x):
+                yield from _equations(getattr(x, "jaxpr", x))
+
+
+def _is_jaxpr(x: Any) -> bool:
+    return hasattr(getattr(x, "jaxpr", x), "eqns")
+
+
+def _allowed(eqn: Any) -> bool:
+    name = eqn.primitive.name
+    if name in ALLOWED or name in CONTAINERS:
+        return True
+    if name in SUMS:
+        return all(v.aval.size <= SUMMED for v in eqn.invars)
+    if name == "dot_general":  # matrix-vector products alone
+        sizes = [v.aval.size for v in eqn.invars]
+        ranks = sorted(v.aval.ndim for v in eqn.invars)
+        return bool(ranks[0] <= 1 and ranks[1] <= 2 and max(sizes) <= SUMMED)
+    if name == "scatter":  # ``x.at[i].set(v)`` of one index
+        return bool(eqn.invars[1].aval.size <= 1)
+    return False
+
+
+def enabled() -> bool:
+    """Whether this JAX can mark calls, and the environment lets it."""
+    return bool(UNCACHED) and os.environ.get("RETROGRADE_KERNEL", "1") != "0"
+
+
+def small(jaxpr: Any, size: int) -> bool:
+    """Whether solves of this field, with states of this size, may become kernels."""
+    return size <= MOST and enabled() and fits(jaxpr)
+
+
+def separate(jaxpr: Any, size: int) -> bool:
+    """Whether a field is one that gains by :func:`apart`.
+
+    It joins arrays, has no products (which no fusion goes over) and, since a field apart is
+    computed once more where it is pulled, no loops, unless all is one kernel.
+    """
+    names = {eqn.primitive.name for eqn in _equations(jaxpr)}
+    if not enabled() or "dot_general" in names or names.isdisjoint(JOINING):
+        return False
+    return small(jaxpr, size) if size <= MOST else names <= ALLOWED | SUMS | CALLS
