@@ -50,7 +50,8 @@ def one_kernel(fn: Callable[..., Any], program: Any) -> Callable[..., Any]:
 
         with within(_loose):
             closed = jax.make_jaxpr(flat)(*leaves)
-        arrays = [*map(jnp.asarray, closed.consts), *leaves]
+        traced = [x for x in closed.consts if isinstance(x, jax.core.Tracer)]
+        arrays = [*traced, *map(jnp.asarray, leaves)]
         if not (fits(closed.jaxpr) and all(map(_plain, arrays))):
             return fn(*args)
         results = _called(closed, arrays)
@@ -60,13 +61,14 @@ def one_kernel(fn: Callable[..., Any], program: Any) -> Callable[..., Any]:
 
 
 def _called(closed: Any, arrays: Sequence[Any]) -> list[Any]:
-    """What a program makes of its constants and arguments, by a call that is marked."""
-    count = len(closed.consts)
+    """What a program makes of its traced constants and arguments, by a call that is marked."""
 
     @jax.jit
     def kernel(*arrays: Any) -> Any:
-        found = jax.core.eval_jaxpr(closed.jaxpr, arrays[:count], *arrays[count:])
-        return [*found, _touch(arrays)]
+        # known constants stay constants: as inputs, tables would take memory
+        rest = iter(arrays)
+        consts = [next(rest) if isinstance(x, jax.core.Tracer) else x for x in closed.consts]
+        return [*jax.core.eval_jaxpr(closed.jaxpr, consts, *rest), _touch(arrays)]
 
     # a constant would be folded into the call, and leave an input that nothing reads
     barrier: Any = jax.lax.optimization_barrier
