@@ -325,7 +325,7 @@ def test_one_host_read_a_step(backend, monkeypatch, size):
 
 def test_three_slots_keep_three_states(reference):
     """T28: 100 steps with 3 slots; two more slots than one are two more states alive."""
-    y0 = np.linspace(0.0, 1.0, 100_000)
+    y0 = np.linspace(0.0, 1.0, 20_000)
     field = rg.VectorField(lambda t, y, a: -a * y, vjp=lambda t, y, a, ct: (0.0, -a * ct, None))
 
     def peak(slots):
