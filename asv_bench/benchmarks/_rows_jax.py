@@ -125,7 +125,7 @@ def grid_rows() -> Iterator[Case]:
     """J7: meshes; our gradients within half of the bytes that diffrax' takes."""
     burgers, heat, wave = problems.burgers, problems.heat, problems.wave()
     cases = (
-        (burgers(10_000), 59, None, 1.0), (heat(9600, 40.0), 29, None, EQUAL_ERROR),
+        (burgers(10_000), 59, None, 1.0), (heat(9600, 40.0), 29, None, 0.6),
         (wave, None, None, 1.0), (burgers(1_000_000, 2.0), 8, 2, 1.0),
     )  # fmt: skip
     for problem, steps, rounds, tolerance in cases:
@@ -159,7 +159,7 @@ def stiff_rows() -> Iterator[Case]:
     for slots in (8, 32):
         adjoint = rg.RecursiveCheckpointAdjoint(slots)
         rival = Rival("J8", f"diffrax, {slots} slots", 3.0, diffrax(vdp, slots))
-        ours = partial(ours_gradient, "jax", vdp, tolerance=EQUAL_ERROR, adjoint=adjoint)
+        ours = partial(ours_gradient, "jax", vdp, tolerance=0.7, adjoint=adjoint)
         yield Case(f"gradient, van der Pol, {slots} slots", ours, (rival,))
 
 

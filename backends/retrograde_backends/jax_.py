@@ -157,7 +157,8 @@ class JaxBackend(AskedHooks, DirectHooks, LoopHooks, IterationHooks, EagerBacken
 
         problem.small = small(jaxpr, problem.layout.size) and (problem.small or not output)
         if not output:
-            problem.apart = separate(jaxpr, problem.layout.size)
+            # of a call every result is computed, whether it is used or not
+            problem.apart = not problem.parted and separate(jaxpr, problem.layout.size)
             run = apart(run) if problem.apart else run
 
         def converted(t: Any, y: Any, args: Any, captured: Any) -> Any:

@@ -52,6 +52,8 @@ class Problem:
         self.leafwise: Callable[..., Any] | None = None
         """``(t, leaves, args) -> leaves``, where the adapter needs f without trees."""
         self._captured = [slice(len(self.where), None)] * 2
+        self.parted = False
+        """Whether the solver drops parts of f's results (see ``AbstractSolver``)."""
         self.small = False
         """Whether a whole solve may be one kernel of the device (an adapter's)."""
         self.apart = False

@@ -46,6 +46,7 @@ def prepare(f: Any, y0: Tree, t0: Any, t1: Any, args: Tree, options: Any) -> tup
     _check_precision(problem, controller)
     if bk.concrete(problem.layout.finite(problem.y0)) == 0:
         raise InputError("`y0` holds nan or inf; every element must be finite.")
+    problem.parted = solver.parted
     bk.capture(problem, t0 if start is None else start)
     if options.progress and Capability.TRACED in bk.capabilities:
         raise UnsupportedByBackend(

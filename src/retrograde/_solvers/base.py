@@ -61,6 +61,8 @@ class AbstractSolver(ABC):
         Whether a forward sweep's ``invert`` undoes a step up to rounding.
     implicit : bool
         Whether a step solves equations: a method for stiff problems.
+    parted : bool
+        Whether lines of the method use a part of f's result and drop the rest.
     compiled : bool
         Whether a step and its vjp are compiled programs: no autodiff that records a march gains
         on them.
@@ -85,6 +87,7 @@ class AbstractSolver(ABC):
     copies: ClassVar[int] = 1
     reversible: ClassVar[bool] = False
     implicit: ClassVar[bool] = False
+    parted: ClassVar[bool] = False
     compiled: ClassVar[bool] = False
 
     @property

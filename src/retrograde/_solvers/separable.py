@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from .._errors import InputError
 from .program_solver import ProgramSolver
@@ -18,6 +18,8 @@ class SeparableSolver(ProgramSolver):
     half of its result that a line of the method does not need is thrown away. Programs name the
     halves of y, q first.
     """
+
+    parted: ClassVar[bool] = True
 
     def check(self, problem: Any) -> None:
         bk, tree, name = problem.bk, problem.structure(), type(self).__name__
