@@ -222,6 +222,15 @@ def test_halves_of_a_symplectic_step_are_no_calls():
     assert "inlineable" not in text(jax.jit(jax.grad(loss)), np.ones(1000))
 
 
+def test_without_jit_and_for_other_platforms():
+    program, y, p = gradient(lotka_volterra), jnp.asarray(Y0), jnp.asarray(P)
+    found = program(y, p)
+    with jax.disable_jit():
+        np.testing.assert_allclose(gradient(lotka_volterra)(y, p)[1], found[1], rtol=1e-12)
+    traced = program.trace(y, p)
+    assert "inlineable" not in traced.lower(lowering_platforms=("cpu", "cuda")).as_text()
+
+
 def test_programs_for_several_devices_are_left_alone():
     code = (
         "import jax, jax.numpy as jnp, retrograde as rg\n"
