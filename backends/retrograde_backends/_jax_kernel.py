@@ -25,7 +25,6 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jax.interpreters import partial_eval as pe
 
 from ._jax_gate import UNCACHED, fits
 
@@ -194,19 +193,6 @@ def _jvp(primals: Any, tangents: Any, **keywords: Any) -> Any:
     return _tag.bind(*primals, **keywords), list(tangents)
 
 
-def _unused(used: list[bool], eqn: Any) -> tuple[list[bool], Any]:
-    """Drop the results that nobody uses, so that nothing is stored for them, but the last."""
-    if not any(used):
-        return [False] * len(used), None
-    used = [*used[:-1], True]
-
-    def chosen(xs: Any) -> list[Any]:
-        return [x for x, u in zip(xs, used, strict=True) if u]
-
-    return used, eqn.replace(invars=chosen(eqn.invars), outvars=chosen(eqn.outvars))
-
-
 batching.primitive_batchers[_tag] = _batch
-pe.dce_rules[_tag] = _unused
 ad.primitive_jvps[_tag] = _jvp
 mlir.register_lowering(_tag, _mark, **UNCACHED)
