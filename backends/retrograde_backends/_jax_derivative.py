@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from retrograde._types import Wanted
 
 from ._jax_asked import forward_mode
 from ._jax_kernel import apart
+from ._jax_sums import settled
 
 __all__ = ["DirectHooks", "Pullback"]
 
@@ -40,8 +42,7 @@ class Pullback:
         """The same, each vjp a call of its own that linearises f where it is pulled."""
 
         def pulled(t: Any, y: Any, params: Any, ct: Any) -> Any:
-            twin = Pullback(self.layout, self.bind, params, self.over)
-            return twin.linearise(t, y, twin.chosen(params), whole=True)[1](ct)
+            return Pullback(self.layout, self.bind, params, self.over).pulled(t, y, ct)
 
         self.apart = apart(pulled)
         return self
@@ -62,25 +63,38 @@ class Pullback:
             k, pull_all = self._apart(t, y)
 
         def pull(ct: Any, acc: list[Any]) -> tuple[Any, Any, list[Any]]:
-            ct_t, mu, cts = pull_all(tuple(ct))
+            some = any(x is None for x in ct) and self.apart is None
+            ct_t, mu, cts = self.pulled(t, y, ct) if some else pull_all(tuple(ct))
             return mu, ct_t if self.time else None, [a + x for a, x in zip(acc, cts, strict=True)]
 
         return k, pull
 
-    def linearise(self, t: Any, y: Any, chosen: Any, *, whole: bool = False) -> Any:
-        """``jax.vjp`` of f; its pull alone unless ``whole``."""
+    def pulled(self, t: Any, y: Any, ct: Sequence[Any]) -> Any:
+        """The pull of cotangents of some leaves of f: the others, None, are not computed."""
+        some = [x is not None for x in ct]
+        _, pull = self.linearise(t, y, self.chosen(self.params), whole=True, some=some)
+        return pull(tuple(x for x in ct if x is not None))
+
+    def linearise(
+        self, t: Any, y: Any, chosen: Any, *, whole: bool = False, some: Any = None
+    ) -> Any:
+        """``jax.vjp`` of f, or of some of its leaves; its pull alone unless ``whole``."""
 
         def fn(t: Any, leaves: Any, chosen: Any) -> Any:
             rest = iter(chosen)
             params = [next(rest) if w else x for x, w in zip(self.params, self.wanted, strict=True)]
-            return self.bind(params)(t, leaves)
+            k = tuple(self.bind(params)(t, leaves))
+            return k if some is None else tuple(compress(k, some))
 
         leaves = self.layout.unpack(y)
         if self.time:
             k, pull = jax.vjp(fn, t, leaves, chosen)
-            return (k, pull) if whole else pull
+            return (k, settled(pull, self.layout.size)) if whole else pull
         k, part = jax.vjp(lambda leaves, chosen: fn(t, leaves, chosen), leaves, chosen)
-        return (k, lambda ct: (None, *part(ct))) if whole else part
+        if not whole:
+            return part
+        pull_rest = settled(part, self.layout.size)
+        return k, lambda ct: (None, *pull_rest(ct))
 
 
 @jax.custom_jvp

@@ -100,7 +100,7 @@ class TorchPullback:
         self, k: Sequence[Any], ct: Sequence[Any], fresh: Sequence[Any], acc: list[Any]
     ) -> tuple[Sequence[Any], list[Any]]:
         """Gradients with respect to ``fresh``, those of the parameters added into ``acc``."""
-        pairs = [(x, c) for x, c in zip(k, ct, strict=True) if x.requires_grad]
+        pairs = [(x, c) for x, c in zip(k, ct, strict=True) if x.requires_grad and c is not None]
         if not pairs:
             return [None] * len(fresh), acc
         outputs, cotangents = zip(*pairs, strict=True)

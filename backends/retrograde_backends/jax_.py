@@ -22,13 +22,14 @@ from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
 from ._jax_asked import AskedHooks, forward_mode
 from ._jax_derivative import DirectHooks, Pullback
-from ._jax_gate import separate, small
+from ._jax_gate import MOST, separate, small
 from ._jax_gradient import with_gradient
 from ._jax_hooks import LoopHooks
 from ._jax_iteration import IterationHooks
 from ._jax_kernel import apart
 from ._jax_loops import precision
 from ._jax_programs import KeptAccounts, KeptPrograms
+from ._jax_shifts import shifted
 
 __all__ = ["JaxBackend", "backend"]
 
@@ -152,14 +153,16 @@ class JaxBackend(AskedHooks, DirectHooks, LoopHooks, IterationHooks, EagerBacken
         consts = [jnp.asarray(x) for x in closed.consts]
         jaxpr, treedef = closed.jaxpr, jax.tree_util.tree_structure(shapes)
 
+        program = shifted(jaxpr) if problem.layout.size > MOST else jaxpr
+
         def run(captured: Any, *arrays: Any) -> list[Any]:
-            return jax.core.eval_jaxpr(jaxpr, captured, *arrays)
+            return jax.core.eval_jaxpr(program, captured, *arrays)
 
         problem.small = small(jaxpr, problem.layout.size) and (problem.small or not output)
         if not output:
             # of a call every result is computed, whether it is used or not
-            problem.apart = not problem.parted and separate(jaxpr, problem.layout.size)
-            run = apart(run) if problem.apart else run
+            problem.apart = separate(jaxpr, problem.layout.size)
+            run = apart(run) if problem.apart and not problem.parted else run
 
         def converted(t: Any, y: Any, args: Any, captured: Any) -> Any:
             arrays = jax.tree_util.tree_leaves(y)

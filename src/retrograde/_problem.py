@@ -57,7 +57,8 @@ class Problem:
         self.small = False
         """Whether a whole solve may be one kernel of the device (an adapter's)."""
         self.apart = False
-        """Whether f and its vjp are better not merged with what is around them (an adapter's)."""
+        """Whether f and its vjp are better not merged with what is around them (an adapter's); of
+        a solver that drops parts, the vjp alone."""
         self.notes: tuple[Any, ...] = ()
         """What an adapter found f and ``SaveAt.fn`` to be made of; part of :meth:`key`."""
 

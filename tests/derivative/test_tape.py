@@ -72,6 +72,12 @@ def test_no_inputs_and_no_floating_inputs():
     np.testing.assert_array_equal(ct_y, np.full(4, 4.0))
 
 
+def test_no_cotangent_is_zero():
+    _, pull = vjp(lambda y: [y * y, 3.0 * y], [Y], np)
+    np.testing.assert_array_equal(pull([None, Y])[0], pull([np.zeros_like(Y), Y])[0])
+    np.testing.assert_array_equal(pull([None, None])[0], np.zeros_like(Y))
+
+
 def test_cotangents_are_checked():
     _, pull = vjp(lambda y: y * y, [Y], np)
     with pytest.raises(InputError, match="2 entries for 1"):

@@ -9,6 +9,7 @@ import array_api_strict
 import numpy as np
 import pytest
 
+import retrograde as rg
 from retrograde._derivative import VectorField, check_vjp
 from retrograde._errors import InputError, UnsupportedByBackend
 from retrograde._registry import backend_of
@@ -45,6 +46,26 @@ def test_a_right_vjp_passes_and_so_does_the_tape():
     assert check_vjp(VectorField(field, vjp=vjp), 0.7, STATE, ARGS) < 1e-8
     assert check_vjp(VectorField(field), np.asarray(0.7), STATE, ARGS) < 1e-8
     assert check_vjp(field, 0.7, STATE, ARGS, seed=3) < 1e-8
+
+
+def test_a_symplectic_step_hands_the_users_vjp_whole_cotangents():
+    """A line of the method uses one half of f; the cotangent of the other is zero, as an array."""
+    seen = []
+
+    def pull(t, y, args, ct):
+        seen.append([np.shape(x) for x in ct])
+        return 0.0, (-ct[1], ct[0]), None
+
+    f = VectorField(lambda t, y, args: (y[1], -y[0]), vjp=pull)
+    y0, settings = (np.array([1.0, 2.0]), np.array([0.5, 0.0])), {"dt": 0.1}
+    ct = tuple(x[None, :] for x in y0)
+    found = [
+        rg.solve_vjp(g, y0, 0.0, 1.0, solver="semi_implicit_euler", **settings)[1](ct).y0
+        for g in (f, f.f)
+    ]
+    assert seen
+    assert all(shapes == [(2,), (2,)] for shapes in seen)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-14)
 
 
 def _scaled(part, by=1.001):

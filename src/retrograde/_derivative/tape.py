@@ -127,7 +127,7 @@ class Pullback:
         Parameters
         ----------
         cotangents : sequence of arrays
-            One per output, of its shape.
+            One per output, of its shape; None for zero.
 
         Returns
         -------
@@ -183,6 +183,8 @@ class Pullback:
                 f"`cotangents` has {len(cotangents)} entries for {len(self._outputs)} outputs."
             )
         for g, (index, shape, dtype) in zip(cotangents, self._outputs, strict=True):
+            if g is None:
+                continue
             if g.shape != shape:
                 raise InputError(
                     f"a cotangent has shape {tuple(g.shape)}, its output {tuple(shape)}."

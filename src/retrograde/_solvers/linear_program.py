@@ -216,19 +216,25 @@ class Evaluate:
         found = [None if name is None else ct.take(name) for name in self.out]
         if all(x is None for x in found):
             return
-        if any(x is None for x in found):
-            nothing = m.zeros()
-            found = [nothing if x is None else x for x in found]
         if tape is None:
             time = layout.time(t + self.c * h)
             _, tape = m.vjp(time, layout.join([r[x] for x in self.arg]))
-        mu, ct_t, ct.acc = tape(layout.unpack(layout.join(found)), ct.acc)
+        mu, ct_t, ct.acc = tape(self._leaves(m, found), ct.acc)
         if m.time:
             ct.t = ct.t + ct_t
             ct.h = ct.h + self.c * ct_t
         mu = layout.own(mu)
         for name, part in zip(self.arg, _parts(layout, mu, len(self.arg)), strict=True):
             ct.add(name, 1.0, part)
+
+    def _leaves(self, m: Machine, parts: Sequence[State | None]) -> Sequence[Any]:
+        """Leaves of the slopes' cotangent; None, which costs nothing to pull, in absent parts."""
+        layout, nothing = m.layout, None
+        if any(x is None for x in parts):
+            nothing = m.zeros()
+        leaves = layout.unpack(layout.join([nothing if x is None else x for x in parts]))
+        each = len(leaves) // len(parts)
+        return [None if parts[i // each] is None else x for i, x in enumerate(leaves)]
 
     def _write(self, m: Machine, r: Registers, k: State) -> None:
         for name, part in zip(self.out, _parts(m.layout, k, len(self.out)), strict=True):
