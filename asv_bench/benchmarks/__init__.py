@@ -2,7 +2,9 @@
 
 ``_problems`` holds what is solved with its accuracy targets, ``_backends`` how each array library
 runs it, ``_peers`` how other libraries do. Everything runs on one thread: that is set here,
-before any array library is loaded (OpenBLAS reads it then, and its idle threads spin).
+before any array library is loaded (OpenBLAS reads it then, and its idle threads spin). XLA's
+executor hands its kernels from thread to thread all the same, which doubles the time of meshes on
+a busy machine, ours and the peers': so the process stays on one core, where the system lets it.
 """
 
 import os
@@ -17,3 +19,7 @@ _ONE_THREAD = {
 
 for _name, _value in _ONE_THREAD.items():
     os.environ.setdefault(_name, _value)
+
+if hasattr(os, "sched_setaffinity"):
+    _cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {_cores[os.getpid() % len(_cores)]})

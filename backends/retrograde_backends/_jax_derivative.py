@@ -70,23 +70,39 @@ class Pullback:
         return k, pull
 
     def pulled(self, t: Any, y: Any, ct: Sequence[Any]) -> Any:
-        """The pull of cotangents of some leaves of f: the others, None, are not computed."""
+        """The pull of cotangents of leaves of f, where None is zero; None for leaves of y that
+        the rest of f does not depend on."""
+        chosen = self.chosen(self.params)
+        if all(x is not None for x in ct):
+            return self.linearise(t, y, chosen, whole=True)[1](ct)
         some = [x is not None for x in ct]
-        _, pull = self.linearise(t, y, self.chosen(self.params), whole=True, some=some)
-        return pull(tuple(x for x in ct if x is not None))
+
+        def part(leaves: Any) -> Any:
+            return tuple(compress(self.bind(self.params)(t, leaves), some))
+
+        moved = depended(part, self.layout.unpack(y))
+        _, pull = self.linearise(t, y, chosen, whole=True, some=some, moved=moved)
+        ct_t, mu, cts = pull(tuple(x for x in ct if x is not None))
+        rest = iter(mu)
+        return ct_t, tuple(next(rest) if m else None for m in moved), cts
 
     def linearise(
-        self, t: Any, y: Any, chosen: Any, *, whole: bool = False, some: Any = None
-    ) -> Any:
-        """``jax.vjp`` of f, or of some of its leaves; its pull alone unless ``whole``."""
+        self, t: Any, y: Any, chosen: Any, *, whole: bool = False, some: Any = None,
+        moved: Any = None,
+    ) -> Any:  # fmt: skip
+        """``jax.vjp`` of f, or of some of its leaves by some of y's; its pull alone unless
+        ``whole``."""
+        still = self.layout.unpack(y)
 
         def fn(t: Any, leaves: Any, chosen: Any) -> Any:
-            rest = iter(chosen)
+            rest, given = iter(chosen), iter(leaves)
             params = [next(rest) if w else x for x, w in zip(self.params, self.wanted, strict=True)]
+            if moved is not None:
+                leaves = [next(given) if m else x for x, m in zip(still, moved, strict=True)]
             k = tuple(self.bind(params)(t, leaves))
             return k if some is None else tuple(compress(k, some))
 
-        leaves = self.layout.unpack(y)
+        leaves = still if moved is None else tuple(compress(still, moved))
         if self.time:
             k, pull = jax.vjp(fn, t, leaves, chosen)
             return (k, settled(pull, self.layout.size)) if whole else pull
@@ -95,6 +111,16 @@ class Pullback:
             return part
         pull_rest = settled(part, self.layout.size)
         return k, lambda ct: (None, *pull_rest(ct))
+
+
+def depended(fn: Callable[[Any], Any], leaves: Any) -> list[bool]:
+    """Which of the arrays anything of ``fn(arrays)`` depends on; a call depends on all it takes."""
+    jaxpr = jax.make_jaxpr(fn)(leaves).jaxpr
+    found = {id(v) for v in jaxpr.outvars}
+    for eqn in reversed(jaxpr.eqns):
+        if any(id(v) in found for v in eqn.outvars):
+            found.update(map(id, eqn.invars))
+    return [id(v) in found for v in jaxpr.invars]
 
 
 @jax.custom_jvp

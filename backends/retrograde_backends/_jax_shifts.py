@@ -4,7 +4,8 @@ A shift is two slices, joined. Along an axis that is not the first, XLA's CPU ba
 join out of the fusion around it: each shift is four passes over memory, two of them with strides
 (semi-implicit Euler of waves on a mesh of 256 x 256, a step in 160 us; 70 in the form used here).
 Shifted by padding, with a choice between the two halves, it stays inside; and its transpose is the
-shift back, not a sum of padded arrays. Values are the same to the bit.
+shift back, not a sum of padded arrays. Values are the same to the bit. Vectors are left as they
+are: joined, they are a tenth faster.
 
 ``shifted`` rewrites the program of a field before it is run. Other platforms get the join again.
 """
@@ -57,7 +58,11 @@ def _as_shift(join: Any, made: dict[Any, Any]) -> Any:
     shape = source.aval.shape
     by = shape[axis] - parts[0].params["start_indices"][axis]
     ends = [_span(part, axis, shape) for part in parts]
-    if source is not other or ends != [(shape[axis] - by, shape[axis]), (0, shape[axis] - by)]:
+    if (
+        source is not other
+        or len(shape) < 2
+        or ends != [(shape[axis] - by, shape[axis]), (0, shape[axis] - by)]
+    ):
         return join
     return join.replace(primitive=_shift, invars=[source], params={"by": by, "axis": axis})
 

@@ -56,6 +56,7 @@ def joins() -> list[Any]:
         lambda x: jnp.concatenate([x[:, 2::2], x[:, 0:2]], axis=1),  # with a stride
         lambda x: jnp.concatenate([x[:, 3:], x[:, 1:3], x[:, :1]], axis=1),  # three parts
         lambda x: jnp.concatenate([x[1:], x[:1]], axis=0)[:, ::-1],
+        lambda x: jnp.roll(x[0], 1),  # a vector
     ]
 
 
@@ -137,3 +138,11 @@ def test_a_solve_on_a_mesh_joins_nothing():
     text = jax.jit(run).lower(q).compile().as_text()
     assert "concatenate" not in text
     assert text.count(" pad(") == 8
+
+
+def test_what_the_rest_of_f_does_not_depend_on_has_no_cotangent():
+    derivative = pytest.importorskip("retrograde_backends._jax_derivative")
+    x, y, z = jnp.ones(2), jnp.ones(3), jnp.ones(4)
+    fn = lambda s: (jax.jit(jnp.sin)(s[0]) * s[0], 1.0 + 0.0 * s[2][0])  # noqa: E731
+    assert derivative.depended(fn, (x, y, z)) == [True, False, True]
+    assert derivative.depended(lambda s: (s[1], jnp.zeros(2)), (x, y, z)) == [False, True, False]

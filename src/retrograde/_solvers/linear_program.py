@@ -144,10 +144,7 @@ class Cotangents:
 
 @dataclass(frozen=True)
 class Combine:
-    """``out = sum (alpha + beta h) register``.
-
-    Terms are added in their order: put first what nearly cancels.
-    """
+    """``out = sum (alpha + beta h) register``, added in order: first what nearly cancels."""
 
     out: str
     terms: tuple[Term, ...]
@@ -200,11 +197,8 @@ class Evaluate:
 
     def linearise(self, m: Machine, t: Scalar, h: Scalar, r: Registers) -> Any:
         """The same; the tape is f's pull, or None where f is linearised when its turn comes."""
-        y, pull = m.layout.join([r[x] for x in self.arg]), None
-        if m.field is None:
-            k, pull = m.vjp(m.layout.time(t + self.c * h), y)
-        else:
-            k = m.field(m.layout.time(t + self.c * h), y)
+        time, y = m.layout.time(t + self.c * h), m.layout.join([r[x] for x in self.arg])
+        k, pull = m.vjp(time, y) if m.field is None else (m.field(time, y), None)
         self._write(m, r, m.layout.own(k))
         return pull
 
@@ -223,18 +217,28 @@ class Evaluate:
         if m.time:
             ct.t = ct.t + ct_t
             ct.h = ct.h + self.c * ct_t
-        mu = layout.own(mu)
-        for name, part in zip(self.arg, _parts(layout, mu, len(self.arg)), strict=True):
-            ct.add(name, 1.0, part)
+        for name, part in zip(self.arg, self._parts(m, mu), strict=True):
+            if part is not None:
+                ct.add(name, 1.0, part)
 
     def _leaves(self, m: Machine, parts: Sequence[State | None]) -> Sequence[Any]:
         """Leaves of the slopes' cotangent; None, which costs nothing to pull, in absent parts."""
-        layout, nothing = m.layout, None
-        if any(x is None for x in parts):
-            nothing = m.zeros()
+        layout = m.layout
+        nothing = m.zeros() if any(x is None for x in parts) else None
         leaves = layout.unpack(layout.join([nothing if x is None else x for x in parts]))
         each = len(leaves) // len(parts)
         return [None if parts[i // each] is None else x for i, x in enumerate(leaves)]
+
+    def _parts(self, m: Machine, mu: Sequence[Any]) -> Sequence[State | None]:
+        """f's cotangent of y by parts; None for a part on which nothing depends."""
+        layout, count = m.layout, len(self.arg)
+        each = len(mu) // count
+        none = [all(x is None for x in mu[i * each :][:each]) for i in range(count)]
+        if any(x is None for x in mu):
+            pairs = zip(mu, layout.unpack(layout.zeros()), strict=True)
+            mu = [z if x is None else x for x, z in pairs]
+        parts = _parts(layout, layout.own(mu), count)
+        return [None if no else part for part, no in zip(parts, none, strict=True)]
 
     def _write(self, m: Machine, r: Registers, k: State) -> None:
         for name, part in zip(self.out, _parts(m.layout, k, len(self.out)), strict=True):
