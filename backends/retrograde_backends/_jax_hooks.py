@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from retrograde import _schedules
-from retrograde._loops import FAR
+from retrograde._loops import FAR, Slots
 
+from ._jax_kernel import loose
 from ._jax_loops import TracedClock, for_loop, read_row, splitter, while_loop, write_row
 
 __all__ = ["LoopHooks"]
@@ -86,16 +87,52 @@ class LoopHooks:
     def new_positions(self, rows: int) -> Any:
         return jnp.full(rows + 1, FAR, jnp.int32)
 
-    def rank(self, positions: Any, rows: int, n: Any) -> tuple[Any, Any]:
-        slots = positions[:rows]
-        return _order(slots), jnp.sum(slots < n).astype(jnp.int32)
+    def rank(self, slots: Slots, positions: Any, n: Any) -> tuple[Any, Any]:
+        assert slots.rows is not None
+        if slots.rows > COUNTED and loose():
+            return _walked(slots, positions, n)
+        taken = positions[: slots.rows]
+        return _order(taken), jnp.sum(taken < n).astype(jnp.int32)
 
     def split(self, slots: int) -> Callable[[Any, Any], Any]:
         return splitter(slots)
 
 
 COUNTED = 45
-"""Positions put in order by counting: what sorts can't be part of a kernel (``_jax_kernel``)."""
+"""Positions put in order by counting: sorts can't be part of a kernel (``_jax_kernel``)."""
+
+
+def _walked(slots: Slots, positions: Any, n: Any) -> tuple[Any, Any]:
+    """The same from the table of placements, which is in order: those not written over are left.
+
+    For kernels: as many cheap turns as there were placements, and no sort.
+    """
+    rows, keep = slots.rows, jnp.asarray(n, jnp.int32)
+    assert rows is not None
+
+    def placed(s: Any) -> Any:
+        return read_row(slots.index, s[0]) < keep
+
+    def step(s: Any) -> Any:
+        e, top, most, order = s
+        row = read_row(slots.row, e)
+        live = (row < rows) & (read_row(positions, row) == read_row(slots.index, e))
+        order = write_row(order, jnp.where(live, top, rows), row)
+        return e + 1, top + live, jnp.where(live, jnp.maximum(most, row), most), order
+
+    zero = jnp.asarray(0, jnp.int32)
+    order = jnp.arange(rows + 1, dtype=jnp.int32)
+    _, top, most, order = while_loop(placed, step, (zero, zero, zero - 1, order))
+
+    def free(r: Any, s: Any) -> Any:
+        last, order = s
+        dead = read_row(positions, r) >= keep
+        return last + dead, write_row(order, jnp.where(dead, last, rows), r)
+
+    # rows taken one after the other and all still in place: what follows them in the table is free
+    high = jnp.where(most < top, 0, rows)
+    order = for_loop(0, high, free, (top, order))[1]
+    return order, top
 
 
 def _order(positions: Any) -> Any:

@@ -203,9 +203,9 @@ class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
     def new_positions(self, rows: int) -> Any:
         return {}  # sparse: an ample budget buys millions of slots
 
-    def rank(self, positions: Any, rows: int, n: int) -> tuple[Any, Any]:
-        order = sorted((r for r in positions if r < rows), key=positions.__getitem__)
-        free = (r for r in range(rows) if r not in positions)
+    def rank(self, slots: Any, positions: Any, n: int) -> tuple[Any, Any]:
+        order = sorted((r for r in positions if r < slots.rows), key=positions.__getitem__)
+        free = (r for r in range(slots.rows) if r not in positions)
         return order + list(islice(free, n)), len(order)
 
     def split(self, slots: int) -> Callable[[Any, Any], Any]:

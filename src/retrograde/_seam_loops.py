@@ -104,8 +104,11 @@ class LoopHooks(ABC):
         """A table for the step index of each row and of the scratch row, all of them ``FAR``."""
 
     @abstractmethod
-    def rank(self, positions: Any, rows: int, n: Any) -> tuple[Any, Any]:
-        """Rows (without the scratch row) by ascending position, and how many are below n."""
+    def rank(self, slots: Any, positions: Any, n: Any) -> tuple[Any, Any]:
+        """Rows (without the scratch row) by ascending position, and how many are below n.
+
+        ``slots`` tells by which placements the positions, all below n, came about.
+        """
 
     @abstractmethod
     def split(self, slots: int) -> Callable[[Any, Any], Any]:

@@ -11,6 +11,7 @@ import pytest
 
 import retrograde as rg
 from retrograde._clocks import HostClock
+from retrograde._loops import FAR, Slots
 from retrograde._spaces import Scale
 from retrograde.backend import AbstractBackend, Capability, EagerBackend, MemoryInfo
 
@@ -272,7 +273,8 @@ def test_tables_of_ints(backend):
     positions = bk.new_positions(4)
     for row, step in ((0, 6), (4, 5), (3, 4), (1, 0)):  # row 4 is scratch
         positions = bk.set_int(positions, row, step)
-    order, below = bk.rank(positions, 4, 8)
+    placed = Slots(4, bk.ints([0, 4, 5, 6, FAR]), bk.ints([1, 3, 4, 0, 4]), 1, None)
+    order, below = bk.rank(placed, positions, 8)
     assert [int(bk.look(order, i)) for i in range(4)] == [1, 3, 0, 2]
     assert int(below) == 3
 

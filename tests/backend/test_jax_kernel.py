@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 import retrograde as rg
+from retrograde._loops import FAR, Slots
+from retrograde._registry import backend_of
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
@@ -69,6 +71,37 @@ def test_same_gradient_with_and_without(settings, monkeypatch):
 def test_both_sweeps_of_a_small_system_are_marked():
     found = text(gradient(lotka_volterra), Y0, P)
     assert found.count(MARK) == 2
+
+
+@marking
+@pytest.mark.parametrize("settings", [{"max_steps": 5000}, {"adjoint": (100,)}], ids=str)
+def test_many_slots_and_high_bounds_are_no_cliff(settings):
+    """With a sort among the slots, no sweep back was a kernel: 20 times as long from 4,100 on."""
+    if "adjoint" in settings:
+        settings = {"adjoint": rg.RecursiveCheckpointAdjoint(*settings["adjoint"])}
+    program = gradient(lotka_volterra, dt=None, solver="tsit5", **settings)
+    assert text(program, Y0, P).count(MARK) == 2
+    plain = gradient(lotka_volterra, dt=None, solver="tsit5")
+    for a, b in zip(program(Y0, P), plain(Y0, P), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [46, 64])
+def test_order_of_the_slots_from_their_table(rows: int):
+    hooks = pytest.importorskip("retrograde_backends._jax_hooks")
+    bk = backend_of((jnp.ones(1),))
+    index, row = bk.placements(rows, 2000)
+    slots = Slots(rows, index, row, 1, None)
+    for n in (1, 2, rows - 1, rows, rows + 1, 100, 777, 1999):
+        positions = np.full(rows + 1, FAR)
+        for i, r in zip(np.asarray(index), np.asarray(row), strict=True):
+            if i < n:
+                positions[r] = i
+        order, top = hooks._walked(slots, jnp.asarray(positions), n)
+        expected = np.argsort(positions[:rows], kind="stable")
+        assert top == np.sum(positions[:rows] < n)
+        np.testing.assert_array_equal(order[: int(top)], expected[: int(top)])
+        assert sorted(np.asarray(order[:rows])) == list(range(rows))
 
 
 def unread(text: str) -> list[str]:

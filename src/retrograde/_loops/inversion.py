@@ -149,7 +149,7 @@ class _Walker:
         assert slots.rows is not None
         self.bk, self.step, self.clock, self.rows = bk, step, clock, slots.rows
         self.split = bk.split(slots.rows)
-        self.order, self.top = bk.rank(stored.positions, slots.rows, n)
+        self.order, self.top = bk.rank(slots, stored.positions, n)
         self.at_once = step.every == 1
 
     def turn(self, z: _Walk) -> _Walk:

@@ -129,7 +129,7 @@ def _reverse_ranges(
     assert slots.rows is not None
     rows, width, advance = slots.rows, slots.window, step[0]
     split = bk.split(rows)
-    order, top = bk.rank(stored.positions, rows, n)
+    order, top = bk.rank(slots, stored.positions, n)
     recorded = step[2] is not None
     window = bk.new_buffer(width, layout, scratch=False) if width > 1 and not recorded else ()
 
