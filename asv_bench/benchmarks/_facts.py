@@ -27,7 +27,6 @@ from .schedule import SLOTS, executed_over_optimum
 
 __all__ = ["FACTS"]
 
-TIMES = "the record of times has a place for every try that is allowed"
 STORED = rg.RecursiveCheckpointAdjoint()
 SEGMENTS = rg.RecursiveCheckpointAdjoint(10, 50)
 
@@ -86,10 +85,10 @@ def program_facts() -> Iterator[Fact]:
         work, half = f"bytes, {problem.name}", partial(_within_half, problem)
         yield Fact("J7", work, "B", 0.6, half, "diffrax, default")
     vdp = tighter(problems.van_der_pol(), 0.7)
-    for slots, known in ((8, 5.4), (32, 3.8)):
+    for slots in (8, 32):
         beside = partial(_in_slots, vdp, slots)
         work, name = f"bytes, van der Pol, {slots} slots", f"diffrax, {slots} slots"
-        yield Fact("J8", work, "B", 1.0, beside, name, known, TIMES)
+        yield Fact("J8", work, "B", 1.0, beside, name)
 
 
 def _ours(problem: Problem, **keywords: Any) -> float:
@@ -109,7 +108,7 @@ def _by_scan(problem: Problem) -> float:
 
 
 def _in_slots(problem: Problem, slots: int) -> tuple[float, float]:
-    ours = _ours(problem, adjoint=rg.RecursiveCheckpointAdjoint(slots))
+    ours = _ours(problem, adjoint=rg.RecursiveCheckpointAdjoint(slots, record=False))
     return ours, _by_diffrax(problem, slots)
 
 
@@ -153,10 +152,9 @@ def length_facts() -> Iterator[Fact]:
     yield Fact("L1p", "bytes, 256 steps in 16 slots", "B", 1.05, lambda: (at(256), at(128)),
                "of 128 steps")  # fmt: skip
     yield Fact("L1p", "bytes, a loop's bound x 100", "B", 1.05, _bounded, "of bound 1,000")
-    more = {"max_steps": 409_600, **slots}
-    bound = lambda: (_ours(wide, **more), _ours(wide, **slots))  # noqa: E731
-    yield Fact("L1p", "bytes, a solve's bound x 100", "B", 1.05, bound, "of bound 4096", 2.2,
-               TIMES)  # fmt: skip
+    clocked = {"adjoint": rg.RecursiveCheckpointAdjoint(16, 8, record=False)}
+    bound = lambda: (_ours(wide, max_steps=409_600, **clocked), _ours(wide, **clocked))  # noqa: E731
+    yield Fact("L1p", "bytes, a solve's bound x 100", "B", 1.05, bound, "of bound 4096")
     for backend in ("numpy", "jax", "torch"):
         planned = partial(_as_planned, backend)
         yield Fact("M1p", f"peak, {backend}, burgers_1000", "B", 1.0, planned, "budget of 1 MiB")

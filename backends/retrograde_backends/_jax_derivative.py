@@ -105,11 +105,11 @@ class Pullback:
         leaves = still if moved is None else tuple(compress(still, moved))
         if self.time:
             k, pull = jax.vjp(fn, t, leaves, chosen)
-            return (k, settled(pull, self.layout.size)) if whole else pull
+            return (k, settled(pull, still)) if whole else pull
         k, part = jax.vjp(lambda leaves, chosen: fn(t, leaves, chosen), leaves, chosen)
         if not whole:
             return part
-        pull_rest = settled(part, self.layout.size)
+        pull_rest = settled(part, still)
         return k, lambda ct: (None, *pull_rest(ct))
 
 

@@ -63,13 +63,19 @@ def one_kernel(fn: Callable[..., Any], program: Any) -> Callable[..., Any]:
 
 def _called(closed: Any, arrays: Sequence[Any]) -> list[Any]:
     """What a program makes of its traced constants and arguments, by a call that is marked."""
+    jaxpr, carries = closed.jaxpr, carried(closed.jaxpr)
+    inputs = [v for v, x in zip(jaxpr.constvars, closed.consts, strict=True)
+              if isinstance(x, jax.core.Tracer)]  # fmt: skip
+    moved = [id(v) in carries for v in (*inputs, *jaxpr.invars)]
 
     @jax.jit
     def kernel(*arrays: Any) -> Any:
+        touch = _touch(arrays)
+        arrays = tuple(_after(touch, x) if m else x for x, m in zip(arrays, moved, strict=True))
         # known constants stay constants: as inputs, tables would take memory
         rest = iter(arrays)
         consts = [next(rest) if isinstance(x, jax.core.Tracer) else x for x in closed.consts]
-        return [*jax.core.eval_jaxpr(closed.jaxpr, consts, *rest), _touch(arrays)]
+        return [*jax.core.eval_jaxpr(jaxpr, consts, *rest), touch]
 
     # a constant would be folded into the call, and leave an input that nothing reads
     barrier: Any = jax.lax.optimization_barrier
@@ -95,6 +101,27 @@ def _touch(arrays: Sequence[Any]) -> Any:
     no operation is left to read, after its simplifications, makes it abort the whole process.
     """
     return sum(jnp.real(jnp.ravel(x)[0]).astype(jnp.float32) for x in arrays)
+
+
+def carried(jaxpr: Any) -> set[int]:
+    """Inputs that a loop carries on, by id."""
+    found: set[int] = set()
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "while":
+            first = eqn.params["cond_nconsts"] + eqn.params["body_nconsts"]
+            found.update(id(v) for v in eqn.invars[first:] if getattr(v.aval, "ndim", 0))
+    return found
+
+
+def _after(touch: Any, x: Any) -> Any:
+    """x, by an operation that can't come before ``touch``: so a loop may work in x's memory.
+
+    XLA would copy an array that a loop writes into and that anything else reads, in either order.
+    """
+    first = x[(0,) * x.ndim]
+    never = touch > jnp.inf
+    kept = jnp.where(never, jnp.zeros_like(first), first)
+    return jax.lax.dynamic_update_slice(x, kept.reshape((1,) * x.ndim), (0,) * x.ndim)
 
 
 def apart(fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ can't know to be true, is an operation that the call doesn't take.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,9 +25,9 @@ LARGE = 32_768
 """Elements from which on XLA's CPU backend calls the library."""
 
 
-def settled(pull: Callable[..., Any], size: int) -> Callable[..., Any]:
-    """The same linear function with its large sums so formed; states of ``size`` numbers."""
-    if size < LARGE:
+def settled(pull: Callable[..., Any], state: Sequence[Any]) -> Callable[..., Any]:
+    """The same linear function with its large sums so formed, if a state has as many numbers."""
+    if sum(x.size for x in state) < LARGE:
         return pull
 
     def run(ct: Any) -> Any:

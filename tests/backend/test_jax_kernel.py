@@ -104,6 +104,21 @@ def test_order_of_the_slots_from_their_table(rows: int):
         assert sorted(np.asarray(order[:rows])) == list(range(rows))
 
 
+@pytest.mark.parametrize("budget", [70 * 1024, 200 * 1024])  # without and with a record of times
+def test_kernels_with_many_slots_are_within_the_budget(budget: int):
+    """A loop in a kernel works in the memory of the slots that it is given, not in a copy."""
+
+    def oscillator(t: Any, y: Any, mu: Any) -> Any:
+        return jnp.stack([y[1], mu * (1.0 - y[0] ** 2) * y[1] - y[0]])
+
+    def loss(y: Any) -> Any:
+        settings: Any = {"rtol": 1e-9, "atol": 1e-9, "max_steps": 16_000, "memory": budget}
+        return rg.solve(oscillator, y, 0.0, 100.0, 10.0, **settings).ys.sum()
+
+    compiled = jax.jit(jax.grad(loss)).lower(jnp.asarray([2.0, 0.0])).compile()
+    assert 0.5 * budget < compiled.memory_analysis().temp_size_in_bytes <= budget
+
+
 def unread(text: str) -> list[str]:
     """Inputs of kernels in optimised HLO that no operation of the kernel reads."""
     bodies = dict(re.findall(r"^%([\w.\-]+) \(.*?\{\n(.*?)^\}", text, re.M | re.S))
