@@ -10,6 +10,7 @@ Where every state of a small solve is stored, a whole step is recorded (``_torch
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -62,8 +63,12 @@ class TorchPullback:
         self.field = bind(shadows)
         self.wanted = tuple(shadows[i] for i in self.where)
         self.tracked = [x for x in shadows if x.requires_grad]
-        self.known = {edge(x) for x in self.tracked}
         self.count = len(params)
+
+    @functools.cached_property
+    def known(self) -> set[Any]:
+        """Edges of what may be reached; a plan, which pulls nothing, never asks for them."""
+        return {edge(x) for x in self.tracked}
 
     def zero(self) -> list[Any]:
         """An accumulator for the wanted parameters; None until something arrives."""

@@ -100,3 +100,24 @@ def test_the_march_leaves_no_memory_behind(monkeypatch):
         gc.enable()
     assert spaces
     assert not any(space() for space in spaces)
+
+
+@pytest.mark.parametrize("keywords", [{"dt": 0.1}, {"rtol": 1e-6, "atol": 1e-6}])
+@pytest.mark.parametrize("adjoint", ["direct", "recursive_checkpoint", "auto"])
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_result_that_is_written_again_is_refused(detached, adjoint, keywords):
+    buffer = torch.zeros(4, dtype=torch.float64)
+
+    def f(t, y, p):
+        if detached:
+            buffer.detach_()
+        buffer[...] = torch.sin(y) * p
+        return buffer
+
+    y0, p = real(4).requires_grad_(), torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(rg.InputError, match="changed a tensor in place that it had returned"):
+        rg.solve(f, y0, 0.0, 1.0, p, adjoint=adjoint, **keywords).ys.sum().backward()
+    with torch.no_grad():  # stages are copies there
+        ours = rg.solve(f, y0, 0.0, 1.0, p, **keywords).ys
+        new = rg.solve(lambda t, y, p: torch.sin(y) * p, y0, 0.0, 1.0, p, **keywords).ys
+    assert torch.equal(ours, new)
