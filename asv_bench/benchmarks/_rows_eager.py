@@ -32,6 +32,18 @@ from .overhead import seconds
 
 __all__ = ["EAGER"]
 
+SAME_ERROR = {"neural_ode": 8.0, "lotka_volterra": 8.0, "lorenz": 2.0, "burgers": 2.0}
+"""Multiples of our tolerances at which our errors are still no larger than those of SciPy's RK45
+and torchdiffeq's dopri5 (the report looks). Rows at equal tolerances are what targets are for."""
+
+
+def same_error(case: Case, row: str, ours: Any, problem: Problem) -> Case:
+    """A row's case once more, at looser tolerances of ours and the peer's error; not judged."""
+    factor = SAME_ERROR[problem.name.partition("_1")[0]]
+    rivals = [dataclasses.replace(r, target=0.0) for r in case.rivals if r.row == row]
+    work = f"{case.work}, {factor:g} x tolerances"
+    return Case(work, partial(ours, tolerance=factor), tuple(rivals))
+
 
 def four() -> tuple[Problem, ...]:
     """The forward problems of rows N1, T1p and T2p; small vectors taken apart the cheapest way."""
@@ -48,7 +60,9 @@ def numpy_rows() -> Iterator[Case | Skipped]:
     for problem, target in zip(four(), (2.2, 2.4, 1.8, 1.4), strict=True):
         rival = Rival("N1", "SciPy RK45", target, partial(their_forward, peers.SciPy, problem))
         quick, work = problem.y0.size < 1000, f"forward, {problem.name}"
-        yield Case(work, partial(ours_forward, "numpy", problem), (rival,), quick)
+        ours = partial(ours_forward, "numpy", problem)
+        case = Case(work, ours, (rival,), quick)
+        yield from (case, same_error(case, "N1", ours, problem))
     if hasattr(rg, "Dopri8"):
         for problem in four():
             hard = dataclasses.replace(problem, rtol=1e-9, atol=1e-12, solver="dopri8")
@@ -102,7 +116,9 @@ def torch_rows() -> Iterator[Case]:
             Rival("T2p", "torchode", ode, partial(their_forward, peers.Torchode, problem)),
         )
         quick, work = problem.name == "lotka_volterra", f"forward, torch, {problem.name}"
-        yield Case(work, partial(ours_forward, "torch", problem), rivals, quick)
+        ours = partial(ours_forward, "torch", problem)
+        case = Case(work, ours, rivals, quick)
+        yield from (case, same_error(case, "T1p", ours, problem))
 
 
 def compiled_rows() -> Iterator[Case | Skipped]:
@@ -115,11 +131,12 @@ def compiled_rows() -> Iterator[Case | Skipped]:
     )  # fmt: skip
     for problem, target in cases:
         theirs = partial(their_forward, peers.Torchdiffeq, problem)
-        yield Case(
-            f"forward, torch, compiled, {problem.name}",
-            partial(ours_forward, "torch", problem, compile=True),
-            (Rival("T3p", "torchdiffeq", target, theirs),),
-        )
+        ours = partial(ours_forward, "torch", problem, compile=True)
+        rival = Rival("T3p", "torchdiffeq", target, theirs)
+        case = Case(f"forward, torch, compiled, {problem.name}", ours, (rival,))
+        yield case
+        if problem.name == "neural_ode":
+            yield same_error(case, "T3p", ours, problem)
 
 
 def gradient_rows() -> Iterator[Case]:
@@ -133,8 +150,13 @@ def gradient_rows() -> Iterator[Case]:
             Rival("T4p", "odeint_adjoint", most, partial(peer, adjoint=True)),
         )
         ours = partial(ours_gradient, "torch", problem)
-        yield Case(f"gradient, torch, {problem.name}", partial(ours, **stored), rivals)
-        yield Case(f"gradient, torch, {problem.name}, the plan's choice", ours, rivals[:1])
+        work = f"gradient, torch, {problem.name}"
+        chosen = Case(f"{work}, the plan's choice", ours, rivals[:1])
+        case = Case(work, partial(ours, **stored), rivals)
+        yield from (case, chosen)
+        if problem.name == "neural_ode":
+            yield same_error(case, "T4p", case.ours, problem)
+            yield same_error(chosen, "T4p", ours, problem)
     theirs = partial(their_gradient, peers.Torchdiffeq, lv)
     ours = partial(ours_gradient, "numpy", problems.lotka_volterra(), **stored)
     rival = Rival("G1p", "torchdiffeq", 6.0, theirs)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from retrograde._eager_direct import DirectLayout, DirectStages
+from retrograde._errors import InputError
 from retrograde._spaces import Scale
 from retrograde._types import State
 
@@ -33,7 +34,7 @@ class DirectHooks:
 
     def direct_stages(self, layout: Any, tableau: Any, scale: Any) -> Any:
         # forward mode and torch.func have rules for fewer operations
-        kind = DirectStages if moving_forward() else TorchDirectStages
+        kind = WatchedStages if moving_forward() else TorchDirectStages
         return kind(layout, tableau, scale)
 
 
@@ -48,7 +49,35 @@ class TorchDirectLayout(DirectLayout):
         return t if isinstance(t, torch.Tensor) else self.make(t)
 
 
-class TorchDirectStages(DirectStages):
+class WatchedStages(DirectStages):
+    """Slopes are what f returned, not copies: f must not write into them later.
+
+    An f that returns one buffer again and again would else change the stages that were there, and
+    gradients with them, without a word from autograd: sums save no operand.
+    """
+
+    def begin(self, t: Any, h: Any, y: State, k0: Any = None) -> Any:
+        self.seen: list[Any] = [k0 and _versions(k0)] + [None] * (self.s - 1)
+        return super().begin(t, h, y, k0)
+
+    def put(self, i: int, k: Any) -> None:
+        self.k[i], self.seen[i] = k, _versions(k)
+
+    def result(self) -> State:
+        self.unchanged()
+        return super().result()
+
+    def unchanged(self) -> None:
+        """Raise InputError if f changed a slope of this step."""
+        for k, versions in zip(self.k, self.seen, strict=True):
+            if k is not None and _versions(k) != versions:
+                raise InputError(
+                    "`f` changed a tensor in place that it had returned before, which a gradient "
+                    "needs; return a new tensor from every call."
+                )
+
+
+class TorchDirectStages(WatchedStages):
     """Stages that autograd records in reverse mode."""
 
     def __init__(self, layout: Any, tableau: Any, scale: Scale | None = None) -> None:
@@ -65,12 +94,13 @@ class TorchDirectStages(DirectStages):
     def evaluate(self, field: Callable[[Any, State], Any], low: int, high: int) -> None:
         t, h, y, c, time, total = self.t, self.h, self.y, self.c, self.layout.time, self._total
         for i in range(low, high):
-            self.k[i] = field(time(t + c[i] * h), total(y, h, i))
+            self.put(i, field(time(t + c[i] * h), total(y, h, i)))
 
     def combine(self, i: int) -> State:
         return self._total(self.y, self.h, i)
 
     def result(self) -> State:
+        self.unchanged()
         return self._total(self.y, self.h, self.s)
 
     def _total(self, y: Sequence[Any], h: Any, i: int) -> State:
@@ -105,3 +135,8 @@ class TorchDirectStages(DirectStages):
                 part = e.dot(e)
                 total = part if total is None else total + part
             return item(total) * self.h**2 / self.layout.size
+
+
+def _versions(leaves: Sequence[Any]) -> list[int]:
+    """How often each was changed in place."""
+    return [x._version for x in leaves]

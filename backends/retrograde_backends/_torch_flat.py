@@ -94,7 +94,7 @@ class TorchStages(FlatStages):
         return torch.addmv(self.y, *self.parts)
 
     def fused(self, field: Any) -> Any:
-        return self.host.fused(field) if self.host else fused_attempt(self, field)
+        return self.host.fused(self, field) if self.host else fused_attempt(self, field)
 
     def interpolate(self, weights: Sequence[float]) -> Any:
         return torch.addmv(self.y, self.columns, self._row([self.h * w for w in weights]))

@@ -47,7 +47,8 @@ def shared(x: Any) -> Any:
 
 
 class HostStep:
-    """Attempts over the memory of a space that NumPy shares.
+    """Attempts over the memory of a space that NumPy shares; the space holds it, not it the space,
+    whose memory would stay until the interpreter looks for cycles.
 
     Parameters
     ----------
@@ -55,7 +56,6 @@ class HostStep:
     """
 
     def __init__(self, space: Any) -> None:
-        self.space = space
         layout, scale = space.layout, space.scale
         table = shared(space.scaled_all)
         weights, slopes = table[-1, 1:], shared(space.slopes)
@@ -68,9 +68,9 @@ class HostStep:
         """Mean of ``(|e| / (atol + rtol max(|y|, |y1|)))**2``."""
         return self.norm(shared(y), shared(y1))
 
-    def fused(self, field: Any) -> Callable[..., tuple[Any, Any, Any, float]] | None:
+    def fused(self, space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, float]] | None:
         """``(t, h, y, k0) -> (y1, k1, kept, error2)``, or None where states have many leaves."""
-        found, space, norm = bare_call(self.space, field), self.space, self.norm
+        found, norm = bare_call(space, field), self.norm
         if found is None:
             return None
         call, args = found

@@ -1,10 +1,8 @@
 """PyTorch: an eager library with autograd; a solve is one node of the user's graph.
 
 Marches run under ``no_grad`` (not ``inference_mode``: it breaks fields that call autograd
-themselves) on flat states; only the vjp of f is recorded, one stage at a time.
-Gradients flow to y0, args, t0, t1 and saved times, and to the tensors that f closes over. Fields
-must be deterministic: f is called again in the reverse sweep. Dual tensors and ``torch.func``
-transforms are followed by the march itself (``_torch_forward``).
+themselves) on flat states; what is recorded is one stage or step at a time, by another call of f,
+which must be deterministic. Gradients flow to all inputs and to the tensors that f closes over.
 """
 
 from __future__ import annotations
@@ -47,6 +45,7 @@ from ._torch_function import (
     tensors_of,
 )
 from ._torch_iteration import IterationHooks
+from ._torch_recorded import RecordHooks
 from ._torch_reverse import TorchPullback
 from ._torch_step import squarer
 from ._torch_tape import tape_bytes
@@ -61,7 +60,9 @@ class TorchClock(HostClock):
         return float(x.detach() if isinstance(x, torch.Tensor) else x)
 
 
-class TorchBackend(CompileHooks, DirectHooks, IterationHooks, ForwardHooks, EagerBackend):
+class TorchBackend(
+    CompileHooks, DirectHooks, IterationHooks, ForwardHooks, RecordHooks, EagerBackend
+):
     """The adapter of PyTorch."""
 
     name: ClassVar[str] = "torch"
@@ -278,7 +279,7 @@ class TorchBackend(CompileHooks, DirectHooks, IterationHooks, ForwardHooks, Eage
         return tape_bytes(vjp, t, y)
 
     def devices(self) -> list[str]:
-        return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        return ["cpu", *map("cuda:{}".format, range(torch.cuda.device_count()))]
 
     def synchronize(self, x: Any) -> None:
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]

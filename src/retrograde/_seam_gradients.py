@@ -65,6 +65,14 @@ class GradientHooks(ABC):
     def pullback(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
         """The vjp of ``bind(params)(t, leaves)``, in the form of ``_derivative.TapePullback``."""
 
+    def recorded_sweep(self, solver: Any, layout: Any, vjp: Any) -> Any:
+        """A reverse sweep that pulls each step as one graph, or None where that is no gain.
+
+        Asked for where every state is stored, and neither the inside of steps nor their times
+        have cotangents.
+        """
+        return None
+
     @abstractmethod
     def poison(self, ok: Any, x: Array) -> Array:
         """x where ok, else nan: a failed solve has no gradient."""

@@ -107,7 +107,8 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
         if not slots.everything and loop.bk.slots_by_reference:
             residuals[0] = final._replace(stored=None)
         final = fill(loop, slots, final, self.placed(slots.length or 0))
-        step = StepPull(loop, inputs, final, cotangents, wanted, one_tape=self.one_tape)
+        settings = {"one_tape": self.one_tape, "stored": slots.everything}
+        step = StepPull(loop, inputs, final, cotangents, wanted, **settings)
         carry: Any = step.start(final, loop.rows_inside(final))
         clocked = self._clocked(loop)
         if clocked is None:

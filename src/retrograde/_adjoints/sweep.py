@@ -8,6 +8,7 @@ adds ct_t - ct_h to dL/dt0 and ct_h to dL/dt1.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 from .._derivative import TapePullback, UserPullback, VectorField
@@ -42,6 +43,8 @@ class StepPull:
     wanted : Wanted
     one_tape : bool
         Hold the tape of one stage at a time, for one more evaluation of f a stage.
+    stored : bool
+        Every state is stored, so that no step is replayed.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class StepPull:
         wanted: Wanted,
         *,
         one_tape: bool = False,
+        stored: bool = False,
     ) -> None:
         bk, problem, out = loop.bk, loop.problem, loop.outputs
         self.loop, self.bk, self.inputs, self.wanted = loop, bk, inputs, wanted
@@ -65,7 +69,9 @@ class StepPull:
         self.fn_vjp = fn and output_pullback(problem, fn, inputs.params, wanted)
         self.inside = bool(out.inside)
         field = problem.bind(inputs.params)
-        self.sweep = loop.solver.reverse_sweep(
+        whole = stored and not (one_tape or self.inside or wanted.time)
+        recorded = bk.recorded_sweep(loop.solver, self.layout, self.vjp) if whole else None
+        self.sweep = recorded or loop.solver.reverse_sweep(
             bk,
             self.layout,
             self.vjp,
@@ -73,7 +79,7 @@ class StepPull:
             time=wanted.time,
             field=field if one_tape else None,
         )
-        self.replay = self.sweep.replay(field)
+        self.field = field
         self.first_row = 1 if out.saveat.t0 else 0
 
     # --- the ends of a solve
@@ -140,6 +146,11 @@ class StepPull:
         return self.layout.pack(mu), 0.0 if ct_t is None else ct_t, params
 
     # --- one step
+    @functools.cached_property
+    def replay(self) -> Any:
+        """Steps forward; made where one is asked for, as where states are stored none is."""
+        return self.sweep.replay(self.field)
+
     def advance(self, i: Any, y: State) -> State:
         """Replay step i."""
         t, h = self.grid.step(i)

@@ -11,6 +11,7 @@ from .._adjoints import Shape, constant_times, field_pullback
 from .._adjoints.guard import guard_bytes, guard_width
 from .._derivative import TapePullback, UserPullback
 from .._derivative.footprint import object_bytes
+from .._solvers import ExplicitRungeKutta
 from .._types import Inputs, Wanted
 from ..backend import Capability
 from .predict import Prediction, predict
@@ -28,6 +29,9 @@ GROWING_TIME = 9
 
 PYTHON_OBJECTS = "Python objects"
 """The item of what is no array."""
+
+JUDGING = 3
+"""States that an adaptive solve holds for its norm of errors; a reverse sweep has their room."""
 
 REAL = 8
 """Bytes of a coefficient."""
@@ -64,15 +68,17 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
     rows = solver.stages if loop.outputs.inside == "ts" else 0
     objects = SWEEP_OBJECTS + solver.stages * sum(object_bytes(pull) for pull in pulls)
     counted = bk.array_overhead > 0  # an account that sees array headers sees all objects
+    stages, explicit = solver.stages, isinstance(solver, ExplicitRungeKutta)
+    freed = JUDGING if explicit and loop.adaptive and not traced else 0
     args = 2 * _differentiable_bytes(problem, inputs.params)
     fixed = {
-        "cotangents of a step": (solver.stages - 1) * layout.nbytes + 2 * carried,
+        "cotangents of a step": max(0, (stages - 1 - freed) * layout.nbytes + 2 * carried),
         # more than the y0 that the caller holds
         "state at t0": carried if carried > layout.nbytes and bk.slots_by_reference else 0,
         "cotangents of saved times": rows * layout.nbytes,
         # beside them: the state that the step starts from, and the total that leaves it
         "cotangents of a pull": 0 if traced else tape + 2 * (layout.nbytes + carried),
-        "tables of coefficients": 0 if traced else 2 * solver.stages**2 * REAL,
+        "tables of coefficients": 0 if traced else 2 * stages**2 * REAL,
         "cotangents of args": args,
         RECORD: (growing or 8) * record if loop.adaptive else 0,
     }
