@@ -49,15 +49,12 @@ def numpy_rows() -> Iterator[Case | Skipped]:
         rival = Rival("N1", "SciPy RK45", target, partial(their_forward, peers.SciPy, problem))
         quick, work = problem.y0.size < 1000, f"forward, {problem.name}"
         yield Case(work, partial(ours_forward, "numpy", problem), (rival,), quick)
-    if hasattr(rg, "Dopri8"):
-        for problem in four():
-            hard = dataclasses.replace(problem, rtol=1e-9, atol=1e-12, solver="dopri8")
-            theirs = partial(scipy_dop853, hard)
-            ours = partial(ours_forward, "numpy", hard)
-            work = f"forward at 1e-9, {problem.name}"
-            yield Case(work, ours, (Rival("N2", "SciPy DOP853", 2.0, theirs),))
-    else:
-        yield Skipped("N2", "forward at 1e-9", "retrograde has no method of order 8 yet")
+    for problem in four():
+        hard = dataclasses.replace(problem, rtol=1e-9, atol=1e-12, solver="dopri8")
+        theirs = partial(scipy_dop853, hard)
+        ours = partial(ours_forward, "numpy", hard)
+        work = f"forward at 1e-9, {problem.name}"
+        yield Case(work, ours, (Rival("N2", "SciPy DOP853", 2.0, theirs),))
     yield Case(
         "a step without f, n = 2", ours_step, (Rival("N3", "SciPy RK45", 35 / 12, scipy_step),),
         quick=True,
