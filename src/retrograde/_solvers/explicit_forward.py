@@ -122,8 +122,10 @@ class ForwardSweep(AbstractForwardSweep):
             if due:
                 stages()
             return
-        nothing = (layout.zeros(),) * self.extra
-        for i, k in enumerate(layout.bk.cond(due, stages, lambda: nothing), low):
+        # a loop of one trip at most: under JAX's vmap, a branch would always be taken
+        start = (due, (layout.zeros(),) * self.extra)
+        _, found = layout.bk.while_loop(lambda s: s[0], lambda s: (~s[0], stages()), start)
+        for i, k in enumerate(found, low):
             w.put(i, k)
 
     def interpolate(self, theta: Scalar) -> State:
