@@ -61,18 +61,20 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
     bound = loop.max_steps
     record = (bound if traced and bound is not None else steps) + 1
     growing = GROWING_TIME if loop.adaptive and not traced else 0
-    rows = solver.stages if loop.outputs.inside == "ts" else 0
-    objects = SWEEP_OBJECTS + solver.stages * sum(object_bytes(pull) for pull in pulls)
+    saved = loop.outputs.inside == "ts"
+    stages = solver.stages + (solver.extra if saved else 0)
+    rows = stages if saved else 0
+    objects = SWEEP_OBJECTS + stages * sum(object_bytes(pull) for pull in pulls)
     counted = bk.array_overhead > 0  # an account that sees array headers sees all objects
     args = 2 * _differentiable_bytes(problem, inputs.params)
     fixed = {
-        "cotangents of a step": (solver.stages - 1) * layout.nbytes + 2 * carried,
+        "cotangents of a step": (stages - 1) * layout.nbytes + 2 * carried,
         # more than the y0 that the caller holds
         "state at t0": carried if carried > layout.nbytes and bk.slots_by_reference else 0,
         "cotangents of saved times": rows * layout.nbytes,
         # beside them: the state that the step starts from, and the total that leaves it
         "cotangents of a pull": 0 if traced else tape + 2 * (layout.nbytes + carried),
-        "tables of coefficients": 0 if traced else 2 * solver.stages**2 * REAL,
+        "tables of coefficients": 0 if traced else 2 * stages**2 * REAL,
         "cotangents of args": args,
         RECORD: (growing or 8) * record if loop.adaptive else 0,
     }
@@ -90,7 +92,7 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
         known=loop.count is not None,
         bound=bound,
         tape=tape,
-        stages=solver.stages if loop.outputs.inside else solver.evaluations,
+        stages=stages if loop.outputs.inside else solver.evaluations,
         fixed=fixed,
         free_slot=bk.slots_by_reference,
         windows=traced and loop.carried.size <= CHEAP,
