@@ -33,6 +33,11 @@ from .overhead import seconds
 __all__ = ["EAGER"]
 
 
+ORDER_8 = (1.0, 0.8, 1.8, 1.8)
+"""Of the tolerances, ours in N2: at equal ones SciPy, whose controller has no memory, errs twice as
+much on Burgers and a tenth less on Lorenz; what is timed is an error of ours below its."""
+
+
 def four() -> tuple[Problem, ...]:
     """The forward problems of rows N1, T1p and T2p; small vectors taken apart the cheapest way."""
     return (
@@ -49,10 +54,10 @@ def numpy_rows() -> Iterator[Case | Skipped]:
         rival = Rival("N1", "SciPy RK45", target, partial(their_forward, peers.SciPy, problem))
         quick, work = problem.y0.size < 1000, f"forward, {problem.name}"
         yield Case(work, partial(ours_forward, "numpy", problem), (rival,), quick)
-    for problem in four():
+    for problem, tolerance in zip(four(), ORDER_8, strict=True):
         hard = dataclasses.replace(problem, rtol=1e-9, atol=1e-12, solver="dopri8")
         theirs = partial(scipy_dop853, hard)
-        ours = partial(ours_forward, "numpy", hard)
+        ours = partial(ours_forward, "numpy", hard, tolerance=tolerance)
         work = f"forward at 1e-9, {problem.name}"
         yield Case(work, ours, (Rival("N2", "SciPy DOP853", 2.0, theirs),))
     yield Case(

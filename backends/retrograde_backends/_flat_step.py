@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from retrograde._spaces import joint
-
 __all__ = ["bare_call", "fused_attempt", "mean_square", "with_coarse"]
 
 
@@ -78,13 +76,13 @@ def with_coarse(
     bound: Any,
     complex_: bool,
 ) -> Callable[[Any, Any], float]:
-    """``square``, joined by a second estimate (``Tableau.b_coarse``) over the bound it left.
+    """``square``, joined by a second estimate over the bound that it left (``_spaces.joint``).
 
     One host read more. A method with one estimate gets ``square`` itself.
     """
     if coarse is None:
         return square
-    count = bound.shape[0]
+    part = 0.01 / bound.shape[0]
 
     def both(y: Any, y1: Any) -> float:
         fine = square(y, y1)
@@ -92,14 +90,10 @@ def with_coarse(
         if complex_:
             e = abs(e)
         e /= bound
-        result: float = joint(fine, float(e.dot(e)) / count, where)
-        return result
+        total = fine + part * float(e.dot(e))
+        return fine * (fine / total) if total > 0.0 else fine  # 0, or nan
 
     return both
-
-
-def where(ok: bool, a: float, b: float) -> float:
-    return a if ok else b
 
 
 def mean_square(
