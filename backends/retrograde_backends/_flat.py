@@ -19,6 +19,7 @@ from typing import Any
 
 from retrograde._spaces import Scale, combination_rows
 
+from ._flat_order import Order
 from ._flat_step import fused_attempt
 
 __all__ = ["FlatLayout", "FlatStages"]
@@ -161,6 +162,9 @@ class FlatStages:
     whole = True
     """Whether the last stage of an attempt was evaluated (``Tableau.late``)."""
 
+    skips = True
+    """Whether the stages of a large state lie where products can skip them (``Order``)."""
+
     def __init__(self, layout: FlatLayout, tableau: Any, scale: Scale | None = None) -> None:
         bk = layout.bk
         self.bk, self.layout = bk, layout
@@ -179,20 +183,25 @@ class FlatStages:
             del block
             block = bk.matrix(count, *like)
         matrix, rest = block[: total + 1], block[total + 1 :]
-        self.rows = [matrix[i] for i in range(total + 1)]
-        self.slopes, self.all = matrix[1 : s + 1], matrix[1:]
-        self.more = [(row, matrix[1 : s + 1 + j]) for j, row in enumerate(tableau.a[s:])]
+        self.order = order = Order(tableau, self.skips and large)
+        first = order.lead + 1  # behind y
+        self.rows = [matrix[i] for i in (order.lead, *order.place)]
+        self.slopes, self.all = matrix[first : s + 1], matrix[first:]
+        self.more = [(row, matrix[first : s + 1 + j]) for j, row in enumerate(tableau.a[s:])]
         table = [list(row) for row in combination_rows(tableau)]
         self.scale, table[s + 1 :] = self._scaled(scale, table[s + 1 :])
-        self.table = bk.coefficients(table, layout.dtype, layout.device)
-        scaled = bk.coefficients([[1.0, *row] for row in table], layout.dtype, layout.device)
-        self.scaled_all, self.scaled = scaled, scaled[:, 1:]
+        made = [bk.coefficients([order.columns(row) for row in table], *like[1:]) for _ in (0, 1)]
+        self.scaled_all = scaled = made[0]
+        self.table, self.scaled, self.scale_into = made[1], scaled, order.scaler(bk.scale_into)
+        if not order.lead:  # then all but y's column are scaled in one go
+            self.table, self.scaled, self.scale_into = made[1][:, 1:], scaled[:, 1:], bk.scale_into
         # stage i needs y and the i slopes before it
-        self.products = [bk.product(scaled[i, : i + 1], matrix[: i + 1]) for i in range(s)]
+        spans = [order.span(row) for row in tableau.a[:s]]
+        self.products = [bk.product(scaled[i, x], matrix[x]) for i, x in enumerate(spans)]
         self.plan = list(zip(self.c[:s], self.products, self.rows[1 : s + 1], strict=True))
         # temporaries that f never sees are formed in place
         self.end = s - tableau.fsal  # the last slope is no part of y1 where the next step has it
-        parts = scaled[s, 1 : self.end + 1], self.slopes[: self.end]
+        parts = scaled[s, first : self.end + 1], self.slopes[: self.end - order.lead]
         self.large = large
         self.increment = bk.product(*parts, *([] if self.large else bk.matrix(1, *like)))
         self.y: Any = None
@@ -200,7 +209,7 @@ class FlatStages:
         if scale is not None:
             self.spare = rest[0]
             self.error, *coarse = (
-                bk.product(row, self.slopes, self.spare) for row in scaled[s + 1 :, 1:]
+                bk.product(row, self.slopes, self.spare) for row in scaled[s + 1 :, first:]
             )
             self.coarse = coarse[0] if coarse else None
             self.buffers = rest[1:] if real else bk.matrix(3, like[0], layout.real_dtype, like[2])
@@ -228,7 +237,7 @@ class FlatStages:
         self.t, self.h, self.y = t, h, y
         rows = self.rows
         rows[0][...] = y
-        self.bk.scale_into(self.table, h, self.scaled)
+        self.scale_into(self.table, h, self.scaled)
         if k0 is None:
             return None
         if k0[0] is not rows[1]:
@@ -284,4 +293,5 @@ class FlatStages:
         return self.rows[i + 1]
 
     def _row(self, weights: Sequence[float]) -> Any:
-        return self.bk.coefficients(list(weights), self.layout.dtype, self.layout.device)
+        weights = self.order.live(weights)
+        return self.bk.coefficients(weights, self.layout.dtype, self.layout.device)

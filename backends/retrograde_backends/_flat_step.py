@@ -21,7 +21,7 @@ def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, 
     call, args = found
     first, second, last = space.rows[0], space.rows[1], space.rows[space.s]
     plan, store, kept, end = space.plan[1:-1], space.store, (second,), space.c[space.s - 1]
-    table, scaled, scale = space.table, space.scaled, bk.scale_into
+    table, scaled, scale = space.table, space.scaled, space.scale_into
     time, norm, total = bk.timer(layout), space.square, space.total
 
     def attempt(t: float, h: float, y: Any, k0: Any) -> tuple[Any, Any, Any, float]:

@@ -20,7 +20,7 @@ def turn(backend, calls=None):
     def f(t, y, rate):
         if calls is not None:
             calls.append(float(t))
-        return rate * (1.0 + t) * backend.namespace(y).stack([-y[1], y[0]])
+        return rate * (1.0 + t) * backend.namespace(y).stack([-y[1, ...], y[0, ...]])
 
     return f
 
@@ -132,6 +132,29 @@ def test_gradients_of_rows_inside_steps(backend, reference):
         np.testing.assert_allclose(np.sum(given[i] * v), slope, rtol=1e-8, atol=1e-9)
 
 
+def test_large_states_whose_products_skip_stages(backend, reference):
+    """Copies side by side: the steps, rows and gradients of one; replays to the last bit."""
+    if not backend.eager:
+        pytest.skip("sums of arrays, whatever their size")
+    copies, start = 2500, np.asarray(Y0)
+    keywords = {"solver": "dopri8", "rtol": 1e-8, "atol": 1e-8, "saveat": rg.SaveAt(ts=TS, t1=True)}
+    weights = np.cos(np.arange(2.0 * (len(TS) + 1))).reshape(-1, 2)
+
+    def gradient(lib, copies, slots):
+        """Of one copy, that of args per copy."""
+        y0 = np.repeat(start[:, None], copies, axis=1)
+        adjoint = rg.RecursiveCheckpointAdjoint(slots)
+        given = lib.array(y0.tolist()), 0.0, T1, lib.array(0.9), weights[:, :, None]
+        g = lib.solve_vjp(turn(lib), *given, adjoint=adjoint, times=True, **keywords)
+        return [g.ys[:, :, 0], g.y0[:, 0], g.args / copies, g.t1 / copies, g.ts / copies]
+
+    one = gradient(reference, 1, None)
+    many, again = gradient(backend, copies, None), gradient(backend, copies, 2)
+    for a, b, c in zip(one, many, again, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-12)
+        assert np.array_equal(b, c)
+
+
 # --- the last stage, which waits for the verdict
 
 
@@ -182,6 +205,27 @@ def test_complex_trees(backend):
     for name, start in (("a", np.asarray([1.0, 0.5j])), ("b", np.asarray(2.0 + 0j))):
         rows = np.stack([np.exp(1.5j * t) * start for t in (0.7, 2.0)])
         np.testing.assert_allclose(backend.to_numpy(sol.ys[name]), rows, rtol=1e-8)
+
+
+@pytest.mark.parametrize("steps", [{"dt": 0.21}, {"rtol": 1e-9, "atol": 1e-9}], ids=str)
+def test_the_reversible_form_has_its_inside_too(backend, steps):
+    """Rows within its steps: their accuracy, and the gradient by inversion."""
+    if backend.jit or (not backend.eager and "dt" in steps):
+        pytest.skip("the same programs")
+    keywords = {"solver": rg.Reversible(rg.Dopri8()), "max_steps": 64, **steps}
+    problem = turn(backend), backend.array(Y0), 0.0, T1, backend.array(1.0)
+    found = [
+        backend.gradient(*problem, adjoint=adjoint, saveat=rg.SaveAt(ts=TS), **keywords)
+        for adjoint in (rg.RecursiveCheckpointAdjoint(), rg.ReversibleAdjoint())
+    ]
+    np.testing.assert_allclose(found[0].ys, exact(TS), atol=3e-7 if "dt" in steps else 2e-8)
+    # the angle by the rate, at rate 1, is the angle itself
+    angle = np.asarray(TS) + np.asarray(TS) ** 2 / 2
+    slope = np.sum(angle[:, None] * np.stack([-exact(TS)[:, 1], exact(TS)[:, 0]], axis=1))
+    for g in found:
+        np.testing.assert_allclose(g.args, slope, rtol=1e-5)
+        np.testing.assert_allclose(g.args, found[0].args, rtol=1e-10)
+        np.testing.assert_allclose(g.y0, found[0].y0, rtol=1e-10)
 
 
 @pytest.mark.needs(Capability.TRACED)
