@@ -257,7 +257,9 @@ def _solution(program: Program, inputs: Inputs, leaves: Any, aux: Any, throw: bo
         ys = loop.problem.tree(leaves)
     else:
         ys = bk.unflatten(out.treedef, leaves)
-    first = 0 if not loop.adaptive else 1 if loop.controller.dt0 is not None else 2
+    first = int(bool(out.inside) and solver.keeps_slope)
+    if loop.adaptive:
+        first = 1 if loop.controller.dt0 is not None else 2
     rejected = 0 if loop.clock.traced or solver.compiled else tries - n
     full = loop.adaptive or bool(out.inside)
     evals = first + solver.calls(tries, full=full, rejected=rejected, inside=inside)
