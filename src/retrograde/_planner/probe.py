@@ -61,9 +61,7 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
     bound = loop.max_steps
     record = (bound if traced and bound is not None else steps) + 1
     growing = GROWING_TIME if loop.adaptive and not traced else 0
-    saved = loop.outputs.inside == "ts"
-    stages = solver.stages + (solver.extra if saved else 0)
-    rows = stages if saved else 0
+    stages, rows = _stages(loop)
     objects = SWEEP_OBJECTS + stages * sum(object_bytes(pull) for pull in pulls)
     counted = bk.array_overhead > 0  # an account that sees array headers sees all objects
     args = 2 * _differentiable_bytes(problem, inputs.params)
@@ -109,6 +107,13 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
         tables=TRACED_TABLES if traced else SLOT_OBJECTS if counted else 0,
         clock=_clock_bytes(loop) if traced and loop.adaptive else 0,
     )
+
+
+def _stages(loop: Any) -> tuple[int, int]:
+    """Stages of a step, those of its interpolant included, and how many get cotangents of rows."""
+    saved = loop.outputs.inside == "ts"
+    stages = loop.solver.stages + (loop.solver.extra if saved else 0)
+    return stages, stages if saved else 0
 
 
 def _steps(loop: Any, inputs: Inputs, k0: Any, *, short_probe: bool) -> Prediction:
