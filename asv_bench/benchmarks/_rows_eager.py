@@ -45,6 +45,11 @@ def same_error(case: Case, row: str, ours: Any, problem: Problem) -> Case:
     return Case(work, partial(ours, tolerance=factor), tuple(rivals))
 
 
+ORDER_8 = (1.0, 0.8, 1.8, 1.8)
+"""Of the tolerances, ours in N2: at equal ones SciPy, whose controller has no memory, errs twice as
+much on Burgers and a tenth less on Lorenz; what is timed is an error of ours below its."""
+
+
 def four() -> tuple[Problem, ...]:
     """The forward problems of rows N1, T1p and T2p; small vectors taken apart the cheapest way."""
     return (
@@ -63,15 +68,12 @@ def numpy_rows() -> Iterator[Case | Skipped]:
         ours = partial(ours_forward, "numpy", problem)
         case = Case(work, ours, (rival,), quick)
         yield from (case, same_error(case, "N1", ours, problem))
-    if hasattr(rg, "Dopri8"):
-        for problem in four():
-            hard = dataclasses.replace(problem, rtol=1e-9, atol=1e-12, solver="dopri8")
-            theirs = partial(scipy_dop853, hard)
-            ours = partial(ours_forward, "numpy", hard)
-            work = f"forward at 1e-9, {problem.name}"
-            yield Case(work, ours, (Rival("N2", "SciPy DOP853", 2.0, theirs),))
-    else:
-        yield Skipped("N2", "forward at 1e-9", "retrograde has no method of order 8 yet")
+    for problem, tolerance in zip(four(), ORDER_8, strict=True):
+        hard = dataclasses.replace(problem, rtol=1e-9, atol=1e-12, solver="dopri8")
+        theirs = partial(scipy_dop853, hard)
+        ours = partial(ours_forward, "numpy", hard, tolerance=tolerance)
+        work = f"forward at 1e-9, {problem.name}"
+        yield Case(work, ours, (Rival("N2", "SciPy DOP853", 2.0, theirs),))
     yield Case(
         "a step without f, n = 2", ours_step, (Rival("N3", "SciPy RK45", 35 / 12, scipy_step),),
         quick=True,

@@ -19,6 +19,7 @@ from typing import Any
 
 from retrograde._spaces import Scale, combination_rows
 
+from ._flat_order import Order
 from ._flat_step import fused_attempt
 
 __all__ = ["FlatLayout", "FlatStages"]
@@ -158,69 +159,85 @@ class FlatStages:
         Tolerances in state form.
     """
 
+    whole = True
+    """Whether the last stage of an attempt was evaluated (``Tableau.late``)."""
+
+    skips = True
+    """Whether the stages of a large state lie where products can skip them (``Order``)."""
+
     def __init__(self, layout: FlatLayout, tableau: Any, scale: Scale | None = None) -> None:
         bk = layout.bk
         self.bk, self.layout = bk, layout
         self.s = s = tableau.stages
-        self.c = tableau.c
+        total = tableau.inside
+        self.c, self.late = tableau.c, tableau.late
         self.store = layout.store
         like = (layout.size, layout.dtype, layout.device)
         # One block, with that of the error norm behind the stages. Freed once before it is used:
         # from then on the C library keeps pieces of that size instead of mapping each anew, f's
         # temporaries too (100,000 doubles: first solves took 3 times as long, later ones 5 % more).
         real, large = layout.dtype == layout.real_dtype, layout.size >= LARGE
-        count = s + 1 + (scale is not None) * (4 if real else 1)
+        count = total + 1 + (scale is not None) * (4 if real else 1)
         block = bk.matrix(count, *like)
         if large:
             del block
             block = bk.matrix(count, *like)
-        matrix, rest = block[: s + 1], block[s + 1 :]
-        self.rows = [matrix[i] for i in range(s + 1)]
-        self.slopes = matrix[1:]
+        matrix, rest = block[: total + 1], block[total + 1 :]
+        self.order = order = Order(tableau, self.skips and large)
+        first = order.lead + 1  # behind y
+        self.rows = [matrix[i] for i in (order.lead, *order.place)]
+        self.slopes, self.all = matrix[first : s + 1], matrix[first:]
+        self.more = [(row, matrix[first : s + 1 + j]) for j, row in enumerate(tableau.a[s:])]
         table = [list(row) for row in combination_rows(tableau)]
-        self.scale = self._scaled(scale, table[-1])
-        self.table = bk.coefficients(table, layout.dtype, layout.device)
-        scaled = bk.coefficients([[1.0, *row] for row in table], layout.dtype, layout.device)
-        self.scaled_all, self.scaled = scaled, scaled[:, 1:]
+        self.scale, table[s + 1 :] = self._scaled(scale, table[s + 1 :])
+        made = [bk.coefficients([order.columns(row) for row in table], *like[1:]) for _ in (0, 1)]
+        self.scaled_all = scaled = made[0]
+        self.table, self.scaled, self.scale_into = made[1], scaled, order.scaler(bk.scale_into)
+        if not order.lead:  # then all but y's column are scaled in one go
+            self.table, self.scaled, self.scale_into = made[1][:, 1:], scaled[:, 1:], bk.scale_into
         # stage i needs y and the i slopes before it
-        self.products = [bk.product(scaled[i, : i + 1], matrix[: i + 1]) for i in range(s)]
-        self.plan = list(zip(self.c, self.products, self.rows[1:], strict=True))
+        spans = [order.span(row) for row in tableau.a[:s]]
+        self.products = [bk.product(scaled[i, x], matrix[x]) for i, x in enumerate(spans)]
+        self.plan = list(zip(self.c[:s], self.products, self.rows[1 : s + 1], strict=True))
         # temporaries that f never sees are formed in place
         self.end = s - tableau.fsal  # the last slope is no part of y1 where the next step has it
-        parts = scaled[s, 1 : self.end + 1], self.slopes[: self.end]
+        parts = scaled[s, first : self.end + 1], self.slopes[: self.end - order.lead]
         self.large = large
         self.increment = bk.product(*parts, *([] if self.large else bk.matrix(1, *like)))
         self.y: Any = None
         self.h = self.t = 0.0
         if scale is not None:
             self.spare = rest[0]
-            self.error = bk.product(scaled[s + 1, 1:], self.slopes, self.spare)
+            self.error, *coarse = (
+                bk.product(row, self.slopes, self.spare) for row in scaled[s + 1 :, first:]
+            )
+            self.coarse = coarse[0] if coarse else None
             self.buffers = rest[1:] if real else bk.matrix(3, like[0], layout.real_dtype, like[2])
             self.square = bk.squarer(self)
 
-    def _scaled(self, scale: Scale | None, error: list[float]) -> Scale | None:
-        """Tolerances as arrays; a number rtol is put into the error's coefficients (rtol None).
+    def _scaled(self, scale: Scale | None, errors: Any) -> tuple[Scale | None, Any]:
+        """Tolerances as arrays; a number rtol is put into the errors' coefficients (rtol None).
 
         e / (atol + rtol y) = (e / rtol) / (atol / rtol + y): one operation less a step. As
         arrays: a float operand costs a ufunc 0.2 us more than a 0-d array.
         """
         if scale is None:
-            return None
+            return None, errors
         layout, rtol, atol = self.layout, scale.rtol, scale.atol
         if isinstance(rtol, float) and rtol >= SMALL_RTOL:
-            error[:] = [w / rtol for w in error]
+            errors = [[w / rtol for w in error] for error in errors]
             rtol, atol = None, atol / rtol
         parts = (
             x if x is None else self.bk.coefficients(x, layout.real_dtype, layout.device)
             for x in (rtol, atol)
         )
-        return Scale(*parts)
+        return Scale(*parts), errors
 
     def begin(self, t: float, h: float, y: Any, k0: Any = None) -> Any:
         self.t, self.h, self.y = t, h, y
         rows = self.rows
         rows[0][...] = y
-        self.bk.scale_into(self.table, h, self.scaled)
+        self.scale_into(self.table, h, self.scaled)
         if k0 is None:
             return None
         if k0[0] is not rows[1]:
@@ -241,6 +258,10 @@ class FlatStages:
 
     def combine(self, i: int) -> Any:
         return self.products[i]()
+
+    def inside(self, i: int) -> Any:
+        weights, slopes = self.more[i - self.s]
+        return self.y + self.bk.dot(self._row([self.h * w for w in weights]), slopes)
 
     def put(self, i: int, k: Any) -> None:
         self.store(self.rows[i + 1], k)
@@ -263,13 +284,14 @@ class FlatStages:
         return fused_attempt(self, field)
 
     def interpolate(self, weights: Sequence[float]) -> Any:
-        return self.y + self.bk.dot(self._row([self.h * w for w in weights]), self.slopes)
+        return self.y + self.bk.dot(self._row([self.h * w for w in weights]), self.all)
 
     def slope(self, weights: Sequence[float]) -> Any:
-        return self.bk.dot(self._row(weights), self.slopes)
+        return self.bk.dot(self._row(weights), self.all)
 
     def derivative(self, i: int) -> Any:
         return self.rows[i + 1]
 
     def _row(self, weights: Sequence[float]) -> Any:
-        return self.bk.coefficients(list(weights), self.layout.dtype, self.layout.device)
+        weights = self.order.live(weights)
+        return self.bk.coefficients(weights, self.layout.dtype, self.layout.device)

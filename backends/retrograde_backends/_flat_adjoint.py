@@ -13,13 +13,15 @@ __all__ = ["FlatAdjoint"]
 class FlatAdjoint:
     """The cotangents of one step as rows: g, then mu_s, ..., mu_1, so that u_i needs a prefix.
 
-    A sweep pushes the same stages in every step; rows of stages that it never pulls stay zero.
+    A sweep pushes the same stages in every step, or tells which it pushes no more (``forget``);
+    rows of stages that it does not pull are zero.
     """
 
     def __init__(self, layout: FlatLayout, tableau: Any) -> None:
         bk = layout.bk
-        self.bk, self.layout, self.s = bk, layout, tableau.stages
-        s, a, b = self.s, tableau.a, tableau.b
+        self.bk, self.layout, self.s = bk, layout, tableau.inside
+        s, a = self.s, tableau.a
+        b = (*tableau.b, *[0.0] * (s - tableau.stages))
         matrix = bk.matrix(s + 1, layout.size, layout.dtype, layout.device)
         self.matrix = matrix
         self.rows = [matrix[i] for i in range(s + 1)]
@@ -36,6 +38,9 @@ class FlatAdjoint:
         self.bk.scale_into(self.table, h, self.scaled)
         self.rows[0][...] = g
         self.q = q
+
+    def forget(self, low: int) -> None:
+        self.matrix[1 : self.s - low + 1][...] = 0.0
 
     def sources(self) -> Any:
         return None  # made when there is something to add

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["bare_call", "fused_attempt", "mean_square"]
+__all__ = ["bare_call", "fused_attempt", "mean_square", "with_coarse"]
 
 
 def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, float]] | None:
@@ -19,9 +19,9 @@ def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, 
     if found is None:
         return None
     call, args = found
-    first, second, last = space.rows[0], space.rows[1], space.rows[-1]
-    plan, store, kept, end = space.plan[1:-1], space.store, (second,), space.c[-1]
-    table, scaled, scale = space.table, space.scaled, bk.scale_into
+    first, second, last = space.rows[0], space.rows[1], space.rows[space.s]
+    plan, store, kept, end = space.plan[1:-1], space.store, (second,), space.c[space.s - 1]
+    table, scaled, scale = space.table, space.scaled, space.scale_into
     time, norm, total = bk.timer(layout), space.square, space.total
 
     def attempt(t: float, h: float, y: Any, k0: Any) -> tuple[Any, Any, Any, float]:
@@ -37,7 +37,25 @@ def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, 
         last[...] = k1
         return y1, (k1,), kept, norm(y, y1)
 
-    return attempt
+    def attempt_late(t: float, h: float, y: Any, k0: Any) -> tuple[Any, Any, Any, float]:
+        """The same; the last stage is evaluated where the error is small enough."""
+        space.y, space.h, space.t = y, h, t
+        first[...] = y
+        scale(table, h, scaled)
+        if k0 is not kept:
+            store(second, k0 or (call(time(t), y, args),))
+        for c, product, row in plan:
+            row[...] = call(time(t + c * h), product(), args)
+        y1 = total(y)
+        error2 = norm(y, y1)
+        space.whole = error2 <= 1.0
+        if not space.whole:
+            return y1, None, kept, error2
+        k1 = call(time(t + end * h), y1, args)
+        last[...] = k1
+        return y1, (k1,), kept, error2
+
+    return attempt_late if space.late else attempt
 
 
 def bare_call(space: Any, field: Any) -> tuple[Callable[..., Any], Any] | None:
@@ -50,6 +68,32 @@ def bare_call(space: Any, field: Any) -> tuple[Callable[..., Any], Any] | None:
         return call, args
     shape = layout.shapes[0]
     return (lambda t, y, args: call(t, y.reshape(shape), args).reshape(-1)), args
+
+
+def with_coarse(
+    square: Callable[[Any, Any], float],
+    coarse: Callable[[], Any] | None,
+    bound: Any,
+    complex_: bool,
+) -> Callable[[Any, Any], float]:
+    """``square``, joined by a second estimate over the bound that it left (``_spaces.joint``).
+
+    One host read more. A method with one estimate gets ``square`` itself.
+    """
+    if coarse is None:
+        return square
+    part = 0.01 / bound.shape[0]
+
+    def both(y: Any, y1: Any) -> float:
+        fine = square(y, y1)
+        e = coarse()
+        if complex_:
+            e = abs(e)
+        e /= bound
+        total = fine + part * float(e.dot(e))
+        return fine * (fine / total) if total > 0.0 else fine  # 0, or nan
+
+    return both
 
 
 def mean_square(

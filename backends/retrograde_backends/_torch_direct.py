@@ -14,7 +14,7 @@ import torch
 
 from retrograde._eager_direct import DirectLayout, DirectStages
 from retrograde._errors import InputError
-from retrograde._spaces import Scale
+from retrograde._spaces import Scale, joint
 from retrograde._types import State
 
 from ._torch_forward import item, moving_forward
@@ -89,7 +89,7 @@ class TorchDirectStages(WatchedStages):
             else None
             for row in self.rows
         ]
-        self.weights = self.rows[-1]
+        self.errors = self.rows[self.s + 1 :]
 
     def evaluate(self, field: Callable[[Any, State], Any], low: int, high: int) -> None:
         t, h, y, c, time, total = self.t, self.h, self.y, self.c, self.layout.time, self._total
@@ -121,20 +121,26 @@ class TorchDirectStages(WatchedStages):
         return tuple(out)
 
     def error2(self, y1: State) -> Any:
-        scale, total = self.scale, None
+        scale, totals = self.scale, [0.0] * len(self.errors)
         assert scale is not None
         with torch.no_grad():
             for m, (a, b) in enumerate(zip(self.y, y1, strict=True)):
                 rtol, atol = (x[m] if isinstance(x, tuple) else x for x in (scale.rtol, scale.atol))
                 bound = torch.maximum(a.abs(), b.abs()).mul_(rtol).add_(atol)
-                (first, w), *others = self.weights
-                e = self.k[first][m] * w
-                for j, w in others:
-                    e.add_(self.k[j][m], alpha=w)
-                e = (e.abs() if e.is_complex() else e).div_(bound).reshape(-1)
-                part = e.dot(e)
-                total = part if total is None else total + part
-            return item(total) * self.h**2 / self.layout.size
+                squares = (self._square(m, bound, weights) for weights in self.errors)
+                totals = [x + part for x, part in zip(totals, squares, strict=True)]
+            factor = self.h**2 / self.layout.size
+            error2, *coarse = (item(x) * factor for x in totals)
+            return joint(error2, coarse[0], self.layout.where) if coarse else error2
+
+    def _square(self, m: int, bound: Any, weights: Sequence[Any]) -> Any:
+        """Of leaf m's error by these weights, over the bound; with no factor h."""
+        (first, w), *others = weights
+        e = self.k[first][m] * w
+        for j, w in others:
+            e.add_(self.k[j][m], alpha=w)
+        e = (e.abs() if e.is_complex() else e).div_(bound).reshape(-1)
+        return e.dot(e)
 
 
 def _versions(leaves: Sequence[Any]) -> list[int]:

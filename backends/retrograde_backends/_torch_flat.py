@@ -64,10 +64,12 @@ class TorchLayout(FlatLayout):
 class TorchStages(FlatStages):
     """Stages as rows of a matrix."""
 
+    skips = False
+
     def __init__(self, layout: TorchLayout, tableau: Any, scale: Scale | None = None) -> None:
         self.host: HostStep | None = None
         super().__init__(layout, tableau, scale)
-        self.columns = self.slopes.T
+        self.columns = self.all.T
         self.parts = self.slopes[: self.end].T, self.scaled[self.s, : self.end]
 
     def begin(self, t: float, h: float, y: Any, k0: Any = None) -> Any:
@@ -95,6 +97,10 @@ class TorchStages(FlatStages):
 
     def fused(self, field: Any) -> Any:
         return self.host.fused(self, field) if self.host else fused_attempt(self, field)
+
+    def inside(self, i: int) -> Any:
+        weights, slopes = self.more[i - self.s]
+        return torch.addmv(self.y, slopes.T, self._row([self.h * w for w in weights]))
 
     def interpolate(self, weights: Sequence[float]) -> Any:
         return torch.addmv(self.y, self.columns, self._row([self.h * w for w in weights]))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ._flat_step import bare_call, mean_square
+from ._flat_step import bare_call, mean_square, with_coarse
 
 __all__ = ["HostStep", "fused_attempt", "squarer", "timer"]
 
@@ -58,11 +58,13 @@ class HostStep:
     def __init__(self, space: Any) -> None:
         layout, scale = space.layout, space.scale
         table = shared(space.scaled_all)
-        weights, slopes = table[-1, 1:], shared(space.slopes)
-        error = partial(weights.dot, slopes, shared(space.spare))
+        slopes, spare = shared(space.slopes), shared(space.spare)
+        error, *coarse = (partial(row.dot, slopes, spare) for row in table[space.s + 1 :, 1:])
         tolerances = (scale.rtol if scale.rtol is None else shared(scale.rtol), shared(scale.atol))
         complex_ = layout.dtype.is_complex
-        self.norm = mean_square(np, error, tolerances, shared(space.buffers), complex_)
+        buffers = shared(space.buffers)
+        square = mean_square(np, error, tolerances, buffers, complex_)
+        self.norm = with_coarse(square, coarse[0] if coarse else None, buffers[0], complex_)
 
     def square(self, y: Any, y1: Any) -> float:
         """Mean of ``(|e| / (atol + rtol max(|y|, |y1|)))**2``."""
@@ -71,13 +73,13 @@ class HostStep:
     def fused(self, space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, float]] | None:
         """``(t, h, y, k0) -> (y1, k1, kept, error2)``, or None where states have many leaves."""
         found, norm = bare_call(space, field), self.norm
-        if found is None:
-            return None
+        if found is None or space.late:
+            return found and fused_attempt(space, field)
         call, args = found
-        rows, plan, end = space.rows, space.plan[1:-1], space.c[-1]
+        rows, plan, end = space.rows, space.plan[1:-1], space.c[space.s - 1]
         table, scaled, multiply = shared(space.table), shared(space.scaled), np.multiply
-        first, second, third = (shared(rows[i]) for i in (0, 1, -1))
-        last, store, kept, time = rows[-1], space.store, (rows[1],), space.layout.time
+        first, second, third = (shared(rows[i]) for i in (0, 1, space.s))
+        last, store, kept, time = rows[space.s], space.store, (rows[1],), space.layout.time
         (columns, weights), addmv = space.parts, torch.addmv
         ended = known = array = None
 
@@ -113,8 +115,8 @@ def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, 
     if found is None:
         return None
     call, args = found
-    first, second, last = space.rows[0], space.rows[1], space.rows[-1]
-    plan, store, kept, end = space.plan[1:-1], space.store, (second,), space.c[-1]
+    first, second, last = space.rows[0], space.rows[1], space.rows[space.s]
+    plan, store, kept, end = space.plan[1:-1], space.store, (second,), space.c[space.s - 1]
     table, scaled, (columns, weights) = space.table, space.scaled, space.parts
     time, norm, mul, addmv = space.layout.time, space.square, torch.mul, torch.addmv
 
@@ -131,7 +133,25 @@ def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, 
         last.copy_(k1)
         return y1, (k1,), kept, norm(y, y1)
 
-    return attempt
+    def attempt_late(t: float, h: float, y: Any, k0: Any) -> tuple[Any, Any, Any, float]:
+        """The same; the last stage is evaluated where the error is small enough."""
+        space.y, space.h, space.t = y, h, t
+        first.copy_(y)
+        mul(table, h, out=scaled)
+        if k0 is not kept:
+            store(second, k0 or (call(time(t), y, args),))
+        for c, product, row in plan:
+            row.copy_(call(time(t + c * h), product(), args))
+        y1 = addmv(y, columns, weights)
+        error2 = norm(y, y1)
+        space.whole = error2 <= 1.0
+        if not space.whole:
+            return y1, None, kept, error2
+        k1 = call(time(t + end * h), y1, args)
+        last.copy_(k1)
+        return y1, (k1,), kept, error2
+
+    return attempt_late if space.late else attempt
 
 
 def squarer(space: Any) -> Callable[[Any, Any], float]:
@@ -163,4 +183,4 @@ def squarer(space: Any) -> Callable[[Any, Any], float]:
         e.div_(bound)
         return e.dot(e).item() / count  # type: ignore[no-any-return]
 
-    return square
+    return with_coarse(square, space.coarse, bound, complex_)

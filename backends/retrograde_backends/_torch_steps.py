@@ -21,7 +21,7 @@ from retrograde._spaces import ListLayout, ListStages, Scale
 
 from ._torch_flat import TorchLayout
 
-__all__ = ["advance_step", "attempt_step", "leafwise", "pull_step", "slopes_step"]
+__all__ = ["advance_step", "attempt_step", "inside_step", "leafwise", "pull_step", "slopes_step"]
 
 Program = Callable[..., tuple[Any, ...]]
 
@@ -48,6 +48,12 @@ class _Forms:
 
     def itemsize(self, dtype: Any) -> int:
         return int(dtype.itemsize)
+
+    def clock(self, layout: Any) -> Any:
+        return self
+
+    def where(self, ok: Any, a: Any, b: Any) -> Any:
+        return torch.where(ok, a, b)
 
 
 class _Stages(ListStages):
@@ -90,8 +96,9 @@ class _Step:
 
 
 def _slopes(sweep: Any, width: int) -> tuple[Any, ...]:
-    """All stages of the step taken last, stacked leaf by leaf."""
-    return tuple(torch.stack([k[i] for k in sweep.space.k]) for i in range(width))
+    """All stages of the step taken last that are known, stacked leaf by leaf."""
+    known = [k for k in sweep.space.k if k is not None]
+    return tuple(torch.stack([k[i] for k in known]) for i in range(width))
 
 
 def attempt_step(tableau: Any, layout: Any, judged: bool, dense: bool) -> Program:
@@ -124,6 +131,22 @@ def advance_step(tableau: Any, layout: Any) -> Program:
     return advance
 
 
+def inside_step(tableau: Any, layout: Any) -> Program:
+    """Slopes of an attempt to those with the interpolant's own."""
+    step = _Step(tableau, layout)
+    n = step.width
+
+    def inside(field: Any, clock: Any, *states: Any) -> tuple[Any, ...]:
+        sweep = step.sweep(step.of_state(field))
+        sweep.space.begin(clock[0], clock[1], states[:n])
+        for i, k in enumerate(zip(*(x.unbind() for x in states[n:]), strict=True)):
+            sweep.space.put(i, k)
+        sweep.extend()
+        return _slopes(sweep, n)
+
+    return inside
+
+
 def slopes_step(tableau: Any, layout: Any) -> Program:
     """``(y1, slopes)`` of flat states, by a field of leaves."""
     step = _Step(tableau, layout)
@@ -139,6 +162,7 @@ def slopes_step(tableau: Any, layout: Any) -> Program:
 def _all_stages(sweep: Any, clock: Any, y: Any) -> Any:
     t, h = clock[0], clock[1]
     y1, _, _ = sweep.attempt(t, h, y, sweep.first(t, y))
+    sweep.extend()
     return y1
 
 

@@ -17,7 +17,7 @@ from retrograde._solvers.explicit_rk import StepCotangents
 
 from ._torch_flat import TorchLayout
 from ._torch_kernels import Run
-from ._torch_steps import advance_step, attempt_step, pull_step, slopes_step
+from ._torch_steps import advance_step, attempt_step, inside_step, pull_step, slopes_step
 
 __all__ = ["ForwardSweep", "ReverseSweep"]
 
@@ -45,12 +45,15 @@ class ForwardSweep:
         self.solver, self.layout, self.field = solver, layout, field
         self.fsal = solver.solver.tableau.fsal
         self.weights = solver.solver.tableau.weights
+        self.extra = solver.solver.extra
         self.flat = isinstance(layout, TorchLayout)
         self.width = 1 if self.flat else len(layout.shapes)
         self.clock = _Clock(layout)
         self.scale = scale
         self._attempt: Run | None = None
         self._advance: Run | None = None
+        self._inside: Run | None = None
+        self.at: Any = None
         self.size = 0.0
         self.start_of: Any = None
         self.last: Sequence[Any] = ()
@@ -75,7 +78,7 @@ class ForwardSweep:
 
     def attempt(self, t: Any, h: Any, y: Any, k0: Any) -> tuple[Any, Any, Any]:
         """One step whose error and inside can be asked for (see ``explicit_rk``)."""
-        self.size, self.start_of = h, y
+        self.size, self.start_of, self.at = h, y, t
         run = self._attempt or self._new_attempt()
         if not self.flat:
             self.last = out = run(self.clock(t, h), *y, *(k0 or ()))
@@ -103,6 +106,15 @@ class ForwardSweep:
             return y1, k1, kept, self.error2(y1)
 
         return both
+
+    def extend(self, due: Any = True) -> None:
+        """Evaluate the interpolant's own stages of the last attempt, where ``due``."""
+        if not self.extra or not due:
+            return
+        if self._inside is None:
+            self._inside = Run(self.solver.program(inside_step, self.layout), self.field)
+        y = (_plain(self.start_of),) if self.flat else self.start_of
+        self.last = self._inside(self.clock(self.at, self.size), *y, *self.last[-self.width :])
 
     def interpolate(self, theta: Any) -> Any:
         """y(t + theta h) of the last attempt."""
@@ -133,7 +145,8 @@ class ReverseSweep:
         self.solver, self.layout, self.vjp, self.time = solver, layout, vjp, time
         self.clock = _Clock(layout)
         tableau = solver.solver.tableau
-        self.stages, self.weights = tableau.stages, tableau.weights
+        self.stages, self.weights = tableau.inside, tableau.weights
+        self.extra = solver.solver.extra
         self.weight_derivatives = tableau.weight_derivatives
         self._pull: Run | None = None
         self._slopes: Run | None = None
@@ -202,6 +215,9 @@ class ReverseSweep:
         return ct, 0.0, acc
 
     # --- outputs of the step that is pulled
+    def extend(self, due: Any = True) -> None:
+        """Nothing to do: its programs have all stages where the inside may be asked for."""
+
     def result(self) -> Any:
         """y at its end."""
         return self._values()[0]

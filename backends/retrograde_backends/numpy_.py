@@ -18,7 +18,7 @@ from retrograde.backend import EagerBackend
 
 from ._flat import FlatLayout, FlatStages
 from ._flat_adjoint import FlatAdjoint
-from ._flat_step import mean_square
+from ._flat_step import mean_square, with_coarse
 
 __all__ = ["NumpyBackend", "backend"]
 
@@ -107,7 +107,8 @@ class NumpyBackend(EagerBackend):
         """``(y, y1) -> mean of (|e| / (atol + rtol max(|y|, |y1|)))**2``, with one host read."""
         complex_ = space.layout.dtype != space.layout.real_dtype
         tolerances = space.scale.rtol, space.scale.atol
-        return mean_square(self.xp, space.error, tolerances, space.buffers, complex_)
+        square = mean_square(self.xp, space.error, tolerances, space.buffers, complex_)
+        return with_coarse(square, space.coarse, space.buffers[0], complex_)
 
     def flat_inner(self, x: Any, y: Any) -> Any:
         x = x if isinstance(x, self._array) else self._flat(x)

@@ -137,7 +137,7 @@ class ForwardLoop:
     def _rows_at_start(self, inputs: Inputs) -> Any:
         """Rows for the saved times that equal t0."""
         out, bk = self.outputs, self.bk
-        carry = out.start()
+        carry = out.start(self.solver.extra)
         if out.inside != "ts":
             return carry
         t0, t1 = self.clock.real(inputs.t0), self.clock.real(inputs.t1)
@@ -149,7 +149,8 @@ class ForwardLoop:
             here = self.clock.both(s[0] < out.count, bk.look(inputs.ts, i) == t0)
             return self.clock.both(here, t0 == t1) if self.rows_in_steps else here
 
-        return bk.while_loop(at_start, lambda s: (s[0] + 1, bk.write(s[1], s[0], row)), carry)
+        written = lambda s: (s[0] + 1, bk.write(s[1], s[0], row), *s[2:])  # noqa: E731
+        return bk.while_loop(at_start, written, carry)
 
     def _march_grid(self, inputs: Inputs, inside: Any, slots: Slots | None, guard: Any) -> Final:
         bk, out, clock = self.bk, self.outputs, self.clock

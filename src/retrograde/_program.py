@@ -113,7 +113,8 @@ class Program:
 
     def _aux(self, inputs: Inputs, final: Any) -> tuple[Any, ...]:
         times = output_times(self.loop, inputs, final)
-        return times, final.n, final.tries, final.status, final.t
+        inside = final.inside[2] if len(final.inside) > 2 else 0
+        return times, final.n, final.tries, final.status, final.t, inside
 
 
 def _static(controller: Any) -> Any:

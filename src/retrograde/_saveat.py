@@ -111,31 +111,41 @@ class Outputs:
         fn = problem.bind_output(self.saveat.fn, params)
         return lambda t, y: self.layout.pack(fn(layout.time(t), layout.unpack(y)))
 
-    def start(self) -> Any:
-        """The carry of the rows inside the loop: (next row, buffer)."""
+    def start(self, extra: int = 0) -> Any:
+        """The carry of the rows inside the loop: (next row, buffer).
+
+        Where the inside of a step takes ``extra`` evaluations of f: and how many steps did.
+        """
         if not self.inside:
             return ()
         scratch = self.inside == "steps"  # where a rejected step's row goes
         buffer = self.bk.new_buffer(self.count, self.layout, scratch=scratch)
-        return (self.bk.clock(self.layout).count(0), buffer)
+        zero = self.bk.clock(self.layout).count(0)
+        return (zero, buffer, zero) if extra and self.inside == "ts" else (zero, buffer)
 
     def collect(
         self, carry: Any, ok: Any, ts: Any, step: tuple[Any, ...], n: Any, sweep: Any, emit: Any
     ) -> Any:
         """Add the rows of the step (t, t_new, h, y1) that ends as accepted step n + 1."""
         t, t_new, h, y1 = step
-        i, buffer = carry
+        i, buffer = carry[0], carry[1]
         bk = self.bk
         if self.inside == "steps":
             row = bk.pick(ok, n, self.count)
             return bk.pick(ok, i + 1, i), bk.write(buffer, row, emit(t_new, sweep.state(y1)))
         due = self._due(ok, ts, t, t_new)
+        taken: tuple[Any, ...] = ()
+        if sweep.extra:
+            here = due(carry)
+            sweep.extend(here)
+            taken = (bk.pick(here, carry[2] + 1, carry[2]),)
 
         def body(s: Any) -> Any:
             at = bk.look(ts, s[0])
             return s[0] + 1, bk.write(s[1], s[0], emit(at, sweep.interpolate((at - t) / h)))
 
-        return bk.while_loop(due, body, (i, buffer))
+        rows = bk.while_loop(due, body, (i, buffer))
+        return (*rows, *taken) if taken else rows
 
     def _due(self, ok: Any, ts: Any, t: Any, t_new: Any) -> Callable[[Any], Any]:
         """Whether the next saved time lies in the step just accepted."""

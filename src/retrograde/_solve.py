@@ -248,8 +248,8 @@ def _solution(program: Program, inputs: Inputs, leaves: Any, aux: Any, throw: bo
     """Wrap; raise where the status is known and bad."""
     loop, stats = program.loop, program.stats
     bk, out, solver = loop.bk, loop.outputs, loop.solver
-    times, n, tries, status, t = aux
-    n, tries, t = bk.number(n), bk.number(tries), bk.number(t)
+    times, n, tries, status, t, inside = aux
+    n, tries, t, inside = (bk.number(x) for x in (n, tries, t, inside))
     if out.inside == "steps" and isinstance(n, int):  # drop a traced buffer's unused rows
         rows = n + out.saveat.t0
         times, leaves = times[:rows], tuple(x[:rows, ...] for x in leaves)
@@ -257,8 +257,12 @@ def _solution(program: Program, inputs: Inputs, leaves: Any, aux: Any, throw: bo
         ys = loop.problem.tree(leaves)
     else:
         ys = bk.unflatten(out.treedef, leaves)
-    first = 0 if not loop.adaptive else 1 if loop.controller.dt0 is not None else 2
-    evals = first + solver.calls(tries, full=loop.adaptive or bool(out.inside))
+    first = int(bool(out.inside) and solver.keeps_slope)
+    if loop.adaptive:
+        first = 1 if loop.controller.dt0 is not None else 2
+    rejected = 0 if loop.clock.traced or solver.compiled else tries - n
+    full = loop.adaptive or bool(out.inside)
+    evals = first + solver.calls(tries, full=full, rejected=rejected, inside=inside)
     stats.update(
         num_steps=tries,
         num_accepted_steps=n,

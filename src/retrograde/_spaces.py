@@ -6,8 +6,7 @@ tuple of leaves and use nothing beyond the array API standard: what an unknown l
 what a tracing library wants, and the oracle that faster adapter forms are tested against.
 
 Notation: Y_i = y + h sum_j a_ij k_j, y1 = y + h sum_i b_i k_i (Hairer, Norsett, Wanner, Solving
-ODEs I, eq. II.1.8); adjoint u_i = h (b_i g + sum_j>i a_ji mu_j) + q_i (Hager 2000,
-doi:10.1007/s002110000178; Sanz-Serna 2016, doi:10.1137/151002769).
+ODEs I, eq. II.1.8). Adjoint spaces: ``_spaces_adjoint``.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ._parts import ListParts
+from ._spaces_adjoint import ListAdjoint, known_zero
 from ._types import Array, Scalar, State
 
-__all__ = ["ListAdjoint", "ListLayout", "ListStages", "Scale", "combination_rows"]
+__all__ = ["ListAdjoint", "ListLayout", "ListStages", "Scale", "combination_rows", "joint"]
 
 
 class Scale:
@@ -33,12 +33,27 @@ class Scale:
 
 
 def combination_rows(tableau: Any) -> tuple[tuple[float, ...], ...]:
-    """All weight rows of one step, zero-padded to s: stages, then b, then the error's."""
+    """All weight rows of one step, zero-padded to s: stages, b, the error's and the coarse one's.
+
+    The last is there where the tableau has it.
+    """
     s = tableau.stages
-    rows = [tuple(row) + (0.0,) * (s - len(row)) for row in tableau.a]
+    rows = [tuple(row) + (0.0,) * (s - len(row)) for row in tableau.a[:s]]
     rows.append(tuple(tableau.b))
     rows.append(tuple(tableau.b_error or (0.0,) * s))
+    if tableau.b_coarse is not None:
+        rows.append(tuple(tableau.b_coarse))
     return tuple(rows)
+
+
+def joint(fine: Scalar, coarse: Scalar, where: Callable[..., Any]) -> Scalar:
+    """The squared norm of an error from those of two estimates of it (``Tableau.b_coarse``).
+
+    Formed of norms, not element by element: so it is one division more a step, whatever the size
+    of a state, and what Hairer's DOP853 does.
+    """
+    total = fine + 0.01 * coarse
+    return fine * (fine / where(total > 0, total, 1.0))  # both may vanish
 
 
 class ListLayout(ListParts):
@@ -131,6 +146,10 @@ class ListLayout(ListParts):
             total = part if total is None else total + part
         return self.bk.scalar(total) / self.size
 
+    def where(self, ok: Any, a: Any, b: Any) -> Any:
+        """Choice between scalars of the clock."""
+        return self.bk.clock(self).where(ok, a, b)
+
     def finite(self, y: State) -> Any:
         """Whether every element is finite (a bool, or a traced 0-d array)."""
         result: Any = True
@@ -155,6 +174,9 @@ class ListLayout(ListParts):
 class ListStages:
     """The stages of one explicit Runge-Kutta step over a :class:`ListLayout`."""
 
+    whole = True
+    """Whether the last stage of an attempt was evaluated (``Tableau.late``)."""
+
     def __init__(self, layout: ListLayout, tableau: Any, scale: Scale | None = None) -> None:
         self.layout = layout
         self.scale = scale
@@ -162,7 +184,9 @@ class ListStages:
         self.rows = [_nonzero(row) for row in combination_rows(tableau)]
         self.c = tableau.c
         self.s = tableau.stages
-        self.k: list[Any] = [None] * self.s
+        self.more = [_nonzero(row) for row in tableau.a[self.s :]]
+        self.total = tableau.inside
+        self.k: list[Any] = [None] * self.total
         self.t: Any = None
         self.h: Any = None
         self.y: State = None
@@ -170,7 +194,7 @@ class ListStages:
     def begin(self, t: Scalar, h: Scalar, y: State, k0: Any = None) -> Any:
         """Start a step of size h at (t, y); returns the k0 that is safe to keep."""
         self.t, self.h, self.y = t, h, y
-        self.k = [k0] + [None] * (self.s - 1)
+        self.k = [k0] + [None] * (self.total - 1)
         return k0
 
     def time(self, i: int) -> Array:
@@ -186,6 +210,10 @@ class ListStages:
         """Y_i, a fresh state that f may keep."""
         return self._sum(self.y, self.h, self.rows[i])
 
+    def inside(self, i: int) -> State:
+        """Y_i of a stage of the interpolant's own."""
+        return self._sum(self.y, self.h, self.more[i - self.s])
+
     def put(self, i: int, k: Any) -> None:
         """Store stage i's derivative (the leaves that f returned)."""
         self.k[i] = k
@@ -196,8 +224,12 @@ class ListStages:
 
     def error2(self, y1: State) -> Scalar:
         """The squared norm of the scaled error estimate."""
+        error2, *coarse = (self._norm2(row, y1) for row in self.rows[self.s + 1 :])
+        return joint(error2, coarse[0], self.layout.where) if coarse else error2
+
+    def _norm2(self, row: Sequence[tuple[int, Scalar]], y1: State) -> Scalar:
         assert self.scale is not None
-        e = self._sum(self._nothing, self.h, self.rows[self.s + 1])
+        e = self._sum(self._nothing, self.h, row)
         return self.layout.error2(e, self.y, y1, self.scale)
 
     def fused(self, field: Any) -> Any:
@@ -234,67 +266,6 @@ class ListStages:
         return tuple(out)
 
 
-class ListAdjoint:
-    """The cotangents of one explicit Runge-Kutta step over a :class:`ListLayout`."""
-
-    def __init__(self, layout: ListLayout, tableau: Any) -> None:
-        self.layout = layout
-        self.a = tableau.a
-        self.b = tableau.b
-        self.s = tableau.stages
-        self.mu: list[Any] = [None] * self.s
-        self.h: Any = None
-        self.g: State = None
-        self.q: Any = None
-
-    def begin(self, h: Scalar, g: State, q: Any = None) -> None:
-        """Start with the cotangent g of y1 and, per stage, q_i on k_i (or None)."""
-        self.h, self.g, self.q = h, g, q
-        self.mu = [None] * self.s
-
-    def sources(self) -> Any:
-        """The q_i of a step, zero."""
-        return (self.layout.zeros(),) * self.s
-
-    def add_source(self, q: Any, weights: Sequence[Scalar], ct: State) -> Any:
-        """q_i + w_i ct for every stage."""
-        return tuple(
-            qi if _zero(w) else self.layout.axpy(qi, w, ct)
-            for qi, w in zip(q, weights, strict=True)
-        )
-
-    def lam(self, i: int) -> State:
-        """u_i = h (b_i g + sum_j>i a_ji mu_j) + q_i."""
-        h, out = self.h, None if self.q is None else self.q[i]
-        terms = [(self.b[i], self.g)]
-        terms += [(self.a[j][i], self.mu[j]) for j in range(i + 1, self.s)]
-        for w, x in terms:
-            if w and x is not None:
-                w = h * w
-                out = (
-                    tuple(w * v for v in x)
-                    if out is None
-                    else tuple(o + w * v for o, v in zip(out, x, strict=True))
-                )
-        return self.layout.zeros() if out is None else out
-
-    def push(self, i: int, mu: Any) -> None:
-        """Store the cotangent of Y_i (leaves from f's vjp)."""
-        self.mu[i] = mu
-
-    def total(self) -> State:
-        """g + sum_i mu_i, the cotangent of y."""
-        out = list(self.g)
-        for mu in self.mu:
-            if mu is not None:
-                out = [o + v for o, v in zip(out, mu, strict=True)]
-        return tuple(out)
-
-
 def _nonzero(weights: Sequence[Scalar]) -> list[tuple[int, Scalar]]:
     """The weights that are not known to be zero, with their indices."""
-    return [(j, w) for j, w in enumerate(weights) if not _zero(w)]
-
-
-def _zero(w: Any) -> bool:
-    return isinstance(w, (int, float)) and w == 0
+    return [(j, w) for j, w in enumerate(weights) if not known_zero(w)]

@@ -13,7 +13,17 @@ from retrograde._adjoints import field_pullback
 from retrograde._problem import Problem
 from retrograde._types import Wanted
 
-SOLVERS = [rg.Euler, rg.Heun, rg.Midpoint, rg.Ralston, rg.Bosh3, rg.RK4, rg.Dopri5, rg.Tsit5]
+SOLVERS = [
+    rg.Euler,
+    rg.Heun,
+    rg.Midpoint,
+    rg.Ralston,
+    rg.Bosh3,
+    rg.RK4,
+    rg.Dopri5,
+    rg.Tsit5,
+    rg.Dopri8,
+]
 Y0, P, T, H = np.asarray([0.7, -0.4, 1.1]), np.asarray([0.6, 1.3]), 0.3, 0.25
 
 

@@ -49,7 +49,8 @@ def test_rows_inside_steps_get_their_gradients(backend):
     same(*both(backend, (4,), times=True, saveat=saveat))
 
 
-@pytest.mark.parametrize("solver", ["bosh3", "heun"])  # the first keeps its last slope
+# the first two keep their last slope, the second where a step is accepted
+@pytest.mark.parametrize("solver", ["bosh3", "dopri8", "heun"])
 @pytest.mark.parametrize("dcoeff", [0.0, 0.1])
 def test_every_memory_of_a_controller_is_kept(backend, solver, dcoeff):
     controller = rg.PIDController(rtol=1e-3, atol=1e-4, dcoeff=dcoeff)

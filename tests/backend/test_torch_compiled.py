@@ -99,8 +99,9 @@ def assert_same(case, **keywords):
         {"solver": "rk4", "dt": 0.1},
         {**TIGHT, "saveat": TS, "times": True},
         {"solver": "bosh3", "dt": 0.1, "saveat": TS},
+        {**TIGHT, "solver": "dopri8", "saveat": TS, "times": True},
     ],
-    ids=["adaptive", "rk4", "ts", "ts-dt"],
+    ids=["adaptive", "rk4", "ts", "ts-dt", "dopri8"],
 )
 def test_gradients_are_those_without_it(cheap, case, keywords):
     assert_same(case, **keywords)

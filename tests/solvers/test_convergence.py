@@ -21,6 +21,7 @@ SOLVERS = {
         rg.RK4(),
         rg.Dopri5(),
         rg.Tsit5(),
+        rg.Dopri8(),
         rg.ReversibleHeun(),
         rg.ALF(),
     )

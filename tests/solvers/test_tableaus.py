@@ -1,12 +1,13 @@
-"""The mathematics of the Butcher tableaus: orders, interpolants, stability, malformed tables."""
+"""The mathematics of the Butcher tableaus: orders, interpolants, stability."""
 
-from dataclasses import replace
 from importlib import import_module
 from math import cos, exp, log2, prod, sin, sqrt
 
 import pytest
 
-from retrograde._solvers.tableau import Tableau, order_conditions, rooted_trees
+from retrograde._solvers.order_conditions import order_conditions, rooted_trees
+from retrograde._solvers.tableau import Tableau
+from retrograde._spaces import joint
 
 # name, order, order of the embedded method, order of the interpolant, calls of f a step,
 # first same as last, end of the stability interval (rounded towards zero)
@@ -19,6 +20,7 @@ METHODS = [
     ("Bosh3", 3, 2, 3, 3, True, 2.512),
     ("Dopri5", 5, 4, 4, 6, True, 3.306),
     ("Tsit5", 5, 4, 4, 6, True, 3.506),
+    ("Dopri8", 8, 5, 7, 12, True, 6.393),
 ]
 THETAS = [0.1, 0.35, 0.5, 0.83, 1.0]
 
@@ -49,8 +51,19 @@ def step(tableau, t, y, h):
     return k
 
 
+def grain(tableau):
+    """Rounding of an interpolant's weights, from the size of its coefficients: 1 for Tsit5."""
+    return max(1.0, max(abs(x) for row in tableau.interpolation for x in row) / 100)
+
+
+def slightest(order):
+    """What a residual of this order is above, where it is one: they fall as 1 / gamma does."""
+    return 1e-4 if order < 8 else 5e-6
+
+
 def dot(weights, k):
-    return sum(w * x for w, x in zip(weights, k, strict=True))
+    """Over the stages that have weights: a step's, or all of its interpolant."""
+    return sum(w * x for w, x in zip(weights, k[: len(weights)], strict=True))
 
 
 # --- the trees and their conditions
@@ -99,7 +112,8 @@ def test_conditions_agree_with_the_textbook_list_to_order_five():
 def test_stated_properties(name, order, embedded, dense, calls, fsal, _):
     tableau = tableau_of(name)
     assert (tableau.order, tableau.interpolation_order) == (order, dense)
-    assert tableau.error_order == (order + 1 if embedded is None else embedded + 1)
+    expected = order + 1 if embedded is None else embedded + 1
+    assert tableau.error_order == expected + (0 if tableau.b_coarse is None else 2)
     assert (tableau.b_hat is None) == (embedded is None)
     assert (tableau.fsal, page(name).evaluations) == (fsal, calls)
     tableau.check()
@@ -109,14 +123,19 @@ def test_stated_properties(name, order, embedded, dense, calls, fsal, _):
 def test_order_is_not_understated(name):
     tableau = tableau_of(name)
     assert worst(tableau, tableau.order) < 3e-14
-    assert worst(tableau, tableau.order + 1) > 1e-4
+    assert worst(tableau, tableau.order + 1) > slightest(tableau.order)
 
 
 @every_pair
 def test_embedded_order_is_exact(name):
     tableau = tableau_of(name)
-    assert worst(tableau, tableau.error_order - 1, tableau.b_hat) < 3e-14
-    assert worst(tableau, tableau.error_order, tableau.b_hat) > 5e-4
+    lower = tableau.error_order - (1 if tableau.b_coarse is None else 3)
+    assert worst(tableau, lower, tableau.b_hat) < 3e-14
+    assert worst(tableau, lower + 1, tableau.b_hat) > 4e-4
+    if tableau.b_coarse is not None:
+        coarse = [b - e for b, e in zip(tableau.b, tableau.b_coarse, strict=True)]
+        assert worst(tableau, lower - 2, coarse) < 3e-14
+        assert worst(tableau, lower - 1, coarse) > 4e-4
 
 
 @every_method
@@ -130,23 +149,26 @@ def test_interpolant_has_its_order_everywhere(name, theta):
 @every_method
 def test_interpolant_order_is_not_understated(name):
     tableau = tableau_of(name)
-    assert worst(tableau, tableau.interpolation_order + 1, tableau.weights(0.5), 0.5) > 1e-4
+    order = tableau.interpolation_order + 1
+    assert worst(tableau, order, tableau.weights(0.5), 0.5) > slightest(order)
 
 
 @every_method
 def test_interpolant_joins_the_ends_of_the_step(name):
     tableau = tableau_of(name)
-    first = [1.0, *[0.0] * (tableau.stages - 1)]
+    first = [1.0, *[0.0] * (tableau.inside - 1)]
     assert tableau.weights(0.0) == tuple(0.0 * x for x in first)
-    assert tableau.weights(1.0) == pytest.approx(tableau.b, abs=1e-13)
+    own = [0.0] * (tableau.inside - tableau.stages)
+    assert tableau.weights(1.0) == pytest.approx([*tableau.b, *own], abs=1e-13)
     assert tableau.weight_derivatives(0.0) == tuple(first)
 
 
-@pytest.mark.parametrize("name", ["Bosh3", "Dopri5", "Tsit5"])
+@pytest.mark.parametrize("name", ["Bosh3", "Dopri5", "Tsit5", "Dopri8"])
 def test_interpolant_of_a_pair_with_fsal_is_smooth(name):
     tableau = tableau_of(name)
-    last = [*[0.0] * (tableau.stages - 1), 1.0]
-    assert tableau.weight_derivatives(1.0) == pytest.approx(last, abs=1e-13)
+    last = [0.0] * tableau.inside
+    last[tableau.stages - 1] = 1.0
+    assert tableau.weight_derivatives(1.0) == pytest.approx(last, abs=1e-13 * grain(tableau))
 
 
 @every_method
@@ -155,8 +177,9 @@ def test_weight_derivatives_are_finite_differences(name, theta):
     tableau, e = tableau_of(name), 1e-4
     above, below = tableau.weights(theta + e), tableau.weights(theta - e)
     slopes = [(x - y) / (2 * e) for x, y in zip(above, below, strict=True)]
-    assert tableau.weight_derivatives(theta) == pytest.approx(slopes, abs=1e-5)
-    assert sum(tableau.weight_derivatives(theta)) == pytest.approx(1.0, abs=1e-13)
+    assert tableau.weight_derivatives(theta) == pytest.approx(slopes, abs=1e-5 * grain(tableau))
+    total = sum(tableau.weight_derivatives(theta))
+    assert total == pytest.approx(1.0, abs=1e-13 * grain(tableau))
 
 
 # --- what the orders promise of a solve: y' = y cos t, y = exp(sin t)
@@ -164,7 +187,8 @@ def test_weight_derivatives_are_finite_differences(name, theta):
 
 @every_method
 def test_observed_order_of_a_solve(name):
-    tableau, t1 = tableau_of(name), 3.0
+    tableau = tableau_of(name)
+    t1, steps = (3.0, 128) if tableau.order < 8 else (2.0, 8)  # above rounding
 
     def error(steps):
         y, h = 1.0, t1 / steps
@@ -172,20 +196,21 @@ def test_observed_order_of_a_solve(name):
             y += h * dot(tableau.b, step(tableau, i * h, y, h))
         return abs(y - exp(sin(t1)))
 
-    observed = log2(error(128) / error(256))
+    observed = log2(error(steps) / error(2 * steps))
     assert observed == pytest.approx(tableau.order, abs=0.15)
 
 
 @every_method
 def test_observed_order_of_the_interpolant(name):
-    tableau, t, theta = tableau_of(name), 0.8, 0.6
+    tableau, theta = tableau_of(name), 0.6
+    t, h = (0.8, 0.04) if tableau.order < 8 else (0.3, 0.4)
 
     def error(h):
         y = exp(sin(t))
         dense = y + h * dot(tableau.weights(theta), step(tableau, t, y, h))
         return abs(dense - exp(sin(t + theta * h)))
 
-    observed = log2(error(0.04) / error(0.02))
+    observed = log2(error(h) / error(h / 2))
     assert observed == pytest.approx(tableau.interpolation_order + 1, abs=0.15)
 
 
@@ -194,7 +219,11 @@ def test_observed_order_of_the_error_estimate(name):
     tableau, t = tableau_of(name), 0.8
 
     def estimate(h):
-        return abs(h * dot(tableau.b_error, step(tableau, t, exp(sin(t)), h)))
+        k = step(tableau, t, exp(sin(t)), h)
+        fine = (h * dot(tableau.b_error, k)) ** 2
+        if tableau.b_coarse is None:
+            return sqrt(fine)
+        return sqrt(joint(fine, (h * dot(tableau.b_coarse, k)) ** 2, lambda ok, a, b: a))
 
     observed = log2(estimate(0.04) / estimate(0.02))
     assert observed == pytest.approx(tableau.error_order, abs=0.15)
@@ -230,65 +259,3 @@ def test_tsit5_is_more_accurate_than_dopri5_by_the_documented_factor():
     assert leading_error(tableau_of("Dopri5")) == pytest.approx(3.99e-4, rel=2e-3)
     ratio = leading_error(tableau_of("Dopri5")) / leading_error(tableau_of("Tsit5"))
     assert ratio == pytest.approx(2.9, abs=0.05)
-
-
-# --- wrong tables
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"c": (0.0,)}, r"`c` has 1 entries, but `b` has 2"),
-        ({"a": ((), (1.0,), ())}, r"`a` has 3 entries"),
-        ({"a": ((), (0.5, 0.5))}, r"`a\[1\]` has 2 entries instead of 1"),
-        ({"a": ((), (0.9,))}, r"`a\[1\]` sums to 0.9"),
-        ({"a": ((), (float("nan"),))}, r"`a\[1\]` sums to nan"),
-        ({"c": (0.1, 1.0)}, r"`a\[0\]` sums to 0"),
-        ({"b": (0.5, 0.6)}, r"`b` sums to 1.1"),
-        ({"b_error": (0.5, 0.5)}, r"`b_error` sums to 1.0"),
-        ({"b_error": (0.5, -0.5, 0.0)}, r"`b_error` has 3 entries"),
-        ({"interpolation": ((1.0,), (0.0, 0.5))}, r"`interpolation` have lengths \[1, 2\]"),
-        ({"interpolation": ((), ())}, r"`interpolation` have lengths \[0\]"),
-        ({"interpolation_order": 3}, r"`interpolation_order` is 3; .* 1 to 2"),
-        ({"error_order": 4}, r"`error_order` is 4; .* 2 to 3"),
-        ({"error_order": 1}, r"`error_order` is 1"),
-    ],
-)
-def test_malformed_tableau_raises(change, message):
-    with pytest.raises(ValueError, match=message):
-        replace(tableau_of("Heun"), **change)
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "message"),
-    [
-        ("Heun", {"order": 3}, "Order 3 of `b`"),
-        ("Heun", {"b": (0.5 + 1e-12, 0.5 - 1e-12)}, "`b`"),
-        ("Heun", {"error_order": 3}, "Order 2 of `b_hat`"),
-        ("Dopri5", {"interpolation_order": 5}, "Order 5 of `interpolation`"),
-        ("RK4", {"interpolation_order": 4}, "Order 4 of `interpolation`"),
-        ("Heun", {"interpolation": ((1.0, -0.4), (0.0, 0.4))}, "Order 2 of `interpolation`"),
-        ("Euler", {"interpolation": ((0.0, 1.0),)}, "Order 1 of `interpolation`"),
-    ],
-)
-def test_check_finds_an_overstated_order(name, change, message):
-    # Passing the shape checks is part of the point: these tables look well-formed.
-    wrong = replace(tableau_of(name), **{k: v for k, v in change.items() if k != "b"})
-    if "b" in change:
-        object.__setattr__(wrong, "b", change["b"])
-    with pytest.raises(ValueError, match=message):
-        wrong.check()
-
-
-def test_check_wants_the_interpolant_to_end_in_b():
-    """Weights of the same order that end in the embedded method instead of `b`."""
-    pair = tableau_of("Dopri5")
-    rows = zip(pair.interpolation, pair.b_error, strict=True)
-    other = tuple((*row[:3], row[3] - e) for row, e in rows)
-    with pytest.raises(ValueError, match="which should be `b`"):
-        replace(pair, interpolation=other).check()
-
-
-def test_order_conditions_want_a_weight_for_each_stage():
-    with pytest.raises(ValueError, match="zip"):
-        order_conditions(tableau_of("Heun"), 2, (1.0,))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._solvers.base import AbstractForwardSweep
-from .._spaces import Scale
+from .._spaces import Scale, joint
 from .._types import Array, Scalar, State, Wanted
 from .sweep import field_pullback
 
@@ -88,15 +88,19 @@ class AugmentedLayout:
         mean = self.pair.norm2(x[0], y[0], scale)
         if not self.normed:
             return mean
-        return self.mean(mean, x[1], [self.bk.xp.abs(v) for v in y[1]], scale)
+        return self.mean(mean, self.square(x[1], [self.bk.xp.abs(v) for v in y[1]], scale))
 
-    def mean(self, mean: Scalar, e: Sequence[Array], sizes: Sequence[Array], s: Scale) -> Scalar:
-        """The mean square over z and g, from that over z."""
-        xp, real, total = self.bk.xp, self.clock.real, mean * self.pair.size
+    def mean(self, mean: Scalar, square: Scalar) -> Scalar:
+        """The mean square over z and g, from that over z and the sum over g."""
+        return (mean * self.pair.size + square) / self.size
+
+    def square(self, e: Sequence[Array], sizes: Sequence[Array], s: Scale) -> Scalar:
+        """The sum of squares over g."""
+        xp, real, total = self.bk.xp, self.clock.real, self.clock.real(0.0)
         for x, size in zip(e, sizes, strict=True):
             ratio = xp.abs(x) / (s.atol + s.rtol * size)
             total = total + real(self.bk.scalar(xp.sum(ratio * ratio)))
-        return total / self.size
+        return total
 
     def finite(self, state: State) -> Any:
         result: Any = self.pair.finite(state[0])
@@ -148,6 +152,8 @@ class AugmentedSolver:
     field : AugmentedField
     """
 
+    extra = 0  # no walk has saved times inside its steps
+
     def __init__(self, solver: Any, layout: AugmentedLayout, field: AugmentedField) -> None:
         self.solver, self.layout, self.field = solver, layout, field
         self.error_order, self.keeps_slope = solver.error_order, solver.keeps_slope
@@ -172,9 +178,9 @@ class _Sweep(AbstractForwardSweep):
             return stage()(t, z)  # type: ignore[misc]
 
         self.sweep = solver.forward_sweep(self.bk, layout.pair, field, scale)
-        error = tableau.b_error if layout.normed and scale is not None else None
-        self.weights = (tableau.b, error or (0.0,) * tableau.stages)
-        self.sums: list[Any] = [None, None]
+        errors = (tableau.b_error, tableau.b_coarse) if layout.normed and scale is not None else ()
+        self.weights = (tableau.b, *(row for row in errors if row is not None))
+        self.sums: list[Any] = []
         self.stage = 0
         self.slopes: tuple[Array, ...] = ()
         self.h: Any = None
@@ -206,12 +212,17 @@ class _Sweep(AbstractForwardSweep):
         mean, layout, xp = self.sweep.error2(state[0]), self.layout, self.bk.xp
         if not layout.normed:
             return mean
-        e = [_like(self.h * x, x, xp) for x in self.sums[1]]
         sizes = [xp.maximum(xp.abs(x), xp.abs(y)) for x, y in zip(*self.ends, strict=True)]
-        return layout.mean(mean, e, sizes, self.scale)
+        square, *coarse = (
+            layout.square([_like(self.h * x, x, xp) for x in row], sizes, self.scale)
+            for row in self.sums[1:]
+        )
+        if coarse:  # two estimates are made one over z and over g, each by itself
+            square = joint(square, coarse[0], layout.clock.where)
+        return layout.mean(mean, square)
 
     def _begin(self) -> None:
-        self.sums, self.stage = [None, None], 0
+        self.sums, self.stage = [None] * len(self.weights), 0
 
     def _stage(self, t: Array, z: State) -> tuple[Array, ...]:
         """z' for the solver's own sweep; g' goes into the sums."""

@@ -184,6 +184,7 @@ class _Again:
         y = bk.look_state(states, i)
         k0 = sweep.first(t, y)
         sweep.attempt(t, h, y, k0)
+        sweep.extend()
         return self._emit(at, sweep.interpolate((at - t) / h))
 
     def _step_rows(self, states: Any, final: State) -> tuple[Array, ...]:

@@ -235,6 +235,8 @@ class StepPull:
                         ts = bk.set_int(ts, j, d + fn_t)
                 return j, ts, params, inside, ct_t, ct_h
 
+            if sweep.extra:
+                sweep.extend(mine((carry.row,)))
             start = (carry.row, carry.ts, params, sweep.sources(), real(0.0), real(0.0))
             row, ts, params, inside, ct_t, ct_h = bk.while_loop(mine, body, start)
             return g, params, inside, ct_t, ct_h, (row, ts, 0.0, 0.0)

@@ -65,10 +65,10 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
     bound = loop.max_steps
     record = (bound if traced and bound is not None else steps) + 1
     growing = GROWING_TIME if loop.adaptive and not traced else 0
-    rows = solver.stages if loop.outputs.inside == "ts" else 0
-    objects = SWEEP_OBJECTS + solver.stages * sum(object_bytes(pull) for pull in pulls)
+    stages, rows = _stages(loop)
+    objects = SWEEP_OBJECTS + stages * sum(object_bytes(pull) for pull in pulls)
     counted = bk.array_overhead > 0  # an account that sees array headers sees all objects
-    stages, explicit = solver.stages, isinstance(solver, ExplicitRungeKutta)
+    explicit = isinstance(solver, ExplicitRungeKutta)
     freed = JUDGING if explicit and loop.adaptive and not traced else 0
     args = 2 * _differentiable_bytes(problem, inputs.params)
     fixed = {
@@ -96,7 +96,7 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
         known=loop.count is not None,
         bound=bound,
         tape=tape,
-        stages=solver.stages if loop.outputs.inside else solver.evaluations,
+        stages=stages if loop.outputs.inside else solver.evaluations,
         fixed=fixed,
         free_slot=bk.slots_by_reference,
         windows=traced and loop.carried.size <= CHEAP,
@@ -113,6 +113,13 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
         tables=TRACED_TABLES if traced else SLOT_OBJECTS if counted else 0,
         clock=_clock_bytes(loop) if traced and loop.adaptive else 0,
     )
+
+
+def _stages(loop: Any) -> tuple[int, int]:
+    """Stages of a step, those of its interpolant included, and how many get cotangents of rows."""
+    saved = loop.outputs.inside == "ts"
+    stages = loop.solver.stages + (loop.solver.extra if saved else 0)
+    return stages, stages if saved else 0
 
 
 def _steps(loop: Any, inputs: Inputs, k0: Any, *, short_probe: bool) -> Prediction:

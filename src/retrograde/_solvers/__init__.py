@@ -15,6 +15,7 @@ from .._errors import InputError
 from .base import AbstractSolver
 from .bosh3 import Bosh3
 from .dopri5 import Dopri5
+from .dopri8 import Dopri8
 from .euler import Euler
 from .explicit_rk import ExplicitRungeKutta
 from .heun import Heun
@@ -37,6 +38,7 @@ __all__ = [
     "AbstractSolver",
     "Bosh3",
     "Dopri5",
+    "Dopri8",
     "Euler",
     "ExplicitRungeKutta",
     "Heun",
@@ -53,7 +55,17 @@ __all__ = [
 
 BY_NAME: dict[str, AbstractSolver] = {
     solver.name: solver
-    for solver in (Euler(), Heun(), Midpoint(), Ralston(), RK4(), Bosh3(), Dopri5(), Tsit5())
+    for solver in (
+        Euler(),
+        Heun(),
+        Midpoint(),
+        Ralston(),
+        RK4(),
+        Bosh3(),
+        Dopri5(),
+        Tsit5(),
+        Dopri8(),
+    )
 }
 REVERSIBLE = {
     "ALF": "alf",

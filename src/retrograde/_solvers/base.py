@@ -20,6 +20,9 @@ __all__ = ["AbstractForwardSweep", "AbstractSolver"]
 class AbstractForwardSweep(ABC):
     """Attempts and replays of steps: what ``AbstractSolver.forward_sweep`` makes."""
 
+    extra: int = 0
+    """The solver's."""
+
     @abstractmethod
     def attempt(self, t: Scalar, h: Scalar, y: State, k0: Any) -> tuple[State, Any, Any]:
         """One step (see ``explicit_rk.ForwardSweep``): (y1, k1, kept)."""
@@ -27,6 +30,10 @@ class AbstractForwardSweep(ABC):
     @abstractmethod
     def error2(self, y1: State) -> Scalar:
         """Squared norm of the scaled error of the last attempt."""
+
+    def extend(self, due: Any = True) -> None:
+        """Evaluate what the inside of the last attempt needs beyond the step, where ``due``."""
+        return
 
     def judged(self) -> Callable[..., tuple[State, Any, Any, Scalar]]:
         """``attempt`` and ``error2`` as one call: ``(t, h, y, k0) -> (y1, k1, kept, error2)``."""
@@ -55,6 +62,8 @@ class AbstractSolver(ABC):
         Whether the last stage is the next step's first (FSAL).
     stages : int
         Evaluations of f that the pull of a step linearises.
+    extra : int
+        Evaluations of f beyond a step's where its inside is asked for.
     copies : int
         How many states of y's layout go from step to step, y the first of them.
     reversible : bool
@@ -72,11 +81,12 @@ class AbstractSolver(ABC):
     What goes from step to step is *carried*: y itself, or more (a slope, a second copy). A
     forward sweep has ``start(t0, y0) -> carried``, ``state(carried) -> y``, ``advance`` and
     ``attempt`` from carried to carried, ``invert(t, h, carried after) -> carried before`` with
-    the start and size of the forward step, and ``interpolate``. A reverse sweep has ``pull``,
+    the start and size of the forward step, and ``interpolate``, before which ``extend`` is called
+    where ``extra`` is not 0. A reverse sweep has ``pull``,
     ``embed(cotangent of y) -> of carried``, ``finish(t0, y0, cotangent of carried, acc) ->
     (cotangent of y0, of t0, acc)``, the vjp of ``start``; and, while a pull asks for outputs of
-    the step, ``result`` (y at its end), ``interpolate``, ``slope``, ``sources`` and
-    ``add_source``.
+    the step, ``result`` (y at its end), ``extend``, ``interpolate``, ``slope``, ``sources``
+    and ``add_source``.
     """
 
     order: ClassVar[int]
@@ -84,6 +94,7 @@ class AbstractSolver(ABC):
     evaluations: ClassVar[int]
     keeps_slope: ClassVar[bool]
     stages: ClassVar[int]
+    extra: ClassVar[int] = 0
     copies: ClassVar[int] = 1
     reversible: ClassVar[bool] = False
     implicit: ClassVar[bool] = False
@@ -99,10 +110,11 @@ class AbstractSolver(ABC):
         """Raise InputError for a y0 (a ``Problem``) that this solver can't step."""
         return
 
-    def calls(self, steps: Any, *, full: bool) -> Any:
+    def calls(self, steps: Any, *, full: bool, rejected: Any = 0, inside: Any = 0) -> Any:
         """Evaluations of f in so many steps.
 
-        ``full``: steps whose error or inside is asked for, not their end alone.
+        ``full``: steps whose error or inside is asked for, not their end alone. ``rejected`` of
+        them were so before they were complete; of others the ``inside`` was asked for.
         """
         return steps * self.evaluations
 

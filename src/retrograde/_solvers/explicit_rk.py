@@ -1,18 +1,15 @@
-"""Explicit Runge-Kutta steps and their exact adjoints, written once for every tableau.
+"""Explicit Runge-Kutta methods: what a tableau makes of a solver, written once for all.
 
-Forward: Hairer, Norsett, Wanner, *Solving Ordinary Differential Equations I*, 2nd ed., II.1.
-Adjoint: the recursion of Hager 2000 (doi:10.1007/s002110000178) and Sanz-Serna 2016
-(doi:10.1137/151002769, section 3): only the vjp of f is needed. Output at a time inside a step
-is linear in y and the stages, so its cotangents enter the same recursion as sources q_i.
+Steps forward: ``explicit_forward``. Their exact adjoints: ``explicit_reverse``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
-from .._types import Scalar, State
-from .base import AbstractForwardSweep, AbstractSolver
+from .base import AbstractSolver
+from .explicit_forward import ForwardSweep
+from .explicit_reverse import ReverseSweep, Sources, StepCotangents
 from .tableau import Tableau
 
 __all__ = ["ExplicitRungeKutta", "ForwardSweep", "ReverseSweep", "Sources", "StepCotangents"]
@@ -29,8 +26,13 @@ class ExplicitRungeKutta(AbstractSolver):
         cls.order = tableau.order
         cls.error_order = None if tableau.b_error is None else tableau.error_order
         cls.stages = tableau.stages
+        cls.extra = tableau.inside - tableau.stages
         cls.keeps_slope = tableau.fsal
         cls.evaluations = tableau.stages - tableau.fsal
+
+    def calls(self, steps: Any, *, full: bool, rejected: Any = 0, inside: Any = 0) -> Any:
+        spared = rejected if self.tableau.late else 0
+        return steps * self.evaluations - spared + inside * self.extra
 
     def forward_sweep(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> ForwardSweep:
         return ForwardSweep(self.tableau, bk.stages(layout, self.tableau, scale), layout, field)
@@ -38,254 +40,14 @@ class ExplicitRungeKutta(AbstractSolver):
     def reverse_sweep(
         self, bk: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, field: Any = None
     ) -> ReverseSweep:
+        tableau = self.tableau if outputs else self.tableau.bare
         return ReverseSweep(
-            self.tableau,
-            bk.stages(layout, self.tableau),
-            bk.adjoint(layout, self.tableau),
+            tableau,
+            bk.stages(layout, tableau),
+            bk.adjoint(layout, tableau),
             layout,
             vjp,
             outputs=outputs,
             time=time,
             field=field,
         )
-
-
-class ForwardSweep(AbstractForwardSweep):
-    """Attempts and replays of steps over one stage space."""
-
-    def __init__(self, tableau: Tableau, space: Any, layout: Any, field: Any) -> None:
-        self.space = space
-        self.layout = layout
-        self.field = field
-        self.fsal = tableau.fsal
-        self.stages = tableau.stages
-        self.inner = tableau.stages - tableau.fsal
-        self.weights = tableau.weights
-
-    def start(self, t0: Scalar, y0: State) -> State:
-        """What the loop carries at t0: y0."""
-        return y0
-
-    def state(self, carried: State) -> State:
-        """y, of what the loop carries."""
-        return carried
-
-    def invert(self, t: Scalar, h: Scalar, y1: State) -> State:
-        """A step of -h from the end of the step (t, h): its inverse but for O(h**(order + 1))."""
-        return self.advance(t + h, -h, y1)
-
-    def first(self, t: Scalar, y: State) -> Any:
-        """What the first attempt needs beyond y: f(t, y) for an FSAL method, else None."""
-        return self.field(self.layout.time(t), y) if self.fsal else None
-
-    def attempt(self, t: Scalar, h: Scalar, y: State, k0: Any) -> tuple[State, Any, Any]:
-        """One step with every stage known at its end.
-
-        Returns
-        -------
-        y1 : state
-        k1 : leaves or None
-            First stage of the next step if this one is accepted.
-        kept : leaves or None
-            First stage of the next attempt if this one is rejected.
-        """
-        w, field = self.space, self.field
-        kept = w.begin(t, h, y, k0)
-        if k0 is None:
-            w.put(0, field(w.time(0), y))
-        w.evaluate(field, 1, self.inner)
-        y1 = w.result()
-        if not self.fsal:
-            return y1, None, None
-        k1 = field(w.time(self.inner), y1)
-        w.put(self.inner, k1)
-        return y1, k1, kept
-
-    def advance(self, t: Scalar, h: Scalar, y: State) -> State:
-        """One step where neither error nor output inside the step is asked for."""
-        w, field = self.space, self.field
-        w.begin(t, h, y)
-        w.put(0, field(w.time(0), y))
-        w.evaluate(field, 1, self.inner)
-        return w.result()
-
-    def error2(self, y1: State) -> Scalar:
-        """Squared norm of the scaled error of the last attempt."""
-        return self.space.error2(y1)
-
-    def judged(self) -> Callable[..., tuple[State, Any, Any, Scalar]]:
-        """``attempt`` and ``error2`` as one call, in one frame where the space has such a form."""
-        return (self.fsal and self.space.fused(self.field)) or super().judged()
-
-    def interpolate(self, theta: Scalar) -> State:
-        """y(t + theta h) of the last attempt."""
-        return self.space.interpolate(self.weights(theta))
-
-
-class StepCotangents(NamedTuple):
-    """What one step's pull gives: cotangents of y, parameters, t and h."""
-
-    y: State
-    params: Any
-    t: Scalar
-    h: Scalar
-
-
-class Sources(NamedTuple):
-    """Cotangents that output during a step adds: to its end, its inside, t and h.
-
-    ``inside`` is what the sweep's ``sources`` and ``add_source`` made, or None.
-    """
-
-    g: State
-    params: Any
-    inside: Any
-    t: Scalar
-    h: Scalar
-    extra: Any
-
-
-class ReverseSweep:
-    """Exact vjps of steps over one stage space and one adjoint space.
-
-    Parameters
-    ----------
-    field : callable or None
-        If given, a step's stages are evaluated by it, and each is linearised when its turn
-        comes: one evaluation of f a stage more, and one tape alive in place of the step's.
-
-    Notes
-    -----
-    Costs one evaluation and one vjp of f a stage; holds the tapes of one step's stages.
-    """
-
-    def __init__(
-        self,
-        tableau: Tableau,
-        space: Any,
-        adjoint: Any,
-        layout: Any,
-        vjp: Any,
-        *,
-        outputs: bool,
-        time: bool,
-        field: Any = None,
-    ) -> None:
-        self.field = field
-        self.tableau = tableau
-        self.space = space
-        self.adjoint = adjoint
-        self.layout = layout
-        self.vjp = vjp
-        self.c = tableau.c
-        self.time = time
-        self.weights = tableau.weights
-        self.weight_derivatives = tableau.weight_derivatives
-        self.last = tableau.stages - 1 if tableau.fsal else None
-        self.inner = tableau.stages - tableau.fsal
-        self.count = tableau.stages if outputs else self.inner
-
-    def replay(self, field: Any) -> ForwardSweep:
-        """Steps forward over the same stage space (a pull and a replay never interleave)."""
-        return ForwardSweep(self.tableau, self.space, self.layout, field)
-
-    def pull(
-        self,
-        t: Scalar,
-        h: Scalar,
-        y: State,
-        g: State,
-        acc: Any,
-        outputs: Callable[[ReverseSweep, State, Any], Sources] | None = None,
-        size: bool = True,
-    ) -> tuple[StepCotangents, Any]:
-        """Pull the cotangent g of y1 (and those of outputs inside the step) back to y.
-
-        ``outputs(sweep, g, acc)`` is called when all stages are known and returns a
-        :class:`Sources` with what output during the step adds. ``size`` asks for the cotangent
-        of h, which costs a pairing a stage.
-        """
-        pulls = self.linearise(t, h, y)
-        if outputs is None:
-            return self.transpose(h, y, g, acc, pulls, size=size), None
-        g, acc, inside, ct_t, ct_h, extra = outputs(self, g, acc)
-        step = self.transpose(h, y, g, acc, pulls, inside, size=size)
-        y, acc, t, h = step  # no _replace: its tuples fill the interpreter's lists of free ones
-        return StepCotangents(y, acc, t + ct_t, h + ct_h), extra
-
-    def transpose(
-        self, h: Scalar, y: State, g: State, acc: Any, pulls: Any, inside: Any = None, *, size: bool
-    ) -> StepCotangents:
-        """The adjoint recursion of the step linearised last; ``inside``: cotangents there."""
-        q, qy = inside or (None, None)
-        ct_t: Scalar = 0.0
-        ct_h: Scalar = 0.0
-        adjoint, inner = self.adjoint, self.layout.inner
-        adjoint.begin(h, g, q)
-        for i in reversed(range(self.count)):
-            lam = adjoint.lam(i)
-            pull = pulls.pop() if self.field is None else self._stage(i, y)[1]
-            mu, ct, acc = pull(lam, acc)
-            if self.time:
-                ct_t = ct_t + ct
-                if size:
-                    ct_h = ct_h + self.c[i] * ct + inner(lam, self.space.derivative(i)) / h
-            adjoint.push(i, mu)
-        g = adjoint.total()
-        if qy is not None:
-            g = self.layout.add(g, qy)
-        return StepCotangents(g, acc, ct_t, ct_h)
-
-    # --- the ends of a solve
-    def embed(self, ct: State) -> State:
-        """A cotangent of y as one of what the loop carries."""
-        return ct
-
-    def finish(self, t0: Scalar, y0: State, ct: State, acc: Any) -> tuple[State, Scalar, Any]:
-        """The vjp of ``start``: cotangents of y0 and t0, and the accumulator."""
-        return ct, 0.0, acc
-
-    # --- outputs of the step linearised last
-    def result(self) -> State:
-        """y at its end."""
-        return self.space.result()
-
-    def interpolate(self, theta: Scalar) -> State:
-        """y(t + theta h)."""
-        return self.space.interpolate(self.weights(theta))
-
-    def slope(self, theta: Scalar) -> State:
-        """The interpolant's derivative with respect to time."""
-        return self.space.slope(self.weight_derivatives(theta))
-
-    def sources(self) -> Any:
-        """Cotangents of the inside of a step, zero."""
-        return self.adjoint.sources(), self.layout.zeros()
-
-    def add_source(self, inside: Any, theta: Scalar, h: Scalar, ct: State) -> Any:
-        """The same with the cotangent ct of y(t + theta h) added."""
-        q, qy = inside
-        q = self.adjoint.add_source(q, [h * x for x in self.weights(theta)], ct)
-        return q, self.layout.add(qy, ct)
-
-    def linearise(self, t: Scalar, h: Scalar, y: State) -> list[Any]:
-        """All stages, and the pull of each (none of one tape at a time)."""
-        w, field, pulls = self.space, self.field, []
-        w.begin(t, h, y)
-        if field is not None:
-            w.put(0, field(w.time(0), y))
-            w.evaluate(field, 1, self.inner)
-            if self.count > self.inner:
-                w.put(self.inner, field(w.time(self.inner), w.result()))
-            return []
-        for i in range(self.count):
-            k, pull = self._stage(i, y)
-            w.put(i, k)
-            pulls.append(pull)
-        return pulls
-
-    def _stage(self, i: int, y: State) -> tuple[Any, Any]:
-        """f at stage i, linearised; the stages before it are known."""
-        w = self.space
-        stage = y if i == 0 else w.result() if i == self.last else w.combine(i)
-        return self.vjp(w.time(i), stage)  # type: ignore[no-any-return]

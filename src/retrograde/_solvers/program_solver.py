@@ -57,11 +57,12 @@ class ProgramSolver(AbstractSolver):
     def programs(self) -> Programs:
         """What the solver is."""
 
-    def calls(self, steps: Any, *, full: bool) -> Any:
+    def calls(self, steps: Any, *, full: bool, rejected: Any = 0, inside: Any = 0) -> Any:
         programs = self.programs()
-        first = programs.start.body if programs.start else ()
+        start = programs.start.body if programs.start else ()
         each = sum(instruction.calls(full) for instruction in programs.step.body)
-        return sum(instruction.calls(full) for instruction in first) + steps * each
+        first = sum(instruction.calls(full) for instruction in start)
+        return first + steps * each + inside * self.extra
 
     def forward_sweep(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> ForwardSweep:
         programs = self.programs()
@@ -97,12 +98,18 @@ class _Inside:
     machine: Machine
     registers: Registers
     base: str | None
+    extra: int
 
     def _sum(self, weigh: Callable[[float, float], Scalar]) -> list[list[tuple[Scalar, State]]]:
         """The terms of the interpolant, part by part, each with its weight; not the known zeros."""
         r = self.registers
         parts = ([(weigh(a, b), r[x]) for x, a, b in part] for part in self.programs.dense)
         return [[(w, x) for w, x in part if not _zero(w)] for part in parts]
+
+    def extend(self, due: Any = True) -> None:
+        """Evaluate what the inside of the step needs beyond it, where ``due``."""
+        if self.base is not None:
+            self.machine.bases[self.base].extend(due)
 
     def interpolate(self, theta: Scalar) -> State:
         """y(t + theta h)."""
@@ -121,6 +128,7 @@ class ForwardSweep(_Inside, AbstractForwardSweep):
     ) -> None:
         self.solver, self.programs, self.machine, self.scale = solver, programs, machine, scale
         self.base = next((step.out for step in _steps(programs) if step.inside), None)
+        self.extra = solver.extra
         self.registers: Registers = {}
         self.h: Scalar = 0.0
 
@@ -178,6 +186,7 @@ class ReverseSweep(_Inside):
     def __init__(self, solver: ProgramSolver, programs: Programs, machine: Machine) -> None:
         self.solver, self.programs, self.machine = solver, programs, machine
         self.base = next((step.out for step in _steps(programs) if step.inside), None)
+        self.extra = solver.extra
         self.registers: Registers = {}
         self.h: Scalar = 0.0
 

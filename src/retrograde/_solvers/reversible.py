@@ -77,6 +77,7 @@ class Reversible(ProgramSolver):
             "error_order": base.error_order,
             "evaluations": 2 * base.evaluations,
             "stages": 2 * base.stages,
+            "extra": base.extra,
         }
         for name, value in of_base.items():
             object.__setattr__(self, name, value)

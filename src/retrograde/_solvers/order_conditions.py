@@ -1,0 +1,106 @@
+"""The conditions that fix the order of a Runge-Kutta method, generated from the rooted trees.
+
+No list of formulas, hence of any order. The theory is Butcher's [1]_, in the notation of Hairer,
+Nørsett and Wanner [2]_: a tree ``t`` with branches ``t_1 .. t_m`` has the density ``gamma(t) = |t|
+gamma(t_1) .. gamma(t_m)`` and, at stage ``i``, the elementary weight ``Phi_i(t) = prod_k sum_j
+a_ij Phi_j(t_k)``.
+
+References
+----------
+.. [1] J. C. Butcher, "Coefficients for the study of Runge-Kutta integration processes", J. Aust.
+   Math. Soc. 3 (1963) 185-201, doi:10.1017/S1446788700027932.
+.. [2] E. Hairer, S. P. Nørsett, G. Wanner, "Solving Ordinary Differential Equations I", 2nd ed.,
+   Springer (1993), doi:10.1007/978-3-540-78862-1, Sec. II.2 (Theorem 2.13) and II.6.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from math import fsum, prod
+from operator import mul
+from typing import Any, TypeAlias
+
+__all__ = ["order_conditions", "rooted_trees"]
+
+Tree: TypeAlias = "tuple[Tree, ...]"
+"""A rooted tree, as the sorted tuple of the branches at its root; ``()`` is the single vertex."""
+
+
+def order_conditions(
+    tableau: Any, order: int, weights: Sequence[float] | None = None, theta: float = 1.0
+) -> list[float]:
+    """Residuals of all order conditions up to `order`.
+
+    For each rooted tree ``t`` with at most `order` vertices the residual is
+    ``sum_i w_i Phi_i(t) - theta**|t| / gamma(t)``; weights ``w`` have that order at ``t + theta
+    h`` exactly when all of them vanish.
+
+    Parameters
+    ----------
+    tableau : Tableau
+        Whose stages are weighted.
+    order : int
+        Largest number of vertices; up to order 5 there are 17 conditions, up to 8 200.
+    weights : sequence of float, length s or S, optional
+        ``w``; of the step's stages, or of the interpolant's too. Default: the tableau's `b`.
+    theta : float
+        Place in the step that the weights are meant for.
+
+    Returns
+    -------
+    list of float
+        One residual a tree, the smaller trees first.
+    """
+    w = tableau.b if weights is None else weights
+    if len(w) == len(tableau.b):
+        w = (*w, *[0.0] * (len(tableau.a) - len(w)))
+    known = _Weights(tableau.a)
+    residuals = []
+    for tree in (tree for n in range(1, order + 1) for tree in rooted_trees(n)):
+        terms = [x * phi for x, phi in zip(w, known(tree), strict=True)]
+        residuals.append(fsum([*terms, -(theta ** _vertices(tree)) / _density(tree)]))
+    return residuals
+
+
+@cache
+def rooted_trees(vertices: int) -> tuple[Tree, ...]:
+    """All rooted trees with so many vertices: 1, 1, 2, 4, 9, 20, ... of them."""
+    # Every tree is a smaller one plus a leaf; sorting the branches merges those met twice.
+    if vertices == 1:
+        return ((),)
+    grown = {larger for tree in rooted_trees(vertices - 1) for larger in _with_one_more_leaf(tree)}
+    return tuple(sorted(grown))
+
+
+def _with_one_more_leaf(tree: Tree) -> Iterator[Tree]:
+    yield tuple(sorted((*tree, ())))
+    for i, branch in enumerate(tree):
+        for larger in _with_one_more_leaf(branch):
+            yield tuple(sorted((*tree[:i], larger, *tree[i + 1 :])))
+
+
+@cache
+def _vertices(tree: Tree) -> int:
+    return 1 + sum(map(_vertices, tree))
+
+
+@cache
+def _density(tree: Tree) -> int:
+    return _vertices(tree) * prod(map(_density, tree))
+
+
+class _Weights:
+    """Elementary weights of trees at all stages; those of branches are formed once."""
+
+    def __init__(self, a: Sequence[Sequence[float]]) -> None:
+        self.a = a
+        self.sums: dict[Tree, list[float]] = {}
+
+    def __call__(self, tree: Tree) -> list[float]:
+        factors = [self._sums(branch) for branch in tree]
+        return [prod(values) for values in zip(*factors, strict=True)] or [1.0] * len(self.a)
+
+    def _sums(self, branch: Tree) -> list[float]:
+        if branch not in self.sums:
+            phi = self(branch)
+            self.sums[branch] = [fsum(map(mul, row, phi)) for row in self.a]
+        return self.sums[branch]
