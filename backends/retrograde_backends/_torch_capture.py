@@ -71,7 +71,7 @@ def unknown_leaf(results: Iterable[Any], known: set[Any], fresh: Sequence[Any]) 
     seen = {*known, (None, 0)}
     stack = []
     for k in results:
-        place = edge(k)
+        place = edge(k) if isinstance(k, torch.Tensor) else (k.node, k.output_nr)
         if place not in seen:
             stack.append(place[0])
     while stack:

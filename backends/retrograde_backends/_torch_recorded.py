@@ -64,7 +64,7 @@ class RecordedSweep(ReverseSweep):
             end = self.forward.advance(t, h, leaves)
         self.space.k = []  # the graph alone holds slopes, as long as it needs them
         # y is a term of its step's end, so none is missing
-        found, acc = self.vjp.pull(end, cts, leaves, acc)
+        found, acc = self.vjp.pull(self.vjp.ends(end), cts, leaves, acc)
         pairs = zip(found, cts, strict=True)
         own = [x.clone() if x.data_ptr() == c.data_ptr() else x for x, c in pairs]
         return StepCotangents(layout.pack(own), acc, 0.0, 0.0), None

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch.autograd.graph import get_gradient_edge
 
 from retrograde._errors import InputError
 from retrograde._types import Wanted
@@ -88,10 +89,10 @@ class TorchPullback:
             if self.time:
                 t = t.detach().requires_grad_()
             k = self.field(t, leaves)
-        fresh = (*leaves, t) if self.time else leaves
+        fresh, ends = (*leaves, t) if self.time else leaves, self.ends(k)
 
         def pull(ct: Sequence[Any], acc: list[Any]) -> tuple[Any, Any, list[Any]]:
-            grads, acc = self.pull(k, ct, fresh, acc)
+            grads, acc = self.pull(ends, ct, fresh, acc)
             pairs = zip(grads, leaves, strict=False)
             mu = [_zeros_like(x) if g is None else g for g, x in pairs]
             if not self.time:
@@ -100,11 +101,16 @@ class TorchPullback:
 
         return tuple(x.detach() for x in k), pull
 
+    @staticmethod
+    def ends(k: Sequence[Any]) -> list[Any]:
+        """Where the graph of each leaf begins, which keeps no values; None where it has none."""
+        return [get_gradient_edge(x) if x.requires_grad else None for x in k]
+
     def pull(
-        self, k: Sequence[Any], ct: Sequence[Any], fresh: Sequence[Any], acc: list[Any]
+        self, ends: Sequence[Any], ct: Sequence[Any], fresh: Sequence[Any], acc: list[Any]
     ) -> tuple[Sequence[Any], list[Any]]:
         """Gradients with respect to ``fresh``, those of the parameters added into ``acc``."""
-        pairs = [(x, c) for x, c in zip(k, ct, strict=True) if x.requires_grad and c is not None]
+        pairs = [(x, c) for x, c in zip(ends, ct, strict=True) if x is not None and c is not None]
         if not pairs:
             return [None] * len(fresh), acc
         outputs, cotangents = zip(*pairs, strict=True)
