@@ -7,6 +7,7 @@ that is not on the list of those that work rules a program out, and so do large 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from inspect import signature
@@ -15,7 +16,7 @@ from typing import Any
 import jax
 from jax.interpreters import mlir
 
-__all__ = ["UNCACHED", "enabled", "fits", "separate", "small"]
+__all__ = ["UNCACHED", "dear", "enabled", "fits", "separate", "small"]
 
 UNCACHED: Any = (
     {"cacheable": False} if "cacheable" in signature(mlir.register_lowering).parameters else {}
@@ -113,3 +114,22 @@ def separate(jaxpr: Any, size: int) -> bool:
     if not enabled() or "dot_general" in names or names.isdisjoint(JOINING):
         return False
     return small(jaxpr, size) if size <= MOST else names <= ALLOWED | SUMS | CALLS
+
+
+def dear(jaxpr: Any, size: int) -> bool:
+    """Whether a field's products are many next to its state, so that sums of states are cheap."""
+    return not small(jaxpr, size) and _products(jaxpr) >= DEAR * size
+
+
+DEAR = 32
+"""Multiplications of f's products for each number of a state from which stages are a loop."""
+
+
+def _products(jaxpr: Any) -> int:
+    count = 0
+    for eqn in _equations(jaxpr):
+        if eqn.primitive.name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            shape = eqn.invars[0].aval.shape
+            count += eqn.outvars[0].aval.size * math.prod(shape[d] for d in contracted)
+    return count

@@ -22,13 +22,14 @@ from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
 from ._jax_asked import AskedHooks, forward_mode
 from ._jax_derivative import DirectHooks, Pullback
-from ._jax_gate import separate, small
+from ._jax_gate import dear, separate, small
 from ._jax_gradient import with_gradient
 from ._jax_hooks import LoopHooks
 from ._jax_iteration import IterationHooks
 from ._jax_kernel import apart
 from ._jax_loops import precision
 from ._jax_programs import KeptAccounts, KeptPrograms
+from ._jax_stages import RolledStages, Stages
 
 __all__ = ["JaxBackend", "backend"]
 
@@ -139,6 +140,10 @@ class JaxBackend(AskedHooks, DirectHooks, LoopHooks, IterationHooks, EagerBacken
         shapes = self._hoist(problem, problem.f, t0, output=False)
         problem.check_result(shapes, lambda x: hasattr(x, "dtype"))
 
+    def stages(self, layout: Any, tableau: Any, scale: Any = None) -> Any:
+        kind = RolledStages if getattr(layout, "rolled", False) else Stages
+        return kind(layout, tableau, scale)
+
     def _hoist(self, problem: Any, fn: Callable[..., Any], t0: Any, *, output: bool) -> Any:
         """Shapes of ``fn(t0, y0, args)``, traced once with its closure made an argument."""
         leaves = problem.layout.unpack(problem.y0)
@@ -160,6 +165,7 @@ class JaxBackend(AskedHooks, DirectHooks, LoopHooks, IterationHooks, EagerBacken
             # of a call every result is computed, whether it is used or not
             problem.apart = not problem.parted and separate(jaxpr, problem.layout.size)
             run = apart(run) if problem.apart else run
+            problem.layout.rolled = dear(jaxpr, problem.layout.size)
 
         def converted(t: Any, y: Any, args: Any, captured: Any) -> Any:
             arrays = jax.tree_util.tree_leaves(y)
