@@ -24,6 +24,7 @@ class Pullback:
         self.layout, self.bind, self.params = layout, bind, params
         self.wanted, self.time, self.over = wanted.params, wanted.time, wanted
         self.apart: Any = None
+        self.taped: Any = None
 
     def chosen(self, params: Any) -> list[Any]:
         """The wanted ones."""
@@ -37,50 +38,60 @@ class Pullback:
         return tuple(next(rest) if w else None for w in self.wanted)
 
     def alone(self) -> Pullback:
-        """The same, each vjp a call of its own that linearises f where it is pulled."""
+        """The same as calls of their own (``apart``).
+
+        f is linearised where it is pulled, which takes f once more; a costly one where it is
+        computed, and its pull is another call.
+        """
 
         def pulled(t: Any, y: Any, params: Any, ct: Any) -> Any:
-            twin = Pullback(self.layout, self.bind, params, self.over)
-            return twin.linearise(t, y, twin.chosen(params), whole=True)[1](ct)
+            return again(params).linearise(t, y)[1](ct)
+
+        def again(params: Any) -> Pullback:
+            return Pullback(self.layout, self.bind, params, self.over)
 
         self.apart = apart(pulled)
+        if self.layout.taped:
+            self.taped = apart(lambda t, y, params: again(params).linearise(t, y))
+            self.pull_tape = apart(lambda part, ct: part(ct))
         return self
 
-    def _apart(self, t: Any, y: Any) -> tuple[Any, Any]:
+    def tape(self, t: Any, y: Any) -> tuple[Any, Any]:
+        """Leaves of f, and what ``pulled`` needs beside the cotangent."""
         params = tuple(self.params)
-        k = self.bind(params)(t, self.layout.unpack(y))
-
-        def pull_all(ct: Any) -> Any:
-            return self.apart(t, y, params, ct)
-
-        return k, pull_all
+        if self.taped is not None:
+            found: tuple[Any, Any] = self.taped(t, y, params)
+            return found
+        if self.apart is not None:
+            return self.bind(params)(t, self.layout.unpack(y)), (t, y, params)
+        return self.linearise(t, y)  # type: ignore[no-any-return]
 
     def __call__(self, t: Any, y: Any) -> tuple[Any, Any]:
-        if self.apart is None:
-            k, pull_all = self.linearise(t, y, self.chosen(self.params), whole=True)
+        k, part = self.tape(t, y)
+        return k, lambda ct, acc: self.pulled(part, ct, acc)
+
+    def pulled(self, part: Any, ct: Any, acc: list[Any]) -> tuple[Any, Any, list[Any]]:
+        """(cotangent of y, of t, the accumulator) from what ``tape`` gave."""
+        ct = tuple(ct)
+        if self.taped is not None:
+            found = self.pull_tape(part, ct)
         else:
-            k, pull_all = self._apart(t, y)
+            found = part(ct) if self.apart is None else self.apart(*part, ct)
+        mu, cts = found[-2:]
+        return mu, found[0] if self.time else None, [a + x for a, x in zip(acc, cts, strict=True)]
 
-        def pull(ct: Any, acc: list[Any]) -> tuple[Any, Any, list[Any]]:
-            ct_t, mu, cts = pull_all(tuple(ct))
-            return mu, ct_t if self.time else None, [a + x for a, x in zip(acc, cts, strict=True)]
-
-        return k, pull
-
-    def linearise(self, t: Any, y: Any, chosen: Any, *, whole: bool = False) -> Any:
-        """``jax.vjp`` of f; its pull alone unless ``whole``."""
+    def linearise(self, t: Any, y: Any) -> Any:
+        """``jax.vjp`` of f."""
 
         def fn(t: Any, leaves: Any, chosen: Any) -> Any:
             rest = iter(chosen)
             params = [next(rest) if w else x for x, w in zip(self.params, self.wanted, strict=True)]
             return self.bind(params)(t, leaves)
 
-        leaves = self.layout.unpack(y)
+        leaves, chosen = self.layout.unpack(y), self.chosen(self.params)
         if self.time:
-            k, pull = jax.vjp(fn, t, leaves, chosen)
-            return (k, pull) if whole else pull
-        k, part = jax.vjp(lambda leaves, chosen: fn(t, leaves, chosen), leaves, chosen)
-        return (k, lambda ct: (None, *part(ct))) if whole else part
+            return jax.vjp(fn, t, leaves, chosen)
+        return jax.vjp(lambda leaves, chosen: fn(t, leaves, chosen), leaves, chosen)
 
 
 @jax.custom_jvp

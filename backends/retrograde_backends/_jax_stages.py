@@ -1,4 +1,4 @@
-"""JAX: the stages of a step; and as one loop, so that f stands in it once and not s times.
+"""JAX: the stages of a step as one loop, so that f stands in it once and not s times.
 
 The loop is for fields that are dear next to their state (``_jax_gate.dear``), products of matrices
 above all: a stage then reads all slopes of the step, s where it needs half as many, and the
@@ -19,17 +19,10 @@ from retrograde._spaces import ListStages, combination_rows
 from ._jax_kernel import joined
 from ._jax_loops import for_loop, read_row, write_row
 
-__all__ = ["RolledStages", "Stages"]
+__all__ = ["RolledStages"]
 
 
-class Stages(ListStages):
-    """Stages as sums of arrays, whose error is one kernel of the program."""
-
-    def error2(self, y1: Any) -> Any:
-        return joined(super().error2)(y1)
-
-
-class RolledStages(Stages):
+class RolledStages(ListStages):
     """Stages whose slopes stand in one buffer for each leaf while a step goes forward."""
 
     def __init__(self, layout: Any, tableau: Any, scale: Any = None) -> None:

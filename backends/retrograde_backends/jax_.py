@@ -17,19 +17,20 @@ import numpy as np
 
 from retrograde._adjoints import ForwardMode, RecursiveCheckpointAdjoint
 from retrograde._program import Program
+from retrograde._spaces import ListStages
 from retrograde._types import Inputs, Wanted
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
 from ._jax_asked import AskedHooks, forward_mode
 from ._jax_derivative import DirectHooks, Pullback
-from ._jax_gate import dear, separate, small
+from ._jax_gate import costly, dear, separate, small
 from ._jax_gradient import with_gradient
 from ._jax_hooks import LoopHooks
 from ._jax_iteration import IterationHooks
 from ._jax_kernel import apart
 from ._jax_loops import precision
 from ._jax_programs import KeptAccounts, KeptPrograms
-from ._jax_stages import RolledStages, Stages
+from ._jax_stages import RolledStages
 
 __all__ = ["JaxBackend", "backend"]
 
@@ -141,7 +142,7 @@ class JaxBackend(AskedHooks, DirectHooks, LoopHooks, IterationHooks, EagerBacken
         problem.check_result(shapes, lambda x: hasattr(x, "dtype"))
 
     def stages(self, layout: Any, tableau: Any, scale: Any = None) -> Any:
-        kind = RolledStages if getattr(layout, "rolled", False) else Stages
+        kind = RolledStages if getattr(layout, "rolled", False) else ListStages
         return kind(layout, tableau, scale)
 
     def _hoist(self, problem: Any, fn: Callable[..., Any], t0: Any, *, output: bool) -> Any:
@@ -166,6 +167,7 @@ class JaxBackend(AskedHooks, DirectHooks, LoopHooks, IterationHooks, EagerBacken
             problem.apart = not problem.parted and separate(jaxpr, problem.layout.size)
             run = apart(run) if problem.apart else run
             problem.layout.rolled = dear(jaxpr, problem.layout.size)
+            problem.layout.taped = problem.small and costly(jaxpr)
 
         def converted(t: Any, y: Any, args: Any, captured: Any) -> Any:
             arrays = jax.tree_util.tree_leaves(y)
@@ -195,7 +197,7 @@ class JaxBackend(AskedHooks, DirectHooks, LoopHooks, IterationHooks, EagerBacken
         if not isinstance(vjp, Pullback):  # the user's own keeps y
             size = sum(self.nbytes(x) for x in y)
             return size, size, None
-        shapes = jax.eval_shape(vjp.linearise, t, y, vjp.chosen(vjp.params))
+        shapes = jax.eval_shape(lambda *x: vjp.linearise(*x)[1], t, y)
         size = sum(x.size * x.dtype.itemsize for x in jax.tree_util.tree_leaves(shapes))
         return size, size, None
 

@@ -134,28 +134,20 @@ class PIDController(AbstractController):
         if self.dt0 is not None:
             return self._limit(clock)(clock.real(self.dt0))
         f0, sign = layout.pack(k0), clock.where(span < 0, -1.0, 1.0)
-        where, top, as_one = clock.where, clock.maximum, layout.bk.as_one
-
-        def small_step() -> tuple[Any, ...]:
-            d0, d1 = layout.norm2(y0, y0, scale), layout.norm2(f0, y0, scale)
-            small = clock.either(d0 < 1e-10, d1 < 1e-10)
-            h0 = where(small, 1e-6, 0.01 * clock.root(d0, top(d1, 1e-30)))
-            h0 = clock.minimum(abs(span), h0)
-            return d1, h0, layout.axpy(y0, sign * h0, f0)
-
-        d1, h0, y = as_one(small_step)()
-        f1 = layout.pack(field(layout.time(t0 + sign * h0), y))
-
-        def guessed() -> Any:
-            change = layout.axpy(f1, -1.0, f0)
-            most = top(d1, layout.norm2(change, y0, scale) / top(h0 * h0, 1e-60))
-            # nan compares false: a field that fails right there starts with the cautious size
-            guess = clock.power(1e-4 / top(most, 1e-30), 0.5 / order)
-            guess = where(most > 1e-30, guess, 1e-3 * h0)
-            guess = where(most <= 1e-30, top(1e-6, 1e-3 * h0), guess)
-            return sign * clock.minimum(clock.minimum(100.0 * h0, guess), abs(span))
-
-        return self._limit(clock)(as_one(guessed)())
+        where, top = clock.where, clock.maximum
+        d0, d1 = layout.norm2(y0, y0, scale), layout.norm2(f0, y0, scale)
+        small = clock.either(d0 < 1e-10, d1 < 1e-10)
+        h0 = where(small, 1e-6, 0.01 * clock.root(d0, top(d1, 1e-30)))
+        h0 = clock.minimum(abs(span), h0)
+        k1 = field(layout.time(t0 + sign * h0), layout.axpy(y0, sign * h0, f0))
+        change = layout.axpy(layout.pack(k1), -1.0, f0)
+        most = top(d1, layout.norm2(change, y0, scale) / top(h0 * h0, 1e-60))
+        # nan compares false: a field that fails right there starts with the cautious size
+        guess = clock.power(1e-4 / top(most, 1e-30), 0.5 / order)
+        guess = where(most > 1e-30, guess, 1e-3 * h0)
+        guess = where(most <= 1e-30, top(1e-6, 1e-3 * h0), guess)
+        h = clock.minimum(clock.minimum(100.0 * h0, guess), abs(span))
+        return self._limit(clock)(sign * h)
 
 
 def _plain_adapter(
