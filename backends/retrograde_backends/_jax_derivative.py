@@ -26,6 +26,7 @@ class Pullback:
         self.layout, self.bind, self.params = layout, bind, params
         self.wanted, self.time, self.over = wanted.params, wanted.time, wanted
         self.apart: Any = None
+        self.taped: Any = None
 
     def chosen(self, params: Any) -> list[Any]:
         """The wanted ones."""
@@ -39,60 +40,67 @@ class Pullback:
         return tuple(next(rest) if w else None for w in self.wanted)
 
     def alone(self) -> Pullback:
-        """The same, each vjp a call of its own that linearises f where it is pulled."""
+        """The same as calls of their own (``apart``).
+
+        f is linearised where it is pulled, which takes f once more; a costly one where it is
+        computed, and its pull is another call.
+        """
 
         def pulled(t: Any, y: Any, params: Any, ct: Any) -> Any:
-            return Pullback(self.layout, self.bind, params, self.over).pulled(t, y, ct)
+            return again(params).some(t, y, ct)
+
+        def again(params: Any) -> Pullback:
+            return Pullback(self.layout, self.bind, params, self.over)
 
         self.apart = apart(pulled)
+        if self.layout.taped:
+            self.taped = apart(lambda t, y, params: again(params).linearise(t, y))
+            self.pull_tape = apart(lambda part, ct: part(ct))
         return self
 
-    def _apart(self, t: Any, y: Any) -> tuple[Any, Any]:
-        params = tuple(self.params)
-        k = self.bind(params)(t, self.layout.unpack(y))
-
-        def pull_all(ct: Any) -> Any:
-            return self.apart(t, y, params, ct)
-
-        return k, pull_all
-
     def __call__(self, t: Any, y: Any) -> tuple[Any, Any]:
-        if self.apart is None:
-            k, pull_all = self.linearise(t, y, self.chosen(self.params), whole=True)
+        params = tuple(self.params)
+        part: Any = None
+        if self.taped is not None:
+            k, part = self.taped(t, y, params)
+        elif self.apart is not None:
+            k = self.bind(params)(t, self.layout.unpack(y))
         else:
-            k, pull_all = self._apart(t, y)
+            k, part = self.linearise(t, y)
+
+        def found(ct: Any) -> Any:
+            whole = all(x is not None for x in ct)
+            if whole and self.taped is not None:
+                return self.pull_tape(part, ct)
+            if self.apart is not None:
+                return self.apart(t, y, params, ct)
+            return settled(part, self.layout.unpack(y))(ct) if whole else self.some(t, y, ct)
 
         def pull(ct: Any, acc: list[Any]) -> tuple[Any, Any, list[Any]]:
-            some = any(x is None for x in ct) and self.apart is None
-            ct_t, mu, cts = self.pulled(t, y, ct) if some else pull_all(tuple(ct))
-            return mu, ct_t if self.time else None, [a + x for a, x in zip(acc, cts, strict=True)]
+            *first, mu, cts = found(tuple(ct))
+            return mu, first[0] if first else None, [a + x for a, x in zip(acc, cts, strict=True)]
 
         return k, pull
 
-    def pulled(self, t: Any, y: Any, ct: Sequence[Any]) -> Any:
+    def some(self, t: Any, y: Any, ct: Sequence[Any]) -> Any:
         """The pull of cotangents of leaves of f, where None is zero; None for leaves of y that
         the rest of f does not depend on."""
-        chosen = self.chosen(self.params)
-        if all(x is not None for x in ct):
-            return self.linearise(t, y, chosen, whole=True)[1](ct)
-        some = [x is not None for x in ct]
+        leaves, there = self.layout.unpack(y), [x is not None for x in ct]
+        if all(there):
+            return settled(self.linearise(t, y)[1], leaves)(ct)
 
         def part(leaves: Any) -> Any:
-            return tuple(compress(self.bind(self.params)(t, leaves), some))
+            return tuple(compress(self.bind(self.params)(t, leaves), there))
 
-        moved = depended(part, self.layout.unpack(y))
-        _, pull = self.linearise(t, y, chosen, whole=True, some=some, moved=moved)
-        ct_t, mu, cts = pull(tuple(x for x in ct if x is not None))
+        moved = depended(part, leaves)
+        pull = self.linearise(t, y, there, moved)[1]
+        *first, mu, cts = settled(pull, leaves)(tuple(compress(ct, there)))
         rest = iter(mu)
-        return ct_t, tuple(next(rest) if m else None for m in moved), cts
+        return *first, tuple(next(rest) if m else None for m in moved), cts
 
-    def linearise(
-        self, t: Any, y: Any, chosen: Any, *, whole: bool = False, some: Any = None,
-        moved: Any = None,
-    ) -> Any:  # fmt: skip
-        """``jax.vjp`` of f, or of some of its leaves by some of y's; its pull alone unless
-        ``whole``."""
-        still = self.layout.unpack(y)
+    def linearise(self, t: Any, y: Any, there: Any = None, moved: Any = None) -> Any:
+        """``jax.vjp`` of f, or of the leaves ``there`` by those of y that are ``moved``."""
+        still, chosen = self.layout.unpack(y), self.chosen(self.params)
 
         def fn(t: Any, leaves: Any, chosen: Any) -> Any:
             rest, given = iter(chosen), iter(leaves)
@@ -100,17 +108,12 @@ class Pullback:
             if moved is not None:
                 leaves = [next(given) if m else x for x, m in zip(still, moved, strict=True)]
             k = tuple(self.bind(params)(t, leaves))
-            return k if some is None else tuple(compress(k, some))
+            return k if there is None else tuple(compress(k, there))
 
         leaves = still if moved is None else tuple(compress(still, moved))
         if self.time:
-            k, pull = jax.vjp(fn, t, leaves, chosen)
-            return (k, settled(pull, still)) if whole else pull
-        k, part = jax.vjp(lambda leaves, chosen: fn(t, leaves, chosen), leaves, chosen)
-        if not whole:
-            return part
-        pull_rest = settled(part, still)
-        return k, lambda ct: (None, *pull_rest(ct))
+            return jax.vjp(fn, t, leaves, chosen)
+        return jax.vjp(lambda leaves, chosen: fn(t, leaves, chosen), leaves, chosen)
 
 
 def depended(fn: Callable[[Any], Any], leaves: Any) -> list[bool]:

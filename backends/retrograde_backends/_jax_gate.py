@@ -7,6 +7,7 @@ that is not on the list of those that work rules a program out, and so do large 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from inspect import signature
@@ -15,7 +16,7 @@ from typing import Any
 import jax
 from jax.interpreters import mlir
 
-__all__ = ["UNCACHED", "enabled", "fits", "separate", "small"]
+__all__ = ["UNCACHED", "costly", "dear", "enabled", "fits", "separate", "small"]
 
 UNCACHED: Any = (
     {"cacheable": False} if "cacheable" in signature(mlir.register_lowering).parameters else {}
@@ -53,6 +54,15 @@ ALLOWED = frozenset(
 
 JOINING = frozenset({"concatenate", "pad", "scatter", "stack", "dynamic_update_slice"})
 """Operations whose results have elements of several origins."""
+
+COSTLY = frozenset(
+    {"acos", "asin", "atan2", "cbrt", "cos", "cosh", "erf", "exp", "exp2", "expm1", "log", "log1p",
+     "logistic", "pow", "sin", "sinh", "tan", "tanh"}
+)  # fmt: skip
+"""Operations that take as long as tens of the others."""
+
+DEAREST = 8
+"""Numbers that a field gets by them from which it is not computed again."""
 
 SUMS = frozenset(
     {"reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or", "reduce_prod", "cumsum",
@@ -113,3 +123,33 @@ def separate(jaxpr: Any, size: int) -> bool:
     if not enabled() or "dot_general" in names or names.isdisjoint(JOINING):
         return False
     return small(jaxpr, size) if size <= MOST else names <= ALLOWED | SUMS | CALLS
+
+
+def costly(jaxpr: Any) -> bool:
+    """Whether a small field is one to keep the tape of, where it is apart: f is not computed again.
+
+    That is calls with more results, which take longer where f is cheap (3-body's gradient 0.84 of
+    its time, a pair of sines 1.16). Its parameters are part of the tape: they have to be few.
+    """
+    sizes = (v.aval.size for v in (*jaxpr.constvars, *jaxpr.invars))
+    costs = (e.outvars[0].aval.size for e in _equations(jaxpr) if e.primitive.name in COSTLY)
+    return bool(sum(sizes) <= MOST and sum(costs) >= DEAREST)
+
+
+def dear(jaxpr: Any, size: int) -> bool:
+    """Whether a field's products are many next to its state, so that sums of states are cheap."""
+    return not small(jaxpr, size) and _products(jaxpr) >= DEAR * size
+
+
+DEAR = 32
+"""Multiplications of f's products for each number of a state from which stages are a loop."""
+
+
+def _products(jaxpr: Any) -> int:
+    count = 0
+    for eqn in _equations(jaxpr):
+        if eqn.primitive.name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            shape = eqn.invars[0].aval.shape
+            count += eqn.outvars[0].aval.size * math.prod(shape[d] for d in contracted)
+    return count

@@ -46,11 +46,11 @@ class Differentiable:
 
     def primal(self) -> Any:
         """The program's own."""
-        return one_kernel(self.program.primal, self.program)
+        return one_kernel(self.program.primal, self.program.small)
 
     def batching(self, run: Any, wanted: Wanted) -> Any:
         """A forward as it is to behave under ``vmap``: JAX's own way."""
-        return one_kernel(run, self.program)
+        return one_kernel(run, self.program.small)
 
     def tangent(self, *arguments: Any) -> Tangent:
         """The linear function of a program's tangents."""
@@ -173,7 +173,7 @@ class Tangent(LinearMap):
     # --- the reverse sweep, and its derivative
     def batching(self, pull: Any) -> Any:
         """A reverse sweep as it is to behave under ``vmap``: JAX's own way."""
-        return one_kernel(pull, self.program)
+        return one_kernel(pull, self.program.small)
 
     def plain_pull(self, inputs: Inputs, arrays: Any, cotangents: Any) -> tuple[Any, ...]:
         cache = _joined(arrays, self.rest)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from retrograde import _schedules
 from retrograde._loops import FAR, Slots
 
-from ._jax_kernel import loose
+from ._jax_kernel import joined, loose
 from ._jax_loops import TracedClock, for_loop, read_row, splitter, while_loop, write_row
 
 __all__ = ["LoopHooks"]
@@ -27,6 +27,9 @@ class LoopHooks:
 
     def clock(self, layout: Any) -> Any:
         return TracedClock(layout.real_dtype)
+
+    def as_one(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        return joined(fn)
 
     def while_loop(self, cond: Callable[[Any], Any], body: Callable[[Any], Any], s: Any) -> Any:
         return while_loop(cond, body, s)
@@ -91,15 +94,19 @@ class LoopHooks:
         assert slots.rows is not None
         if slots.rows > COUNTED and loose():
             return _walked(slots, positions, n)
-        taken = positions[: slots.rows]
-        return _order(taken), jnp.sum(taken < n).astype(jnp.int32)
+
+        def ranked(taken: Any, n: Any) -> tuple[Any, Any]:
+            return _order(taken), jnp.sum(taken < n, dtype=jnp.int32)
+
+        found = joined(ranked)(positions[: slots.rows], jnp.asarray(n, jnp.int32))
+        return found  # type: ignore[no-any-return]
 
     def split(self, slots: int) -> Callable[[Any, Any], Any]:
         return splitter(slots)
 
 
 COUNTED = 45
-"""Positions put in order by counting: sorts can't be part of a kernel (``_jax_kernel``)."""
+"""Positions put in order by counting at once; up to its square, one after the other."""
 
 
 def _walked(slots: Slots, positions: Any, n: Any) -> tuple[Any, Any]:
@@ -136,11 +143,22 @@ def _walked(slots: Slots, positions: Any, n: Any) -> tuple[Any, Any]:
 
 
 def _order(positions: Any) -> Any:
-    """Indices that put positions in ascending order; the free ones at the end are alike."""
+    """Indices that put positions in ascending order; the free ones at the end are alike.
+
+    What sorts can't be part of a kernel (``_jax_kernel``), and a sort alone is several of them.
+    """
     rows = positions.shape[0]
-    if rows > COUNTED:
+    if rows > COUNTED**2:
         return jnp.argsort(positions).astype(jnp.int32)
     i = jnp.arange(rows, dtype=jnp.int32)
+    if rows > COUNTED:
+
+        def put(j: Any, order: Any) -> Any:
+            p = read_row(positions, j)
+            place = jnp.sum((positions < p) | ((positions == p) & (i < j)), dtype=jnp.int32)
+            return write_row(order, place, j)
+
+        return for_loop(0, rows, put, jnp.zeros(rows, jnp.int32))
     p, q = positions[:, None], positions[None, :]
     place = jnp.sum((q < p) | ((q == p) & (i[None, :] < i[:, None])), axis=1, dtype=jnp.int32)
     return jnp.sum(jnp.where(place[None, :] == i[:, None], i[None, :], 0), axis=1, dtype=jnp.int32)

@@ -170,7 +170,7 @@ class IterationHooks:
     def body_tape_bytes(
         self, vjp: Any, span: Any, leaves: Sequence[Any]
     ) -> tuple[int, Sequence[bool]]:
-        shapes = jax.eval_shape(vjp.linearise, span, tuple(leaves), vjp.chosen(vjp.params))
+        shapes = jax.eval_shape(lambda *x: vjp.linearise(*x)[1], span, tuple(leaves))
         return sum(self.array_bytes(x) for x in jax.tree_util.tree_leaves(shapes)), ()
 
     # --- programs

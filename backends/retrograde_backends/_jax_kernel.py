@@ -26,14 +26,14 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from ._jax_gate import UNCACHED, fits
+from ._jax_gate import UNCACHED, enabled, fits
 
-__all__ = ["apart", "loose", "one_kernel", "unmark"]
+__all__ = ["apart", "joined", "loose", "one_kernel", "unmark"]
 
 
-def one_kernel(fn: Callable[..., Any], program: Any) -> Callable[..., Any]:
+def one_kernel(fn: Callable[..., Any], small: bool = True) -> Callable[..., Any]:
     """``fn`` of arrays, as one kernel on the CPU where that is safe."""
-    if not program.small:
+    if not small:
         return fn
 
     def run(*args: Any) -> Any:
@@ -59,6 +59,14 @@ def one_kernel(fn: Callable[..., Any], program: Any) -> Callable[..., Any]:
         return jax.tree_util.tree_unflatten(out[0], results)
 
     return run
+
+
+def joined(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A small piece of a program as one kernel: XLA compiles each of its kernels for 10 ms or more.
+
+    Where the whole is to be one kernel, or a piece can't be one, nothing is changed.
+    """
+    return fn if loose() or not enabled() else one_kernel(fn)
 
 
 def _called(closed: Any, arrays: Sequence[Any]) -> list[Any]:

@@ -17,12 +17,13 @@ import numpy as np
 
 from retrograde._adjoints import ForwardMode, RecursiveCheckpointAdjoint
 from retrograde._program import Program
+from retrograde._spaces import ListStages
 from retrograde._types import Inputs, Wanted
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
 from ._jax_asked import AskedHooks, forward_mode
 from ._jax_derivative import DirectHooks, Pullback
-from ._jax_gate import MOST, separate, small
+from ._jax_gate import MOST, costly, dear, separate, small
 from ._jax_gradient import with_gradient
 from ._jax_hooks import LoopHooks
 from ._jax_iteration import IterationHooks
@@ -30,6 +31,7 @@ from ._jax_kernel import apart
 from ._jax_loops import precision
 from ._jax_programs import KeptAccounts, KeptPrograms
 from ._jax_shifts import shifted
+from ._jax_stages import RolledStages
 
 __all__ = ["JaxBackend", "backend"]
 
@@ -140,6 +142,11 @@ class JaxBackend(AskedHooks, DirectHooks, LoopHooks, IterationHooks, EagerBacken
         shapes = self._hoist(problem, problem.f, t0, output=False)
         problem.check_result(shapes, lambda x: hasattr(x, "dtype"))
 
+    def stages(self, layout: Any, tableau: Any, scale: Any = None) -> Any:
+        plain = tableau.inside > tableau.stages or not getattr(layout, "rolled", False)
+        kind = ListStages if plain else RolledStages
+        return kind(layout, tableau, scale)
+
     def _hoist(self, problem: Any, fn: Callable[..., Any], t0: Any, *, output: bool) -> Any:
         """Shapes of ``fn(t0, y0, args)``, traced once with its closure made an argument."""
         leaves = problem.layout.unpack(problem.y0)
@@ -163,6 +170,8 @@ class JaxBackend(AskedHooks, DirectHooks, LoopHooks, IterationHooks, EagerBacken
             # of a call every result is computed, whether it is used or not
             problem.apart = separate(jaxpr, problem.layout.size)
             run = apart(run) if problem.apart and not problem.parted else run
+            problem.layout.rolled = dear(jaxpr, problem.layout.size)
+            problem.layout.taped = problem.small and costly(jaxpr)
 
         def converted(t: Any, y: Any, args: Any, captured: Any) -> Any:
             arrays = jax.tree_util.tree_leaves(y)
@@ -192,7 +201,7 @@ class JaxBackend(AskedHooks, DirectHooks, LoopHooks, IterationHooks, EagerBacken
         if not isinstance(vjp, Pullback):  # the user's own keeps y
             size = sum(self.nbytes(x) for x in y)
             return size, size, None
-        shapes = jax.eval_shape(vjp.linearise, t, y, vjp.chosen(vjp.params))
+        shapes = jax.eval_shape(lambda *x: vjp.linearise(*x)[1], t, y)
         size = sum(x.size * x.dtype.itemsize for x in jax.tree_util.tree_leaves(shapes))
         return size, size, None
 

@@ -35,6 +35,10 @@ class LoopHooks(ABC):
     def clock(self, layout: Any) -> Any:
         """The arithmetic of times, steps and counts."""
 
+    def as_one(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """fn of arrays, scalars and counts as one piece of a compiled program; fn itself else."""
+        return fn
+
     @abstractmethod
     def quiet(self) -> contextlib.AbstractContextManager[Any]:
         """A context in which overflow in a trial step, which is rejected, warns nobody."""

@@ -18,7 +18,7 @@ from .._solution import Status
 from .._types import Inputs, Wanted
 from .base import AbstractAdjoint
 from .residuals import fill, strip
-from .sweep import StepPull
+from .sweep import PullCarry, StepPull
 from .unrecorded import ClockedPull, ClockedStates
 
 __all__ = ["RecursiveCheckpointAdjoint", "finished"]
@@ -109,7 +109,10 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
         final = fill(loop, slots, final, self.placed(slots.length or 0))
         settings = {"one_tape": self.one_tape, "stored": slots.everything}
         step = StepPull(loop, inputs, final, cotangents, wanted, **settings)
+        ok = final.status == int(Status.converged)
         carry: Any = step.start(final, loop.rows_inside(final))
+        if loop.clock.traced:
+            carry = begun(loop.bk, ok, carry)
         clocked = self._clocked(loop)
         if clocked is None:
             calls: Any = step.advance, step.pull
@@ -119,8 +122,24 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
             calls = again.advance, again.pull
             carry = (carry, final.t)
             carry, _ = reverse(loop.bk, slots, final.stored, final.n, calls, carry, clocked)
-        ok = final.status == int(Status.converged)
-        return finished(loop.bk, ok, step.finish(carry))
+        cts = step.finish(carry)
+        if loop.clock.traced:
+            return cts._replace(ts=_poisoned(loop.bk, ok, cts.ts))
+        return finished(loop.bk, ok, cts)
+
+
+def begun(bk: Any, ok: Any, carry: PullCarry) -> PullCarry:
+    """What a compiled sweep starts with, nan unless the solve reached t1: so is all it gives then.
+
+    But for cotangents of saved times, which stand alone. (To look at every cotangent when the sweep
+    has ended would be as many kernels more to compile.)
+    """
+
+    def fix(x: Any) -> Any:
+        return bk.poison(ok, x)
+
+    g, params = bk.map_state(fix, carry.g), [fix(x) for x in carry.params]
+    return carry._replace(g=g, params=params, t0=fix(carry.t0), t1=fix(carry.t1))
 
 
 def finished(bk: Any, ok: Any, cts: Inputs) -> Inputs:
@@ -130,6 +149,12 @@ def finished(bk: Any, ok: Any, cts: Inputs) -> Inputs:
         return bk.poison(ok, x)
 
     params = tuple(None if x is None else fix(x) for x in cts.params)
-    ts = [fix(t) for t in cts.ts] if isinstance(cts.ts, list) else cts.ts
-    ts = fix(ts) if bk.is_array(ts) else ts
+    ts = _poisoned(bk, ok, cts.ts)
     return Inputs(bk.map_state(fix, cts.y0), params, fix(cts.t0), fix(cts.t1), ts)
+
+
+def _poisoned(bk: Any, ok: Any, ts: Any) -> Any:
+    """Cotangents of saved times, nan unless ok."""
+    if isinstance(ts, list):
+        return [bk.poison(ok, t) for t in ts]
+    return bk.poison(ok, ts) if bk.is_array(ts) else ts

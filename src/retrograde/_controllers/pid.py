@@ -133,21 +133,18 @@ class PIDController(AbstractController):
         span = t1 - t0
         if self.dt0 is not None:
             return self._limit(clock)(clock.real(self.dt0))
-        power, where, top = clock.power, clock.where, clock.maximum
-        sign = where(span < 0, -1.0, 1.0)
-        f0 = layout.pack(k0)
+        f0, sign = layout.pack(k0), clock.where(span < 0, -1.0, 1.0)
+        where, top = clock.where, clock.maximum
         d0, d1 = layout.norm2(y0, y0, scale), layout.norm2(f0, y0, scale)
         small = clock.either(d0 < 1e-10, d1 < 1e-10)
-        h0 = where(small, 1e-6, 0.01 * power(d0 / top(d1, 1e-30), 0.5))
+        h0 = where(small, 1e-6, 0.01 * clock.root(d0, top(d1, 1e-30)))
         h0 = clock.minimum(abs(span), h0)
         k1 = field(layout.time(t0 + sign * h0), layout.axpy(y0, sign * h0, f0))
         change = layout.axpy(layout.pack(k1), -1.0, f0)
-        d2 = layout.norm2(change, y0, scale) / top(h0 * h0, 1e-60)
-        most = top(d1, d2)
+        most = top(d1, layout.norm2(change, y0, scale) / top(h0 * h0, 1e-60))
         # nan compares false: a field that fails right there starts with the cautious size
-        guess = where(
-            most > 1e-30, power(0.01 * power(top(most, 1e-30), -0.5), 1.0 / order), 1e-3 * h0
-        )
+        guess = clock.power(1e-4 / top(most, 1e-30), 0.5 / order)
+        guess = where(most > 1e-30, guess, 1e-3 * h0)
         guess = where(most <= 1e-30, top(1e-6, 1e-3 * h0), guess)
         h = clock.minimum(clock.minimum(100.0 * h0, guess), abs(span))
         return self._limit(clock)(sign * h)

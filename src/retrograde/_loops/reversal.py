@@ -212,13 +212,17 @@ def to_leaf(
 
     def refine(q: Any) -> Any:
         at, y, top, positions, buffer = q
-        blocks = (end - at + width - 1) // width
-        to = at + width * split(blocks, rows - top + 1)
+
+        def placed() -> tuple[Any, ...]:
+            blocks = (end - at + width - 1) // width
+            to = at + width * split(blocks, rows - top + 1)
+            room = top < rows
+            row = bk.pick(room, bk.look(order, bk.pick(room, top, 0)), rows)
+            return to, row, bk.pick(room, top + 1, top), bk.set_int(positions, row, to)
+
+        to, row, top, positions = bk.as_one(placed)()
         y = bk.for_loop(at, to, advance, y)
-        room = top < rows
-        row = bk.pick(room, bk.look(order, bk.pick(room, top, 0)), rows)
-        buffer, positions = bk.write(buffer, row, y), bk.set_int(positions, row, to)
-        return to, y, bk.pick(room, top + 1, top), positions, buffer
+        return to, y, top, positions, bk.write(buffer, row, y)
 
     def far(q: Any) -> Any:
         return end - q[0] > (rows - q[2] + 2 if filled else width)
