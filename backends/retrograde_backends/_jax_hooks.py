@@ -106,7 +106,7 @@ class LoopHooks:
 
 
 COUNTED = 45
-"""Positions put in order by counting at once; up to its square, one after the other."""
+"""Positions put in order by counting: sorts can't be part of a kernel (``_jax_kernel``)."""
 
 
 def _walked(slots: Slots, positions: Any, n: Any) -> tuple[Any, Any]:
@@ -148,17 +148,9 @@ def _order(positions: Any) -> Any:
     What sorts can't be part of a kernel (``_jax_kernel``), and a sort alone is several of them.
     """
     rows = positions.shape[0]
-    if rows > COUNTED**2:
+    if rows > COUNTED:
         return jnp.argsort(positions).astype(jnp.int32)
     i = jnp.arange(rows, dtype=jnp.int32)
-    if rows > COUNTED:
-
-        def put(j: Any, order: Any) -> Any:
-            p = read_row(positions, j)
-            place = jnp.sum((positions < p) | ((positions == p) & (i < j)), dtype=jnp.int32)
-            return write_row(order, place, j)
-
-        return for_loop(0, rows, put, jnp.zeros(rows, jnp.int32))
     p, q = positions[:, None], positions[None, :]
     place = jnp.sum((q < p) | ((q == p) & (i[None, :] < i[:, None])), axis=1, dtype=jnp.int32)
     return jnp.sum(jnp.where(place[None, :] == i[:, None], i[None, :], 0), axis=1, dtype=jnp.int32)
