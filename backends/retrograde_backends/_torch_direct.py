@@ -57,7 +57,7 @@ class WatchedStages(DirectStages):
     """
 
     def begin(self, t: Any, h: Any, y: State, k0: Any = None) -> Any:
-        self.seen: list[Any] = [k0 and _versions(k0)] + [None] * (self.s - 1)
+        self.seen: list[Any] = [k0 and _versions(k0)] + [None] * (self.total - 1)
         return super().begin(t, h, y, k0)
 
     def put(self, i: int, k: Any) -> None:

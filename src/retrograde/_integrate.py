@@ -216,14 +216,9 @@ class ForwardLoop:
         raise AssertionError("the replay of a failed march did not fail")
 
     def _march_adaptive(
-        self,
-        inputs: Inputs,
-        inside: Any,
-        slots: Slots | None,
-        record: bool,
-        guard: Any,
+        self, inputs: Inputs, inside: Any, slots: Slots | None, record: bool, guard: Any,
         clocked: Any,
-    ) -> Final:
+    ) -> Final:  # fmt: skip
         bk, clock, layout, out = self.bk, self.clock, self.layout, self.outputs
         field = self.bind(inputs.params)
         scale = self.tolerances(inputs)

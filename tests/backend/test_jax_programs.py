@@ -92,7 +92,7 @@ def test_the_tape_of_a_costly_field_gives_the_same_gradient(monkeypatch):
 def test_bookkeeping_of_a_large_state_is_kernels(monkeypatch):
     fn = gradient(network)
     marks = str(fn.lower(Y, W).as_text()).count(MARK)
-    assert marks >= 3  # order of rows, splits, errors
+    assert marks >= 2  # splits, errors
     monkeypatch.setenv("RETROGRADE_KERNEL", "0")
     plain = gradient(lambda t, y, w: network(t, y, w))
     assert MARK not in str(plain.lower(Y, W).as_text())

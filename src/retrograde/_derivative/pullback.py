@@ -108,7 +108,9 @@ class UserPullback(_Pullback):
         k = bk.flatten(self.f(t, tree, args))[0]
 
         def pull(ct: Sequence[Array], acc: list[Array]) -> tuple[Any, Any, list[Array]]:
-            ct = [bk.zeros_like(x) if c is None else c for x, c in zip(k, ct, strict=True)]
+            if any(c is None for c in ct):
+                zeros = problem.layout.unpack(problem.layout.zeros())
+                ct = [z if c is None else c for z, c in zip(zeros, ct, strict=True)]
             ct_t, ct_y, ct_args = self.f.vjp(t, tree, args, problem.tree(ct))
             mu = bk.flatten(ct_y)[0]
             if len(mu) != len(problem.layout.shapes):
