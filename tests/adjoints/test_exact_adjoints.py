@@ -35,7 +35,6 @@ COMPILED = {
     ("window", "constant", "rows"),
     ("segments", "constant", "t1"),
     ("2 slots", "stages for the inside", "rows"),
-    ("direct", "adaptive of order 8", "rows"),
 } | {(name, "adaptive", wish) for name, wish in (("5 slots", "fn"), ("direct", "rows"))}
 
 
