@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from jax.interpreters import mlir
 
-__all__ = ["UNCACHED", "costly", "dear", "enabled", "fits", "separate", "small"]
+__all__ = ["UNCACHED", "costly", "dear", "enabled", "equations_of", "fits", "separate", "small"]
 
 UNCACHED: Any = (
     {"cacheable": False} if "cacheable" in signature(mlir.register_lowering).parameters else {}
@@ -72,16 +72,16 @@ SUMS = frozenset(
 
 def fits(jaxpr: Any) -> bool:
     """Whether all that a program does can be in one kernel."""
-    return not jaxpr.effects and all(map(_allowed, _equations(jaxpr)))
+    return not jaxpr.effects and all(map(_allowed, equations_of(jaxpr)))
 
 
-def _equations(jaxpr: Any) -> Iterator[Any]:
+def equations_of(jaxpr: Any) -> Iterator[Any]:
     """All equations, those of loops, branches and calls included."""
     for eqn in jaxpr.eqns:
         yield eqn
         for x in jax.tree_util.tree_leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
             if _is_jaxpr(x):
-                yield from _equations(getattr(x, "jaxpr", x))
+                yield from equations_of(getattr(x, "jaxpr", x))
 
 
 def _is_jaxpr(x: Any) -> bool:
@@ -119,7 +119,7 @@ def separate(jaxpr: Any, size: int) -> bool:
     It joins arrays, has no products (which no fusion goes over) and, since a field apart is
     computed once more where it is pulled, no loops, unless all is one kernel.
     """
-    names = {eqn.primitive.name for eqn in _equations(jaxpr)}
+    names = {eqn.primitive.name for eqn in equations_of(jaxpr)}
     if not enabled() or "dot_general" in names or names.isdisjoint(JOINING):
         return False
     return small(jaxpr, size) if size <= MOST else names <= ALLOWED | SUMS | CALLS
@@ -132,7 +132,7 @@ def costly(jaxpr: Any) -> bool:
     its time, a pair of sines 1.16). Its parameters are part of the tape: they have to be few.
     """
     sizes = (v.aval.size for v in (*jaxpr.constvars, *jaxpr.invars))
-    costs = (e.outvars[0].aval.size for e in _equations(jaxpr) if e.primitive.name in COSTLY)
+    costs = (e.outvars[0].aval.size for e in equations_of(jaxpr) if e.primitive.name in COSTLY)
     return bool(sum(sizes) <= MOST and sum(costs) >= DEAREST)
 
 
@@ -147,7 +147,7 @@ DEAR = 32
 
 def _products(jaxpr: Any) -> int:
     count = 0
-    for eqn in _equations(jaxpr):
+    for eqn in equations_of(jaxpr):
         if eqn.primitive.name == "dot_general":
             (contracted, _), _ = eqn.params["dimension_numbers"]
             shape = eqn.invars[0].aval.shape
