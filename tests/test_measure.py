@@ -75,6 +75,19 @@ def test_torch_follows_storages_until_they_die() -> None:
     assert z.shape == (1000,)
 
 
+def test_torch_follows_memory_that_numpy_made() -> None:
+    torch = pytest.importorskip("torch")
+    LiveStorages = importlib.import_module("retrograde_backends._torch_measure").LiveStorages
+    with LiveStorages() as storages:
+        x = torch.from_numpy(np.ones(1000))
+        assert storages.live == 8000
+        y = x[:10]
+        del x
+        assert storages.live == 8000  # its memory is y's
+        del y
+    assert (storages.live, storages.peak) == (0, 8000)
+
+
 def test_torch_counts_what_backward_keeps() -> None:
     torch = pytest.importorskip("torch")
     x = torch.linspace(0, 1, 1000, dtype=torch.float64, requires_grad=True)

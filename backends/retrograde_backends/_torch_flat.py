@@ -18,7 +18,7 @@ from retrograde._spaces import Scale
 from ._flat import FlatLayout, FlatStages
 from ._flat_adjoint import FlatAdjoint
 from ._torch_forward import unwrapped
-from ._torch_step import HostStep, fused_attempt, timer
+from ._torch_step import HostProduct, HostStep, fused_attempt, shared, timer
 
 __all__ = ["TorchAdjoint", "TorchLayout", "TorchStages"]
 
@@ -71,6 +71,9 @@ class TorchStages(FlatStages):
         super().__init__(layout, tableau, scale)
         self.columns = self.all.T
         self.parts = self.slopes[: self.end].T, self.scaled[self.s, : self.end]
+        columns, weights = self.parts
+        host = isinstance(self.products[0], HostProduct)
+        self.increment_on_host = HostProduct(weights, columns.T).dot if host else None
 
     def begin(self, t: float, h: float, y: Any, k0: Any = None) -> Any:
         self.t, self.h, self.y = t, h, y
@@ -93,7 +96,9 @@ class TorchStages(FlatStages):
             store(row, field(scalar(t + c * h), product()))
 
     def result(self) -> Any:
-        return torch.addmv(self.y, *self.parts)
+        if self.increment_on_host is None:
+            return torch.addmv(self.y, *self.parts)
+        return torch.from_numpy(shared(self.y) + self.increment_on_host())
 
     def fused(self, field: Any) -> Any:
         return self.host.fused(self, field) if self.host else fused_attempt(self, field)

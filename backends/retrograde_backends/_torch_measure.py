@@ -35,10 +35,10 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        # what is lifted is NumPy's memory that has just become a tensor
+        operands = () if func is torch.ops.aten.lift_fresh.default else (args, kwargs)
         given = {
-            x.untyped_storage()._cdata
-            for x in tree_leaves((args, kwargs))
-            if isinstance(x, torch.Tensor)
+            x.untyped_storage()._cdata for x in tree_leaves(operands) if isinstance(x, torch.Tensor)
         }
         out = func(*args, **(kwargs or {}))
         for x in tree_leaves(out):

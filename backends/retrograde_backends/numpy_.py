@@ -18,7 +18,7 @@ from retrograde.backend import EagerBackend
 
 from ._flat import FlatLayout, FlatStages
 from ._flat_adjoint import FlatAdjoint
-from ._flat_step import mean_square, with_coarse
+from ._flat_step import host_square, mean_square, with_coarse
 
 __all__ = ["NumpyBackend", "backend"]
 
@@ -107,6 +107,9 @@ class NumpyBackend(EagerBackend):
         """``(y, y1) -> mean of (|e| / (atol + rtol max(|y|, |y1|)))**2``, with one host read."""
         complex_ = space.layout.dtype != space.layout.real_dtype
         tolerances = space.scale.rtol, space.scale.atol
+        if self.xp is np:
+            estimates = space.error, space.coarse
+            return host_square(np, estimates, tolerances, space.buffers, complex_)
         square = mean_square(self.xp, space.error, tolerances, space.buffers, complex_)
         return with_coarse(square, space.coarse, space.buffers[0], complex_)
 

@@ -47,7 +47,7 @@ from ._torch_function import (
 from ._torch_iteration import IterationHooks
 from ._torch_recorded import RecordHooks
 from ._torch_reverse import TorchPullback
-from ._torch_step import squarer
+from ._torch_step import HostProduct, on_host, squarer
 from ._torch_tape import tape_bytes
 
 __all__ = ["TorchBackend", "backend"]
@@ -173,6 +173,8 @@ class TorchBackend(
 
     def product(self, row: Any, rows: Any, out: Any = None) -> Callable[[], Any]:
         """A call that forms ``row @ rows``, anew or into ``out``."""
+        if out is None and on_host(rows.device, rows.dtype, rows.shape[1]):
+            return HostProduct(row, rows)
         bound = partial(torch.mv, rows.T, row)
         return bound if out is None else partial(bound, out=out)
 
