@@ -7,7 +7,7 @@ they cost as much as the arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["bare_call", "fused_attempt", "host_square", "mean_square", "with_coarse"]
@@ -81,7 +81,7 @@ def bare_call(space: Any, field: Any) -> tuple[Callable[..., Any], Any] | None:
 
 def host_square(
     xp: Any,
-    estimates: Sequence[Callable[[], Any]],
+    estimates: tuple[Callable[[], Any], Callable[[], Any] | None],
     tolerances: tuple[Any, Any],
     buffers: Any,
     complex_: bool,

@@ -13,6 +13,7 @@ from retrograde._errors import UnsupportedByBackend
 from retrograde._types import Wanted
 
 from ._jax_asked import forward_mode
+from ._jax_gate import ALLOWED, JOINING
 from ._jax_kernel import apart
 from ._jax_sums import settled
 
@@ -72,7 +73,7 @@ class Pullback:
             whole = all(x is not None for x in ct)
             if whole and self.taped is not None:
                 return self.pull_tape(part, ct)
-            if self.apart is not None:
+            if self.apart is not None and (whole or self.separate(t, y, ct)):
                 return self.apart(t, y, params, ct)
             return settled(part, self.layout.unpack(y))(ct) if whole else self.some(t, y, ct)
 
@@ -82,17 +83,24 @@ class Pullback:
 
         return k, pull
 
+    def part(self, t: Any, there: Sequence[bool]) -> Callable[[Any], Any]:
+        """f of leaves to its leaves ``there``."""
+        return lambda leaves: tuple(compress(self.bind(self.params)(t, leaves), there))
+
+    def separate(self, t: Any, y: Any, ct: Sequence[Any]) -> bool:
+        """Whether the pull of some leaves of f is better a call: one of a part that joins nothing
+        (a momentum handed on, say) is a term of the sum that follows."""
+        part = self.part(t, [x is not None for x in ct])
+        _, names = reached(part, self.layout.unpack(y))
+        return not names <= ALLOWED - JOINING
+
     def some(self, t: Any, y: Any, ct: Sequence[Any]) -> Any:
         """The pull of cotangents of leaves of f, where None is zero; None for leaves of y that
         the rest of f does not depend on."""
         leaves, there = self.layout.unpack(y), [x is not None for x in ct]
         if all(there):
             return settled(self.linearise(t, y)[1], leaves)(ct)
-
-        def part(leaves: Any) -> Any:
-            return tuple(compress(self.bind(self.params)(t, leaves), there))
-
-        moved = depended(part, leaves)
+        moved, _ = reached(self.part(t, there), leaves)
         pull = self.linearise(t, y, there, moved)[1]
         *first, mu, cts = settled(pull, leaves)(tuple(compress(ct, there)))
         rest = iter(mu)
@@ -116,14 +124,18 @@ class Pullback:
         return jax.vjp(lambda leaves, chosen: fn(t, leaves, chosen), leaves, chosen)
 
 
-def depended(fn: Callable[[Any], Any], leaves: Any) -> list[bool]:
-    """Which of the arrays anything of ``fn(arrays)`` depends on; a call depends on all it takes."""
+def reached(fn: Callable[[Any], Any], leaves: Any) -> tuple[list[bool], set[str]]:
+    """Which of the arrays ``fn(arrays)`` depends on, and by what operations.
+
+    A call depends on all that it takes.
+    """
     jaxpr = jax.make_jaxpr(fn)(leaves).jaxpr
-    found = {id(v) for v in jaxpr.outvars}
+    found, names = {id(v) for v in jaxpr.outvars}, set()
     for eqn in reversed(jaxpr.eqns):
         if any(id(v) in found for v in eqn.outvars):
             found.update(map(id, eqn.invars))
-    return [id(v) in found for v in jaxpr.invars]
+            names.add(eqn.primitive.name)
+    return [id(v) in found for v in jaxpr.invars], names
 
 
 @jax.custom_jvp

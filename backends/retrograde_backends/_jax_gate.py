@@ -16,7 +16,10 @@ from typing import Any
 import jax
 from jax.interpreters import mlir
 
-__all__ = ["UNCACHED", "costly", "dear", "enabled", "equations_of", "fits", "separate", "small"]
+__all__ = [
+    "ALLOWED", "JOINING", "UNCACHED", "costly", "dear", "enabled", "equations_of", "fits",
+    "separate", "small",
+]  # fmt: skip
 
 UNCACHED: Any = (
     {"cacheable": False} if "cacheable" in signature(mlir.register_lowering).parameters else {}

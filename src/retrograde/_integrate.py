@@ -85,7 +85,7 @@ class ForwardLoop:
     ) -> Final:
         """Solve from t0 to t1; store states by ``slots``, record accepted times if asked.
 
-        ``guard.note(table, i, y)`` is called with the state before every step;
+        ``guard.note(table, i, y)`` is called with the state before step i, for i = 1, 2, ...;
         ``clocked.pack(y, t, h, memory)`` is what an adaptive march stores in place of y.
         """
         if self.progress:

@@ -49,15 +49,15 @@ def test_errors_are_seen_in_every_direction(backend, name):
     y = draw.normal(size=sum(int(np.prod(s)) for s in shapes))
     leaves = [backend.array(x) for x in split(y, shapes)]
     guard, layout = guard_of(bk, leaves)
-    table = guard.note(guard.table(1), 0, layout.pack(leaves))
+    table = guard.note(guard.table(1), 1, layout.pack(leaves))
     for e in directions(shapes, draw):
         true = 1e-6 / np.linalg.norm(y)
         wrong = y + 1e-6 * e / np.linalg.norm(e)
         state = layout.pack([backend.array(x) for x in split(wrong, shapes)])
-        seen = float(guard.error(table, 0, state))
+        seen = float(guard.error(table, 1, state))
         assert true / 10 < seen < 10 * true
         assert float(guard.apart(state, layout.pack(leaves))) == pytest.approx(true, rel=1e-6)
-    assert float(guard.error(table, 0, layout.pack(leaves))) < 1e-14
+    assert float(guard.error(table, 1, layout.pack(leaves))) < 1e-14
 
 
 def test_projections_are_gaussian():
@@ -65,12 +65,12 @@ def test_projections_are_gaussian():
     bk, draw = adapter("numpy"), np.random.default_rng(1)
     guard, layout = guard_of(bk, [np.zeros(5000)])
     y = draw.normal(size=5000)
-    table = guard.note(guard.table(1), 0, y)
+    table = guard.note(guard.table(1), 1, y)
     seen = []
     for _ in range(500):
         e = draw.normal(size=5000) * (draw.random(5000) < 0.01)
         e *= np.linalg.norm(y) / np.linalg.norm(e)
-        seen.append(guard.error(table, 0, y + e) * np.linalg.norm(y + e) / np.linalg.norm(y))
+        seen.append(guard.error(table, 1, y + e) * np.linalg.norm(y + e) / np.linalg.norm(y))
     assert np.mean(np.square(seen)) == pytest.approx(1.0, rel=0.15)
     assert np.mean(np.less(seen, 0.1)) <= 0.004  # 2e-4 each
     assert np.mean(np.less(seen, 0.3)) <= 0.04  # 1.3e-2
@@ -83,9 +83,9 @@ def test_complex_states_are_seen_whole(backend):
         y = backend.array(np.linspace(1, 2, size) + 1j, "complex128")
         guard, layout = guard_of(bk, [y])
         assert guard_width(layout) == min(4, 2 * size)
-        table = guard.note(guard.table(1), 0, layout.pack([y]))
+        table = guard.note(guard.table(1), 1, layout.pack([y]))
         for e in (1e-6, 1e-6j):
-            assert float(guard.error(table, 0, layout.pack([y + e]))) > 1e-8
+            assert float(guard.error(table, 1, layout.pack([y + e]))) > 1e-8
 
 
 def test_states_in_between_are_not_noted(backend):
@@ -102,7 +102,7 @@ def test_states_in_between_are_not_noted(backend):
 def test_what_is_not_finite_passes_no_guard(backend, bad):
     y = backend.array(np.linspace(1, 2, 6))
     guard, layout = guard_of(backend.bk, [y])
-    table = guard.note(guard.table(1), 0, layout.pack([y]))
+    table = guard.note(guard.table(1), 1, layout.pack([y]))
     with backend.bk.quiet(), np.errstate(invalid="ignore"):
-        error = guard.error(table, 0, layout.pack([y * bad]))
+        error = guard.error(table, 1, layout.pack([y * bad]))
     assert not float(error) <= 1.0

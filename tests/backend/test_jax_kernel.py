@@ -259,7 +259,10 @@ def test_a_large_field_that_joins_is_a_call_and_no_kernel():
 
 @marking
 def test_halves_of_a_symplectic_step_are_calls_in_reverse_alone():
-    """Of a call forward, the half that a line of the method drops would be computed as well."""
+    """Of a call forward, the half that a line of the method drops would be computed as well.
+
+    In reverse, the half that is y[1] itself is a term of a sum.
+    """
 
     def f(t: Any, y: Any, p: Any) -> Any:
         return y[1], p[0] * (jnp.roll(y[0], 1) - y[0])
@@ -269,7 +272,7 @@ def test_halves_of_a_symplectic_step_are_calls_in_reverse_alone():
         return rg.solve(f, (q, 0 * q), 0.0, 1.0, jnp.asarray(P), **settings).ys[0].sum()
 
     assert "inlineable" not in text(jax.jit(loss), np.ones(1000))
-    assert text(jax.jit(jax.grad(loss)), np.ones(1000)).count('inlineable = "false"') == 2
+    assert text(jax.jit(jax.grad(loss)), np.ones(1000)).count('inlineable = "false"') == 1
 
 
 def test_without_jit_and_for_other_platforms():

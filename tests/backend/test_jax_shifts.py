@@ -147,5 +147,8 @@ def test_what_the_rest_of_f_does_not_depend_on_has_no_cotangent():
     derivative = pytest.importorskip("retrograde_backends._jax_derivative")
     x, y, z = jnp.ones(2), jnp.ones(3), jnp.ones(4)
     fn = lambda s: (jax.jit(jnp.sin)(s[0]) * s[0], 1.0 + 0.0 * s[2][0])  # noqa: E731
-    assert derivative.depended(fn, (x, y, z)) == [True, False, True]
-    assert derivative.depended(lambda s: (s[1], jnp.zeros(2)), (x, y, z)) == [False, True, False]
+    moved, names = derivative.reached(fn, (x, y, z))
+    assert moved == [True, False, True]
+    assert "mul" in names and "retrograde_shift" not in names
+    only = derivative.reached(lambda s: (s[1], jnp.zeros(2)), (x, y, z))
+    assert only == ([False, True, False], {"broadcast_in_dim"})

@@ -35,8 +35,8 @@ def guard_width(layout: Any) -> int:
 
 
 def noted_rows(n: int, every: int) -> int:
-    """States noted of n steps."""
-    return -(-n // every)
+    """States noted of n steps: every so many, but never the first, which is stored."""
+    return max(1, n // every)
 
 
 def guard_bytes(layout: Any) -> int:
@@ -71,25 +71,42 @@ class Guard:
 
     def note(self, table: Any, i: Any, y: State) -> Any:
         """The table with the state before step i noted, if it is one to be noted."""
-        if self.every == 1:
-            return self.bk.set_int(table, i, self._sketch(y))
 
         def keep(table: Any, y: State) -> Any:
-            return self.bk.set_int(table, i // self.every, self._sketch(y))
+            return self.bk.set_int(table, self._row(i), self._sketch(y))
 
+        if self.every == 1:
+            return keep(table, y)
         return self.bk.cond(i % self.every == 0, keep, lambda table, y: table, table, y)
 
+    def _row(self, i: Any) -> Any:
+        """The row of the state before step i; a first try that fails writes one it gives up."""
+        return self.bk.pick(i < self.every, 0, i // self.every - 1)
+
     def on_grid(self, step: Any) -> Any:
-        """A counted step that notes the state before it; the table is the carry's last entry."""
-        return lambda i, s: (*step(i, s[:-1]), self.note(s[-1], i, s[0]))
+        """A counted step that notes its end; the table is the carry's last entry.
+
+        Noting its start, which takes a pass over the state, keeps XLA from stepping in place.
+        """
+
+        def noted(i: Any, s: Any) -> Any:
+            after = step(i, s[:-1])
+            return *after, self.note(s[-1], i + 1, after[0])
+
+        return noted
 
     def on_tries(self, step: Any, n: int, y: int) -> Any:
-        """A try that notes its state; ``n`` and ``y`` are the entries of count and state."""
-        return lambda s: (*step(s[:-1]), self.note(s[-1], s[n], s[y]))
+        """A try that notes where it ends; ``n`` and ``y`` are the entries of count and state."""
+
+        def noted(s: Any) -> Any:
+            after = step(s[:-1])
+            return *after, self.note(s[-1], after[n], after[y])
+
+        return noted
 
     def error(self, table: Any, i: Any, y: State) -> Any:
         """Relative distance of y from the noted state before step i; nan where y is."""
-        e = self._sketch(y) - self.bk.look(table, i // self.every)
+        e = self._sketch(y) - self.bk.look(table, self._row(i))
         square = self.bk.scalar(self.bk.xp.sum(e * e))
         return self._relative(square if self.whole else square / PROJECTIONS, y)
 

@@ -156,25 +156,21 @@ class _Walker:
         bk, i = self.bk, z.end - 1
         row = bk.look(self.order, z.top - 1)
         low = bk.look(z.positions, row)
-        length, room = z.end - low, self._at_most(self.rows - z.top + 1)
+        length, room = z.end - low, self.rows - z.top + 1
+        room = bk.pick(room < _WIDE, room, _WIDE)
         replayed = self.clock.either(z.end > z.floor, length <= replay_limit(room, 1))
         z = self._keep(z, replayed)
 
-        def invert(x: Any) -> tuple[Any, Any, Any]:
-            return self._invert(i, x, length, room)
+        def invert(s: Any) -> Any:
+            return s[0] - 1, *self._invert(i, s[1], length, room)
 
-        def leave(x: Any) -> tuple[Any, Any, Any]:
-            return x, self.clock.real(0.0), False
-
-        y, error, ok = bk.cond(replayed, leave, invert, z.x)
+        # loops of one trip at most: they work in the memory of x, a branch's results are copied
+        start = (bk.pick(replayed, 0, 1), z.x, self.clock.real(0.0), False)
+        _, y, error, ok = bk.while_loop(lambda s: s[0] > 0, invert, start)
         # what the guard refuses is replayed, and all of the range below it
         z = z._replace(floor=bk.pick(self.clock.either(replayed, ok), z.floor, low))
         y, z = self._replay(z, (row, low, i), y, ok)
         return (self._pulled if self.at_once else self._judged)(z, i, y, error, ok)
-
-    def _at_most(self, room: Any) -> Any:
-        """The room for a range as far as it matters: its cube stays below 2**30."""
-        return self.bk.pick(room < _WIDE, room, _WIDE)
 
     def _keep(self, z: _Walk, replayed: Any) -> _Walk:
         """The carry kept for a way back, where the first step is pulled without a verdict."""
@@ -229,7 +225,11 @@ class _Walker:
         bk = self.bk
         row, low, i = where
         at = bk.pick(ok, i, low)
-        y = self.clock.select(ok, y, bk.read(z.buffer, row))
+
+        def read(s: Any) -> Any:  # the row as a variable: XLA takes out what does not change
+            return s[0] - 1, bk.read(z.buffer, row + 1 - s[0])
+
+        _, y = bk.while_loop(lambda s: s[0] > 0, read, (bk.pick(ok, 0, 1), y))
         start = (at, y, z.top, z.positions, z.buffer)
         find = (self.rows, self.split, self.order, self.step.advance)
         _, y, top, positions, buffer = to_leaf(bk, find, z.end, 1, start)
@@ -297,4 +297,4 @@ class _Walker:
 
 
 _WIDE = 1000
-"""Slots of a range beyond which its limits are not told apart."""
+"""Slots of a range beyond which its limits are not told apart: their cube stays below 2**30."""
