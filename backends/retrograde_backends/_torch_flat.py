@@ -95,10 +95,10 @@ class TorchStages(FlatStages):
         for c, product, row in self.plan[low:high]:
             store(row, field(scalar(t + c * h), product()))
 
-    def result(self) -> Any:
+    def total(self, y: Any) -> Any:
         if self.increment_on_host is None:
-            return torch.addmv(self.y, *self.parts)
-        return torch.from_numpy(shared(self.y) + self.increment_on_host())
+            return torch.addmv(y, *self.parts)
+        return torch.from_numpy(shared(y) + self.increment_on_host())
 
     def fused(self, field: Any) -> Any:
         return self.host.fused(self, field) if self.host else fused_attempt(self, field)

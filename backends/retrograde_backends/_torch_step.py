@@ -157,8 +157,8 @@ def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, 
     call, args = found
     first, second, last = space.rows[0], space.rows[1], space.rows[space.s]
     plan, store, kept, end = space.plan[1:-1], space.store, (second,), space.c[space.s - 1]
-    table, scaled, (columns, weights) = space.table, space.scaled, space.parts
-    time, norm, mul, addmv = space.layout.time, space.square, torch.mul, torch.addmv
+    table, scaled, total = space.table, space.scaled, space.total
+    time, norm, mul = space.layout.time, space.square, torch.mul
 
     def attempt(t: float, h: float, y: Any, k0: Any) -> tuple[Any, Any, Any, float]:
         space.y, space.h = y, h  # the interpolant asks for them
@@ -168,7 +168,7 @@ def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, 
             store(second, k0)
         for c, product, row in plan:
             row.copy_(call(time(t + c * h), product(), args))
-        y1 = addmv(y, columns, weights)
+        y1 = total(y)
         k1 = call(time(t + end * h), y1, args)
         last.copy_(k1)
         return y1, (k1,), kept, norm(y, y1)
@@ -182,7 +182,7 @@ def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, 
             store(second, k0 or (call(time(t), y, args),))
         for c, product, row in plan:
             row.copy_(call(time(t + c * h), product(), args))
-        y1 = addmv(y, columns, weights)
+        y1 = total(y)
         error2 = norm(y, y1)
         space.whole = error2 <= 1.0
         if not space.whole:
