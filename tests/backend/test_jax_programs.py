@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -116,3 +117,20 @@ def test_rows_in_order_of_their_positions(rows):
     order, top = jax.jit(lambda p: adapter.backend.rank(slots, p, 2**29))(positions)
     assert (order == np.argsort(positions[:rows], kind="stable")).all()
     assert top == rows // 2
+
+
+def test_a_walk_back_by_inverses_copies_no_state_a_step():
+    """Four where a slot is stored; once eight, there and in each noted and inverted step."""
+
+    def f(t: Any, y: Any, c: Any) -> Any:
+        return y[1], c * (jnp.roll(y[0], 1, 0) + jnp.roll(y[0], -1, 0) - 2.0 * y[0])
+
+    def loss(q: Any, c: Any) -> Any:
+        adjoint = rg.ReversibleAdjoint(checkpoints=5)
+        settings: Any = {"dt": 0.1, "solver": "semi_implicit_euler", "adjoint": adjoint}
+        return rg.solve(f, (q, 0 * q), 0.0, 10.0, c, **settings).ys[0].sum()
+
+    derivative = jax.jit(jax.grad(loss, (0, 1)))
+    text = derivative.lower(jnp.ones((64, 64)), jnp.asarray(1.0)).compile().as_text()
+    loops = text[: text.index("\nENTRY")]
+    assert len(re.findall(r"= f64\[64,64\]\S* copy\(", loops)) <= 5
