@@ -17,7 +17,7 @@ import torch
 
 from ._flat_step import FEW, bare_call, host_square, with_coarse
 
-__all__ = ["HostProduct", "HostStep", "fused_attempt", "on_host", "shared", "squarer", "timer"]
+__all__ = ["HostProduct", "HostStep", "fused_attempt", "product", "shared", "squarer", "timer"]
 
 SHARED = {
     torch.float32: np.float32,
@@ -37,9 +37,13 @@ SMALL = 1 << 11
 """Up to so many elements, NumPy's products take less time than PyTorch's."""
 
 
-def on_host(device: Any, dtype: Any, size: int) -> bool:
-    """Whether stages are formed by NumPy."""
-    return device.type == "cpu" and size <= SMALL and dtype in SHARED
+def product(row: Any, rows: Any, out: Any = None) -> Callable[[], Any]:
+    """A call that forms ``row @ rows``, anew or into ``out``."""
+    small = rows.device.type == "cpu" and rows.shape[1] <= SMALL and rows.dtype in SHARED
+    if out is None and small:
+        return HostProduct(row, rows)
+    bound = partial(torch.mv, rows.T, row)
+    return bound if out is None else partial(bound, out=out)
 
 
 class HostProduct:

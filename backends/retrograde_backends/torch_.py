@@ -8,7 +8,6 @@ which must be deterministic. Gradients flow to all inputs and to the tensors tha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -47,7 +46,7 @@ from ._torch_function import (
 from ._torch_iteration import IterationHooks
 from ._torch_recorded import RecordHooks
 from ._torch_reverse import TorchPullback
-from ._torch_step import HostProduct, on_host, squarer
+from ._torch_step import product, squarer
 from ._torch_tape import tape_bytes
 
 __all__ = ["TorchBackend", "backend"]
@@ -171,12 +170,7 @@ class TorchBackend(
     def coefficients(self, values: Any, dtype: Any, device: Any) -> Any:
         return torch.as_tensor(values, dtype=dtype, device=device)
 
-    def product(self, row: Any, rows: Any, out: Any = None) -> Callable[[], Any]:
-        """A call that forms ``row @ rows``, anew or into ``out``."""
-        if out is None and on_host(rows.device, rows.dtype, rows.shape[1]):
-            return HostProduct(row, rows)
-        bound = partial(torch.mv, rows.T, row)
-        return bound if out is None else partial(bound, out=out)
+    product = staticmethod(product)
 
     def dot(self, row: Any, rows: Any) -> Any:
         return torch.mv(rows.T, row)
