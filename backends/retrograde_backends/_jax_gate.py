@@ -43,11 +43,12 @@ CONTAINERS = CALLS | {"while", "cond", "scan", "remat", "checkpoint"}
 ALLOWED = frozenset(
     {
         # elementwise
-        "abs", "add", "add_any", "and", "atan2", "cbrt", "ceil", "clamp", "convert_element_type",
-        "copy", "copy_p", "cos", "cosh", "div", "eq", "erf", "exp", "exp2", "expm1", "floor", "ge",
-        "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min",
-        "mul", "ne", "neg", "nextafter", "not", "or", "pow", "rem", "round", "rsqrt", "select_n",
-        "sign", "sin", "sinh", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor",
+        "abs", "add", "add_any", "and", "atan2", "cbrt", "ceil", "clamp",
+        "convert_element_type", "copy", "copy_p", "cos", "cosh", "div", "eq", "erf", "exp", "exp2",
+        "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic",
+        "lt", "max", "min", "mul", "ne", "neg", "nextafter", "not", "or", "pow", "rem", "round",
+        "rsqrt", "select_n", "shift_left", "shift_right_arithmetic", "sign", "sin", "sinh", "sqrt",
+        "square", "stop_gradient", "sub", "tan", "tanh", "xor",
         # shapes
         "broadcast_in_dim", "concatenate", "dynamic_slice", "dynamic_update_slice", "expand_dims",
         "iota", "pad", "reshape", "rev", "slice", "split", "squeeze", "stack", "transpose",
@@ -101,6 +102,8 @@ def _allowed(eqn: Any) -> bool:
         sizes = [v.aval.size for v in eqn.invars]
         ranks = sorted(v.aval.ndim for v in eqn.invars)
         return bool(ranks[0] <= 1 and ranks[1] <= 2 and max(sizes) <= SUMMED)
+    if name == "bitcast_convert_type":  # of numbers as wide
+        return bool(eqn.invars[0].aval.shape == eqn.outvars[0].aval.shape)
     if name == "scatter":  # ``x.at[i].set(v)`` of one index
         return bool(eqn.invars[1].aval.size <= 1)
     return False

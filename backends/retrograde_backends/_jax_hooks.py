@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from retrograde import _schedules
 from retrograde._loops import FAR, Slots
 
+from ._jax_clock import TracedClock
 from ._jax_kernel import joined, loose
-from ._jax_loops import TracedClock, for_loop, read_row, splitter, while_loop, write_row
+from ._jax_loops import for_loop, read_row, splitter, while_loop, write_row
 
 __all__ = ["LoopHooks"]
 

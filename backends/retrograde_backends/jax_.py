@@ -22,13 +22,13 @@ from retrograde._types import Inputs, Wanted
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
 from ._jax_asked import AskedHooks, forward_mode
+from ._jax_clock import precision
 from ._jax_derivative import DirectHooks, Pullback
 from ._jax_gate import MOST, costly, dear, separate, small
 from ._jax_gradient import with_gradient
 from ._jax_hooks import LoopHooks
 from ._jax_iteration import IterationHooks
 from ._jax_kernel import apart
-from ._jax_loops import precision
 from ._jax_programs import KeptAccounts, KeptPrograms
 from ._jax_shifts import shifted
 from ._jax_stages import RolledStages

@@ -219,18 +219,6 @@ def test_other_modes_go_through():
     np.testing.assert_allclose(jax.hessian(loss)(y), jax.jacrev(jax.grad(loss))(y), rtol=1e-10)
 
 
-def test_the_gate_reads_loops_and_branches():
-    def loop(fn: Any) -> Any:
-        return jax.make_jaxpr(lambda x: jax.lax.fori_loop(0, 3, lambda i, x: fn(x), x))(
-            jnp.ones(4)
-        ).jaxpr
-
-    assert gate.fits(loop(jnp.sin))
-    assert not gate.fits(loop(jnp.sort))
-    branch = jax.make_jaxpr(lambda x: jax.lax.cond(x[0] > 0, jnp.sort, jnp.sin, x))(jnp.ones(4))
-    assert not gate.fits(branch.jaxpr)
-
-
 @marking
 def test_what_is_as_large_as_the_gate_lets_through_compiles():
     """XLA calls libraries for larger sums and products, which a kernel can't."""

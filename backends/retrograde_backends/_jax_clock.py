@@ -1,0 +1,103 @@
+"""JAX: the traced clock: times, steps and errors as 0-d arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ._jax_loops import write_row
+from ._jax_power import fixed_power, powers_of
+
+__all__ = ["TracedClock", "precision"]
+
+
+def precision(dtype: Any) -> Any:
+    """``finfo`` of a dtype, ml_dtypes' included."""
+    finfo: Any = jnp.finfo
+    return finfo(dtype)
+
+
+class TracedClock:
+    """Times, steps and errors as 0-d arrays of the state's real dtype; counts as int32."""
+
+    traced = True
+    yes = True
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+        self.eps = float(precision(dtype).eps)
+        self.direct = powers_of(dtype)
+
+    def real(self, x: Any) -> Any:
+        return jnp.asarray(x, self.dtype)
+
+    def constant(self, x: Any) -> Any:
+        return lax.stop_gradient(x)
+
+    def count(self, n: int) -> Any:
+        return jnp.asarray(n, jnp.int32)
+
+    def steps(self, t0: Any, t1: Any, dt: Any) -> Any:
+        part = (t1 - t0) / dt
+        return jnp.maximum(0, jnp.ceil(part * (1 - 4 * self.eps) - 1e-9)).astype(jnp.int32)
+
+    def land(self, t: Any, h: Any, t1: Any) -> tuple[Any, Any]:
+        rest = t1 - t
+        t_new = jnp.where(jnp.abs(h) >= jnp.abs(rest) * (1 - 4 * self.eps), t1, t + h)
+        return t_new, t_new - t
+
+    def running(self, t: Any, t1: Any, h: Any, floor: float, left: Any) -> Any:
+        going = (t != t1) & (jnp.abs(h) > floor + 4 * self.eps * jnp.abs(t))
+        return going if isinstance(left, int) else going & (left > 0)
+
+    def select(self, ok: Any, new: Any, old: Any) -> Any:
+        return jax.tree_util.tree_map(lambda a, b: jnp.where(ok, a, b), new, old)
+
+    def where(self, ok: Any, a: Any, b: Any) -> Any:
+        return (a if ok else b) if isinstance(ok, bool) else jnp.where(ok, a, b)
+
+    def both(self, a: Any, b: Any) -> Any:
+        return jnp.logical_and(a, b)
+
+    def either(self, a: Any, b: Any) -> Any:
+        return jnp.logical_or(a, b)
+
+    def is_finite(self, x: Any) -> Any:
+        return jnp.isfinite(x)
+
+    def power(self, x: Any, p: float) -> Any:
+        return jnp.exp(p * jnp.log(x))  # cheaper than pow, and 0**p = exp(-inf) = 0
+
+    def base(self, x: Any) -> Any:
+        return x if self.direct else -jnp.log(x)  # logarithms are kept: one of them a try
+
+    def product(self, bases: Sequence[Any], powers: Sequence[float]) -> Any:
+        pairs = zip(bases, powers, strict=False)
+        if not self.direct:
+            return jnp.exp(sum(p * x for x, p in pairs))
+        return math.prod(fixed_power(x, -p) for x, p in pairs)
+
+    def root(self, a: Any, b: Any) -> Any:
+        return jnp.sqrt(a / b)
+
+    def clip(self, x: Any, low: Any, high: Any) -> Any:
+        return jnp.where(x > low, jnp.minimum(x, high), low)
+
+    def maximum(self, a: Any, b: Any) -> Any:
+        return jnp.where(b > a, b, a)
+
+    def minimum(self, a: Any, b: Any) -> Any:
+        return jnp.where(b < a, b, a)
+
+    def record_new(self, t0: Any, rows: int | None) -> Any:
+        assert rows is not None
+        return jnp.full(rows + 1, jnp.inf, self.dtype).at[0].set(t0)
+
+    def record(self, times: Any, n: Any, t_new: Any, ok: Any) -> Any:
+        # written whether accepted or not: the next try writes the same place again
+        return write_row(times, n + 1, t_new)
