@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,14 +72,11 @@ class TracedClock:
     def power(self, x: Any, p: float) -> Any:
         return jnp.exp(p * jnp.log(x))  # cheaper than pow, and 0**p = exp(-inf) = 0
 
-    def base(self, x: Any) -> Any:
-        return x if self.direct else -jnp.log(x)  # logarithms are kept: one of them a try
-
-    def product(self, bases: Sequence[Any], powers: Sequence[float]) -> Any:
-        pairs = zip(bases, powers, strict=False)
-        if not self.direct:
-            return jnp.exp(sum(p * x for x, p in pairs))
-        return math.prod(fixed_power(x, -p) for x, p in pairs)
+    def powers(self, x: Any, exponents: Sequence[float]) -> tuple[Any, ...]:
+        logarithm, first = jnp.log(x), exponents[0]
+        # a step waits for the first; for the others there is time till its end
+        now = fixed_power(x, first) if self.direct else jnp.exp(first * logarithm)
+        return now, *(jnp.exp(p * logarithm) for p in exponents[1:])
 
     def root(self, a: Any, b: Any) -> Any:
         return jnp.sqrt(a / b)

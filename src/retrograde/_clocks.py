@@ -93,16 +93,9 @@ class HostClock:
         """x**p for x > 0."""
         return x**p  # type: ignore[no-any-return]
 
-    def base(self, x: float) -> float:
-        """1/x of x > 0, in the form that :meth:`product` takes."""
-        return 1.0 / x
-
-    def product(self, bases: Sequence[float], powers: Sequence[float]) -> float:
-        """The product of x**p, of as many bases as there are."""
-        out = 1.0
-        for x, p in zip(bases, powers, strict=False):
-            out *= x**p
-        return out
+    def powers(self, x: float, exponents: Sequence[float]) -> tuple[float, ...]:
+        """x**p of x > 0 for each exponent; \\|p\\| is at most some 1/2."""
+        return tuple(x**p for p in exponents)
 
     def root(self, a: float, b: float) -> float:
         """sqrt(a / b) for a, b >= 0; nan where b is 0."""

@@ -141,7 +141,8 @@ class ListLayout(ListParts):
         for i, (x, y) in enumerate(zip(e, size, strict=True)):
             rtol = scale.rtol[i] if isinstance(scale.rtol, tuple) else scale.rtol
             atol = scale.atol[i] if isinstance(scale.atol, tuple) else scale.atol
-            ratio = xp.reshape(xp.abs(x) / (atol + rtol * y), (-1,))  # less code than of many axes
+            x = xp.abs(x) if self.dtype != self.real_dtype else x
+            ratio = xp.reshape(x / (atol + rtol * y), (-1,))  # less code than of many axes
             part = xp.sum(ratio * ratio)
             total = part if total is None else total + part
         return self.bk.scalar(total) / self.size

@@ -74,6 +74,18 @@ def test_both_sweeps_of_a_small_system_are_marked():
 
 
 @marking
+def test_the_callers_thread_runs_a_small_gradient():
+    """XLA's CPU client gives programs of 1,000 operations or more to another, for 5 us."""
+
+    def f(t: Any, y: Any, p: Any) -> Any:
+        both = y[0] * y[1]
+        return jnp.stack([p[0] * y[0] - p[1] * both, p[3] * both - p[2] * y[1]])
+
+    program = gradient(f, dt=None, solver="tsit5").lower(jnp.asarray(Y0), jnp.asarray(P)).compile()
+    assert program.cost_analysis()["flops"] < 1000
+
+
+@marking
 @pytest.mark.parametrize("settings", [{"max_steps": 5000}, {"adjoint": (100,)}], ids=str)
 def test_many_slots_and_high_bounds_are_no_cliff(settings):
     """With a sort among the slots, no sweep back was a kernel: 20 times as long from 4,100 on."""

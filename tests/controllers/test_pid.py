@@ -13,11 +13,13 @@ from retrograde._clocks import HostClock
 CLOCK = HostClock()
 
 
-def adapt(error, h=0.1, order=5, past=1.0, **settings):
-    """(accepted, next h) after a try with this error."""
+def adapt(error, h=0.1, order=5, before=(), **settings):
+    """(accepted, next h) after a try with this error, and accepted ones before it."""
     controller = rg.PIDController(**settings)
-    memory = (past, past) if controller.dcoeff else (past,)
-    ok, h_next, _ = controller.adapter(CLOCK, order)(error**2, h, memory)
+    run, memory = controller.adapter(CLOCK, order), controller.init(CLOCK)
+    for past in before:
+        _, _, memory = run(past**2, h, memory)
+    ok, h_next, _ = run(error**2, h, memory)
     return ok, h_next
 
 
@@ -41,6 +43,16 @@ def test_factor_limits():
     assert adapt(1e9, factormin=0.5)[1] == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize("errors", [(0.2, 0.5, 0.9), (0.9, 0.5, 0.7), (1.0, 0.01, 0.3)])
+def test_pid_control_is_the_published_formula(errors):
+    """Soderlind 2003: h' = h safety r_n^(b1/k) r_(n-1)^(b2/k) r_(n-2)^(b3/k), r = 1 / error."""
+    *before, error = errors
+    _, h = adapt(error, before=before, order=5, pcoeff=0.3, icoeff=0.4, dcoeff=0.1)
+    powers = (0.1, -(0.3 + 2 * 0.1), 0.3 + 0.4 + 0.1)
+    factor = math.prod(e ** (-b / 5) for e, b in zip(errors, powers, strict=True))
+    assert h == pytest.approx(0.1 * min(10.0, 0.9 * factor), rel=1e-14)
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_step_limits_keep_the_sign(sign):
     _, h = adapt(0.0, h=sign * 0.1, dtmax=0.25)
@@ -62,14 +74,13 @@ def test_integral_control_is_the_textbook_formula():
 
 def test_proportional_control_looks_at_the_step_before():
     """Growing errors shorten the step beyond what their size alone would."""
-    calm, growing = (adapt(0.5, past=1 / e**2)[1] for e in (0.5, 0.1))
+    calm, growing = (adapt(0.5, before=(e,))[1] for e in (0.5, 0.1))
     assert growing < calm
 
 
 def test_derivative_control_is_neutral_on_constant_errors():
     for error in (0.3, 0.8):
-        past = 1 / error**2
-        a, b = adapt(error, past=past, dcoeff=0.0)[1], adapt(error, past=past, dcoeff=0.1)[1]
+        a, b = (adapt(error, before=(error, error), dcoeff=d)[1] for d in (0.0, 0.1))
         assert a == pytest.approx(b)
 
 

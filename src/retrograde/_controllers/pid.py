@@ -84,19 +84,22 @@ class PIDController(AbstractController):
         return 0.0 if self.dtmin is None or self.force_dtmin else self.dtmin * (1 - 1e-6)
 
     def init(self, clock: Any) -> tuple[Scalar, ...]:
-        """What is carried from try to try: bases 1/error2 of the last accepted steps."""
-        return (clock.base(clock.real(1.0)),) * (2 if self.dcoeff else 1)
+        """What is carried from try to try: powers of the errors of the last accepted steps."""
+        return (clock.real(1.0),) * (3 if self.dcoeff else 1)
 
     def adapter(self, clock: Any, order: int) -> Callable[..., tuple[Any, Scalar, Any]]:
-        """``adapt(error2, h, memory) -> (accepted, next h, memory)`` for one solve."""
+        """``adapt(error2, h, memory) -> (accepted, next h, memory)`` for one solve.
+
+        The powers that the next steps need of an error are taken with its first.
+        """
         p, i, d = self.pcoeff, self.icoeff, self.dcoeff
-        powers = tuple(b / (2 * order) for b in (p + i + d, -(p + 2 * d), d))
-        product, base, clip, where = clock.product, clock.base, clock.clip, clock.where
+        exponents = tuple(-b / (2 * order) for b in (p + i + d, -(p + 2 * d), d)[: 3 if d else 2])
+        clip, where = clock.clip, clock.where
         safety, low, high = self.safety, self.factormin, self.factormax
         dtmin = self.dtmin if self.force_dtmin else None
         limit = self._limit(clock)
-        if dtmin is None and self.dtmax is None and not self.dcoeff and not clock.traced:
-            return _plain_adapter(powers[0], powers[1], safety, low, high)
+        if dtmin is None and self.dtmax is None and not d and not clock.traced:
+            return _plain_adapter(exponents[0], exponents[1], safety, low, high)
 
         def adapt(
             error2: Scalar, h: Scalar, memory: tuple[Scalar, ...]
@@ -104,9 +107,11 @@ class PIDController(AbstractController):
             ok = error2 <= 1.0
             if dtmin is not None:
                 ok = clock.either(ok, abs(h) <= dtmin * (1 + 1e-6))
-            r = base(clock.maximum(error2, _SMALLEST_ERROR2))
-            factor = clip(safety * product((r, *memory), powers), low, where(ok, high, safety))
-            return ok, limit(h * factor), clock.select(ok, (r, *memory[:-1]), memory)
+            now, *later = clock.powers(clock.maximum(error2, _SMALLEST_ERROR2), exponents)
+            factor = safety * now * memory[0] * (memory[2] if d else 1.0)
+            factor = clip(factor, low, where(ok, high, safety))
+            kept = (*later, memory[1]) if d else tuple(later)
+            return ok, limit(h * factor), clock.select(ok, kept, memory)
 
         return adapt
 
@@ -151,17 +156,17 @@ class PIDController(AbstractController):
 
 
 def _plain_adapter(
-    power: float, power_before: float, safety: float, low: float, high: float
+    now: float, later: float, safety: float, low: float, high: float
 ) -> Callable[..., tuple[bool, float, tuple[float]]]:
     """The same of Python floats without bounds, in one frame: once a try, it has to be quick."""
 
     def adapt(error2: float, h: float, memory: tuple[float]) -> tuple[bool, float, tuple[float]]:
-        r = 1.0 / (_SMALLEST_ERROR2 if error2 < _SMALLEST_ERROR2 else error2)
-        factor = safety * r**power * memory[0] ** power_before
+        size = _SMALLEST_ERROR2 if error2 < _SMALLEST_ERROR2 else error2
+        factor = safety * size**now * memory[0]
         if not factor > low:  # nan, too
             factor = low
         if error2 <= 1.0:
-            return True, h * (high if factor > high else factor), (r,)
+            return True, h * (high if factor > high else factor), (size**later,)
         return False, h * (safety if factor > safety else factor), memory
 
     return adapt
