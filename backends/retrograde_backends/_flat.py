@@ -190,11 +190,11 @@ class FlatStages:
         self.more = [(row, matrix[first : s + 1 + j]) for j, row in enumerate(tableau.a[s:])]
         table = [list(row) for row in combination_rows(tableau)]
         self.scale, table[s + 1 :] = self._scaled(scale, table[s + 1 :])
-        made = [bk.coefficients([order.columns(row) for row in table], *like[1:]) for _ in (0, 1)]
-        self.scaled_all = scaled = made[0]
-        self.table, self.scaled, self.scale_into = made[1], scaled, order.scaler(bk.scale_into)
+        made = bk.coefficients([order.columns(row) for row in table], *like[1:])
+        self.scaled_all = scaled = 1.0 * made
+        self.table, self.scaled, self.scale_into = made, scaled, order.scaler(bk.scale_into)
         if not order.lead:  # then all but y's column are scaled in one go
-            self.table, self.scaled, self.scale_into = made[1][:, 1:], scaled[:, 1:], bk.scale_into
+            self.table, self.scaled, self.scale_into = made[:, 1:], scaled[:, 1:], bk.scale_into
         # stage i needs y and the i slopes before it
         spans = [order.span(row) for row in tableau.a[:s]]
         self.products = [bk.product(scaled[i, x], matrix[x]) for i, x in enumerate(spans)]

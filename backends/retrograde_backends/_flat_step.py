@@ -97,16 +97,20 @@ def host_square(
 
 
 def _square_of_few(error: Callable[[], Any], atol: float, n: int) -> Callable[[Any, Any], float]:
-    """``(y, y1) -> mean of (|e| / (atol + max(|y|, |y1|)))**2`` in floats: 1.2 us, not 2.7."""
+    """``(y, y1) -> mean of (|e| / (atol + max(|y|, |y1|)))**2`` in floats: 0.8 us, not 2.7."""
     last: Any = None
-    size: list[float] = []
+    values: list[float] = []
 
     def square(y: Any, y1: Any) -> float:
-        nonlocal last, size
-        before = size if y is last else list(map(abs, y.tolist()))
-        last, size = y1, list(map(abs, y1.tolist()))
+        nonlocal last, values
+        before = values if y is last else y.tolist()
+        last, values = y1, y1.tolist()
         total = 0.0
-        for e, a, b in zip(error().tolist(), before, size, strict=False):
+        for e, a, b in zip(error().tolist(), before, values, strict=False):
+            if a < 0.0:  # calls of abs would take a third of the time
+                a = -a
+            if b < 0.0:
+                b = -b
             e /= atol + (a if a > b else b)  # b where that is nan
             total += e * e
         return total / n
