@@ -22,26 +22,20 @@ from ._planner import Plan
 from ._saveat import SaveAt
 from ._solution import Gradients, Solution, Status
 from ._solve import plan, solve, solve_vjp
-from ._solvers import (
-    REVERSIBLE,
-    RK4,
-    AbstractSolver,
-    Bosh3,
-    Dopri5,
-    Dopri8,
-    Euler,
-    ExplicitRungeKutta,
-    Heun,
-    Midpoint,
-    Ralston,
-    Tableau,
-    Tsit5,
-)
+from ._solvers import AbstractSolver, ExplicitRungeKutta, Tableau, Tsit5
 
 if TYPE_CHECKING:
     from ._looping import loop_vjp, scan, while_loop
     from ._solvers import (
         ALF,
+        RK4,
+        Bosh3,
+        Dopri5,
+        Dopri8,
+        Euler,
+        Heun,
+        Midpoint,
+        Ralston,
         Reversible,
         ReversibleHeun,
         SemiImplicitEuler,
@@ -101,13 +95,17 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Loops, ``retrograde.measure`` and the reversible solvers: loaded when they are asked for."""
+    """Loops, ``retrograde.measure`` and most solvers: loaded when they are asked for."""
     import importlib
 
     if name == "measure":
         return importlib.import_module(f"{__name__}.measure")
     if name in ("loop_vjp", "scan", "while_loop"):
         return getattr(importlib.import_module(f"{__name__}._looping"), name)
-    if name in REVERSIBLE:
+    if name in _solvers.PAGES:
         return getattr(_solvers, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
