@@ -18,7 +18,6 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -55,6 +54,11 @@ def fixed_power(x: Any, p: float) -> Any:
     p : float
     """
     integer, digits, highest, count = _FORMATS[str(x.dtype)]
+
+    def look(values: Any, i: Any) -> Any:
+        # as NumPy's: where JAX before 0.8 makes an array of them, it puts it on a device
+        return read_row(np.asarray(values, x.dtype), i)
+
     # what is not finite has an exponent of its own, the table's last; a negative nan, its first
     whole = [np.nan, *np.exp2(np.arange(LOWEST, highest, dtype=float)) ** p, np.nan]
     middles = 1 + (np.arange(2**_PARTS) + 0.5) / 2**_PARTS
@@ -63,9 +67,9 @@ def fixed_power(x: Any, p: float) -> Any:
     j = (bits >> (digits - _PARTS)) & (2**_PARTS - 1)
     one = (highest - 1) << digits
     m = lax.bitcast_convert_type((bits & (2**digits - 1)) | one, x.dtype)
-    r = m * read_row(jnp.asarray(1 / middles, x.dtype), j) - 1
-    start = read_row(jnp.asarray(whole, x.dtype), k)
-    start = start * read_row(jnp.asarray(middles**p, x.dtype), j)
+    r = m * look(1 / middles, j) - 1
+    start = look(whole, k)
+    start = start * look(middles**p, j)
     return start * _sum(_binomials(p, count), r)
 
 
