@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ._jax_loops import write_row
-from ._jax_power import fixed_power, powers_of
+from ._jax_power import fixed_power
 
 __all__ = ["TracedClock", "precision"]
 
@@ -30,7 +30,6 @@ class TracedClock:
     def __init__(self, dtype: Any) -> None:
         self.dtype = dtype
         self.eps = float(precision(dtype).eps)
-        self.direct = powers_of(dtype)
 
     def real(self, x: Any) -> Any:
         return jnp.asarray(x, self.dtype)
@@ -73,10 +72,9 @@ class TracedClock:
         return jnp.exp(p * jnp.log(x))  # cheaper than pow, and 0**p = exp(-inf) = 0
 
     def powers(self, x: Any, exponents: Sequence[float]) -> tuple[Any, ...]:
-        logarithm, first = jnp.log(x), exponents[0]
-        # a step waits for the first; for the others there is time till its end
-        now = fixed_power(x, first) if self.direct else jnp.exp(first * logarithm)
-        return now, *(jnp.exp(p * logarithm) for p in exponents[1:])
+        # a step waits for the first; for the others there is time until its end
+        logarithm = jnp.log(x)
+        return fixed_power(x, exponents[0]), *(jnp.exp(p * logarithm) for p in exponents[1:])
 
     def root(self, a: Any, b: Any) -> Any:
         return jnp.sqrt(a / b)

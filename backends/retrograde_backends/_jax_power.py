@@ -23,7 +23,7 @@ from jax import lax
 
 from ._jax_loops import read_row
 
-__all__ = ["fixed_power", "powers_of"]
+__all__ = ["fixed_power"]
 
 LOWEST = -64
 """Exponent of two of the smallest x."""
@@ -36,11 +36,6 @@ _FORMATS: dict[str, tuple[Any, int, int, int]] = {
 
 _PARTS = 7
 """Bits of the mantissa that are looked up."""
-
-
-def powers_of(dtype: Any) -> bool:
-    """Whether :func:`fixed_power` is for numbers of this dtype."""
-    return str(dtype) in _FORMATS
 
 
 def fixed_power(x: Any, p: float) -> Any:
