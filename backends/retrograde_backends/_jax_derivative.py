@@ -23,6 +23,9 @@ __all__ = ["DirectHooks", "Pullback"]
 class Pullback:
     """vjp of f by ``jax.vjp``, over what is wanted alone."""
 
+    scales = True
+    """Whether what is added to the accumulator can have a weight."""
+
     def __init__(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> None:
         self.layout, self.bind, self.params = layout, bind, params
         self.wanted, self.time, self.over = wanted.params, wanted.time, wanted
@@ -77,8 +80,9 @@ class Pullback:
                 return self.apart(t, y, params, ct)
             return settled(part, self.layout.unpack(y))(ct) if whole else self.some(t, y, ct)
 
-        def pull(ct: Any, acc: list[Any]) -> tuple[Any, Any, list[Any]]:
+        def pull(ct: Any, acc: list[Any], weight: Any = None) -> tuple[Any, Any, list[Any]]:
             *first, mu, cts = found(tuple(ct))
+            cts = cts if weight is None else [weight * x for x in cts]
             return mu, first[0] if first else None, [a + x for a, x in zip(acc, cts, strict=True)]
 
         return k, pull

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from .._types import Scalar, State
+from .linear_cotangents import Cotangents
 
 __all__ = ["Combine", "Cotangents", "Evaluate", "Machine", "Program", "Registers", "Step", "Term"]
 
@@ -107,41 +108,6 @@ class Machine:
         return self.layout.join([r[name] for name in program.outputs])
 
 
-class Cotangents:
-    """Cotangents of registers while a program is read backwards.
-
-    Attributes
-    ----------
-    acc
-        Accumulator of the parameters' cotangents.
-    t, h : scalar
-        Cotangents of the step's start and size.
-    inside : dict of str to Any
-        Cotangents of the inside of a :class:`Step`, by its register.
-    """
-
-    def __init__(self, layout: Any, acc: Any, *, size: bool) -> None:
-        self.layout, self.acc, self.size = layout, acc, size
-        self.t: Scalar = 0.0
-        self.h: Scalar = 0.0
-        self.inside: dict[str, Any] = {}
-        self._terms: dict[str, list[tuple[Scalar, State]]] = {}
-
-    def add(self, name: str, weight: Scalar, ct: State) -> None:
-        """Add ``weight * ct`` to a register's cotangent."""
-        self._terms.setdefault(name, []).append((weight, ct))
-
-    def take(self, name: str) -> State | None:
-        """A register's cotangent, complete and no longer needed here; None for zero."""
-        terms = self._terms.pop(name, None)
-        if terms is None:
-            return None
-        weight, ct = terms[0]
-        if len(terms) == 1 and isinstance(weight, float) and weight == 1.0:
-            return ct
-        return self.layout.weighted(terms)
-
-
 @dataclass(frozen=True)
 class Combine:
     """``out = sum (alpha + beta h) register``, added in order: first what nearly cancels."""
@@ -207,19 +173,23 @@ class Evaluate:
     ) -> None:
         """f's vjp of the slopes' cotangents."""
         layout = m.layout
-        found = [None if name is None else ct.take(name) for name in self.out]
+        weight, found = ct.pulled(self.out) if getattr(m.vjp, "scales", False) else (1.0, None)
+        if found is None:
+            found = [None if name is None else ct.take(name) for name in self.out]
         if all(x is None for x in found):
             return
         if tape is None:
             time = layout.time(t + self.c * h)
             _, tape = m.vjp(time, layout.join([r[x] for x in self.arg]))
-        mu, ct_t, ct.acc = tape(self._leaves(m, found), ct.acc)
+        leaves, plain = self._leaves(m, found), isinstance(weight, float) and weight == 1.0
+        mu, ct_t, ct.acc = tape(leaves, ct.acc) if plain else tape(leaves, ct.acc, weight)
         if m.time:
+            ct_t = ct_t if plain else weight * ct_t
             ct.t = ct.t + ct_t
             ct.h = ct.h + self.c * ct_t
         for name, part in zip(self.arg, self._parts(m, mu), strict=True):
             if part is not None:
-                ct.add(name, 1.0, part)
+                ct.add(name, weight, part)
 
     def _leaves(self, m: Machine, parts: Sequence[State | None]) -> Sequence[Any]:
         """Leaves of the slopes' cotangent; None, which costs nothing to pull, in absent parts."""
