@@ -103,7 +103,7 @@ def _plain(x: Any) -> bool:
 
 
 def _touch(arrays: Sequence[Any]) -> Any:
-    """Something that depends on every array: one of their first elements, who knows which.
+    """Something that depends on every array: the first or second of their first elements.
 
     XLA's emitter of such kernels knows the buffers that an operation reads or makes. An input that
     no operation is left to read, after its simplifications, makes it abort the whole process.
@@ -112,7 +112,7 @@ def _touch(arrays: Sequence[Any]) -> Any:
     for x in arrays:
         firsts.setdefault(x.dtype, []).append(jnp.ravel(x)[:1])
     # unsigned, or JAX would look for negative ones; beyond the last is the last
-    place = jnp.real(jnp.ravel(arrays[0])[0]).astype(jnp.uint32)
+    place = (jnp.real(jnp.ravel(arrays[0])[0]) > 0).astype(jnp.uint32)
     found = [jax.lax.dynamic_slice(jnp.concatenate(x), (place,), (1,)) for x in firsts.values()]
     return sum(jnp.real(x[0]).astype(jnp.float32) for x in found)
 
