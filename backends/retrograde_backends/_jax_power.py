@@ -4,7 +4,7 @@ A controller raises the error of every try to such a power, and nothing of the n
 before: in the solve of a small system the two functions were two fifths of all time (35 of 94 ns a
 try; this takes 12, jax 0.10 on x86-64). With x = 2**k c (1 + r), c the middle of the 128th part of
 [1, 2) that x / 2**k lies in, (2**k)**p and c**p are looked up, and (1 + r)**p is its binomial
-series: at \\|r\\| <= 1/256 six terms are enough (the next is below p/6 256**-6, 6e-16 p). It is
+series: at |r| <= 1/256 six terms are enough (the next is below p/6 256**-6, 6e-16 p). It is
 summed pair by pair (Estrin 1960), three multiply-adds deep.
 
 It takes few operations, for XLA's CPU client runs a program of less than 1,000, counted with every
@@ -41,7 +41,7 @@ _PARTS = 7
 def fixed_power(x: Any, p: float) -> Any:
     """x**p for x >= 2**-64; nan where x is nan or infinite.
 
-    Its relative error is that of rounding, some units in the last place, for \\|p\\| <= 1/2.
+    Its relative error is that of rounding, some units in the last place, for |p| <= 1/2.
 
     Parameters
     ----------

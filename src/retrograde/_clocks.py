@@ -94,7 +94,7 @@ class HostClock:
         return x**p  # type: ignore[no-any-return]
 
     def powers(self, x: float, exponents: Sequence[float]) -> tuple[float, ...]:
-        """x**p of x > 0 for each exponent; \\|p\\| is at most some 1/2."""
+        """x**p of x > 0 for each exponent; |p| is at most some 1/2."""
         return tuple(x**p for p in exponents)
 
     def root(self, a: float, b: float) -> float:

@@ -63,7 +63,11 @@ class GradientHooks(ABC):
 
     @abstractmethod
     def pullback(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
-        """The vjp of ``bind(params)(t, leaves)``, in the form of ``_derivative.TapePullback``."""
+        """The vjp of ``bind(params)(t, leaves)``, in the form of ``_derivative.TapePullback``.
+
+        Where it has a true attribute ``scales``, its pulls take a third argument, the weight of
+        what they add to the accumulator (sums of states then take theirs where they are formed).
+        """
 
     def recorded_sweep(self, solver: Any, layout: Any, vjp: Any) -> Any:
         """A reverse sweep that pulls each step as one graph, or None where that is no gain.

@@ -119,6 +119,16 @@ def test_import_loads_no_array_library():
     assert not set(loaded.split()) & LIBRARIES
 
 
+def test_solvers_are_loaded_when_they_are_asked_for():
+    code = (
+        "import sys, retrograde as rg;"
+        "pages = lambda: {m.rpartition('.')[2] for m in sys.modules if '._solvers.' in m};"
+        "first = pages(); rg.Dopri8; print(*sorted(pages() - first), 'tsit5' in first);"
+        "print(all(hasattr(rg, name) and name in dir(rg) for name in rg.__all__))"
+    )
+    assert fresh(code).splitlines() == ["dopri8 True", "True"]
+
+
 def test_numpy_alone_is_loaded_for_numpy():
     code = (
         "import sys, numpy as np, retrograde as rg;"
