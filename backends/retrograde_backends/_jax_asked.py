@@ -16,7 +16,7 @@ from jax.interpreters.ad import JVPTracer
 from retrograde._errors import UnsupportedByBackend
 from retrograde._types import Asked
 
-__all__ = ["AskedHooks", "forward_mode"]
+__all__ = ["AskedHooks", "batched", "forward_mode"]
 
 
 class AskedHooks:
@@ -42,6 +42,11 @@ def forward_mode() -> Iterator[None]:
             "`f` calls a jax.custom_vjp function, which has no jvp: forward mode and "
             "forward-over-reverse need jax.custom_jvp there; jax.grad works as it is."
         ) from error
+
+
+def batched(arrays: Any) -> bool:
+    """Whether a ``vmap`` can be seen around these; none can outside of a ``jit``."""
+    return any("batch" in _kinds(x) for x in jax.tree_util.tree_leaves(arrays))
 
 
 def _asked(inputs: Any) -> Asked:

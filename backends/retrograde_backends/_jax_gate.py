@@ -17,7 +17,7 @@ import jax
 from jax.interpreters import mlir
 
 __all__ = [
-    "ALLOWED", "JOINING", "UNCACHED", "costly", "dear", "enabled", "equations_of", "fits",
+    "ALLOWED", "JOINING", "UNCACHED", "costly", "dear", "enabled", "equations_of", "fits", "long",
     "separate", "small",
 ]  # fmt: skip
 
@@ -140,6 +140,19 @@ def costly(jaxpr: Any) -> bool:
     sizes = (v.aval.size for v in (*jaxpr.constvars, *jaxpr.invars))
     costs = (e.outvars[0].aval.size for e in equations_of(jaxpr) if e.primitive.name in COSTLY)
     return bool(sum(sizes) <= MOST and sum(costs) >= DEAREST)
+
+
+def long(jaxpr: Any) -> bool:
+    """Whether copies of a field's vjp, one for each stage, take long to compile.
+
+    A loop over the stages takes a tenth longer to run where there are matrices: cotangents of
+    parameters are added up once a stage, and not once a step.
+    """
+    return sum(1 for _ in equations_of(jaxpr)) >= LONG
+
+
+LONG = 12
+"""Operations of a field from which the stages of its reversed steps are a loop."""
 
 
 def dear(jaxpr: Any, size: int) -> bool:

@@ -19,7 +19,7 @@ from retrograde._errors import InputError
 from retrograde._types import Inputs, Wanted
 
 from ._jax_asked import forward_mode
-from ._jax_kernel import one_kernel
+from ._jax_kernel import kernel_or_lanes, one_kernel
 from ._jax_linear import LinearMap, linear
 
 __all__ = ["Differentiable", "Tangent", "with_gradient"]
@@ -31,6 +31,13 @@ _SYMBOLIC = jax.__version_info__ >= (0, 8)
 def with_gradient(program: Any) -> Any:
     """The program as a function with derivatives of its own."""
     return Differentiable(program).solve
+
+
+def as_kernel(program: Any, fn: Any) -> Any:
+    """A part of a program as one kernel, where that may be."""
+    if program.small and program.loop.layout.looped:
+        return kernel_or_lanes(fn)
+    return one_kernel(fn, program.small)
 
 
 class Differentiable:
@@ -46,11 +53,11 @@ class Differentiable:
 
     def primal(self) -> Any:
         """The program's own."""
-        return one_kernel(self.program.primal, self.program.small)
+        return as_kernel(self.program, self.program.primal)
 
     def batching(self, run: Any, wanted: Wanted) -> Any:
         """A forward as it is to behave under ``vmap``: JAX's own way."""
-        return one_kernel(run, self.program.small)
+        return as_kernel(self.program, run)
 
     def tangent(self, *arguments: Any) -> Tangent:
         """The linear function of a program's tangents."""
@@ -173,7 +180,7 @@ class Tangent(LinearMap):
     # --- the reverse sweep, and its derivative
     def batching(self, pull: Any) -> Any:
         """A reverse sweep as it is to behave under ``vmap``: JAX's own way."""
-        return one_kernel(pull, self.program.small)
+        return as_kernel(self.program, pull)
 
     def plain_pull(self, inputs: Inputs, arrays: Any, cotangents: Any) -> tuple[Any, ...]:
         cache = _joined(arrays, self.rest)

@@ -28,7 +28,16 @@ from jax.interpreters import ad, batching, mlir
 
 from ._jax_gate import UNCACHED, enabled, fits
 
-__all__ = ["apart", "joined", "loose", "one_kernel", "unmark"]
+__all__ = [
+    "apart",
+    "joined",
+    "kernel_or_lanes",
+    "lanes",
+    "loose",
+    "one_kernel",
+    "together",
+    "unmark",
+]
 
 
 def one_kernel(fn: Callable[..., Any], small: bool = True) -> Callable[..., Any]:
@@ -167,6 +176,10 @@ _loose: ContextVar[bool] = ContextVar("loose", default=False)
 """Whether what may become a kernel is being traced."""
 
 
+_lanes: ContextVar[bool] = ContextVar("lanes", default=False)
+"""Whether what is being traced is known to be under ``vmap``, and so no kernel."""
+
+
 @contextmanager
 def within(where: ContextVar[bool]) -> Iterator[None]:
     """Set a flag for a block."""
@@ -175,6 +188,36 @@ def within(where: ContextVar[bool]) -> Iterator[None]:
         yield
     finally:
         where.reset(token)
+
+
+def together() -> Any:
+    """For a block, fields are part of what is around them: one that stands in a loop alone."""
+    return within(_inside)
+
+
+def kernel_or_lanes(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """``one_kernel`` of ``fn``, and under ``vmap``, whenever that comes, ``fn`` as ``lanes`` tell.
+
+    For programs that are worse than others where they are no kernel.
+    """
+    one = jax.custom_batching.custom_vmap(one_kernel(fn))
+
+    @one.def_vmap
+    def rule(size: int, batched: Any, *arguments: Any) -> Any:
+        def plain(*arguments: Any) -> Any:
+            with within(_lanes):
+                return fn(*arguments)
+
+        axes = jax.tree_util.tree_map(lambda b: 0 if b else None, tuple(batched))
+        out = jax.vmap(plain, in_axes=axes, axis_size=size)(*arguments)
+        return out, jax.tree_util.tree_map(lambda _: True, out)
+
+    return one
+
+
+def lanes() -> bool:
+    """Whether a ``vmap`` is known to stand around what is being traced."""
+    return _lanes.get()
 
 
 # --- the mark on the call, which is set or not when the program is lowered

@@ -25,9 +25,12 @@ LARGE = 1 << 14
 class RecordHooks:
     """The hook behind steps recorded whole."""
 
-    def recorded_sweep(self, solver: Any, layout: Any, vjp: Any) -> Any:
+    def own_sweep(
+        self, solver: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, stored: bool
+    ) -> Any:
         explicit = isinstance(solver, ExplicitRungeKutta)  # and not compiled
-        if not explicit or not isinstance(vjp, TorchPullback) or layout.size >= LARGE:
+        whole = stored and not (outputs or time) and layout.size < LARGE
+        if not (explicit and whole and isinstance(vjp, TorchPullback)):
             return None
         return RecordedSweep(solver.tableau, layout, vjp)
 

@@ -8,7 +8,7 @@ cotangent in the loops (``symbolic_zeros``): XLA does not remove an unused one f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -21,17 +21,18 @@ from retrograde._spaces import ListStages
 from retrograde._types import Inputs, Wanted
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
-from ._jax_asked import AskedHooks, forward_mode
+from ._jax_asked import AskedHooks, batched, forward_mode
 from ._jax_clock import precision
 from ._jax_derivative import DirectHooks, Pullback
-from ._jax_gate import MOST, costly, dear, separate, small
+from ._jax_gate import MOST, separate, small
 from ._jax_gradient import with_gradient
 from ._jax_hooks import LoopHooks
 from ._jax_iteration import IterationHooks
-from ._jax_kernel import apart
+from ._jax_kernel import apart, lanes
 from ._jax_programs import KeptAccounts, KeptPrograms
 from ._jax_shifts import shifted
-from ._jax_stages import RolledStages
+from ._jax_stages import JaxLayout, RolledStages
+from ._jax_tapes import TapeHooks
 
 __all__ = ["JaxBackend", "backend"]
 
@@ -39,7 +40,7 @@ SLOTS = 4
 """Of the gradient that is compiled to see what a step takes beside its slots."""
 
 
-class JaxBackend(AskedHooks, DirectHooks, LoopHooks, IterationHooks, EagerBackend):
+class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, EagerBackend):
     """The adapter of JAX."""
 
     name: ClassVar[str] = "jax"
@@ -142,8 +143,12 @@ class JaxBackend(AskedHooks, DirectHooks, LoopHooks, IterationHooks, EagerBacken
         shapes = self._hoist(problem, problem.f, t0, output=False)
         problem.check_result(shapes, lambda x: hasattr(x, "dtype"))
 
+    def layout(self, leaves: Sequence[Any]) -> Any:
+        return JaxLayout(self, leaves)
+
     def stages(self, layout: Any, tableau: Any, scale: Any = None) -> Any:
-        plain = tableau.inside > tableau.stages or not getattr(layout, "rolled", False)
+        rolled = layout.dear or (layout.looped and not lanes())
+        plain = tableau.inside > tableau.stages or not rolled
         kind = ListStages if plain else RolledStages
         return kind(layout, tableau, scale)
 
@@ -170,8 +175,9 @@ class JaxBackend(AskedHooks, DirectHooks, LoopHooks, IterationHooks, EagerBacken
             # of a call every result is computed, whether it is used or not
             problem.apart = separate(jaxpr, problem.layout.size)
             run = apart(run) if problem.apart and not problem.parted else run
-            problem.layout.rolled = dear(jaxpr, problem.layout.size)
-            problem.layout.taped = problem.small and costly(jaxpr)
+            lone = not batched((leaves, params, consts))
+            problem.notes = (*problem.notes, lone)
+            problem.layout.judge(jaxpr, problem.small, lone)
 
         def converted(t: Any, y: Any, args: Any, captured: Any) -> Any:
             arrays = jax.tree_util.tree_leaves(y)

@@ -14,6 +14,7 @@ from ._adjoints import (
     ForwardMode,
     RecursiveCheckpointAdjoint,
     ReversibleAdjoint,
+    TapeAdjoint,
 )
 from ._controllers import AbstractController, ConstantSteps, PIDController, StepTo
 from ._derivative import VectorField, check_vjp
@@ -79,6 +80,7 @@ __all__ = [
     "Status",
     "StepTo",
     "Tableau",
+    "TapeAdjoint",
     "Tsit5",
     "UnsupportedByBackend",
     "VectorField",

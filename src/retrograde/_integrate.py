@@ -86,6 +86,7 @@ class ForwardLoop:
         """Solve from t0 to t1; store states by ``slots``, record accepted times if asked.
 
         ``guard.note(table, i, y)`` is called with the state before step i, for i = 1, 2, ...;
+        one with a ``forward_sweep`` makes the march's steps (``TapeAdjoint``).
         ``clocked.pack(y, t, h, memory)`` is what an adaptive march stores in place of y.
         """
         if self.progress:
@@ -132,7 +133,10 @@ class ForwardLoop:
         return Scale(float(controller.rtol), float(controller.atol))
 
     def _bounded(self, count: Any) -> Any:
-        return count if self.max_steps is None else self.clock.minimum(count, self.max_steps)
+        if self.max_steps is None:
+            return count
+        known = isinstance(count, int)
+        return (min if known else self.clock.minimum)(count, self.max_steps)
 
     def _rows_at_start(self, inputs: Inputs) -> Any:
         """Rows for the saved times that equal t0."""
@@ -156,8 +160,8 @@ class ForwardLoop:
         bk, out, clock = self.bk, self.outputs, self.clock
         grid = self.grid(inputs)
         field = self.bind(inputs.params)
-        sweep = self.solver.forward_sweep(bk, self.layout, field)
-
+        make = getattr(guard, "forward_sweep", None) or self.solver.forward_sweep
+        sweep = make(bk, self.layout, field)
         emit = out.emitter(self.problem, self.layout, inputs.params)
 
         def plain(i: Any, s: Any) -> Any:
@@ -222,7 +226,8 @@ class ForwardLoop:
         bk, clock, layout, out = self.bk, self.clock, self.layout, self.outputs
         field = self.bind(inputs.params)
         scale = self.tolerances(inputs)
-        sweep = self.solver.forward_sweep(bk, layout, field, scale)
+        make = getattr(guard, "forward_sweep", None) or self.solver.forward_sweep
+        sweep = make(bk, layout, field, scale)
         t0, t1 = clock.real(inputs.t0), clock.real(inputs.t1)
         order = self.solver.error_order
         controller: Any = self.controller

@@ -69,13 +69,29 @@ class GradientHooks(ABC):
         what they add to the accumulator (sums of states then take theirs where they are formed).
         """
 
-    def recorded_sweep(self, solver: Any, layout: Any, vjp: Any) -> Any:
-        """A reverse sweep that pulls each step as one graph, or None where that is no gain.
+    def own_sweep(
+        self, solver: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, stored: bool
+    ) -> Any:
+        """A reverse sweep that serves the library better than the solver's own, or None.
 
-        Asked for where every state is stored, and neither the inside of steps nor their times
-        have cotangents.
+        ``outputs``, ``time``: the inside of steps, and times, have cotangents. ``stored``: every
+        state is, so that no step is replayed.
         """
         return None
+
+    def records_tapes(self, loop: Any) -> bool:
+        """Whether a march of this loop can keep what the vjp of f needs (``TapeAdjoint``)."""
+        return False
+
+    def tapes(self, loop: Any, inputs: Any, wanted: Wanted) -> Any:
+        """What keeps it: it has a guard's ``table``, ``on_grid`` and ``on_tries``, the march's
+        ``forward_sweep``, and ``reverse_sweep(rows)`` that pulls the step ``at``.
+        """
+        raise UnsupportedByBackend(f"{type(self).__name__} keeps no tapes.")
+
+    def kept_bytes(self, loop: Any, inputs: Any, wanted: Wanted) -> tuple[int, bool]:
+        """Bytes of a step's tapes as they are kept, and whether that is a gain."""
+        return 0, False
 
     @abstractmethod
     def poison(self, ok: Any, x: Array) -> Array:

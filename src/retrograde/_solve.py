@@ -68,7 +68,7 @@ def solve(
         Not in this version.
     adjoint : str, AbstractAdjoint or Plan
         How the gradient is computed: ``"auto"`` (the planner's choice), ``"backsolve"``,
-        ``"direct"``, ``"forward"``, ``"recursive_checkpoint"``, ``"reversible"``.
+        ``"direct"``, ``"forward"``, ``"recursive_checkpoint"``, ``"reversible"``, ``"tape"``.
     memory : str, int [bytes], float or None
         Budget of the gradient: ``"512 MiB"``, bytes, a fraction of the free memory of the device
         below 1; None is half of it.

@@ -2,10 +2,10 @@
 
 Members: :class:`AbstractAdjoint` (the abstract class), :class:`RecursiveCheckpointAdjoint`,
 :class:`BacksolveAdjoint` and :class:`ReversibleAdjoint` (on ``inverting``, with its ``guard``),
-:class:`DirectAdjoint`, :class:`ForwardMode`, ``continuous`` (backsolve's mode, on
-``augmented``, its system); ``sweep`` (the pull of one step, shared by all that replay). To add
-one: a file with ``forward`` and ``reverse`` (or ``primal``), its row in the planner's costs, a
-line here.
+:class:`TapeAdjoint`, :class:`DirectAdjoint`, :class:`ForwardMode`, ``continuous`` (backsolve's
+mode, on ``augmented``, its system); ``sweep`` (the pull of one step, shared by all but the last
+three). To add one: a file with ``forward`` and ``reverse`` (or ``primal``), its row in the
+planner's costs, a line here.
 """
 
 from .._errors import InputError
@@ -17,6 +17,7 @@ from .inverting import InvertingAdjoint
 from .recursive_checkpoint import RecursiveCheckpointAdjoint
 from .reversible import ReversibleAdjoint
 from .sweep import field_pullback
+from .tape import TapeAdjoint
 
 __all__ = [
     "AbstractAdjoint",
@@ -27,6 +28,7 @@ __all__ = [
     "RecursiveCheckpointAdjoint",
     "ReversibleAdjoint",
     "Shape",
+    "TapeAdjoint",
     "TooManySteps",
     "check_followed",
     "constant_times",
@@ -40,6 +42,7 @@ BY_NAME: dict[str, type[AbstractAdjoint]] = {
     "forward": ForwardMode,
     "recursive_checkpoint": RecursiveCheckpointAdjoint,
     "reversible": ReversibleAdjoint,
+    "tape": TapeAdjoint,
 }
 
 

@@ -41,6 +41,10 @@ class Shape(NamedTuple):
         Whether y0's slot costs nothing.
     recorded : int [bytes]
         One step recorded by the library's autodiff; 0 where that is not to be had.
+    kept : int [bytes]
+        Tapes of one step as TapeAdjoint stores them; 0 where it can't.
+    taping : bool
+        Whether that is a gain.
     windows : bool
         Whether a window of states saves time (traced loops of cheap steps).
     passing : dict of str to int [bytes]
@@ -91,6 +95,8 @@ class Shape(NamedTuple):
     windows: bool
     passing: dict[str, int] = {}  # noqa: RUF012
     recorded: int = 0
+    kept: int = 0
+    taping: bool = False
     vjp: float = 2.0
     calibrated: bool = False
     stiff: bool = False
@@ -168,6 +174,10 @@ class AbstractAdjoint(ABC):
     ) -> Inputs:
         """Cotangents of the inputs from those of the output rows, shape (k, *shape) each."""
         raise UnsupportedByBackend(self._no_reverse(loop))
+
+    def push(self, loop: Any, residuals: Any, tangents: Inputs) -> tuple[Array, ...] | None:
+        """Tangents of the rows from what ``forward_for`` kept; None where it does not tell."""
+        return None
 
     def _no_reverse(self, loop: Any) -> str:
         return (

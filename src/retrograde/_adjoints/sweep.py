@@ -45,6 +45,8 @@ class StepPull:
         Hold the tape of one stage at a time, for one more evaluation of f a stage.
     stored : bool
         Every state is stored, so that no step is replayed.
+    sweep
+        The reverse sweep, where it is made already.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class StepPull:
         *,
         one_tape: bool = False,
         stored: bool = False,
+        sweep: Any = None,
     ) -> None:
         bk, problem, out = loop.bk, loop.problem, loop.outputs
         self.loop, self.bk, self.inputs, self.wanted = loop, bk, inputs, wanted
@@ -69,15 +72,12 @@ class StepPull:
         self.fn_vjp = fn and output_pullback(problem, fn, inputs.params, wanted)
         self.inside = bool(out.inside)
         field = problem.bind(inputs.params)
-        whole = stored and not (one_tape or self.inside or wanted.time)
-        recorded = bk.recorded_sweep(loop.solver, self.layout, self.vjp) if whole else None
-        self.sweep = recorded or loop.solver.reverse_sweep(
-            bk,
-            self.layout,
-            self.vjp,
-            outputs=self.inside,
-            time=wanted.time,
-            field=field if one_tape else None,
+        parts = self.layout, self.vjp
+        asked = {"outputs": self.inside, "time": wanted.time}
+        if sweep is None and not one_tape:
+            sweep = bk.own_sweep(loop.solver, *parts, **asked, stored=stored)
+        self.sweep = sweep or loop.solver.reverse_sweep(
+            bk, *parts, **asked, field=field if one_tape else None
         )
         self.field = field
         self.first_row = 1 if out.saveat.t0 else 0

@@ -12,6 +12,7 @@ from .._adjoints import (
     InvertingAdjoint,
     RecursiveCheckpointAdjoint,
     Shape,
+    TapeAdjoint,
 )
 from .._units import format_bytes
 from .costs import (
@@ -20,6 +21,7 @@ from .costs import (
     direct_cost,
     forward_cost,
     slot_bytes,
+    tape_cost,
     with_tapes,
     without_record,
 )
@@ -39,8 +41,8 @@ class Case(NamedTuple):
     budget : int [bytes]
     named : AbstractAdjoint or None
         What the user named.
-    recording : DirectAdjoint or None
-        Every step recorded, where the library can.
+    recording : DirectAdjoint, TapeAdjoint or None
+        Every step's tape kept, where the library can and gains by it.
     fitting : RecursiveCheckpointAdjoint or None
         The cheapest setting that fits.
     why : str
@@ -50,7 +52,7 @@ class Case(NamedTuple):
     shape: Shape
     budget: int
     named: AbstractAdjoint | None
-    recording: DirectAdjoint | None
+    recording: DirectAdjoint | TapeAdjoint | None
     fitting: RecursiveCheckpointAdjoint | None
     why: str
 
@@ -81,6 +83,8 @@ def cost_of(shape: Shape, adjoint: AbstractAdjoint) -> Cost:
         return checkpoint_cost(shape, adjoint)
     if isinstance(adjoint, ForwardMode):
         return forward_cost(shape, shape.numbers or 1)
+    if isinstance(adjoint, TapeAdjoint):
+        return tape_cost(shape)
     if shape.recorded:
         return direct_cost(shape)
     # not recordable here: the steps are taken again, over a bound number of tapes

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from .. import _schedules
 from .._adjoints import RecursiveCheckpointAdjoint, Shape
-from .probe import RECORD
+from .probe import CHEAP_BYTES, RECORD
 
 __all__ = [
     "Cost",
@@ -22,6 +22,7 @@ __all__ = [
     "fitting_checkpoints",
     "forward_cost",
     "slot_bytes",
+    "tape_cost",
     "with_tapes",
     "without_record",
 ]
@@ -69,6 +70,16 @@ def _ranges(shape: Shape) -> tuple[int, int]:
 def direct_cost(shape: Shape) -> Cost:
     """Cost of recording every step for the library's own autodiff."""
     return Cost(sum(shape.fixed.values()) + shape.steps * shape.recorded, 1 + shape.vjp)
+
+
+def tape_cost(shape: Shape) -> Cost:
+    """Cost of storing the tapes of every step; a traced buffer is as long as the bound.
+
+    Those of one step more are for solves that store states after all.
+    """
+    rows = shape.steps if shape.known or shape.bound is None else shape.bound
+    shape = with_tapes(shape, one=False)
+    return Cost(sum(shape.fixed.values()) + rows * shape.kept, 1 + shape.vjp)
 
 
 def forward_cost(shape: Shape, numbers: int) -> Cost:
@@ -184,7 +195,7 @@ def ample_rows(shape: Shape) -> int:
     """
     if shape.known or shape.free_slot:
         return 2**62
-    cheap = min(_CHEAP_ROWS, _CHEAP_BYTES // shape.state)
+    cheap = min(_CHEAP_ROWS, CHEAP_BYTES // shape.state)
     return max(1, cheap, math.ceil(_MARGIN * shape.steps))
 
 
@@ -231,5 +242,5 @@ _MANY = 2**24
 _MARGIN = 1.5
 """Rows for each predicted step of a traced solve."""
 
-_CHEAP_ROWS, _CHEAP_BYTES = 4096, 2**20
-"""Rows that are taken without a prediction, and the bytes that they may take together."""
+_CHEAP_ROWS = 4096
+"""Rows that are taken without a prediction, if they take no more than ``CHEAP_BYTES``."""

@@ -16,6 +16,7 @@ from .._adjoints import (
     DirectAdjoint,
     InvertingAdjoint,
     RecursiveCheckpointAdjoint,
+    TapeAdjoint,
 )
 from .._extras import require
 from .._units import format_bytes
@@ -35,6 +36,8 @@ def describe(adjoint: AbstractAdjoint) -> str:
         words += ", one tape at a time" if adjoint.one_tape else ""
         words += "" if adjoint.record else ", times not recorded"
         return f"RecursiveCheckpointAdjoint, {words}"
+    if isinstance(adjoint, TapeAdjoint):
+        return "TapeAdjoint, what the vjp of f needs stored"
     if isinstance(adjoint, DirectAdjoint):
         return "DirectAdjoint, every step recorded"
     if isinstance(adjoint, BacksolveAdjoint) and adjoint.mode == "continuous":

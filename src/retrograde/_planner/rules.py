@@ -16,13 +16,13 @@ from .._adjoints import (
     DirectAdjoint,
     InvertingAdjoint,
     Shape,
+    TapeAdjoint,
 )
 from .._errors import PlanInfeasible
 from .._units import format_bytes
 from .candidates import Case, Choice, candidate, cost_of, offloaded, options, too_small
 from .charges import charged, limit, reserved
 from .costs import (
-    direct_cost,
     fitting_checkpoints,
     with_tapes,
     without_record,
@@ -67,7 +67,7 @@ def _open(named: AbstractAdjoint) -> bool:
 
 def everything_recorded(case: Case) -> Choice | None:
     """Every step's tape kept: exact, and the fastest."""
-    if case.recording is None or direct_cost(case.shape).bytes > case.budget:
+    if case.recording is None or cost_of(case.shape, case.recording).bytes > case.budget:
         return None
     return Choice(case.recording, "every step's tape fits, and nothing is computed twice")
 
@@ -187,7 +187,7 @@ def _plan_for(
     shape: Shape, budget: int, source: str, named: AbstractAdjoint | None, why: str
 ) -> Plan:
     given, shape = shape, charged(shape, budget)
-    recording = None
+    recording: DirectAdjoint | TapeAdjoint | None = TapeAdjoint() if shape.taping else None
     if shape.recorded:
         room = budget - sum(shape.fixed.values())
         recording = DirectAdjoint(max(0, room) // shape.recorded)
