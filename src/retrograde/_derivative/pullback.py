@@ -60,10 +60,14 @@ class TapePullback(_Pullback):
     def __init__(
         self, layout: Any, bind: Callable[..., Any], params: Sequence[Array], wanted: Wanted
     ) -> None:
-        from .tape import vjp  # a good part of the package's import, for some libraries only
+        # a good part of the package's import, for some libraries only
+        from .tape import Signature, vjp
 
         super().__init__(layout, params, wanted)
-        self.bind, self.tape_vjp = bind, vjp
+        self.bind, self.tape_vjp, self.describe = bind, vjp, Signature
+        self.signature: Any = None
+        self.account = False
+        """Whether pulls tell the bytes of their tapes."""
 
     def __call__(self, t: Array, y: State) -> tuple[list[Array], Pull]:
         """Leaves of f(t, y), and the pull."""
@@ -80,7 +84,11 @@ class TapePullback(_Pullback):
             return bind(params)(at, rest[:count])
 
         arrays = [*leaves, *(self.params[i] for i in where)]
-        k, tape_pull = self.tape_vjp(fn, [t, *arrays] if with_time else arrays, self.layout.xp)
+        arrays = [t, *arrays] if with_time else arrays
+        xp, known = self.layout.xp, self.signature
+        if known is None and with_time:  # a solve's arrays are alike, stage for stage
+            known = self.signature = self.describe(arrays, xp)
+        k, tape_pull = self.tape_vjp(fn, arrays, xp, account=self.account, signature=known)
 
         def pull(ct: Sequence[Array], acc: list[Array]) -> tuple[Any, Any, list[Array]]:
             cts = tape_pull(ct)

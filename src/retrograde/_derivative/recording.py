@@ -48,21 +48,12 @@ class Tape(list[Edges]):
 
     __slots__ = ("constants", "device", "dtype", "namespace", "uniform", "xp")
 
-    def __init__(self, xp: Any, namespace: Any) -> None:
-        self.xp = xp
-        self.namespace = namespace
-        self.uniform = True
-        self.dtype: Any = None
-        self.device: Any = None
+    def __init__(self, signature: Any) -> None:
+        self.xp, self.namespace = signature.xp, signature.namespace
+        self.uniform, self.dtype = signature.uniform, signature.dtype
+        self.device = signature.device
         self.constants: list[Any] = []
         """Arrays of the user's that took part: not counted as kept alive by the tape."""
-
-    def admit(self, dtype: Any, kind: str) -> None:
-        """Take note of an input's dtype; ``kind`` is empty for one without derivatives."""
-        if self.dtype is None and kind:
-            self.dtype = dtype
-        if kind == "complex floating" or (kind and dtype != self.dtype):
-            self.uniform = False
 
 
 class Recorded:

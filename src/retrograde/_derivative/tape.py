@@ -19,7 +19,7 @@ from .namespace import namespace_of
 from .recording import Edges, Tape, foreign
 from .variable import Variable
 
-__all__ = ["Pullback", "vjp"]
+__all__ = ["Pullback", "Signature", "vjp"]
 
 _FRESH = frozenset({operator.mul, operator.truediv, operator.neg})
 
@@ -30,7 +30,28 @@ def _floating(xp: Any, dtype: Any) -> str:
     return next((kind for kind in kinds if xp.isdtype(dtype, kind)), "")
 
 
-def vjp(fn: Callable[..., Any], arrays: Sequence[Array], xp: Any) -> tuple[list[Array], Pullback]:
+class Signature:
+    """What calls of a function with arrays of the same shapes and dtypes have in common."""
+
+    def __init__(self, arrays: Sequence[Array], xp: Any) -> None:
+        self.xp, self.namespace = xp, namespace_of(xp)
+        self.inputs = [(x.shape, x.dtype) for x in arrays]
+        kinds = [_floating(xp, x.dtype) for x in arrays]
+        self.floating = [bool(kind) for kind in kinds]
+        self.device = arrays[0].device if arrays else None
+        found = [x.dtype for x, kind in zip(arrays, kinds, strict=True) if kind]
+        self.dtype = found[0] if found else None
+        self.uniform = "complex floating" not in kinds and all(x == self.dtype for x in found)
+
+
+def vjp(
+    fn: Callable[..., Any],
+    arrays: Sequence[Array],
+    xp: Any,
+    *,
+    account: bool = True,
+    signature: Signature | None = None,
+) -> tuple[list[Array], Pullback]:
     """Values of a function, and its pullback.
 
     Parameters
@@ -41,6 +62,10 @@ def vjp(fn: Callable[..., Any], arrays: Sequence[Array], xp: Any) -> tuple[list[
         An array that is not of a floating dtype is passed on as it is.
     xp : namespace
         The library's array-API namespace.
+    account : bool
+        Whether the pullback is to tell its ``nbytes`` (a sixteenth of a small vjp).
+    signature : Signature or None
+        That of the arrays, where it is known (another sixteenth).
 
     Returns
     -------
@@ -65,16 +90,11 @@ def vjp(fn: Callable[..., Any], arrays: Sequence[Array], xp: Any) -> tuple[list[
     >>> [float(round(x, 6)) for x in pull([np.array([0.0, 1.0])])[0]]
     [0.841471, 1.080605]
     """
-    tape, operands, last, kind = Tape(xp, namespace_of(xp)), [], None, ""
-    for x in arrays:
-        dtype = x.dtype
-        if dtype is not last:
-            last, kind = dtype, _floating(xp, dtype)
-            tape.admit(dtype, kind)
-        if tape.device is None:
-            tape.device = x.device
+    known = Signature(arrays, xp) if signature is None else signature
+    tape, operands = Tape(known), []
+    for x, floating in zip(arrays, known.floating, strict=True):
         variable = Variable(x, tape, (), "an input of the function")
-        operands.append(variable if kind else x)
+        operands.append(variable if floating else x)
     result = fn(*operands)
     indices, outputs = [], []
     for out in result if isinstance(result, (list, tuple)) else (result,):
@@ -86,7 +106,7 @@ def vjp(fn: Callable[..., Any], arrays: Sequence[Array], xp: Any) -> tuple[list[
         else:
             indices.append(-1)
         outputs.append(_array(xp, out))
-    return outputs, Pullback(tape, arrays, outputs, indices)
+    return outputs, Pullback(tape, known.inputs, arrays if account else None, outputs, indices)
 
 
 def _array(xp: Any, x: Any) -> Array:
@@ -106,20 +126,27 @@ class Pullback:
     __slots__ = ("_device", "_inputs", "_known", "_nbytes", "_nodes", "_outputs", "_xp")
 
     def __init__(
-        self, tape: Tape, arrays: Sequence[Array], outputs: list[Array], indices: list[int]
+        self,
+        tape: Tape,
+        inputs: list[tuple[Any, Any]],
+        arrays: Sequence[Array] | None,
+        outputs: list[Array],
+        indices: list[int],
     ) -> None:
-        m = len(arrays)
+        m = len(inputs)
         self._nodes: list[Edges] = tape[: m - 1 if m else None : -1]
         self._xp = tape.xp
         self._device = tape.device
-        self._inputs = [(x.shape, x.dtype) for x in arrays]
+        self._inputs = inputs
         self._outputs = [
             (index, x.shape, x.dtype) for index, x in zip(indices, outputs, strict=True)
         ]
         # Ids, so that nothing is kept alive by being known: all of these arrays exist now, so
         # no array on the tape can carry the id of another one of them.
         self._nbytes: int | None = None
-        self._known = {id(_owner(x)) for x in (*arrays, *outputs, *tape.constants)}
+        self._known: set[int] | None = None
+        if arrays is not None:
+            self._known = {id(_owner(x)) for x in (*arrays, *outputs, *tape.constants)}
 
     def __call__(self, cotangents: Sequence[Array]) -> list[Array]:
         """Cotangents of the inputs; may be called again.
@@ -215,6 +242,7 @@ class Pullback:
                     yield _owner(x)
 
     def _count(self) -> int:
+        assert self._known is not None, "made without an account"
         seen = set(self._known)
         total = 0
         for owner in self._owners():

@@ -95,6 +95,7 @@ def _measured(loop: Loop, wanted: Wanted, budget: int) -> Bytes:
     leaves = loop.initial(loop.params)
     state = loop.state(leaves)
     pull = LoopPull(loop, loop.params, wanted, [leaves[i] for i in loop.floating])
+    pull.vjp.account = True
     fresh = tuple(leaves[i] for i in loop.varying)
     fresh += tuple(loop.single[k] for k in pull.moved)
     tape, same = bk.body_tape_bytes(pull.vjp, Span(state, [loop.single]), fresh)

@@ -168,6 +168,7 @@ def _clock_bytes(loop: Any) -> int:
 def _watched(vjp: Any) -> tuple[Any, list[Any]]:
     """The same vjp, and a list that its pullbacks are put into."""
     pulls: list[Any] = []
+    vjp.account = True
 
     def watched(t: Any, y: Any) -> tuple[Any, Any]:
         k, pull = vjp(t, y)
