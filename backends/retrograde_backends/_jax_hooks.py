@@ -93,7 +93,7 @@ class LoopHooks:
 
     def rank(self, slots: Slots, positions: Any, n: Any) -> tuple[Any, Any]:
         assert slots.rows is not None
-        if slots.rows > COUNTED and loose():
+        if loose():
             return _walked(slots, positions, n)
 
         def ranked(taken: Any, n: Any) -> tuple[Any, Any]:

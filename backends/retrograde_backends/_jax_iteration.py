@@ -16,12 +16,17 @@ import jax.numpy as jnp
 
 from retrograde._errors import InputError, UnsupportedByBackend
 
+from ._jax_gate import fits, small
 from ._jax_lanes import LoopGradient
 from ._jax_loops import read_row, write_row
 
 __all__ = ["IterationHooks"]
 
 struct: Any = jax.ShapeDtypeStruct
+
+SORTED, WALKED = 24, 12
+"""Bytes of a slot in the tables of a reversal: position and order, and what sorts them, or, in a
+kernel, the order found as it was taken."""
 
 FIRST = 64
 """Steps of the first chunk of a bounded loop."""
@@ -90,6 +95,8 @@ class IterationHooks:
         loop.notes = (*loop.notes, str(jaxpr))
         loop.jaxprs = (jaxpr, *loop.jaxprs)
         loop.template_like = [struct(x.shape, x.dtype) for x in loop.template]
+        size = sum(math.prod(x.shape) for x in loop.template_like)
+        loop.small = all(small(x, size) for x in loop.jaxprs)
 
     def _trace(self, loop: Any) -> Any:
         count = len(loop.template)
@@ -172,6 +179,15 @@ class IterationHooks:
     ) -> tuple[int, Sequence[bool]]:
         shapes = jax.eval_shape(lambda *x: vjp.linearise(*x)[1], span, tuple(leaves))
         return sum(self.array_bytes(x) for x in jax.tree_util.tree_leaves(shapes)), ()
+
+    def table_entries(self, loop: Any, vjp: Any, span: Any, leaves: Sequence[Any]) -> int:
+        def whole(*arrays: Any) -> Any:
+            new, pull = vjp.linearise(*arrays)
+            return pull(new)
+
+        if loop.small:
+            loop.small = fits(jax.make_jaxpr(whole)(span, tuple(leaves)).jaxpr)
+        return WALKED if loop.small else SORTED
 
     # --- programs
     def differentiate_loop(self, program: Any, inputs: Any, kind: str) -> Any:

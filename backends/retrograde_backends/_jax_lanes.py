@@ -23,6 +23,7 @@ from retrograde._looping.program import LoopProgram
 from retrograde._types import Inputs, Wanted
 
 from ._jax_gradient import Differentiable, Tangent
+from ._jax_kernel import one_kernel
 
 __all__ = ["LoopGradient"]
 
@@ -97,6 +98,7 @@ class Lanes(Loop):
         self.__dict__.update(loop.__dict__)
         self.one, self.size, self.batched = loop, size, tuple(batched)
         self.flags, self.steered = _spread(loop, batched)
+        self.small = False
         self.guarded = guarded(loop, batched)
         like = [self._wide(i, loop.template_like[i]) for i in loop.moving]
         self.layout = Leaves(loop.bk, like)
@@ -157,9 +159,10 @@ class LoopGradient(Differentiable):
 
     def primal(self) -> Any:
         program = self.program
+        primal = one_kernel(program.primal, program.loop.small)
         if program.loop.count is not None:  # counted: nothing to steer
-            return program.primal
-        run = jax.custom_batching.custom_vmap(lambda inputs: program.primal(inputs))
+            return primal
+        run = jax.custom_batching.custom_vmap(primal)
 
         @run.def_vmap
         def rule(size: int, batched: Any, inputs: Inputs) -> Any:
@@ -171,6 +174,7 @@ class LoopGradient(Differentiable):
 
     def batching(self, run: Any, wanted: Wanted) -> Any:
         program = self.program
+        run = one_kernel(run, program.loop.small)
         if program.loop.count is not None:
             return run
         fn = jax.custom_batching.custom_vmap(run)
@@ -215,6 +219,7 @@ class _LoopTangent(Tangent):
     """Tangents of a loop's result; the reverse sweep of a batch of loops is one of lanes."""
 
     def batching(self, pull: Any) -> Any:
+        pull = one_kernel(pull, self.program.loop.small)
         if self.program.loop.count is not None:
             return pull
         fn = jax.custom_batching.custom_vmap(pull)

@@ -82,6 +82,10 @@ class IterationHooks(ABC):
         """Bytes that one linearisation of a body keeps, and which of the first leaves it hands
         on in the same memory (as far as the slots of this library gain by it)."""
 
+    def table_entries(self, loop: Any, vjp: Any, span: Any, leaves: Sequence[Array]) -> int:
+        """Bytes of a slot in the tables of a compiled reversal of this loop."""
+        return 0
+
     @abstractmethod
     def differentiate_loop(self, program: Any, inputs: Any, kind: str) -> Any:
         """Run a loop so that the library's own gradients go through it."""

@@ -25,9 +25,6 @@ SLOTS = 64
 """Slots of a traced loop of unknown length if nobody says more: one more sweep up to 2,144 steps,
 two up to 47,904. They are a buffer of this many rows whatever the loop takes."""
 
-ENTRIES = 24
-"""Bytes of a slot in the tables of a compiled reversal: position, order, and what sorts them."""
-
 COUNTERS = 2048
 """Bytes of a compiled loop's counters and predicates, and what its arrays are padded by."""
 
@@ -36,11 +33,15 @@ WIDEST = 1024
 
 
 class Bytes(NamedTuple):
-    """What a gradient takes: one slot, one step's tape, and what it needs anyway."""
+    """What a gradient takes: one slot, one step's tape, and what it needs anyway.
+
+    ``entries`` are a slot's in the tables of a compiled reversal.
+    """
 
     slot: int
     tape: int
     fixed: dict[str, int]
+    entries: int
 
 
 def check(loop: Loop, kind: str, checkpoints: Any, memory: Any) -> None:
@@ -73,7 +74,7 @@ def choose(loop: Loop, checkpoints: Any, memory: Any, wanted: Wanted) -> tuple[A
     size = _measured(loop, wanted, budget)
     if traced and loop.count is None and memory is None:
         bound = SLOTS if loop.max_steps is None else min(SLOTS, loop.max_steps)
-        budget = min(budget, _fixed(size) + (bound + 1) * (size.slot + ENTRIES))
+        budget = min(budget, _fixed(size) + (bound + 1) * (size.slot + size.entries))
     room = budget - _fixed(size)
     if room < size.slot:
         items = {**size.fixed, "one state": size.slot}
@@ -98,7 +99,8 @@ def _measured(loop: Loop, wanted: Wanted, budget: int) -> Bytes:
     pull.vjp.account = True
     fresh = tuple(leaves[i] for i in loop.varying)
     fresh += tuple(loop.single[k] for k in pull.moved)
-    tape, same = bk.body_tape_bytes(pull.vjp, Span(state, [loop.single]), fresh)
+    span = Span(state, [loop.single])
+    tape, same = bk.body_tape_bytes(pull.vjp, span, fresh)
     moved = sum(bk.array_bytes(x) for x in fresh)
     hoisted = zip(loop.params, pull.hoisted, strict=True)
     totals = sum(bk.array_bytes(x) for x, wanted in hoisted if wanted)
@@ -110,7 +112,8 @@ def _measured(loop: Loop, wanted: Wanted, budget: int) -> Bytes:
     fixed["a step's tape"] = tape + loop.layout.nbytes
     if Capability.TRACED in bk.capabilities and budget > ARRAYS_ONLY:
         fixed["counters"] = COUNTERS
-    return Bytes(max(1, slot), max(1, tape + slot), fixed)
+    entries = bk.table_entries(loop, pull.vjp, span, fresh)
+    return Bytes(max(1, slot), max(1, tape + slot), fixed, entries)
 
 
 def _traced(loop: Loop, size: Bytes, room: int) -> tuple[Any, Any]:
@@ -120,7 +123,7 @@ def _traced(loop: Loop, size: Bytes, room: int) -> tuple[Any, Any]:
     found = None if n is None else _schedules.choose_segments(n, states)
     if found is not None:
         return RecursiveCheckpointAdjoint(found.slots, found.window), None
-    slots = max(1, room // (size.slot + ENTRIES) - 1)  # and a scratch row
+    slots = max(1, room // (size.slot + size.entries) - 1)  # and a scratch row
     return RecursiveCheckpointAdjoint(min(slots, loop.max_steps or slots)), None
 
 
