@@ -44,8 +44,8 @@ ALLOWED = frozenset(
     {
         # elementwise
         "abs", "add", "add_any", "and", "atan2", "cbrt", "ceil", "clamp", "convert_element_type",
-        "copy", "copy_p", "cos", "cosh", "div", "eq", "erf", "exp", "exp2", "expm1", "floor", "ge",
-        "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min",
+        "copy", "copy_p", "cos", "cosh", "div", "empty2", "eq", "erf", "exp", "exp2", "expm1",
+        "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min",
         "mul", "ne", "neg", "nextafter", "not", "or", "pow", "rem", "round", "rsqrt", "select_n",
         "shift_left", "shift_right_arithmetic", "sign", "sin", "sinh", "sqrt", "square",
         "stop_gradient", "sub", "tan", "tanh", "xor",
@@ -110,8 +110,13 @@ def _allowed(eqn: Any) -> bool:
 
 
 def enabled() -> bool:
-    """Whether this JAX can mark calls, and the environment lets it."""
-    return bool(UNCACHED) and os.environ.get("RETROGRADE_KERNEL", "1") != "0"
+    """Whether this JAX can mark calls, the environment lets it, and there is one CPU alone.
+
+    A program that is no kernel in the end is better off without what kernels ask for: loops of
+    stages, carries in pieces, orders found turn by turn.
+    """
+    wanted = bool(UNCACHED) and os.environ.get("RETROGRADE_KERNEL", "1") != "0"
+    return wanted and jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
 def small(jaxpr: Any, size: int) -> bool:

@@ -15,6 +15,14 @@ jnp = jax.numpy
 gate: Any = pytest.importorskip("retrograde_backends._jax_gate")
 
 
+def test_no_program_is_written_for_kernels_that_will_not_be(monkeypatch):
+    monkeypatch.setenv("RETROGRADE_KERNEL", "1")
+    for platform, devices in (("cpu", 1), ("cpu", 2), ("gpu", 1)):
+        monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
+        monkeypatch.setattr(jax, "device_count", lambda *_, devices=devices: devices)
+        assert gate.enabled() == (bool(gate.UNCACHED) and (platform, devices) == ("cpu", 1))
+
+
 def test_the_gate_reads_loops_and_branches():
     def loop(fn: Any) -> Any:
         return jax.make_jaxpr(lambda x: jax.lax.fori_loop(0, 3, lambda i, x: fn(x), x))(
