@@ -53,7 +53,9 @@ class Tape:
             constvars=[], invars=[*kept, *still], eqns=eqns, outvars=[*needed, *still]
         )
         self.known = [id(v) for v in self.again.outvars]
-        self.still = jax.core.eval_jaxpr(whole.replace(outvars=still), self.consts, *start)
+        fixed = [e for e in whole.eqns if not (e.effects or _touches(e, moving))]
+        program = whole.replace(eqns=fixed, outvars=still)
+        self.still = jax.core.eval_jaxpr(program, self.consts, *start)
 
     def rows(self, count: int) -> tuple[Any, ...]:
         """Room for so many stages."""
@@ -88,6 +90,10 @@ def _moving(program: Any) -> set[int]:
         if any(id(v) in found for v in eqn.invars):
             found.update(map(id, eqn.outvars))
     return found
+
+
+def _touches(eqn: Any, variables: set[int]) -> bool:
+    return any(id(v) in variables for v in (*eqn.invars, *eqn.outvars))
 
 
 def _cut(program: Any, needed: Sequence[Any], moving: set[int]) -> tuple[list[Any], list[Any]]:

@@ -237,6 +237,20 @@ def test_f_stands_in_a_gradient_once_each_way(monkeypatch):
         assert 2 <= text.count("stablehlo.power") <= 8  # 18 with a copy for each stage
 
 
+def test_effects_of_f_happen_once_a_stage():
+    seen: list[Any] = []
+
+    def f(t: Any, y: Any, p: Any) -> Any:
+        jax.debug.callback(lambda y: seen.append(float(y[0])), y)
+        return -p * jnp.tanh(y)
+
+    keywords = {"dt": 0.25, "solver": "rk4", "adjoint": rg.TapeAdjoint()}
+    jax.grad(lambda y, p: jnp.sum(rg.solve(f, y, 0.0, 1.0, p, **keywords).ys))(jnp.ones(3), 0.7)
+    jax.effects_barrier()
+    assert len(seen) == 4 * 4 + 1  # one more for the row before the first step
+    assert all(seen)  # and none at a state that is not the solve's
+
+
 def test_a_solve_that_fails_has_no_gradient():
     _, y, p = given("bodies")
     keywords = {"solver": "tsit5", "rtol": 1e-9, "atol": 1e-9, "max_steps": 3}

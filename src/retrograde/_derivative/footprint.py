@@ -50,8 +50,8 @@ def _parts(x: Any) -> tuple[int, Iterable[Any]]:
     if isinstance(x, FunctionType):
         inner = (*(x.__closure__ or ()), *(x.__defaults__ or ()), x.__dict__.get("tape"))
         return (sys.getsizeof(x), inner) if x.__closure__ or x.__defaults__ else (0, ())
-    if hasattr(x, "_nodes"):  # a tape's Pullback
-        return sys.getsizeof(x), [getattr(x, name) for name in ("_nodes", "_inputs", "_outputs")]
+    if hasattr(x, "_nodes"):  # a tape's Pullback; its inputs' shapes are one list for all stages
+        return sys.getsizeof(x), [getattr(x, name) for name in ("_nodes", "_outputs")]
     if hasattr(x, "dtype") and hasattr(x, "shape"):
         owned = getattr(x, "nbytes", 0) if getattr(x, "base", None) is None else 0
         return max(0, sys.getsizeof(x) - owned), ()
