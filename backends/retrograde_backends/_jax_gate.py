@@ -46,9 +46,9 @@ ALLOWED = frozenset(
         "abs", "add", "add_any", "and", "atan2", "cbrt", "ceil", "clamp", "convert_element_type",
         "copy", "copy_p", "cos", "cosh", "div", "empty2", "eq", "erf", "exp", "exp2", "expm1",
         "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt",
-        "max", "min", "mul", "ne", "neg", "nextafter", "not", "or", "pow", "rem", "round", "rsqrt",
-        "select_n", "shift_left", "shift_right_arithmetic", "sign", "sin", "sinh", "sqrt", "square",
-        "stop_gradient", "sub", "tan", "tanh", "xor",
+        "max", "min", "mul", "ne", "neg", "nextafter", "not", "one_minus_square", "or", "pow",
+        "rem", "round", "rsqrt", "select_n", "shift_left", "shift_right_arithmetic", "sign", "sin",
+        "sinh", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor",
         # shapes
         "broadcast_in_dim", "concatenate", "dynamic_slice", "dynamic_update_slice", "expand_dims",
         "iota", "pad", "reshape", "rev", "slice", "split", "squeeze", "stack", "transpose",
