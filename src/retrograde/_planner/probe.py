@@ -60,8 +60,7 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
     traced, carried = Capability.TRACED in bk.capabilities, loop.carried.nbytes
     wanted = Wanted(problem.differentiable, False, False, False)
     vjp = field_pullback(problem, inputs.params, wanted)
-    taped = isinstance(vjp, TapePullback)
-    vjp, pulls = _watched(vjp) if taped else (vjp, [])
+    vjp, pulls = _watched(vjp) if isinstance(vjp, TapePullback) else (vjp, [])
     with bk.quiet():
         tape, kept, k0 = bk.tape_bytes(vjp, layout.time(loop.clock.real(inputs.t0)), inputs.y0)
         steps, source = _steps(loop, inputs, k0, short_probe=short_probe)
@@ -71,11 +70,11 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
     stages, rows = _stages(loop)
     objects = SWEEP_OBJECTS + stages * sum(object_bytes(pull) for pull in pulls)
     counted = bk.array_overhead > 0  # an account that sees array headers sees all objects
-    explicit = isinstance(solver, ExplicitRungeKutta)
-    freed = JUDGING if explicit and loop.adaptive and not traced else 0
+    judges = isinstance(solver, ExplicitRungeKutta) and loop.adaptive and not traced
+    spared = 1 + JUDGING * judges
     args = 2 * _differentiable_bytes(problem, inputs.params)
     fixed = {
-        "cotangents of a step": max(0, (stages - 1 - freed) * layout.nbytes + 2 * carried),
+        "cotangents of a step": max(0, (stages - spared) * layout.nbytes + 2 * carried),
         # more than the y0 that the caller holds
         "state at t0": carried if carried > layout.nbytes and bk.slots_by_reference else 0,
         "cotangents of saved times": rows * layout.nbytes,
@@ -89,13 +88,11 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
     record_steps = (
         native and not (traced or own or solver.compiled) and Capability.DIRECT in bk.capabilities
     )
-    keeps, gains = bk.kept_bytes(loop, inputs, wanted) if native else (0, False)
     recorded = max(layout.nbytes, solver.evaluations * kept) + carried - layout.nbytes
     compiled = (lambda one: bk.compiled_bytes(loop, inputs, wanted, one)) if traced else None
     return Shape(
         recorded=recorded if record_steps and constant_times(inputs) else 0,
-        kept=keeps,
-        taping=gains and _worth_keeping(keeps, steps if loop.count is not None else bound, loop),
+        **(_tapes(loop, inputs, wanted, steps) if native else {}),
         state=carried,
         header=bk.array_overhead,
         steps=max(1, steps),
@@ -121,10 +118,13 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
     )
 
 
-def _worth_keeping(size: int, rows: int | None, loop: Any) -> bool:
-    """Whether tapes of so many bytes a step are kept without being asked for."""
-    most = CHEAP_BYTES if loop.count is None else MOST_KEPT
-    return rows is not None and size * rows <= most
+def _tapes(loop: Any, inputs: Inputs, wanted: Wanted, steps: int) -> dict[str, Any]:
+    """Bytes of a step's tapes, and whether those of all are kept without being asked for."""
+    size, gains = loop.bk.kept_bytes(loop, inputs, wanted)
+    known = loop.count is not None
+    rows = steps if known else loop.max_steps
+    most = MOST_KEPT if known else CHEAP_BYTES
+    return {"kept": size, "taping": gains and rows is not None and size * rows <= most}
 
 
 MOST_KEPT = 2**25
