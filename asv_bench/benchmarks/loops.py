@@ -45,6 +45,7 @@ def works(jax: Any) -> dict[str, Work]:
     grid = jnp.linspace(0.0, 1.0, 100_000)
     return {
         **scalar,
+        "8 x 8 network": Work(network, jnp.ones(8), w[:8, :8], 1000, 44),
         "256 x 256 network": Work(network, jnp.ones(256), w, 1000, 32),
         "100,000 elements": Work(elementwise, grid, p, 200, 19),
     }
@@ -52,7 +53,7 @@ def works(jax: Any) -> dict[str, Work]:
 
 NAMES = (
     "scalar, n = 100", "scalar, n = 1000", "scalar, n = 10000", "scalar, n = 100000",
-    "256 x 256 network", "100,000 elements",
+    "8 x 8 network", "256 x 256 network", "100,000 elements",
 )  # fmt: skip
 
 

@@ -70,12 +70,15 @@ class Tapes:
         self.tape = Tape(loop.layout, vjp)
         self.tableau = loop.solver.tableau
         self.inner = loop.solver.evaluations
+        # calls of their own in lanes, where f is: fused, every element would compute all again
+        self.separate = apart if problem.apart else _plain
 
     def forward_sweep(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> Any:
         """The march's."""
         space = RolledStages(layout, self.tableau, scale)
         self.sweep = RecordingSweep(self.tableau, space, layout, field)
         self.sweep.tape, self.sweep.inner = self.tape, self.inner
+        self.sweep.separate = self.separate
         return self.sweep
 
     def table(self, n: int) -> tuple[Any, ...]:
@@ -116,7 +119,12 @@ class Tapes:
         kind = RecalledLoop if layout.long and not lanes() else RecalledSweep
         sweep = kind(*parts, self.tape.vjp, outputs=inside, time=False)
         sweep.tape, sweep.rows, sweep.inner = self.tape, rows, self.inner
+        sweep.separate = self.separate
         return sweep
+
+
+def _plain(fn: Any) -> Any:
+    return fn
 
 
 def layout_time(loop: Any, t: Any) -> Any:
@@ -130,6 +138,7 @@ class RecordingSweep(ForwardSweep):
     inner: int
     at: Any
     rows: Any
+    separate: Any
 
     def attempt(self, t: Any, h: Any, y: Any, k0: Any) -> tuple[Any, Any, Any]:
         w = self.space
@@ -150,7 +159,7 @@ class RecordingSweep(ForwardSweep):
     def _stages(self, low: int, high: int) -> Any:
         w, linearise = self.space, self.tape.linearise
         if lanes():
-            return self._one_by_one(low, high, apart(linearise))
+            return self._one_by_one(low, high, self.separate(linearise))
         slopes, last, self.rows = w.run(linearise, low, high, self.rows, self.at)
         w.k[:high] = as_rows(slopes, high)
         return last
@@ -173,11 +182,12 @@ class RecalledSweep(ReverseSweep):
     rows: Any
     inner: int
     at: Any
+    separate: Any
 
     def linearise(self, t: Any, h: Any, y: Any) -> Any:
         parts: Any = self.tape.recall, self.tape.pull
-        if lanes():  # calls of their own, or else every element of a lane would compute all again
-            parts = tuple(map(apart, parts))
+        if lanes():
+            parts = tuple(map(self.separate, parts))
         return [self._pull(parts, self.at * self.inner + i) for i in range(self.count)]
 
     def _pull(self, parts: Any, row: Any) -> Callable[..., Any]:
@@ -197,6 +207,7 @@ class RecalledLoop(RolledSweep):
     rows: Any
     inner: int
     at: Any
+    separate: Any
 
     def linearise(self, t: Any, h: Any, y: Any) -> Any:
         return self.rows, self.at * self.inner

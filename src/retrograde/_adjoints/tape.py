@@ -42,9 +42,9 @@ class TapeAdjoint(AbstractAdjoint):
         if not loop.bk.records_tapes(loop):
             raise UnsupportedByBackend(
                 f"`adjoint` TapeAdjoint can't store the tapes of this solve ({loop.bk.name}, "
-                f"{loop.solver.name}): it is for JAX and explicit Runge-Kutta methods (for outputs "
-                "inside steps, without stages of their own), and its own vjp of f; use "
-                "adjoint='auto'."
+                f"{loop.solver.name}): it takes JAX, an explicit Runge-Kutta method (for outputs "
+                "inside steps, one without stages of their own), an f without a vjp of its own, "
+                "and `max_steps` where the number of steps is not known. Else use adjoint='auto'."
             )
 
     def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
