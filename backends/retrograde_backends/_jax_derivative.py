@@ -28,9 +28,15 @@ class Pullback:
 
     def __init__(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> None:
         self.layout, self.bind, self.params = layout, bind, params
+        self.shapes = [x.shape for x in params]
         self.wanted, self.time, self.over = wanted.params, wanted.time, wanted
         self.apart: Any = None
         self.taped: Any = None
+
+    def taking(self, prepare: Callable[[Any], Any]) -> Pullback:
+        """The same over parameters so prepared; :meth:`finish` gives cotangents of those given."""
+        self.params = prepare(self.params)
+        return self
 
     def chosen(self, params: Any) -> list[Any]:
         """The wanted ones."""
@@ -40,8 +46,8 @@ class Pullback:
         return [jnp.zeros_like(x) for x in self.chosen(self.params)]
 
     def finish(self, acc: list[Any]) -> tuple[Any, ...]:
-        rest = iter(acc)
-        return tuple(next(rest) if w else None for w in self.wanted)
+        rest, pairs = iter(acc), zip(self.wanted, self.shapes, strict=True)
+        return tuple(next(rest).reshape(shape) if w else None for w, shape in pairs)
 
     def alone(self) -> Pullback:
         """The same as calls of their own (``apart``).

@@ -17,8 +17,8 @@ import jax
 from jax.interpreters import mlir
 
 __all__ = [
-    "ALLOWED", "JOINING", "UNCACHED", "costly", "dear", "enabled", "equations_of", "fits", "long",
-    "separate", "small",
+    "ALLOWED", "CALLS", "COSTLY", "ELEMENTWISE", "JOINING", "SHAPES", "UNCACHED", "costly", "dear",
+    "enabled", "equations_of", "fits", "long", "names", "separate", "small",
 ]  # fmt: skip
 
 UNCACHED: Any = (
@@ -40,21 +40,22 @@ CALLS = frozenset(
 
 CONTAINERS = CALLS | {"while", "cond", "scan", "remat", "checkpoint"}
 
-ALLOWED = frozenset(
-    {
-        # elementwise
-        "abs", "add", "add_any", "and", "atan2", "cbrt", "ceil", "clamp", "convert_element_type",
-        "copy", "copy_p", "cos", "cosh", "div", "empty2", "eq", "erf", "exp", "exp2", "expm1",
-        "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt",
-        "max", "min", "mul", "ne", "neg", "nextafter", "not", "one_minus_square", "or", "pow",
-        "rem", "round", "rsqrt", "select_n", "shift_left", "shift_right_arithmetic", "sign", "sin",
-        "sinh", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor",
-        # shapes
-        "broadcast_in_dim", "concatenate", "dynamic_slice", "dynamic_update_slice", "expand_dims",
-        "iota", "pad", "reshape", "rev", "slice", "split", "squeeze", "stack", "transpose",
-        "unstack",
-    }
+ELEMENTWISE = frozenset(
+    {"abs", "add", "add_any", "and", "atan2", "cbrt", "ceil", "clamp", "convert_element_type",
+     "copy", "copy_p", "cos", "cosh", "div", "eq", "erf", "exp", "exp2", "expm1", "floor", "ge",
+     "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul",
+     "ne", "neg", "nextafter", "not", "one_minus_square", "or", "pow", "rem", "round", "rsqrt",
+     "select_n", "shift_left", "shift_right_arithmetic", "sign", "sin", "sinh", "sqrt", "square",
+     "stop_gradient", "sub", "tan", "tanh", "xor"}
 )  # fmt: skip
+
+SHAPES = frozenset(
+    {"broadcast_in_dim", "concatenate", "dynamic_slice", "dynamic_update_slice", "empty2",
+     "expand_dims", "iota", "pad", "reshape", "rev", "slice", "split", "squeeze", "stack",
+     "transpose", "unstack"}
+)  # fmt: skip
+
+ALLOWED = ELEMENTWISE | SHAPES
 
 JOINING = frozenset({"concatenate", "pad", "scatter", "stack", "dynamic_update_slice"})
 """Operations whose results have elements of several origins."""
@@ -88,6 +89,15 @@ def equations_of(jaxpr: Any) -> Iterator[Any]:
                 yield from equations_of(getattr(x, "jaxpr", x))
 
 
+def names(eqn: Any) -> set[str]:
+    """What an equation does, and what those do that it calls."""
+    found = {eqn.primitive.name}
+    for x in jax.tree_util.tree_leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
+        if _is_jaxpr(x):
+            found.update(e.primitive.name for e in equations_of(getattr(x, "jaxpr", x)))
+    return found
+
+
 def _is_jaxpr(x: Any) -> bool:
     return hasattr(getattr(x, "jaxpr", x), "eqns")
 
@@ -102,6 +112,8 @@ def _allowed(eqn: Any) -> bool:
         sizes = [v.aval.size for v in eqn.invars]
         ranks = sorted(v.aval.ndim for v in eqn.invars)
         return bool(ranks[0] <= 1 and ranks[1] <= 2 and max(sizes) <= SUMMED)
+    if name == "retrograde_product":  # the same (``_jax_products``)
+        return bool(eqn.invars[0].aval.size <= SUMMED)
     if name == "bitcast_convert_type":  # of numbers as wide
         return bool(eqn.invars[0].aval.shape == eqn.outvars[0].aval.shape)
     if name == "scatter":  # ``x.at[i].set(v)`` of one index

@@ -14,12 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._jax_gate import COSTLY, equations_of
+from ._jax_gate import COSTLY, names
 from ._jax_kernel import together
 
 __all__ = ["Tape"]
 
-DEAR = COSTLY | {"dot_general", "while", "scan", "cond"}
+DEAR = COSTLY | {"dot_general", "retrograde_product", "while", "scan", "cond"}
 """What is not computed again from a row."""
 
 
@@ -102,19 +102,12 @@ def _cut(program: Any, needed: Sequence[Any], moving: set[int]) -> tuple[list[An
     kept, rest = [], []
     for eqn in reversed(program.eqns):
         found = [v for v in eqn.outvars if id(v) in want and id(v) in moving]
-        if found and any(e.primitive.name in DEAR for e in (eqn, *_inner(eqn))):
+        if found and names(eqn) & DEAR:
             kept += found
         elif found:
             rest.append(eqn)
             want.update(id(v) for v in eqn.invars)
     return [*kept, *(v for v in program.invars if id(v) in want)], rest[::-1]
-
-
-def _inner(eqn: Any) -> Iterable[Any]:
-    """The equations of what an equation calls."""
-    for x in eqn.params.values():
-        if hasattr(getattr(x, "jaxpr", x), "eqns"):
-            yield from equations_of(getattr(x, "jaxpr", x))
 
 
 def _named(v: Any) -> bool:

@@ -67,6 +67,8 @@ class Tapes:
     def __init__(self, loop: Any, inputs: Inputs, wanted: Wanted) -> None:
         problem, self.loop, self.inputs = loop.problem, loop, inputs
         vjp = Pullback(loop.layout, problem.bind_leaves, inputs.params, wanted)
+        if problem.prepare is not None:
+            vjp = vjp.taking(problem.prepare)
         self.tape = Tape(loop.layout, vjp)
         self.tableau = loop.solver.tableau
         self.inner = loop.solver.evaluations

@@ -9,6 +9,7 @@ cotangent in the loops (``symbolic_zeros``): XLA does not remove an unused one f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -23,6 +24,7 @@ from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
 from ._jax_asked import AskedHooks, batched, forward_mode
 from ._jax_clock import precision
+from ._jax_columns import Columns, multiplies
 from ._jax_derivative import DirectHooks, Pullback
 from ._jax_gate import MOST, separate, small
 from ._jax_gradient import with_gradient
@@ -167,10 +169,12 @@ class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, 
 
         program = shifted(jaxpr) if problem.layout.size > MOST else jaxpr
 
-        def run(captured: Any, *arrays: Any) -> list[Any]:
-            return jax.core.eval_jaxpr(program, captured, *arrays)
-
+        run: Callable[..., list[Any]] = partial(jax.core.eval_jaxpr, program)
         problem.small = small(jaxpr, problem.layout.size) and (problem.small or not output)
+        own = getattr(fn, "vjp", None) is not None
+        if problem.small and not output and not own and multiplies(jaxpr):
+            shaped = Columns(jaxpr, before=1 + count)
+            run, problem.prepare = shaped.run, shaped.prepared
         if not output:
             # of a call every result is computed, whether it is used or not
             problem.apart = separate(jaxpr, problem.layout.size)

@@ -51,6 +51,8 @@ class Problem:
         """The same of ``SaveAt.fn``."""
         self.leafwise: Callable[..., Any] | None = None
         """``(t, leaves, args) -> leaves``, where the adapter needs f without trees."""
+        self.prepare: Callable[[Sequence[Array]], tuple[Array, ...]] | None = None
+        """What an adapter makes of ``params`` for f, once, outside of loops; idempotent."""
         self._captured = [slice(len(self.where), None)] * 2
         self.parted = False
         """Whether the solver drops parts of f's results (see ``AbstractSolver``)."""
@@ -155,6 +157,7 @@ class Problem:
 
     def bind(self, params: Sequence[Array]) -> Callable[[Array, State], tuple[Array, ...]]:
         """``field(t, Y) -> leaves of dy/dt`` at these parameters, of a state Y."""
+        params = self.prepared(params)
         field, unpack = self.bind_leaves(params), self.layout.unpack
         if self.single:
             args, f = self.arguments(params), self._hoisted(params)
@@ -169,6 +172,7 @@ class Problem:
 
     def bind_leaves(self, params: Sequence[Array]) -> Callable[[Array, Any], tuple[Array, ...]]:
         """The same of the leaves of y."""
+        params = self.prepared(params)
         args, f = self.arguments(params), self._hoisted(params)
         if self.single:
             return lambda t, leaves: (f(t, leaves[0], args),)
@@ -177,6 +181,10 @@ class Problem:
             return lambda t, leaves: call(t, leaves, args)
         flatten, unflatten, treedef = self.bk.flatten, self.bk.unflatten, self.treedef
         return lambda t, leaves: tuple(flatten(f(t, unflatten(treedef, leaves), args))[0])
+
+    def prepared(self, params: Sequence[Array]) -> Sequence[Array]:
+        """Parameters in the form that f is bound to (see ``prepare``)."""
+        return params if self.prepare is None else self.prepare(params)
 
     def _hoisted(self, params: Sequence[Array]) -> Callable[[Any, Any, Any], Any]:
         """f with the arrays that it closes over taken from ``params``."""

@@ -123,7 +123,7 @@ class AugmentedField:
 
     def __init__(self, problem: Any, params: Sequence[Array], wanted: Wanted, layout: Any) -> None:
         timeless = wanted._replace(t0=False, t1=False, ts=False)
-        self.vjp = field_pullback(problem, params, timeless)
+        self.vjp = field_pullback(problem, params, timeless, prepared=False)
         self.layout = layout
         self.zeros_like = problem.bk.zeros_like
 

@@ -244,14 +244,17 @@ class StepPull:
         return sources
 
 
-def field_pullback(problem: Any, params: Any, wanted: Wanted) -> Any:
+def field_pullback(problem: Any, params: Any, wanted: Wanted, *, prepared: bool = True) -> Any:
     """The vjp of the vector field: the user's, the library's, or the tape's.
+
+    ``prepared``: sums of cotangents may have the form in which the adapter binds parameters.
 
     It is a callable ``vjp(t, Y) -> (leaves, pull)`` with ``pull(ct, acc) -> (mu, ct_t, acc)``
     (mu: leaves; ct_t: a scalar of the clock, or None if no time derivative is wanted),
     ``zero() -> acc`` and ``finish(acc) -> cotangents of params``.
     """
-    return _pullback(problem, problem.f, problem.bind_leaves, params, wanted)
+    vjp = _pullback(problem, problem.f, problem.bind_leaves, params, wanted)
+    return vjp.taking(problem.prepare) if prepared and problem.prepare else vjp
 
 
 def _pullback(problem: Any, f: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
