@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
+from itertools import compress
 from typing import Any
 
 import jax
@@ -151,22 +153,35 @@ def apart(fn: Callable[..., Any]) -> Callable[..., Any]:
     """``fn`` of arrays as a call of its own, which XLA's CPU backend does not fuse into others.
 
     Fused into the sums of stages around it, a field that stacks or indexes is computed again for
-    each of its elements; of a call, nothing is. Calls within calls are merged.
+    each of its elements; of a call, nothing is. Calls within calls are merged. What is not read
+    (the time, most often) is no argument: it would be computed for each stage.
     """
-
-    def inner(*args: Any) -> Any:
-        with within(_inside):
-            return fn(*args)
-
-    call = jax.jit(inner)
+    calls: dict[Any, Any] = {}
 
     def run(*args: Any) -> Any:
         if _inside.get():
             return fn(*args)
-        leaves, structure = jax.tree_util.tree_flatten(call(*args))
-        return jax.tree_util.tree_unflatten(structure, _tag.bind(*leaves, shapes=None))
+        given, tree = jax.tree_util.tree_flatten(args)
+        key = tree, tuple((x.shape, x.dtype, x.weak_type) for x in map(jnp.asarray, given))
+        if key not in calls:
+            with within(_inside):
+                calls[key] = _of_what_it_reads(fn, given, tree)
+        call, read, out = calls[key]
+        found = _tag.bind(*call(*compress(given, read)), shapes=None)
+        return jax.tree_util.tree_unflatten(out, found)
 
     return run
+
+
+def _of_what_it_reads(fn: Callable[..., Any], given: Any, tree: Any) -> tuple[Any, list[bool], Any]:
+    """Jitted, ``fn(*args)`` of those arrays that it reads; which these are; its results' tree."""
+    flat = lambda *x: fn(*jax.tree_util.tree_unflatten(tree, x))  # noqa: E731
+    closed, shapes = jax.make_jaxpr(flat, return_shape=True)(*given)
+    program, out = closed.jaxpr, jax.tree_util.tree_structure(shapes)
+    used = {id(v) for eqn in program.eqns for v in eqn.invars} | set(map(id, program.outvars))
+    read = [id(v) in used for v in program.invars]
+    program = program.replace(invars=[*compress(program.invars, read)])
+    return jax.jit(partial(jax.core.eval_jaxpr, program, closed.consts)), read, out
 
 
 _inside: ContextVar[bool] = ContextVar("inside", default=False)
