@@ -26,10 +26,6 @@ from ._jax_loops import for_loop, read_row, write_row
 
 __all__ = ["JaxLayout", "RolledStages", "added", "as_rows"]
 
-WIDE = 16
-"""Numbers of a leaf from which a sum of rows in a kernel is one operation."""
-
-
 class JaxLayout(ListLayout):
     """A layout that knows of the field over it what decides how its stages are written.
 
@@ -123,7 +119,7 @@ def added(y: Any, weights: Any, rows: Any, count: int) -> tuple[Any, ...]:
     """y and the sum of the first rows by their weights."""
     out = []
     for a, x in zip(y, rows, strict=True):
-        if loose() and a.size >= WIDE:
+        if loose():  # one operation, whose result is there for all that reads it
             part = weights[:count].reshape((count,) + (1,) * a.ndim) * x[:count]
             out.append(a + jnp.sum(part, axis=0))
             continue
