@@ -26,6 +26,7 @@ from ._jax_loops import for_loop, read_row, write_row
 
 __all__ = ["JaxLayout", "RolledStages", "added", "as_rows"]
 
+
 class JaxLayout(ListLayout):
     """A layout that knows of the field over it what decides how its stages are written.
 
