@@ -97,6 +97,7 @@ SYSTEMS = {
     "Lorenz": lorenz_fixed,
     "Robertson": robertson,
     "3-body": three_body,
+    "linear, n = 4": lambda: linear(4),
     "linear, n = 8": linear,
     "network 4-16-4": network,
     "ring of 16 reactions": ring,
