@@ -68,7 +68,7 @@ def captured_tensors(fn: Any, run: Callable[[], Sequence[Any]]) -> list[Any]:
 
 def unknown_leaf(results: Iterable[Any], known: set[Any], fresh: Sequence[Any]) -> Any:
     """A leaf that results depend on, outside of the edges ``known`` and the leaves ``fresh``."""
-    seen = {*known, (None, 0)}
+    seen, own = {*known, (None, 0)}, {id(x) for x in fresh}
     stack = []
     for k in results:
         place = edge(k) if isinstance(k, torch.Tensor) else (k.node, k.output_nr)
@@ -79,7 +79,7 @@ def unknown_leaf(results: Iterable[Any], known: set[Any], fresh: Sequence[Any]) 
         ends = node.next_functions
         if not ends:
             leaf = getattr(node, "variable", None)
-            if leaf is not None and not any(leaf is x for x in fresh):
+            if leaf is not None and id(leaf) not in own:
                 return leaf
         for place in ends:
             if place not in seen:

@@ -8,6 +8,7 @@ recorded by autograd: every method runs under ``no_grad``.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,7 +55,7 @@ class TorchLayout(FlatLayout):
 
     def leaf_at(self, offset: int) -> int:
         """Index of the leaf that element ``offset`` of a state belongs to."""
-        return next((i for i, part in enumerate(self.slices) if offset < part.stop), 0)
+        return bisect_right(self.slices, offset, key=lambda part: part.start) - 1
 
     def leaf_bytes(self, i: int) -> int:
         """Bytes of a leaf."""

@@ -279,8 +279,8 @@ class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
         tape = getattr(pull, "tape", None)
         if tape is None:
             return 0, 0, k
-        size = tape.nbytes + sum(self.nbytes(x) for x in k if tape.holds(x))
-        if any(tape.holds(x) for x in vjp.layout.unpack(y)):  # then a stage's state lives on
+        size = tape.nbytes + sum(self.nbytes(x) for x in tape.held(k))
+        if tape.held(vjp.layout.unpack(y)):  # then a stage's state lives on
             size += vjp.layout.nbytes
         return size, size, k
 

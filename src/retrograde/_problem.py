@@ -233,6 +233,7 @@ class Problem:
                 f"`f` returned {_describe(bk, k)}; it must return {_describe(bk, self._example())}"
                 ", the structure of `y0`."
             )
+        first = self.layout.unpack(self.y0)[0]
         for leaf, shape in zip(leaves, self.layout.shapes, strict=True):
             if tuple(leaf.shape) != shape:
                 raise InputError(
@@ -245,7 +246,7 @@ class Problem:
                     "`y0` or the constants in `f`."
                 )
             if bk.is_array(leaf):
-                self._check_device("`f`'s result and `y0`", leaf, self.layout.unpack(self.y0)[0])
+                self._check_device("`f`'s result and `y0`", leaf, first)
 
     def describe(self) -> str:
         """y0 in a few words, for messages."""

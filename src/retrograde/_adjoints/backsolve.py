@@ -25,7 +25,8 @@ class BacksolveAdjoint(InvertingAdjoint):
     ----------
     checkpoints : int or None
         States stored, y0's included: where a guard fails, replay begins at the one below. None:
-        what the budget buys, 16 without one.
+        what the budget buys, 16 without one; or those that replay no step more than twice, where
+        a guard's notes (of a state of few numbers) would take more than every state.
     guard : int or None
         Steps from one guarded state to the next; 1 lets nothing unguarded pass. None: the stored
         states alone are guards, and what was pulled between two of them is dropped and replayed

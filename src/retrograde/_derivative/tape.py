@@ -229,10 +229,10 @@ class Pullback:
             self._nbytes = self._count()
         return self._nbytes
 
-    def holds(self, x: Array) -> bool:
-        """Whether the tape keeps the memory of x alive: an input's or an output's, say."""
-        owner = id(_owner(x))
-        return any(id(other) == owner for other in self._owners())
+    def held(self, arrays: Sequence[Array]) -> list[Array]:
+        """Those of some arrays (inputs or outputs, say) whose memory the tape keeps alive."""
+        owners = {id(x) for x in self._owners()}
+        return [x for x in arrays if id(_owner(x)) in owners]
 
     def _owners(self) -> Iterator[Any]:
         """The arrays whose memory the edges keep, some more than once."""

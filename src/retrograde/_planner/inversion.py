@@ -34,7 +34,7 @@ FEWEST_GUARDS = 4
 def inversion_cost(shape: Shape, adjoint: InvertingAdjoint) -> Cost:
     """Cost of inverted steps; where none would be inverted, that of the replays."""
     plain = checkpoint_cost(shape, adjoint.replaying)
-    if shape.known and not adjoint.inverts_any(shape.steps):
+    if adjoint.guard == 0 or (shape.known and not adjoint.inverts_any(shape.steps)):
         return plain
     inverting = plain.bytes + guard_cost(shape, adjoint.guard)
     replays = plain.time - (2 + adjoint.one_tape + shape.vjp)

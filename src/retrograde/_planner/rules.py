@@ -10,11 +10,13 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 
+from .. import _schedules
 from .._adjoints import (
     AbstractAdjoint,
     BacksolveAdjoint,
     DirectAdjoint,
     InvertingAdjoint,
+    RecursiveCheckpointAdjoint,
     Shape,
     TapeAdjoint,
 )
@@ -43,6 +45,10 @@ def the_named_one(case: Case) -> Choice | None:
     named, fitting = case.named, case.fitting
     if named is None:
         return None
+    if isinstance(named, InvertingAdjoint) and _guarded_in_vain(case, named):
+        slots = max(named.slots, _schedules.twice(case.shape.steps))
+        replayed = replace(named, checkpoints=slots, guard=0)
+        return Choice(replayed, f"{case.why}; its guard would take more than every state does")
     if case.budget < UNLIMITED and fitting is not None and _open(named):
         best: AbstractAdjoint | None = fitting
         if isinstance(named, InvertingAdjoint):
@@ -63,6 +69,19 @@ def _open(named: AbstractAdjoint) -> bool:
     if isinstance(named, BacksolveAdjoint) and named.mode == "continuous":
         return False
     return getattr(named, "checkpoints", 0) is None
+
+
+def _guarded_in_vain(case: Case, named: InvertingAdjoint) -> bool:
+    """Whether inverted steps keep more than every state takes: their notes of few numbers.
+
+    Replays take no longer than inversion then, from states enough to take no step more than once
+    again. Where slots or a budget are given, those tell.
+    """
+    if case.budget < UNLIMITED or not _open(named):
+        return False
+    data = case.shape._replace(state=case.shape.state - case.shape.header, tables=0)
+    every = cost_of(data, RecursiveCheckpointAdjoint())
+    return cost_of(data, named).bytes > every.bytes
 
 
 def everything_recorded(case: Case) -> Choice | None:

@@ -27,6 +27,7 @@ from retrograde._schedules.binomial import (
     replay_limit,
     split,
     total_advances,
+    twice,
 )
 from retrograde._schedules.online import NEVER, EventTable, events
 from retrograde._schedules.segments import (
@@ -57,4 +58,5 @@ __all__ = [
     "split_table",
     "split_wide",
     "total_advances",
+    "twice",
 ]

@@ -22,7 +22,7 @@ doi:10.1145/347837.347846, from which the closed form of ``t`` and the interval 
 
 from bisect import bisect_left
 from functools import lru_cache
-from math import comb
+from math import comb, isqrt
 
 __all__ = [
     "capacity",
@@ -32,6 +32,7 @@ __all__ = [
     "replay_limit",
     "split",
     "total_advances",
+    "twice",
 ]
 
 _rows: dict[int, tuple[int, ...]] = {}
@@ -236,3 +237,24 @@ def replay_limit(slots: int, advances: int) -> int:
     for j in range(2, advances + 1):
         limit = limit * (slots + j + 1) // j
     return limit
+
+
+def twice(n: int) -> int:
+    """Return the fewest slots with which no step of `n` is advanced over more than twice.
+
+    Parameters
+    ----------
+    n : int [steps]
+        At least 0.
+
+    Returns
+    -------
+    int [slots]
+        The least ``s`` of at least 1 with ``n <= b(s, 2) = (s + 1) (s + 2) / 2``.
+
+    Examples
+    --------
+    >>> [twice(n) for n in (3, 4, 6, 7, 500)]
+    [1, 2, 2, 3, 31]
+    """
+    return max(1, (isqrt(8 * n) - 1) // 2)
