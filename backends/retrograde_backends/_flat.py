@@ -246,6 +246,7 @@ class FlatStages:
 
     def evaluate(self, field: Any, low: int, high: int) -> None:
         t, h, layout, scalar = self.t, self.h, self.layout, self.bk.scalar_array
+        field = getattr(field, "fresh", field)  # what products give is nobody's afterwards
         if layout.plain:
             for c, product, row in self.plan[low:high]:
                 row[...] = field(scalar(t + c * h, layout), product())[0]

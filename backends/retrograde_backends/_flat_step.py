@@ -25,7 +25,7 @@ def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, 
     first, second, last = space.rows[0], space.rows[1], space.rows[space.s]
     plan, store, kept, end = space.plan[1:-1], space.store, (second,), space.c[space.s - 1]
     table, scaled, scale = space.table, space.scaled, space.scale_into
-    time, norm, total = bk.timer(layout), space.square, space.total
+    time, norm, total, owned = bk.timer(layout), space.square, space.total, bk.owned
 
     ended = None
 
@@ -41,7 +41,7 @@ def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, 
         for c, product, row in plan:
             row[...] = call(time(t + c * h), product(), args)
         y1 = total(y)
-        k1 = call(time(t + end * h), y1, args)
+        k1 = call(time(t + end * h), owned(y1), args)
         last[...] = k1
         ended = (k1,)
         return y1, ended, kept, norm(y, y1)
@@ -52,7 +52,7 @@ def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, 
         first[...] = y
         scale(table, h, scaled)
         if k0 is not kept:
-            store(second, k0 or (call(time(t), y, args),))
+            store(second, k0 or (call(time(t), owned(y), args),))
         for c, product, row in plan:
             row[...] = call(time(t + c * h), product(), args)
         y1 = total(y)
@@ -60,7 +60,7 @@ def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, 
         space.whole = error2 <= 1.0
         if not space.whole:
             return y1, None, kept, error2
-        k1 = call(time(t + end * h), y1, args)
+        k1 = call(time(t + end * h), owned(y1), args)
         last[...] = k1
         return y1, (k1,), kept, error2
 

@@ -89,6 +89,7 @@ class TorchStages(FlatStages):
 
     def evaluate(self, field: Any, low: int, high: int) -> None:
         t, h, store, scalar = self.t, self.h, self.store, self.layout.time
+        field = getattr(field, "fresh", field)  # what products give is nobody's afterwards
         if self.layout.plain:
             for c, product, row in self.plan[low:high]:
                 row.copy_(field(scalar(t + c * h), product())[0])

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from retrograde._errors import InputError
-
 from ._torch_capture import captured_tensors
 from ._torch_forward import refuse_duals, transformed
 from ._torch_function import constant, refuse_loop_captured
@@ -24,18 +22,6 @@ class IterationHooks:
 
     def array_bytes(self, x: Any) -> int:
         return int(x.numel() * x.element_size())
-
-    def watch(self, leaves: Sequence[Any]) -> Callable[[], None]:
-        tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
-        versions = [x._version for x in tensors if not x.is_inference()]
-
-        def look() -> None:
-            if versions != [x._version for x in tensors if not x.is_inference()]:
-                raise InputError(
-                    "`body` changed its argument in place; return a new tensor instead."
-                )
-
-        return look
 
     def capture_loop(self, loop: Any) -> None:
         """Find the tensors that require a gradient and that the body closes over."""

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ._flat_step import FEW, bare_call, host_square, with_coarse
+from ._torch_guard import changed, guarded
 
 __all__ = ["HostProduct", "HostStep", "fused_attempt", "product", "shared", "squarer", "timer"]
 
@@ -125,6 +126,7 @@ class HostStep:
         table, scaled, multiply = shared(space.table), shared(space.scaled), np.multiply
         put_last, store, kept = puts[-1], space.store, (rows[1],)
         share, stamp = torch.from_numpy, stamper(SHARED[space.layout.real_dtype])
+        counted = not torch.is_inference_mode_enabled()
         ended = known = array = None
 
         def attempt(t: float, h: float, y: Any, k0: Any) -> tuple[Any, Any, Any, float]:
@@ -142,7 +144,9 @@ class HostStep:
                 put(call(share(stamp(t + c * h)), share(dot()), args))
             new = array + increment()
             y1 = share(new)
-            k1 = call(share(stamp(t + end * h)), y1, args)
+            k1 = call(share(stamp(t + end * h)), y1 if counted else y1.clone(), args)
+            if counted and y1._version:
+                raise changed()
             put_last(k1)
             error2 = norm(array, new)
             ended = (k1,)
@@ -159,6 +163,7 @@ def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, 
     if found is None:
         return None
     call, args = found
+    last_call = guarded(lambda t, y: (call(t, y, args),))  # of states that are needed afterwards
     first, second, last = space.rows[0], space.rows[1], space.rows[space.s]
     plan, store, kept, end = space.plan[1:-1], space.store, (second,), space.c[space.s - 1]
     table, scaled, total = space.table, space.scaled, space.total
@@ -173,7 +178,7 @@ def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, 
         for c, product, row in plan:
             row.copy_(call(time(t + c * h), product(), args))
         y1 = total(y)
-        k1 = call(time(t + end * h), y1, args)
+        k1 = last_call(time(t + end * h), y1)[0]
         last.copy_(k1)
         return y1, (k1,), kept, norm(y, y1)
 
@@ -183,7 +188,7 @@ def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, 
         first.copy_(y)
         mul(table, h, out=scaled)
         if k0 is not kept:
-            store(second, k0 or (call(time(t), y, args),))
+            store(second, k0 or last_call(time(t), y))
         for c, product, row in plan:
             row.copy_(call(time(t + c * h), product(), args))
         y1 = total(y)
@@ -191,7 +196,7 @@ def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, 
         space.whole = error2 <= 1.0
         if not space.whole:
             return y1, None, kept, error2
-        k1 = call(time(t + end * h), y1, args)
+        k1 = last_call(time(t + end * h), y1)[0]
         last.copy_(k1)
         return y1, (k1,), kept, error2
 

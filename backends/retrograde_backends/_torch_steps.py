@@ -85,8 +85,11 @@ class _Step:
         return ForwardSweep(self.tableau, space, self.leaves, field)
 
     def of_state(self, field: Any) -> Any:
-        """A field of states, as a march binds it, over leaves."""
-        pack = self.layout.pack
+        """A field of states, as a march binds it, over leaves.
+
+        Unguarded: without branches, f writes into its argument from the first call on, or never.
+        """
+        pack, field = self.layout.pack, getattr(field, "fresh", field)
         return (lambda t, y: (pack(field(t, y[0])),)) if self.flat else field
 
     def of_leaves(self, field: Any) -> Any:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import array_api_compat.cupy
 import cupy
 
-from retrograde.backend import MemoryInfo
+from retrograde.backend import EagerBackend, MemoryInfo
 
 from .numpy_ import NumpyBackend
 
@@ -48,6 +48,13 @@ class CupyBackend(NumpyBackend):
 
     def quiet(self) -> Any:
         return contextlib.nullcontext()  # devices raise no floating-point warnings
+
+    # CuPy's arrays can't be made read-only: copies, as for any library
+    view, lent, watch = EagerBackend.view, EagerBackend.lent, EagerBackend.watch
+    guard, capture, example = EagerBackend.guard, EagerBackend.capture, EagerBackend.example
+
+    def owned(self, y: Any) -> Any:
+        return y.copy()
 
     def matrix(self, rows: int, columns: int, dtype: Any, device: Any) -> Any:
         return cupy.zeros((rows, columns), dtype=dtype)

@@ -139,7 +139,16 @@ class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, 
         leaves, treedef = jax.tree_util.tree_flatten(shapes)
         return [jnp.zeros(x.shape, x.dtype) for x in leaves], treedef
 
-    # --- derivatives
+    # --- derivatives; nothing can be written into, so what f is given needs no guard
+    def guard(self, field: Callable[..., Any]) -> Callable[..., Any]:
+        return field
+
+    def lent(self, leaves: Sequence[Any]) -> Sequence[Any]:
+        return leaves
+
+    def watch(self, leaves: Sequence[Any], whose: str) -> Callable[[], None]:
+        return lambda: None
+
     def capture(self, problem: Any, t0: Any) -> None:
         """Trace f once; what it closes over becomes inputs of the program."""
         shapes = self._hoist(problem, problem.f, t0, output=False)

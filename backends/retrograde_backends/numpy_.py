@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from retrograde._errors import InputError
 from retrograde._spaces import Scale
 from retrograde.backend import EagerBackend
 
@@ -21,6 +22,23 @@ from ._flat_adjoint import FlatAdjoint
 from ._flat_step import host_square, mean_square, with_coarse
 
 __all__ = ["NumpyBackend", "backend"]
+
+
+class _Quiet(np.errstate):
+    """No warnings of overflow; a write into what is read-only is explained."""
+
+    def __init__(self, bk: Any, **ignored: Any) -> None:
+        super().__init__(**ignored)
+        self.bk = bk
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        super().__exit__(kind, error, trace)
+        if error is not None:
+            self.bk.explain(error, "`f` changed its argument `y`")
+
+
+def _nothing() -> None:
+    """Nothing to look at: what is read-only has not changed."""
 
 
 class NumpyBackend(EagerBackend):
@@ -51,7 +69,55 @@ class NumpyBackend(EagerBackend):
         return self.xp.asarray(t, layout.real_dtype)
 
     def quiet(self) -> Any:
-        return np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore")
+        ignored = dict.fromkeys(("over", "invalid", "divide", "under"), "ignore")
+        return _Quiet(self, **ignored)
+
+    # --- what functions of the user's are given is read-only
+    def view(self, x: Any) -> Any:
+        x = x.view()
+        x.setflags(False)
+        return x
+
+    def lent(self, leaves: Sequence[Any]) -> Sequence[Any]:
+        return [self.view(x) if isinstance(x, np.ndarray) else x for x in leaves]
+
+    def watch(self, leaves: Sequence[Any], whose: str) -> Callable[[], None]:
+        return _nothing
+
+    def owned(self, y: Any) -> Any:
+        """A state as f may have it that is needed afterwards: read-only, or a copy."""
+        y.setflags(False)
+        return y
+
+    def guard(self, field: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(t: Any, y: Any) -> Any:
+            y.setflags(False)
+            return field(t, y)
+
+        return guarded
+
+    def capture(self, problem: Any, t0: Any) -> None:
+        y, args = problem.state_tree(problem.y0), problem.arguments(problem.params)
+        try:
+            problem.check_result(problem.f(problem.layout.time(t0), y, args))
+        except ValueError as error:
+            self.explain(error, "`f` changed its argument `y`")
+            raise
+
+    def example(self, problem: Any, fn: Callable[..., Any], t0: Any) -> tuple[list[Any], Any]:
+        try:
+            return super().example(problem, fn, t0)
+        except ValueError as error:
+            self.explain(error, "`saveat.fn` changed its argument `y`")
+            raise
+
+    def explain(self, error: BaseException, whose: str) -> None:
+        if isinstance(error, ValueError) and "read-only" in str(error):
+            raise InputError(
+                f"{whose} in place; return a new array instead. All that it is given is read-only: "
+                "compiled code that asks for memory to write into may have a copy (`y.copy()`), "
+                "and work arrays are closed over, not handed in by `args`."
+            ) from error
 
     # --- spaces
     def layout(self, leaves: Sequence[Any]) -> Any:

@@ -43,6 +43,7 @@ from ._torch_function import (
     solve_with_gradient,
     tensors_of,
 )
+from ._torch_guard import changed, guarded, watch
 from ._torch_iteration import IterationHooks
 from ._torch_recorded import RecordHooks
 from ._torch_reverse import TorchPullback
@@ -73,6 +74,7 @@ class TorchBackend(
             Capability.DIRECT,
         }
     )
+    counts_changes: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__(namespace)
@@ -192,6 +194,7 @@ class TorchBackend(
         copies = [x.detach().clone() for x in problem.layout.unpack(problem.y0)]
         args = problem.arguments(constant(problem.params))
         time, y, f = problem.layout.time(t0), problem.tree(copies), problem.f
+        look = watch(problem.params, "`f` changed its argument `args`")
 
         def run() -> list[Any]:
             result = f(time, y, args)
@@ -211,7 +214,8 @@ class TorchBackend(
                 )
             problem.add_captured(None, found, (True,) * len(found))
         if any(x._version for x in copies):
-            raise InputError("`f` changed its argument `y` in place; return a new tensor instead.")
+            raise changed()
+        look()
 
     def example(self, problem: Any, fn: Callable[..., Any], t0: Any) -> tuple[list[Any], Any]:
         count = len(problem.where)
@@ -232,6 +236,12 @@ class TorchBackend(
             found = [x for x in captured_tensors(fn, run) if id(x) not in known]
             problem.add_captured(None, found, (True,) * len(found))
         return results[0], results[1]
+
+    guard = staticmethod(guarded)
+    watch = staticmethod(watch)
+
+    def lent(self, leaves: Sequence[Any]) -> Sequence[Any]:
+        return leaves
 
     def accumulate(self, total: Any, x: Any) -> Any:
         return total.add_(x)
@@ -254,6 +264,12 @@ class TorchBackend(
         return transformed() or any(map(dual, tensors))  # not `moving`: under no_grad none does
 
     def differentiate(self, program: Any, inputs: Any) -> Any:
+        look = watch(inputs.params[: program.given], "`f` changed its argument `args`")
+        result = self._differentiated(program, inputs)
+        look()
+        return result
+
+    def _differentiated(self, program: Any, inputs: Any) -> Any:
         if not self.needs_gradient(inputs):
             with self.quiet():
                 return program.primal(constant(inputs))

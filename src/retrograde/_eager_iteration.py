@@ -82,16 +82,17 @@ class IterationHooks:
     def negated(self, ok: Any) -> Any:
         return not ok
 
-    def watch(self, leaves: Sequence[Any]) -> Callable[[], None]:
+    def lent(self, leaves: Sequence[Any]) -> Sequence[Any]:
+        return [self.xp.asarray(x, copy=True) if self.is_array(x) else x for x in leaves]
+
+    def watch(self, leaves: Sequence[Any], whose: str) -> Callable[[], None]:
         arrays = [x for x in leaves if self.is_array(x)]
         copies = [self.xp.asarray(x, copy=True) for x in arrays]
 
         def look() -> None:
             for x, same in zip(arrays, copies, strict=True):
                 if not bool(self.xp.all((x == same) | (x != x))):
-                    raise InputError(
-                        "`body` changed its argument in place; return a new array instead."
-                    )
+                    raise InputError(f"{whose} in place; return a new array instead.")
 
         return look
 

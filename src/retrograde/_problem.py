@@ -35,10 +35,12 @@ class Problem:
         leaves, self.treedef = bk.flatten(y0)
         self._check_state(leaves)
         self.layout = bk.layout(leaves)
-        self.y0 = self.layout.pack(leaves)
         self.single = len(leaves) == 1 and leaves[0] is y0
+        self.y0 = self.layout.pack([bk.view(x) for x in leaves])
         self._args_leaves, self._args_treedef = bk.flatten(args)
         self.where = tuple(i for i, x in enumerate(self._args_leaves) if bk.is_array(x))
+        for i in self.where:
+            self._args_leaves[i] = bk.view(self._args_leaves[i])
         self.leaf_count = len(self._args_leaves)
         self._check_args()
         self.params = tuple(self._args_leaves[i] for i in self.where)
@@ -156,7 +158,11 @@ class Problem:
         return leaves[0] if self.single else self.bk.unflatten(self.treedef, leaves)
 
     def bind(self, params: Sequence[Array]) -> Callable[[Array, State], tuple[Array, ...]]:
-        """``field(t, Y) -> leaves of dy/dt`` at these parameters, of a state Y."""
+        """``field(t, Y) -> leaves of dy/dt`` at these parameters, of a state Y.
+
+        Where the library's arrays can be written into, ``field.fresh`` is the same for states that
+        nobody needs afterwards, and may be cheaper.
+        """
         params = self.prepared(params)
         field, unpack = self.bind_leaves(params), self.layout.unpack
         if self.single:
@@ -165,10 +171,19 @@ class Problem:
                 bound = lambda t, y: (f(t, y, args),)  # noqa: E731
             else:
                 bound = lambda t, y: (f(t, unpack(y)[0], args),)  # noqa: E731
-            # for spaces that save the frame between (``fused``)
-            bound.call = f, args  # type: ignore[attr-defined]
-            return bound
-        return lambda t, y: field(t, unpack(y))
+        else:
+            bound = lambda t, y: field(t, unpack(y))  # noqa: E731
+        guarded = self.guarded(bound)
+        if self.single:  # for spaces that save the frame between (``fused``)
+            guarded.call = f, args  # type: ignore[attr-defined]
+        return guarded
+
+    def guarded(self, field: Callable[..., Any]) -> Callable[..., Any]:
+        """A field whose states f can't change; ``fresh`` is the field itself where that differs."""
+        guarded = self.bk.guard(field)
+        if guarded is not field:
+            guarded.fresh = field  # type: ignore[attr-defined]
+        return guarded
 
     def bind_leaves(self, params: Sequence[Array]) -> Callable[[Array, Any], tuple[Array, ...]]:
         """The same of the leaves of y."""

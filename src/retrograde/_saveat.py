@@ -109,7 +109,8 @@ class Outputs:
         if self.saveat.fn is None:
             return lambda t, y: y
         fn = problem.bind_output(self.saveat.fn, params)
-        return lambda t, y: self.layout.pack(fn(layout.time(t), layout.unpack(y)))
+        call = self.bk.guard(lambda t, y: self.layout.pack(fn(t, layout.unpack(y))))
+        return lambda t, y: call(layout.time(t), y)
 
     def start(self, extra: int = 0) -> Any:
         """The carry of the rows inside the loop: (next row, buffer).

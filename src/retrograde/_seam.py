@@ -48,6 +48,8 @@ class AbstractBackend(ArrayHooks, LoopHooks, GradientHooks, IterationHooks):
         What an array takes beside its elements.
     python_loops : bool
         Whether an adaptive march may be a loop of Python's own, over numbers of the host.
+    counts_changes : bool
+        Whether arrays count what is written into them, so that :meth:`watch` costs next to nothing.
     """
 
     name: ClassVar[str]
@@ -56,3 +58,4 @@ class AbstractBackend(ArrayHooks, LoopHooks, GradientHooks, IterationHooks):
     slots_by_reference: ClassVar[bool]
     array_overhead: ClassVar[int]
     python_loops: ClassVar[bool]
+    counts_changes: ClassVar[bool]

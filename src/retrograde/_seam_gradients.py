@@ -27,6 +27,14 @@ class GradientHooks(ABC):
         them and call ``problem.add_captured``.
         """
 
+    def view(self, x: Array) -> Array:
+        """An array of the user's as f may have it: read-only where the library knows that."""
+        return x
+
+    def guard(self, field: Callable[..., Any]) -> Callable[..., Any]:
+        """``field(t, y)`` of states that it can't change: writing raises, or reaches a copy."""
+        return field
+
     @abstractmethod
     def needs_gradient(self, inputs: Any) -> bool:
         """Whether the library will ask for a gradient of this solve."""

@@ -53,9 +53,20 @@ class IterationHooks(ABC):
     def negated(self, ok: Any) -> Any:
         """Logical not of a predicate."""
 
+    def lent(self, leaves: Sequence[Any]) -> Sequence[Any]:
+        """The same leaves for a body: writing into them raises, or reaches a copy."""
+        return leaves
+
+    def explain(self, error: BaseException, whose: str) -> None:
+        """Raise InputError where an error of the library's says that such a write was refused."""
+        return
+
     @abstractmethod
-    def watch(self, leaves: Sequence[Any]) -> Callable[[], None]:
-        """A function that raises InputError if arrays were changed in place since."""
+    def watch(self, leaves: Sequence[Any], whose: str) -> Callable[[], None]:
+        """A function that raises InputError if arrays were changed in place since.
+
+        ``whose``: by whom, and what of his they are (``"`body` changed its argument"``).
+        """
 
     @abstractmethod
     def capture_loop(self, loop: Any) -> None:

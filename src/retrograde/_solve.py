@@ -48,7 +48,7 @@ def solve(
     f : callable
         ``f(t, y, args) -> dy/dt`` with the tree, shapes and dtype of y; t is a 0-d array. A
         ``torch.nn.Module``'s parameters, and tensors or tracers that f closes over, get
-        gradients.
+        gradients. It must not change y and args in place: NumPy's arrays are read-only in it.
     y0 : array or tree of arrays
         Initial state, real or complex floating, of one array library, dtype and device.
     t0, t1 : float or array, shape () [time]

@@ -102,7 +102,8 @@ def _recorded(loop: Any, inputs: Inputs, limit: int | None) -> tuple[tuple[Array
     twin.bk = _ListForms(bk, limit)
     twin.layout = bk.direct_layout(loop.layout)
     twin.carried = loop.solver.carried(twin.bk, twin.layout)
-    twin.bind = loop.problem.bind_leaves
+    problem = loop.problem
+    twin.bind = lambda params: problem.guarded(problem.bind_leaves(params))
     out = loop.outputs
     rows = twin.layout if out.layout is loop.layout else bk.direct_layout(out.layout)
     twin.outputs = Outputs(bk, out.saveat, rows, out.count)
@@ -126,7 +127,7 @@ class _Again:
         self.grid = loop.grid(constant, final)
         self.layout = self.bk.direct_layout(loop.layout)
         self.leaves = tuple(loop.layout.unpack(inputs.y0))
-        self.field = loop.problem.bind_leaves(inputs.params)
+        self.field = loop.problem.guarded(loop.problem.bind_leaves(inputs.params))
         # zeros that carry the derivatives of t0 and t1
         self.t0 = inputs.t0 - constant.t0
         self.t1 = inputs.t1 - constant.t1
@@ -171,7 +172,7 @@ class _Again:
         fn = self.loop.outputs.saveat.fn
         if fn is None:
             return tuple(leaves)
-        call = self.loop.problem.bind_output(fn, self.inputs.params)
+        call = self.bk.guard(self.loop.problem.bind_output(fn, self.inputs.params))
         return tuple(call(self.layout.time(t), leaves))
 
     def _at(self, j: Any, states: Any) -> tuple[Array, ...]:

@@ -107,13 +107,15 @@ class UserPullback(_Pullback):
         super().__init__(problem.layout, params, wanted)
         self.problem = problem
         self.f = f
-        self.args = problem.arguments(params)
+        self.args = args = problem.arguments(params)
+        flatten, tree = problem.bk.flatten, problem.state_tree
+        self.call = problem.bk.guard(lambda t, y: flatten(f(t, tree(y), args))[0])
 
     def __call__(self, t: Array, y: State) -> tuple[list[Array], Pull]:
         """Leaves of f(t, y), and the pull."""
         problem, args, bk = self.problem, self.args, self.bk
         tree = problem.state_tree(y)
-        k = bk.flatten(self.f(t, tree, args))[0]
+        k = self.call(t, y)
 
         def pull(ct: Sequence[Array], acc: list[Array]) -> tuple[Any, Any, list[Array]]:
             if any(c is None for c in ct):

@@ -160,11 +160,17 @@ class Loop:
     def raw(self, leaves: Sequence[Any], x: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """The same by the user's own body, whose result is checked."""
         bk = self.bk
-        tree = bk.unflatten(self.treedef, leaves)
+        given: tuple[Any, ...] = (bk.unflatten(self.treedef, leaves),)
+        if self.scans:
+            given = (*given, bk.unflatten(self.xs_treedef, x))
+        try:
+            result = self.body(*given)
+        except ValueError as error:
+            bk.explain(error, "`body` changed its argument")
+            raise
         if not self.scans:
-            new, y = self.body(tree), None
+            new, y = result, None
         else:
-            result = self.body(tree, bk.unflatten(self.xs_treedef, x))
             if not isinstance(result, tuple) or len(result) != 2:
                 raise InputError(
                     f"`body` returned {type(result).__name__}; return the pair (carry, y)."
@@ -190,7 +196,16 @@ class Loop:
         if self._test is not None:
             return self._test(params[self.first_cond :], leaves)
         assert self.cond is not None
-        return self.truth(self.cond(self.bk.unflatten(self.treedef, leaves)))
+        bk, leaves = self.bk, self.bk.lent(leaves)
+        watch = bk.watch(leaves, "`cond` changed its argument") if bk.counts_changes else None
+        try:
+            result = self.cond(bk.unflatten(self.treedef, leaves))
+        except ValueError as error:
+            bk.explain(error, "`cond` changed its argument")
+            raise
+        if watch is not None:
+            watch()
+        return self.truth(result)
 
     def each_goes_on(self, leaves: Sequence[Any], params: Sequence[Array]) -> Any:
         """The same of every lane, where there are lanes."""

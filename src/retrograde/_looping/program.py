@@ -152,13 +152,19 @@ class LoopProgram:
         return step
 
     def _checked(self, leaves: Sequence[Any], x: Any) -> tuple[list[Any], list[Any]]:
-        """One step of an eager body; the first one is watched for changes in place."""
-        loop = self.loop
-        watch = None if loop.checked else loop.bk.watch(leaves)
-        new, ys = loop.raw(leaves, x)
+        """One step of an eager body, which must not change what it is given."""
+        loop, bk = self.loop, self.loop.bk
+        lent, x = bk.lent(leaves), bk.lent(x)
+        first = not loop.checked
+        seen = first or bk.counts_changes
+        watch = bk.watch((*lent, *x), "`body` changed its argument") if seen else None
+        new, ys = loop.raw(lent, x)
         loop.check(leaves, new)
-        if watch is not None:
+        pairs = zip(new, leaves, lent, strict=True)
+        new = [old if got is given else got for got, old, given in pairs]
+        if first:
             loop.checked, loop.ys_like = True, ys
+        if watch is not None:
             watch()
         return new, ys
 
@@ -230,7 +236,8 @@ class LoopProgram:
         if not loop.scans:
             return []
         if loop.ys_like is None:  # a scan of no steps: what y would be
-            loop.ys_like = loop.step(loop.initial(inputs.params), loop.single, inputs.params)[1]
+            leaves = loop.bk.lent(loop.initial(inputs.params))
+            loop.ys_like = loop.step(leaves, loop.single, inputs.params)[1]
             stack = bk.new_stack(0, loop.ys_like)
         return bk.stacked(stack, loop.ys_like)  # type: ignore[no-any-return]
 

@@ -107,7 +107,8 @@ class LoopPull:
         """Replay step i."""
         loop, rows = self.loop, self.loop.rows(self.params)
         x = [self.bk.row(x, loop.place(i)) for x in rows] if rows else ()
-        return loop.state(loop.step(loop.carry(state, self.params), x, self.params)[0])
+        leaves, x = self.bk.lent(loop.carry(state, self.params)), self.bk.lent(x)
+        return loop.state(loop.step(leaves, x, self.params)[0])
 
     def pull(self, i: Any, state: Any, carry: PullCarry) -> PullCarry:
         """Reverse step i from the state before it."""
