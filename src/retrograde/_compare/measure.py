@@ -22,7 +22,7 @@ from ..measure import peak_gradient_bytes
 from .problem import Problem, relative_error
 from .rows import Entrant, Row, bench, ours
 
-__all__ = ["Effort", "Reference", "measure", "reference"]
+__all__ = ["Effort", "Reference", "examine", "measure", "reference"]
 
 NOT_FOR_THIS = (InputError, PlanInfeasible, UnsupportedByBackend)
 """Errors by which a method of ours says that it is not made for a problem, library or budget."""
@@ -82,18 +82,7 @@ def measure(
     tick : callable
         Told what is done next: each method, then each round of timing.
     """
-    rows: list[Row] = []
-    ready: list[tuple[Row, Entrant, float]] = []
-    for library in libraries:
-        for row, make in _entries(problem, library):
-            tick(f"{problem.name}: {library} {row.method}")
-            rows.append(row)
-            try:
-                entrant = make()
-                ready.append((row, entrant, _fill(row, entrant, problem, wanted)))
-            except Exception as error:  # a method that fails must not hide the others
-                row.failed = _reason(error, row)
-                row.fault = row.package == "retrograde" and not isinstance(error, NOT_FOR_THIS)
+    rows, ready = examine(problem, libraries, wanted, tick)
     calls: dict[Any, tuple[Callable[[], Any], float]] = {}
     for _, entrant, seconds in ready:
         alone = _call(entrant, entrant.forward)
@@ -106,6 +95,35 @@ def measure(
     for row, entrant, _ in ready:
         row.forward_seconds, row.gradient_seconds = found[entrant.forward], found[entrant.gradient]
     return rows
+
+
+def examine(
+    problem: Problem,
+    libraries: Sequence[str],
+    wanted: Reference,
+    tick: Callable[[str], None] = lambda _: None,
+    only: Callable[[Row], bool] = lambda _: True,
+) -> tuple[list[Row], list[tuple[Row, Entrant, float]]]:
+    """Rows of a problem with all that is no time of a run: bytes and errors.
+
+    ``only`` tells which rows are wanted. With those that did not fail come their entrants, and the
+    seconds of one gradient.
+    """
+    rows: list[Row] = []
+    ready: list[tuple[Row, Entrant, float]] = []
+    for library in libraries:
+        for row, make in _entries(problem, library):
+            if not only(row):
+                continue
+            tick(f"{problem.name}: {library} {row.method}")
+            rows.append(row)
+            try:
+                entrant = make()
+                ready.append((row, entrant, _fill(row, entrant, problem, wanted)))
+            except Exception as error:  # a method that fails must not hide the others
+                row.failed = _reason(error, row)
+                row.fault = row.package == "retrograde" and not isinstance(error, NOT_FOR_THIS)
+    return rows, ready
 
 
 def _entries(problem: Problem, library: str) -> Iterator[tuple[Row, Callable[[], Entrant]]]:

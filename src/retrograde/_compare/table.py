@@ -17,7 +17,17 @@ from .measure import Effort, Reference
 from .problem import Problem
 from .rows import Row
 
-__all__ = ["AGREEMENT", "WIDTH", "WRONG", "as_json", "footnotes", "heading", "judged", "render"]
+__all__ = [
+    "AGREEMENT",
+    "WIDTH",
+    "WRONG",
+    "as_json",
+    "footnotes",
+    "heading",
+    "judged",
+    "render",
+    "tabulated",
+]
 
 AGREEMENT = 1e-10
 """Largest relative error of a method that is exact."""
@@ -45,10 +55,15 @@ def _machine() -> str:
 
 
 def render(problem: Problem, wanted: Reference, rows: Sequence[Row]) -> Iterator[str]:
-    """Lines of one problem's table."""
+    """Lines of one problem's table, with what stands above it."""
     yield f"{problem.name}: {problem.title}"
     yield from _about(problem, wanted)
-    columns = _columns(problem)
+    yield from tabulated(problem, rows)
+
+
+def tabulated(problem: Problem, rows: Sequence[Row], *, times: bool = True) -> Iterator[str]:
+    """The table alone, with its columns of seconds or without."""
+    columns = [x for x in _columns(problem) if times or not x[0].endswith("s]")]
     cells = [[cell(row) for _, cell in columns] for row in rows]
     names = [[name.partition("|")[part] for name, _ in columns] for part in (0, 2)]
     widths = [max(len(text) for text in column) for column in zip(*names, *cells, strict=True)]
