@@ -950,7 +950,7 @@ class Bounds:
         if self.guarded:
             return 3e-3 if self.single else 1e-5
         if self.single:
-            return 1e-4 + self.of_time
+            return 5e-4 + self.of_time
         own_steps = not (self.problem.traced and self.problem.control == "adaptive")
         return (1e-10 if own_steps else 1e-7) + self.of_time
 

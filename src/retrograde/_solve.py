@@ -105,6 +105,10 @@ def solve(
     -----
     Gradients are those of the discrete solve, with the accepted step sizes as constants.
 
+    A time or a threshold that f reads only in comparisons, as ``stop`` in
+    ``where(t < stop, rate, 0)``, has the gradient 0: no library sees the jump move. Split the solve
+    there: the gradient then comes by t1 of the one and t0 of the other.
+
     Examples
     --------
     >>> import numpy as np

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import retrograde as rg
@@ -50,3 +52,22 @@ def test_choices_are_what_the_page_says_of_them(library: str) -> None:
         assert plan.memory <= plan.budget
         inverted = "they are inverted" in plan.reason
         assert inverted == (budget == "tiny" and solve != "adaptive")
+
+
+def test_a_time_in_a_comparison_has_the_gradient_that_the_page_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Zero without a warning; by splitting the solve 10 exp(-0.9)."""
+    page = (DOCS / "how-to" / "switch_times.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^```{code-cell}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    if importlib.util.find_spec("jax") is None:
+        cells = [cell for cell in cells if "import jax" not in cell]
+    exec("\n".join(cells), {"__name__": "page"})
+    printed = capsys.readouterr().out
+    assert re.findall(r"by stop (\S+)", printed) == ["0.0000", *["4.0657"] * (len(cells) - 1)]
+    level = 10 / 0.3 * (1 - np.exp(-0.6)) * np.exp(-0.9)
+    assert [float(x) for x in re.findall(r"level (\S+),", printed)] == pytest.approx(
+        [level] * 2, 1e-4
+    )
+    by_rate = re.findall(r"by rate (\S+),", printed)
+    assert [float(x) for x in by_rate] == pytest.approx([level / 10] * 2, rel=1e-3)
