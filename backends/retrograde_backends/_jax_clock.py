@@ -68,6 +68,17 @@ class TracedClock:
     def is_finite(self, x: Any) -> Any:
         return jnp.isfinite(x)
 
+    def near(self, t: Any, other: Any) -> Any:
+        """Whether two times are the same but for rounding."""
+        return jnp.abs(t - other) <= 8 * self.eps * jnp.maximum(jnp.abs(t), jnp.abs(other))
+
+    def in_order(self, t0: Any, ts: Any, t1: Any) -> Any:
+        """Whether finite times run from t0 to t1, but for rounding."""
+        times = jnp.concatenate([t0[None], *([ts] if len(ts) else []), t1[None]])
+        steps = jnp.diff(times) * jnp.where(t1 < t0, -1.0, 1.0)
+        least = -8 * self.eps * jnp.maximum(jnp.abs(t0), jnp.abs(t1))
+        return jnp.all(steps >= least) & jnp.isfinite(t1 - t0)
+
     def power(self, x: Any, p: float) -> Any:
         return jnp.exp(p * jnp.log(x))  # cheaper than pow, and 0**p = exp(-inf) = 0
 

@@ -224,9 +224,12 @@ class DirectHooks:
         out, rows = jax.vmap(along, out_axes=(None, 0), axis_size=total)(seeds)
         return out, tuple(tuple(x[part] for x in rows) for part in slices)
 
-    def blank(self, rows: tuple[Any, ...], n: Any) -> tuple[Any, ...]:
-        def fill(x: Any) -> Any:
+    def blank(self, rows: tuple[Any, ...], n: Any, fill: Any) -> tuple[Any, ...]:
+        def filled(x: Any) -> Any:
             there = (jnp.arange(x.shape[0]) < n).reshape((-1,) + (1,) * (x.ndim - 1))
-            return jnp.where(there, x, jnp.inf)
+            rest = jnp.asarray(fill, x.real.dtype)
+            if jnp.iscomplexobj(x):  # nan in both parts
+                rest = jax.lax.complex(rest, jnp.where(rest == rest, 0.0, rest))
+            return jnp.where(there, x, rest)
 
-        return tuple(fill(x) for x in rows)
+        return tuple(filled(x) for x in rows)

@@ -61,8 +61,8 @@ class LoopHooks:
     def read(self, buffer: Any, i: Any) -> Any:
         return tuple(read_row(x, i) for x in buffer)
 
-    def rows(self, layout: Any, buffer: Any, n: int, valid: Any) -> tuple[Any, ...]:
-        leaves: tuple[Any, ...] = self.blank(tuple(x[:n] for x in buffer), valid)
+    def rows(self, layout: Any, buffer: Any, n: int, valid: Any, fill: Any) -> tuple[Any, ...]:
+        leaves: tuple[Any, ...] = self.blank(tuple(x[:n] for x in buffer), valid, fill)
         return leaves
 
     def ints(self, values: Sequence[int]) -> Any:

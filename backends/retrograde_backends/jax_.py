@@ -114,8 +114,8 @@ class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, 
     def times_array(self, ts: Any, layout: Any) -> Any:
         return jnp.asarray(ts, layout.real_dtype)
 
-    def accepted_times(self, times: Any, n: int, valid: Any) -> Any:
-        return jnp.where(jnp.arange(n) < valid, times[1 : n + 1], jnp.inf)
+    def accepted_times(self, times: Any, n: int, valid: Any, fill: Any) -> Any:
+        return jnp.where(jnp.arange(n) < valid, times[1 : n + 1], fill)
 
     def grid_times(self, grid: Any, n: int) -> Any:
         return jnp.concatenate([grid.step(0)[0][None], jax.vmap(grid.end)(jnp.arange(n))])
@@ -211,7 +211,7 @@ class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, 
         return Pullback(layout, bind, params, wanted)
 
     def poison(self, ok: Any, x: Any) -> Any:
-        return jnp.where(ok, x, jnp.nan)
+        return jnp.where(ok, x, complex(jnp.nan, jnp.nan) if jnp.iscomplexobj(x) else jnp.nan)
 
     def stop_gradient(self, x: Any) -> Any:
         return jax.lax.stop_gradient(x)

@@ -82,7 +82,7 @@ class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
     def times_array(self, ts: Any, layout: Any) -> Array:
         return self.xp.asarray(list(ts), dtype=layout.real_dtype, device=layout.device)
 
-    def accepted_times(self, times: Any, n: int, valid: Any) -> Any:
+    def accepted_times(self, times: Any, n: int, valid: Any, fill: Any) -> Any:
         return times[1 : n + 1]
 
     def grid_times(self, grid: Any, n: int) -> Any:
@@ -163,10 +163,10 @@ class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
     def read(self, buffer: Any, i: int) -> State:
         return buffer[i]
 
-    def rows(self, layout: Any, buffer: Any, n: int, valid: int) -> tuple[Array, ...]:
+    def rows(self, layout: Any, buffer: Any, n: int, valid: int, fill: Any) -> tuple[Array, ...]:
         states = [buffer[i] for i in range(min(n, valid))]
         if len(states) < n:  # a solve that failed before its last saved time
-            nothing = self.map_state(lambda x: x + float("inf"), layout.zeros())
+            nothing = self.map_state(lambda x: (x + 1.0) * fill, layout.zeros())
             states += [nothing] * (n - len(states))
         return layout.stack(states) if n else layout.empty()  # type: ignore[no-any-return]
 

@@ -43,8 +43,11 @@ class DirectHooks:
         inside = [i for i in range(n) if (t - grid.step(i)[0]) * grid.step(i)[1] > 0]
         return inside[-1] if inside else 0
 
-    def blank(self, rows: tuple[Array, ...], n: Any) -> tuple[Array, ...]:
-        return rows
+    def blank(self, rows: tuple[Array, ...], n: Any, fill: Any) -> tuple[Array, ...]:
+        if all(n >= x.shape[0] for x in rows):
+            return rows
+        concat, zeros = self.xp.concat, self.xp.zeros_like
+        return tuple(concat([x[:n, ...], zeros(x[n:, ...]) + fill], axis=0) for x in rows)
 
 
 class DirectLayout(ListLayout):

@@ -8,6 +8,7 @@ never import this module.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ._controllers import AbstractController, ConstantGrid, ConstantSteps, GivenGrid, StepTo
@@ -61,6 +62,8 @@ class ForwardLoop:
         self.clock = self.bk.clock(problem.layout)
         self.rows_in_steps = False
         """Whether rows at t0 belong to the first step, so that they move with their times."""
+        self.times_checked = True
+        """Whether the times were known, and so checked, before the solve."""
         self.progress: Any = False
         self.watch: Any = None
 
@@ -94,8 +97,31 @@ class ForwardLoop:
         inside = self._rows_at_start(inputs)
         record = record or self.outputs.inside == "steps"
         if self.adaptive:
-            return self._march_adaptive(inputs, inside, slots, record, guard, clocked)
-        return self._march_grid(inputs, inside, slots, guard)
+            final = self._march_adaptive(inputs, inside, slots, record, guard, clocked)
+        else:
+            final = self._march_grid(inputs, inside, slots, guard)
+        return final if self.times_checked else self._judged(inputs, final)
+
+    def _judged(self, inputs: Inputs, final: Final) -> Final:
+        """The end of a march, or that of one that was not begun where its times are bad."""
+        clock, controller, out = self.clock, self.controller, self.outputs
+        t0, t1 = clock.real(inputs.t0), clock.real(inputs.t1)
+        good, rows = clock.in_order(t0, inputs.ts if out.inside == "ts" else (), t1), final.inside
+        if isinstance(controller, ConstantSteps):
+            dt = clock.real(inputs.settings[0] if inputs.settings else controller.dt)
+            good = clock.both(good, clock.either((t1 - t0) * dt > 0, t0 == t1))
+        elif isinstance(controller, StepTo):
+            for t, given in ((t0, controller.ts[0]), (t1, controller.ts[-1])):
+                good = clock.both(good, clock.near(t, clock.real(given)))
+        elif getattr(controller, "dt0", None) is not None:
+            good = clock.both(good, (t1 - t0) * clock.real(controller.dt0) >= 0)
+        if out.inside == "ts":  # a solve to t1 has met all of them
+            met = clock.either(rows[0] == out.count, final.status != int(Status.converged))
+            good = clock.both(good, met)
+        if out.inside:
+            rows = (self.bk.pick(good, rows[0], 0), *rows[1:])
+        status = clock.where(good, final.status, int(Status.bad_times))
+        return final._replace(status=status, t=clock.where(good, final.t, t0), inside=rows)
 
     def _with_progress(self, inputs: Inputs, slots: Slots | None, **settings: Any) -> Final:
         """The same march, reported once; replays are not."""
@@ -169,12 +195,13 @@ class ForwardLoop:
             return (sweep.advance(t, h, s[0]),)
 
         def saving(i: Any, s: Any) -> Any:
-            y, k0, rows = s
+            y, k0, rows, reached = s
             t, h = grid.step(i)
             y1, k1, _ = sweep.attempt(t, h, y, k0)
-            taken = (t, grid.end(i), h, y1)
-            rows = out.collect(rows, clock.yes, inputs.ts, taken, i, sweep, emit)
-            return y1, k1, rows
+            # an eager march that fails is looked at once more; nan and inf last
+            ok = self.carried.finite(y1) if clock.traced else clock.yes
+            rows = out.collect(rows, ok, inputs.ts, (t, grid.end(i), h, y1), i, sweep, emit)
+            return y1, k1, rows, bk.pick(ok, i + 1, reached)
 
         def watched(i: Any, s: Any) -> Any:
             self.watch(grid.step(i)[0])
@@ -185,7 +212,7 @@ class ForwardLoop:
         y0 = sweep.start(t0, inputs.y0)
         start: tuple[Any, ...] = (y0,)
         if out.inside:
-            start = (y0, sweep.first(t0, y0), inside)
+            start = (y0, sweep.first(t0, y0), inside, clock.count(0))
         taken = watched if self.watch else step
         if guard is not None:
             start = (*start, guard.table(grid.count if self.count is not None else self.max_steps))
@@ -195,19 +222,21 @@ class ForwardLoop:
         y, t = s[0], clock.real(inputs.t1)
         inside = s[2] if out.inside else inside
         noted = s[-1] if guard is not None else None
-        finite = self.carried.finite(y)
-        status = clock.where(finite, int(Status.converged), int(Status.non_finite))
-        if not clock.traced and not finite:
-            y, n, t = self._last_finite(y0, grid, sweep)
-        elif self.max_steps is not None:
-            full = n == grid.whole
-            status = clock.where(full, status, int(Status.max_steps))
-            # max_steps is at least 1, but there may be no step
-            t = clock.where(clock.either(full, n == 0), t, grid.end(n - 1))
+        finite, last = self.carried.finite(y), n
+        status = clock.where(n == grid.whole, int(Status.converged), int(Status.max_steps))
+        status = clock.where(finite, status, int(Status.non_finite))
+        if clock.traced:
+            last = bk.pick(finite, n, s[3]) if out.inside else n
+        elif not finite:
+            y, n = self._last_finite(y0, grid, sweep)
+            last, inside = n, out.reached(inside, inputs.ts, grid, n)
+        t = clock.where(last == grid.whole, t, grid.step(last)[0])
+        if clock.traced and not out.inside:  # no step was looked at: it is not known
+            t = clock.where(finite, t, math.nan)
         return Final(y, t, n, n, status, inside, None, stored, noted)
 
-    def _last_finite(self, y: State, grid: Any, sweep: Any) -> tuple[State, int, float]:
-        """State, index and time before the first step that gives nan or inf, found by replay.
+    def _last_finite(self, y: State, grid: Any, sweep: Any) -> tuple[State, int]:
+        """State and index before the first step that gives nan or inf, found by replay.
 
         Only a solve that failed pays for it; nan lasts, so one look at the end tells of it.
         """
@@ -215,7 +244,7 @@ class ForwardLoop:
             t, h = grid.step(i)
             y1 = sweep.advance(t, h, y)
             if not self.carried.finite(y1):
-                return y, i, t
+                return y, i
             y = y1
         raise AssertionError("the replay of a failed march did not fail")
 
@@ -232,7 +261,16 @@ class ForwardLoop:
         order = self.solver.error_order
         controller: Any = self.controller
         k0: Any = tuple(1.0 * k for k in field(layout.time(t0), inputs.y0))  # f may reuse them
-        h0 = controller.first_step(clock, layout, field, scale, (t0, t1, inputs.y0, k0), order)
+        sound = layout.finite(layout.pack(k0))
+        if clock.traced:
+            sound = clock.both(sound, layout.finite(inputs.y0))
+        # of nan or inf no step is made of a size that the controller would take for one
+        h0, e0 = clock.real(0.0), clock.where(sound, 0.0, math.nan)
+        if clock.traced or sound:
+            first = t0, t1, inputs.y0, k0
+            h0 = clock.where(
+                sound, controller.first_step(clock, layout, field, scale, first, order), h0
+            )
         constant, h0 = clock.constant, clock.constant(h0)  # as all step sizes of a gradient
         k0 = k0 if self.solver.keeps_slope else None
         attempt, land, select = sweep.judged(), clock.land, clock.select
@@ -263,7 +301,7 @@ class ForwardLoop:
         times = clock.record_new(t0, limit) if record else ()
         zero = clock.count(0)
         y0, memory = sweep.start(t0, inputs.y0), controller.init(clock)
-        start: Any = (t0, h0, clock.real(0.0), memory, y0, k0, zero, zero, times, inside)
+        start: Any = (t0, h0, clock.real(e0), memory, y0, k0, zero, zero, times, inside)
         plain = guard is None and clocked is None and self.watch is None
         if bk.python_loops and plain and (slots is None or slots.everything):
             rows = collect and (lambda r, s, n: collect(r, True, ts, s, n, sweep, emit))

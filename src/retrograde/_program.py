@@ -51,6 +51,7 @@ class Program:
             loop.count,
             (saveat.t0, saveat.t1, saveat.ts is not None, saveat.steps, saveat.fn),
             loop.outputs.count,
+            loop.times_checked,
             self.adjoint,
         )
 
@@ -114,7 +115,8 @@ class Program:
     def _aux(self, inputs: Inputs, final: Any) -> tuple[Any, ...]:
         times = output_times(self.loop, inputs, final)
         inside = final.inside[2] if len(final.inside) > 2 else 0
-        return times, final.n, final.tries, final.status, final.t, inside
+        n = final.inside[0] if self.loop.outputs.inside == "steps" else final.n
+        return times, n, final.tries, final.status, final.t, inside
 
 
 def _static(controller: Any) -> Any:

@@ -1,10 +1,16 @@
-"""The end of a march, and its rows: states, times and cotangents, in the order t0, inside, t1."""
+"""The end of a march, and its rows: states, times and cotangents, in the order t0, inside, t1.
+
+A row that the solve did not reach is nan, states and time; the padding of ``SaveAt.steps`` behind
+a solve that reached t1 is inf.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from ._errors import InputError
+from ._solution import Status
 from ._types import Array, Inputs, Scalar, State, Tree
 
 __all__ = ["Final", "cotangent_leaves", "output_leaves", "output_times"]
@@ -49,10 +55,12 @@ def output_leaves(loop: Any, inputs: Inputs, final: Any) -> tuple[Array, ...]:
     if out.saveat.t0:
         parts.append(out.layout.stack([emit(loop.clock.real(inputs.t0), inputs.y0)]))
     if out.inside:
-        n = loop.rows_inside(final)
-        parts.append(bk.rows(out.layout, final.inside[1], n, final.inside[0]))
+        n, fill = loop.rows_inside(final), _fill(loop, final)
+        parts.append(bk.rows(out.layout, final.inside[1], n, final.inside[0], fill))
     if out.saveat.final:
-        parts.append(out.layout.stack([emit(final.t, loop.state(final.y))]))
+        ok = final.status == int(Status.converged)
+        row = out.layout.stack([emit(final.t, loop.state(final.y))])
+        parts.append(tuple(bk.poison(ok, x) for x in row))
     if len(parts) == 1:
         return parts[0]  # type: ignore[no-any-return]
     xp = bk.xp
@@ -62,17 +70,27 @@ def output_leaves(loop: Any, inputs: Inputs, final: Any) -> tuple[Array, ...]:
 def output_times(loop: Any, inputs: Inputs, final: Any) -> Array:
     """Times of the rows, shape (k,)."""
     out, clock, bk = loop.outputs, loop.clock, loop.bk
-    parts = [[clock.real(inputs.t0)]] if out.saveat.t0 else []
+
+    def array(times: Any) -> Array:
+        return bk.times_array(times, loop.layout)
+
+    arrays = [array([clock.real(inputs.t0)])] if out.saveat.t0 else []
     if out.inside == "ts":
-        parts.append(inputs.ts)
+        arrays += bk.blank((array(inputs.ts),), final.inside[0], _fill(loop, final))
     elif out.inside:
         n = loop.rows_inside(final)
         times = final.times if loop.adaptive else bk.grid_times(loop.grid(inputs), n)
-        parts.append(bk.accepted_times(times, n, final.n))
+        arrays.append(array(bk.accepted_times(times, n, final.inside[0], _fill(loop, final))))
     if out.saveat.final:
-        parts.append([final.t])
-    arrays = [bk.times_array(part, loop.layout) for part in parts]
+        ok = final.status == int(Status.converged)
+        arrays.append(array([clock.where(ok, final.t, math.nan)]))
     return arrays[0] if len(arrays) == 1 else bk.xp.concat(arrays, axis=0)
+
+
+def _fill(loop: Any, final: Any) -> Scalar:
+    """What stands in rows that the solve has not filled."""
+    ok = final.status == int(Status.converged)
+    return loop.clock.where(ok, math.inf, math.nan)
 
 
 def cotangent_leaves(bk: Any, leaves: Any, ys: Tree, cotangent: Tree) -> tuple[Array, ...]:

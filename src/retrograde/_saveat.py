@@ -148,6 +148,15 @@ class Outputs:
         rows = bk.while_loop(due, body, (i, buffer))
         return (*rows, *taken) if taken else rows
 
+    def reached(self, carry: Any, ts: Any, grid: Any, n: int) -> Any:
+        """The carry of an eager march that turned out to have failed in step n: rows up to it."""
+        if self.inside != "ts":
+            return (n, *carry[1:])
+        rows = 0
+        while rows < carry[0] and (ts[rows] - grid.step(n)[0]) * grid.step(n)[1] <= 0:
+            rows += 1
+        return (rows, *carry[1:])
+
     def _due(self, ok: Any, ts: Any, t: Any, t_new: Any) -> Callable[[Any], Any]:
         """Whether the next saved time lies in the step just accepted."""
         bk, count = self.bk, self.count

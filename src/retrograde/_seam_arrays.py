@@ -90,8 +90,8 @@ class ArrayHooks(ABC):
         """Times of the clock as a 1-D array of y's real dtype and device."""
 
     @abstractmethod
-    def accepted_times(self, times: Any, n: int, valid: Any) -> Any:
-        """Times 1..n of a record; inf behind the first ``valid``."""
+    def accepted_times(self, times: Any, n: int, valid: Any, fill: Any) -> Any:
+        """Times 1..n of a record; ``fill`` behind the first ``valid``."""
 
     @abstractmethod
     def grid_times(self, grid: Any, n: int) -> Any:

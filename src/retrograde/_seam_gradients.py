@@ -103,7 +103,7 @@ class GradientHooks(ABC):
 
     @abstractmethod
     def poison(self, ok: Any, x: Array) -> Array:
-        """x where ok, else nan: a failed solve has no gradient."""
+        """x where ok, else nan: a failed solve has neither a result nor a gradient."""
 
     @abstractmethod
     def poison_gradient(self, ok: Any, x: Array) -> Array:
@@ -168,8 +168,8 @@ class GradientHooks(ABC):
         """
 
     @abstractmethod
-    def blank(self, rows: tuple[Array, ...], n: Any) -> tuple[Array, ...]:
-        """Rows with inf behind the first n."""
+    def blank(self, rows: tuple[Array, ...], n: Any, fill: Any) -> tuple[Array, ...]:
+        """Rows with the number ``fill`` behind the first n."""
 
     @abstractmethod
     def devices(self) -> list[str]:

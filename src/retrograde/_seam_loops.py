@@ -72,8 +72,8 @@ class LoopHooks(ABC):
         """Row i."""
 
     @abstractmethod
-    def rows(self, layout: Any, buffer: Any, n: Any, valid: Any) -> tuple[Array, ...]:
-        """The first n rows as leaves of shape (n, *shape); inf behind the first ``valid``."""
+    def rows(self, layout: Any, buffer: Any, n: Any, valid: Any, fill: Any) -> tuple[Array, ...]:
+        """The first n rows as leaves of shape (n, *shape); ``fill`` behind the first ``valid``."""
 
     @abstractmethod
     def index(self, i: int) -> Any:

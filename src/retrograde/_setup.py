@@ -58,13 +58,15 @@ def prepare(f: Any, y0: Tree, t0: Any, t1: Any, args: Tree, options: Any) -> tup
     saveat = options.saveat if options.saveat is not None else SaveAt()
     if not isinstance(saveat, SaveAt):
         raise InputError(f"`saveat` is {saveat!r}; pass rg.SaveAt(...).")
-    ts = _saved_times(bk, problem, saveat, start, end)
+    ts, checked = _saved_times(bk, problem, saveat, start, end)
     outputs = _outputs(bk, problem, saveat, t0 if start is None else start, ts, count, max_steps)
     settings = _settings(problem, controller)
     made: Any = solver
     if options.compile:
         made = bk.compiled(problem, solver, dense=saveat.ts is not None)
     loop = ForwardLoop(problem, made, controller, outputs, max_steps, count)
+    fixed = controller.adaptive or isinstance(controller, StepTo) or count is not None
+    loop.times_checked = checked and fixed
     return loop, Inputs(problem.y0, problem.params, t0, t1, ts, settings)
 
 
@@ -151,14 +153,16 @@ def _count(
 
 def _saved_times(
     bk: Any, problem: Problem, saveat: SaveAt, start: float | None, end: float | None
-) -> Any:
+) -> tuple[Any, bool]:
+    """Saved times as the loops take them, and whether all times are known and good."""
+    ends = start is not None and end is not None
     if saveat.ts is None:
-        return ()
+        return (), ends
     ts = saveat.ts
     values = bk.concrete_times(ts)
     if values is not None and start is not None and end is not None:
         saveat.check_times(values, start, end)
-    return bk.time_sequence(ts, problem.layout)
+    return bk.time_sequence(ts, problem.layout), ends and values is not None
 
 
 def _outputs(

@@ -19,6 +19,7 @@ class Status(enum.IntEnum):
     dt_min = 2
     non_finite = 3
     event = 4
+    bad_times = 5
 
     @property
     def message(self) -> str:
@@ -35,6 +36,8 @@ _MESSAGES = {
     Status.non_finite: "`f` or the state became nan or inf there; check `f`, `y0` and the domain "
     "of the functions that it calls.",
     Status.event: "an event ended the solve.",
+    Status.bad_times: "the solve was not begun: `saveat.ts` leave t0 to t1 or are out of order, a "
+    "time is nan or infinite, or the steps lead away from `t1`; sort and clip the times.",
 }
 
 

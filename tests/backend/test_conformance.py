@@ -269,8 +269,12 @@ def test_buffers(backend, form, scratch):
     buffer = bk.write(buffer, 2, pairs[1][0])
     for i, j in enumerate((0, 1, 1, 3)):
         both.assert_same(bk.read(buffer, i), pairs[j][1])
-    rows = bk.rows(both.mine, buffer, 2, 2)
+    rows = bk.rows(both.mine, buffer, 2, 2, np.nan)
     backend.assert_close(tuple(rows), both.generic.stack([pairs[0][1], pairs[1][1]]))
+    for x in bk.rows(both.mine, buffer, 4, 3, np.nan):  # complex ones in both parts
+        x = backend.one_to_numpy(x)
+        assert np.all(np.isnan(x[3].real)) and np.all(np.isnan(x[3].imag) | (x.dtype.kind != "c"))
+        assert np.all(np.isfinite(x[:3]))
 
 
 def test_tables_of_ints(backend):

@@ -166,7 +166,7 @@ class _Walk:
         augmented = self.augmented  # not self: a cycle would keep its states for the collector
         twin.solver, twin.bind = self.solver, lambda params: augmented
         twin.outputs = Outputs(self.bk, SaveAt(), layout, None)
-        twin.count, twin.progress, twin.watch = None, False, None
+        twin.count, twin.progress, twin.watch, twin.times_checked = None, False, None, True
         settings = self.inputs.settings
         if loop.adaptive:
             twin.settings = tuple(layout.tolerance(x) for x in settings)

@@ -62,7 +62,11 @@ class DirectAdjoint(AbstractAdjoint):
             constant = bk.stop_gradient(inputs)
             with bk.quiet():  # f may close over what requires a gradient
                 final = loop.march(constant, None, record=loop.adaptive)
-            leaves = _Again(loop, inputs, constant, final).rows()
+                values = output_leaves(loop, constant, final)
+            again = _Again(loop, inputs, constant, final).rows()
+            # the march's own numbers, bit for bit (v - x is exact), and nan where it did not get
+            pairs = zip(again, values, strict=True)
+            leaves = tuple(x + bk.stop_gradient(v - x) for x, v in pairs)
         ok = final.status == int(Status.converged)
         return tuple(bk.poison_gradient(ok, x) for x in leaves), final
 
@@ -197,7 +201,7 @@ class _Again:
             return self._emit(t + h, self._state(bk.look_state(states, i + 1, n, final)))
 
         rows = bk.map_rows(row, self.loop.rows_inside(self.final))
-        return bk.blank(rows, n)  # type: ignore[no-any-return]
+        return bk.blank(rows, n, 0.0)  # type: ignore[no-any-return]
 
 
 class _ListForms:
