@@ -93,8 +93,10 @@ def test_the_steps_that_were_taken(backend, case):
     sol = rg.solve(*problem, **keywords, saveat=saveat, throw=False)
     ts, ys = backend.to_numpy(sol.ts), backend.to_numpy(sol.ys)
     n = int(sol.stats["num_accepted_steps"])
-    assert ys.shape == (n + 1, 2) and ts[-1] == float(sol.t_final)
-    assert low <= ts[-1] <= high and sol.status is status
+    assert ys.shape == (n + 1, 2)
+    assert ts[-1] == float(sol.t_final)
+    assert low <= ts[-1] <= high
+    assert sol.status is status
     exact = 1.0 / (1.0 / ys[0] - ts[:, None]) if case == "dt_min" else ys[0] * np.exp(-ts[:, None])
     np.testing.assert_allclose(ys, exact, rtol=1e-2)
 
@@ -171,7 +173,8 @@ def test_rows_that_were_not_reached_are_nan(backend, end):
     assert np.all(np.isnan(backend.to_numpy(ys)[3:]))
     np.testing.assert_array_equal(backend.to_numpy(first), backend.to_numpy(ys)[:, 0])
     np.testing.assert_array_equal(backend.to_numpy(ones), [1, 1, 1, np.nan, np.nan, np.nan])
-    assert float(t) == pytest.approx(0.4, abs=0.011) and int(found) == status
+    assert float(t) == pytest.approx(0.4, abs=0.011)
+    assert int(found) == status
 
 
 ADJOINTS = {
@@ -190,6 +193,8 @@ ADJOINTS = {
 @pytest.mark.parametrize("name", ADJOINTS)
 def test_gradients_are_nan_by_every_input_and_adjoint(backend, name):
     """Even those of a loss that looks at rows which were reached alone."""
+    if backend.bk.name == "jax" and not backend.jit:
+        pytest.skip("the same programs as under jit")
     adaptive = name in ("slots without a record", "forward", "every state")
     keywords = {"rtol": 1e-9, "max_steps": 8} if adaptive else {"dt": 0.01, "max_steps": 40}
     if name == "reversible":
@@ -203,7 +208,8 @@ def test_gradients_are_nan_by_every_input_and_adjoint(backend, name):
         )  # fmt: skip
     except rg.UnsupportedByBackend:
         pytest.skip(f"{backend.bk.name} has no such adjoint")
-    assert np.all(np.isfinite(g.ys[0])) and np.all(np.isnan(g.ys[-1]))
+    assert np.all(np.isfinite(g.ys[0]))
+    assert np.all(np.isnan(g.ys[-1]))
     for x in (g.y0, g.args, g.t0, g.t1, g.ts):
         assert np.all(np.isnan(x))
 
