@@ -230,7 +230,7 @@ class ForwardLoop:
         elif not finite:
             y, n = self._last_finite(y0, grid, sweep)
             last, inside = n, out.reached(inside, inputs.ts, grid, n)
-        t = clock.where(last == grid.whole, t, grid.step(last)[0])
+        t = clock.where(last == grid.whole, t, grid.end(last - 1))
         if clock.traced and not out.inside:  # no step was looked at: it is not known
             t = clock.where(finite, t, math.nan)
         return Final(y, t, n, n, status, inside, None, stored, noted)
