@@ -30,19 +30,21 @@ class DirectHooks:
     """What DirectAdjoint is given."""
 
     def direct_layout(self, layout: Any) -> Any:
-        return TorchDirectLayout(self, layout.unpack(layout.zeros()))
+        return TorchDirectLayout(self, layout.unpack(layout.zeros()), spread=layout.spread)
 
     def direct_stages(self, layout: Any, tableau: Any, scale: Any) -> Any:
-        # forward mode and torch.func have rules for fewer operations
-        kind = WatchedStages if moving_forward() else TorchDirectStages
+        # forward mode, torch.func and DTensors have rules for fewer operations
+        plain = moving_forward() or layout.spread
+        kind = WatchedStages if plain else TorchDirectStages
         return kind(layout, tableau, scale)
 
 
 class TorchDirectLayout(DirectLayout):
     """Times pass as they are where they are tensors already."""
 
-    def __init__(self, bk: Any, like: Sequence[Any]) -> None:
+    def __init__(self, bk: Any, like: Sequence[Any], *, spread: bool = False) -> None:
         super().__init__(bk, like)
+        self.spread = spread
         self.make = timer(self.real_dtype, self.device)
 
     def time(self, t: Any) -> Any:
@@ -144,5 +146,5 @@ class TorchDirectStages(WatchedStages):
 
 
 def _versions(leaves: Sequence[Any]) -> list[int]:
-    """How often each was changed in place."""
-    return [x._version for x in leaves]
+    """How often each was changed in place, where that is counted."""
+    return [0 if x.is_inference() else x._version for x in leaves]

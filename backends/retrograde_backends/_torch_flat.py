@@ -18,6 +18,7 @@ from retrograde._spaces import Scale
 
 from ._flat import FlatLayout, FlatStages
 from ._flat_adjoint import FlatAdjoint
+from ._torch_distributed import spread, whole
 from ._torch_forward import unwrapped
 from ._torch_step import HostProduct, HostStep, fused_attempt, shared, timer
 
@@ -30,6 +31,8 @@ class TorchLayout(FlatLayout):
     def __init__(self, bk: Any, like: Sequence[Any]) -> None:
         super().__init__(bk, like)
         self.time: Any = timer(self.real_dtype, self.device)
+        self.spread = spread(like[0])
+        """Whether the leaves are DTensors."""
 
     def store(self, row: Any, leaves: Sequence[Any]) -> None:
         if self.plain:
@@ -41,7 +44,7 @@ class TorchLayout(FlatLayout):
                 row[part].copy_(leaf.reshape(-1))
 
     def finite(self, y: Any) -> bool:
-        return bool(torch.isfinite(unwrapped(y)).all())
+        return bool(whole(torch.isfinite(unwrapped(y)).all()))
 
     def axpy(self, y: Any, h: float, k: Any) -> Any:
         return torch.add(y, k, alpha=h)

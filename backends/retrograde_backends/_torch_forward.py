@@ -16,6 +16,7 @@ from torch._C import _functorch as functorch
 from retrograde._errors import InputError, UnsupportedByBackend
 from retrograde._types import Asked
 
+from ._torch_distributed import whole
 from ._torch_function import tensors_of
 
 __all__ = [
@@ -99,7 +100,7 @@ def unwrapped(x: Any) -> Any:
 def item(x: Any) -> Any:
     """The number in a tensor of one element."""
     try:
-        return x.item()
+        return whole(x).item()
     except RuntimeError:
         if not transformed():
             raise

@@ -16,6 +16,7 @@ import torch
 from retrograde._errors import InputError, UnsupportedByBackend
 from retrograde._types import Inputs, Wanted
 
+from ._torch_modes import outside
 from ._torch_reverse import without_hooks
 
 __all__ = [
@@ -93,8 +94,6 @@ class _Call:
         needs = [x is not None and x.requires_grad for x in _tensors(inputs)]
         self.wanted = _wanted(needs)
         self.versions = [x._version for x in captured]
-        kind = tensors_of(inputs)[0].device.type
-        self.autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
         self.residuals: Any = None
         self.aux: Any = None
 
@@ -106,8 +105,7 @@ class _Call:
     def reverse(self, cotangents: Any, needs: Sequence[bool]) -> Inputs:
         """Cotangents of the inputs, of those parameters and times that need one."""
         wanted = _wanted(needs)
-        kind, dtype, enabled = self.autocast
-        with torch.autocast(kind, dtype=dtype, enabled=enabled), without_hooks(self.captured):
+        with outside(vjp=True), without_hooks(self.captured):
             g = self.program.reverse(self.inputs, self.residuals, cotangents, wanted)
         self.program.tell(g)
         count = len(self.inputs.params) - len(self.captured)

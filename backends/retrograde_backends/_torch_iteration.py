@@ -9,8 +9,10 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from ._torch_capture import captured_tensors
+from ._torch_distributed import gathered_modules
 from ._torch_forward import refuse_duals, transformed
 from ._torch_function import constant, refuse_loop_captured
+from ._torch_modes import normal, outside, placed, recording
 
 __all__ = ["IterationHooks"]
 
@@ -25,7 +27,12 @@ class IterationHooks:
 
     def capture_loop(self, loop: Any) -> None:
         """Find the tensors that require a gradient and that the body closes over."""
-        if transformed() or not torch.is_grad_enabled() or loop.count == 0:
+        body, loop.gathered = loop.body, []
+        loop.body, loop.cond = placed(loop.body), loop.cond and placed(loop.cond)
+        loop.template = [normal(x) for x in loop.template]
+        loop.xs_leaves = [normal(x) for x in loop.xs_leaves]
+        loop.describe()
+        if transformed() or not recording() or loop.count == 0:
             return  # torch.func follows what a body closes over
         leaves = [x.detach() if isinstance(x, torch.Tensor) else x for x in loop.template]
         rows = [x[0, ...].detach() for x in loop.xs_leaves]
@@ -36,7 +43,9 @@ class IterationHooks:
             refuse_duals(found)
             return found
 
-        loop.hoisted(None, captured_tensors(loop.body, run), None, [])
+        with outside(), gathered_modules(loop.gathered):
+            found = captured_tensors(body, run)
+        loop.hoisted(None, found, None, [])
 
     def body_tape_bytes(
         self, vjp: Any, span: Any, leaves: Sequence[Any]

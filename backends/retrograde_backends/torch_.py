@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import torch
 from array_api_compat import torch as namespace
 
-from retrograde._adjoints import TooManySteps
+from retrograde._adjoints import DirectAdjoint, TooManySteps
 from retrograde._clocks import HostClock
 from retrograde._derivative import VectorField
-from retrograde._errors import InputError
+from retrograde._errors import InputError, UnsupportedByBackend
 from retrograde._spaces import Scale
 from retrograde._types import Inputs, Wanted
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
@@ -24,6 +24,7 @@ from retrograde.backend import Capability, EagerBackend, MemoryInfo
 from ._torch_capture import captured_tensors
 from ._torch_compiled import CompileHooks
 from ._torch_direct import DirectHooks
+from ._torch_distributed import gathered_modules, refuse_replays, spread, whole
 from ._torch_flat import TorchAdjoint, TorchLayout, TorchStages
 from ._torch_forward import (
     ForwardHooks,
@@ -45,6 +46,16 @@ from ._torch_function import (
 )
 from ._torch_guard import changed, guarded, watch
 from ._torch_iteration import IterationHooks
+from ._torch_modes import (
+    normal,
+    outside,
+    placed,
+    recording,
+    uncompiled,
+    unplaced,
+    unrecorded,
+    written,
+)
 from ._torch_recorded import RecordHooks
 from ._torch_reverse import TorchPullback
 from ._torch_step import product, squarer
@@ -108,7 +119,8 @@ class TorchBackend(
         return item(x)
 
     def both(self, a: Any, b: Any) -> Any:
-        return all(bool(unwrapped(x).all()) if isinstance(x, torch.Tensor) else x for x in (a, b))
+        pair = (whole(unwrapped(x)).all() if isinstance(x, torch.Tensor) else x for x in (a, b))
+        return all(map(bool, pair))
 
     def scalar_array(self, t: Any, layout: Any) -> Any:
         if isinstance(t, torch.Tensor):
@@ -147,8 +159,11 @@ class TorchBackend(
     def clock(self, layout: Any) -> Any:
         return TorchClock()
 
+    def apart(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        return uncompiled(fn)  # type: ignore[no-any-return]
+
     def quiet(self) -> Any:
-        return torch.no_grad()
+        return unrecorded()
 
     def map_state(self, fn: Callable[[Any], Any], y: Any) -> Any:
         return fn(y)
@@ -187,14 +202,18 @@ class TorchBackend(
 
     def flat_inner(self, x: Any, y: Any) -> Any:
         x, y = (v if isinstance(v, torch.Tensor) else _flat(v) for v in (x, y))
-        return torch.vdot(x, y).real.item()
+        return item(torch.vdot(x, y).real)
 
     # --- derivatives
     def capture(self, problem: Any, t0: Any) -> None:
-        copies = [x.detach().clone() for x in problem.layout.unpack(problem.y0)]
+        problem.y0, problem.params = normal(problem.y0), tuple(map(normal, problem.params))
+        problem.f = placed(problem.f, problem.layout.dtype)
+        before = [x.detach() for x in problem.layout.unpack(problem.y0)]
+        copies = [x.clone() for x in before]
         args = problem.arguments(constant(problem.params))
         time, y, f = problem.layout.time(t0), problem.tree(copies), problem.f
         look = watch(problem.params, "`f` changed its argument `args`")
+        problem.gathered = []
 
         def run() -> list[Any]:
             result = f(time, y, args)
@@ -203,17 +222,19 @@ class TorchBackend(
             refuse_duals(leaves)
             return leaves
 
-        if transformed() or not torch.is_grad_enabled():  # torch.func follows what f closes over
-            run()
-        else:
-            found = captured_tensors(f, run)
-            if found and isinstance(f, VectorField) and f.vjp is not None:
-                raise InputError(
-                    "`f` closes over tensors that require a gradient, which its own `vjp` does "
-                    "not give; pass them through `args`."
-                )
-            problem.add_captured(None, found, (True,) * len(found))
-        if any(x._version for x in copies):
+        with outside(), gathered_modules(problem.gathered):
+            if transformed() or not recording():  # torch.func follows what f closes over
+                run()
+                found = []
+            else:
+                found = captured_tensors(unplaced(f), run)
+        if found and isinstance(f, VectorField) and f.vjp is not None:
+            raise InputError(
+                "`f` closes over tensors that require a gradient, which its own `vjp` does "
+                "not give; pass them through `args`."
+            )
+        problem.add_captured(None, found, (True,) * len(found))
+        if any(map(written, copies, before)):
             raise changed()
         look()
 
@@ -221,20 +242,23 @@ class TorchBackend(
         count = len(problem.where)
         args = problem.arguments(constant(problem.params))
         y = problem.tree([x.detach() for x in problem.layout.unpack(problem.y0)])
-        time = problem.layout.time(t0)
+        time, call = problem.layout.time(t0), placed(fn, problem.layout.dtype)
         results: list[Any] = []
 
         def run() -> list[Any]:
-            results[:] = self.flatten(fn(time, y, args))
+            results[:] = self.flatten(call(time, y, args))
             refuse_duals([x for x in results[0] if self.is_array(x)])
             return [x for x in results[0] if self.is_array(x)]
 
-        if transformed() or not torch.is_grad_enabled():
-            run()
-        else:
-            known = {id(x) for x in problem.params[count:]}
-            found = [x for x in captured_tensors(fn, run) if id(x) not in known]
-            problem.add_captured(None, found, (True,) * len(found))
+        found = []
+        with outside(), gathered_modules(problem.gathered):
+            if transformed() or not recording():
+                run()
+            else:
+                known = {id(x) for x in problem.params[count:]}
+                found = [x for x in captured_tensors(fn, run) if id(x) not in known]
+        hoisted = None if call is fn else lambda t, y, args, captured: call(t, y, args)
+        problem.add_captured(hoisted, found, (True,) * len(found), output=True)
         return results[0], results[1]
 
     guard = staticmethod(guarded)
@@ -259,7 +283,7 @@ class TorchBackend(
 
     def needs_gradient(self, inputs: Any) -> bool:
         tensors = tensors_of(inputs)
-        if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+        if recording() and any(x.requires_grad for x in tensors):
             return True
         return transformed() or any(map(dual, tensors))  # not `moving`: under no_grad none does
 
@@ -270,25 +294,51 @@ class TorchBackend(
         return result
 
     def _differentiated(self, program: Any, inputs: Any) -> Any:
+        loop, adjoint = program.loop, program.adjoint
         if not self.needs_gradient(inputs):
+            inputs = constant(inputs)
+            if spread(inputs.y0):  # in sums of leaves, as marches are recorded
+                program.adjoint = DirectAdjoint()
+                inputs = inputs._replace(t0=self.number(inputs.t0), t1=self.number(inputs.t1))
             with self.quiet():
-                return program.primal(constant(inputs))
-        if program.adjoint.differentiable or self.must_follow(program.adjoint, inputs):
-            try:
                 return program.primal(inputs)
+        inputs = inputs._replace(t0=normal(inputs.t0), t1=normal(inputs.t1))
+        if adjoint.differentiable or self.must_follow(adjoint, inputs):
+            try:
+                with outside(recorded=True):
+                    return program.primal(inputs)
             except TooManySteps:
-                program.adjoint = program.fallback
-        return solve_with_gradient(program, inputs)
+                adjoint = program.adjoint = program.fallback
+        refuse_replays(loop, adjoint)
+        with outside():
+            return solve_with_gradient(program, inputs)
 
     def detach(self, problem: Any, inputs: Any) -> Any:
         refuse_captured(problem)
+        if spread(inputs.y0):
+            raise UnsupportedByBackend(
+                "`y0` is a DTensor, for which solve_vjp has no form; use solve and loss.backward()."
+            )
         return constant(inputs)
 
+    # what a core that knows no modes runs
+    def run_forward(self, program: Any, inputs: Any) -> Any:
+        with outside(vjp=True):
+            return program.forward(inputs)
+
+    def run_reverse(
+        self, program: Any, inputs: Any, residuals: Any, cotangents: Any, wanted: Wanted
+    ) -> Any:
+        with outside(vjp=True):
+            return program.reverse(inputs, residuals, cotangents, wanted)
+
     def autodiff_vjp(self, program: Any, inputs: Any) -> tuple[Any, Any, Callable[..., Inputs]]:
-        return autodiff_vjp(program, inputs)
+        with outside(recorded=True, vjp=True):
+            return autodiff_vjp(program, inputs)
 
     def tape_bytes(self, vjp: Any, t: Any, y: Any) -> tuple[int, int, Any]:
-        return tape_bytes(vjp, t, y)
+        with outside(vjp=True):
+            return tape_bytes(vjp, normal(t), y)
 
     def devices(self) -> list[str]:
         return ["cpu", *map("cuda:{}".format, range(torch.cuda.device_count()))]

@@ -15,7 +15,7 @@ from typing import Any
 from ._errors import InputError, UnsupportedByBackend
 from .backend import AbstractBackend, EagerBackend
 
-__all__ = ["BUILT_IN", "adapter", "backend_for", "backend_of"]
+__all__ = ["BUILT_IN", "COMPILERS", "adapter", "backend_for", "backend_of"]
 
 BUILT_IN = {
     "numpy": "retrograde_backends.numpy_",
@@ -24,6 +24,9 @@ BUILT_IN = {
     "torch": "retrograde_backends.torch_",
     "cupy": "retrograde_backends.cupy_",
 }
+
+COMPILERS = {"torch._dynamo": "torch"}
+"""Modules that may compile the Python around a call, and whose adapter hides the call from them."""
 
 _by_type: dict[type, AbstractBackend | None] = {}
 _generic: dict[str, AbstractBackend] = {}

@@ -39,6 +39,10 @@ class LoopHooks(ABC):
         """fn of arrays, scalars and counts as one piece of a compiled program; fn itself else."""
         return fn
 
+    def apart(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """fn as one call to the library's compiler of Python, if it has one (``_boundary``)."""
+        return fn
+
     @abstractmethod
     def quiet(self) -> contextlib.AbstractContextManager[Any]:
         """A context in which overflow in a trial step, which is rejected, warns nobody."""

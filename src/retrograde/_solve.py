@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ._adjoints import RecursiveCheckpointAdjoint, find_adjoint
+from ._boundary import opaque
 from ._errors import SolveFailed
 from ._follow import follow, note_steps
 from ._planner import Plan, measured_vjp
@@ -19,6 +20,7 @@ from ._types import Inputs, Tree, Wanted
 __all__ = ["plan", "solve", "solve_vjp"]
 
 
+@opaque
 def solve(
     f: Callable[..., Any],
     y0: Tree,
@@ -135,6 +137,7 @@ def solve(
     return _solution(program, inputs, leaves, aux, throw)
 
 
+@opaque
 def solve_vjp(
     f: Callable[..., Any], y0: Tree, t0: Any, t1: Any, args: Tree = None, **keywords: Any
 ) -> tuple[Solution, Callable[[Tree], Gradients]]:
@@ -198,6 +201,7 @@ def solve_vjp(
     return solution, pullback
 
 
+@opaque
 def plan(
     f: Callable[..., Any],
     y0: Tree,

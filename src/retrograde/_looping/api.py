@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._adjoints import RecursiveCheckpointAdjoint
+from .._boundary import opaque
 from .._errors import InputError
 from .._types import Tree, Wanted
 from .arguments import scan_arguments, scan_program, while_arguments, while_program
@@ -15,6 +16,7 @@ from .schedule import check, choose
 __all__ = ["loop_vjp", "scan", "while_loop"]
 
 
+@opaque
 def while_loop(
     cond: Callable[[Any], Any],
     body: Callable[[Any], Any],
@@ -90,6 +92,7 @@ def while_loop(
     return run(program, inputs, kind, checkpoints, memory)[0]
 
 
+@opaque
 def scan(
     body: Callable[[Any, Any], Any],
     init: Tree,
@@ -147,6 +150,7 @@ def scan(
     return run(program, inputs, kind, checkpoints, memory)
 
 
+@opaque
 def loop_vjp(
     loop: Callable[..., Any], *arguments: Any, **keywords: Any
 ) -> tuple[Any, Callable[..., Any]]:
