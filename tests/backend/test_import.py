@@ -20,7 +20,7 @@ LIBRARIES = {"numpy", "jax", "jaxlib", "torch", "cupy", "array_api_compat", "opt
 FLOORS = {
     0: "_errors _units _types _clocks _spaces _hardware _schedules _trees _progress _parts _extras",
     1: "_seam _eager backend _registry",
-    2: "_problem _saveat _solution _derivative",
+    2: "_boundary _problem _saveat _solution _derivative",
     3: "_solvers _controllers _loops _rows",
     4: "_integrate _adjoints",
     5: "_planner",
