@@ -49,7 +49,7 @@ class CompileHooks:
                 "`vjp`; pass the plain function, or leave `compile` out."
             )
         if not problem.single:
-            problem.leafwise = leafwise(problem.f, problem.structure())
+            problem.leafwise = leafwise(problem.call, problem.structure())
         return CompiledSolver(problem, solver, dense)
 
 

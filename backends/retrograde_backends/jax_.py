@@ -105,6 +105,9 @@ class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, 
     def scalar_array(self, t: Any, layout: Any) -> Any:
         return jnp.asarray(t, layout.real_dtype)
 
+    def array(self, values: Any, dtype: Any, device: Any) -> Any:
+        return jnp.asarray(values, dtype)
+
     def real_array(self, x: Any, layout: Any) -> Any:
         return jnp.asarray(x, layout.real_dtype)
 
@@ -169,7 +172,8 @@ class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, 
         count, params = len(leaves), problem.params[: len(problem.where)]
 
         def flat(t: Any, *arrays: Any) -> Any:
-            return fn(t, problem.tree(arrays[:count]), problem.arguments(arrays[count:]))
+            k = fn(t, problem.tree(arrays[:count]), problem.arguments(arrays[count:]))
+            return k if output else problem.taken(k)
 
         time = problem.layout.time(t0)
         closed, shapes = jax.make_jaxpr(flat, return_shape=True)(time, *leaves, *params)

@@ -127,6 +127,9 @@ class TorchBackend(
             return t.to(layout.device, layout.real_dtype)
         return torch.scalar_tensor(t, dtype=layout.real_dtype, device=layout.device)
 
+    def array(self, values: Any, dtype: Any, device: Any) -> Any:
+        return torch.as_tensor(values, dtype=dtype, device=device)
+
     def real_array(self, x: Any, layout: Any) -> Any:
         return torch.as_tensor(x, dtype=layout.real_dtype, device=layout.device).detach()
 
@@ -217,8 +220,7 @@ class TorchBackend(
 
         def run() -> list[Any]:
             result = f(time, y, args)
-            problem.check_result(result)
-            leaves = self.flatten(result)[0]
+            leaves = self.flatten(problem.check_result(result))[0]
             refuse_duals(leaves)
             return leaves
 

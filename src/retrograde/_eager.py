@@ -43,6 +43,8 @@ class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
 
     # --- arrays and trees
     def is_array(self, x: object) -> bool:
+        if type(x).__module__.partition(".")[0] == "numpy":  # it has an adapter of its own
+            return False
         return hasattr(x, "__array_namespace__") and hasattr(x, "shape")
 
     def flatten(self, tree: Tree) -> tuple[list[Any], Any]:
@@ -96,6 +98,12 @@ class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
 
     def pair(self, a: Array, b: Array) -> Array:
         return self.xp.real(self.xp.conj(a) * b) if self.floating(a) == "complex" else a * b
+
+    def array(self, values: Any, dtype: Any, device: Any) -> Array:
+        return self.xp.asarray(values, dtype=dtype, device=device)
+
+    def stack(self, arrays: Sequence[Array]) -> Array:
+        return self.xp.stack(arrays)
 
     def real_array(self, x: Any, layout: Any) -> Array:
         return self.xp.asarray(x, dtype=layout.real_dtype, device=layout.device)

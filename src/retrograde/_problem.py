@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ._errors import InputError
+from ._foreign import refuse
+from ._plain import fitted, integral, matched
 from ._types import Array, State, Tree
 
 __all__ = ["Problem"]
@@ -32,6 +34,8 @@ class Problem:
             raise InputError(f"`f` is {f!r}, which is not callable; pass f(t, y, args) -> dy/dt.")
         self.bk = bk
         self.f = f
+        self.call = f
+        """f as it is called: where it returns lists or plain numbers, they are made arrays."""
         leaves, self.treedef = bk.flatten(y0)
         self._check_state(leaves)
         self.layout = bk.layout(leaves)
@@ -46,6 +50,8 @@ class Problem:
         self.params = tuple(self._args_leaves[i] for i in self.where)
         self.differentiable = tuple(bool(bk.floating(x)) for x in self.params)
         """Which of ``params`` can have a gradient."""
+        self.numbers: frozenset[int] = frozenset()
+        """Which of ``params`` came as plain numbers."""
         self._key: Any = None
         self.converted: Callable[..., Any] | None = None
         """f with what it closes over as a fourth argument, where the adapter hoists that."""
@@ -96,6 +102,7 @@ class Problem:
         if not leaves:
             raise InputError("`y0` is empty; pass an array or a tree of arrays.")
         for leaf in leaves:
+            refuse("y0", leaf)
             if not bk.is_array(leaf):
                 raise InputError(
                     f"`y0` has a leaf of type {type(leaf).__name__}; make every leaf an array of "
@@ -123,6 +130,7 @@ class Problem:
         first = self.bk.flatten(self.layout.unpack(self.y0))[0][0]
         for leaf in self._args_leaves:
             if self.bk.is_array(leaf):
+                refuse("args", leaf)
                 self._check_device("`y0` and `args`", leaf, first)
 
     def _check_device(self, name: str, x: Array, y: Array) -> None:
@@ -204,7 +212,7 @@ class Problem:
     def _hoisted(self, params: Sequence[Array]) -> Callable[[Any, Any, Any], Any]:
         """f with the arrays that it closes over taken from ``params``."""
         if self.converted is None:
-            plain: Callable[[Any, Any, Any], Any] = self.f
+            plain: Callable[[Any, Any, Any], Any] = self.call
             return plain
         converted, captured = self.converted, tuple(params[self._captured[0]])
         return lambda t, y, args: converted(t, y, args, captured)
@@ -238,9 +246,43 @@ class Problem:
             call = lambda t, y, args: converted(t, y, args, captured)  # noqa: E731
         return lambda t, leaves: tuple(self.bk.flatten(call(t, self.tree(leaves), args))[0])
 
-    def check_result(self, k: Tree, is_array: Callable[[Any], bool] | None = None) -> None:
-        """Raise InputError unless k, a result of f (or its shapes), is like y0."""
+    def taken(self, k: Tree) -> Tree:
+        """f's first result as it is meant: where it is made arrays of, all later ones are, too."""
         bk = self.bk
+        leaves, treedef = bk.flatten(k)
+        if treedef == self.treedef and all(bk.is_array(x) and not integral(x) for x in leaves):
+            return k
+        fit = self.fit(k)
+        if fit is None:
+            return k
+        f: Callable[[Any, Any, Any], Any] = self.f
+        self.call = lambda t, y, args: self.fit(f(t, y, args))
+        return fit
+
+    def fit(self, k: Tree) -> Tree | None:
+        """A result of f with its lists, numbers and integers as y's arrays; None if it is unlike.
+
+        Derivatives go through.
+        """
+        bk, layout = self.bk, self.layout
+        parts = matched(bk, self.structure(), k)
+        if parts is None:
+            return None
+        leaves = [
+            fitted(bk, parts[i], layout.dtype, layout.device) for i in range(len(layout.shapes))
+        ]
+        for x, shape in zip(leaves, layout.shapes, strict=True):
+            if tuple(getattr(x, "shape", (None,))) != shape:
+                return None
+        return self.tree(leaves)
+
+    def check_result(self, k: Tree, is_array: Callable[[Any], bool] | None = None) -> Tree:
+        """A result of f (or its shapes) as it is meant; InputError unless it is like y0."""
+        bk = self.bk
+        if is_array is None:
+            k = self.taken(k)
+            for leaf in bk.flatten(k)[0]:
+                refuse("f's result", leaf)
         is_array = is_array or bk.is_array
         leaves, treedef = bk.flatten(k)
         if not all(is_array(leaf) for leaf in leaves) or treedef != self.treedef:
@@ -262,6 +304,7 @@ class Problem:
                 )
             if bk.is_array(leaf):
                 self._check_device("`f`'s result and `y0`", leaf, first)
+        return k
 
     def describe(self) -> str:
         """y0 in a few words, for messages."""

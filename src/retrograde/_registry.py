@@ -13,9 +13,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from ._errors import InputError, UnsupportedByBackend
+from ._foreign import cure, refuse
+from ._plain import kind
 from .backend import AbstractBackend, EagerBackend
 
-__all__ = ["BUILT_IN", "COMPILERS", "adapter", "backend_for", "backend_of"]
+__all__ = ["BUILT_IN", "COMPILERS", "adapter", "backend_beside", "backend_for", "backend_of"]
 
 BUILT_IN = {
     "numpy": "retrograde_backends.numpy_",
@@ -66,6 +68,8 @@ def backend_of(*trees: Any, names: tuple[str, str] = ("y0", "args")) -> Abstract
     if len(found) == 1:
         return next(iter(found.values()))
     if not found:
+        for leaf in _leaves(trees):
+            refuse(names[0], leaf)
         raise InputError(
             f"`{names[0]}` holds no array; pass an array of NumPy, JAX, PyTorch, CuPy or another "
             "array-API library, or a tree of such arrays."
@@ -76,7 +80,26 @@ def backend_of(*trees: Any, names: tuple[str, str] = ("y0", "args")) -> Abstract
     )
 
 
+def backend_beside(y0: Any, *others: Any) -> AbstractBackend:
+    """The adapter of y0's arrays; where it has numbers alone, of arrays beside it, or NumPy's."""
+    found = None if kind(y0) else backend_for(y0)
+    if found is not None:
+        return found
+    leaves = list(_leaves(y0))
+    numbers = [bool(kind(x)) for x in leaves]
+    if not numbers or not all(numbers):
+        arrays = tuple(x for x, number in zip(leaves, numbers, strict=True) if not number)
+        return backend_of(arrays)
+    for leaf in _leaves(others):
+        bk = None if kind(leaf) else backend_for(leaf)
+        if bk is not None:
+            return bk
+    return adapter("numpy")
+
+
 def _look_up(x: object) -> AbstractBackend | None:
+    if cure(type(x)):
+        return None
     names = [base.__module__.partition(".")[0] for base in type(x).__mro__]
     for name in names:
         if name in BUILT_IN:
@@ -122,7 +145,9 @@ def _leaves(tree: Any) -> Iterable[Any]:
     elif dataclasses.is_dataclass(tree):
         for field in dataclasses.fields(tree):
             yield from _leaves(getattr(tree, field.name))
-    elif tree is not None and not isinstance(tree, (int, float, complex, str, bytes)):
+    elif isinstance(tree, (int, float, complex)):
+        yield tree
+    elif tree is not None and not isinstance(tree, (str, bytes)):
         yield from _registered(tree)
 
 
@@ -135,3 +160,4 @@ def _registered(tree: Any) -> Iterable[Any]:
                 for leaf in leaves:
                     yield from _leaves(leaf)
                 return
+    yield tree

@@ -10,6 +10,7 @@ import math
 from typing import Any, NamedTuple
 
 from ._errors import InputError
+from ._plain import cotangent_leaf, matched
 from ._solution import Status
 from ._types import Array, Inputs, Scalar, State, Tree
 
@@ -96,11 +97,16 @@ def _fill(loop: Any, final: Any) -> Scalar:
 def cotangent_leaves(bk: Any, leaves: Any, ys: Tree, cotangent: Tree) -> tuple[Array, ...]:
     """Leaves of a cotangent, checked against ``ys`` and as long as the program's rows."""
     xp = bk.xp
-    given, own = bk.flatten(cotangent)[0], bk.flatten(ys)[0]
-    if [tuple(x.shape) for x in given] != [tuple(x.shape) for x in own]:
+    own, treedef = bk.flatten(ys)
+    parts = matched(bk, bk.unflatten(treedef, range(len(own))), cotangent)
+    given = bk.flatten(cotangent)[0]
+    if parts is not None:
+        given = [cotangent_leaf(bk, parts[i], x) for i, x in enumerate(own)]
+    shapes = [tuple(getattr(x, "shape", ())) for x in given]
+    if shapes != [tuple(x.shape) for x in own]:
         raise InputError(
-            f"the cotangent has leaves of shape {[tuple(x.shape) for x in given]}, but `sol.ys` "
-            f"has {[tuple(x.shape) for x in own]}; make them equal."
+            f"the cotangent has leaves of shape {shapes}, but `sol.ys` has "
+            f"{[tuple(x.shape) for x in own]}; make them equal."
         )
 
     def pad(x: Array, full: Array) -> Array:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._errors import InputError
+from ._foreign import refuse
 from ._types import Scalar, State
 
 __all__ = ["Outputs", "SaveAt"]
@@ -48,6 +49,8 @@ class SaveAt:
     def __post_init__(self) -> None:
         if self.ts is not None and self.steps:
             raise InputError("`saveat` asks for `ts` and `steps` at once; choose one of the two.")
+        if self.ts is not None:
+            _check_form(self.ts)
         if self.fn is not None and not callable(self.fn):
             raise InputError("`saveat.fn` is not callable; pass fn(t, y, args) -> tree.")
 
@@ -74,6 +77,26 @@ class SaveAt:
                     "the solve."
                 )
             before = t
+
+
+def _check_form(ts: Any) -> None:
+    """Raise InputError unless ts has the form of at least one time in a row."""
+    refuse("saveat.ts", ts)
+    shape = getattr(ts, "shape", None)
+    if shape is None and isinstance(ts, Sequence) and not isinstance(ts, str):
+        for kind, t in {type(t): t for t in ts}.items():
+            refuse("saveat.ts", t)
+            if issubclass(kind, (list, tuple, str)) or getattr(t, "shape", ()) != ():
+                raise InputError(
+                    f"`saveat.ts` has an entry of type {kind.__name__} that is no single time; "
+                    "pass a flat list of numbers or an array of shape (k,)."
+                )
+        shape = (len(ts),)
+    if shape is None or len(shape) != 1:
+        what = f"of shape {tuple(shape)}" if shape is not None else repr(ts)
+        raise InputError(f"`saveat.ts` is {what}; pass a list of times or an array, shape (k,).")
+    if shape[0] == 0:
+        raise InputError("`saveat.ts` is empty; pass at least one time, or leave it out.")
 
 
 class Outputs:

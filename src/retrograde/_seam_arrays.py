@@ -6,7 +6,7 @@ A part of :class:`~retrograde.backend.AbstractBackend`; ``EagerBackend`` has the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ._types import Array, State, Tree
@@ -68,6 +68,14 @@ class ArrayHooks(ABC):
     @abstractmethod
     def any_array(self, y: State) -> Array:
         """Some array of a state."""
+
+    @abstractmethod
+    def array(self, values: Any, dtype: Any, device: Any) -> Array:
+        """A number, nested lists of numbers, or an array of this library, in this dtype there."""
+
+    @abstractmethod
+    def stack(self, arrays: Sequence[Array]) -> Array:
+        """Arrays of one shape along a new first axis."""
 
     @abstractmethod
     def real_array(self, x: Any, layout: Any) -> Array:

@@ -12,9 +12,11 @@ from typing import Any
 from ._clocks import step_count
 from ._controllers import AbstractController, ConstantSteps, PIDController, StepTo
 from ._errors import InputError, UnsupportedByBackend
+from ._foreign import refuse
 from ._integrate import ForwardLoop
+from ._plain import kind, like, parameters, state
 from ._problem import Problem
-from ._registry import backend_for, backend_of
+from ._registry import backend_beside, backend_for
 from ._saveat import Outputs, SaveAt
 from ._solvers import AbstractSolver, find_solver
 from ._types import Inputs, Tree
@@ -26,17 +28,50 @@ TRACED_MAX_STEPS = 4096
 """Bound of the number of tries where a loop is traced and the user gives none."""
 
 
-def prepare(f: Any, y0: Tree, t0: Any, t1: Any, args: Tree, options: Any) -> tuple[Any, Inputs]:
+def prepare(
+    f: Any, y0: Tree, t0: Any, t1: Any, args: Tree, options: Any, *, native: bool = True
+) -> tuple[Any, Inputs]:
     """A :class:`ForwardLoop` and its :class:`Inputs`.
 
     Parameters
     ----------
     options : Options
         The keywords of ``solve``.
+    native : bool
+        Gradients are the library's own, not those of ``solve_vjp``.
     """
-    bk: Any = backend_of(y0)
-    _check_one_library(bk, args, t0, t1)
+    t0, t1 = (float(t) if kind(t) in ("int", "real") else t for t in (t0, t1))
+    saveat = _saveat(options.saveat)
+    bk: Any = backend_beside(y0, args, (t0, t1, saveat.ts))
+    _check_one_library(bk, args, t0, t1, native=native)
+    y0 = state(bk, y0, (args, t0, t1))
+    *better, last = parameters(bk, args, like(bk, y0), given=native)
+    for one in better:
+        try:
+            return _prepared(bk, (f, y0, t0, t1, one), args, saveat, options)
+        except Exception:  # f can't take the numbers in args as arrays, or there is another fault
+            continue
+    try:
+        return _prepared(bk, (f, y0, t0, t1, last), args, saveat, options)
+    except TypeError as error:
+        if last is not args:
+            error.add_note(
+                "The numbers in `args` are 0-d arrays inside of `f`, so that they get gradients; "
+                "let `f` close over those that it needs as numbers of Python."
+            )
+        raise
+
+
+def _prepared(
+    bk: Any, call: tuple[Any, Tree, Any, Any, Tree], given: Tree, saveat: SaveAt, options: Any
+) -> tuple[Any, Inputs]:
+    """The same, of a y0 of arrays and of args as f gets them; they were ``given`` by the user."""
+    f, y0, t0, t1, args = call
     problem = Problem(bk, f, y0, args)
+    if args is not given:
+        leaves = bk.flatten(given)[0]
+        numbers = (j for j, i in enumerate(problem.where) if not bk.is_array(leaves[i]))
+        problem.numbers = frozenset(numbers)
     solver = find_solver(options.solver)
     controller = _controller(options)
     start, end = _time(bk, "t0", t0), _time(bk, "t1", t1)
@@ -55,9 +90,6 @@ def prepare(f: Any, y0: Tree, t0: Any, t1: Any, args: Tree, options: Any) -> tup
         )
     count = _count(bk, controller, start, end)
     max_steps = _max_steps(bk, options.max_steps, count)
-    saveat = options.saveat if options.saveat is not None else SaveAt()
-    if not isinstance(saveat, SaveAt):
-        raise InputError(f"`saveat` is {saveat!r}; pass rg.SaveAt(...).")
     ts, checked = _saved_times(bk, problem, saveat, start, end)
     outputs = _outputs(bk, problem, saveat, t0 if start is None else start, ts, count, max_steps)
     settings = _settings(problem, controller)
@@ -70,20 +102,30 @@ def prepare(f: Any, y0: Tree, t0: Any, t1: Any, args: Tree, options: Any) -> tup
     return loop, Inputs(problem.y0, problem.params, t0, t1, ts, settings)
 
 
-def _check_one_library(bk: Any, args: Tree, t0: Any, t1: Any) -> None:
+def _saveat(saveat: Any) -> SaveAt:
+    """The user's wish; times alone are ``SaveAt(ts=times)``."""
+    if saveat is None:
+        return SaveAt()
+    if isinstance(saveat, SaveAt):
+        return saveat
+    if isinstance(saveat, (list, tuple, range)) or hasattr(saveat, "shape"):
+        return SaveAt(ts=saveat)
+    raise InputError(f"`saveat` is {saveat!r}; pass rg.SaveAt(...), or the times to save.")
+
+
+def _check_one_library(bk: Any, args: Tree, t0: Any, t1: Any, *, native: bool) -> None:
     for name, tree in (("args", args), ("t0", t0), ("t1", t1)):
         for leaf in () if isinstance(tree, (int, float)) else bk.flatten(tree)[0]:
+            if kind(leaf):
+                continue
+            if not native or name != "args":  # else it is a constant of f's
+                refuse(name, leaf)
             other = backend_for(leaf)
-            if other is not None and other is not bk and not _scalar_of_numpy(leaf):
+            if other is not None and other is not bk:
                 raise InputError(
                     f"`y0` is an array of {bk.name}, but `{name}` holds one of {other.name}; "
                     "convert them to one library."
                 )
-
-
-def _scalar_of_numpy(x: Any) -> bool:
-    """NumPy's scalars (``np.float64(1.0)``) pass as Python numbers everywhere."""
-    return isinstance(x, (float, int, complex))
 
 
 def _time(bk: Any, name: str, t: Any) -> float | None:
@@ -132,9 +174,9 @@ def _max_steps(bk: Any, max_steps: Any, count: int | None) -> int | None:
     if max_steps is None:
         bounded = Capability.TRACED in bk.capabilities and count is None
         return TRACED_MAX_STEPS if bounded else None
-    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
+    if kind(max_steps) != "int" or max_steps < 1:
         raise InputError(f"`max_steps` is {max_steps!r}; pass a whole number of at least 1.")
-    return max_steps
+    return int(max_steps)
 
 
 def _count(
@@ -214,6 +256,8 @@ def _tolerance(problem: Problem, name: str, value: Any) -> Any:
     if isinstance(value, (int, float)):
         return float(value)
     leaves = bk.flatten(value)[0]
+    if problem.single and isinstance(value, (list, tuple)) and all(map(kind, value)):
+        leaves = [[float(x) for x in value]]  # one for each element, as in SciPy
     if len(leaves) not in (1, len(layout.shapes)):
         raise InputError(
             f"`{name}` has {len(leaves)} leaves where `y0` has {len(layout.shapes)}; give one for "

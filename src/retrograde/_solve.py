@@ -168,7 +168,7 @@ def solve_vjp(
     True
     """
     options = Options(**_known(keywords))
-    loop, inputs = prepare(f, y0, t0, t1, args, options)
+    loop, inputs = prepare(f, y0, t0, t1, args, options, native=False)
     bk, problem = loop.bk, loop.problem
     the_plan = follow(loop, inputs, options, native=False)
     program = Program(loop, the_plan.adjoint, the_plan)

@@ -25,16 +25,21 @@ BAD = {
     "number from f": ({"f": lambda t, y, a: 1.0}, "`f` returned ", "`y0`"),
     "no function": ({"f": 3}, "`f` is 3", "pass f(t, y, args)"),
     # y0
-    "integer y0": ({"y0": lambda b: b.xp.asarray([1, 2])}, "`y0` has dtype", "convert it"),
+    "boolean y0": ({"y0": lambda b: b.xp.asarray([True, True])}, "`y0` has dtype", "convert it"),
     "empty tree": ({"y0": lambda b: ()}, "`y0` holds no array", "pass an array"),
     "empty array": ({"y0": lambda b: b.array([])}, "`y0` has a leaf of shape (0,)", "drop it"),
     "nan in y0": ({"y0": lambda b: b.array([1.0, float("nan")])}, "`y0` holds nan", "finite"),
     "inf in y0": ({"y0": lambda b: b.array([float("inf"), 1.0])}, "`y0` holds nan or inf", ""),
-    "number as y0": ({"y0": lambda b: 1.0}, "`y0` holds no array", "pass an array"),
-    "number among y0": (
-        {"y0": lambda b: (b.array([1.0]), 2.0), "f": lambda t, y, a: y},
-        "`y0` has a leaf of type float",
+    "text as y0": ({"y0": lambda b: "1.0"}, "`y0` holds no array", "pass an array"),
+    "text among y0": (
+        {"y0": lambda b: (b.array([1.0]), "2"), "f": lambda t, y, a: y},
+        "`y0` has a leaf of type str",
         "make every leaf an array",
+    ),
+    "rows of two lengths": (
+        {"y0": lambda b: [[1.0, 2.0], [3.0]]},
+        "`y0` holds a list that is no array",
+        "equally long",
     ),
     "mixed dtypes": (
         {"y0": lambda b: (b.array([1.0]), b.array([1.0], "float32")), "f": lambda t, y, a: y},
@@ -85,7 +90,8 @@ BAD = {
     "class of a solver": ({"solver": rg.Tsit5}, "`solver` is the class Tsit5", "pass `Tsit5()`"),
     "unknown adjoint": ({"adjoint": "magic"}, "`adjoint` is 'magic'", "recursive_checkpoint"),
     "no controller": ({"controller": "pid"}, "`controller` is 'pid'", "PIDController"),
-    "no saveat": ({"saveat": [0.5]}, "`saveat` is [0.5]", "pass rg.SaveAt"),
+    "stiff method of SciPy": ({"solver": "Radau"}, "`solver` is 'Radau'", "The nearest is"),
+    "no saveat": ({"saveat": 0.5}, "`saveat` is 0.5", "pass rg.SaveAt"),
     "solver without error": ({"solver": "euler"}, "`solver` Euler has no error", "pass `dt=`"),
     "no slots": (
         {"adjoint": lambda b: rg.RecursiveCheckpointAdjoint(0)},
@@ -126,6 +132,19 @@ BAD = {
     "unsorted ts": ({"saveat": rg.SaveAt(ts=[0.5, 0.2])}, "`saveat.ts[1]` is 0.2", "sort `ts`"),
     "ts outside": ({"saveat": rg.SaveAt(ts=[0.5, 1.5])}, "`saveat.ts[1]` is 1.5", "drop it"),
     "nan in ts": ({"saveat": rg.SaveAt(ts=[float("nan")])}, "`saveat.ts[0]` is nan", "finite"),
+    "no ts": ({"saveat": lambda b: rg.SaveAt(ts=[])}, "`saveat.ts` is empty", "at least one"),
+    "an empty array of ts": ({"saveat": lambda b: b.array([])}, "`saveat.ts` is empty", "at least"),
+    "rows of ts": (
+        {"saveat": lambda b: rg.SaveAt(ts=[[0.5, 1.0]])},
+        "`saveat.ts` has",
+        "flat list",
+    ),
+    "a matrix of ts": (
+        {"saveat": lambda b: b.array([[0.5, 1.0]])},
+        "`saveat.ts` is of shape (1, 2)",
+        "shape (k,)",
+    ),
+    "a time as ts": ({"saveat": lambda b: rg.SaveAt(ts=0.5)}, "`saveat.ts` is 0.5", "a list"),
     # memory
     "no bytes": ({"memory": "lots"}, "`memory` is 'lots'", "write for example"),
     "bytes of zero": ({"memory": "0 KiB"}, "`memory` is '0 KiB'", "write for example"),
@@ -171,7 +190,11 @@ def test_messages_differ(reference):
             call(reference, **arguments)
         messages.setdefault(str(caught.value), []).append(case)
     shared = [cases for cases in messages.values() if len(cases) > 1]
-    assert shared == [["empty tree", "number as y0"], ["nan in y0", "inf in y0"]]
+    assert shared == [
+        ["empty tree", "text as y0"],
+        ["nan in y0", "inf in y0"],
+        ["no ts", "an empty array of ts"],
+    ]
 
 
 def test_two_libraries(backend):
@@ -226,6 +249,20 @@ def test_a_cotangent_of_another_shape(backend):
         pullback(backend.array([1.0, 1.0]))
     with pytest.raises(rg.InputError, match=r"cotangent has leaves of shape .* make them equal"):
         pullback((backend.array([[1.0, 1.0]]), backend.array([[1.0, 1.0]])))
+
+
+@pytest.mark.parametrize("cotangent", [1j, "text", None, [[1.0], [1.0, 2.0]]])
+def test_no_cotangent(backend, cotangent):
+    """Complex ones of a real solve among them: they are no loss's gradient."""
+    if backend.jit:
+        pytest.skip("the same checks as without jit")
+    _, pullback = call(backend, dt=0.5)
+    if cotangent == 1j:
+        cotangent = 1j * backend.xp.asarray([[1.0, 1.0]], dtype=backend.xp.complex128)
+    with pytest.raises(rg.InputError, match=r"the cotangent (holds|has) .*(array|equal)"):
+        pullback(cotangent)
+    with pytest.raises(rg.InputError, match="the cotangent holds"):
+        pullback([[1j, 1.0]])
 
 
 def _astype(y, dtype):

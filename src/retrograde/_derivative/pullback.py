@@ -107,9 +107,12 @@ class UserPullback(_Pullback):
         super().__init__(problem.layout, params, wanted)
         self.problem = problem
         self.f = f
+        call = problem.call if f is problem.f else f
+        self.absent: set[int] = set()
+        """Parameters that came as plain numbers and for which the vjp returned None."""
         self.args = args = problem.arguments(params)
         flatten, tree = problem.bk.flatten, problem.state_tree
-        self.call = problem.bk.guard(lambda t, y: flatten(f(t, tree(y), args))[0])
+        self.call = problem.bk.guard(lambda t, y: flatten(call(t, tree(y), args))[0])
 
     def __call__(self, t: Array, y: State) -> tuple[list[Array], Pull]:
         """Leaves of f(t, y), and the pull."""
@@ -122,7 +125,9 @@ class UserPullback(_Pullback):
                 zeros = problem.layout.unpack(problem.layout.zeros())
                 ct = [z if c is None else c for z, c in zip(zeros, ct, strict=True)]
             ct_t, ct_y, ct_args = self.f.vjp(t, tree, args, problem.tree(ct))
-            mu = bk.flatten(ct_y)[0]
+            mu, treedef = bk.flatten(ct_y)
+            if treedef != problem.treedef:
+                mu = bk.flatten(problem.fit(ct_y))[0]
             if len(mu) != len(problem.layout.shapes):
                 raise InputError(
                     "`vjp` returned a cotangent of y whose structure is not y's; return "
@@ -134,6 +139,10 @@ class UserPullback(_Pullback):
 
         return k, pull
 
+    def finish(self, acc: list[Array]) -> tuple[Array | None, ...]:
+        found = super().finish(acc)
+        return tuple(None if i in self.absent else x for i, x in enumerate(found))
+
     def _time(self, ct_t: Any) -> Any:
         if not self.time:
             return None
@@ -144,6 +153,10 @@ class UserPullback(_Pullback):
         leaves, treedef = self.bk.flatten(ct_args)
         same = len(leaves) == self.problem.leaf_count
         out = [leaves[self.problem.where[i]] if same else None for i in self.where]
+        for n, i in enumerate(self.where):
+            if out[n] is None and i in self.problem.numbers:
+                self.absent.add(i)
+                out[n] = self.bk.zeros_like(self.params[i])
         if any(not self.bk.is_array(x) for x in out):
             raise InputError(
                 f"`vjp` returned {treedef} for the cotangents of args; return the structure of "

@@ -6,6 +6,7 @@ from typing import Any
 
 from .._adjoints import RecursiveCheckpointAdjoint
 from .._errors import InputError, SolveFailed
+from .._plain import cotangent_leaf
 from .._types import Inputs, Wanted
 from ..backend import Capability
 from .body import Loop
@@ -88,12 +89,11 @@ def _like(bk: Any, x: Any, y: Any) -> Any:
     """A cotangent of the result y."""
     if x is None:
         return bk.xp.zeros_like(y)
-    if isinstance(x, (int, float)):
-        x = bk.xp.asarray(x, dtype=y.dtype, device=bk.device_of(y))
-    if not bk.is_array(x) or tuple(x.shape) != tuple(y.shape):
-        got = f"shape {tuple(x.shape)}" if bk.is_array(x) else f"type {type(x).__name__}"
+    x = cotangent_leaf(bk, x, y)
+    if tuple(x.shape) != tuple(y.shape):
         raise InputError(
-            f"a cotangent has {got}, its result has shape {tuple(y.shape)}; make them alike."
+            f"a cotangent has shape {tuple(x.shape)}, its result has shape {tuple(y.shape)}; make "
+            "them alike."
         )
     return x
 

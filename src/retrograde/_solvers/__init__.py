@@ -76,6 +76,11 @@ PAGES = {
 BY_NAME = {page: name for name, page in PAGES.items() if name != "Reversible"}
 BY_NAME["leapfrog"] = "VelocityVerlet"
 
+SCIPY = {"rk23": "bosh3", "rk45": "dopri5", "dop853": "dopri8"}
+"""SciPy's names of methods that are here, too."""
+
+SCIPY_IMPLICIT = ("radau", "bdf", "lsoda")
+
 
 def __getattr__(name: str) -> Any:
     if name not in PAGES:
@@ -100,8 +105,17 @@ def find_solver(solver: object) -> AbstractSolver:
     """
     if isinstance(solver, AbstractSolver):
         return solver
-    if isinstance(solver, str) and solver.lower() in BY_NAME:
-        return _named(solver.lower())
+    if isinstance(solver, str):
+        name = solver.lower()
+        name = SCIPY.get(name, name)
+        if name in BY_NAME:
+            return _named(name)
+        if name in SCIPY_IMPLICIT:
+            raise InputError(
+                f"`solver` is {solver!r}, SciPy's method for stiff problems; this version has "
+                "explicit methods alone. The nearest is 'tsit5', which takes small steps on a "
+                "stiff problem."
+            )
     if isinstance(solver, type) and issubclass(solver, AbstractSolver):
         raise InputError(f"`solver` is the class {solver.__name__}; pass `{solver.__name__}()`.")
     raise InputError(
