@@ -89,13 +89,13 @@ def _like(bk: Any, x: Any, y: Any) -> Any:
     """A cotangent of the result y."""
     if x is None:
         return bk.xp.zeros_like(y)
-    x = cotangent_leaf(bk, x, y)
-    if tuple(x.shape) != tuple(y.shape):
+    found = cotangent_leaf(bk, x, y)
+    if tuple(found.shape) != tuple(y.shape):
+        got = f"shape {tuple(x.shape)}" if bk.is_array(x) else f"type {type(x).__name__}"
         raise InputError(
-            f"a cotangent has shape {tuple(x.shape)}, its result has shape {tuple(y.shape)}; make "
-            "them alike."
+            f"a cotangent has {got}, its result has shape {tuple(y.shape)}; make them alike."
         )
-    return x
+    return found
 
 
 def _matching(bk: Any, tree: Any, treedef: Any, count: int, name: str) -> list[Any]:
