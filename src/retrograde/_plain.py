@@ -52,7 +52,12 @@ def _kind(kind: type) -> str:
 
 def integral(x: Array) -> bool:
     """Whether an array holds integers (not bools)."""
-    return re.search(r"\bu?int\d+$", str(x.dtype)) is not None
+    return _integral(x.dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _integral(dtype: Any) -> bool:
+    return re.search(r"\bu?int\d+$", str(dtype)) is not None
 
 
 def like(bk: Any, *trees: Tree) -> Like:
