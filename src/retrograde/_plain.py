@@ -52,12 +52,12 @@ def _kind(kind: type) -> str:
 
 def integral(x: Array) -> bool:
     """Whether an array holds integers (not bools)."""
-    return _integral(x.dtype)
+    return _integral(str(x.dtype))
 
 
 @functools.lru_cache(maxsize=256)
-def _integral(dtype: Any) -> bool:
-    return re.search(r"\bu?int\d+$", str(dtype)) is not None
+def _integral(dtype: str) -> bool:
+    return re.search(r"\bu?int\d+$", dtype) is not None
 
 
 def like(bk: Any, *trees: Tree) -> Like:
