@@ -36,6 +36,11 @@ class Library(ABC):
     def asarray(self, x: Any) -> Any:
         """A NumPy array as one of this library, of the same dtype."""
 
+    @property
+    def functions(self) -> Any:
+        """The namespace that fields are written in."""
+        return self.xp
+
     def sync(self, x: Any) -> Any:
         """x, when everything that makes it has been computed."""
         return x
@@ -50,7 +55,7 @@ class Library(ABC):
 
     def solution(self, problem: Problem, **keywords: Any) -> Callable[..., Any]:
         """``solution(*leaves) -> y(t1)``."""
-        f, settings = problem.field(self.xp), {**problem.settings, **keywords}
+        f, settings = problem.field(self.functions), {**problem.settings, **keywords}
 
         def call(y0: Any, *args: Any) -> Any:
             start, packed = problem.state(y0), problem.pack(args)
@@ -61,7 +66,7 @@ class Library(ABC):
 
     def derivative(self, problem: Problem, **keywords: Any) -> Callable[..., Any]:
         """``derivative(*leaves)``: the gradient of ``sum(y(t1))``."""
-        f, settings = problem.field(self.xp), {**problem.settings, **keywords}
+        f, settings = problem.field(self.functions), {**problem.settings, **keywords}
 
         def call(y0: Any, *args: Any) -> list[Any]:
             packed = problem.pack(args)
@@ -102,6 +107,10 @@ class CuPy(Library):
         super().__init__()
         if not self.xp.cuda.is_available():
             raise ImportError("cupy finds no GPU")
+
+    @property
+    def functions(self) -> Any:
+        return np  # these go to CuPy's arrays, and record a derivative; CuPy's own can't
 
     def asarray(self, x: Any) -> Any:
         return self.xp.asarray(x)

@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["compiled", "double_precision", "to_numpy"]
+__all__ = ["compiled", "double_precision", "functions", "to_numpy"]
+
+
+def functions(name: str, xp: Any) -> Any:
+    """The functions that a vector field is written in.
+
+    CuPy's own can't record a derivative. NumPy's can, and hand arrays of CuPy to CuPy.
+    """
+    return np if name == "cupy" else xp
 
 
 def double_precision(name: str) -> contextlib.AbstractContextManager[Any]:

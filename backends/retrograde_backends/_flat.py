@@ -114,16 +114,17 @@ class FlatLayout:
     def zeros(self) -> Any:
         return self.bk.zeros(self.size, self.dtype, self.device)
 
-    def inner(self, x: Any, y: Any) -> float:
-        """Real pairing of a cotangent state with a tangent (both flat or leaves)."""
-        return float(self.bk.flat_inner(x, y))
+    def inner(self, x: Any, y: Any) -> Any:
+        """Real pairing of a cotangent state with a tangent (both flat or leaves), as held."""
+        return self.bk.held(self.bk.flat_inner(x, y))
 
-    def square(self, x: Any) -> float:
-        return float(self.bk.flat_inner(x, x))
+    def squares(self, x: Any) -> Any:
+        """Sum of ``|x_i|**2`` as a 0-d array."""
+        return self.bk.flat_inner(x, x)
 
     def norm2(self, x: Any, y: Any, scale: Scale) -> float:
         ratio = abs(x) / (scale.atol + scale.rtol * abs(y))
-        return float(self.bk.flat_inner(ratio, ratio)) / self.size
+        return self.bk.scalar(self.bk.flat_inner(ratio, ratio)) / self.size  # type: ignore[no-any-return]
 
     def error2(self, e: Any, y: Any, y1: Any, scale: Scale) -> float:
         return self.norm2(e, self.xp.maximum(abs(y), abs(y1)), scale)

@@ -17,7 +17,7 @@ from retrograde._errors import InputError, UnsupportedByBackend
 from retrograde._types import Inputs, Wanted
 
 from ._torch_modes import outside
-from ._torch_reverse import without_hooks
+from ._torch_reverse import held, without_hooks
 
 __all__ = [
     "TrackedTimes",
@@ -153,7 +153,9 @@ class _Solve(torch.autograd.Function):
 
 
 def _like(value: Any, time: Any) -> Any:
-    """A cotangent of times (floats) as a tensor like them."""
+    """A cotangent of times (numbers, or 0-d tensors that were never read) as a tensor like them."""
+    if isinstance(value, list) and any(isinstance(x, torch.Tensor) for x in value):
+        value = torch.stack([torch.as_tensor(x, device=time.device) for x in value])
     return torch.as_tensor(value, dtype=time.dtype, device=time.device)
 
 
@@ -231,7 +233,7 @@ def autodiff_vjp(program: Any, inputs: Inputs) -> tuple[Any, Any, Callable[..., 
         )
         y0 = next(grads)
         params = tuple(next(grads) if d else None for d in where)
-        t0, t1 = next(grads).item(), next(grads).item()
-        return Inputs(y0, params, t0, t1, [g for x in grads for g in x.tolist()])
+        t0, t1 = held(next(grads)), held(next(grads))
+        return Inputs(y0, params, t0, t1, [held(g) for x in grads for g in x])
 
     return tuple(x.detach() for x in leaves), aux, pull

@@ -11,18 +11,25 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.autograd.graph import get_gradient_edge
+from torch.overrides import TorchFunctionMode
 
-from retrograde._errors import InputError
+from retrograde._errors import InputError, UnsupportedByBackend
 from retrograde._types import Wanted
 
 from ._torch_capture import edge, unknown_leaf
 
-__all__ = ["TorchPullback", "without_hooks"]
+__all__ = ["TorchPullback", "held", "without_hooks"]
+
+
+def held(x: Any) -> Any:
+    """A 0-d tensor's number where it lies in the host's memory; else x, for nobody waits for it."""
+    return x.item() if x.device.type == "cpu" else x
 
 
 def _gradients(outputs: Any, cotangents: Any, inputs: Any) -> tuple[Any, ...]:
@@ -55,6 +62,9 @@ class TorchPullback:
         self, layout: Any, bind: Callable[..., Any], params: Sequence[Any], wanted: Wanted
     ) -> None:
         self.layout, self.time = layout, wanted.time
+        self.notice: Callable[[Exception], None] | None = None
+        """As of ``_derivative.TapePullback``."""
+        self.timed = self.time
         self.where = tuple(i for i, w in enumerate(wanted.params) if w)
         self.captured = tuple(x.requires_grad for x in params)
         shadows = list(params)
@@ -86,20 +96,36 @@ class TorchPullback:
         """Leaves of f(t, y), and the pull."""
         with torch.enable_grad():
             leaves = tuple(x.detach().requires_grad_() for x in self.layout.unpack(y))
-            if self.time:
+            if self.timed:
                 t = t.detach().requires_grad_()
-            k = self.field(t, leaves)
-        fresh, ends = (*leaves, t) if self.time else leaves, self.ends(k)
+            k = self._called(t, leaves)
+        timed = self.timed
+        fresh, ends = (*leaves, t) if timed else leaves, self.ends(k)
 
         def pull(ct: Sequence[Any], acc: list[Any]) -> tuple[Any, Any, list[Any]]:
             grads, acc = self.pull(ends, ct, fresh, acc)
             pairs = zip(grads, leaves, strict=False)
             mu = [_zeros_like(x) if g is None else g for g, x in pairs]
-            if not self.time:
-                return mu, None, acc
-            return mu, 0.0 if grads[-1] is None else grads[-1].item(), acc
+            if not timed:
+                return mu, math.nan if self.time else None, acc
+            return mu, 0.0 if grads[-1] is None else held(grads[-1]), acc
 
         return tuple(x.detach() for x in k), pull
+
+    def _called(self, t: Any, leaves: Sequence[Any]) -> Any:
+        """f's leaves; of t as a constant from where f can't take one that requires a gradient."""
+        if not self.timed:
+            return self.field(t, leaves)
+        try:
+            with _Reads(t):
+                return self.field(t, leaves)
+        except Exception as error:
+            if self.notice is None:
+                raise
+            k = self.field(t.detach(), leaves)
+            self.timed = False  # so it was t
+            self.notice(error)
+            return k
 
     @staticmethod
     def ends(k: Sequence[Any]) -> list[Any]:
@@ -127,6 +153,36 @@ class TorchPullback:
                 # the first is copied: autograd may hand out the cotangent itself
                 acc[i] = g.clone() if acc[i] is None else acc[i].add_(g)
         return grads[:n], acc
+
+
+class _Reads(TorchFunctionMode):
+    """Raises where a number is read of what depends on t: its derivative would be lost unseen."""
+
+    NUMBERS: ClassVar[frozenset[Any]] = frozenset(
+        {torch.Tensor.item, torch.Tensor.__float__, torch.Tensor.tolist, torch.Tensor.__complex__}
+    )
+
+    def __init__(self, t: Any) -> None:
+        super().__init__()
+        self.t = t
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        if func in self.NUMBERS and args[0].requires_grad and self._moves(args[0]):
+            raise UnsupportedByBackend(
+                "`f` reads its time as a plain number (`float(t)`, `math.cos(t)`, `t.item()`), "
+                "which has no derivative, where a gradient by `t0`, `t1` or `saveat.ts` is asked "
+                "for. Use functions of PyTorch on t, or `t.detach()` to leave its part out."
+            )
+        return func(*args, **(kwargs or {}))
+
+    def _moves(self, x: Any) -> bool:
+        """Whether x depends on t."""
+        if x is self.t:
+            return True
+        found = torch.autograd.grad(x.sum(), self.t, retain_graph=True, allow_unused=True)
+        return found[0] is not None
 
 
 @contextlib.contextmanager

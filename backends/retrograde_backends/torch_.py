@@ -149,6 +149,9 @@ class TorchBackend(
     def stop_gradient(self, x: Any) -> Any:
         return constant(x)
 
+    def held(self, x: Any) -> Any:
+        return item(x) if x.device.type == "cpu" else x
+
     # --- spaces and clock
     def layout(self, leaves: Sequence[Any]) -> Any:
         return TorchLayout(self, leaves)
@@ -205,7 +208,7 @@ class TorchBackend(
 
     def flat_inner(self, x: Any, y: Any) -> Any:
         x, y = (v if isinstance(v, torch.Tensor) else _flat(v) for v in (x, y))
-        return item(torch.vdot(x, y).real)
+        return torch.vdot(x, y).real
 
     # --- derivatives
     def capture(self, problem: Any, t0: Any) -> None:

@@ -82,6 +82,8 @@ class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
         return [float(t) for t in ts]
 
     def times_array(self, ts: Any, layout: Any) -> Array:
+        if any(self.is_array(t) for t in ts):  # held on the device
+            return self.xp.stack([self.scalar_array(t, layout) for t in ts])
         return self.xp.asarray(list(ts), dtype=layout.real_dtype, device=layout.device)
 
     def accepted_times(self, times: Any, n: int, valid: Any, fill: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 from ._errors import InputError
 from ._foreign import refuse
 from ._plain import fitted, integral, matched
+from ._seam import Capability
 from ._types import Array, State, Tree
 
 __all__ = ["Problem"]
@@ -52,6 +53,12 @@ class Problem:
         """Which of ``params`` can have a gradient."""
         self.numbers: frozenset[int] = frozenset()
         """Which of ``params`` came as plain numbers."""
+        self.untimed: Exception | None = None
+        """Why there is no derivative of f by its time: f takes it as a plain number."""
+        self.notice: Callable[[Exception], None] | None = None
+        """What notes that; None where a derivative by a time was asked for by name."""
+        if Capability.AUTODIFF not in bk.capabilities:
+            self.notice = self.note_untimed
         self._key: Any = None
         self.converted: Callable[..., Any] | None = None
         """f with what it closes over as a fourth argument, where the adapter hoists that."""
@@ -139,6 +146,10 @@ class Problem:
             raise InputError(f"{name} mix the devices {b} and {a}; move all arrays to one.")
 
     # --- the field
+    def note_untimed(self, error: Exception) -> None:
+        """Note that f can't be differentiated by its time, and what it said."""
+        self.untimed = self.untimed or error
+
     def arguments(self, params: Sequence[Array]) -> Tree:
         """``args`` with its differentiable leaves replaced."""
         leaves = list(self._args_leaves)

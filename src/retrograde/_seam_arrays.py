@@ -85,6 +85,10 @@ class ArrayHooks(ABC):
     def scalar(self, x: Array) -> Any:
         """A 0-d array as the clock's scalar: the one host read of a step."""
 
+    def held(self, x: Array) -> Any:
+        """A 0-d array as sweeps sum it: a scalar of the clock where that costs no wait, else x."""
+        return self.scalar(x)
+
     @abstractmethod
     def scalar_array(self, t: Any, layout: Any) -> Array:
         """A clock's scalar as a 0-d array of y's real dtype and device."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
+from ._errors import UnsupportedByBackend
 from ._types import Array, Tree
 
-__all__ = ["Gradients", "Solution", "Status"]
+__all__ = ["Gradients", "Solution", "Status", "without_times"]
 
 
 class Status(enum.IntEnum):
@@ -51,6 +52,10 @@ class Gradients(NamedTuple):
     t0, t1 : array, shape ()
     ts : array, shape (k,) or None
         Cotangents of the saved times, where times were given.
+
+    Notes
+    -----
+    Where f takes its time as a plain number, reading ``t0``, ``t1`` or ``ts`` raises.
     """
 
     y0: Tree
@@ -58,6 +63,37 @@ class Gradients(NamedTuple):
     t0: Array
     t1: Array
     ts: Array | None = None
+
+
+class _Untimed(Gradients):
+    """Gradients where f takes its time as a plain number: those of times raise when read."""
+
+    def _refuse(self, name: str) -> NoReturn:
+        raise UnsupportedByBackend(
+            f"`{name}` has no gradient: `f` (or `saveat.fn`) uses t in plain code, such as "
+            "`math.cos(t)` or `np.interp(t, ...)`, which has no derivative here. Use functions of "
+            "the array library on t, or give the derivative with `rg.VectorField(f, vjp=...)`; "
+            "the gradients of `y0` and `args` need neither."
+        ) from vars(self).get("why")
+
+    @property
+    def t0(self) -> Array:  # type: ignore[override]
+        self._refuse("t0")
+
+    @property
+    def t1(self) -> Array:  # type: ignore[override]
+        self._refuse("t1")
+
+    @property
+    def ts(self) -> Array | None:  # type: ignore[override]
+        self._refuse("ts")
+
+
+def without_times(g: Gradients, why: Exception) -> Gradients:
+    """The same gradients without those of times, which raise when they are read."""
+    found = _Untimed(g.y0, g.args, None, None, None)
+    vars(found)["why"] = why
+    return found
 
 
 @dataclass(frozen=True)

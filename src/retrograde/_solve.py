@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ._adjoints import RecursiveCheckpointAdjoint, find_adjoint
@@ -13,7 +14,7 @@ from ._planner import Plan, measured_vjp
 from ._program import Program
 from ._rows import cotangent_leaves
 from ._setup import prepare
-from ._solution import Gradients, Solution, Status
+from ._solution import Gradients, Solution, Status, without_times
 from ._solve_options import Options
 from ._types import Inputs, Tree, Wanted
 
@@ -156,6 +157,8 @@ def solve_vjp(
     -----
     The pullback can be called again; with checkpoints a second call solves once more, since the
     first one uses them up. Do not change y0 and args in place before you call it: it reads them.
+    Where f uses t in plain code (``math.cos(t)``, ``np.interp(t, ...)``), the other gradients are
+    there all the same; ``t0``, ``t1`` and ``ts`` raise UnsupportedByBackend when they are read.
 
     Examples
     --------
@@ -170,6 +173,7 @@ def solve_vjp(
     options = Options(**_known(keywords))
     loop, inputs = prepare(f, y0, t0, t1, args, options, native=False)
     bk, problem = loop.bk, loop.problem
+    problem.notice = problem.note_untimed  # derivatives by times are there for who reads them
     the_plan = follow(loop, inputs, options, native=False)
     program = Program(loop, the_plan.adjoint, the_plan)
     loop.progress = options.progress
@@ -191,12 +195,13 @@ def solve_vjp(
 
     def pullback(cotangent: Tree) -> Gradients:
         cts = pull(cotangent_leaves(bk, leaves, solution.ys, cotangent))
-        time = problem.layout.time
+        time = partial(bk.scalar_array, layout=problem.layout)
         ts = bk.times_array(cts.ts, problem.layout) if loop.outputs.inside == "ts" else None
-        return Gradients(
+        g = Gradients(
             problem.state_tree(cts.y0), problem.gradient_tree(cts.params), time(cts.t0),
             time(cts.t1), ts,
         )  # fmt: skip
+        return g if problem.untimed is None else without_times(g, problem.untimed)
 
     return solution, pullback
 

@@ -115,16 +115,16 @@ class ListLayout(ListParts):
         for a, b in zip(x, y, strict=True):
             part = self.xp.sum(self.bk.pair(a, b))
             total = part if total is None else total + part
-        return self.bk.scalar(total)
+        return self.bk.held(total)
 
-    def square(self, x: State) -> Scalar:
-        """Sum of ``|x_i|**2`` over all leaves."""
+    def squares(self, x: State) -> Array:
+        """Sum of ``|x_i|**2`` over all leaves, as a 0-d array."""
         total: Any = None
         for a in x:
             a = self.xp.abs(a)
             part = self.xp.sum(a * a)
             total = part if total is None else total + part
-        return self.bk.scalar(total)
+        return total
 
     def norm2(self, x: State, y: State, scale: Scale) -> Scalar:
         """Mean of ``(|x| / (atol + rtol |y|))**2``, as the clock's scalar."""

@@ -107,16 +107,19 @@ class Guard:
     def error(self, table: Any, i: Any, y: State) -> Any:
         """Relative distance of y from the noted state before step i; nan where y is."""
         e = self._sketch(y) - self.bk.look(table, self._row(i))
-        square = self.bk.scalar(self.bk.xp.sum(e * e))
+        square = self.bk.xp.sum(e * e)
         return self._relative(square if self.whole else square / PROJECTIONS, y)
 
     def apart(self, x: State, y: State) -> Any:
         """Relative distance of the state x from the true one y."""
         e = self.layout.axpy(x, -1.0, y)
-        return self._relative(self.layout.square(e), y)
+        return self._relative(self.layout.squares(e), y)
 
     def _relative(self, square: Any, y: State) -> Any:
-        return self.clock.root(square, self.layout.square(y))
+        size = self.layout.squares(y)
+        if not self.clock.traced:  # one number is read, not two
+            square, size = self.bk.scalar(square / size), 1.0
+        return self.clock.root(square, size)
 
     def _sketch(self, y: State) -> Array:
         """What is noted of a state, shape (width,)."""

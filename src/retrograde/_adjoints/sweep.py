@@ -261,10 +261,15 @@ def _pullback(problem: Any, f: Any, bind: Any, params: Any, wanted: Wanted) -> A
     bk = problem.bk
     if isinstance(f, VectorField) and f.vjp is not None:
         return UserPullback(problem, f, params, wanted)
+    vjp: Any
     if Capability.AUTODIFF in bk.capabilities:
         vjp = bk.pullback(problem.layout, bind, params, wanted)
-        return vjp.alone() if problem.apart and f is problem.f else vjp
-    return TapePullback(problem.layout, bind, params, wanted)
+        vjp = vjp.alone() if problem.apart and f is problem.f else vjp
+    else:
+        vjp = TapePullback(problem.layout, bind, params, wanted)
+    if hasattr(vjp, "notice"):
+        vjp.notice = problem.notice
+    return vjp
 
 
 def output_pullback(problem: Any, fn: Any, params: Any, wanted: Wanted) -> Any:

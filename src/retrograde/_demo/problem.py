@@ -23,7 +23,9 @@ from typing import Any, NamedTuple
 
 from .._types import Array
 
-__all__ = ["BOX", "SPAN", "UNKNOWNS", "Series", "Unknown", "bounds", "guesses", "series"]
+__all__ = [
+    "BOX", "SPAN", "UNKNOWNS", "Series", "Unknown", "bounds", "guesses", "lotka_volterra", "series",
+]  # fmt: skip
 
 
 class Unknown(NamedTuple):

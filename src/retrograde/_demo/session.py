@@ -16,7 +16,7 @@ from .._registry import adapter
 from .._units import format_bytes, parse_bytes
 from ..measure import peak_gradient_bytes
 from .fit import TOLERANCE, Fit, Objective, fit, require
-from .problem import SPAN, UNKNOWNS, guesses
+from .problem import SPAN, UNKNOWNS, guesses, lotka_volterra
 
 __all__ = ["Options", "Report", "run"]
 
@@ -69,7 +69,8 @@ class Library:
         self.bk = adapter(name)
         self.glue = importlib.import_module("retrograde_backends._demo_glue")
         with self.glue.double_precision(name):
-            self.objective = Objective(self.bk, options.memory)
+            field = lotka_volterra(self.glue.functions(name, self.bk.xp))
+            self.objective = Objective(self.bk, options.memory, field=field)
         self._compiled: dict[tuple[int, ...], Any] = {}
 
     def gradient(self, x: Any) -> tuple[Any, Any]:

@@ -3,7 +3,9 @@
 NumPy hands its functions to their arguments (``__array_ufunc__``, ``__array_function__``);
 they are recognised by their names, so nothing here imports NumPy. A function that has neither
 a rule nor a constant result raises. CuPy's operators come this way, too (``W * y`` with a CuPy
-array W), as long as variables have no ``__cupy_get_ndarray__``.
+array W), as long as variables have no ``__cupy_get_ndarray__``; so do its ufuncs (``cp.sin(y)``,
+by ``__cupy_override_elementwise_kernel__``), and functions that call the method of their argument
+(``cp.sum(y)``). Its other functions (``cp.stack``, ``cp.roll``) accept arrays of CuPy alone.
 
 Known limit: array-api-strict refuses foreign operands, so its arrays can't stand on the left of
 a variable (``W @ y``; write ``xp.matmul(W, y)``).
@@ -35,6 +37,7 @@ _SPELLINGS = {
     "amin": "min",
     "concatenate": "concat",
     "transpose": "permute_dims",
+    "true_divide": "divide",
 }
 _CONSTANT = PLAIN | frozenset(
     "rint around fix shape ndim size allclose isclose array_equal iscomplexobj isrealobj "
@@ -45,6 +48,33 @@ _METHODS = frozenset(
     "squeeze repeat take clip conj conjugate dot astype copy".split()
 )
 _PLAIN_METHODS = frozenset("all any argmax argmin argsort nonzero round searchsorted".split())
+
+
+_ORDER = {
+    **dict.fromkeys(("sum", "prod"), ("axis", "dtype", "out", "keepdims")),
+    **dict.fromkeys(("max", "min"), ("axis", "out", "keepdims")),
+    "mean": ("axis", "dtype", "out", "keepdims"),
+    **dict.fromkeys(("std", "var"), ("axis", "dtype", "out", "ddof", "keepdims")),
+    "cumsum": ("axis", "dtype", "out"),
+    "clip": ("min", "max", "out"),
+    "dot": ("b", "out"),
+}
+"""Arguments of methods whose order is NumPy's own."""
+
+
+def _meant(name: str, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Arguments of a method without those that say nothing (``out=None``)."""
+    order = _ORDER.get(name, ())
+    first = 1 if name == "dot" else 2 if name == "clip" else 0  # the standard's, too
+    named = dict(zip(order[first:], args[first:], strict=False)) if order else {}
+    kept = {k: v for k, v in {**named, **kwargs}.items() if not _says_nothing(k, v)}
+    return (args[:first] if order else args), kept
+
+
+def _says_nothing(name: str, value: Any) -> bool:
+    return (name in ("out", "dtype", "axis") and value is None) or (
+        name == "order" and value == "C"
+    )
 
 
 def _ravel(ns: Any, x: Any) -> Any:
@@ -102,10 +132,11 @@ def call(ns: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     UnsupportedByBackend
         If the function has no rule.
     """
-    name = function.__name__
+    name = function.__name__.removeprefix("cupy_")
     recorded = _recorded(ns, name)
     if recorded is not None:
-        return recorded(*args, **kwargs)
+        named = {k: v for k, v in kwargs.items() if not _says_nothing(k, v)}
+        return recorded(*args, **named)
     if name in _CONSTANT:
         return function(*unwrapped(args), **unwrapped(kwargs))
     raise refuse(f"`{name}`", "express it with functions that have a derivative")
@@ -133,6 +164,7 @@ def method(x: Any, name: str) -> Any:
     assert recorded is not None
 
     def bound(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = _meant(name, args, kwargs)
         if name == "flatten":
             return recorded(_ravel(ns, x))
         if name in ("reshape", "transpose") and len(args) > 1:

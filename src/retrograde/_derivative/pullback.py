@@ -6,6 +6,7 @@ add in place: it belongs to the sweep.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,38 +67,57 @@ class TapePullback(_Pullback):
         super().__init__(layout, params, wanted)
         self.bind, self.tape_vjp, self.describe = bind, vjp, Signature
         self.signature: Any = None
+        self.notice: Callable[[Exception], None] | None = None
+        """Told why, once, where f takes its time as a plain number; None: then that is an error."""
+        self.timed = self.time
         self.account = False
         """Whether pulls tell the bytes of their tapes."""
 
     def __call__(self, t: Array, y: State) -> tuple[list[Array], Pull]:
         """Leaves of f(t, y), and the pull."""
         leaves = self.layout.unpack(y)
+        if not self.timed:
+            k, tape_pull = self._recorded(t, leaves, timed=False)
+        elif self.notice is None:
+            k, tape_pull = self._recorded(t, leaves, timed=True)
+        else:
+            try:
+                k, tape_pull = self._recorded(t, leaves, timed=True)
+            except Exception as error:
+                k, tape_pull = self._recorded(t, leaves, timed=False)
+                self.timed = False  # so it was t that could not be recorded
+                self.notice(error)
+        timed, count = self.timed, len(leaves)
+
+        def pull(ct: Sequence[Array], acc: list[Array]) -> tuple[Any, Any, list[Array]]:
+            cts = tape_pull(ct)
+            time = None
+            if self.time:
+                time = self.bk.held(cts.pop(0)) if timed else math.nan
+            return tuple(cts[:count]), time, self.add(acc, cts[count:])
+
+        pull.tape = tape_pull  # type: ignore[attr-defined]
+        return k, pull
+
+    def _recorded(self, t: Any, leaves: Sequence[Array], *, timed: bool) -> tuple[Any, Any]:
+        """Leaves of f, and their pullback to t (if ``timed``), the state and what is wanted."""
         count, where, params, bind = len(leaves), self.where, list(self.params), self.bind
 
-        with_time = self.bk.is_array(t)  # what a loop hands on in its place is no array
-
         def fn(*rest: Any) -> Any:
-            at = rest[0] if with_time else t
-            rest = rest[1:] if with_time else rest
+            at, rest = (rest[0], rest[1:]) if timed else (t, rest)
             for i, x in zip(where, rest[count:], strict=True):
                 params[i] = x
             return bind(params)(at, rest[:count])
 
         arrays = [*leaves, *(self.params[i] for i in where)]
-        arrays = [t, *arrays] if with_time else arrays
+        if timed:
+            arrays.insert(0, t)
         xp, known = self.layout.xp, self.signature
-        if known is None and with_time:  # a solve's arrays are alike, stage for stage
+        solves = self.bk.is_array(t)  # what a loop hands on in its place is no array
+        if solves and (known is None or len(known.inputs) != len(arrays)):
+            # a solve's arrays are alike, stage for stage
             known = self.signature = self.describe(arrays, xp)
-        k, tape_pull = self.tape_vjp(fn, arrays, xp, account=self.account, signature=known)
-
-        def pull(ct: Sequence[Array], acc: list[Array]) -> tuple[Any, Any, list[Array]]:
-            cts = tape_pull(ct)
-            ct_t = cts.pop(0) if with_time else None
-            time = self.bk.scalar(ct_t) if self.time else None
-            return tuple(cts[:count]), time, self.add(acc, cts[count:])
-
-        pull.tape = tape_pull  # type: ignore[attr-defined]
-        return k, pull
+        return self.tape_vjp(fn, arrays, xp, account=self.account, signature=known)  # type: ignore[no-any-return]
 
 
 class UserPullback(_Pullback):
@@ -146,7 +166,7 @@ class UserPullback(_Pullback):
     def _time(self, ct_t: Any) -> Any:
         if not self.time:
             return None
-        return self.bk.scalar(ct_t) if self.bk.is_array(ct_t) else float(ct_t or 0.0)
+        return self.bk.held(ct_t) if self.bk.is_array(ct_t) else float(ct_t or 0.0)
 
     def _wanted(self, ct_args: Any) -> list[Array]:
         """The cotangents asked for, out of those of args."""

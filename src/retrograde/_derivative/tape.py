@@ -13,7 +13,7 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from .._errors import InputError
+from .._errors import InputError, RetrogradeError, UnsupportedByBackend
 from .._types import Array
 from .namespace import namespace_of
 from .recording import Edges, Tape, foreign
@@ -95,7 +95,7 @@ def vjp(
     for x, floating in zip(arrays, known.floating, strict=True):
         variable = Variable(x, tape, (), "an input of the function")
         operands.append(variable if floating else x)
-    result = fn(*operands)
+    result = _called(fn, operands)
     indices, outputs = [], []
     for out in result if isinstance(result, (list, tuple)) else (result,):
         if isinstance(out, Variable):
@@ -107,6 +107,23 @@ def vjp(
             indices.append(-1)
         outputs.append(_array(xp, out))
     return outputs, Pullback(tape, known.inputs, arrays if account else None, outputs, indices)
+
+
+def _called(fn: Callable[..., Any], operands: Sequence[Any]) -> Any:
+    """``fn(*operands)``; what fails for it is given variables, not arrays, is told as such."""
+    try:
+        return fn(*operands)
+    except RetrogradeError:
+        raise
+    except (TypeError, AttributeError, ValueError, NotImplementedError) as error:
+        if isinstance(error.__cause__, UnsupportedByBackend):  # NumPy wraps ours
+            raise error.__cause__ from error
+        raise UnsupportedByBackend(
+            f"recording `f` for its derivative failed ({type(error).__name__}: {error}). Compiled "
+            "code and functions such as CuPy's `cp.roll` can't be followed. NumPy's can (`np.roll` "
+            "works on arrays of CuPy, too), and those of `array_api_compat.array_namespace(y)`; or "
+            "give the derivative yourself with `rg.VectorField(f, vjp=...)`."
+        ) from error
 
 
 def _array(xp: Any, x: Any) -> Array:

@@ -235,6 +235,12 @@ class Variable(Writable):
             raise refuse(f"`{name}` with {sorted(kwargs)}", "call the plain function")
         return call(self.tape.namespace, ufunc, inputs, {})
 
+    def __cupy_override_elementwise_kernel__(self, kernel: Any, *args: Any, **kwargs: Any) -> Any:
+        # how CuPy's ufuncs hand themselves to their arguments
+        if any(value is not None for value in kwargs.values()):
+            raise refuse(f"`{kernel.name}` with {sorted(kwargs)}", "call the plain function")
+        return call(self.tape.namespace, kernel, args, {})
+
     def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise refuse(
             "converting to a plain array (`np.asarray(y)`, `np.array([y[1], -y[0]])`, "
