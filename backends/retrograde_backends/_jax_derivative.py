@@ -154,14 +154,28 @@ def _poisoned(ok: Any, x: Any) -> Any:
     return x
 
 
+@jax.custom_jvp
+def _lost(ok: Any, x: Any) -> Any:
+    """x where ok, else nan, and so its tangent: that of ``where`` alone would be 0."""
+    return jnp.where(ok, x, complex(jnp.nan, jnp.nan) if jnp.iscomplexobj(x) else jnp.nan)
+
+
 @_poisoned.defjvp
 def _poisoned_jvp(primals: Any, tangents: Any) -> Any:
     ok, x = primals
     return x, jnp.where(ok, 1.0, jnp.nan).astype(x.dtype) * tangents[1]
 
 
+@_lost.defjvp
+def _lost_jvp(primals: Any, tangents: Any) -> Any:
+    return _lost(*primals), _poisoned_jvp(primals, tangents)[1]
+
+
 class DirectHooks:
     """What DirectAdjoint needs: loops that jvp and vjp follow."""
+
+    def poison(self, ok: Any, x: Any) -> Any:
+        return _lost(ok, x)
 
     def poison_gradient(self, ok: Any, x: Any) -> Any:
         return _poisoned(ok, x)

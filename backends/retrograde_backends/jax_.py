@@ -35,6 +35,7 @@ from ._jax_programs import KeptAccounts, KeptPrograms
 from ._jax_shifts import shifted
 from ._jax_stages import JaxLayout, RolledStages
 from ._jax_tapes import TapeHooks
+from ._jax_trees import register
 
 __all__ = ["JaxBackend", "backend"]
 
@@ -96,6 +97,12 @@ class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, 
             return None
 
     def concrete_times(self, ts: Any) -> list[float] | None:
+        if self.is_array(ts):  # not one by one: under jit, iteration makes tracers of them
+            try:
+                known = jax.lax.stop_gradient(ts) if isinstance(ts, jax.core.Tracer) else ts
+                return [float(t) for t in np.asarray(known)]
+            except jax.errors.TracerArrayConversionError:
+                return None
         values = [self.concrete(t) for t in ts]
         return None if any(v is None for v in values) else values  # type: ignore[return-value]
 
@@ -214,9 +221,6 @@ class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, 
     def pullback(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
         return Pullback(layout, bind, params, wanted)
 
-    def poison(self, ok: Any, x: Any) -> Any:
-        return jnp.where(ok, x, complex(jnp.nan, jnp.nan) if jnp.iscomplexobj(x) else jnp.nan)
-
     def stop_gradient(self, x: Any) -> Any:
         return jax.lax.stop_gradient(x)
 
@@ -292,3 +296,4 @@ def _arrays(program: Any, inputs: Inputs) -> Inputs:
 
 
 backend = JaxBackend()
+register()

@@ -180,6 +180,9 @@ class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
             states += [nothing] * (n - len(states))
         return layout.stack(states) if n else layout.empty()  # type: ignore[no-any-return]
 
+    def at_end(self, here: Any, end: Callable[[], State], inside: Callable[[], State]) -> State:
+        return end() if here else inside()
+
     def ints(self, values: Sequence[int]) -> Any:
         return list(values)
 

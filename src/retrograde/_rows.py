@@ -1,7 +1,8 @@
 """The end of a march, and its rows: states, times and cotangents, in the order t0, inside, t1.
 
 A row that the solve did not reach is nan, states and time; the padding of ``SaveAt.steps`` behind
-a solve that reached t1 is inf.
+a solve that reached t1 is inf. In eager libraries, whose solves raise, the row for t1 holds the
+state and the time where the solve stopped.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def output_leaves(loop: Any, inputs: Inputs, final: Any) -> tuple[Array, ...]:
     if out.saveat.final:
         ok = final.status == int(Status.converged)
         row = out.layout.stack([emit(final.t, loop.state(final.y))])
-        parts.append(tuple(bk.poison(ok, x) for x in row))
+        parts.append(tuple(bk.poison(ok, x) for x in row) if loop.clock.traced else row)
     if len(parts) == 1:
         return parts[0]  # type: ignore[no-any-return]
     xp = bk.xp
@@ -84,7 +85,7 @@ def output_times(loop: Any, inputs: Inputs, final: Any) -> Array:
         arrays.append(array(bk.accepted_times(times, n, final.inside[0], _fill(loop, final))))
     if out.saveat.final:
         ok = final.status == int(Status.converged)
-        arrays.append(array([clock.where(ok, final.t, math.nan)]))
+        arrays.append(array([clock.where(ok, final.t, math.nan) if clock.traced else final.t]))
     return arrays[0] if len(arrays) == 1 else bk.xp.concat(arrays, axis=0)
 
 

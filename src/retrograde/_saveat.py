@@ -166,7 +166,9 @@ class Outputs:
 
         def body(s: Any) -> Any:
             at = bk.look(ts, s[0])
-            return s[0] + 1, bk.write(s[1], s[0], emit(at, sweep.interpolate((at - t) / h)))
+            ends = lambda: sweep.state(y1)  # noqa: E731
+            inside = lambda: sweep.interpolate((at - t) / h)  # noqa: E731
+            return s[0] + 1, bk.write(s[1], s[0], emit(at, bk.at_end(at == t_new, ends, inside)))
 
         rows = bk.while_loop(due, body, (i, buffer))
         return (*rows, *taken) if taken else rows

@@ -103,7 +103,7 @@ class GradientHooks(ABC):
 
     @abstractmethod
     def poison(self, ok: Any, x: Array) -> Array:
-        """x where ok, else nan: a failed solve has neither a result nor a gradient."""
+        """x where ok, else nan, as are its derivatives: what failed has no result, no gradient."""
 
     @abstractmethod
     def poison_gradient(self, ok: Any, x: Array) -> Array:

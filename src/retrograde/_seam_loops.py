@@ -80,6 +80,11 @@ class LoopHooks(ABC):
         """The first n rows as leaves of shape (n, *shape); ``fill`` behind the first ``valid``."""
 
     @abstractmethod
+    def at_end(self, here: Any, end: Callable[[], State], inside: Callable[[], State]) -> State:
+        """The state at a step's end where ``here``, else inside it; with the inside's derivatives,
+        where autodiff follows the march: those by the saved time are its alone."""
+
+    @abstractmethod
     def index(self, i: int) -> Any:
         """An int as the loops carry it."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
 
-from ._errors import UnsupportedByBackend
+from ._errors import InputError, SolveFailed, UnsupportedByBackend
 from ._types import Array, Tree
 
-__all__ = ["Gradients", "Solution", "Status", "without_times"]
+__all__ = ["Gradients", "Solution", "Status", "check", "without_times"]
 
 
 class Status(enum.IntEnum):
@@ -98,13 +99,13 @@ def without_times(g: Gradients, why: Exception) -> Gradients:
 
 @dataclass(frozen=True)
 class Solution:
-    """Result of :func:`retrograde.solve`.
+    """Result of :func:`retrograde.solve`; in JAX a pytree, whose ``plan`` is static.
 
     Attributes
     ----------
     ts : array, shape (k,) [time]
     ys : tree of arrays, shape (k, *shape)
-        Time first.
+        Time first. Rows that the solve did not reach are nan, in ``ts`` too.
     stats : dict of int
         num_steps (tries), num_accepted_steps, num_rejected_steps, num_f_evals; once a reverse
         sweep that inverts steps has run (not under ``jax.jit``): inverted, replayed, and
@@ -112,7 +113,8 @@ class Solution:
     status : Status or array of int
         A Status where its value is known, else (traced) its number.
     t_final : float or array [time]
-        Time that the solve reached.
+        Time that the solve reached; nan where constant steps in JAX met nan or inf and no rows
+        inside the solve were saved, for then no state on the way is looked at.
     plan : Plan or None
         What the gradient follows.
     """
@@ -124,11 +126,86 @@ class Solution:
     t_final: Any
     plan: Any = field(default=None, repr=False)
 
+    def raise_if_failed(self) -> Solution:
+        """Raise SolveFailed unless the solve (all of a batch) reached t1.
+
+        For what comes out of ``jax.jit`` or ``vmap``, where a solve can't raise by itself.
+
+        Returns
+        -------
+        Solution
+            This one.
+
+        Raises
+        ------
+        SolveFailed
+            It names the first sample that failed, the time and the reason.
+        InputError
+            Inside of the trace, where the status has no value.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import retrograde as rg
+        >>> sol = rg.solve(lambda t, y, args: -y, np.ones(2), 0.0, 1.0, max_steps=2, throw=False)
+        >>> sol.raise_if_failed()
+        Traceback (most recent call last):
+        ...
+        retrograde.SolveFailed: ... the number of tries reached `max_steps`; ...
+        """
+        found = list(_samples(_values(self.status)))
+        failed = [(where, n) for where, n in found if n not in (Status.converged, Status.event)]
+        if not failed:
+            return self
+        where, n = failed[0]
+        t, tries = (_at(_values(x), where) for x in (self.t_final, self.stats.get("num_steps")))
+        who = ""
+        if where:
+            name = where[0] if len(where) == 1 else where
+            who = f"Sample {name} ({len(failed)} of {len(found)} failed): "
+        raise SolveFailed(who + _story(t, tries, Status(n)), self)
+
     def evaluate(self, t: Any) -> Any:
         """Dense output; not in this version: ask for times with ``SaveAt(ts=...)``."""
-        from ._errors import InputError
-
         raise InputError(
             f"`evaluate({t!r})` needs dense output, which this version does not keep; pass "
             "`saveat=rg.SaveAt(ts=[...])`."
         )
+
+
+def check(solution: Solution) -> Solution:
+    """The solution of an eager call, unless its status is known and bad."""
+    return solution.raise_if_failed() if isinstance(solution.status, Status) else solution
+
+
+def _values(x: Any) -> Any:
+    """Numbers of an array, as (nested lists of) Python's."""
+    try:
+        return x.tolist() if hasattr(x, "tolist") else x
+    except TypeError as error:  # a tracer's
+        raise InputError(
+            "`raise_if_failed()` was called inside of a traced function, where the status has no "
+            "value yet; return the solution and call it on what comes out."
+        ) from error
+
+
+def _samples(values: Any, where: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Numbers of nested lists with their indices."""
+    if not isinstance(values, list):
+        yield where, int(values)
+        return
+    for i, x in enumerate(values):
+        yield from _samples(x, (*where, i))
+
+
+def _at(values: Any, where: tuple[int, ...]) -> Any:
+    """The number at an index, or the one for all."""
+    for i in where:
+        values = values[i] if isinstance(values, list) else values
+    return values
+
+
+def _story(t: Any, tries: Any, status: Status) -> str:
+    """When a solve ended, and why."""
+    when = f"At t = {t!r}" if t == t else "At a time that was not looked at (see `t_final`)"
+    return f"{when} after {tries} steps: {status.message}"

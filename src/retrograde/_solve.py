@@ -8,13 +8,12 @@ from typing import Any
 
 from ._adjoints import RecursiveCheckpointAdjoint, find_adjoint
 from ._boundary import opaque
-from ._errors import SolveFailed
 from ._follow import follow, note_steps
 from ._planner import Plan, measured_vjp
 from ._program import Program
 from ._rows import cotangent_leaves
 from ._setup import prepare
-from ._solution import Gradients, Solution, Status, without_times
+from ._solution import Gradients, Solution, Status, check, without_times
 from ._solve_options import Options
 from ._types import Inputs, Tree, Wanted
 
@@ -287,7 +286,4 @@ def _solution(program: Program, inputs: Inputs, leaves: Any, aux: Any, throw: bo
     if status is Status.converged:
         note_steps(program, inputs, n)
     solution = Solution(times, ys, stats, status, t, program.plan)
-    if throw and isinstance(status, Status) and status is not Status.converged:
-        where = bk.concrete(t)
-        raise SolveFailed(f"At t = {where!r} after {tries} steps: {status.message}", solution)
-    return solution
+    return check(solution) if throw else solution

@@ -1,7 +1,7 @@
 """Solves that do not reach t1: an error or a status that tells why and where.
 
-One rule, eager and traced: rows that were reached keep their numbers, the others are nan, states
-and times, and so is every gradient.
+Rows that were reached keep their numbers, the others are nan, states and times, and so is every
+gradient. In eager libraries the row for t1 holds where the solve stopped.
 """
 
 from __future__ import annotations
@@ -79,8 +79,15 @@ def test_an_error_with_the_partial_solution(backend, case):
         assert str(float(solution.t_final))[:5] in str(caught.value)
     assert status.message in str(caught.value)
     assert tuple(solution.ys.shape) == (1, 2)
-    assert np.all(np.isnan(backend.to_numpy(solution.ys)))
-    assert np.all(np.isnan(backend.to_numpy(solution.ts)))
+    ts, ys = backend.to_numpy(solution.ts), backend.to_numpy(solution.ys)
+    if not backend.eager:
+        assert np.all(np.isnan(ys))
+        assert np.all(np.isnan(ts))
+    elif status is not Status.non_finite:
+        assert ts == solution.t_final
+        assert np.all(np.isfinite(ys))
+        if case != "dt_min":
+            np.testing.assert_allclose(ys, np.exp(-ts) * [[1.0, 0.5]], rtol=1e-6)
     if case.startswith("max_steps"):
         assert int(solution.stats["num_steps"]) == keywords["max_steps"]
 
@@ -166,13 +173,16 @@ def test_rows_that_were_not_reached_are_nan(backend, end):
 
     ts, ys, (first, ones), t, found = run(y0, k)
     at = np.asarray([0.0, 0.2, 0.35])
-    np.testing.assert_array_equal(backend.to_numpy(ts), [*at, np.nan, np.nan, np.nan])
+    lost = slice(3, 5 if backend.eager else 6)
+    np.testing.assert_array_equal(backend.to_numpy(ts)[:3], at)
+    assert np.all(np.isnan(backend.to_numpy(ts)[lost]))
     np.testing.assert_allclose(
         backend.to_numpy(ys)[:3], np.exp(-at[:, None]) * [1.0, 0.5], rtol=1e-8
     )
-    assert np.all(np.isnan(backend.to_numpy(ys)[3:]))
+    assert np.all(np.isnan(backend.to_numpy(ys)[lost]))
     np.testing.assert_array_equal(backend.to_numpy(first), backend.to_numpy(ys)[:, 0])
-    np.testing.assert_array_equal(backend.to_numpy(ones), [1, 1, 1, np.nan, np.nan, np.nan])
+    np.testing.assert_array_equal(backend.to_numpy(ones)[:5], [1, 1, 1, np.nan, np.nan])
+    assert np.isnan(backend.to_numpy(ones)[5]) or backend.eager
     assert float(t) == pytest.approx(0.4, abs=0.011)
     assert int(found) == status
 
@@ -209,7 +219,7 @@ def test_gradients_are_nan_by_every_input_and_adjoint(backend, name):
     except rg.UnsupportedByBackend:
         pytest.skip(f"{backend.bk.name} has no such adjoint")
     assert np.all(np.isfinite(g.ys[0]))
-    assert np.all(np.isnan(g.ys[-1]))
+    assert np.all(np.isnan(g.ys[4]))
     for x in (g.y0, g.args, g.t0, g.t1, g.ts):
         assert np.all(np.isnan(x))
 
@@ -221,3 +231,32 @@ def test_tries_within_max_steps_are_enough(backend):
     assert rg.solve(decay, y0, 0.0, 1.0, max_steps=n).status is Status.converged
     with pytest.raises(rg.SolveFailed, match=r"reached `max_steps`; raise it"):
         rg.solve(decay, y0, 0.0, 1.0, max_steps=n - 1)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["field", "one parameter"])
+def test_nan_at_the_start_ends_a_solve_at_once(backend, bad, where):
+    """After one evaluation by the march, and with the reason that it has; inf is as bad as nan."""
+    y0, p, calls = backend.array([1.0, 0.0, 2.0]), backend.array([1.0, bad, 1.0]), []
+
+    def f(t, y, p):
+        calls.append(1)
+        return y * bad if where == "field" else -p * y
+
+    with pytest.raises(rg.SolveFailed, match=r"At t = 0.0 after 0 steps: `f` or the state became"):
+        rg.solve(f, y0, 0.0, 1.0, p)
+    assert len(calls) <= 2 or not backend.eager  # the first one checks the result of f
+    run = backend.compiled(lambda p: attributes(rg.solve(f, y0, 0.0, 1.0, p, throw=False)))
+    ys, status, stats, t = run(p)
+    assert np.all(np.isnan(backend.to_numpy(ys))) or backend.eager
+    assert (int(status), int(stats["num_steps"]), float(t)) == (Status.non_finite, 0, 0.0)
+
+
+def attributes(sol):
+    return sol.ys, sol.status, sol.stats, sol.t_final
+
+
+def test_a_solve_that_has_nothing_to_do_asks_f_for_nothing(backend):
+    """t0 = t1: y0, whatever f says there."""
+    sol = rg.solve(lambda t, y, args: y * np.nan, backend.array([1.0]), 1.0, 1.0)
+    assert backend.to_numpy(sol.ys).tolist() == [[1.0]]

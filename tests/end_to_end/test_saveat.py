@@ -164,3 +164,52 @@ def _as(x):
 
 def _leaves(tree):
     return list(tree.values()) if isinstance(tree, dict) else [tree]
+
+
+ENDING = {
+    "constant": {"dt": 0.07},
+    "adaptive": {"rtol": 1e-5, "atol": 1e-7},
+}
+
+
+@pytest.mark.parametrize("steps", ENDING)
+@pytest.mark.parametrize("solver", ["euler", "heun", "rk4", "bosh3", "dopri5", "tsit5", "dopri8"])
+def test_a_time_at_a_steps_end_has_its_numbers(backend, solver, steps):
+    """Bit for bit those of the state, not the interpolant's; so has every other step's end."""
+    if steps == "adaptive" and solver in ("euler", "rk4"):
+        pytest.skip("no error estimate")
+    y0 = backend.array([1.0, 0.3])
+
+    @backend.compiled
+    def run(y0):
+        def solve(**wish):
+            return rg.solve(
+                lambda t, y, args: -y * (1.0 + t), y0, 0.0, 1.0, solver=solver,
+                saveat=rg.SaveAt(**wish), max_steps=1000, **ENDING[steps],
+            )  # fmt: skip
+
+        return solve(t1=True, ts=[0.3, 1.0]).ys
+
+    rows = backend.to_numpy(run(y0))
+    np.testing.assert_array_equal(rows[1], rows[2])
+    assert abs(rows[0, 0] - np.exp(-0.345)) < 0.05
+
+
+def test_derivatives_at_a_steps_end_are_those_of_the_inside():
+    """By the saved time (f there), by t1 (nothing), in both modes."""
+    jax = pytest.importorskip("jax")
+    jax.config.update("jax_enable_x64", True)
+
+    def last(ts, t1, adjoint):
+        return rg.solve(
+            lambda t, y, args: -y, jax.numpy.ones(()), 0.0, t1, dt=0.05,
+            saveat=rg.SaveAt(ts=ts), adjoint=adjoint,
+        ).ys[-1]  # fmt: skip
+
+    ts, t1 = jax.numpy.asarray([0.5, 1.0]), jax.numpy.asarray(1.0)
+    for take, adjoint in (
+        (jax.grad, "auto"), (jax.jacfwd, "auto"), (jax.grad, "direct"), (jax.jacfwd, "direct"),
+    ):  # fmt: skip
+        by_ts, by_t1 = jax.jit(take(lambda ts, t1, a=adjoint: last(ts, t1, a), (0, 1)))(ts, t1)
+        np.testing.assert_allclose(by_ts, [0.0, -np.exp(-1.0)], rtol=1e-7)
+        np.testing.assert_allclose(by_t1, 0.0, atol=1e-6)

@@ -91,6 +91,30 @@ def test_gradients_of_a_loop_that_was_cut_are_nan(backend):
     assert all(np.isnan(g).all() for g in grads)
 
 
+def test_a_lane_that_was_cut_has_nan_values_and_derivatives():
+    """In every kind and mode, under jit and vmap; the lane that ended has its own."""
+    jax = pytest.importorskip("jax")
+
+    def run(x, kind):
+        def step(c):
+            return c[0] * 1.5, c[1] + c[0], c[2] + 1
+
+        init = (x, 0.0 * x, 0)
+        a, b, n = rg.while_loop(lambda c: c[0] < 100.0, step, init, max_steps=4, kind=kind)
+        return b, (a, n)
+
+    x = jax.numpy.asarray([2.0, 90.0])
+    for kind in ("checkpointed", "bounded", "lax"):
+        both = jax.vmap(lambda x, k=kind: jax.jvp(lambda x: run(x, k), (x,), (1.0,), has_aux=True))
+        b, tangent, (a, n) = jax.jit(both)(x)
+        slope = jax.vmap(jax.grad(lambda x, k=kind: run(x, k)[0]))
+        for found in (tangent, *([] if kind == "lax" else [jax.jit(slope)(x), slope(x)])):
+            np.testing.assert_array_equal(found, [np.nan, 1.0])
+        np.testing.assert_array_equal(a, [np.nan, 135.0])
+        np.testing.assert_array_equal(b, [np.nan, 90.0])
+        np.testing.assert_array_equal(n, [4, 1])
+
+
 def test_nan_in_the_carry_goes_through(backend):
     """A loop computes what its body says; nan is no failure, and ends what compares with it."""
     start = backend.array([1.0, float("nan")])

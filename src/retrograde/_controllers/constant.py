@@ -56,7 +56,18 @@ class StepTo(AbstractController):
     adaptive: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ts", tuple(float(t) for t in self.ts))
+        ts: Any = self.ts
+        try:
+            # of an array at once: under jit, iteration makes tracers of what is known
+            ts = tuple(float(t) for t in (ts.tolist() if hasattr(ts, "tolist") else ts))
+        except (TypeError, RuntimeError) as error:
+            raise InputError(
+                "`controller=StepTo(ts)` takes numbers or a 1-D array whose values are known, but "
+                f"`ts` is {type(ts).__name__}, or holds one, that has none yet (an argument of a "
+                "traced function); close over the times as a NumPy array, or pass constant steps "
+                "and `saveat=rg.SaveAt(ts=...)`, which may be traced."
+            ) from error
+        object.__setattr__(self, "ts", ts)
 
     def check(self, t0: float | None, t1: float | None) -> None:
         ts = self.ts

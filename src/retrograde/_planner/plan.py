@@ -39,9 +39,12 @@ class Candidate:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """How a gradient will be computed, and why.
+
+    Plans are equal where they are followed alike: predictions and readings of memory, which differ
+    from call to call, do not count. So functions that are compiled for one are kept for the other.
 
     Attributes
     ----------
@@ -84,6 +87,16 @@ class Plan:
     limit: int | None = field(repr=False)
     shape: Shape = field(repr=False)
     named: AbstractAdjoint | None = field(repr=False)
+
+    def __eq__(self, other: object) -> bool:
+        return self._followed == other._followed if isinstance(other, Plan) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._followed)
+
+    @property
+    def _followed(self) -> tuple[Any, ...]:
+        return self.adjoint, self.fallback, self.limit
 
     @property
     def unlimited(self) -> bool:

@@ -243,7 +243,7 @@ def _plan_for(
         reason=chosen.reason,
         fallback=fitting,
         limit=None if budget >= UNLIMITED else limit(shape, adjoint, fitting, budget),
-        shape=given,
+        shape=given._replace(compiled=None),  # it holds the problem, whose arrays may be traced
         named=named,
     )
 

@@ -1,0 +1,42 @@
+"""JAX: solutions and plans as pytrees, so that jitted and mapped functions can return them.
+
+A solution's arrays are its children, its plan is static; a plan has no children. They are
+registered when the adapter is loaded, which is before there is one with an array of JAX.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from retrograde import Plan, Solution, Status
+
+__all__ = ["register"]
+
+CHILDREN = ("ts", "ys", "stats", "status", "t_final")
+
+
+def register() -> None:
+    """Let JAX know of them."""
+    tree: Any = jax.tree_util
+    tree.register_pytree_with_keys(Solution, _with_keys, _solution, _children)
+    tree.register_pytree_node(Plan, lambda plan: ((), plan), lambda plan, _: plan)
+
+
+def _children(solution: Solution) -> tuple[tuple[Any, ...], Any]:
+    status = solution.status
+    status = int(status) if isinstance(status, Status) else status  # JAX takes no enumerations
+    children = (solution.ts, solution.ys, solution.stats, status, solution.t_final)
+    return children, solution.plan
+
+
+def _with_keys(solution: Solution) -> tuple[Any, Any]:
+    children, plan = _children(solution)
+    keys = map(jax.tree_util.GetAttrKey, CHILDREN)
+    return tuple(zip(keys, children, strict=True)), plan
+
+
+def _solution(plan: Any, children: Any) -> Solution:
+    *rest, status, t = children
+    return Solution(*rest, Status(status) if type(status) is int else status, t, plan)
