@@ -67,7 +67,7 @@ class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
         return int(bits) // 8 * (2 if self.xp.isdtype(dtype, "complex floating") else 1)
 
     def device_of(self, x: Array) -> Any:
-        return x.device
+        return getattr(x, "device", None)
 
     def concrete(self, x: Any) -> float | None:
         return float(x)

@@ -24,11 +24,16 @@ class Stack:
         if self.leaves is None:
             zeros = self.xp.zeros
             self.leaves = [
-                zeros((self.rows, *x.shape), dtype=x.dtype, device=x.device) for x in leaves
+                zeros((self.rows, *x.shape), dtype=x.dtype, device=_device(x)) for x in leaves
             ]
         for block, x in zip(self.leaves, leaves, strict=True):
             same_row(block[0, ...], x)
             block[i, ...] = x
+
+
+def _device(x: Array) -> Any:
+    """Where an array lives, if its library says."""
+    return getattr(x, "device", None)
 
 
 def same_row(first: Array, x: Array) -> None:
@@ -58,7 +63,7 @@ class IterationHooks:
         return int(math.prod(x.shape)) * int(size) * pair
 
     def row_like(self, x: Array) -> Array:
-        return self.xp.zeros(x.shape[1:], dtype=x.dtype, device=x.device)
+        return self.xp.zeros(x.shape[1:], dtype=x.dtype, device=_device(x))
 
     def row(self, x: Array, i: Any) -> Array:
         return x[i, ...]
@@ -74,7 +79,7 @@ class IterationHooks:
         if stack.leaves is not None:
             return list(stack.leaves)
         zeros, rows = self.xp.zeros, stack.rows
-        return [zeros((rows, *x.shape), dtype=x.dtype, device=x.device) for x in like]
+        return [zeros((rows, *x.shape), dtype=x.dtype, device=_device(x)) for x in like]
 
     def predicate(self, x: Array) -> Any:
         return bool(x)

@@ -12,7 +12,7 @@ import math
 from typing import Any
 
 from ._controllers import AbstractController, ConstantGrid, ConstantSteps, GivenGrid, StepTo
-from ._loops import Slots, Tries, march, march_counted, march_on_host
+from ._loops import Patience, Slots, Tries, march, march_counted, march_on_host
 from ._problem import Problem
 from ._progress import reporter
 from ._rows import Final
@@ -293,7 +293,11 @@ class ForwardLoop:
             t, y, k0, n = select(ok, (t_new, y1, k1, n + 1), (t, y, kept, n))
             return t, h_next, e2, memory, y, k0, n, tries + 1, times, rows
 
+        patience = None if clock.traced else Patience(t1)
+
         def running(s: Any) -> Any:
+            if patience is not None and s[7] == patience.stop:
+                patience.look(s[0], s[1], s[7])
             left = 1 if limit is None else limit - s[7]
             return clock.running(s[0], t1, s[1], floor, left)
 

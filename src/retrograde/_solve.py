@@ -75,7 +75,8 @@ def solve(
         Budget of the gradient: ``"512 MiB"``, bytes, a fraction of the free memory of the device
         below 1; None is half of it.
     max_steps : int or None
-        Bound of the number of tries; None: no bound in eager libraries, 4096 in traced ones.
+        Bound of the number of tries; None: no bound in eager libraries, 4096 in traced ones. A
+        solve that takes long tells the logger ``retrograde`` how far it is.
     per_sample : bool
         Not in this version.
     progress : bool or callable

@@ -12,7 +12,7 @@ from typing import Any
 
 from .._types import Array
 from . import elementwise, shaping
-from .fitting import is_complex
+from .fitting import device_of, is_complex
 from .recording import Recorded, leaf, record, refuse
 
 __all__ = ["COMPOSED", "LIKE"]
@@ -42,7 +42,7 @@ def asarray(
     if isinstance(x, (list, tuple)):
         x = ns.stack([asarray(ns, v) if isinstance(v, (list, tuple)) else v for v in x])
     same = dtype is None or dtype == x.dtype
-    if same and not copy and (device is None or device == x.device):
+    if same and not copy and (device is None or device == device_of(x.value)):
         return x
     return astype(ns, x, x.dtype if dtype is None else dtype, device=device)
 

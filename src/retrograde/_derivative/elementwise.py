@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._types import Array
-from .fitting import conjugates_itself, is_complex
+from .fitting import conjugates_itself, device_of, is_complex
 
 __all__ = ["BINARY", "FROM_INPUT", "FROM_OUTPUT", "UNARY", "clip", "where"]
 
@@ -113,7 +113,7 @@ def pow(xp: Any, x: Array, p: Any) -> tuple[Array, Back, Back]:
         return g * (p * x ** xp.where(p == 0, xp.ones_like(p), p - 1))
 
     def back_p(g: Array) -> Array:
-        base = xp.asarray(x, dtype=out.dtype, device=out.device)
+        base = xp.asarray(x, dtype=out.dtype, device=device_of(out))
         return g * out * xp.log(xp.where(base == 0, xp.ones_like(base), base))
 
     return out, back_x, back_p

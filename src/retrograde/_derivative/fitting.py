@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from .._types import Array
 
-__all__ = ["conjugates_itself", "fit", "is_complex", "unbroadcast"]
+__all__ = ["conjugates_itself", "device_of", "fit", "is_complex", "unbroadcast"]
 
 Rule = TypeVar("Rule", bound=Callable[..., Any])
 _own: set[Any] = set()
@@ -27,6 +27,11 @@ _own: set[Any] = set()
 def is_complex(xp: Any, dtype: Any) -> bool:
     """Whether a dtype is complex."""
     return bool(xp.isdtype(dtype, "complex floating"))
+
+
+def device_of(x: Array) -> Any:
+    """Where an array lives; None where its library has no such thing."""
+    return getattr(x, "device", None)
 
 
 def conjugates_itself(rule: Rule) -> Rule:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from .._types import Array
-from .fitting import conjugates_itself, unbroadcast
+from .fitting import conjugates_itself, device_of, unbroadcast
 
 __all__ = ["JOINING", "SELECTIONS", "SHAPING", "scatter", "selection"]
 
@@ -39,7 +39,7 @@ def _kept(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
 
 def _spread(xp: Any, g: Array, shape: tuple[int, ...], axis: Axis) -> Array:
     """g of a reduction, repeated along the axes it ran over (an array that owns its data)."""
-    zeros = xp.zeros(shape, dtype=g.dtype, device=g.device)
+    zeros = xp.zeros(shape, dtype=g.dtype, device=device_of(g))
     return zeros + xp.reshape(g, _kept(shape, axis))
 
 
@@ -192,15 +192,15 @@ def scatter(xp: Any, g: Array, positions: Array, size: int) -> Array:
     size : int
     """
     g, at = xp.reshape(g, (-1,)), xp.reshape(positions, (-1,))
-    total = xp.zeros((size,), dtype=g.dtype, device=g.device)
+    total = xp.zeros((size,), dtype=g.dtype, device=device_of(g))
     n = at.shape[0]
     if n == 0:
         return total
     order = xp.argsort(at, stable=True)
     at = xp.take(at, order, axis=0)
-    spare = xp.zeros((1,), dtype=g.dtype, device=g.device)
+    spare = xp.zeros((1,), dtype=g.dtype, device=device_of(g))
     g = xp.concat([xp.take(g, order, axis=0), spare], axis=0)
-    cells = xp.arange(size, dtype=at.dtype, device=at.device)
+    cells = xp.arange(size, dtype=at.dtype, device=device_of(at))
     first = xp.searchsorted(at, cells, side="left")
     count = xp.searchsorted(at, cells, side="right") - first
     for k in range(int(xp.max(count))):
@@ -210,7 +210,7 @@ def scatter(xp: Any, g: Array, positions: Array, size: int) -> Array:
 
 def selection(xp: Any, x: Array, pick: Callable[[Array], Array]) -> tuple[Array, Back]:
     """The rule of ``pick(x)`` for a function that only picks elements of x."""
-    shape, device = x.shape, x.device
+    shape, device = x.shape, device_of(x)
     size = math.prod(shape)
 
     def back(g: Array) -> Array:

@@ -15,6 +15,7 @@ from typing import Any
 
 from .._errors import InputError, RetrogradeError, UnsupportedByBackend
 from .._types import Array
+from .fitting import device_of
 from .namespace import namespace_of
 from .recording import Edges, Tape, foreign
 from .variable import Variable
@@ -38,7 +39,7 @@ class Signature:
         self.inputs = [(x.shape, x.dtype) for x in arrays]
         kinds = [_floating(xp, x.dtype) for x in arrays]
         self.floating = [bool(kind) for kind in kinds]
-        self.device = arrays[0].device if arrays else None
+        self.device = device_of(arrays[0]) if arrays else None
         found = [x.dtype for x, kind in zip(arrays, kinds, strict=True) if kind]
         self.dtype = found[0] if found else None
         self.uniform = "complex floating" not in kinds and all(x == self.dtype for x in found)
@@ -196,7 +197,7 @@ class Pullback:
                 if op is None:  # a read x[key]: add into the block, in memory that is ours
                     key, shape = data
                     if i not in owned:
-                        total = xp.zeros(shape, dtype=g.dtype, device=g.device)
+                        total = xp.zeros(shape, dtype=g.dtype, device=device_of(g))
                         if cts[i] is not None:
                             total += cts[i]
                         cts[i] = total

@@ -186,17 +186,18 @@ class _Case:
         """Standard normal numbers in the shape, dtype and device of an array."""
         xp, size = self.xp, math.prod(like.shape)
         drawn = [self.draw.gauss(0.0, 1.0) for _ in range(size)]
-        x = xp.reshape(xp.asarray(drawn, dtype=like.dtype, device=like.device), like.shape)
+        device = self.bk.device_of(like)
+        x = xp.reshape(xp.asarray(drawn, dtype=like.dtype, device=device), like.shape)
         if xp.isdtype(like.dtype, "complex floating"):
             drawn = [self.draw.gauss(0.0, 1.0) for _ in range(size)]
-            imaginary = xp.asarray(drawn, dtype=like.dtype, device=like.device)
+            imaginary = xp.asarray(drawn, dtype=like.dtype, device=device)
             x = x + 1j * xp.reshape(imaginary, like.shape)
         return x
 
     def terms(self, a: Any, b: Array) -> Array:
         """Real parts of conj(a) b, element by element."""
         xp = self.xp
-        a = a if hasattr(a, "dtype") else xp.asarray(a, dtype=b.dtype, device=b.device)
+        a = a if hasattr(a, "dtype") else xp.asarray(a, dtype=b.dtype, device=self.bk.device_of(b))
         product = a * b
         if not xp.isdtype(product.dtype, "complex floating"):
             return product

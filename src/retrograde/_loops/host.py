@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from .._clocks import TINY
 from .forward import Slots, Stored
+from .patience import Patience
 
 __all__ = ["Tries", "march_on_host"]
 
@@ -59,29 +60,36 @@ def march_on_host(
     attempt, adapt, note, collect, t1, floor, least, limit = tries
     buffer = None if slots is None else slots.new_buffer(bk, layout)
     write, nearly = bk.write, 1.0 - TINY
-    while t != t1 and count != limit and abs(h) > floor + least * abs(t):
-        if buffer is not None:
-            buffer = write(buffer, n, y)
-        rest = t1 - t
-        if abs(h) >= abs(rest) * nearly:
-            t_new, step = t1, rest
-        else:
-            t_new = t + h
-            step = t_new - t
-        y1, k1, kept, e2 = attempt(t, step, y, k0)
-        # (t + h) - t may be above h by rounding: then a forced smallest step is still one (T16)
-        if abs(step) < abs(h):
-            h = step
-        ok, h, memory = adapt(e2, h, memory)
-        count += 1
-        if not ok:
-            k0 = kept
-            continue
-        if note is not None:
-            times = note(times, n, t_new, True)
-        if collect is not None:
-            rows = collect(rows, (t, t_new, step, y1), n)
-        t, y, k0 = t_new, y1, k1
-        n += 1
+    patience = Patience(t1)
+    stop = patience.stop if limit is None else min(patience.stop, limit)
+    while True:
+        while t != t1 and count != stop and abs(h) > floor + least * abs(t):
+            if buffer is not None:
+                buffer = write(buffer, n, y)
+            rest = t1 - t
+            if abs(h) >= abs(rest) * nearly:
+                t_new, step = t1, rest
+            else:
+                t_new = t + h
+                step = t_new - t
+            y1, k1, kept, e2 = attempt(t, step, y, k0)
+            # (t + h) - t may be above h by rounding: then a forced smallest step is still one (T16)
+            if abs(step) < abs(h):
+                h = step
+            ok, h, memory = adapt(e2, h, memory)
+            count += 1
+            if not ok:
+                k0 = kept
+                continue
+            if note is not None:
+                times = note(times, n, t_new, True)
+            if collect is not None:
+                rows = collect(rows, (t, t_new, step, y1), n)
+            t, y, k0 = t_new, y1, k1
+            n += 1
+        if t == t1 or count == limit or count != stop:
+            break
+        stop = patience.look(t, h, count)
+        stop = stop if limit is None else min(stop, limit)
     stored = None if buffer is None else Stored(buffer, None)
     return (t, h, e2, memory, y, k0, n, count, times, rows), stored

@@ -1,0 +1,57 @@
+"""A word about an adaptive march that takes long, and what it may take in all.
+
+It bounds nothing: whoever wants a bound passes ``max_steps``. It looks at the clock of the computer
+after 16, 32, 64, ... tries, and after each thousand later on, so that no try costs more for it.
+"""
+
+from __future__ import annotations
+
+import time
+
+__all__ = ["Patience"]
+
+SECONDS, TRIES = 10.0, 100_000
+"""After whichever comes first it says a word, and again whenever ten times as much has passed."""
+
+FIRST, SPACING = 16, 1024
+
+
+class Patience:
+    """Tells the logger ``retrograde`` where a march is that takes long.
+
+    Parameters
+    ----------
+    t1 : float [time]
+        Its end.
+
+    Attributes
+    ----------
+    stop : int
+        The number of tries at which to :meth:`look` next.
+    """
+
+    def __init__(self, t1: float) -> None:
+        self.t1, self.began, self.stop = t1, time.monotonic(), FIRST
+        self.seconds, self.tries = SECONDS, TRIES
+
+    def look(self, t: float, h: float, count: int) -> int:
+        """Say a word if it is time to: the march is at t after so many tries; the next ``stop``."""
+        self.stop = count + min(count, SPACING)
+        passed = time.monotonic() - self.began
+        if passed >= self.seconds or count >= self.tries:
+            while passed >= self.seconds or count >= self.tries:
+                self.seconds, self.tries = 10 * self.seconds, 10 * self.tries
+            self._tell(t, h, count, passed)
+        return self.stop
+
+    def _tell(self, t: float, h: float, count: int, passed: float) -> None:
+        import logging  # a tenth of the time that the package takes to import
+
+        left = abs(self.t1 - t) / abs(h) if h else float("inf")
+        total = (count + left) / count * passed
+        logging.getLogger("retrograde").warning(
+            "A solve is at t = %.6g after %d tries of a step (%.3g s). With steps of %.2g, as now, "
+            "it takes some %.2g more to t1 = %.6g, %.2g s in all. It may be stiff, or tolerances "
+            "may be tighter than needed; `max_steps` bounds the tries.",
+            t, count, passed, abs(h), left, self.t1, total,
+        )  # fmt: skip
