@@ -34,7 +34,7 @@ _SPARSE = "which is sparse; pass `{name}.toarray()`"
 
 
 @functools.lru_cache(maxsize=1024)
-def cure(kind: type) -> str:
+def cure(kind: Any) -> str:
     """What a foreign type is and what to do, with {name} for the argument; '' for others."""
     for base in kind.__mro__:
         root, _, rest = base.__module__.partition(".")
@@ -47,7 +47,7 @@ def cure(kind: type) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def holder(kind: type) -> str:
+def holder(kind: Any) -> str:
     """The cure for a class that holds arrays and that the library's trees don't know; else ''."""
     name = kind.__name__
     if hasattr(kind, "__pydantic_fields__") or hasattr(kind, "model_fields"):
@@ -67,7 +67,7 @@ def holder(kind: type) -> str:
 
 def refuse(name: str, leaf: Any, *, holders: bool = True) -> None:
     """Raise InputError for a leaf of a foreign type, or (``holders``) of one that holds arrays."""
-    kind = type(leaf)
+    kind: Any = type(leaf)
     found = cure(kind)
     if found:
         root = kind.__module__.partition(".")[0]

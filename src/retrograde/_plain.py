@@ -42,7 +42,7 @@ def kind(x: object) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _kind(kind: type) -> str:
+def _kind(kind: Any) -> str:
     if issubclass(kind, bool) or not issubclass(kind, numbers.Complex):
         return ""
     if issubclass(kind, numbers.Integral):

@@ -14,7 +14,7 @@ from typing import Any
 
 from ._errors import InputError
 from ._foreign import refuse
-from ._types import Scalar, State
+from ._types import Scalar, State, Times
 
 __all__ = ["Outputs", "SaveAt"]
 
@@ -42,7 +42,7 @@ class SaveAt:
 
     t0: bool = False
     t1: bool = False
-    ts: Any = None
+    ts: Times | None = None
     steps: bool = False
     fn: Callable[[Any, Any, Any], Any] | None = None
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Generic, NamedTuple, NoReturn
 
 from ._errors import InputError, SolveFailed, UnsupportedByBackend
-from ._types import Array, Tree
+from ._types import Array, Tree, Y
 
 __all__ = ["Gradients", "Solution", "Status", "check", "without_times"]
 
@@ -43,7 +43,7 @@ _MESSAGES = {
 }
 
 
-class Gradients(NamedTuple):
+class Gradients(NamedTuple, Generic[Y]):
     """Cotangents of the inputs of a solve.
 
     Attributes
@@ -59,14 +59,14 @@ class Gradients(NamedTuple):
     Where f takes its time as a plain number, reading ``t0``, ``t1`` or ``ts`` raises.
     """
 
-    y0: Tree
+    y0: Y
     args: Tree
     t0: Array
     t1: Array
     ts: Array | None = None
 
 
-class _Untimed(Gradients):
+class _Untimed(Gradients[Y]):
     """Gradients where f takes its time as a plain number: those of times raise when read."""
 
     def _refuse(self, name: str) -> NoReturn:
@@ -90,15 +90,15 @@ class _Untimed(Gradients):
         self._refuse("ts")
 
 
-def without_times(g: Gradients, why: Exception) -> Gradients:
+def without_times(g: Gradients[Y], why: Exception) -> Gradients[Y]:
     """The same gradients without those of times, which raise when they are read."""
-    found = _Untimed(g.y0, g.args, None, None, None)
+    found: Any = _Untimed(g.y0, g.args, None, None, None)
     vars(found)["why"] = why
     return found
 
 
 @dataclass(frozen=True)
-class Solution:
+class Solution(Generic[Y]):
     """Result of :func:`retrograde.solve`; in JAX a pytree, whose ``plan`` is static.
 
     Attributes
@@ -120,7 +120,7 @@ class Solution:
     """
 
     ts: Array
-    ys: Tree
+    ys: Y
     stats: dict[str, Any]
     status: Any
     t_final: Any

@@ -4,45 +4,94 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
-from ._adjoints import RecursiveCheckpointAdjoint, find_adjoint
+from ._adjoints import AbstractAdjoint, RecursiveCheckpointAdjoint, find_adjoint
 from ._boundary import opaque
+from ._controllers import AbstractController
 from ._follow import follow, note_steps
 from ._planner import Plan, measured_vjp
 from ._program import Program
 from ._rows import cotangent_leaves
+from ._saveat import SaveAt
 from ._setup import prepare
 from ._solution import Gradients, Solution, Status, check, without_times
-from ._solve_options import Options
-from ._types import Inputs, Tree, Wanted
+from ._solve_options import AdjointName, Memory, Options, SolverName
+from ._solvers import AbstractSolver
+from ._types import Inputs, Plain, Time, Times, Tree, VectorFieldFn, Wanted, Y
 
 __all__ = ["plan", "solve", "solve_vjp"]
 
 
+@overload
+def solve(
+    f: VectorFieldFn,
+    y0: Plain,
+    t0: Time,
+    t1: Time,
+    args: Tree = ...,
+    *,
+    solver: SolverName | AbstractSolver = ...,
+    dt: Time | None = ...,
+    rtol: Any = ...,
+    atol: Any = ...,
+    controller: AbstractController | None = ...,
+    saveat: SaveAt | Times | None = ...,
+    event: None = ...,
+    adjoint: AdjointName | AbstractAdjoint | Plan = ...,
+    memory: Memory | None = ...,
+    max_steps: int | None = ...,
+    per_sample: bool = ...,
+    progress: bool | Callable[[float], object] = ...,
+    throw: bool = ...,
+    compile: bool = ...,
+) -> Solution[Any]: ...
+@overload
+def solve(
+    f: VectorFieldFn,
+    y0: Y,
+    t0: Time,
+    t1: Time,
+    args: Tree = ...,
+    *,
+    solver: SolverName | AbstractSolver = ...,
+    dt: Time | None = ...,
+    rtol: Any = ...,
+    atol: Any = ...,
+    controller: AbstractController | None = ...,
+    saveat: SaveAt | Times | None = ...,
+    event: None = ...,
+    adjoint: AdjointName | AbstractAdjoint | Plan = ...,
+    memory: Memory | None = ...,
+    max_steps: int | None = ...,
+    per_sample: bool = ...,
+    progress: bool | Callable[[float], object] = ...,
+    throw: bool = ...,
+    compile: bool = ...,
+) -> Solution[Y]: ...
 @opaque
 def solve(
-    f: Callable[..., Any],
+    f: VectorFieldFn,
     y0: Tree,
-    t0: Any,
-    t1: Any,
+    t0: Time,
+    t1: Time,
     args: Tree = None,
     *,
-    solver: Any = "tsit5",
-    dt: Any = None,
+    solver: SolverName | AbstractSolver = "tsit5",
+    dt: Time | None = None,
     rtol: Any = 1e-4,
     atol: Any = 1e-6,
-    controller: Any = None,
-    saveat: Any = None,
-    event: Any = None,
-    adjoint: Any = "auto",
-    memory: Any = None,
+    controller: AbstractController | None = None,
+    saveat: SaveAt | Times | None = None,
+    event: None = None,
+    adjoint: AdjointName | AbstractAdjoint | Plan = "auto",
+    memory: Memory | None = None,
     max_steps: int | None = None,
     per_sample: bool = False,
-    progress: Any = False,
+    progress: bool | Callable[[float], object] = False,
     throw: bool = True,
     compile: bool = False,
-) -> Solution:
+) -> Solution[Any]:
     """Solve dy/dt = f(t, y, args) from t0 to t1; the library's own gradients go through it.
 
     Parameters
@@ -121,10 +170,7 @@ def solve(
     >>> bool(np.allclose(sol.ys[-1], [0.60653, 1.21306], atol=1e-4))
     True
     """
-    options = Options(
-        solver, dt, rtol, atol, controller, saveat, event, adjoint, memory, max_steps,
-        per_sample, progress, throw, compile,
-    )  # fmt: skip
+    options = Options.of(locals())
     if not isinstance(adjoint, Plan):
         find_adjoint(adjoint)
     loop, inputs = prepare(f, y0, t0, t1, args, options)
@@ -138,10 +184,75 @@ def solve(
     return _solution(program, inputs, leaves, aux, throw)
 
 
+@overload
+def solve_vjp(
+    f: VectorFieldFn,
+    y0: Plain,
+    t0: Time,
+    t1: Time,
+    args: Tree = ...,
+    *,
+    solver: SolverName | AbstractSolver = ...,
+    dt: Time | None = ...,
+    rtol: Any = ...,
+    atol: Any = ...,
+    controller: AbstractController | None = ...,
+    saveat: SaveAt | Times | None = ...,
+    event: None = ...,
+    adjoint: AdjointName | AbstractAdjoint | Plan = ...,
+    memory: Memory | None = ...,
+    max_steps: int | None = ...,
+    per_sample: bool = ...,
+    progress: bool | Callable[[float], object] = ...,
+    throw: bool = ...,
+    compile: bool = ...,
+) -> tuple[Solution[Any], Callable[[Tree], Gradients[Any]]]: ...
+@overload
+def solve_vjp(
+    f: VectorFieldFn,
+    y0: Y,
+    t0: Time,
+    t1: Time,
+    args: Tree = ...,
+    *,
+    solver: SolverName | AbstractSolver = ...,
+    dt: Time | None = ...,
+    rtol: Any = ...,
+    atol: Any = ...,
+    controller: AbstractController | None = ...,
+    saveat: SaveAt | Times | None = ...,
+    event: None = ...,
+    adjoint: AdjointName | AbstractAdjoint | Plan = ...,
+    memory: Memory | None = ...,
+    max_steps: int | None = ...,
+    per_sample: bool = ...,
+    progress: bool | Callable[[float], object] = ...,
+    throw: bool = ...,
+    compile: bool = ...,
+) -> tuple[Solution[Y], Callable[[Tree], Gradients[Y]]]: ...
 @opaque
 def solve_vjp(
-    f: Callable[..., Any], y0: Tree, t0: Any, t1: Any, args: Tree = None, **keywords: Any
-) -> tuple[Solution, Callable[[Tree], Gradients]]:
+    f: VectorFieldFn,
+    y0: Tree,
+    t0: Time,
+    t1: Time,
+    args: Tree = None,
+    *,
+    solver: SolverName | AbstractSolver = "tsit5",
+    dt: Time | None = None,
+    rtol: Any = 1e-4,
+    atol: Any = 1e-6,
+    controller: AbstractController | None = None,
+    saveat: SaveAt | Times | None = None,
+    event: None = None,
+    adjoint: AdjointName | AbstractAdjoint | Plan = "auto",
+    memory: Memory | None = None,
+    max_steps: int | None = None,
+    per_sample: bool = False,
+    progress: bool | Callable[[float], object] = False,
+    throw: bool = True,
+    compile: bool = False,
+) -> tuple[Solution[Any], Callable[[Tree], Gradients[Any]]]:
     """Solve, and a pullback: the gradient on every array library, with autodiff or without.
 
     Takes what :func:`solve` takes. Where the library has no autodiff, the vjp of f comes from
@@ -170,7 +281,7 @@ def solve_vjp(
     >>> bool(np.isclose(g.args, -np.exp(-0.5), rtol=1e-4))
     True
     """
-    options = Options(**_known(keywords))
+    options = Options.of(locals())
     loop, inputs = prepare(f, y0, t0, t1, args, options, native=False)
     bk, problem = loop.bk, loop.problem
     problem.notice = problem.note_untimed  # derivatives by times are there for who reads them
@@ -208,14 +319,27 @@ def solve_vjp(
 
 @opaque
 def plan(
-    f: Callable[..., Any],
+    f: VectorFieldFn,
     y0: Tree,
-    t0: Any,
-    t1: Any,
+    t0: Time,
+    t1: Time,
     args: Tree = None,
     *,
+    solver: SolverName | AbstractSolver = "tsit5",
+    dt: Time | None = None,
+    rtol: Any = 1e-4,
+    atol: Any = 1e-6,
+    controller: AbstractController | None = None,
+    saveat: SaveAt | Times | None = None,
+    event: None = None,
+    adjoint: AdjointName | AbstractAdjoint | Plan = "auto",
+    memory: Memory | None = None,
+    max_steps: int | None = None,
+    per_sample: bool = False,
+    progress: bool | Callable[[float], object] = False,
+    throw: bool = True,
+    compile: bool = False,
     calibrate: bool = False,
-    **keywords: Any,
 ) -> Plan:
     """The plan that ``solve`` with the same arguments would follow.
 
@@ -244,20 +368,15 @@ def plan(
     >>> p.memory <= p.budget == 2048
     True
     """
-    options = Options(**_known(keywords))
+    options = Options.of(locals())
     loop, inputs = prepare(f, y0, t0, t1, args, options)
     vjp = measured_vjp(loop, inputs) if calibrate else None
     return follow(loop, inputs, options, native=True, vjp=vjp, asked=True)
 
 
-def _known(keywords: dict[str, Any]) -> dict[str, Any]:
-    unknown = set(keywords) - set(Options.__dataclass_fields__)
-    if unknown:
-        raise TypeError(f"unexpected keyword {sorted(unknown)[0]!r}; see help(retrograde.solve)")
-    return keywords
-
-
-def _solution(program: Program, inputs: Inputs, leaves: Any, aux: Any, throw: bool) -> Solution:
+def _solution(
+    program: Program, inputs: Inputs, leaves: Any, aux: Any, throw: bool
+) -> Solution[Any]:
     """Wrap; raise where the status is known and bad."""
     loop, stats = program.loop, program.stats
     bk, out, solver = loop.bk, loop.outputs, loop.solver

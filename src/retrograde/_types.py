@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, SupportsFloat, TypeAlias
 
-__all__ = ["Array", "Asked", "Inputs", "Scalar", "State", "Tree", "VectorFieldFn", "Wanted"]
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    Y = TypeVar("Y", default=Any)
+else:  # a default of a type variable is for type checkers before Python 3.13
+    from typing import TypeVar
+
+    Y = TypeVar("Y")
+
+__all__ = [
+    "Array",
+    "Asked",
+    "Inputs",
+    "Numbers",
+    "Plain",
+    "Scalar",
+    "State",
+    "Time",
+    "Times",
+    "Tree",
+    "VectorFieldFn",
+    "Wanted",
+    "Y",
+]
 
 Array: TypeAlias = Any
 """An array of any library."""
@@ -20,6 +43,28 @@ State: TypeAlias = Any
 """What a loop carries for y; opaque to the core (a flat vector, or a tuple of leaves)."""
 
 VectorFieldFn: TypeAlias = Callable[[Any, Any, Any], Any]
+"""``f(t, y, args) -> dy/dt``."""
+
+Numbers: TypeAlias = "complex | Sequence[complex] | Sequence[Sequence[complex]]"
+"""Numbers of Python, alone or in lists."""
+
+Plain: TypeAlias = "Numbers | Sequence[Numbers] | Mapping[str, Numbers]"
+"""A y0 without arrays: what it becomes has another type."""
+
+Time: TypeAlias = SupportsFloat
+"""A time as the user gives it: a number or a 0-d array."""
+
+
+class Shaped(Protocol):
+    """An array of any library, as far as a type checker can tell."""
+
+    @property
+    def shape(self) -> Any:
+        """Its extents."""
+
+
+Times: TypeAlias = "Sequence[float] | Shaped"
+"""Times in a row."""
 
 
 class Inputs(NamedTuple):

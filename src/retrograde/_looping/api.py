@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from .._adjoints import RecursiveCheckpointAdjoint
 from .._boundary import opaque
@@ -12,6 +12,8 @@ from .._types import Tree, Wanted
 from .arguments import scan_arguments, scan_program, while_arguments, while_program
 from .results import cotangents, run, wrapped
 from .schedule import check, choose
+
+Kind: TypeAlias = Literal["checkpointed", "bounded", "lax"]
 
 __all__ = ["loop_vjp", "scan", "while_loop"]
 
@@ -23,9 +25,9 @@ def while_loop(
     init: Tree,
     *,
     max_steps: int | None = None,
-    kind: str = "checkpointed",
+    kind: Kind = "checkpointed",
     checkpoints: int | None = None,
-    memory: Any = None,
+    memory: str | float | None = None,
     throw: bool = True,
 ) -> Tree:
     """``while cond(carry): carry = body(carry)``, with a gradient that fits into memory.
@@ -99,9 +101,9 @@ def scan(
     xs: Tree = None,
     length: int | None = None,
     *,
-    kind: str = "checkpointed",
+    kind: Kind = "checkpointed",
     checkpoints: int | None = None,
-    memory: Any = None,
+    memory: str | float | None = None,
     reverse: bool = False,
 ) -> tuple[Tree, Tree]:
     """``carry, y = body(carry, x)`` over the rows of xs; the ys are stacked.
