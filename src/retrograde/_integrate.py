@@ -113,8 +113,8 @@ class ForwardLoop:
         elif isinstance(controller, StepTo):
             for t, given in ((t0, controller.ts[0]), (t1, controller.ts[-1])):
                 good = clock.both(good, clock.near(t, clock.real(given)))
-        elif getattr(controller, "dt0", None) is not None:
-            good = clock.both(good, (t1 - t0) * clock.real(controller.dt0) >= 0)
+        elif (dt0 := getattr(controller, "dt0", None)) is not None:
+            good = clock.both(good, (t1 - t0) * clock.real(dt0) >= 0)
         if out.inside == "ts":  # a solve to t1 has met all of them
             met = clock.either(rows[0] == out.count, final.status != int(Status.converged))
             good = clock.both(good, met)

@@ -36,7 +36,7 @@ class Like(NamedTuple):
     device: Any
 
 
-def kind(x: object) -> str:
+def kind(x: Any) -> str:
     """'int', 'real' or 'complex' for a number of Python's or NumPy's; '' else, and for bools."""
     return _kind(type(x))
 

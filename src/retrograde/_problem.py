@@ -199,7 +199,7 @@ class Problem:
 
     def guarded(self, field: Callable[..., Any]) -> Callable[..., Any]:
         """A field whose states f can't change; ``fresh`` is the field itself where that differs."""
-        guarded = self.bk.guard(field)
+        guarded: Callable[..., Any] = self.bk.guard(field)
         if guarded is not field:
             guarded.fresh = field  # type: ignore[attr-defined]
         return guarded

@@ -100,9 +100,10 @@ def backend_beside(y0: Any, *others: Any) -> AbstractBackend:
 
 
 def _look_up(x: object) -> AbstractBackend | None:
-    if cure(type(x)):
+    kind: Any = type(x)
+    if cure(kind):
         return None
-    names = [base.__module__.partition(".")[0] for base in type(x).__mro__]
+    names = [base.__module__.partition(".")[0] for base in kind.__mro__]
     for name in names:
         if name in BUILT_IN:
             bk = adapter(name)
