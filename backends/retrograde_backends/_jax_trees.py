@@ -24,19 +24,19 @@ def register() -> None:
     tree.register_pytree_node(Plan, lambda plan: ((), plan), lambda plan, _: plan)
 
 
-def _children(solution: Solution) -> tuple[tuple[Any, ...], Any]:
+def _children(solution: Solution[Any]) -> tuple[tuple[Any, ...], Any]:
     status = solution.status
     status = int(status) if isinstance(status, Status) else status  # JAX takes no enumerations
     children = (solution.ts, solution.ys, solution.stats, status, solution.t_final)
     return children, solution.plan
 
 
-def _with_keys(solution: Solution) -> tuple[Any, Any]:
+def _with_keys(solution: Solution[Any]) -> tuple[Any, Any]:
     children, plan = _children(solution)
     keys = map(jax.tree_util.GetAttrKey, CHILDREN)
     return tuple(zip(keys, children, strict=True)), plan
 
 
-def _solution(plan: Any, children: Any) -> Solution:
-    *rest, status, t = children
-    return Solution(*rest, Status(status) if type(status) is int else status, t, plan)
+def _solution(plan: Any, children: Any) -> Solution[Any]:
+    ts, ys, stats, status, t = children
+    return Solution(ts, ys, stats, Status(status) if type(status) is int else status, t, plan)

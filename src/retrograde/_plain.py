@@ -38,7 +38,8 @@ class Like(NamedTuple):
 
 def kind(x: Any) -> str:
     """'int', 'real' or 'complex' for a number of Python's or NumPy's; '' else, and for bools."""
-    return _kind(type(x))
+    cls: Any = type(x)
+    return _kind(cls)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -78,21 +78,21 @@ class _Untimed(Gradients[Y]):
         ) from vars(self).get("why")
 
     @property
-    def t0(self) -> Array:  # type: ignore[override]
+    def t0(self) -> Array:
         self._refuse("t0")
 
     @property
-    def t1(self) -> Array:  # type: ignore[override]
+    def t1(self) -> Array:
         self._refuse("t1")
 
     @property
-    def ts(self) -> Array | None:  # type: ignore[override]
+    def ts(self) -> Array | None:
         self._refuse("ts")
 
 
 def without_times(g: Gradients[Y], why: Exception) -> Gradients[Y]:
     """The same gradients without those of times, which raise when they are read."""
-    found: Any = _Untimed(g.y0, g.args, None, None, None)
+    found: Gradients[Y] = _Untimed(g.y0, g.args, None, None, None)
     vars(found)["why"] = why
     return found
 
@@ -126,7 +126,7 @@ class Solution(Generic[Y]):
     t_final: Any
     plan: Any = field(default=None, repr=False)
 
-    def raise_if_failed(self) -> Solution:
+    def raise_if_failed(self) -> Solution[Y]:
         """Raise SolveFailed unless the solve (all of a batch) reached t1.
 
         For what comes out of ``jax.jit`` or ``vmap``, where a solve can't raise by itself.
@@ -173,7 +173,7 @@ class Solution(Generic[Y]):
         )
 
 
-def check(solution: Solution) -> Solution:
+def check(solution: Solution[Y]) -> Solution[Y]:
     """The solution of an eager call, unless its status is known and bad."""
     return solution.raise_if_failed() if isinstance(solution.status, Status) else solution
 

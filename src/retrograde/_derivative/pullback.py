@@ -117,7 +117,7 @@ class TapePullback(_Pullback):
         if solves and (known is None or len(known.inputs) != len(arrays)):
             # a solve's arrays are alike, stage for stage
             known = self.signature = self.describe(arrays, xp)
-        return self.tape_vjp(fn, arrays, xp, account=self.account, signature=known)  # type: ignore[no-any-return]
+        return self.tape_vjp(fn, arrays, xp, account=self.account, signature=known)
 
 
 class UserPullback(_Pullback):
