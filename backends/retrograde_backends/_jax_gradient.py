@@ -20,7 +20,7 @@ from retrograde._types import Inputs, Wanted
 
 from ._jax_asked import forward_mode
 from ._jax_kernel import kernel_or_lanes, one_kernel
-from ._jax_linear import LinearMap, linear
+from ._jax_linear import Derivative, LinearMap, linear
 
 __all__ = ["Differentiable", "Tangent", "with_gradient"]
 
@@ -192,21 +192,18 @@ class Tangent(LinearMap):
 
     def _pull_rule(self, primals: Any, tangents: Any) -> Any:
         inputs, _, cotangents = primals
-        moving = [not isinstance(x, SymbolicZero) for x in _flat(tangents[0], tangents[2])]
-        arrays = _flat(inputs, cotangents)
-        structure = jax.tree_util.tree_structure((inputs, cotangents))
+        dots = _flat(tangents[0], tangents[2])
+        moving = [i for i, x in enumerate(dots) if not isinstance(x, SymbolicZero)]
+        arrays, structure = jax.tree_util.tree_flatten((inputs, cotangents))
 
-        def again(*chosen: Any) -> tuple[Any, ...]:
-            rest = iter(chosen)
-            new = [next(rest) if m else x for x, m in zip(arrays, moving, strict=True)]
-            inputs, cts = jax.tree_util.tree_unflatten(structure, new)
+        def again(*arrays: Any) -> tuple[Any, ...]:
+            inputs, cts = jax.tree_util.tree_unflatten(structure, arrays)
             run = self._along(False, inputs)
             return tuple(jax.vjp(run, *self._chosen(inputs))[1](cts))
 
-        dots = _flat(tangents[0], tangents[2])
-        first = [x for x, m in zip(arrays, moving, strict=True) if m]
-        second = [x for x, m in zip(dots, moving, strict=True) if m]
-        return self.pull(*primals), jax.jvp(again, tuple(first), tuple(second))[1]
+        found = self.pull(*primals)
+        second = [dots[i] for i in moving]
+        return found, tuple(linear(Derivative(again, moving), arrays, second, found))
 
     # --- choosing inputs
     def _along(self, forward: bool, inputs: Inputs) -> Any:

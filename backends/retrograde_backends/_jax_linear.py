@@ -9,7 +9,7 @@ before it is asked for: a plain gradient only ever traces the transpose.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from jax.interpreters import ad, batching, mlir
 from ._jax_gate import UNCACHED
 from ._jax_kernel import unmark
 
-__all__ = ["LinearMap", "linear"]
+__all__ = ["Derivative", "LinearMap", "linear"]
 
 
 class LinearMap(ABC):
@@ -42,6 +42,37 @@ class LinearMap(ABC):
         """``transpose`` of a batch as one function of batched arrays, axes first; cotangents of
         tangents without an axis added up. None: it is batched by ``vmap``."""
         return None
+
+
+class Derivative(LinearMap):
+    """Tangents of a function's results, of those of its arguments ``moving``.
+
+    As one linear function it is transposed before it is batched. The jvp of a batched branch
+    can't be transposed afterwards (jax 0.10: JAX stops gradients of what it selects from).
+    """
+
+    def __init__(self, fn: Callable[..., tuple[Any, ...]], moving: Sequence[int]) -> None:
+        self.fn, self.moving = fn, tuple(moving)
+
+    def apply(self, constants: Any, tangents: Any) -> tuple[Any, ...]:
+        run, chosen = self._of_moving(constants)
+        return tuple(jax.jvp(run, chosen, tuple(tangents))[1])
+
+    def again(self, constants: Any, tangents: Any) -> tuple[Any, ...]:
+        return self.apply(constants, tangents)
+
+    def transpose(self, constants: Any, cotangents: Any) -> tuple[Any, ...]:
+        run, chosen = self._of_moving(constants)
+        return jax.vjp(run, *chosen)[1](tuple(cotangents))  # type: ignore[no-any-return]
+
+    def _of_moving(self, constants: Any) -> tuple[Any, tuple[Any, ...]]:
+        def run(*chosen: Any) -> tuple[Any, ...]:
+            arrays = list(constants)
+            for i, x in zip(self.moving, chosen, strict=True):
+                arrays[i] = x
+            return self.fn(*arrays)
+
+        return run, tuple(constants[i] for i in self.moving)
 
 
 class _Batched(LinearMap):
@@ -112,14 +143,10 @@ def _jvp(
         rest = [instantiate(t) for t in tangents[count:]]
         return out, _linear.bind(*primals[:count], *rest, **keywords)
 
-    def again(*chosen: Any) -> tuple[Any, ...]:
-        arrays = list(primals)
-        for i, x in zip(moving, chosen, strict=True):
-            arrays[i] = x
-        return one.again(tuple(arrays[:count]), tuple(arrays[count:]))
+    def again(*arrays: Any) -> tuple[Any, ...]:
+        return one.again(arrays[:count], arrays[count:])
 
-    first = tuple(primals[i] for i in moving)
-    return out, list(jax.jvp(again, first, tuple(tangents[i] for i in moving))[1])
+    return out, linear(Derivative(again, moving), primals, [tangents[i] for i in moving], out)
 
 
 def _batch(
