@@ -18,7 +18,7 @@ from jax.interpreters import mlir
 
 __all__ = [
     "ALLOWED", "CALLS", "COSTLY", "ELEMENTWISE", "JOINING", "SHAPES", "UNCACHED", "costly", "dear",
-    "enabled", "equations_of", "fits", "long", "names", "separate", "small",
+    "enabled", "equations_of", "fits", "long", "names", "programs_in", "separate", "small",
 ]  # fmt: skip
 
 UNCACHED: Any = (
@@ -80,21 +80,26 @@ def fits(jaxpr: Any) -> bool:
     return not jaxpr.effects and all(map(_allowed, equations_of(jaxpr)))
 
 
+def programs_in(eqn: Any) -> Iterator[Any]:
+    """The programs of an equation's calls, loops and branches."""
+    for x in jax.tree_util.tree_leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
+        if _is_jaxpr(x):
+            yield getattr(x, "jaxpr", x)
+
+
 def equations_of(jaxpr: Any) -> Iterator[Any]:
     """All equations, those of loops, branches and calls included."""
     for eqn in jaxpr.eqns:
         yield eqn
-        for x in jax.tree_util.tree_leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
-            if _is_jaxpr(x):
-                yield from equations_of(getattr(x, "jaxpr", x))
+        for program in programs_in(eqn):
+            yield from equations_of(program)
 
 
 def names(eqn: Any) -> set[str]:
     """What an equation does, and what those do that it calls."""
     found = {eqn.primitive.name}
-    for x in jax.tree_util.tree_leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
-        if _is_jaxpr(x):
-            found.update(e.primitive.name for e in equations_of(getattr(x, "jaxpr", x)))
+    for program in programs_in(eqn):
+        found.update(e.primitive.name for e in equations_of(program))
     return found
 
 

@@ -15,10 +15,13 @@ import jax
 import jax.numpy as jnp
 
 from retrograde._errors import InputError, UnsupportedByBackend
+from retrograde._looping.pull import LoopPull, Span
+from retrograde._types import Wanted
 
 from ._jax_gate import fits, small
 from ._jax_lanes import LoopGradient
 from ._jax_loops import read_row, write_row
+from ._jax_reach import doubtful, reached, works
 
 __all__ = ["IterationHooks"]
 
@@ -195,5 +198,35 @@ class IterationHooks:
             return self._compiled(program, ("loop", kind), lambda: program.primal)(inputs)
         return self._compiled(program, "gradient", lambda: LoopGradient(program).solve)(inputs)
 
-    def tracked_leaf(self, x: Any) -> bool:
-        return isinstance(x, jax.core.Tracer) and jnp.issubdtype(x.dtype, jnp.inexact)
+    def tracked_leaves(self, loop: Any, params: Sequence[Any]) -> Sequence[bool]:
+        """Tracers; where something has no derivative, of those that the body has one by."""
+        found = [isinstance(x, jax.core.Tracer) and jnp.issubdtype(x.dtype, jnp.inexact)
+                 for x in params]  # fmt: skip
+        if not doubtful(loop.jaxprs[0]):
+            return found
+
+        def one(k: int) -> bool:
+            wanted = Wanted(tuple(i == k for i in range(len(params))), False, False, False)
+            leaves = loop.initial(params)
+            pull = LoopPull(loop, params, wanted, [leaves[i] for i in loop.floating])
+            fresh = [leaves[i] for i in pull.active] + [loop.single[j] for j in pull.moved]
+
+            def pulled(span: Any, fresh: Any) -> Any:
+                out, part = pull.vjp.linearise(span, fresh)
+                return part(out)
+
+            return works(pulled, Span(loop.state(leaves), [loop.single]), tuple(fresh))
+
+        return [f and one(k) for k, f in enumerate(found)]
+
+    def reached(self, loop: Any, wanted: Sequence[bool]) -> tuple[Sequence[bool], Sequence[bool]]:
+        jaxpr, count = loop.jaxprs[0], len(loop.template)
+        leaves, rows = [False] * count, list(wanted[len(loop.where) : loop.given])
+        for i, w in zip(loop.where, wanted, strict=False):
+            leaves[i] = w
+        while True:
+            found = reached(jaxpr, [*wanted[loop.given : loop.first_cond], *leaves, *rows])
+            new = [a or b for a, b in zip(leaves, found, strict=False)]
+            if new == leaves:
+                return leaves, found[count:]
+            leaves = new

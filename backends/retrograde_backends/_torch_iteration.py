@@ -74,5 +74,33 @@ class IterationHooks:
         refuse_loop_captured(loop)
         return constant(inputs)
 
-    def tracked_leaf(self, x: Any) -> bool:
-        return bool(x.requires_grad)
+    def reached(self, loop: Any, wanted: Sequence[bool]) -> tuple[Sequence[bool], Sequence[bool]]:
+        """By calls of the body on the first carry, where some of its leaves are not wanted."""
+        leaves = [False] * len(loop.template)
+        for i, w in zip(loop.where, wanted, strict=False):
+            leaves[i] = w
+        everything = all(leaves[i] for i in loop.varying)
+        if everything or transformed() or loop.count == 0:
+            return [True] * len(leaves), [True] * len(loop.ys_like or ())
+        asked = wanted[len(loop.where) : loop.given]
+        rows = [_fresh(x[0, ...], w) for x, w in zip(loop.xs_leaves, asked, strict=True)]
+        while True:
+            given = [_fresh(x, w) for x, w in zip(loop.template, leaves, strict=True)]
+            with torch.enable_grad():
+                new, ys = loop.raw(given, rows)
+            found = [a or _moves(x) for a, x in zip(leaves, new, strict=True)]
+            if found == leaves:
+                return leaves, [*map(_moves, ys)]
+            leaves = found
+
+    def tracked_leaves(self, loop: Any, params: Sequence[Any]) -> Sequence[bool]:
+        return [bool(x.requires_grad) for x in params]
+
+
+def _fresh(x: Any, wanted: bool) -> Any:
+    """A tensor of its own, which requires a gradient where it is wanted."""
+    return x.detach().requires_grad_(wanted) if isinstance(x, torch.Tensor) else x
+
+
+def _moves(x: Any) -> bool:
+    return isinstance(x, torch.Tensor) and x.requires_grad

@@ -32,6 +32,7 @@ from ._jax_hooks import LoopHooks
 from ._jax_iteration import IterationHooks
 from ._jax_kernel import apart, lanes
 from ._jax_programs import KeptAccounts, KeptPrograms
+from ._jax_reach import doubtful, works
 from ._jax_shifts import shifted
 from ._jax_stages import JaxLayout, RolledStages
 from ._jax_tapes import TapeHooks
@@ -190,6 +191,7 @@ class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, 
         program = shifted(jaxpr) if problem.layout.size > MOST else jaxpr
 
         run: Callable[..., list[Any]] = partial(jax.core.eval_jaxpr, program)
+        problem.doubtful |= doubtful(jaxpr)
         problem.small = small(jaxpr, problem.layout.size) and (problem.small or not output)
         own = getattr(fn, "vjp", None) is not None
         if problem.small and not output and not own and multiplies(jaxpr):
@@ -217,6 +219,26 @@ class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, 
     def needs_gradient(self, inputs: Any) -> bool:
         leaves = jax.tree_util.tree_leaves(inputs)
         return any(isinstance(x, jax.core.Tracer) for x in leaves)
+
+    def likely(self, loop: Any, inputs: Inputs) -> tuple[bool, ...]:
+        problem, fn = loop.problem, loop.outputs.saveat.fn
+        if not problem.doubtful:
+            return tuple(problem.differentiable)
+        params, t0 = inputs.params, loop.layout.time(loop.clock.real(inputs.t0))
+
+        def one(k: int) -> bool:
+            wanted = Wanted(tuple(i == k for i in range(len(params))), False, False, False)
+            binds = [problem.bind_leaves]
+            binds += [] if fn is None else [partial(problem.bind_output, fn)]
+            vjps = [Pullback(loop.layout, bind, params, wanted) for bind in binds]
+
+            def pulled(t: Any, y: Any) -> Any:
+                found = [vjp.linearise(t, y) for vjp in vjps]
+                return [part(k) for k, part in found]
+
+            return works(pulled, t0, inputs.y0)
+
+        return tuple(d and one(k) for k, d in enumerate(problem.differentiable))
 
     def pullback(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
         return Pullback(layout, bind, params, wanted)

@@ -292,6 +292,12 @@ class TorchBackend(
             return True
         return transformed() or any(map(dual, tensors))  # not `moving`: under no_grad none does
 
+    def likely(self, loop: Any, inputs: Any) -> tuple[bool, ...]:
+        can = loop.problem.differentiable
+        if not self.needs_gradient(inputs):  # a plan made beforehand
+            return tuple(can)
+        return tuple(c and x.requires_grad for c, x in zip(can, inputs.params, strict=True))
+
     def differentiate(self, program: Any, inputs: Any) -> Any:
         look = watch(inputs.params[: program.given], "`f` changed its argument `args`")
         result = self._differentiated(program, inputs)

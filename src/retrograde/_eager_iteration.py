@@ -138,5 +138,5 @@ class IterationHooks:
     def detach_loop(self, loop: Any, inputs: Any) -> Any:
         return inputs
 
-    def tracked_leaf(self, x: Array) -> bool:
-        return False
+    def tracked_leaves(self, loop: Any, params: Sequence[Array]) -> Sequence[bool]:
+        return [False] * len(params)

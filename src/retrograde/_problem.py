@@ -76,6 +76,8 @@ class Problem:
         self.apart = False
         """Whether f and its vjp are better not merged with what is around them (an adapter's); of
         a solver that drops parts, the vjp alone."""
+        self.doubtful = False
+        """Whether f or ``SaveAt.fn`` may hold what has no derivative (an adapter's finding)."""
         self.notes: tuple[Any, ...] = ()
         """What an adapter found f and ``SaveAt.fn`` to be made of; part of :meth:`key`."""
 

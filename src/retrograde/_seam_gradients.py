@@ -39,6 +39,13 @@ class GradientHooks(ABC):
     def needs_gradient(self, inputs: Any) -> bool:
         """Whether the library will ask for a gradient of this solve."""
 
+    def likely(self, loop: Any, inputs: Any) -> tuple[bool, ...]:
+        """Which parameters the library's own gradient may be asked for: what a plan counts on.
+
+        No more than f can be differentiated by, where the others are not asked for.
+        """
+        return tuple(loop.problem.differentiable)
+
     @abstractmethod
     def asked(self, inputs: Any) -> Asked:
         """What can be seen of the derivatives that will be asked for."""

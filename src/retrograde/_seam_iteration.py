@@ -106,5 +106,13 @@ class IterationHooks(ABC):
         """The inputs for ``loop_vjp``: no part of the library's own graph."""
 
     @abstractmethod
-    def tracked_leaf(self, x: Array) -> bool:
-        """Whether a gradient by x may be asked for."""
+    def tracked_leaves(self, loop: Any, params: Sequence[Array]) -> Sequence[bool]:
+        """Of which parameters a gradient may be asked for."""
+
+    def reached(self, loop: Any, wanted: Sequence[bool]) -> tuple[Sequence[bool], Sequence[bool]]:
+        """Which leaves of the carry, and of y, may depend on the wanted parameters.
+
+        The pull of a step differentiates no others: a body may do with them what has no
+        derivative.
+        """
+        return [True] * len(loop.template), [True] * len(loop.ys_like or ())

@@ -119,6 +119,38 @@ def test_jax_vmap_of_derivatives(inner):
         np.testing.assert_allclose(jax.jit(outer)(zs), alone, rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "kind", ["adaptive", "while_loop", pytest.param("direct", marks=pytest.mark.slow)]
+)
+def test_jax_reverse_over_reverse_of_a_batch(kind):
+    """grad of grad of vmap, as vmap of grad of grad, by differences, and once more."""
+    jax = jax_x64()
+    jnp = jax.numpy
+
+    def loop(z):
+        step = lambda c: (c[0] + z[1], c[1] * jnp.sin(z[0] + c[1]))  # noqa: E731
+        return jnp.sum(
+            rg.while_loop(lambda c: c[0] < 3.0, step, (0.0 * z[0], z[0]), max_steps=9)[1]
+        )
+
+    one = (
+        loop
+        if kind == "while_loop"
+        else jax_loss("adaptive", "direct" if "d" == kind[0] else "auto")
+    )
+    zs, v = jnp.asarray([Z, 0.5 * Z]), jnp.asarray([[1.0, -0.5], [0.3, 2.0]])
+    first = jax.grad(lambda zs: jnp.sum(jax.vmap(one)(zs)))
+    second = jax.jit(jax.grad(lambda zs: jnp.vdot(first(zs), v)))
+    found = second(zs)
+    alone = jax.vmap(lambda z, v: jax.grad(lambda z: jnp.vdot(jax.grad(one)(z), v))(z))
+    np.testing.assert_allclose(found, alone(zs, v), rtol=1e-8, atol=1e-10)
+    near = (first(zs + 1e-5 * v) - first(zs - 1e-5 * v)) / 2e-5
+    np.testing.assert_allclose(found, near, rtol=2e-4, atol=1e-6)
+    if kind == "direct":
+        third = jax.grad(lambda zs: jnp.vdot(second(zs), v))(zs)
+        np.testing.assert_allclose(third, -(v**2) * Y0 * np.exp(-zs), rtol=1e-6)
+
+
 def test_jax_a_parameter_of_the_whole_batch():
     """An unbatched tangent of a batched solve: its cotangents add up."""
     jax = jax_x64()

@@ -47,12 +47,17 @@ class LoopPull:
         self.traced = Capability.TRACED in self.bk.capabilities
         count = len(loop.floating)
         self.last = dict(zip(loop.floating, cotangents[:count], strict=True))
-        self.ys = cotangents[count:]
         first = len(loop.where)
         self.moved = tuple(k for k in range(loop.given - first) if wanted.params[first + k])
         """Leaves of xs whose cotangents are wanted."""
+        leaves, rows = self.bk.reached(loop, wanted.params)
+        self.active = tuple(i for i in loop.varying if leaves[i])
+        """Leaves of the carry that depend on what is wanted."""
         like = loop.ys_like or ()
-        self.emitted = tuple(k for k, y in enumerate(like) if self.bk.floating(y))
+        floating = [k for k, y in enumerate(like) if self.bk.floating(y)]
+        self.emitted = tuple(k for k in floating if rows[k])
+        """Leaves of y that do."""
+        self.ys = [ct for k, ct in zip(floating, cotangents[count:], strict=False) if rows[k]]
         self.hoisted = self._constants()
         bind, inner = self._bind, Wanted(self.hoisted, False, False, False)
         layout = Leaves(self.bk, ())
@@ -77,13 +82,13 @@ class LoopPull:
         rows = loop.rows(self.params)
         like = [bk.row_like(rows[k]) for k in self.moved]
         stack = bk.new_stack(loop.count, like) if self.moved else ()
-        return PullCarry(tuple(self.last[i] for i in loop.varying), self.vjp.zero(), stack)
+        return PullCarry(tuple(self.last[i] for i in self.active), self.vjp.zero(), stack)
 
     def finish(self, carry: PullCarry, ok: Any) -> tuple[Array | None, ...]:
         """Cotangents of all parameters; None where none is wanted or there is none."""
         loop, bk = self.loop, self.bk
         out = list(self.vjp.finish(carry.acc))
-        g = dict(zip(loop.varying, carry.g, strict=True))
+        g = dict(zip(self.active, carry.g, strict=True))
         for k, i in enumerate(loop.where):
             if i in loop.still and i in self.last:
                 out[k] = self.last[i] if out[k] is None else self.last[i] + out[k]
@@ -120,11 +125,11 @@ class LoopPull:
 
     def _pull(self, low: Any, count: int, state: Any, carry: PullCarry) -> PullCarry:
         loop, bk = self.loop, self.bk
-        varying = set(loop.varying)
+        active = set(self.active)
         steps = [loop.place(low + k) for k in range(count)]
         data = loop.rows(self.params)
         rows = [[bk.row(x, place) for x in data] for place in steps]
-        leaves = [x for i, x in zip(loop.moving, state, strict=True) if i in varying]
+        leaves = [x for i, x in zip(loop.moving, state, strict=True) if i in active]
         leaves += [row[k] for row in rows for k in self.moved]
         _, pull = self.vjp(Span(state, rows), tuple(leaves))
         cts = [*carry.g]
@@ -139,12 +144,12 @@ class LoopPull:
     def _bind(self, params: Sequence[Array]) -> Any:
         """The steps of a span as a function of what is differentiated."""
         loop, moved, emitted = self.loop, self.moved, self.emitted
+        active = set(self.active)
 
         def field(span: Span, leaves: Sequence[Any]) -> tuple[Any, ...]:
             fresh = iter(leaves)
-            varying = set(loop.varying)
             state: Sequence[Any] = tuple(
-                next(fresh) if i in varying else x
+                next(fresh) if i in active else x
                 for i, x in zip(loop.moving, span.state, strict=True)
             )
             out: list[Any] = []
@@ -155,6 +160,6 @@ class LoopPull:
                 new, ys = loop.step(loop.carry(state, params), x, params)
                 state = loop.state(new)
                 out += [ys[k] for k in emitted]
-            return (*(x for i, x in zip(loop.moving, state, strict=True) if i in varying), *out)
+            return (*(x for i, x in zip(loop.moving, state, strict=True) if i in active), *out)
 
         return field

@@ -25,7 +25,7 @@ def run(
     if kind == "checkpointed" and bk.needs_gradient(inputs):
         asked = bk.asked(inputs)
         if Capability.TRACED in bk.capabilities or not (asked.forward or asked.again):
-            wanted = Wanted(tuple(map(bk.tracked_leaf, inputs.params)), False, False, False)
+            wanted = Wanted(tuple(bk.tracked_leaves(loop, inputs.params)), False, False, False)
             program.adjoint, again = choose(loop, checkpoints, memory, wanted)
             program.fallback = again or program.adjoint
     elif kind == "checkpointed" or (kind == "lax" and _plain(loop)):

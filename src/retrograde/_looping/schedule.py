@@ -97,14 +97,14 @@ def _measured(loop: Loop, wanted: Wanted, budget: int) -> Bytes:
     state = loop.state(leaves)
     pull = LoopPull(loop, loop.params, wanted, [leaves[i] for i in loop.floating])
     pull.vjp.account = True
-    fresh = tuple(leaves[i] for i in loop.varying)
+    fresh = tuple(leaves[i] for i in pull.active)
     fresh += tuple(loop.single[k] for k in pull.moved)
     span = Span(state, [loop.single])
     tape, same = bk.body_tape_bytes(pull.vjp, span, fresh)
     moved = sum(bk.array_bytes(x) for x in fresh)
     hoisted = zip(loop.params, pull.hoisted, strict=True)
     totals = sum(bk.array_bytes(x) for x, wanted in hoisted if wanted)
-    kept = dict(zip(loop.varying, same, strict=False))  # what is handed on is stored once
+    kept = dict(zip(pull.active, same, strict=False))  # what is handed on is stored once
     changing = [x for i, x in zip(loop.moving, state, strict=True) if not kept.get(i)]
     slot = sum(bk.array_bytes(x) for x in changing if bk.is_array(x))
     slot += bk.array_overhead * len(changing)

@@ -58,8 +58,9 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
     """
     bk, layout, solver, problem = loop.bk, loop.layout, loop.solver, loop.problem
     traced, carried = Capability.TRACED in bk.capabilities, loop.carried.nbytes
+    chosen = bk.likely(loop, inputs) if native else problem.differentiable
     tapes = Capability.AUTODIFF not in bk.capabilities  # those have the derivative by t, too
-    wanted = Wanted(problem.differentiable, tapes, False, False)
+    wanted = Wanted(chosen, tapes, False, False)
     vjp = field_pullback(problem, inputs.params, wanted)
     vjp, pulls = _watched(vjp) if isinstance(vjp, TapePullback) else (vjp, [])
     with bk.quiet():
