@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from inspect import signature
 from typing import Any
 
@@ -18,7 +20,8 @@ from jax.interpreters import mlir
 
 __all__ = [
     "ALLOWED", "CALLS", "COSTLY", "ELEMENTWISE", "JOINING", "SHAPES", "UNCACHED", "costly", "dear",
-    "enabled", "equations_of", "fits", "long", "names", "programs_in", "separate", "small",
+    "default_device", "enabled", "equations_of", "fits", "long", "names", "platforms_of",
+    "programs_in", "separate", "small", "value", "working_on",
 ]  # fmt: skip
 
 UNCACHED: Any = (
@@ -127,13 +130,63 @@ def _allowed(eqn: Any) -> bool:
 
 
 def enabled() -> bool:
-    """Whether this JAX can mark calls, the environment lets it, and there is one CPU alone.
+    """Whether this JAX can mark calls, the environment lets it, and one CPU alone does the work.
 
     A program that is no kernel in the end is better off without what kernels ask for: loops of
     stages, carries in pieces, orders found turn by turn.
     """
     wanted = bool(UNCACHED) and os.environ.get("RETROGRADE_KERNEL", "1") != "0"
-    return wanted and jax.default_backend() == "cpu" and jax.device_count() == 1
+    return wanted and platforms_of(_arrays.get()) == ("cpu",)
+
+
+def platforms_of(arrays: Sequence[Any]) -> tuple[str, ...]:
+    """The platform of each device that works on these arrays.
+
+    Where they hide (in the tracers of a ``jit``, or in a mesh), those that JAX would take.
+    """
+    mesh = _mesh()
+    if mesh is not None and not mesh.empty and mesh.size > 1:
+        return ("mesh",) * int(mesh.size)
+    values = [value(x) for x in arrays]
+    known = [x for x in values if x is not None]
+    if not known or len(known) < len(values):
+        return (default_device().platform,)
+    settled = [x for x in known if getattr(x, "committed", True)] or known
+    return tuple(d.platform for d in {d for x in settled for d in x.devices()})
+
+
+def value(x: Any) -> Any:
+    """The array behind an array or a tracer, None where it is not known."""
+    while isinstance(x, jax.core.Tracer):
+        x = getattr(x, "primal", getattr(x, "val", None))
+    return x if isinstance(x, jax.Array) else None
+
+
+def default_device() -> Any:
+    """Where JAX computes if no array says otherwise."""
+    device: Any = jax.config.jax_default_device
+    if device is None:
+        return jax.local_devices()[0]
+    return jax.local_devices(backend=device)[0] if isinstance(device, str) else device
+
+
+def _mesh() -> Any:
+    """The mesh that a program is traced for; JAX before 0.7 has none outside of ``shard_map``."""
+    found: Any = getattr(jax.sharding, "get_abstract_mesh", None)
+    return None if found is None else found()
+
+
+@contextmanager
+def working_on(arrays: Sequence[Any]) -> Iterator[None]:
+    """For a block, programs are judged for the devices that these arrays are on."""
+    token = _arrays.set(tuple(arrays))
+    try:
+        yield
+    finally:
+        _arrays.reset(token)
+
+
+_arrays: ContextVar[tuple[Any, ...]] = ContextVar("arrays", default=())
 
 
 def small(jaxpr: Any, size: int) -> bool:

@@ -18,7 +18,7 @@ from retrograde._errors import InputError, UnsupportedByBackend
 from retrograde._looping.pull import LoopPull, Span
 from retrograde._types import Wanted
 
-from ._jax_gate import fits, small
+from ._jax_gate import fits, small, working_on
 from ._jax_lanes import LoopGradient
 from ._jax_loops import read_row, write_row
 from ._jax_reach import doubtful, reached, works
@@ -99,7 +99,9 @@ class IterationHooks:
         loop.jaxprs = (jaxpr, *loop.jaxprs)
         loop.template_like = [struct(x.shape, x.dtype) for x in loop.template]
         size = sum(math.prod(x.shape) for x in loop.template_like)
-        loop.small = all(small(x, size) for x in loop.jaxprs)
+        with working_on(loop.params):
+            loop.small = all(small(x, size) for x in loop.jaxprs)
+        loop.notes = (*loop.notes, loop.small)
 
     def _trace(self, loop: Any) -> Any:
         count = len(loop.template)

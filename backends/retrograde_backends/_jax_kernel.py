@@ -278,8 +278,14 @@ _ATTRIBUTES = "mhlo.frontend_attributes"
 
 
 def alone(ctx: Any) -> bool:
-    """Whether a program is for one device: a partitioned one may exchange data anywhere."""
-    return tuple(ctx.module_context.platforms) == ("cpu",) and jax.device_count("cpu") == 1
+    """Whether a program is for one CPU alone: a partitioned one may exchange data anywhere."""
+    context = ctx.module_context
+    return tuple(context.platforms) == ("cpu",) and _devices(context.axis_context) == 1
+
+
+def _devices(context: Any) -> int:
+    """Of a program; those of a ``shard_map`` have a mesh."""
+    return int(context.mesh.size if hasattr(context, "mesh") else context.num_devices)
 
 
 def _within(found: Any, shapes: Any) -> bool:

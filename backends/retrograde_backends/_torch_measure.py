@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,11 +66,11 @@ def peak_gradient_bytes(
     forward: Callable[..., Any], gradient: Callable[..., Any], *arguments: Any
 ) -> tuple[int, str]:
     """Peak bytes of ``gradient(*arguments)`` beyond those of ``forward``, and the source."""
-    device = next((x.device for x in arguments if isinstance(x, torch.Tensor)), None)
-    cuda = device is not None and device.type == "cuda"
-    measure = _cuda_peak if cuda else _cpu_peak
+    tensors = [x for x in tree_leaves(arguments) if isinstance(x, torch.Tensor)]
+    device = next((x.device for x in tensors if x.device.type == "cuda"), None)
+    measure = _cpu_peak if device is None else partial(_cuda_peak, device=device)
     peaks = [measure(fn, arguments) for fn in (forward, gradient)]
-    source = "torch.cuda.max_memory_allocated" if cuda else "live storages of PyTorch"
+    source = "live storages of PyTorch" if device is None else "torch.cuda.max_memory_allocated"
     return peaks[1] - peaks[0], source
 
 
@@ -81,14 +82,15 @@ def _cpu_peak(fn: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
     return int(storages.peak)
 
 
-def _cuda_peak(fn: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
+def _cuda_peak(fn: Callable[..., Any], arguments: tuple[Any, ...], device: Any) -> int:
+    """On the device of the arguments, which need not be the current one."""
     fn(*arguments)
     gc.collect()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
     result = fn(*arguments)
-    torch.cuda.synchronize()
-    peak = torch.cuda.max_memory_allocated()
+    torch.cuda.synchronize(device)
+    peak = torch.cuda.max_memory_allocated(device)
     del result
     return int(peak - before)

@@ -26,7 +26,7 @@ from ._jax_asked import AskedHooks, batched, forward_mode
 from ._jax_clock import precision
 from ._jax_columns import Columns, multiplies
 from ._jax_derivative import DirectHooks, Pullback
-from ._jax_gate import MOST, separate, small
+from ._jax_gate import MOST, default_device, separate, small, value, working_on
 from ._jax_gradient import with_gradient
 from ._jax_hooks import LoopHooks
 from ._jax_iteration import IterationHooks
@@ -39,6 +39,9 @@ from ._jax_tapes import TapeHooks
 from ._jax_trees import register
 
 __all__ = ["JaxBackend", "backend"]
+
+ASSUMED = 2**31
+"""Bytes that are free, as is assumed, on a device that can't tell."""
 
 SLOTS = 4
 """Of the gradient that is compiled to see what a step takes beside its slots."""
@@ -192,18 +195,19 @@ class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, 
 
         run: Callable[..., list[Any]] = partial(jax.core.eval_jaxpr, program)
         problem.doubtful |= doubtful(jaxpr)
-        problem.small = small(jaxpr, problem.layout.size) and (problem.small or not output)
         own = getattr(fn, "vjp", None) is not None
-        if problem.small and not output and not own and multiplies(jaxpr):
-            shaped = Columns(jaxpr, before=1 + count)
-            run, problem.prepare = shaped.run, shaped.prepared
-        if not output:
-            # of a call every result is computed, whether it is used or not
-            problem.apart = separate(jaxpr, problem.layout.size)
-            run = apart(run) if problem.apart and not problem.parted else run
-            lone = not batched((leaves, params, consts))
-            problem.notes = (*problem.notes, lone)
-            problem.layout.judge(jaxpr, problem.small, lone)
+        with working_on((*leaves, *params, *consts)):
+            problem.small = small(jaxpr, problem.layout.size) and (problem.small or not output)
+            if problem.small and not output and not own and multiplies(jaxpr):
+                shaped = Columns(jaxpr, before=1 + count)
+                run, problem.prepare = shaped.run, shaped.prepared
+            if not output:
+                # of a call every result is computed, whether it is used or not
+                problem.apart = separate(jaxpr, problem.layout.size)
+                run = apart(run) if problem.apart and not problem.parted else run
+                lone = not batched((leaves, params, consts))
+                problem.layout.judge(jaxpr, problem.small, lone)
+                problem.notes = (*problem.notes, lone, problem.small, problem.apart)
 
         def converted(t: Any, y: Any, args: Any, captured: Any) -> Any:
             arrays = jax.tree_util.tree_leaves(y)
@@ -301,12 +305,22 @@ class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, 
         jax.block_until_ready(x)  # type: ignore[no-untyped-call]
 
     def memory(self, like: Any = None) -> MemoryInfo:
-        device = jax.devices()[0]
-        stats = device.memory_stats() if device.platform != "cpu" else None
-        if not stats or "bytes_limit" not in stats:
-            return super().memory(like)
-        limit = stats["bytes_limit"]
-        return MemoryInfo(limit - stats["bytes_in_use"], limit, f"memory of {device}")
+        """Of the device of ``like`` that has least; of the one that JAX would take where it hides.
+
+        For a device that keeps no account, and is no CPU, some room is assumed, and named as such.
+        """
+        x = value(like)
+        devices = sorted(x.devices(), key=lambda d: d.id) if x is not None else [default_device()]
+        found = [self._free(d) for d in devices if d.platform != "cpu"]
+        return min(found, key=lambda x: x.free, default=super().memory(like))
+
+    def _free(self, device: Any) -> MemoryInfo:
+        stats = device.memory_stats() or {}
+        if "bytes_limit" in stats:
+            limit = stats["bytes_limit"]
+            return MemoryInfo(limit - stats["bytes_in_use"], limit, f"memory of {device}")
+        free = min(ASSUMED, super().memory().free)
+        return MemoryInfo(free, free, f"assumed: {device} keeps no account of its memory")
 
 
 def _arrays(program: Any, inputs: Inputs) -> Inputs:

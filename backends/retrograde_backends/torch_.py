@@ -355,8 +355,9 @@ class TorchBackend(
         return ["cpu", *map("cuda:{}".format, range(torch.cuda.device_count()))]
 
     def synchronize(self, x: Any) -> None:
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            torch.cuda.synchronize()
+        tensors = [t for t in self.flatten(x)[0] if isinstance(t, torch.Tensor)]
+        for device in {t.device for t in tensors if t.device.type == "cuda"}:
+            torch.cuda.synchronize(device)
 
     def memory(self, like: Any = None) -> MemoryInfo:
         if like is None or like.device.type != "cuda":

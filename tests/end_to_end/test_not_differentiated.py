@@ -69,8 +69,9 @@ def test_leaves_of_loops_in_jax(jax, keywords):
         (while_loop, jnp.asarray(0), by_callback),
         (scan, jnp.linspace(0.1, 0.5, 3), by_newton),
     ):
+        sin = by(jax)
 
-        def loss(y: Any, z: Any, loop: Any = loop, data: Any = data, sin: Any = by(jax)) -> Any:
+        def loss(y: Any, z: Any, loop: Any = loop, data: Any = data, sin: Any = sin) -> Any:
             return loop(y, z, data, jnp.cos, sin, **keywords)
 
         hidden = jax.grad(jax.jit(loss))  # what is asked for can't be seen where it is planned
