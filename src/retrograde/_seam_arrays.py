@@ -122,6 +122,10 @@ class ArrayHooks(ABC):
         """Elementwise real pairing of a cotangent a with a tangent b."""
 
     @abstractmethod
+    def product(self, a: Array, b: Array) -> Array:
+        """``a @ b`` in the full precision of the dtype, whatever the library's default is."""
+
+    @abstractmethod
     def zeros_like(self, x: Array) -> Array:
         """An array of zeros, to be added into by :meth:`accumulate`."""
 

@@ -199,7 +199,11 @@ def _pushed(bk: Any, x: Array, column: Sequence[Array]) -> list[Array]:
     xp = bk.xp
     parts = [xp.real(x), xp.imag(x)] if bk.floating(x) == "complex" else [x]
     v = xp.concat([xp.reshape(part, (-1,)) for part in parts])
-    return [xp.tensordot(xp.astype(v, rows.dtype), rows, axes=1) for rows in column]
+    found = []
+    for rows in column:
+        flat = xp.reshape(rows, (rows.shape[0], -1))
+        found.append(xp.reshape(bk.product(xp.astype(v, rows.dtype), flat), rows.shape[1:]))
+    return found
 
 
 def _moved(grid: Any, bk: Any, inputs: Inputs, constant: Inputs) -> Any:

@@ -146,7 +146,7 @@ class _Vectors:
     """Four Gaussian vectors in blocks with random signs (twice where states are complex)."""
 
     def __init__(self, bk: Any, layout: Any) -> None:
-        self.xp, self.block = bk.xp, _block(layout.size)
+        self.bk, self.xp, self.block = bk, bk.xp, _block(layout.size)
         drawn = [_drawn(kind, self.block, _blocks(layout)) for kind in range(_parts(layout))]
         self.rows = [bk.real_array(rows, layout) for rows, _ in drawn]
         self.signs = [bk.real_array(signs, layout) for _, signs in drawn]
@@ -158,12 +158,13 @@ class _Vectors:
         rest = x.shape[0] - count * block
         total: Any = None
         if count:
-            blocks = self.xp.reshape(x[: count * block], (count, block)) @ rows.T
+            parts = self.xp.reshape(x[: count * block], (count, block))
+            blocks = self.bk.product(parts, rows.T)
             total = self.xp.sum(self.signs[kind][first : first + count, :] * blocks, axis=0)
         if rest:
             # leaves shorter than a block take different parts of it
             low = at % (block - rest + 1)
-            part = rows[:, low : low + rest] @ x[count * block :]
+            part = self.bk.product(rows[:, low : low + rest], x[count * block :])
             total = part if total is None else total + part
         return total
 
