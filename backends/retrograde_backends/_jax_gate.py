@@ -18,6 +18,8 @@ from typing import Any
 import jax
 from jax.interpreters import mlir
 
+from ._jax_mesh import layers, mesh_note
+
 __all__ = [
     "ALLOWED", "CALLS", "COSTLY", "ELEMENTWISE", "JOINING", "SHAPES", "UNCACHED", "costly", "dear",
     "default_device", "enabled", "equations_of", "fits", "long", "names", "platforms_of",
@@ -144,8 +146,8 @@ def platforms_of(arrays: Sequence[Any]) -> tuple[str, ...]:
 
     Where they hide (in the tracers of a ``jit``, or in a mesh), those that JAX would take.
     """
-    mesh = _mesh()
-    if mesh is not None and not mesh.empty and mesh.size > 1:
+    mesh = mesh_note()
+    if mesh is not None and mesh.size > 1:
         return ("mesh",) * int(mesh.size)
     values = [value(x) for x in arrays]
     known = [x for x in values if x is not None]
@@ -157,9 +159,8 @@ def platforms_of(arrays: Sequence[Any]) -> tuple[str, ...]:
 
 def value(x: Any) -> Any:
     """The array behind an array or a tracer, None where it is not known."""
-    while isinstance(x, jax.core.Tracer):
-        x = getattr(x, "primal", getattr(x, "val", None))
-    return x if isinstance(x, jax.Array) else None
+    found = [*layers(x)]
+    return None if not found or isinstance(found[-1], jax.core.Tracer) else found[-1]
 
 
 def default_device() -> Any:
@@ -168,12 +169,6 @@ def default_device() -> Any:
     if device is None:
         return jax.local_devices()[0]
     return jax.local_devices(backend=device)[0] if isinstance(device, str) else device
-
-
-def _mesh() -> Any:
-    """The mesh that a program is traced for; JAX before 0.7 has none outside of ``shard_map``."""
-    found: Any = getattr(jax.sharding, "get_abstract_mesh", None)
-    return None if found is None else found()
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from retrograde._types import Wanted
 from ._jax_gate import fits, small, working_on
 from ._jax_lanes import LoopGradient
 from ._jax_loops import read_row, write_row
+from ._jax_mesh import mesh_note, refuse_typed
 from ._jax_reach import doubtful, reached, works
 
 __all__ = ["IterationHooks"]
@@ -75,6 +76,7 @@ class IterationHooks:
     # --- tracing
     def capture_loop(self, loop: Any) -> None:
         """Trace body and cond once, or twice where a plain number must become another dtype."""
+        refuse_typed(loop.params)
         closed, shapes = self._trace(loop)
         promoted = False
         for i, (a, b) in enumerate(zip(loop.template, shapes[0], strict=True)):
@@ -94,8 +96,10 @@ class IterationHooks:
             return out[:count], out[count:]
 
         test, noticed = self._condition(loop)
-        loop.hoisted(call, [jnp.asarray(x) for x in closed.consts], test, noticed)
-        loop.notes = (*loop.notes, str(jaxpr))
+        consts = [jnp.asarray(x) for x in closed.consts]
+        refuse_typed((*consts, *noticed))
+        loop.hoisted(call, consts, test, noticed)
+        loop.notes = (*loop.notes, str(jaxpr), mesh_note())
         loop.jaxprs = (jaxpr, *loop.jaxprs)
         loop.template_like = [struct(x.shape, x.dtype) for x in loop.template]
         size = sum(math.prod(x.shape) for x in loop.template_like)

@@ -31,6 +31,7 @@ from ._jax_gradient import with_gradient
 from ._jax_hooks import LoopHooks
 from ._jax_iteration import IterationHooks
 from ._jax_kernel import apart, lanes
+from ._jax_mesh import mesh_note, refuse_typed
 from ._jax_programs import KeptAccounts, KeptPrograms
 from ._jax_reach import doubtful, works
 from ._jax_shifts import shifted
@@ -190,11 +191,12 @@ class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, 
             k = fn(t, problem.tree(arrays[:count]), problem.arguments(arrays[count:]))
             return k if output else problem.taken(k)
 
+        refuse_typed((*leaves, *params))
         time = problem.layout.time(t0)
         closed, shapes = jax.make_jaxpr(flat, return_shape=True)(time, *leaves, *params)
         consts = [jnp.asarray(x) for x in closed.consts]
         jaxpr, treedef = closed.jaxpr, jax.tree_util.tree_structure(shapes)
-
+        refuse_typed(consts)
         program = shifted(jaxpr) if problem.layout.size > MOST else jaxpr
 
         run: Callable[..., list[Any]] = partial(jax.core.eval_jaxpr, program)
@@ -221,7 +223,7 @@ class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, 
         traced = [isinstance(x, jax.core.Tracer) and bool(self.floating(x)) for x in consts]
         problem.add_captured(converted, consts, traced, output=output)
         # a kept program must not outlive a change of what fn closes over: numbers stand in here
-        problem.notes = (*problem.notes, str(jaxpr))
+        problem.notes = (*problem.notes, str(jaxpr), mesh_note())
         return shapes
 
     def needs_gradient(self, inputs: Any) -> bool:

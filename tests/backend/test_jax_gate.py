@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,17 @@ gate: Any = pytest.importorskip("retrograde_backends._jax_gate")
 
 
 def test_no_program_is_written_for_kernels_that_will_not_be(monkeypatch):
+    """One CPU by the arrays, or where they say nothing the default device."""
     monkeypatch.setenv("RETROGRADE_KERNEL", "1")
-    for platform, devices in (("cpu", 1), ("cpu", 2), ("gpu", 1)):
-        monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
-        monkeypatch.setattr(jax, "device_count", lambda *_, devices=devices: devices)
-        assert gate.enabled() == (bool(gate.UNCACHED) and (platform, devices) == ("cpu", 1))
+    here = jnp.ones(2)
+    for platform in ("cpu", "gpu"):
+        device = SimpleNamespace(platform=platform)
+        monkeypatch.setattr(gate, "default_device", lambda device=device: device)
+        assert gate.enabled() == (bool(gate.UNCACHED) and platform == "cpu")
+        with gate.working_on([here]):
+            assert gate.enabled() == bool(gate.UNCACHED)
+        found = jax.make_jaxpr(lambda x: x * (gate.platforms_of([x, here]) == ("cpu",)))(here)
+        assert bool(found.consts or found.jaxpr.eqns[0].invars[1].val) == (platform == "cpu")
 
 
 def test_the_gate_reads_loops_and_branches():
