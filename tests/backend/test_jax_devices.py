@@ -1,4 +1,4 @@
-"""JAX on several devices, which XLA makes of one CPU: what runs where, by the arrays' own devices."""
+"""JAX on several devices, made of one CPU: what runs where, by the devices of the arrays."""
 
 from __future__ import annotations
 
