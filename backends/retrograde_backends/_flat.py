@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from retrograde._spaces import Scale, combination_rows
+from retrograde._spaces import Scale, combination_rows, placed
 
 from ._flat_order import Order
 from ._flat_step import fused_attempt
@@ -33,6 +33,8 @@ SMALL_RTOL = 1e-15
 
 class FlatLayout:
     """States as flat vectors; leaves are views into them."""
+
+    origin: Any = None
 
     def __init__(self, bk: Any, like: Sequence[Any]) -> None:
         self.bk = bk
@@ -105,6 +107,9 @@ class FlatLayout:
     def time(self, t: float) -> Any:
         return self.bk.scalar_array(t, self)
 
+    def at(self, origin: float) -> Any:
+        return placed(self, origin)
+
     def axpy(self, y: Any, h: float, k: Any) -> Any:
         return y + h * k
 
@@ -172,6 +177,7 @@ class FlatStages:
         self.s = s = tableau.stages
         total = tableau.inside
         self.c, self.late = tableau.c, tableau.late
+        self.stamp = bk.timer(layout)
         self.store = layout.store
         like = (layout.size, layout.dtype, layout.device)
         # One block, with that of the error norm behind the stages. Freed once before it is used:
@@ -246,14 +252,14 @@ class FlatStages:
         return (rows[1],)  # a copy: f may reuse the array that it returned
 
     def evaluate(self, field: Any, low: int, high: int) -> None:
-        t, h, layout, scalar = self.t, self.h, self.layout, self.bk.scalar_array
+        t, h, stamp = self.t, self.h, self.stamp
         field = getattr(field, "fresh", field)  # what products give is nobody's afterwards
-        if layout.plain:
+        if self.layout.plain:
             for c, product, row in self.plan[low:high]:
-                row[...] = field(scalar(t + c * h, layout), product())[0]
+                row[...] = field(stamp(t + c * h), product())[0]
             return
         for c, product, row in self.plan[low:high]:
-            self.store(row, field(scalar(t + c * h, layout), product()))
+            self.store(row, field(stamp(t + c * h), product()))
 
     def time(self, i: int) -> Any:
         return self.layout.time(self.t + self.c[i] * self.h)

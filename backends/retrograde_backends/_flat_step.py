@@ -18,14 +18,14 @@ FEW = 8
 
 def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, float]] | None:
     """``(t, h, y, k0) -> (y1, k1, kept, error2)``, or None where states have many leaves."""
-    found, layout, bk = bare_call(space, field), space.layout, space.bk
+    found = bare_call(space, field)
     if found is None:
         return None
     call, args = found
     first, second, last = space.rows[0], space.rows[1], space.rows[space.s]
     plan, store, kept, end = space.plan[1:-1], space.store, (second,), space.c[space.s - 1]
     table, scaled, scale = space.table, space.scaled, space.scale_into
-    time, norm, total, owned = bk.timer(layout), space.square, space.total, bk.owned
+    time, norm, total, owned = space.stamp, space.square, space.total, space.bk.owned
 
     ended = None
 

@@ -86,7 +86,7 @@ class Tapes:
     def table(self, n: int) -> tuple[Any, ...]:
         """Room for the rows of so many steps; the first stage of all is there."""
         loop = self.loop
-        start = layout_time(loop, self.inputs.t0), self.inputs.y0
+        start = layout_time(loop, self.inputs.clocked[0]), self.inputs.y0
         first = self.tape.linearise(*start)[1]
         rows = self.tape.rows(n * self.inner + 1)
         return tuple(write_row(x, 0, v) for x, v in zip(rows, first, strict=True))

@@ -8,10 +8,12 @@ six). Longer ones, and other shapes, are sums. The error estimate is formed outs
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
+from retrograde._eager_direct import DirectHooks as EagerDirectHooks
 from retrograde._eager_direct import DirectLayout, DirectStages
 from retrograde._errors import InputError
 from retrograde._spaces import Scale, joint
@@ -26,11 +28,11 @@ SHORT = 64
 """Vectors of at most this many elements are summed as products."""
 
 
-class DirectHooks:
+class DirectHooks(EagerDirectHooks):
     """What DirectAdjoint is given."""
 
-    def direct_layout(self, layout: Any) -> Any:
-        return TorchDirectLayout(self, layout.unpack(layout.zeros()), spread=layout.spread)
+    def direct_kind(self, layout: Any) -> Any:
+        return partial(TorchDirectLayout, spread=layout.spread)
 
     def direct_stages(self, layout: Any, tableau: Any, scale: Any) -> Any:
         # forward mode, torch.func and DTensors have rules for fewer operations

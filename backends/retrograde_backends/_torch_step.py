@@ -59,9 +59,10 @@ class HostProduct:
         return torch.from_numpy(self.dot())
 
 
-def stamper(kind: Any) -> Callable[[float], Any]:
-    """``t -> 0-d array``."""
-    return np.asarray if kind is np.float64 else partial(np.asarray, dtype=kind)
+def stamper(kind: Any, origin: float | None = None) -> Callable[[float], Any]:
+    """``t -> 0-d array``, of a time of the clock that counts from the origin."""
+    stamp = np.asarray if kind is np.float64 else partial(np.asarray, dtype=kind)
+    return stamp if origin is None else lambda t: stamp(origin + t)
 
 
 def timer(dtype: Any, device: Any) -> Callable[[Any], Any]:
@@ -116,6 +117,7 @@ class HostStep:
     def fused(self, space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, float]] | None:
         """``(t, h, y, k0) -> (y1, k1, kept, error2)``, or None where states have many leaves."""
         found, norm, increment = bare_call(space, field), self.norm, space.increment_on_host
+        layout = space.layout
         if found is None or increment is None or space.late:
             return fused_attempt(space, field)
         call, args = found
@@ -125,7 +127,7 @@ class HostStep:
         plan = list(zip(space.c[1:-1], dots, puts[:-1], strict=True))
         table, scaled, multiply = shared(space.table), shared(space.scaled), np.multiply
         put_last, store, kept = puts[-1], space.store, (rows[1],)
-        share, stamp = torch.from_numpy, stamper(SHARED[space.layout.real_dtype])
+        share, stamp = torch.from_numpy, stamper(SHARED[layout.real_dtype], layout.origin)
         counted = not torch.is_inference_mode_enabled()
         ended = known = array = None
 

@@ -26,15 +26,15 @@ class _Clock:
     """Start and size of a step as one tensor: written in place, for no call costs less."""
 
     def __init__(self, layout: Any) -> None:
-        self.device = layout.device
+        self.device, self.origin = layout.device, layout.origin or 0.0
         self.values = array("d", (0.0, 0.0))
         self.tensor = torch.frombuffer(self.values, dtype=torch.float64)
 
     def __call__(self, t: Any, h: Any) -> Any:
         if torch.is_grad_enabled():  # a graph keeps it, and the times may have a history
-            pair = [torch.as_tensor(x, dtype=torch.float64) for x in (t, h)]
+            pair = [torch.as_tensor(x, dtype=torch.float64) for x in (self.origin + t, h)]
             return torch.stack(pair).to(self.device)
-        self.values[0], self.values[1] = t, h
+        self.values[0], self.values[1] = self.origin + t, h
         return self.tensor.to(self.device)
 
 

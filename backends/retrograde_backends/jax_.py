@@ -333,8 +333,10 @@ def _arrays(program: Any, inputs: Inputs) -> Inputs:
     """Times as arrays: inputs of a compiled program."""
     if inputs.t0 is None:  # a loop has none
         return inputs
-    time = program.loop.layout.time
-    return inputs._replace(t0=time(inputs.t0), t1=time(inputs.t1))
+    time, relative = program.loop.layout.time, inputs.relative
+    if relative:  # constants of the gradient
+        relative = jax.lax.stop_gradient((*map(time, relative[:2]), relative[2]))
+    return inputs._replace(t0=time(inputs.t0), t1=time(inputs.t1), relative=relative)
 
 
 backend = JaxBackend()

@@ -198,6 +198,9 @@ class TorchBackend(
     def dot(self, row: Any, rows: Any) -> Any:
         return torch.mv(rows.T, row)
 
+    def timer(self, layout: Any) -> Any:
+        return layout.time
+
     def scale_into(self, table: Any, h: float, out: Any) -> None:
         torch.mul(table, h, out=out)
 

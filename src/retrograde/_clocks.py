@@ -4,8 +4,9 @@ A host clock computes with Python floats (eager libraries), a traced clock with 
 clock of rows, one time for each sample of a batch, fits the same methods; the loops never
 look inside. Controllers are written in a clock's arithmetic, so each is written once.
 
-Times only ever move by ``land``: a step's size is always ``t_new - t``, so that a sweep that
-knows the recorded times alone takes bitwise the same steps (T16: (t + h) - t is not h).
+A clock counts from t0 (``_relative``). Times only ever move by ``land``: a step's size is always
+``t_new - t``, so that a sweep that knows the recorded times alone takes bitwise the same steps
+(T16: (t + h) - t is not h).
 """
 
 from __future__ import annotations
@@ -23,16 +24,25 @@ TINY = 1e-12
 _SLACK = 1e-9
 """A remainder of less than this part of a constant step is rounding, not a step."""
 
+_ROUNDED = 0.01
+"""The same where t0 is so large that its rounding tells in a step."""
+
 
 def step_count(t0: float, t1: float, dt: float) -> int:
     """Number of steps of size dt from t0 to t1, the last one shortened.
+
+    What is left of the span by the rounding of t0 and t1 is no step either: the last one is then
+    longer by as much.
 
     Examples
     --------
     >>> step_count(0.0, 1.0, 0.1), step_count(0.0, 1.0, 0.3), step_count(1.0, 1.0, 0.1)
     (10, 4, 0)
+    >>> step_count(2.46e6, 2.46e6 + 1e-4, 1e-6)
+    100
     """
-    return max(0, math.ceil((t1 - t0) / dt * (1 - 4e-16) - _SLACK))
+    rounded = min(2.0**-52 * abs(t0 / dt), _ROUNDED)
+    return max(0, math.ceil((t1 - t0) / dt * (1 - 4e-16) - _SLACK - rounded))
 
 
 class HostClock:

@@ -16,9 +16,14 @@ class DirectHooks:
 
     xp: Any
 
+    def direct_kind(self, layout: Any) -> Any:
+        """What makes layouts that autodiff follows."""
+        return DirectLayout
+
     def direct_layout(self, layout: Any) -> Any:
-        layout_of: Any = DirectLayout
-        return layout_of(self, layout.unpack(layout.zeros()))
+        layout_of: Any = self.direct_kind(layout)
+        made = layout_of(self, layout.unpack(layout.zeros()))
+        return made if layout.origin is None else made.at(layout.origin)
 
     def direct_stages(self, layout: Any, tableau: Any, scale: Any) -> Any:
         return DirectStages(layout, tableau, scale)

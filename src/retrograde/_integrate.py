@@ -8,6 +8,7 @@ never import this module.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -60,6 +61,8 @@ class ForwardLoop:
         self.carried = solver.carried(self.bk, problem.layout)
         self.bind = problem.bind
         self.clock = self.bk.clock(problem.layout)
+        self.shifted = False
+        """Whether the clock counts from a t0 that is not known to be 0."""
         self.rows_in_steps = False
         """Whether rows at t0 belong to the first step, so that they move with their times."""
         self.times_checked = True
@@ -71,6 +74,23 @@ class ForwardLoop:
     def adaptive(self) -> bool:
         """Whether steps can be rejected."""
         return self.controller.adaptive
+
+    def placed(self, inputs: Inputs) -> ForwardLoop:
+        """The same loop, where f and ``SaveAt.fn`` are given t0 + t of a time t of the clock."""
+        if not self.shifted:
+            return self
+        twin = copy.copy(self)
+        origin = self.clock.real(self.bk.stop_gradient(inputs.t0))
+        twin.layout = self.problem.layout.at(origin)
+        twin.carried = self.solver.carried(self.bk, twin.layout)
+        return twin
+
+    def told(self, inputs: Inputs, t: Any) -> Any:
+        """A time (or times, where they are traced) of the clock as the user counts it."""
+        if not inputs.relative:
+            return t
+        clock, end = self.clock, self.clock.real(inputs.clocked[1])
+        return clock.where(t == end, clock.real(inputs.t1), clock.real(inputs.t0) + t)
 
     def state(self, carried: State) -> State:
         """y, of what the solver carries from step to step (``carried`` is its layout)."""
@@ -105,14 +125,15 @@ class ForwardLoop:
     def _judged(self, inputs: Inputs, final: Final) -> Final:
         """The end of a march, or that of one that was not begun where its times are bad."""
         clock, controller, out = self.clock, self.controller, self.outputs
-        t0, t1 = clock.real(inputs.t0), clock.real(inputs.t1)
-        good, rows = clock.in_order(t0, inputs.ts if out.inside == "ts" else (), t1), final.inside
+        t0, t1 = (clock.real(t) for t in inputs.clocked[:2])
+        ts, rows = inputs.clocked[2] if out.inside == "ts" else (), final.inside
+        good = clock.in_order(t0, ts, t1)
         if isinstance(controller, ConstantSteps):
             dt = clock.real(inputs.settings[0] if inputs.settings else controller.dt)
             good = clock.both(good, clock.either((t1 - t0) * dt > 0, t0 == t1))
         elif isinstance(controller, StepTo):
-            for t, given in ((t0, controller.ts[0]), (t1, controller.ts[-1])):
-                good = clock.both(good, clock.near(t, clock.real(given)))
+            for t, given in ((inputs.t0, controller.ts[0]), (inputs.t1, controller.ts[-1])):
+                good = clock.both(good, clock.near(clock.real(t), clock.real(given)))
         elif (dt0 := getattr(controller, "dt0", None)) is not None:
             good = clock.both(good, (t1 - t0) * clock.real(dt0) >= 0)
         if out.inside == "ts":  # a solve to t1 has met all of them
@@ -126,7 +147,8 @@ class ForwardLoop:
     def _with_progress(self, inputs: Inputs, slots: Slots | None, **settings: Any) -> Final:
         """The same march, reported once; replays are not."""
         report, close = reporter(self.progress)
-        self.progress, start, span = False, float(inputs.t0), float(inputs.t1) - float(inputs.t0)
+        start, end = (float(t) for t in inputs.clocked[:2])
+        self.progress, span = False, end - start
         self.watch = lambda t: report((t - start) / span if span else 1.0)
         try:
             final = self.march(inputs, slots, **settings)
@@ -140,12 +162,14 @@ class ForwardLoop:
         """Start and size of every accepted step."""
         clock = self.clock
         if isinstance(self.controller, ConstantSteps):
-            t0, t1 = clock.real(inputs.t0), clock.real(inputs.t1)
+            t0, t1 = (clock.real(t) for t in inputs.clocked[:2])
             dt = clock.real(inputs.settings[0] if inputs.settings else self.controller.dt)
             whole = clock.steps(t0, t1, dt) if self.count is None else self.count
             return ConstantGrid(clock, (t0, t1), dt, whole, self._bounded(whole))
         if isinstance(self.controller, StepTo):
             times, whole = self.controller.ts, len(self.controller.ts) - 1
+            if self.shifted:
+                times = [t - times[0] for t in times]
             times = self.bk.time_sequence(times, self.layout)
             return GivenGrid(self.bk, times, whole, self._bounded(whole), shifts=False)
         assert final is not None
@@ -170,13 +194,14 @@ class ForwardLoop:
         carry = out.start(self.solver.extra)
         if out.inside != "ts":
             return carry
-        t0, t1 = self.clock.real(inputs.t0), self.clock.real(inputs.t1)
+        t0, t1 = (self.clock.real(t) for t in inputs.clocked[:2])
+        ts = inputs.clocked[2]
         row = out.emitter(self.problem, self.layout, inputs.params)(t0, inputs.y0)
         last = out.count - 1 if out.count else 0
 
         def at_start(s: Any) -> Any:
             i = bk.pick(s[0] < out.count, s[0], last)
-            here = self.clock.both(s[0] < out.count, bk.look(inputs.ts, i) == t0)
+            here = self.clock.both(s[0] < out.count, bk.look(ts, i) == t0)
             return self.clock.both(here, t0 == t1) if self.rows_in_steps else here
 
         written = lambda s: (s[0] + 1, bk.write(s[1], s[0], row), *s[2:])  # noqa: E731
@@ -188,7 +213,7 @@ class ForwardLoop:
         field = self.bind(inputs.params)
         make = getattr(guard, "forward_sweep", None) or self.solver.forward_sweep
         sweep = make(bk, self.layout, field)
-        emit = out.emitter(self.problem, self.layout, inputs.params)
+        emit, ts = out.emitter(self.problem, self.layout, inputs.params), inputs.clocked[2]
 
         def plain(i: Any, s: Any) -> Any:
             t, h = grid.step(i)
@@ -200,7 +225,7 @@ class ForwardLoop:
             y1, k1, _ = sweep.attempt(t, h, y, k0)
             # an eager march that fails is looked at once more; nan and inf last
             ok = self.carried.finite(y1) if clock.traced else clock.yes
-            rows = out.collect(rows, ok, inputs.ts, (t, grid.end(i), h, y1), i, sweep, emit)
+            rows = out.collect(rows, ok, ts, (t, grid.end(i), h, y1), i, sweep, emit)
             return y1, k1, rows, bk.pick(ok, i + 1, reached)
 
         def watched(i: Any, s: Any) -> Any:
@@ -208,7 +233,7 @@ class ForwardLoop:
             return step(i, s)
 
         step = saving if out.inside else plain
-        t0 = clock.real(inputs.t0)
+        t0 = clock.real(inputs.clocked[0])
         y0 = sweep.start(t0, inputs.y0)
         start: tuple[Any, ...] = (y0,)
         if out.inside:
@@ -219,7 +244,7 @@ class ForwardLoop:
             taken = guard.on_grid(taken)
         n, first = grid.count, lambda s: s[0]
         s, stored = march_counted(bk, n, start, taken, first, slots, self.carried)
-        y, t = s[0], clock.real(inputs.t1)
+        y, t = s[0], clock.real(inputs.clocked[1])
         inside = s[2] if out.inside else inside
         noted = s[-1] if guard is not None else None
         finite, last = self.carried.finite(y), n
@@ -229,7 +254,7 @@ class ForwardLoop:
             last = bk.pick(finite, n, s[3]) if out.inside else n
         elif not finite:
             y, n = self._last_finite(y0, grid, sweep)
-            last, inside = n, out.reached(inside, inputs.ts, grid, n)
+            last, inside = n, out.reached(inside, ts, grid, n)
         t = clock.where(last == grid.whole, t, grid.end(last - 1))
         if clock.traced and not out.inside:  # no step was looked at: it is not known
             t = clock.where(finite, t, math.nan)
@@ -257,7 +282,7 @@ class ForwardLoop:
         scale = self.tolerances(inputs)
         make = getattr(guard, "forward_sweep", None) or self.solver.forward_sweep
         sweep = make(bk, layout, field, scale)
-        t0, t1 = clock.real(inputs.t0), clock.real(inputs.t1)
+        t0, t1 = (clock.real(t) for t in inputs.clocked[:2])
         order = self.solver.error_order
         controller: Any = self.controller
         k0: Any = tuple(1.0 * k for k in field(layout.time(t0), inputs.y0))  # f may reuse them
@@ -275,7 +300,7 @@ class ForwardLoop:
         k0 = k0 if self.solver.keeps_slope else None
         attempt, land, select = sweep.judged(), clock.land, clock.select
         adapt, floor, limit = controller.adapter(clock, order), controller.floor, self.max_steps
-        emit, ts = out.emitter(self.problem, self.layout, inputs.params), inputs.ts
+        emit, ts = out.emitter(self.problem, self.layout, inputs.params), inputs.clocked[2]
         collect: Any = out.collect if out.inside else None
 
         def body(s: Any) -> Any:

@@ -49,6 +49,7 @@ class Program:
             _static(loop.controller),
             loop.max_steps,
             loop.count,
+            loop.shifted,
             (saveat.t0, saveat.t1, saveat.ts is not None, saveat.steps, saveat.fn),
             loop.outputs.count,
             loop.times_checked,
@@ -73,11 +74,11 @@ class Program:
         """Output leaves by operations that autodiff follows; ``forward``: in forward mode alone."""
         check_followed(self.loop)
         adjoint = ForwardMode() if forward else DirectAdjoint()
-        return lambda inputs: tuple(adjoint.primal(self.loop, inputs)[0])
+        return lambda inputs: tuple(adjoint.primal(self.loop.placed(inputs), inputs)[0])
 
     def primal(self, inputs: Inputs) -> tuple[Any, Any]:
         """(output leaves, what else the solve tells)."""
-        leaves, final = self.adjoint.primal(self.loop, inputs)
+        leaves, final = self.adjoint.primal(self.loop.placed(inputs), inputs)
         return leaves, self._aux(inputs, final)
 
     def forward(self, inputs: Inputs, wanted: Wanted | None = None) -> tuple[Any, Any, Any]:
@@ -87,7 +88,9 @@ class Program:
 
     def reverse(self, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted) -> Inputs:
         """Cotangents of the inputs."""
-        return self.adjoint.reverse(self._marched, inputs, residuals, cotangents, wanted)
+        return self.adjoint.reverse(
+            self._marched.placed(inputs), inputs, residuals, cotangents, wanted
+        )
 
     def _forward_within_limits(self, inputs: Inputs, wanted: Wanted | None) -> tuple[Any, Any, Any]:
         """Begun again by a plan for more steps where the solve outgrows its plan.
@@ -100,7 +103,8 @@ class Program:
             if limit is not None:
                 self._marched = copy.copy(self.loop)
                 self._marched.max_steps = limit
-            leaves, final, residuals = self.adjoint.forward_for(self._marched, inputs, wanted)
+            loop = self._marched.placed(inputs)
+            leaves, final, residuals = self.adjoint.forward_for(loop, inputs, wanted)
             if self.plan is None or limit is None or final.status != int(Status.max_steps):
                 return leaves, final, residuals
             del leaves, final, residuals
@@ -113,10 +117,10 @@ class Program:
             self.stats[name] = self.loop.bk.number(value)
 
     def _aux(self, inputs: Inputs, final: Any) -> tuple[Any, ...]:
-        times = output_times(self.loop, inputs, final)
+        times, t = output_times(self.loop, inputs, final), self.loop.told(inputs, final.t)
         inside = final.inside[2] if len(final.inside) > 2 else 0
         n = final.inside[0] if self.loop.outputs.inside == "steps" else final.n
-        return times, n, final.tries, final.status, final.t, inside
+        return times, n, final.tries, final.status, t, inside
 
 
 def _static(controller: Any) -> Any:

@@ -55,7 +55,7 @@ def output_leaves(loop: Any, inputs: Inputs, final: Any) -> tuple[Array, ...]:
     emit = out.emitter(loop.problem, loop.layout, inputs.params)
     parts = []
     if out.saveat.t0:
-        parts.append(out.layout.stack([emit(loop.clock.real(inputs.t0), inputs.y0)]))
+        parts.append(out.layout.stack([emit(loop.clock.real(inputs.clocked[0]), inputs.y0)]))
     if out.inside:
         n, fill = loop.rows_inside(final), _fill(loop, final)
         parts.append(bk.rows(out.layout, final.inside[1], n, final.inside[0], fill))
@@ -82,10 +82,16 @@ def output_times(loop: Any, inputs: Inputs, final: Any) -> Array:
     elif out.inside:
         n = loop.rows_inside(final)
         times = final.times if loop.adaptive else bk.grid_times(loop.grid(inputs), n)
-        arrays.append(array(bk.accepted_times(times, n, final.inside[0], _fill(loop, final))))
+        times = bk.accepted_times(times, n, final.inside[0], _fill(loop, final))
+        if loop.clock.traced or not inputs.relative:
+            times = loop.told(inputs, times)
+        else:
+            times = [loop.told(inputs, t) for t in times]
+        arrays.append(array(times))
     if out.saveat.final:
         ok = final.status == int(Status.converged)
-        arrays.append(array([clock.where(ok, final.t, math.nan) if clock.traced else final.t]))
+        t = loop.told(inputs, final.t)
+        arrays.append(array([clock.where(ok, t, math.nan) if clock.traced else t]))
     return arrays[0] if len(arrays) == 1 else bk.xp.concat(arrays, axis=0)
 
 

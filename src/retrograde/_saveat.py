@@ -28,7 +28,8 @@ class SaveAt:
     t0, t1 : bool
         The initial and the final state. With nothing else asked for, t1 is returned.
     ts : sequence of float or array, shape (k,) [time] or None
-        Times between t0 and t1, in the order in which the solve meets them.
+        Times between t0 and t1, in the order in which the solve meets them. One that rounding has
+        carried a few units in the last place beyond an end is that end.
     steps : bool
         Every accepted step's end.
     fn : callable or None
@@ -68,8 +69,8 @@ class SaveAt:
                 raise InputError(f"`saveat.ts[{i}]` is {t!r}; pass finite times.")
             if (t - t0) * sign < 0 or (t1 - t) * sign < 0:
                 raise InputError(
-                    f"`saveat.ts[{i}]` is {t!r}, outside of t0 = {t0!r} to t1 = {t1!r}; drop it "
-                    "or extend the solve."
+                    f"`saveat.ts[{i}]` is {t!r}, outside of t0 = {t0!r} to t1 = {t1!r}; drop it, "
+                    "or extend the solve (`t1=ts[-1]`)."
                 )
             if (t - before) * sign < 0:
                 raise InputError(

@@ -17,6 +17,7 @@ from ._integrate import ForwardLoop
 from ._plain import kind, like, parameters, state
 from ._problem import Problem
 from ._registry import backend_beside, backend_for
+from ._relative import clamped, relative_times, resolution, spacing
 from ._saveat import Outputs, SaveAt
 from ._solvers import AbstractSolver, find_solver
 from ._types import Inputs, Tree
@@ -26,6 +27,9 @@ __all__ = ["TRACED_MAX_STEPS", "prepare"]
 
 TRACED_MAX_STEPS = 4096
 """Bound of the number of tries where a loop is traced and the user gives none."""
+
+MOST_COUNTED = 2**31 - 1
+"""Steps that the counters of compiled loops can tell."""
 
 
 def prepare(
@@ -78,7 +82,7 @@ def _prepared(
     controller.check(start, end)
     _check_solver(solver, controller)
     solver.check(problem)
-    _check_precision(problem, controller)
+    _check_precision(problem)
     if bk.concrete(problem.layout.finite(problem.y0)) == 0:
         raise InputError("`y0` holds nan or inf; every element must be finite.")
     problem.parted = solver.parted
@@ -88,18 +92,20 @@ def _prepared(
             f"`progress` is set, but a solve on {bk.name} is one compiled program that reports "
             "nothing on the way; leave it out."
         )
-    count = _count(bk, controller, start, end)
+    count = _count(problem, controller, start, end)
     max_steps = _max_steps(bk, options.max_steps, count)
-    ts, checked = _saved_times(bk, problem, saveat, start, end)
+    ts, values = _saved_times(bk, problem, saveat, (t0, t1), (start, end))
     outputs = _outputs(bk, problem, saveat, t0 if start is None else start, ts, count, max_steps)
     settings = _settings(problem, controller)
     made: Any = solver
     if options.compile:
         made = bk.compiled(problem, solver, dense=saveat.ts is not None)
     loop = ForwardLoop(problem, made, controller, outputs, max_steps, count)
+    given, known = (t0, t1, ts), (start, end, values)
     fixed = controller.adaptive or isinstance(controller, StepTo) or count is not None
-    loop.times_checked = checked and fixed
-    return loop, Inputs(problem.y0, problem.params, t0, t1, ts, settings)
+    loop.times_checked = fixed and None not in known
+    relative, loop.shifted = relative_times(problem, controller, given, known)
+    return loop, Inputs(problem.y0, problem.params, *given, settings, relative=relative)
 
 
 def _saveat(saveat: Any) -> SaveAt:
@@ -154,11 +160,13 @@ def _controller(options: Any) -> AbstractController:
     return PIDController(rtol=options.rtol, atol=options.atol)
 
 
-def _check_precision(problem: Problem, controller: AbstractController) -> None:
-    if controller.adaptive and problem.bk.itemsize(problem.layout.real_dtype) < 4:
+def _check_precision(problem: Problem) -> None:
+    """Three digits are not enough for the sum of a state and a small change of it."""
+    if problem.bk.itemsize(problem.layout.real_dtype) < 4:
         raise InputError(
-            f"`y0` has dtype {problem.layout.dtype}, too coarse for adaptive steps; convert it to "
-            "float32, or pass `dt=` for constant steps."
+            f"`y0` has dtype {problem.layout.dtype}, too coarse for the sums of a solve, which "
+            "would round its steps away; convert it to float32, and compute in "
+            f"{problem.layout.dtype} inside of `f` if that is what you want."
         )
 
 
@@ -180,31 +188,53 @@ def _max_steps(bk: Any, max_steps: Any, count: int | None) -> int | None:
 
 
 def _count(
-    bk: Any, controller: AbstractController, start: float | None, end: float | None
+    problem: Problem, controller: AbstractController, start: float | None, end: float | None
 ) -> int | None:
     """Number of steps where the host knows it."""
+    bk = problem.bk
     if isinstance(controller, StepTo):
         return len(controller.ts) - 1
     if isinstance(controller, ConstantSteps) and start is not None and end is not None:
         dt = bk.concrete(controller.dt)
         if dt is not None:
             ConstantSteps(dt).check(start, end)
+            _check_size(problem, dt, end - start)
             return step_count(start, end, dt)
     return None
 
 
+def _check_size(problem: Problem, dt: float, span: float) -> None:
+    """Raise InputError for steps so small that sums round them away, or that nothing counts."""
+    layout, traced = problem.layout, Capability.TRACED in problem.bk.capabilities
+    least = spacing(problem.bk.itemsize(layout.real_dtype)) / 2 * abs(span)
+    if abs(dt) <= least:
+        raise InputError(
+            f"`dt` = {dt!r}: t + dt == t in {layout.dtype} at the end of a span of {abs(span):g}; "
+            f"pass a `dt` above {least:.1g}."
+        )
+    if traced and abs(span / dt) >= MOST_COUNTED:
+        raise InputError(
+            f"`dt` = {dt!r} makes {abs(span / dt):.3g} steps, and a compiled loop counts to "
+            f"{MOST_COUNTED}; pass a larger `dt`, or solve in parts."
+        )
+
+
 def _saved_times(
-    bk: Any, problem: Problem, saveat: SaveAt, start: float | None, end: float | None
-) -> tuple[Any, bool]:
-    """Saved times as the loops take them, and whether all times are known and good."""
-    ends = start is not None and end is not None
+    bk: Any,
+    problem: Problem,
+    saveat: SaveAt,
+    ends: tuple[Any, Any],
+    known: tuple[float | None, float | None],
+) -> tuple[Any, list[float] | None]:
+    """Saved times as the loops take them, and their values; None where they are traced."""
     if saveat.ts is None:
-        return (), ends
-    ts = saveat.ts
+        return (), []
+    ts, (start, end) = saveat.ts, known
     values = bk.concrete_times(ts)
     if values is not None and start is not None and end is not None:
+        values = clamped(values, start, end, resolution(bk, (ts, *ends)))
         saveat.check_times(values, start, end)
-    return bk.time_sequence(ts, problem.layout), ends and values is not None
+    return bk.time_sequence(ts, problem.layout), values
 
 
 def _outputs(

@@ -97,7 +97,9 @@ def solve(
     Parameters
     ----------
     f : callable
-        ``f(t, y, args) -> dy/dt`` with the tree, shapes and dtype of y; t is a 0-d array. A
+        ``f(t, y, args) -> dy/dt`` with the tree, shapes and dtype of y. t is a 0-d array of y's
+        real dtype: t0 and the time passed since then, added and rounded to it (in float32 a t of
+        1e6 has a resolution of 0.06; the steps themselves are exact there, see Notes). A
         ``torch.nn.Module``'s parameters, and tensors or tracers that f closes over, get
         gradients. It must not change y and args in place: NumPy's arrays are read-only in it.
     y0 : array or tree of arrays
@@ -156,6 +158,10 @@ def solve(
     Notes
     -----
     Gradients are those of the discrete solve, with the accepted step sizes as constants.
+
+    Time is counted from t0: a solve from t0 takes the steps of the same solve from 0, whatever the
+    size of t0. Differences of t0, t1 and ``SaveAt.ts`` are taken in float64 where they are
+    numbers, and in their own dtype where they are traced arrays.
 
     A time or a threshold that f reads only in comparisons, as ``stop`` in
     ``where(t < stop, rate, 0)``, has the gradient 0: no library sees the jump move. Split the solve

@@ -11,6 +11,7 @@ ODEs I, eq. II.1.8). Adjoint spaces: ``_spaces_adjoint``.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,7 +20,15 @@ from ._parts import ListParts
 from ._spaces_adjoint import ListAdjoint, known_zero
 from ._types import Array, Scalar, State
 
-__all__ = ["ListAdjoint", "ListLayout", "ListStages", "Scale", "combination_rows", "joint"]
+__all__ = [
+    "ListAdjoint",
+    "ListLayout",
+    "ListStages",
+    "Scale",
+    "combination_rows",
+    "joint",
+    "placed",
+]
 
 
 class Scale:
@@ -56,6 +65,13 @@ def joint(fine: Scalar, coarse: Scalar, where: Callable[..., Any]) -> Scalar:
     return fine * (fine / where(total > 0, total, 1.0))  # both may vanish
 
 
+def placed(layout: Any, origin: Scalar) -> Any:
+    """A layout whose ``time`` adds the origin; where there is none, nothing is added."""
+    twin, time = copy.copy(layout), layout.time
+    twin.origin, twin.time = origin, lambda t: time(origin + t)
+    return twin
+
+
 class ListLayout(ListParts):
     """States as tuples of leaves, each in its user's shape.
 
@@ -68,6 +84,9 @@ class ListLayout(ListParts):
 
     plain = False
     """Whether a state is the user's one array itself."""
+
+    origin: Any = None
+    """The time that the clock counts from, where it is not 0."""
 
     def __init__(self, bk: Any, like: Sequence[Array]) -> None:
         self.bk = bk
@@ -91,6 +110,10 @@ class ListLayout(ListParts):
     def time(self, t: Scalar) -> Array:
         """A time as the 0-d array that a vector field is given."""
         return self.bk.scalar_array(t, self)
+
+    def at(self, origin: Scalar) -> Any:
+        """The same layout, where times of the clock count from ``origin``."""
+        return placed(self, origin)
 
     def axpy(self, y: State, h: Scalar, k: State) -> State:
         """``y + h * k``."""

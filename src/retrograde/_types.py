@@ -75,6 +75,7 @@ class Inputs(NamedTuple):
     ``settings`` are constants of the gradient that come as arrays (perhaps traced): the size of
     constant steps, or the two tolerances in state form; empty where they are numbers. Where an
     ``Inputs`` holds cotangents, ``told`` is what the reverse sweep tells of itself (statistics).
+    ``relative`` are the times as the clock counts them, where they differ (``_relative``).
     """
 
     y0: State
@@ -84,6 +85,12 @@ class Inputs(NamedTuple):
     ts: Any
     settings: tuple[Any, ...] = ()
     told: Any = None
+    relative: tuple[Any, ...] = ()
+
+    @property
+    def clocked(self) -> tuple[Scalar, Scalar, Any]:
+        """Start, end and saved times as the clock counts them: from t0, unless that is 0."""
+        return self.relative or (self.t0, self.t1, self.ts)  # type: ignore[return-value]
 
 
 class Asked(NamedTuple):

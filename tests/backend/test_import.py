@@ -23,7 +23,7 @@ FLOORS = {
     1: "_seam _eager backend _registry",
     2: "_boundary _problem _saveat _solution _derivative",
     3: "_solvers _controllers _loops _rows",
-    4: "_integrate _adjoints",
+    4: "_integrate _adjoints _relative",
     5: "_planner",
     6: "_setup _program _follow _solve _looping measure",
     7: "__init__ __main__ _cli _compare _demo _info data",

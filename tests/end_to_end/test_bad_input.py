@@ -274,8 +274,39 @@ def _astype(y, dtype):
     )
 
 
-def test_half_precision_is_refused_for_adaptive_steps_only(reference):
-    y0 = np.ones(2, np.float16)
-    with pytest.raises(rg.InputError, match=r"`y0` has dtype float16, too coarse .* convert"):
-        rg.solve(lambda t, y, args: -y, y0, 0.0, 1.0)
-    assert rg.solve(lambda t, y, args: -y, y0, 0.0, 1.0, dt=0.125).ys.dtype == np.float16
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_refused(backend, dtype):
+    """Its sums would lose the steps: y' = -y with dt = 0.001 gave 1.0 in bfloat16."""
+    if not hasattr(backend.xp, dtype):
+        pytest.skip(f"{backend.bk.name} has no {dtype}")
+    y0 = backend.array([1.0, 2.0], dtype)
+    for keywords in ({}, {"dt": 0.001}, {"controller": rg.StepTo((0.0, 0.5, 1.0))}):
+        with pytest.raises(rg.InputError, match=rf"`y0` has dtype \S*{dtype}, too coarse .* conv"):
+            backend.compiled(lambda y: rg.solve(decay, y, 0.0, 1.0, **keywords).ys)(y0)  # noqa: B023
+
+    def f(t, y, args):  # what to do in its place
+        return -_astype(_astype(y, dtype), "float32")
+
+    sol = rg.solve(f, backend.array([1.0, 2.0], "float32"), 0.0, 1.0, dt=0.001)
+    backend.assert_close(sol.ys, np.exp(-1.0, dtype="float32") * np.float32([[1, 2]]), rtol=1e-2)
+
+
+@pytest.mark.parametrize("call", [rg.solve, rg.solve_vjp, rg.plan])
+@pytest.mark.parametrize(("dtype", "dt"), [("float64", 1e-300), ("float32", 1e-9)])
+def test_a_dt_that_is_nothing_beside_the_span(backend, call, dtype, dt):
+    y0 = backend.array([1.0], dtype)
+    for span in ((0.0, 1.0), (5.0, 4.0)):
+        signed = dt * (span[1] - span[0])
+        with pytest.raises(rg.InputError, match=rf"`dt` = {signed}: t \+ dt == t .* pass a `dt`"):
+            call(decay, y0, *span, dt=signed)
+
+
+def test_more_steps_than_a_compiled_loop_counts(backend):
+    if backend.eager:
+        pytest.skip("Python counts them")
+    with pytest.raises(rg.InputError, match=r"`dt` = 1e-10 makes 1e\+10 steps, .* larger `dt`"):
+        rg.solve(decay, backend.array([1.0]), 0.0, 1.0, dt=1e-10)
+
+
+def decay(t, y, args):
+    return -y

@@ -149,7 +149,7 @@ class _Walk:
         self.grid = self._grid()
         self.given = not loop.adaptive and not self.grid.shifts
         self.single = not loop.adaptive and (self.given or self.inside == "steps")
-        self.t0, self.t1 = self.clock.real(inputs.t0), self.clock.real(inputs.t1)
+        self.t0, self.t1 = (self.clock.real(t) for t in inputs.clocked[:2])
         if self.given:  # traced t0 and t1 may round elsewhere
             self.t0, self.t1 = self.grid.step(0)[0], self.grid.end(self.grid.whole - 1)
         self.twin = self._twin()
@@ -250,7 +250,7 @@ class _Walk:
         """Time of the row before ``row``."""
         j = self.bk.pick(row > 0, row - 1, 0)
         if self.inside == "ts":
-            return self.bk.look(self.inputs.ts, j)
+            return self.bk.look(self.inputs.clocked[2], j)
         return self.grid.end(j)
 
     def _rows_here(self, c: _Carry) -> _Carry:

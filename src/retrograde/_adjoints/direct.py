@@ -109,7 +109,7 @@ def _recorded(loop: Any, inputs: Inputs, limit: int | None) -> tuple[tuple[Array
     problem = loop.problem
     twin.bind = lambda params: problem.guarded(problem.bind_leaves(params))
     out = loop.outputs
-    rows = twin.layout if out.layout is loop.layout else bk.direct_layout(out.layout)
+    rows = twin.layout if out.layout is loop.problem.layout else bk.direct_layout(out.layout)
     twin.outputs = Outputs(bk, out.saveat, rows, out.count)
     settings = inputs.settings
     if loop.adaptive:
@@ -135,20 +135,23 @@ class _Again:
         # zeros that carry the derivatives of t0 and t1
         self.t0 = inputs.t0 - constant.t0
         self.t1 = inputs.t1 - constant.t1
+        self.start, self.end = inputs.t0, inputs.t1
+        if inputs.relative:
+            self.start, self.end = inputs.relative[0] + self.t0, inputs.relative[1] + self.t1
 
     def rows(self) -> tuple[Array, ...]:
         """All output rows."""
-        out, bk, inputs = self.loop.outputs, self.bk, self.inputs
-        start = self._sweep().start(inputs.t0, self.leaves)
+        out, bk = self.loop.outputs, self.bk
+        start = self._sweep().start(self.start, self.leaves)
         final, states = bk.scan_states(self.final.n, self.loop.max_steps, self._advance, start)
-        parts = [[self._emit(inputs.t0, self.leaves)]] if out.saveat.t0 else []
+        parts = [[self._emit(self.start, self.leaves)]] if out.saveat.t0 else []
         blocks = [_stack(bk, part) for part in parts]
         if out.inside == "ts":
             blocks.append(bk.map_rows(lambda j: self._at(j, states), out.count))
         elif out.inside:
             blocks.append(self._step_rows(states, final))
         if out.saveat.final:
-            blocks.append(_stack(bk, [self._emit(inputs.t1, self._state(final))]))
+            blocks.append(_stack(bk, [self._emit(self.end, self._state(final))]))
         if len(blocks) == 1:
             return blocks[0]
         return tuple(bk.xp.concat(leaves, axis=0) for leaves in zip(*blocks, strict=True))
@@ -183,6 +186,8 @@ class _Again:
         """The row of saved time j: its step once more, then the interpolant."""
         bk = self.bk
         at = bk.look(self.inputs.ts, j)
+        if self.inputs.relative:
+            at = bk.look(self.inputs.relative[2], j) + (at - bk.stop_gradient(at))
         i = bk.step_of(self.grid, self.final.n, bk.stop_gradient(at))
         t, h = self._step(i)
         sweep = self._sweep()

@@ -58,9 +58,13 @@ class ForwardMode(AbstractAdjoint):
         constant = bk.stop_gradient(inputs)
         twin.grid = lambda i, final=None: _moved(loop.grid(i, final), bk, inputs, constant)
         twin.rows_in_steps = True
-        final = twin.march(inputs)
+        moving = inputs
+        if inputs.relative:  # zeros that carry the derivatives
+            times = zip(inputs.relative, inputs[2:5], constant[2:5], strict=True)
+            moving = inputs._replace(relative=tuple(_carrying(*three) for three in times))
+        final = twin.march(moving)
         final = final._replace(y=_slope_without_steps(loop, inputs, constant, final))
-        leaves = output_leaves(twin, inputs, final)
+        leaves = output_leaves(twin, moving, final)
         ok = final.status == int(Status.converged)
         times = bk.stop_gradient((final.t, final.times))
         final = final._replace(t=times[0], times=times[1])
@@ -120,6 +124,11 @@ class ForwardMode(AbstractAdjoint):
         return tuple(total)
 
 
+def _carrying(t: Any, given: Any, constant: Any) -> Any:
+    """Times of the clock with the derivatives of those given; no saved times are ()."""
+    return t if isinstance(t, tuple) else t + (given - constant)
+
+
 def _absent(x: Any) -> bool:
     return x is None or isinstance(x, (tuple, list))
 
@@ -168,7 +177,8 @@ class _Chosen:
         )
         t0 = next(it) if wanted.t0 else rest.t0
         t1 = next(it) if wanted.t1 else rest.t1
-        return Inputs(y0, params, t0, t1, next(it) if wanted.ts else rest.ts, rest.settings)
+        return Inputs(y0, params, t0, t1, next(it) if wanted.ts else rest.ts, rest.settings,
+                      relative=rest.relative)  # fmt: skip
 
 
 def _directions(bk: Any, x: Array) -> int:
@@ -222,6 +232,6 @@ def _slope_without_steps(loop: Any, inputs: Inputs, constant: Inputs, final: Any
         return final.y
     span = (inputs.t1 - constant.t1) - (inputs.t0 - constant.t0)
     moved = loop.clock.where(final.n == 0, span, 0.0)
-    t0, layout = loop.clock.real(constant.t0), loop.layout
+    t0, layout = loop.clock.real(constant.clocked[0]), loop.layout
     slope = loop.problem.bind(constant.params)(layout.time(t0), constant.y0)
     return layout.axpy(final.y, moved, layout.pack(slope))

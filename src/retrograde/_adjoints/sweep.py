@@ -100,7 +100,7 @@ class StepPull:
 
     def finish(self, carry: PullCarry) -> Inputs:
         """Cotangents of the inputs, after the last pull."""
-        t0, y0 = self.clock.real(self.inputs.t0), self.inputs.y0
+        t0, y0 = self.clock.real(self.inputs.clocked[0]), self.inputs.y0
         g, ct_t, params = self.sweep.finish(t0, y0, carry.g, carry.params)
         carry = carry._replace(g=g, params=params)
         if self.wanted.time:
@@ -117,7 +117,7 @@ class StepPull:
     def _time_of_no_step(self, carry: PullCarry) -> PullCarry:
         """Where t0 is t1, no step tells the time derivatives: dy/dt1 = f, dy/dt0 = -f."""
         where, none = self.clock.where, self.n == 0
-        t0 = self.layout.time(self.clock.real(self.inputs.t0))
+        t0 = self.layout.time(self.clock.real(self.inputs.clocked[0]))
         if none is False:
             return carry
         k, _ = self.vjp(t0, self.inputs.y0)
@@ -210,7 +210,7 @@ class StepPull:
     def _time_rows(self, i: Any, t: Scalar, h: Scalar, carry: PullCarry) -> Any:
         """The rows of saved times inside the step, by its interpolant."""
         bk, layout, out, wanted = self.bk, self.layout, self.out, self.wanted
-        times, real = self.inputs.ts, self.clock.real
+        times, real = self.inputs.clocked[2], self.clock.real
 
         def mine(s: Any) -> Any:
             j = bk.pick(s[0] > 0, s[0] - 1, 0)

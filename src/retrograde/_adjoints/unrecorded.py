@@ -71,7 +71,7 @@ class ClockedPull:
         self.step, self.states = step, states
         loop, inputs = step.loop, step.inputs
         self.bk, self.clock = loop.bk, loop.clock
-        self.t1 = self.clock.real(inputs.t1)
+        self.t1 = self.clock.real(inputs.clocked[1])
         field = loop.problem.bind(inputs.params)
         scale = loop.tolerances(inputs)
         self.sweep = loop.solver.forward_sweep(self.bk, loop.layout, field, scale)

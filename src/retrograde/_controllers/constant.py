@@ -1,7 +1,8 @@
 """Steps known beforehand: a constant size, or given times.
 
 Times are computed from the index, t_i = t0 + i dt, never by summation: n steps are n steps
-whatever the rounding (T18), and the last one ends on t1 exactly.
+whatever the rounding (T18), and the last one ends on t1 exactly. (Unless t0 is 0, the clock counts
+from it, and the t0 of the formula is 0: ``_relative``.)
 """
 
 from __future__ import annotations

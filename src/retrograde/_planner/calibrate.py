@@ -82,7 +82,8 @@ class _Steps:
     def key(self) -> Any:
         """What a compiled form depends on."""
         loop = self.loop
-        return "calibrate", self.pulls, loop.problem.key(), loop.solver, loop.controller
+        parts = loop.problem.key(), loop.solver, loop.controller, loop.shifted
+        return "calibrate", self.pulls, *parts
 
     def forget(self) -> None:
         """Drop the arrays of the problem."""
@@ -90,9 +91,9 @@ class _Steps:
 
     def forward(self, inputs: Inputs) -> Any:
         """The last state, and where pulls are taken the cotangents."""
-        loop, solver = self.loop, self.loop.solver
+        loop, solver = self.loop.placed(inputs), self.loop.solver
         field = loop.bind(inputs.params)
-        t0, h = self._first(inputs, field)
+        t0, h = self._first(loop, inputs, field)
         if not self.pulls:
             sweep = solver.forward_sweep(loop.bk, loop.layout, field)
 
@@ -116,10 +117,10 @@ class _Steps:
         y, g, acc = loop.bk.for_loop(0, self.steps, both, start)
         return y, g, vjp.finish(acc)
 
-    def _first(self, inputs: Inputs, field: Any) -> tuple[Any, Any]:
+    def _first(self, loop: Any, inputs: Inputs, field: Any) -> tuple[Any, Any]:
         """Start and size of the first step."""
-        loop, clock = self.loop, self.loop.clock
-        t0, t1 = clock.real(inputs.t0), clock.real(inputs.t1)
+        clock = loop.clock
+        t0, t1 = (clock.real(t) for t in inputs.clocked[:2])
         if not loop.adaptive:
             return loop.grid(inputs).step(0)  # type: ignore[no-any-return]
         k0 = tuple(1.0 * k for k in field(loop.layout.time(t0), inputs.y0))  # f may reuse them

@@ -152,7 +152,8 @@ def _probe(loop: Any, inputs: Inputs) -> int | None:
     try:
         with bk.quiet():
             times, n = bk.run_forward(twin, constant)
-        n, span = int(bk.number(n)), float(constant.t1) - float(constant.t0)
+        start, end = (float(t) for t in constant.clocked[:2])
+        n, span = int(bk.number(n)), end - start
         known = times.tolist()[: n + 1]
     except Exception:
         return None  # what fails here by a step too large may not fail in the solve, or will there
@@ -226,7 +227,8 @@ class _Short:
     def key(self) -> Any:
         """What a compiled form depends on."""
         loop = self.loop
-        return "probe", loop.problem.key(), loop.solver, loop.controller, loop.max_steps
+        parts = loop.problem.key(), loop.solver, loop.controller, loop.max_steps, loop.shifted
+        return "probe", *parts
 
     def forget(self) -> None:
         """Drop the arrays of the problem."""
@@ -234,7 +236,7 @@ class _Short:
 
     def forward(self, inputs: Inputs) -> tuple[Any, Any]:
         """Record of times, and accepted steps."""
-        final = self.loop.march(inputs, None, record=True)
+        final = self.loop.placed(inputs).march(inputs, None, record=True)
         return final.times, final.n
 
 
@@ -243,8 +245,9 @@ class _Short:
 
 def _first_step(loop: Any, inputs: Inputs, k0: Any) -> int:
     """Steps from the size of the first one; one call of f."""
+    loop = loop.placed(inputs)
     clock, problem = loop.clock, loop.problem
-    t0, t1 = clock.real(inputs.t0), clock.real(inputs.t1)
+    t0, t1 = (clock.real(t) for t in inputs.clocked[:2])
     h = loop.controller.first_step(
         clock,
         loop.layout,
