@@ -6,7 +6,9 @@ twice for two causes (``test_messages_differ``).
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -310,3 +312,70 @@ def test_more_steps_than_a_compiled_loop_counts(backend):
 
 def decay(t, y, args):
     return -y
+
+
+def foreign(module, name, base=object, **members):
+    """An object of a class that looks like another library's."""
+    kind = type(name, (base,), {"__module__": module, "shape": (2,), **members})
+    return np.ones(2).view(kind) if issubclass(kind, np.ndarray) else kind()
+
+
+FOREIGN = {
+    "astropy": (
+        lambda: foreign("astropy.units.quantity", "Quantity", Units),
+        "`y0.to_value(unit)`",
+    ),
+    "pint": (lambda: foreign("pint.registry", "Quantity"), "`y0.to(unit).magnitude`"),
+    "pandas": (lambda: foreign("pandas.core.series", "Series"), "`y0.to_numpy()`"),
+    "xarray": (lambda: foreign("xarray.core.dataarray", "DataArray"), "`y0.values`"),
+    "sparse": (lambda: foreign("scipy.sparse._csr", "csr_array"), "`y0.toarray()`"),
+    "matrix": (lambda: np.ones((1, 2)).view(np.matrix), "`np.asarray(y0)`"),
+    "masked": (lambda: np.ma.masked_array([1.0, 2.0], [True, False]), "`y0.filled(value)`"),
+    "attrs": (lambda: foreign("mine", "State", __attrs_attrs__=()), "`attrs.asdict(y0, recurse="),
+    "pydantic": (lambda: foreign("mine", "State", __pydantic_fields__={}), "pass `dict(y0)`"),
+}
+
+
+class Units(np.ndarray):
+    """A subclass of NumPy's arrays."""
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_looks_like_an_array_is_refused_with_the_cure(kind):
+    """As a state, in one, as a time, times to save, or an argument that wants a gradient."""
+    make, cure = FOREIGN[kind]
+    x = make()
+    f = lambda t, y, args: -y  # noqa: E731
+    for call, name in (
+        (lambda: rg.solve(f, x, 0.0, 1.0), "y0"),
+        (lambda: rg.plan(f, (np.ones(2), x), 0.0, 1.0), "y0"),
+        (lambda: rg.solve_vjp(f, np.ones(2), 0.0, 1.0, {"k": x}), "args"),
+        (lambda: rg.solve(f, np.ones(2), 0.0, x), "t1"),
+        (lambda: rg.solve(f, np.ones(2), 0.0, 1.0, saveat=rg.SaveAt(ts=x)), "saveat.ts"),
+        (lambda: rg.solve(lambda t, y, a: x, np.ones(2), 0.0, 1.0), "f's result"),
+    ):
+        with pytest.raises(rg.InputError, match=f"`{name}` (holds|is)") as caught:
+            call()
+        assert cure.replace("y0", name) in str(caught.value)
+
+
+@pytest.mark.parametrize("library", ["jax", "numpy"])
+def test_a_plain_dataclass_of_arrays(library):
+    """NumPy takes it; JAX has to be told of it, in y0 and in arguments that want gradients."""
+    xp = pytest.importorskip("jax.numpy") if library == "jax" else np
+
+    @dataclasses.dataclass
+    class State:
+        x: Any
+
+    def f(t, y, args):
+        return State(-(y.x if args is None else args.x * y.x))
+
+    y0 = State(xp.ones(2))
+    if library == "numpy":
+        assert rg.solve(f, y0, 0.0, 1.0, dt=0.5).ys.x.shape == (1, 2)
+        return
+    with pytest.raises(rg.InputError, match=r"`y0` .*register_dataclass\(State\)` once\."):
+        rg.solve(f, y0, 0.0, 1.0)
+    with pytest.raises(rg.InputError, match=r"`args` .*register_dataclass\(State\)` once\."):
+        rg.solve_vjp(lambda t, y, a: -a.x * y, xp.ones(2), 0.0, 1.0, y0)
