@@ -29,7 +29,17 @@ __all__ = ["EagerBackend"]
 
 
 class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
-    """Every hook in plain array API and Python control flow: correct for any eager library."""
+    """Every hook in plain array API and Python control flow: correct for any eager library.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from retrograde.backend import EagerBackend
+    >>> class Mine(EagerBackend):
+    ...     name = "mine"
+    >>> Mine(np).floating(np.ones(2))
+    'real'
+    """
 
     name: ClassVar[str] = "generic"
     capabilities: ClassVar[frozenset[Capability]] = frozenset()

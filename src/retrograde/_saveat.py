@@ -39,6 +39,16 @@ class SaveAt:
     -----
     Rows come in the order t0, ts or steps, t1. Under tracing ``steps`` returns max_steps rows,
     padded with inf.
+
+    Examples
+    --------
+    >>> import retrograde as rg
+    >>> f = lambda t, y, args: -y
+    >>> rg.solve(f, [1.0], 0.0, 1.0, saveat=rg.SaveAt(t0=True, t1=True)).ts.tolist()
+    [0.0, 1.0]
+    >>> energy = rg.SaveAt(ts=[0.5, 1.0], fn=lambda t, y, args: (y**2).sum())
+    >>> rg.solve(f, [1.0, 2.0], 0.0, 1.0, saveat=energy).ys.round(3).tolist()
+    [1.839, 0.677]
     """
 
     t0: bool = False

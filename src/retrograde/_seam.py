@@ -19,7 +19,14 @@ __all__ = ["AbstractBackend", "Capability"]
 
 
 class Capability(enum.StrEnum):
-    """What an adapter can do; planner, tests and documentation read this one set."""
+    """What an adapter can do; planner, tests and documentation read this one set.
+
+    Examples
+    --------
+    >>> from retrograde.backend import Capability, EagerBackend
+    >>> Capability.TRACED in EagerBackend.capabilities
+    False
+    """
 
     AUTODIFF = "autodiff"
     """The library differentiates functions of its arrays itself."""
@@ -50,6 +57,12 @@ class AbstractBackend(ArrayHooks, LoopHooks, GradientHooks, IterationHooks):
         Whether an adaptive march may be a loop of Python's own, over numbers of the host.
     counts_changes : bool
         Whether arrays count what is written into them, so that :meth:`watch` costs next to nothing.
+
+    Examples
+    --------
+    >>> from retrograde.backend import AbstractBackend, EagerBackend
+    >>> issubclass(EagerBackend, AbstractBackend)
+    True
     """
 
     name: ClassVar[str]

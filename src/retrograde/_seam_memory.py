@@ -15,6 +15,13 @@ class MemoryInfo(NamedTuple):
     free, total : int [bytes]
     source : str
         Where the numbers come from.
+
+    Examples
+    --------
+    >>> from retrograde.backend import MemoryInfo
+    >>> free, total, source = MemoryInfo(2**30, 2**32, "a device")
+    >>> free / total
+    0.25
     """
 
     free: int

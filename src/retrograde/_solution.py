@@ -14,7 +14,15 @@ __all__ = ["Gradients", "Solution", "Status", "check", "without_times"]
 
 
 class Status(enum.IntEnum):
-    """How a solve ended; 0 is success."""
+    """How a solve ended; 0 is success.
+
+    Examples
+    --------
+    >>> import retrograde as rg
+    >>> sol = rg.solve(lambda t, y, args: -y, [1.0], 0.0, 1.0, max_steps=2, throw=False)
+    >>> sol.status is rg.Status.max_steps, rg.Status.converged.message
+    (True, 'the solve reached t1.')
+    """
 
     converged = 0
     max_steps = 1
@@ -57,6 +65,14 @@ class Gradients(NamedTuple, Generic[Y]):
     Notes
     -----
     Where f takes its time as a plain number, reading ``t0``, ``t1`` or ``ts`` raises.
+
+    Examples
+    --------
+    >>> import retrograde as rg
+    >>> sol, pullback = rg.solve_vjp(lambda t, y, a: -a["k"] * y, [1.0], 0.0, 1.0, {"k": 0.5})
+    >>> g = pullback([[1.0]])
+    >>> round(float(g.args["k"]), 3), round(float(g.t1), 3)
+    (-0.607, -0.303)
     """
 
     y0: Y
@@ -117,6 +133,13 @@ class Solution(Generic[Y]):
         inside the solve were saved, for then no state on the way is looked at.
     plan : Plan or None
         What the gradient follows.
+
+    Examples
+    --------
+    >>> import retrograde as rg
+    >>> sol = rg.solve(lambda t, y, args: -y, [1.0, 2.0], 0.0, 1.0, saveat=[0.0, 0.5, 1.0])
+    >>> sol.ys.shape, sol.ts.tolist(), sol.status.name
+    ((3, 2), [0.0, 0.5, 1.0], 'converged')
     """
 
     ts: Array
@@ -151,7 +174,7 @@ class Solution(Generic[Y]):
         >>> sol.raise_if_failed()
         Traceback (most recent call last):
         ...
-        retrograde.SolveFailed: ... the number of tries reached `max_steps`; ...
+        retrograde._errors.SolveFailed: ... the number of tries reached `max_steps`; ...
         """
         found = list(_samples(_values(self.status)))
         failed = [(where, n) for where, n in found if n not in (Status.converged, Status.event)]

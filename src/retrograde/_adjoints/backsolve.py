@@ -67,6 +67,15 @@ class BacksolveAdjoint(InvertingAdjoint):
     Gholami, Keutzer & Biros 2019 (arXiv:1902.10298) on why an unguarded reverse solve fails;
     Chen et al. 2018 (arXiv:1806.07366) and Kidger, Chen & Lyons 2021 (arXiv:2009.09457) for the
     continuous mode.
+
+    Examples
+    --------
+    >>> import math
+    >>> import retrograde as rg
+    >>> keywords = {"adjoint": rg.BacksolveAdjoint(), "dt": 0.01}
+    >>> sol, pullback = rg.solve_vjp(lambda t, y, k: -k * y, [1.0], 0.0, 1.0, 0.5, **keywords)
+    >>> abs(float(pullback([[1.0]]).args) + math.exp(-0.5)) < 1e-4
+    True
     """
 
     mode: str = "discrete"

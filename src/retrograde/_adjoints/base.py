@@ -132,6 +132,13 @@ class AbstractAdjoint(ABC):
         Whether what it keeps depends on what is differentiated (``forward_for``).
     follows_march : bool
         Whether its primal can be followed by the library's own forward mode.
+
+    Examples
+    --------
+    >>> import retrograde as rg
+    >>> plan = rg.plan(lambda t, y, args: -y, [1.0], 0.0, 1.0, dt=0.01, memory="1 KiB")
+    >>> isinstance(plan.adjoint, rg.AbstractAdjoint)
+    True
     """
 
     accuracy: ClassVar[str]

@@ -45,6 +45,16 @@ class DirectAdjoint(AbstractAdjoint):
     are recorded as they are taken. Otherwise they are taken again, which costs one more forward
     sweep, and one more step for each saved time inside the solve; in traced libraries memory
     then is that of max_steps tapes.
+
+    Examples
+    --------
+    For derivatives of derivatives, where the library has autodiff::
+
+        jax.hessian(lambda k: rg.solve(f, y0, 0.0, 1.0, k, dt=0.1, adjoint="direct").ys[-1, 0])
+
+    >>> import retrograde as rg
+    >>> rg.DirectAdjoint().differentiable, rg.RecursiveCheckpointAdjoint().differentiable
+    (True, False)
     """
 
     limit: int | None = None

@@ -42,6 +42,15 @@ class ForwardMode(AbstractAdjoint):
     Python loops, gradients take one march for each number; there a tangent of t0, t1 or ts
     keeps the states of all steps. ``f`` itself is differentiated: it must not bring its own
     ``vjp``, and its operations need a forward mode.
+
+    Examples
+    --------
+    Gradients by one or a few numbers, where the library has a jvp: ``jax.grad`` by a rate with
+    ``adjoint=rg.ForwardMode()``, or ``jax.jvp``. The planner chooses it there by itself.
+
+    >>> import retrograde as rg
+    >>> rg.ForwardMode().name
+    'ForwardMode'
     """
 
     accuracy: ClassVar[str] = "exact"

@@ -41,6 +41,15 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
     record : bool
         Record the accepted times of adaptive steps (8 B a step, in traced libraries of
         ``max_steps``). Otherwise a slot tells the clock too, and replays run the controller again.
+
+    Examples
+    --------
+    >>> import math
+    >>> import retrograde as rg
+    >>> keywords = {"adjoint": rg.RecursiveCheckpointAdjoint(checkpoints=4), "dt": 0.01}
+    >>> sol, pullback = rg.solve_vjp(lambda t, y, k: -k * y, [1.0], 0.0, 1.0, 0.5, **keywords)
+    >>> abs(float(pullback([[1.0]]).args) + math.exp(-0.5)) < 1e-4
+    True
     """
 
     checkpoints: int | None = None

@@ -30,6 +30,15 @@ class ReversibleAdjoint(InvertingAdjoint):
     ----------
     Kidger et al. 2021 (arXiv:2105.13493), Zhuang et al. 2021 (arXiv:2102.04668), McCallum &
     Foster 2024 (arXiv:2410.11648) for such solvers.
+
+    Examples
+    --------
+    >>> import math
+    >>> import retrograde as rg
+    >>> keywords = {"adjoint": rg.ReversibleAdjoint(), "dt": 0.01, "solver": "reversible_heun"}
+    >>> sol, pullback = rg.solve_vjp(lambda t, y, k: -k * y, [1.0], 0.0, 1.0, 0.5, **keywords)
+    >>> abs(float(pullback([[1.0]]).args) + math.exp(-0.5)) < 1e-4
+    True
     """
 
     corrected: ClassVar[bool] = False

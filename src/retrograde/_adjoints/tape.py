@@ -33,6 +33,16 @@ class TapeAdjoint(AbstractAdjoint):
     -----
     Where times are differentiated (t0, t1, ts) or ``SaveAt.fn`` is given, states are needed too:
     then they are stored in place of tapes, and f is evaluated once more for each stage.
+
+    Examples
+    --------
+    In JAX::
+
+        jax.grad(lambda k: rg.solve(f, y0, 0.0, 1.0, k, dt=0.1, adjoint="tape").ys[-1, 0])(0.5)
+
+    >>> import retrograde as rg
+    >>> rg.TapeAdjoint().name
+    'TapeAdjoint'
     """
 
     accuracy: ClassVar[str] = "exact"

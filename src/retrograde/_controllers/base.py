@@ -18,6 +18,12 @@ class AbstractController(ABC):
     adaptive : bool
         Whether steps can be rejected. An adaptive controller has ``init`` and ``adapt``; the
         others have ``grid``.
+
+    Examples
+    --------
+    >>> import retrograde as rg
+    >>> rg.PIDController().adaptive, rg.ConstantSteps(0.1).adaptive
+    (True, False)
     """
 
     adaptive: ClassVar[bool]

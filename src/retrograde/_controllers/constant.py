@@ -27,6 +27,16 @@ class ConstantSteps(AbstractController):
     ----------
     dt : float [time]
         Step size, of the sign of ``t1 - t0``.
+
+    Examples
+    --------
+    >>> import retrograde as rg
+    >>> steps = rg.ConstantSteps(0.3)
+    >>> sol = rg.solve(
+    ...     lambda t, y, args: -y, [1.0], 0.0, 1.0, controller=steps, saveat=rg.SaveAt(steps=True)
+    ... )
+    >>> [round(float(t), 1) for t in sol.ts]
+    [0.3, 0.6, 0.9, 1.0]
     """
 
     dt: Any
@@ -51,6 +61,14 @@ class StepTo(AbstractController):
     ----------
     ts : sequence of float [time]
         Strictly monotone, from t0 to t1.
+
+    Examples
+    --------
+    >>> import retrograde as rg
+    >>> steps = rg.StepTo([0.0, 0.1, 0.4, 1.0])
+    >>> sol = rg.solve(lambda t, y, args: -y, [1.0], 0.0, 1.0, solver="rk4", controller=steps)
+    >>> sol.stats["num_steps"]
+    3
     """
 
     ts: tuple[float, ...]

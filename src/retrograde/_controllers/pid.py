@@ -43,6 +43,14 @@ class PIDController(AbstractController):
         ``dt_min``.
     safety, factormin, factormax : float
         Factor on the step, and bounds of its change from one try to the next.
+
+    Examples
+    --------
+    >>> import retrograde as rg
+    >>> controller = rg.PIDController(rtol=1e-6, atol=1e-9, dtmax=0.1)
+    >>> sol = rg.solve(lambda t, y, args: -y, [1.0], 0.0, 1.0, controller=controller)
+    >>> sol.stats["num_accepted_steps"] >= 10
+    True
     """
 
     rtol: Any = 1e-4

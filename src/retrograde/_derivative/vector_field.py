@@ -91,6 +91,19 @@ def check_vjp(
     Notes
     -----
     Two calls of f for each of three directions and each leaf, and three of the vjp.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import retrograde as rg
+    >>> def f(t, y, rate):
+    ...     return -rate * y
+    >>> def wrong(t, y, rate, ct):
+    ...     return 0.0 * t, rate * ct, -np.sum(ct * y)
+    >>> rg.check_vjp(rg.VectorField(f, vjp=wrong), 0.0, np.ones(2), np.asarray(0.5))
+    Traceback (most recent call last):
+    ...
+    retrograde...InputError: the vjp is off in its cotangent of `y`: ...
     """
     case = _Case(field, t, y, args, random.Random(seed))
     eps = float(case.xp.finfo(case.points[1].dtype).eps)

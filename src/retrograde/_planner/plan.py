@@ -72,6 +72,17 @@ class Plan:
         What the costs were computed from.
     named : AbstractAdjoint or None
         The adjoint that the user named.
+
+    Examples
+    --------
+    >>> import retrograde as rg
+    >>> f = lambda t, y, k: -k * y
+    >>> plan = rg.plan(f, [1.0] * 100, 0.0, 1.0, 0.5, dt=0.01, memory="32 KiB")
+    >>> plan.memory <= plan.budget == 32768, plan.steps, plan.known
+    (True, 100, True)
+    >>> sol, pullback = rg.solve_vjp(f, [1.0] * 100, 0.0, 1.0, 0.5, dt=0.01, adjoint=plan)
+    >>> sol.plan is plan
+    True
     """
 
     adjoint: AbstractAdjoint

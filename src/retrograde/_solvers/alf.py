@@ -54,6 +54,14 @@ class ALF(ProgramSolver):
     .. [1] U. Mutze, "An asynchronous leapfrog method II" (2013), arXiv:1311.6602.
     .. [2] J. Zhuang, N. C. Dvornek, S. Tatikonda, J. S. Duncan, "MALI: a memory efficient and
        reverse accurate integrator for neural ODEs", ICLR (2021), arXiv:2102.04668.
+
+    Examples
+    --------
+    >>> import math
+    >>> import retrograde as rg
+    >>> sol = rg.solve(lambda t, y, args: -y, [1.0], 0.0, 1.0, solver=rg.ALF(), dt=0.01)
+    >>> abs(float(sol.ys[-1, 0]) - math.exp(-1.0)) < 1e-4
+    True
     """
 
     eta: float = 1.0

@@ -87,6 +87,12 @@ class AbstractSolver(ABC):
     (cotangent of y0, of t0, acc)``, the vjp of ``start``; and, while a pull asks for outputs of
     the step, ``result`` (y at its end), ``extend``, ``interpolate``, ``slope``, ``sources``
     and ``add_source``.
+
+    Examples
+    --------
+    >>> import retrograde as rg
+    >>> isinstance(rg.Tsit5(), rg.AbstractSolver), rg.Tsit5().order, rg.ReversibleHeun().name
+    (True, 5, 'reversible_heun')
     """
 
     order: ClassVar[int]

@@ -36,6 +36,14 @@ class Bosh3(ExplicitRungeKutta):
        (1989) 321-325, doi:10.1016/0893-9659(89)90079-7.
     .. [2] E. Hairer, S. P. Nørsett, G. Wanner, "Solving Ordinary Differential Equations I",
        2nd ed., Springer (1993), doi:10.1007/978-3-540-78862-1, Sec. II.6.
+
+    Examples
+    --------
+    >>> import math
+    >>> import retrograde as rg
+    >>> sol = rg.solve(lambda t, y, args: -y, [1.0], 0.0, 1.0, solver=rg.Bosh3(), rtol=1e-6)
+    >>> abs(float(sol.ys[-1, 0]) - math.exp(-1.0)) < 1e-5
+    True
     """
 
     tableau: ClassVar[Tableau] = Tableau(

@@ -37,6 +37,14 @@ class Dopri5(ExplicitRungeKutta):
        doi:10.1090/S0025-5718-1986-0815836-3.
     .. [3] E. Hairer, S. P. Nørsett, G. Wanner, "Solving Ordinary Differential Equations I",
        2nd ed., Springer (1993), doi:10.1007/978-3-540-78862-1, Sec. II.5 and II.6.
+
+    Examples
+    --------
+    >>> import math
+    >>> import retrograde as rg
+    >>> sol = rg.solve(lambda t, y, args: -y, [1.0], 0.0, 1.0, solver=rg.Dopri5(), rtol=1e-6)
+    >>> abs(float(sol.ys[-1, 0]) - math.exp(-1.0)) < 1e-5
+    True
     """
 
     tableau: ClassVar[Tableau] = Tableau(

@@ -56,6 +56,15 @@ class Dopri8(ExplicitRungeKutta):
        2nd ed., Springer (1993), doi:10.1007/978-3-540-78862-1, Sec. II.5, II.6 and II.10.
     .. [2] P. J. Prince, J. R. Dormand, "High order embedded Runge-Kutta formulae", J. Comput.
        Appl. Math. 7 (1981) 67-75, doi:10.1016/0771-050X(81)90010-3.
+
+    Examples
+    --------
+    >>> import math
+    >>> import retrograde as rg
+    >>> tight = {"rtol": 1e-10, "atol": 1e-12}
+    >>> sol = rg.solve(lambda t, y, args: -y, [1.0], 0.0, 1.0, solver=rg.Dopri8(), **tight)
+    >>> abs(float(sol.ys[-1, 0]) - math.exp(-1.0)) < 1e-9
+    True
     """
 
     tableau: ClassVar[Tableau] = Tableau(

@@ -32,6 +32,14 @@ class Euler(ExplicitRungeKutta):
     .. [1] L. Euler, "Institutionum calculi integralis volumen primum" (1768), Sec. II, Ch. VII.
     .. [2] E. Hairer, S. P. Nørsett, G. Wanner, "Solving Ordinary Differential Equations I",
        2nd ed., Springer (1993), doi:10.1007/978-3-540-78862-1, Sec. I.7.
+
+    Examples
+    --------
+    >>> import math
+    >>> import retrograde as rg
+    >>> sol = rg.solve(lambda t, y, args: -y, [1.0], 0.0, 1.0, solver=rg.Euler(), dt=0.01)
+    >>> abs(float(sol.ys[-1, 0]) - math.exp(-1.0)) < 2e-3
+    True
     """
 
     tableau: ClassVar[Tableau] = Tableau(

@@ -16,7 +16,22 @@ __all__ = ["ExplicitRungeKutta", "ForwardSweep", "ReverseSweep", "Sources", "Ste
 
 
 class ExplicitRungeKutta(AbstractSolver):
-    """Any explicit Runge-Kutta method; a subclass is a page with a ``tableau``."""
+    """Any explicit Runge-Kutta method; a subclass is a page with a ``tableau``.
+
+    Examples
+    --------
+    A method is a class with a tableau:
+
+    >>> import retrograde as rg
+    >>> class ExplicitMidpoint(rg.ExplicitRungeKutta):
+    ...     tableau = rg.Tableau(
+    ...         c=(0.0, 0.5), a=((), (0.5,)), b=(0.0, 1.0), b_error=(-1.0, 1.0), order=2,
+    ...         error_order=2, interpolation=((1.0, -1.0), (0.0, 1.0)), interpolation_order=2,
+    ...     )
+    >>> sol = rg.solve(lambda t, y, args: -y, [1.0], 0.0, 1.0, solver=ExplicitMidpoint(), dt=0.01)
+    >>> round(float(sol.ys[-1, 0]), 4)
+    0.3679
+    """
 
     tableau: ClassVar[Tableau]
 

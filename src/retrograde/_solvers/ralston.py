@@ -35,6 +35,14 @@ class Ralston(ExplicitRungeKutta):
        431-437, doi:10.1090/S0025-5718-1962-0150954-0, Eq. (3.5).
     .. [2] E. Hairer, S. P. Nørsett, G. Wanner, "Solving Ordinary Differential Equations I",
        2nd ed., Springer (1993), doi:10.1007/978-3-540-78862-1, Sec. II.1 and II.6.
+
+    Examples
+    --------
+    >>> import math
+    >>> import retrograde as rg
+    >>> sol = rg.solve(lambda t, y, args: -y, [1.0], 0.0, 1.0, solver=rg.Ralston(), dt=0.1)
+    >>> abs(float(sol.ys[-1, 0]) - math.exp(-1.0)) < 1e-3
+    True
     """
 
     tableau: ClassVar[Tableau] = Tableau(

@@ -57,6 +57,15 @@ class Reversible(ProgramSolver):
     ----------
     .. [1] S. McCallum, J. Foster, "Efficient, accurate and stable gradients for neural ODEs"
        (2024), arXiv:2410.11648.
+
+    Examples
+    --------
+    >>> import math
+    >>> import retrograde as rg
+    >>> solver = rg.Reversible(rg.RK4())
+    >>> sol = rg.solve(lambda t, y, args: -y, [1.0], 0.0, 1.0, solver=solver, dt=0.1)
+    >>> abs(float(sol.ys[-1, 0]) - math.exp(-1.0)) < 1e-5
+    True
     """
 
     base: ExplicitRungeKutta

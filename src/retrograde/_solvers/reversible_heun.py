@@ -59,6 +59,14 @@ class ReversibleHeun(ProgramSolver):
     ----------
     .. [1] P. Kidger, J. Foster, X. Li, T. Lyons, "Efficient and accurate gradients for neural
        SDEs", NeurIPS (2021), arXiv:2105.13493.
+
+    Examples
+    --------
+    >>> import math
+    >>> import retrograde as rg
+    >>> sol = rg.solve(lambda t, y, args: -y, [1.0], 0.0, 1.0, solver=rg.ReversibleHeun(), dt=0.01)
+    >>> abs(float(sol.ys[-1, 0]) - math.exp(-1.0)) < 1e-4
+    True
     """
 
     order: ClassVar[int] = 2

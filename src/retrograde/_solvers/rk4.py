@@ -36,6 +36,14 @@ class RK4(ExplicitRungeKutta):
        (1986) 119-133.
     .. [3] E. Hairer, S. P. Nørsett, G. Wanner, "Solving Ordinary Differential Equations I",
        2nd ed., Springer (1993), doi:10.1007/978-3-540-78862-1, Table II.1.2 and Sec. II.6.
+
+    Examples
+    --------
+    >>> import math
+    >>> import retrograde as rg
+    >>> sol = rg.solve(lambda t, y, args: -y, [1.0], 0.0, 1.0, solver=rg.RK4(), dt=0.1)
+    >>> abs(float(sol.ys[-1, 0]) - math.exp(-1.0)) < 1e-6
+    True
     """
 
     tableau: ClassVar[Tableau] = Tableau(

@@ -68,6 +68,18 @@ class SemiImplicitEuler(SeparableSolver):
        property of the Hamilton equations", Report 4, Univ. of Notre Dame (1956).
     .. [2] E. Hairer, C. Lubich, G. Wanner, "Geometric Numerical Integration", 2nd ed., Springer
        (2006), doi:10.1007/3-540-30666-8, Sec. I.1.2 and VI.3.
+
+    Examples
+    --------
+    A pendulum of small swings, whose energy stays what it was:
+
+    >>> import retrograde as rg
+    >>> def f(t, y, args):
+    ...     q, p = y
+    ...     return p, -q
+    >>> q, p = rg.solve(f, (1.0, 0.0), 0.0, 100.0, solver=rg.SemiImplicitEuler(), dt=0.05).ys
+    >>> abs(float(q[-1] ** 2 + p[-1] ** 2) - 1.0) < 0.06
+    True
     """
 
     order: ClassVar[int] = 1

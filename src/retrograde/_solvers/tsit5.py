@@ -44,6 +44,14 @@ class Tsit5(ExplicitRungeKutta):
     .. [1] Ch. Tsitouras, "Runge-Kutta pairs of order 5(4) satisfying only the first column
        simplifying assumption", Comput. Math. Appl. 62 (2011) 770-775,
        doi:10.1016/j.camwa.2011.06.002.
+
+    Examples
+    --------
+    >>> import math
+    >>> import retrograde as rg
+    >>> sol = rg.solve(lambda t, y, args: -y, [1.0], 0.0, 1.0, solver=rg.Tsit5(), rtol=1e-6)
+    >>> abs(float(sol.ys[-1, 0]) - math.exp(-1.0)) < 1e-5
+    True
     """
 
     tableau: ClassVar[Tableau] = Tableau(

@@ -79,6 +79,18 @@ class VelocityVerlet(SeparableSolver):
        637-649, doi:10.1063/1.442716.
     .. [3] E. Hairer, C. Lubich, G. Wanner, "Geometric numerical integration illustrated by the
        Störmer-Verlet method", Acta Numerica 12 (2003) 399-450, doi:10.1017/S0962492902000144.
+
+    Examples
+    --------
+    A pendulum of small swings, whose energy stays what it was:
+
+    >>> import retrograde as rg
+    >>> def f(t, y, args):
+    ...     q, p = y
+    ...     return p, -q
+    >>> q, p = rg.solve(f, (1.0, 0.0), 0.0, 100.0, solver=rg.VelocityVerlet(), dt=0.05).ys
+    >>> abs(float(q[-1] ** 2 + p[-1] ** 2) - 1.0) < 0.06
+    True
     """
 
     order: ClassVar[int] = 2
