@@ -31,6 +31,11 @@ __all__ = ["EagerBackend"]
 class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
     """Every hook in plain array API and Python control flow: correct for any eager library.
 
+    Parameters
+    ----------
+    xp : module
+        The library's array-API namespace.
+
     Examples
     --------
     >>> import numpy as np

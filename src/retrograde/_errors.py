@@ -71,6 +71,8 @@ class SolveFailed(RetrogradeError, RuntimeError):
 
     Attributes
     ----------
+    message : str
+        When and why; its text.
     solution : Solution or None
         What was computed up to the failure: times, states, statistics and status.
 

@@ -13,6 +13,7 @@ class MemoryInfo(NamedTuple):
     Attributes
     ----------
     free, total : int [bytes]
+        What is not taken, and all of it.
     source : str
         Where the numbers come from.
 

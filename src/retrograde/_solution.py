@@ -59,6 +59,7 @@ class Gradients(NamedTuple, Generic[Y]):
     y0, args : tree
         As given; leaves without a derivative (integers, None, strings) hold None.
     t0, t1 : array, shape ()
+        Cotangents of the times that the solve starts and ends at.
     ts : array, shape (k,) or None
         Cotangents of the saved times, where times were given.
 
@@ -120,6 +121,7 @@ class Solution(Generic[Y]):
     Attributes
     ----------
     ts : array, shape (k,) [time]
+        Times of the rows.
     ys : tree of arrays, shape (k, *shape)
         Time first. Rows that the solve did not reach are nan, in ``ts`` too.
     stats : dict of int

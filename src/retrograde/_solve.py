@@ -102,23 +102,33 @@ def solve(
         1e6 has a resolution of 0.06; the steps themselves are exact there, see Notes). A
         ``torch.nn.Module``'s parameters, and tensors or tracers that f closes over, get
         gradients. It must not change y and args in place: NumPy's arrays are read-only in it.
-    y0 : array or tree of arrays
-        Initial state, real or complex floating, of one array library, dtype and device.
+        It may return lists or tuples for y's arrays, and numbers of Python in them.
+    y0 : array, number, list of numbers, or tree of these
+        Initial state, real or complex, of one array library, dtype and device. Numbers, lists of
+        numbers and integer arrays become floating arrays of the library that the other arrays
+        (of y0, args, t0, t1) are of, of their dtype and device; NumPy's where there are none. A
+        tuple of numbers, and a list that holds arrays, are trees.
     t0, t1 : float or array, shape () [time]
         ``t1 < t0`` solves backward.
     args : tree
-        Handed to f; its floating leaves get gradients.
+        Handed to f; its floating leaves get gradients. Floats of Python are 0-d arrays inside of
+        f. Ints and integer arrays stay what they are and have no gradient: they count, index or
+        choose. But where args holds numbers alone (``10``, or ``(10, 28, 8 / 3)``) its ints are
+        parameters like the others, unless f fails with floats in their place.
     solver : str or AbstractSolver
+        The method, ``rg.Tsit5()`` or its name, such as ``"tsit5"``, ``"dopri8"``, ``"rk4"``,
+        ``"leapfrog"``; SciPy's ``"RK45"``, ``"RK23"`` and ``"DOP853"`` are dopri5, bosh3 and dopri8.
     dt : float [time] or None
         Constant steps of this size; None for adaptive ones.
     rtol, atol : float or tree of arrays
         Tolerances of adaptive steps.
     controller : AbstractController or None
         Overrides dt, rtol and atol.
-    saveat : SaveAt or None
-        None returns the state at t1, with a leading axis of one.
+    saveat : SaveAt, times or None
+        What to return; times alone are ``SaveAt(ts=times)``. None returns the state at t1, with a
+        leading axis of one.
     event : None
-        Not in this version.
+        What ends a solve early; not in this version.
     adjoint : str, AbstractAdjoint or Plan
         How the gradient is computed: ``"auto"`` (the planner's choice), ``"backsolve"``,
         ``"direct"``, ``"forward"``, ``"recursive_checkpoint"``, ``"reversible"``, ``"tape"``.
@@ -129,7 +139,7 @@ def solve(
         Bound of the number of tries; None: no bound in eager libraries, 4096 in traced ones. A
         solve that takes long tells the logger ``retrograde`` how far it is.
     per_sample : bool
-        Not in this version.
+        Whether every sample of a batch has steps of its own; not in this version.
     progress : bool or callable
         True shows a tqdm bar; a callable is given the part done, from 0 to 1. Eager libraries.
     throw : bool
@@ -143,6 +153,8 @@ def solve(
     Returns
     -------
     Solution
+        Its ``ys`` has the tree of y0, with a leading axis of times; ``ts`` are the times, ``stats``
+        counts of steps and evaluations, ``status`` how it ended, ``plan`` what gradients follow.
 
     Raises
     ------
@@ -264,11 +276,50 @@ def solve_vjp(
     Takes what :func:`solve` takes. Where the library has no autodiff, the vjp of f comes from
     ``rg.VectorField(f, vjp=...)`` or from retrograde's own tape.
 
+    Parameters
+    ----------
+    f : callable
+        ``f(t, y, args) -> dy/dt``, as :func:`solve` takes it.
+    y0 : array, number, list of numbers, or tree of these
+        Initial state.
+    t0, t1 : float or array, shape () [time]
+        Where it starts and ends.
+    args : tree
+        Handed to f; every float in it, Python's own too, gets a gradient.
+    solver : str or AbstractSolver
+        The method or its name.
+    dt : float [time] or None
+        Constant steps of this size; None for adaptive ones.
+    rtol, atol : float or tree of arrays
+        Tolerances of adaptive steps.
+    controller : AbstractController or None
+        Overrides dt, rtol and atol.
+    saveat : SaveAt, times or None
+        What to return; None: the state at t1.
+    event : None
+        What ends a solve early; not in this version.
+    adjoint : str, AbstractAdjoint or Plan
+        How the gradient is computed; ``"auto"`` leaves it to the planner.
+    memory : str, int [bytes], float or None
+        Budget of the gradient: ``"512 MiB"``, bytes, or a fraction of the free memory.
+    max_steps : int or None
+        Bound of the number of tries.
+    per_sample : bool
+        Whether every sample of a batch has steps of its own; not in this version.
+    progress : bool or callable
+        A bar, or what is called with the part done.
+    throw : bool
+        Raise SolveFailed where a solve does not reach t1.
+    compile : bool
+        PyTorch: steps as programs of ``torch.compile``.
+
     Returns
     -------
     sol : Solution
+        As of :func:`solve`.
     pullback : callable
-        ``pullback(cotangent of sol.ys) -> Gradients(y0, args, t0, t1, ts)``.
+        ``pullback(cotangent of sol.ys) -> Gradients(y0, args, t0, t1, ts)``. The cotangent is like
+        ``sol.ys``, or lists of numbers of its shape.
 
     Notes
     -----
@@ -354,8 +405,40 @@ def plan(
 
     Parameters
     ----------
-    f, y0, t0, t1, args, **keywords
-        As ``solve`` takes them.
+    f : callable
+        ``f(t, y, args) -> dy/dt``, as :func:`solve` takes it.
+    y0 : array, number, list of numbers, or tree of these
+        Initial state.
+    t0, t1 : float or array, shape () [time]
+        Where it starts and ends.
+    args : tree
+        Handed to f; see :func:`solve`.
+    solver : str or AbstractSolver
+        The method or its name.
+    dt : float [time] or None
+        Constant steps of this size; None for adaptive ones.
+    rtol, atol : float or tree of arrays
+        Tolerances of adaptive steps.
+    controller : AbstractController or None
+        Overrides dt, rtol and atol.
+    saveat : SaveAt, times or None
+        What to return; None: the state at t1.
+    event : None
+        What ends a solve early; not in this version.
+    adjoint : str, AbstractAdjoint or Plan
+        How the gradient is computed; ``"auto"`` leaves it to the planner.
+    memory : str, int [bytes], float or None
+        Budget of the gradient: ``"512 MiB"``, bytes, or a fraction of the free memory.
+    max_steps : int or None
+        Bound of the number of tries.
+    per_sample : bool
+        Whether every sample of a batch has steps of its own; not in this version.
+    progress : bool or callable
+        A bar, or what is called with the part done.
+    throw : bool
+        Raise SolveFailed where a solve does not reach t1.
+    compile : bool
+        PyTorch: steps as programs of ``torch.compile``.
     calibrate : bool
         Measure what the vjp of a step costs over the step, on this machine, with this f, solver
         and library, in place of the 2 that is assumed else. This runs some 60 steps and takes

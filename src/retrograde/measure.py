@@ -63,7 +63,9 @@ class Measured(NamedTuple):
     Attributes
     ----------
     bytes : int [bytes]
+        The size.
     source : str
+        Who counted.
 
     Examples
     --------
@@ -144,6 +146,17 @@ def traced_peak(fn: Callable[..., Any], *arguments: Any) -> int:
     The least of some calls: the first ones fill caches and the interpreter's lists of free
     objects, which are not alive. All are traced: what a call takes from lists that were filled
     untraced would not be seen.
+
+    Parameters
+    ----------
+    fn : callable
+        What is called.
+    *arguments
+        What it is called with.
+
+    Returns
+    -------
+    int [bytes]
 
     Examples
     --------

@@ -68,6 +68,7 @@ def check_vjp(
     field : VectorField or callable
         What has no ``vjp`` of its own is differentiated by the tape that ``solve_vjp`` uses.
     t : float or array, shape () [time]
+        When to check.
     y, args : trees of arrays
         Where to check; choose a point at which f is smooth. Leaves of ``args`` that are not
         floating arrays are left alone.
@@ -75,6 +76,7 @@ def check_vjp(
         Largest relative error accepted; default ``eps ** 0.4`` of y's precision (5.5e-7 in
         float64). Rounding in the differences is allowed for on top.
     seed : int
+        Of the random directions.
 
     Returns
     -------

@@ -113,6 +113,7 @@ def scan(
     body : callable
         ``body(carry, x) -> (carry, y)``; see :func:`while_loop`.
     init : tree
+        The first carry; as of :func:`while_loop`.
     xs : tree of array, shapes (length, ...)
         None: the body is given None.
     length : int or None

@@ -53,6 +53,7 @@ class Plan:
     memory : int [bytes]
         Predicted bytes of the gradient.
     budget : int [bytes]
+        What it may take.
     source : str
         Where the budget comes from.
     steps : int
@@ -62,7 +63,9 @@ class Plan:
     items : dict of str to int [bytes]
         What every method needs.
     candidates : tuple of Candidate
+        The rows of its table.
     reason : str
+        Why the adjoint was chosen.
     fallback : AbstractAdjoint or None
         What takes over where recorded steps turn out to be more than there is room for.
     limit : int or None
