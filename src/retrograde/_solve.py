@@ -117,7 +117,8 @@ def solve(
         parameters like the others, unless f fails with floats in their place.
     solver : str or AbstractSolver
         The method, ``rg.Tsit5()`` or its name, such as ``"tsit5"``, ``"dopri8"``, ``"rk4"``,
-        ``"leapfrog"``; SciPy's ``"RK45"``, ``"RK23"`` and ``"DOP853"`` are dopri5, bosh3 and dopri8.
+        ``"leapfrog"``. SciPy's names are known: ``"RK45"`` is dopri5, ``"RK23"`` bosh3 and
+        ``"DOP853"`` dopri8.
     dt : float [time] or None
         Constant steps of this size; None for adaptive ones.
     rtol, atol : float or tree of arrays
