@@ -100,7 +100,7 @@ def _held(problem: Problem) -> None:
 
 def difference(along: Callable[[Any], Any]) -> float:
     """The central difference of order 4 at 0."""
-    step = np.longdouble(1e-4)
+    step = np.longdouble(2e-5)
     ends = [along(s * step) - along(-s * step) for s in (1, 2)]
     return float((8 * ends[0] - ends[1]) / (12 * step))
 

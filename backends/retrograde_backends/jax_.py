@@ -146,7 +146,7 @@ class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, 
     def pair(self, a: Any, b: Any) -> Any:
         return jnp.real(a * b)  # JAX pairs cotangents without conjugation
 
-    def product(self, a: Any, b: Any) -> Any:
+    def matmul(self, a: Any, b: Any) -> Any:
         # the default precision of float32 is that of 10 bits on recent GPUs
         return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 

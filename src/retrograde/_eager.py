@@ -263,7 +263,7 @@ class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
     def poison_gradient(self, ok: Any, x: Array) -> Array:
         return x
 
-    def product(self, a: Array, b: Array) -> Array:
+    def matmul(self, a: Array, b: Array) -> Array:
         return a @ b
 
     def zeros_like(self, x: Array) -> Array:

@@ -122,7 +122,7 @@ class ArrayHooks(ABC):
         """Elementwise real pairing of a cotangent a with a tangent b."""
 
     @abstractmethod
-    def product(self, a: Array, b: Array) -> Array:
+    def matmul(self, a: Array, b: Array) -> Array:
         """``a @ b`` in the full precision of the dtype, whatever the library's default is."""
 
     @abstractmethod

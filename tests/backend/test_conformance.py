@@ -335,6 +335,15 @@ def test_arrays(backend):
     assert bk.concrete(backend.array(2.5)) == 2.5
 
 
+@dtypes
+def test_products_of_matrices(backend, dtype):
+    rng = np.random.default_rng(5)
+    a, b, x = (rng.normal(size=s).astype(dtype) for s in ((2, 3), (3, 4), (3,)))
+    on = [backend.array(v.tolist(), dtype) for v in (a, b, x)]
+    backend.assert_close(backend.bk.matmul(on[0], on[1]), a @ b, DTYPES[dtype])
+    backend.assert_close(backend.bk.matmul(on[0], on[2]), a @ x, DTYPES[dtype])
+
+
 def test_trees(backend):
     """Leaves in order; None is no leaf; numbers and text are leaves that are no arrays."""
     bk, x = backend.bk, backend.array([1.0])

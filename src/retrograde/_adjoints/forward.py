@@ -221,7 +221,7 @@ def _pushed(bk: Any, x: Array, column: Sequence[Array]) -> list[Array]:
     found = []
     for rows in column:
         flat = xp.reshape(rows, (rows.shape[0], -1))
-        found.append(xp.reshape(bk.product(xp.astype(v, rows.dtype), flat), rows.shape[1:]))
+        found.append(xp.reshape(bk.matmul(xp.astype(v, rows.dtype), flat), rows.shape[1:]))
     return found
 
 

@@ -159,12 +159,12 @@ class _Vectors:
         total: Any = None
         if count:
             parts = self.xp.reshape(x[: count * block], (count, block))
-            blocks = self.bk.product(parts, rows.T)
+            blocks = self.bk.matmul(parts, rows.T)
             total = self.xp.sum(self.signs[kind][first : first + count, :] * blocks, axis=0)
         if rest:
             # leaves shorter than a block take different parts of it
             low = at % (block - rest + 1)
-            part = self.bk.product(rows[:, low : low + rest], x[count * block :])
+            part = self.bk.matmul(rows[:, low : low + rest], x[count * block :])
             total = part if total is None else total + part
         return total
 
