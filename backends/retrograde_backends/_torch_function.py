@@ -16,8 +16,9 @@ import torch
 from retrograde._errors import InputError, UnsupportedByBackend
 from retrograde._types import Inputs, Wanted
 
+from ._torch_device import held
 from ._torch_modes import outside
-from ._torch_reverse import held, without_hooks
+from ._torch_reverse import without_hooks
 
 __all__ = [
     "TrackedTimes",

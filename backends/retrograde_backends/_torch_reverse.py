@@ -23,13 +23,9 @@ from retrograde._errors import InputError, UnsupportedByBackend
 from retrograde._types import Wanted
 
 from ._torch_capture import edge, unknown_leaf
+from ._torch_device import held
 
-__all__ = ["TorchPullback", "held", "without_hooks"]
-
-
-def held(x: Any) -> Any:
-    """A 0-d tensor's number where it lies in the host's memory; else x, for nobody waits for it."""
-    return x.item() if x.device.type == "cpu" else x
+__all__ = ["TorchPullback", "without_hooks"]
 
 
 def _gradients(outputs: Any, cotangents: Any, inputs: Any) -> tuple[Any, ...]:

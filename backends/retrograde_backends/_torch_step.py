@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from . import _torch_device
 from ._flat_step import FEW, bare_call, host_square, with_coarse
 from ._torch_guard import changed, guarded
 
@@ -40,7 +41,7 @@ SMALL = 1 << 11
 
 def product(row: Any, rows: Any, out: Any = None) -> Callable[[], Any]:
     """A call that forms ``row @ rows``, anew or into ``out``."""
-    small = rows.device.type == "cpu" and rows.shape[1] <= SMALL and rows.dtype in SHARED
+    small = _torch_device.on_host(rows.device) and rows.shape[1] <= SMALL and rows.dtype in SHARED
     if out is None and small:
         return HostProduct(row, rows)
     bound = partial(torch.mv, rows.T, row)
@@ -67,7 +68,7 @@ def stamper(kind: Any, origin: float | None = None) -> Callable[[float], Any]:
 
 def timer(dtype: Any, device: Any) -> Callable[[Any], Any]:
     """``t -> 0-d tensor``; never ``torch.tensor``, which takes thrice as long."""
-    if device.type != "cpu" or dtype not in SHARED:
+    if not _torch_device.on_host(device) or dtype not in SHARED:
         make: Callable[[float], Any] = partial(torch.scalar_tensor, dtype=dtype, device=device)
     else:
         stamp, share = stamper(SHARED[dtype]), torch.from_numpy
@@ -208,7 +209,8 @@ def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, 
 def squarer(space: Any) -> Callable[[Any, Any], float]:
     """``(y, y1) -> mean of (|e| / (atol + rtol max(|y|, |y1|)))**2``, with one host read."""
     layout, error, scale = space.layout, space.error, space.scale
-    if layout.device.type == "cpu" and layout.size < LARGE and layout.dtype in SHARED:
+    host = _torch_device.on_host(layout.device)
+    if host and layout.size < LARGE and layout.dtype in SHARED:
         space.host = HostStep(space)
         return space.host.square  # type: ignore[no-any-return]
     rtol, atol, count, complex_ = scale.rtol, scale.atol, layout.size, layout.dtype.is_complex

@@ -15,6 +15,7 @@ import torch
 from retrograde._errors import InputError
 from retrograde._solvers.explicit_rk import StepCotangents
 
+from . import _torch_device
 from ._torch_flat import TorchLayout
 from ._torch_kernels import Run
 from ._torch_steps import advance_step, attempt_step, inside_step, pull_step, slopes_step
@@ -23,19 +24,35 @@ __all__ = ["ForwardSweep", "ReverseSweep"]
 
 
 class _Clock:
-    """Start and size of a step as one tensor: written in place, for no call costs less."""
+    """Start and size of a step as one tensor: written in place, for no call costs less.
+
+    On a device by two kernels that have them as arguments: a copy would be waited for.
+    """
 
     def __init__(self, layout: Any) -> None:
         self.device, self.origin = layout.device, layout.origin or 0.0
         self.values = array("d", (0.0, 0.0))
-        self.tensor = torch.frombuffer(self.values, dtype=torch.float64)
+        if _torch_device.on_host(self.device):
+            self.cells: Any = None
+            self.tensor = torch.frombuffer(self.values, dtype=torch.float64)
+        else:
+            self.tensor = torch.zeros(2, dtype=torch.float64, device=self.device)
+            self.cells = self.tensor.unbind()
 
     def __call__(self, t: Any, h: Any) -> Any:
         if torch.is_grad_enabled():  # a graph keeps it, and the times may have a history
-            pair = [torch.as_tensor(x, dtype=torch.float64) for x in (self.origin + t, h)]
-            return torch.stack(pair).to(self.device)
-        self.values[0], self.values[1] = self.origin + t, h
-        return self.tensor.to(self.device)
+            return torch.stack([self._placed(x) for x in (self.origin + t, h)])
+        if self.cells is None:
+            self.values[0], self.values[1] = self.origin + t, h
+        else:
+            for cell, x in zip(self.cells, (self.origin + t, h), strict=True):
+                cell.fill_(x)
+        return self.tensor
+
+    def _placed(self, x: Any) -> Any:
+        if isinstance(x, torch.Tensor):
+            return x.to(self.device, torch.float64)
+        return torch.scalar_tensor(x, dtype=torch.float64, device=self.device)
 
 
 class ForwardSweep:
@@ -182,7 +199,8 @@ class ReverseSweep:
         out = self._pull(*moving, q) if self.solver.dense else self._pull(*moving)
         g = out[0] if qy is None else out[0] + qy
         if self.time and out[1] is not None:
-            a, b = out[1].tolist()
+            host = _torch_device.on_host(self.layout.device)
+            a, b = out[1].tolist() if host else out[1].unbind()
             ct_t, ct_h = ct_t + a, ct_h + b
         for i, part in enumerate(out[2 if self.time else 1 :]):
             if part is not None:
@@ -230,7 +248,8 @@ class ReverseSweep:
     def slope(self, theta: Any) -> Any:
         """The interpolant's derivative with respect to time."""
         rows = self._values()[1]
-        return torch.mv(rows.T, rows.new_tensor(self.weight_derivatives(theta)))
+        weights = self.weight_derivatives(theta)
+        return torch.mv(rows.T, _torch_device.uploaded(weights, rows.dtype, rows.device))
 
     def _values(self) -> Sequence[Any]:
         """(y1, the stages' slopes) of the step: taken once more, by those outputs that ask."""
@@ -268,7 +287,7 @@ def _combined(y: Any, weights: Sequence[Any], rows: Any) -> Any:
     if any(isinstance(x, torch.Tensor) for x in weights):
         w = torch.stack([torch.as_tensor(x) for x in weights]).to(rows.device, rows.dtype)
     else:
-        w = torch.tensor(weights, dtype=rows.dtype, device=rows.device)
+        w = _torch_device.uploaded(weights, rows.dtype, rows.device)
     if rows.ndim == 2:
         return torch.addmv(y, rows.T, w)
     return y + torch.mv(rows.reshape(rows.shape[0], -1).T, w).reshape(y.shape)

@@ -21,6 +21,7 @@ from retrograde._spaces import Scale
 from retrograde._types import Inputs, Wanted
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
+from . import _torch_device
 from ._torch_capture import captured_tensors
 from ._torch_compiled import CompileHooks
 from ._torch_direct import DirectHooks
@@ -150,7 +151,7 @@ class TorchBackend(
         return constant(x)
 
     def held(self, x: Any) -> Any:
-        return item(x) if x.device.type == "cpu" else x
+        return item(x) if _torch_device.on_host(x.device) else x
 
     # --- spaces and clock
     def layout(self, leaves: Sequence[Any]) -> Any:
@@ -191,7 +192,9 @@ class TorchBackend(
         return torch.stack(list(arrays))
 
     def coefficients(self, values: Any, dtype: Any, device: Any) -> Any:
-        return torch.as_tensor(values, dtype=dtype, device=device)
+        if isinstance(values, torch.Tensor):
+            return values.to(device, dtype)
+        return _torch_device.uploaded(values, dtype, device)
 
     product = staticmethod(product)
 

@@ -1,0 +1,42 @@
+"""PyTorch: what is different where tensors live on a device that works by itself.
+
+Nobody waits for it within a sweep but for the one number that a step is judged by: cotangents of
+times stay 0-d tensors, a time is an argument of the kernel that writes it, and rows of weights go
+up from pinned memory, which PyTorch keeps until the copy is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+__all__ = ["held", "on_host", "uploaded"]
+
+
+def on_host(device: Any) -> bool:
+    """Whether numbers of its tensors can be read without waiting for anything."""
+    return device.type == "cpu"  # type: ignore[no-any-return]
+
+
+def copies(device: Any) -> bool:
+    """Whether it copies from pinned memory of the host by itself."""
+    return device.type == "cuda"  # type: ignore[no-any-return]
+
+
+def held(x: Any) -> Any:
+    """A 0-d tensor's number where it lies in the host's memory; else x, for nobody waits for it."""
+    return x.item() if on_host(x.device) else x
+
+
+def uploaded(values: Sequence[Any], dtype: Any, device: Any) -> Any:
+    """Numbers of the host as a tensor; nobody waits until they are there."""
+    if on_host(device) or not copies(device):
+        return torch.as_tensor(values, dtype=dtype, device=device)
+    return pinned(values, dtype).to(device, non_blocking=True)
+
+
+def pinned(values: Sequence[Any], dtype: Any) -> Any:
+    """Numbers in memory that a device can copy from by itself."""
+    return torch.tensor(values, dtype=dtype, pin_memory=True)
