@@ -318,7 +318,7 @@ class ForwardLoop:
             t, y, k0, n = select(ok, (t_new, y1, k1, n + 1), (t, y, kept, n))
             return t, h_next, e2, memory, y, k0, n, tries + 1, times, rows
 
-        patience = None if clock.traced else Patience(t1)
+        patience = None if clock.traced else Patience(t1, lambda t: self.told(inputs, t))
 
         def running(s: Any) -> Any:
             if patience is not None and s[7] == patience.stop:
@@ -335,7 +335,8 @@ class ForwardLoop:
         if bk.python_loops and plain and (slots is None or slots.everything):
             rows = collect and (lambda r, s, n: collect(r, True, ts, s, n, sweep, emit))
             note = clock.record if record else None
-            tries = Tries(attempt, adapt, note, rows, t1, floor, 4 * clock.eps, limit)
+            least = 4 * clock.eps
+            tries = Tries(attempt, adapt, note, rows, t1, floor, least, limit, patience)
             return self._ended(*march_on_host(bk, start, tries, slots, self.carried), t1)
         if guard is not None:
             start, step = (*start, guard.table(limit)), guard.on_tries(step, 6, 4)

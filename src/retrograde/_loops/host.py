@@ -37,6 +37,8 @@ class Tries(NamedTuple):
         Least step relative to the time.
     limit : int or None
         Bound of the number of tries.
+    patience : Patience
+        Looked at now and then.
     """
 
     attempt: Callable[..., Any]
@@ -47,6 +49,7 @@ class Tries(NamedTuple):
     floor: float
     least: float
     limit: int | None
+    patience: Patience
 
 
 def march_on_host(
@@ -57,10 +60,9 @@ def march_on_host(
     ``slots``: None, or those that store every state.
     """
     t, h, e2, memory, y, k0, n, count, times, rows = start
-    attempt, adapt, note, collect, t1, floor, least, limit = tries
+    attempt, adapt, note, collect, t1, floor, least, limit, patience = tries
     buffer = None if slots is None else slots.new_buffer(bk, layout)
     write, nearly = bk.write, 1.0 - TINY
-    patience = Patience(t1)
     stop = patience.stop if limit is None else min(patience.stop, limit)
     while True:
         while t != t1 and count != stop and abs(h) > floor + least * abs(t):

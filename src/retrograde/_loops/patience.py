@@ -7,6 +7,7 @@ after 16, 32, 64, ... tries, and after each thousand later on, so that no try co
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 __all__ = ["Patience"]
 
@@ -23,6 +24,8 @@ class Patience:
     ----------
     t1 : float [time]
         Its end.
+    told : callable
+        A time as the user counts it.
 
     Attributes
     ----------
@@ -30,8 +33,9 @@ class Patience:
         The number of tries at which to :meth:`look` next.
     """
 
-    def __init__(self, t1: float) -> None:
-        self.t1, self.began, self.stop = t1, time.monotonic(), FIRST
+    def __init__(self, t1: float, told: Callable[[float], float] = float) -> None:
+        self.t1, self.told = t1, told
+        self.began, self.stop = time.monotonic(), FIRST
         self.seconds, self.tries = SECONDS, TRIES
 
     def look(self, t: float, h: float, count: int) -> int:
@@ -53,5 +57,5 @@ class Patience:
             "A solve is at t = %.6g after %d tries of a step (%.3g s). With steps of %.2g, as now, "
             "it takes some %.2g more to t1 = %.6g, %.2g s in all. It may be stiff, or tolerances "
             "may be tighter than needed; `max_steps` bounds the tries.",
-            t, count, passed, abs(h), left, self.t1, total,
+            self.told(t), count, passed, abs(h), left, self.told(self.t1), total,
         )  # fmt: skip
