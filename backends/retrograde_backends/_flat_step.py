@@ -27,7 +27,7 @@ def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, 
     table, scaled, scale = space.table, space.scaled, space.scale_into
     time, norm, total, owned = space.stamp, space.square, space.total, space.bk.owned
 
-    ended = None
+    locks, ended = space.bk.locks, None
 
     def attempt(t: float, h: float, y: Any, k0: Any) -> tuple[Any, Any, Any, float]:
         nonlocal ended
@@ -40,8 +40,12 @@ def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, 
             store(second, k0)
         for c, product, row in plan:
             row[...] = call(time(t + c * h), product(), args)
-        y1 = total(y)
-        k1 = call(time(t + end * h), owned(y1), args)
+        given = y1 = total(y)
+        if locks:  # ``owned`` but for a call
+            y1.setflags(False)
+        else:
+            given = owned(y1)
+        k1 = call(time(t + end * h), given, args)
         last[...] = k1
         ended = (k1,)
         return y1, ended, kept, norm(y, y1)

@@ -31,6 +31,7 @@ class CupyBackend(NumpyBackend):
 
     name: ClassVar[str] = "cupy"
     array_overhead: ClassVar[int] = 0
+    locks: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__(array_api_compat.cupy)

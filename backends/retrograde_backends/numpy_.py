@@ -45,6 +45,8 @@ class NumpyBackend(EagerBackend):
     """The adapter of NumPy, and by its ``np`` argument of CuPy."""
 
     name: ClassVar[str] = "numpy"
+    locks: ClassVar[bool] = True
+    """Whether arrays can be made read-only."""
     array_overhead: ClassVar[int] = 160  # its header, and its entries in a dict and two lists
 
     def __init__(self, xp: Any) -> None:

@@ -116,6 +116,26 @@ def test_the_vjp_of_a_field_sees_the_state_that_the_step_had(backend):
     np.testing.assert_array_equal(backend.to_numpy(sol.ys), backend.to_numpy(plain.ys))
 
 
+def test_a_vjp_that_writes_into_its_state(backend):
+    """d/dy0 of y' = -y*y, whose vjp spoils the state of every step that it is given."""
+    if not backend.eager or backend.bk.counts_changes:
+        pytest.skip("nothing lent is written into, or nobody looks")
+
+    def vjp(t: Any, y: Any, args: Any, ct: Any) -> Any:
+        found = -2.0 * y["y"] * ct["y"]
+        y["y"][...] = 7.0
+        return 0.0 * t, {"y": found}, None
+
+    field = rg.VectorField(lambda t, y, a: {"y": -(y["y"] * y["y"])}, vjp=vjp)
+    sol, pullback = rg.solve_vjp(field, {"y": backend.array([[1.0]])}, 0.0, 1.0, dt=0.01)
+    try:
+        g = pullback(backend.map(lambda x: 0.0 * x + 1.0, sol.ys))
+    except rg.InputError as error:
+        assert "in place" in str(error)  # noqa: PT017
+    else:
+        np.testing.assert_allclose(backend.to_numpy(g.y0)["y"], [[0.25]], rtol=1e-6)
+
+
 def test_bodies_and_conditions_that_change_their_carry_later(backend):
     writable(backend)
 

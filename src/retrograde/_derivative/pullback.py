@@ -137,8 +137,8 @@ class UserPullback(_Pullback):
     def __call__(self, t: Array, y: State) -> tuple[list[Array], Pull]:
         """Leaves of f(t, y), and the pull."""
         problem, args, bk = self.problem, self.args, self.bk
-        tree = problem.state_tree(y)
         k = self.call(t, y)
+        tree = problem.tree(bk.lent(problem.layout.unpack(y)))
 
         def pull(ct: Sequence[Array], acc: list[Array]) -> tuple[Any, Any, list[Array]]:
             if any(c is None for c in ct):
