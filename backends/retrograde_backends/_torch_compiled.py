@@ -20,9 +20,11 @@ from retrograde._derivative import VectorField
 from retrograde._errors import InputError, UnsupportedByBackend
 from retrograde._solvers import ExplicitRungeKutta
 
+from ._torch_draws import refuse_compiled
 from ._torch_flat import TorchLayout
 from ._torch_forward import transformed
 from ._torch_kernels import SETTINGS, kernel
+from ._torch_modes import Placed
 from ._torch_steps import leafwise
 from ._torch_sweeps import ForwardSweep, ReverseSweep
 
@@ -38,6 +40,8 @@ class CompileHooks:
                 f"`compile` is True, but PyTorch {torch.__version__} can't put a gradient into a "
                 "compiled program; install a later one (2.13 can), or leave `compile` out."
             )
+        if problem.drawn:
+            refuse_compiled()
         if not isinstance(solver, ExplicitRungeKutta):
             raise UnsupportedByBackend(
                 f"`compile` is True, but `solver` is {solver.name}; pass an explicit Runge-Kutta "
@@ -118,4 +122,6 @@ def _code(f: Any) -> Any:
         return VectorField, _code(f.f)
     if isinstance(f, types.MethodType):
         return _code(f.__func__)
+    if isinstance(f, Placed):
+        return Placed, f.kind, f.lower, _code(f.__wrapped__)
     return getattr(f, "__code__", type(f))

@@ -26,6 +26,7 @@ from ._torch_capture import captured_tensors
 from ._torch_compiled import CompileHooks
 from ._torch_direct import DirectHooks
 from ._torch_distributed import gathered_modules, refuse_replays, spread, whole
+from ._torch_draws import begin, held, hold, undrawn
 from ._torch_flat import TorchAdjoint, TorchLayout, TorchStages
 from ._torch_forward import (
     ForwardHooks,
@@ -219,7 +220,7 @@ class TorchBackend(
     # --- derivatives
     def capture(self, problem: Any, t0: Any) -> None:
         problem.y0, problem.params = normal(problem.y0), tuple(map(normal, problem.params))
-        problem.f = placed(problem.f, problem.layout.dtype)
+        problem.wrap(lambda f: placed(f, problem.layout.dtype))
         before = [x.detach() for x in problem.layout.unpack(problem.y0)]
         copies = [x.clone() for x in before]
         args = problem.arguments(constant(problem.params))
@@ -233,12 +234,14 @@ class TorchBackend(
             refuse_duals(leaves)
             return leaves
 
-        with outside(), gathered_modules(problem.gathered):
+        with outside(), gathered_modules(problem.gathered), undrawn(problem.layout) as moved:
             if transformed() or not recording():  # torch.func follows what f closes over
                 run()
                 found = []
             else:
                 found = captured_tensors(unplaced(f), run)
+        if moved:
+            hold(problem)
         if found and isinstance(f, VectorField) and f.vjp is not None:
             raise InputError(
                 "`f` closes over tensors that require a gradient, which its own `vjp` does "
@@ -262,14 +265,17 @@ class TorchBackend(
             return [x for x in results[0] if self.is_array(x)]
 
         found = []
-        with outside(), gathered_modules(problem.gathered):
+        with outside(), gathered_modules(problem.gathered), undrawn(problem.layout) as moved:
             if transformed() or not recording():
                 run()
             else:
                 known = {id(x) for x in problem.params[count:]}
                 found = [x for x in captured_tensors(fn, run) if id(x) not in known]
-        hoisted = None if call is fn else lambda t, y, args, captured: call(t, y, args)
-        problem.add_captured(hoisted, found, (True,) * len(found), output=True)
+        problem.add_captured(None, found, (True,) * len(found), output=True)
+        if call is not fn:
+            problem.converted_output = lambda t, y, args, captured: call(t, y, args)
+        if moved:
+            hold(problem, fn)
         return results[0], results[1]
 
     guard = staticmethod(guarded)
@@ -306,7 +312,7 @@ class TorchBackend(
 
     def differentiate(self, program: Any, inputs: Any) -> Any:
         look = watch(inputs.params[: program.given], "`f` changed its argument `args`")
-        result = self._differentiated(program, inputs)
+        result = held(program, lambda: self._differentiated(program, inputs))
         look()
         return result
 
@@ -325,6 +331,7 @@ class TorchBackend(
                 with outside(recorded=True):
                     return program.primal(inputs)
             except TooManySteps:
+                _given_up(loop, adjoint.limit)
                 adjoint = program.adjoint = program.fallback
         refuse_replays(loop, adjoint)
         with outside():
@@ -341,7 +348,7 @@ class TorchBackend(
     # what a core that knows no modes runs
     def run_forward(self, program: Any, inputs: Any) -> Any:
         with outside(vjp=True):
-            return program.forward(inputs)
+            return held(program, lambda: program.forward(inputs))
 
     def run_reverse(
         self, program: Any, inputs: Any, residuals: Any, cotangents: Any, wanted: Wanted
@@ -371,6 +378,13 @@ class TorchBackend(
         free, total = torch.cuda.mem_get_info(like.device)
         kept = torch.cuda.memory_reserved(like.device) - torch.cuda.memory_allocated(like.device)
         return MemoryInfo(free + kept, total, f"memory of {like.device}")
+
+
+def _given_up(loop: Any, tries: int) -> None:
+    """Note f's calls of a march that found no room for its record; what it drew comes again."""
+    if hasattr(loop, "problem"):
+        begin(loop.problem)
+        loop.problem.trials += int(loop.evaluations(tries, tries, 0))
 
 
 def _flat(leaves: Sequence[Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ._adjoints import find_adjoint
+from ._errors import InputError
 from ._planner import (
     UNLIMITED,
     Plan,
@@ -63,7 +64,15 @@ def follow(
     if vjp is not None:
         shape = shape._replace(vjp=vjp, calibrated=True)
     shape, named, why = switch(loop, inputs, shape, budget, named, native=native)
-    return make_plan(shape, budget, source, named, why)
+    plan = make_plan(shape, budget, source, named, why)
+    if not (loop.problem.steady or plan.adjoint.differentiable):
+        raise InputError(
+            f"`f` returned two results for the same arguments, and {plan.adjoint.name} calls it "
+            "again for the gradient. Let it depend on t, y and args alone: draw random numbers "
+            "before the solve and hand them in by `args` (what it draws from PyTorch's default "
+            "generators is held)."
+        )
+    return plan
 
 
 def note_steps(program: Program, inputs: Inputs, n: Any) -> None:

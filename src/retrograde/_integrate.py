@@ -347,6 +347,25 @@ class ForwardLoop:
         s, stored = march(bk, start, step, running, view, slots, clocked or self.carried)
         return self._ended(s, stored, t1, s[-1] if guard is not None else None)
 
+    def evaluations(self, n: Any, tries: Any, inside: Any) -> Any:
+        """Calls of f by a march of so many accepted steps, tries, and steps with rows inside."""
+        out, solver = self.outputs, self.solver
+        first = int(bool(out.inside) and solver.keeps_slope)
+        if self.adaptive:
+            controller: Any = self.controller
+            first = 1 if controller.dt0 is not None else 2
+        rejected = 0 if self.clock.traced or solver.compiled else tries - n
+        full = self.adaptive or bool(out.inside)
+        return first + solver.calls(tries, full=full, rejected=rejected, inside=inside)
+
+    def called(self, final: Final) -> int:
+        """The same of a march that has ended; 0 in a traced library, which runs no f itself."""
+        if self.clock.traced:
+            return 0
+        inside = final.inside[2] if len(final.inside) > 2 else 0
+        number = self.bk.number
+        return int(self.evaluations(number(final.n), number(final.tries), number(inside)))
+
     def _ended(self, s: Any, stored: Any, t1: Scalar, noted: Any = None) -> Final:
         t, _, e2, _, y, _, n, tries, times, inside = s[:10]
         return Final(y, t, n, tries, self._why(t, t1, e2, tries), inside, times, stored, noted)

@@ -80,16 +80,27 @@ class Problem:
         """Whether f or ``SaveAt.fn`` may hold what has no derivative (an adapter's finding)."""
         self.notes: tuple[Any, ...] = ()
         """What an adapter found f and ``SaveAt.fn`` to be made of; part of :meth:`key`."""
+        self.trials = 0
+        """Calls of f beside those of the march: checks, the planner's, marches begun again."""
+        self.first: list[Array] = []
+        """What f returned at (t0, y0), until a plan has compared it with another call."""
+        self.steady = True
+        """Whether two calls of f at (t0, y0) returned the same, as far as that was seen."""
+        self.drawn = 0
+        """Bytes that each call of f leaves behind, for its random numbers (an adapter's)."""
 
     def key(self) -> Any:
         """What the structure of this problem depends on, to keep compiled programs by."""
+        return self.f, *self.alike()
+
+    def alike(self) -> Any:
+        """The same without f."""
         if self._key is not None:
             return self._key
         static = tuple(None if self.bk.is_array(x) else (type(x), x) for x in self._args_leaves)
         arrays = (*self.layout.unpack(self.y0), *self.params)
         shapes = tuple((tuple(x.shape), x.dtype) for x in arrays)
         self._key = (
-            self.f,
             self.treedef,
             self._args_treedef,
             static,
@@ -268,9 +279,20 @@ class Problem:
         fit = self.fit(k)
         if fit is None:
             return k
+        self._fitted()
+        return fit
+
+    def _fitted(self) -> None:
+        """Let every result of f be made to fit."""
         f: Callable[[Any, Any, Any], Any] = self.f
         self.call = lambda t, y, args: self.fit(f(t, y, args))
-        return fit
+
+    def wrap(self, make: Callable[[Any], Any]) -> None:
+        """Let an adapter stand around f, wherever it is called: f becomes ``make(f)``."""
+        fits = self.call is not self.f
+        self.f = self.call = make(self.f)
+        if fits:
+            self._fitted()
 
     def fit(self, k: Tree) -> Tree | None:
         """A result of f with its lists, numbers and integers as y's arrays; None if it is unlike.
@@ -292,6 +314,7 @@ class Problem:
     def check_result(self, k: Tree, is_array: Callable[[Any], bool] | None = None) -> Tree:
         """A result of f (or its shapes) as it is meant; InputError unless it is like y0."""
         bk = self.bk
+        called = is_array is None  # by an eager library: a traced one has shapes
         if is_array is None:
             k = self.taken(k)
             for leaf in bk.flatten(k)[0]:
@@ -317,7 +340,20 @@ class Problem:
                 )
             if bk.is_array(leaf):
                 self._check_device("`f`'s result and `y0`", leaf, first)
+        if called:
+            self.trials += 1
+            self.first = [bk.stop_gradient(leaf) for leaf in leaves]
         return k
+
+    def compare(self, k: Sequence[Array]) -> None:
+        """Note whether f, called again at (t0, y0), returned something else (``steady``)."""
+        bk, xp = self.bk, self.bk.xp
+        near = 2.0 ** (-4 * bk.itemsize(self.layout.real_dtype))  # half the digits
+        first, self.first = self.first, []
+        for a, b in zip(first, k, strict=False):
+            a, b = xp.abs(a - b), xp.abs(a)
+            if bk.concrete(xp.any(a > near * xp.max(b))):
+                self.steady = False
 
     def describe(self) -> str:
         """y0 in a few words, for messages."""

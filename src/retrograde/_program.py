@@ -107,6 +107,7 @@ class Program:
             leaves, final, residuals = self.adjoint.forward_for(loop, inputs, wanted)
             if self.plan is None or limit is None or final.status != int(Status.max_steps):
                 return leaves, final, residuals
+            self.loop.problem.trials += self._marched.called(final)
             del leaves, final, residuals
             self.plan = widened(self.plan)
             self.adjoint = self.plan.adjoint

@@ -469,7 +469,7 @@ def _solution(
 ) -> Solution[Any]:
     """Wrap; raise where the status is known and bad."""
     loop, stats = program.loop, program.stats
-    bk, out, solver = loop.bk, loop.outputs, loop.solver
+    bk, out = loop.bk, loop.outputs
     times, n, tries, status, t, inside = aux
     n, tries, t, inside = (bk.number(x) for x in (n, tries, t, inside))
     if out.inside == "steps" and isinstance(n, int):  # drop a traced buffer's unused rows
@@ -479,18 +479,14 @@ def _solution(
         ys = loop.problem.tree(leaves)
     else:
         ys = bk.unflatten(out.treedef, leaves)
-    first = int(bool(out.inside) and solver.keeps_slope)
-    if loop.adaptive:
-        first = 1 if loop.controller.dt0 is not None else 2
-    rejected = 0 if loop.clock.traced or solver.compiled else tries - n
-    full = loop.adaptive or bool(out.inside)
-    evals = first + solver.calls(tries, full=full, rejected=rejected, inside=inside)
     stats.update(
         num_steps=tries,
         num_accepted_steps=n,
         num_rejected_steps=tries - n,
-        num_f_evals=evals,
+        num_f_evals=loop.evaluations(n, tries, inside),
     )
+    if not loop.clock.traced:
+        stats["num_trial_f_evals"] = loop.problem.trials
     value = bk.concrete(status)
     status = status if value is None else Status(int(value))
     if status is Status.converged:

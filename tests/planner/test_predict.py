@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
@@ -127,20 +128,68 @@ def test_the_last_solve_tells_the_next(backend):
     for other in ({"rtol": 1e-5}, {"solver": "dopri5"}):
         assert "last" not in rg.plan(*call, **{**settings, **other}).steps_source
     assert "last" not in rg.plan(f, y0, 0.0, 8.0, **settings).steps_source
-    assert "last" not in rg.plan(field_of(backend), y0, 0.0, 9.0, **settings).steps_source
+    # a new function of the same code is known, another one is not
+    assert "last" in rg.plan(field_of(backend), y0, 0.0, 9.0, **settings).steps_source
+    assert (
+        "last" not in rg.plan(lambda t, y, args: f(t, y, args), *call[1:], **settings).steps_source
+    )
+
+
+def test_a_fresh_function_is_known_by_what_it_closes_over(reference):
+    """As in a training loop: new lambdas, new arrays and numbers, the same objects."""
+
+    class Field:
+        def __call__(self, t, y, rates):
+            return -rates[0] * y * np.cos(3 * t)
+
+    def steps_source(field, rates, **more):
+        f = functools.partial(lambda t, y, args, scale: scale * field(t, y, rates), scale=1.5)
+        sol, _ = rg.solve_vjp(f, np.ones(2), 0.0, 9.0, rtol=1e-7, memory="1 MiB", **more)
+        return sol.plan.steps_source
+
+    field, rates = Field(), (np.ones(2), 0.5)
+    assert "last" not in steps_source(field, rates)
+    assert "last" in steps_source(field, (np.zeros(2), 0.25))
+    assert "last" in steps_source(field, rates, saveat=rg.SaveAt(ts=[1.0]))
+    for other in ((Field(), rates), (field, (np.ones(2), 1)), (field, (np.ones(1), 0.5))):
+        assert "last" not in steps_source(*other)
+
+
+@pytest.mark.parametrize("entry", ["solve", "solve_vjp", "plan"])
+def test_calls_of_a_fresh_function_are_counted(backend, entry):
+    if not backend.eager:
+        pytest.skip("f is traced, not run")
+    calls, y0 = [], backend.array([1.0, 1.0])
+    if hasattr(y0, "requires_grad_"):
+        y0.requires_grad_(entry == "solve")
+    inner = field_of(backend)
+
+    def fresh():
+        return lambda t, y, args: (calls.append(t), inner(t, y, args))[1]
+
+    found = []
+    for _ in range(3):
+        calls.clear()
+        result = getattr(rg, entry)(fresh(), y0, 0.0, 4.0, rtol=1e-5, memory="1 MiB")
+        stats = getattr(result[0] if entry == "solve_vjp" else result, "stats", None)
+        found.append(len(calls))
+        if stats is not None:
+            assert stats["num_f_evals"] + stats["num_trial_f_evals"] == len(calls)
+    if stats is not None:
+        assert stats["num_trial_f_evals"] <= 2
 
 
 def test_nothing_is_probed_under_tracing():
     jax = pytest.importorskip("jax")
     plans = []
 
-    def loss(y0):
-        sol = rg.solve(lambda t, y, args: -y, y0, 0.0, 1.0, memory="1 MiB", max_steps=300)
+    def loss(y0, t1):
+        sol = rg.solve(lambda t, y, args: -y, y0, 0.0, t1, memory="1 MiB", max_steps=300)
         plans.append(sol.plan)
         return sol.ys.sum()
 
-    for transform in (jax.grad(loss), jax.jit(jax.grad(loss))):
-        transform(jax.numpy.ones(2))
+    for t1, transform in ((1.0, jax.grad(loss)), (2.0, jax.jit(jax.grad(loss), static_argnums=1))):
+        transform(jax.numpy.ones(2), t1)
         assert (plans[-1].steps, plans[-1].steps_source) == (64, "unknown: a guess")
 
 
@@ -209,7 +258,8 @@ def test_a_solve_of_many_more_steps_keeps_the_budget(reference, size):
     solutions = []
 
     def gradient():
-        quick = lambda t, y, args: quickening(t, y, args)  # noqa: E731  a new one: no last solve
+        own = type("Own", (), {})()  # closed over: no last solve is known
+        quick = lambda t, y, args, own=own: quickening(t, y, args)  # noqa: E731
         sol, pull = rg.solve_vjp(quick, y0, 0.0, 45.0, memory=memory, **settings)
         solutions.append(sol)
         return pull(np.ones_like(sol.ys))

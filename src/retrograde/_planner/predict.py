@@ -24,7 +24,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
@@ -34,6 +33,7 @@ from .._controllers import PIDController
 from .._saveat import Outputs, SaveAt
 from .._types import Inputs
 from ..backend import Capability
+from .likeness import Likeness
 
 __all__ = ["Prediction", "extrapolate", "predict", "remember"]
 
@@ -99,37 +99,37 @@ def remember(loop: Any, inputs: Inputs, steps: int, planned: int) -> None:
     schedules made anew in each round of an optimiser.
     """
     steps = planned if abs(steps - planned) <= NEAR * planned else steps
-    key = _key(loop, inputs)
+    key, alive = _key(loop, inputs)
     if key is None:
         return
-    try:
-        f = weakref.ref(loop.problem.f)
-    except TypeError:
-        return
     _counts.pop(key, None)
-    _counts[key] = f, steps
+    _counts[key] = alive, steps
     while len(_counts) > MOST:
         _counts.popitem(last=False)
 
 
 def _recall(loop: Any, inputs: Inputs) -> int | None:
-    found = _counts.get(_key(loop, inputs))
-    return found[1] if found is not None and found[0]() is loop.problem.f else None
+    found = _counts.get(_key(loop, inputs)[0])
+    return found[1] if found is not None and all(ref() is not None for ref in found[0]) else None
 
 
-def _key(loop: Any, inputs: Inputs) -> int | None:
-    """A hash, so that nothing is kept alive; None where something is unhashable or traced."""
+def _key(loop: Any, inputs: Inputs) -> tuple[int | None, list[Any]]:
+    """A hash, so that nothing is kept alive, and what has to live for it to mean the same.
+
+    None where something is unhashable or traced.
+    """
     ends = tuple(loop.bk.concrete(t) for t in (inputs.t0, inputs.t1))
     if None in ends:
-        return None
+        return None, []
     try:
         settings = [(type(x), x) for x in (loop.solver, loop.controller)]  # equal hashes if none
-        return hash((loop.problem.key(), *settings, ends))
+        f = Likeness(loop.bk, loop.problem.f)
+        return hash((f.key, loop.problem.alike(), *settings, ends)), f.alive
     except TypeError:
-        return None
+        return None, []
 
 
-_counts: OrderedDict[int | None, tuple[Any, int]] = OrderedDict()
+_counts: OrderedDict[int | None, tuple[list[Any], int]] = OrderedDict()
 
 NEAR = 0.25
 """How far a count may be from the planned one, as a part of it, and leave it as it is."""
@@ -237,6 +237,7 @@ class _Short:
     def forward(self, inputs: Inputs) -> tuple[Any, Any]:
         """Record of times, and accepted steps."""
         final = self.loop.placed(inputs).march(inputs, None, record=True)
+        self.loop.problem.trials += self.loop.called(final)
         return final.times, final.n
 
 
@@ -247,6 +248,7 @@ def _first_step(loop: Any, inputs: Inputs, k0: Any) -> int:
     """Steps from the size of the first one; one call of f."""
     loop = loop.placed(inputs)
     clock, problem = loop.clock, loop.problem
+    problem.trials += not clock.traced and loop.controller.dt0 is None
     t0, t1 = (clock.real(t) for t in inputs.clocked[:2])
     h = loop.controller.first_step(
         clock,

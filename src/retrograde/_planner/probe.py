@@ -27,6 +27,9 @@ CHEAP = 1024
 RECORD = "record of times"
 """The item of the accepted times, which a plan can do without."""
 
+DRAWN = "times of random numbers"
+"""The item of what each call of f leaves behind where it draws."""
+
 GROWING_TIME = 9
 """8 bytes a time, and the sixteenth that Python's array keeps beyond its length."""
 
@@ -65,6 +68,9 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
     vjp, pulls = _watched(vjp) if isinstance(vjp, TapePullback) else (vjp, [])
     with bk.quiet():
         tape, kept, k0 = bk.tape_bytes(vjp, layout.time(loop.clock.real(inputs.t0)), inputs.y0)
+        if k0 is not None:
+            problem.trials += 1
+            problem.compare(k0)
         steps, source = _steps(loop, inputs, k0, short_probe=short_probe)
     bound = loop.max_steps
     record = (bound if traced and bound is not None else steps) + 1
@@ -86,6 +92,8 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
         "cotangents of args": args,
         RECORD: (growing or 8) * record if loop.adaptive else 0,
     }
+    if problem.drawn:
+        fixed[DRAWN] = problem.drawn * stages * steps
     own = isinstance(vjp, UserPullback)
     record_steps = (
         native and not (traced or own or solver.compiled) and Capability.DIRECT in bk.capabilities
