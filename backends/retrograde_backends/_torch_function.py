@@ -28,6 +28,7 @@ __all__ = [
     "refuse_loop_captured",
     "solve_with_gradient",
     "tensors_of",
+    "without_gradient",
 ]
 
 
@@ -151,6 +152,30 @@ class _Solve(torch.autograd.Function):
         if torch.is_grad_enabled():
             grads = _refuse_second_derivative(grads, (*saved, *call.captured, *cotangents))
         return (None, *grads)
+
+
+def without_gradient(leaves: Sequence[Any], tensors: Sequence[Any]) -> tuple[Any, ...]:
+    """Rows of a failed solve: their gradient by every tensor is nan, even where they don't depend
+    on it because the solve did not get so far."""
+    node: Any = _Failed
+    return tuple(node.apply(len(leaves), *leaves, *tensors))
+
+
+class _Failed(torch.autograd.Function):
+    """The node of a failed solve."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Any) -> Any:
+        ctx.count = count
+        ctx.save_for_backward(*tensors[count:])
+        return tuple(x.detach() for x in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        needs = ctx.needs_input_grad[1 + ctx.count :]
+        pairs = zip(ctx.saved_tensors, needs, strict=True)
+        grads = (x * float("nan") if need else None for x, need in pairs)
+        return None, *[None] * ctx.count, *grads
 
 
 def _like(value: Any, time: Any) -> Any:

@@ -17,6 +17,7 @@ from retrograde._adjoints import DirectAdjoint, TooManySteps
 from retrograde._clocks import HostClock
 from retrograde._derivative import VectorField
 from retrograde._errors import InputError, UnsupportedByBackend
+from retrograde._solution import Status
 from retrograde._spaces import Scale
 from retrograde._types import Inputs, Wanted
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
@@ -33,6 +34,7 @@ from ._torch_forward import (
     dual,
     item,
     moving,
+    moving_forward,
     nan_tangent,
     refuse_duals,
     transformed,
@@ -45,6 +47,7 @@ from ._torch_function import (
     refuse_captured,
     solve_with_gradient,
     tensors_of,
+    without_gradient,
 )
 from ._torch_guard import changed, guarded, watch
 from ._torch_iteration import IterationHooks
@@ -289,7 +292,7 @@ class TorchBackend(
 
     def poison_gradient(self, ok: Any, x: Any) -> Any:
         if not ok and x.requires_grad:
-            x.register_hook(lambda g: g * float("nan"))
+            x.register_hook(lambda g: None if g is None else g * float("nan"))
         return x if ok else nan_tangent(x)
 
     def zeros_like(self, x: Any) -> Any:
@@ -329,7 +332,10 @@ class TorchBackend(
         if adjoint.differentiable or self.must_follow(adjoint, inputs):
             try:
                 with outside(recorded=True):
-                    return program.primal(inputs)
+                    leaves, aux = program.primal(inputs)
+                if aux[3] != int(Status.converged) and not moving_forward():
+                    leaves = without_gradient(leaves, tensors_of(inputs))
+                return leaves, aux
             except TooManySteps:
                 _given_up(loop, adjoint.limit)
                 adjoint = program.adjoint = program.fallback

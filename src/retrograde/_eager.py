@@ -190,10 +190,17 @@ class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
 
     def rows(self, layout: Any, buffer: Any, n: int, valid: int, fill: Any) -> tuple[Array, ...]:
         states = [buffer[i] for i in range(min(n, valid))]
-        if len(states) < n:  # a solve that failed before its last saved time
-            nothing = self.map_state(lambda x: (x + 1.0) * fill, layout.zeros())
-            states += [nothing] * (n - len(states))
-        return layout.stack(states) if n else layout.empty()  # type: ignore[no-any-return]
+        leaves: tuple[Array, ...] = layout.stack(states) if states else layout.empty()
+        missing = n - len(states)
+        if not missing:
+            return leaves
+        xp = self.xp  # a solve that failed before its last saved time
+
+        def lost(x: Array) -> Array:
+            shape = (missing, *x.shape[1:])
+            return xp.ones(shape, dtype=x.dtype, device=self.device_of(x)) * fill
+
+        return tuple(xp.concat([x, lost(x)], axis=0) for x in leaves)
 
     def at_end(self, here: Any, end: Callable[[], State], inside: Callable[[], State]) -> State:
         return end() if here else inside()

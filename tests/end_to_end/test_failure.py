@@ -260,3 +260,23 @@ def test_a_solve_that_has_nothing_to_do_asks_f_for_nothing(backend):
     """t0 = t1: y0, whatever f says there."""
     sol = rg.solve(lambda t, y, args: y * np.nan, backend.array([1.0]), 1.0, 1.0)
     assert backend.to_numpy(sol.ys).tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize("adjoint", ["auto", "direct", "recursive_checkpoint", "backsolve"])
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(None)], ids=["the first row", "all rows"])
+def test_what_f_closes_over_gets_nan(adjoint, rows):
+    """In PyTorch and JAX, where the only rows reached do not depend on it."""
+    wish = rg.SaveAt(t0=True, ts=[0.0, 0.5])
+    keywords = {"rtol": 1e-8, "max_steps": 2, "throw": False, "adjoint": adjoint, "saveat": wish}
+
+    def loss(k, y0):
+        return rg.solve(lambda t, y, args: -k * y, y0, 0.0, 1.0, **keywords).ys[rows].sum()
+
+    jax, torch = pytest.importorskip("jax"), pytest.importorskip("torch")
+    jnp = jax.numpy
+    both = jax.jit(jax.grad(loss, argnums=(0, 1)))(jnp.asarray(1.0), jnp.ones(2))
+    assert all(bool(jnp.all(jnp.isnan(x))) for x in both)
+    k, y0 = torch.tensor(1.0, requires_grad=True), torch.ones(2, requires_grad=True)
+    loss(k, y0).backward()
+    assert bool(torch.isnan(k.grad))
+    assert bool(torch.all(torch.isnan(y0.grad)))

@@ -101,7 +101,7 @@ class InvertingAdjoint(AbstractAdjoint):
     ) -> Inputs:
         if not self.inverts(loop):
             cts = self.replaying.reverse(loop, inputs, residuals, cotangents, wanted)
-            n = loop.count if residuals[0].n == () else residuals[0].n
+            n = loop.count if isinstance(residuals[0].n, tuple) else residuals[0].n
             return cts._replace(told=_told(Report(0, loop.clock.real(0.0)), n))
         bk, final = loop.bk, residuals[0]
         if final.stored is None:  # a second pull: the first one used the slots up
