@@ -38,7 +38,8 @@ class SaveAt:
     Notes
     -----
     Rows come in the order t0, ts or steps, t1. Under tracing ``steps`` returns max_steps rows,
-    padded with inf.
+    padded with inf. Rows that a failed solve did not reach are nan. A saved time that is a step's
+    end, t1 among them, has the numbers of the state there.
 
     Examples
     --------

@@ -144,7 +144,11 @@ def solve(
     progress : bool or callable
         True shows a tqdm bar; a callable is given the part done, from 0 to 1. Eager libraries.
     throw : bool
-        Raise SolveFailed where a solve does not reach t1 (where its status is known).
+        Raise SolveFailed where a solve does not reach t1. False, and where the status has no value
+        yet (``jax.jit``, ``vmap``): rows of ``ys`` and ``ts`` that were not reached are nan, and so
+        are all gradients; ``status`` says why, ``t_final`` where, and ``raise_if_failed()`` of what
+        comes out of the trace raises. In eager libraries the row for t1 then holds the state and
+        the time where the solve stopped.
     compile : bool
         PyTorch: run every step, and the vjp of every step, as one program of ``torch.compile``.
         The first solve of an f takes seconds more, later ones take a fraction of the time. f must
