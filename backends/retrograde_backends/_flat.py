@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from retrograde._spaces import Scale, combination_rows, placed
+from retrograde._spaces import ORDINARY, Scale, combination_rows, placed, rescaled
 
 from ._flat_order import Order
 from ._flat_step import fused_attempt
@@ -129,10 +129,19 @@ class FlatLayout:
 
     def norm2(self, x: Any, y: Any, scale: Scale) -> float:
         ratio = abs(x) / (scale.atol + scale.rtol * abs(y))
-        return self.bk.scalar(self.bk.flat_inner(ratio, ratio)) / self.size  # type: ignore[no-any-return]
+        found = self._mean(ratio)
+        if ORDINARY[0] <= found <= ORDINARY[1]:
+            return found
+        mean = self._mean
+        return rescaled(float(self.bk.scalar(ratio.max())), lambda most: mean(ratio / most))
 
     def error2(self, e: Any, y: Any, y1: Any, scale: Scale) -> float:
-        return self.norm2(e, self.xp.maximum(abs(y), abs(y1)), scale)
+        size = self.xp.maximum(abs(y), abs(y1))
+        return self._mean(abs(e) / (scale.atol + scale.rtol * size))
+
+    def _mean(self, ratio: Any) -> float:
+        """The mean square."""
+        return self.bk.scalar(self.bk.flat_inner(ratio, ratio)) / self.size  # type: ignore[no-any-return]
 
     def finite(self, y: Any) -> bool:
         return bool(self.xp.isfinite(y).all())

@@ -30,6 +30,7 @@ class TracedClock:
     def __init__(self, dtype: Any) -> None:
         self.dtype = dtype
         self.eps = float(precision(dtype).eps)
+        self.holds_squares = self.eps < 1e-10  # of ordinary ones, in float64
 
     def real(self, x: Any) -> Any:
         return jnp.asarray(x, self.dtype)
@@ -48,6 +49,12 @@ class TracedClock:
         rest = t1 - t
         t_new = jnp.where(jnp.abs(h) >= jnp.abs(rest) * (1 - 4 * self.eps), t1, t + h)
         return t_new, t_new - t
+
+    def reached(self, at: Any, t: Any, h: Any) -> Any:
+        return jnp.where(h > 0, at <= t, at >= t)
+
+    def beyond(self, at: Any, t: Any, h: Any) -> Any:
+        return jnp.where(h > 0, at > t, at < t)
 
     def running(self, t: Any, t1: Any, h: Any, floor: float, left: Any) -> Any:
         going = (t != t1) & (jnp.abs(h) > floor + 4 * self.eps * jnp.abs(t))

@@ -212,7 +212,7 @@ class DirectHooks:
     def step_of(self, grid: Any, n: Any, t: Any) -> Any:
         def earlier(i: Any) -> Any:
             start, h = grid.step(i)
-            return (t - start) * h > 0
+            return jnp.where(h > 0, t > start, t < start)
 
         return jax.lax.fori_loop(0, n, lambda i, at: jnp.where(earlier(i), i, at), 0)
 

@@ -133,16 +133,16 @@ class TorchDirectStages(WatchedStages):
                 bound = torch.maximum(a.abs(), b.abs()).mul_(rtol).add_(atol)
                 squares = (self._square(m, bound, weights) for weights in self.errors)
                 totals = [x + part for x, part in zip(totals, squares, strict=True)]
-            factor = self.h**2 / self.layout.size
-            error2, *coarse = (item(x) * factor for x in totals)
+            error2, *coarse = (item(x) / self.layout.size for x in totals)
             return joint(error2, coarse[0], self.layout.where) if coarse else error2
 
     def _square(self, m: int, bound: Any, weights: Sequence[Any]) -> Any:
-        """Of leaf m's error by these weights, over the bound; with no factor h."""
+        """Of leaf m's error by these weights, over the bound."""
         (first, w), *others = weights
-        e = self.k[first][m] * w
+        h = self.h  # into the weights: slopes over a bound have squares that overflow
+        e = self.k[first][m] * (h * w)
         for j, w in others:
-            e.add_(self.k[j][m], alpha=w)
+            e.add_(self.k[j][m], alpha=h * w)
         e = (e.abs() if e.is_complex() else e).div_(bound).reshape(-1)
         return e.dot(e)
 

@@ -50,6 +50,8 @@ class HostClock:
 
     traced = False
     yes = True
+    holds_squares = True
+    """Whether squares of y's numbers neither overflow nor vanish in this clock's scalars."""
     steps = staticmethod(step_count)
 
     def __init__(self, eps: float = 2.0**-52) -> None:
@@ -74,6 +76,15 @@ class HostClock:
             return t1, rest
         t_new = t + h
         return t_new, t_new - t
+
+    def reached(self, at: float, t: float, h: float) -> bool:
+        """Whether a step of the sign of h that ends at t has reached a time: no product of two
+        differences, which vanishes in float32."""
+        return at <= t if h > 0 else at >= t
+
+    def beyond(self, at: float, t: float, h: float) -> bool:
+        """Whether a time lies behind t in the direction of h."""
+        return at > t if h > 0 else at < t
 
     def running(self, t: float, t1: float, h: float, floor: float, left: Any) -> bool:
         """Whether to try another step: not at t1, tries left, and h above its floor."""

@@ -20,7 +20,7 @@ from ._rows import Final
 from ._saveat import Outputs
 from ._solution import Status
 from ._solvers import AbstractSolver
-from ._spaces import Scale
+from ._spaces import Scale, smallest
 from ._types import Inputs, Scalar, State
 
 __all__ = ["ForwardLoop"]
@@ -169,7 +169,7 @@ class ForwardLoop:
         if isinstance(self.controller, StepTo):
             times, whole = self.controller.ts, len(self.controller.ts) - 1
             if self.shifted:
-                times = [t - times[0] for t in times]
+                times = tuple(t - times[0] for t in times)
             times = self.bk.time_sequence(times, self.layout)
             return GivenGrid(self.bk, times, whole, self._bounded(whole), shifts=False)
         assert final is not None
@@ -180,7 +180,8 @@ class ForwardLoop:
         if inputs.settings:
             return Scale(*inputs.settings)
         controller: Any = self.controller
-        return Scale(float(controller.rtol), float(controller.atol))
+        least = smallest(self.bk.itemsize(self.problem.layout.real_dtype))
+        return Scale(float(controller.rtol), max(float(controller.atol), least))
 
     def _bounded(self, count: Any) -> Any:
         if self.max_steps is None:

@@ -203,7 +203,7 @@ class Outputs:
 
         def due(s: Any) -> Any:
             i = bk.pick(s[0] < count, s[0], count - 1)
-            here = (bk.look(ts, i) - t_new) * span <= 0
+            here = clock.reached(bk.look(ts, i), t_new, span)
             return clock.both(clock.both(ok, s[0] < count), here)
 
         return due

@@ -105,7 +105,7 @@ def _prepared(
     fixed = controller.adaptive or isinstance(controller, StepTo) or count is not None
     loop.times_checked = fixed and None not in known
     relative, loop.shifted = relative_times(problem, controller, given, known)
-    return loop, Inputs(problem.y0, problem.params, *given, settings, relative=relative)
+    return loop, Inputs(problem.y0, problem.params, t0, t1, ts, settings, relative=relative)
 
 
 def _saveat(saveat: Any) -> SaveAt:

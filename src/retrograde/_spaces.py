@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ._parts import ListParts
@@ -21,6 +21,7 @@ from ._spaces_adjoint import ListAdjoint, known_zero
 from ._types import Array, Scalar, State
 
 __all__ = [
+    "ORDINARY",
     "ListAdjoint",
     "ListLayout",
     "ListStages",
@@ -28,6 +29,8 @@ __all__ = [
     "combination_rows",
     "joint",
     "placed",
+    "rescaled",
+    "smallest",
 ]
 
 
@@ -63,6 +66,25 @@ def joint(fine: Scalar, coarse: Scalar, where: Callable[..., Any]) -> Scalar:
     """
     total = fine + 0.01 * coarse
     return fine * (fine / where(total > 0, total, 1.0))  # both may vanish
+
+
+ORDINARY = (1e-30, 1e36)
+"""Mean squares in between come of squares that are all there in float32."""
+
+
+def smallest(size: int) -> float:
+    """The smallest normal real of so many bytes: what an absolute tolerance is at least.
+
+    So 0 over 0 is 0 in a norm without one, and a bound that would vanish does not.
+    """
+    return 2.0**-1022 if size >= 8 else 2.0**-126
+
+
+def rescaled(most: float, mean: Callable[[float], float]) -> float:
+    """The mean square of numbers up to ``most``, of ``mean(most)``, that of them over it."""
+    if not 0.0 < most < math.inf:
+        return most * most  # 0, inf or nan
+    return mean(most) * most * most
 
 
 def placed(layout: Any, origin: Scalar) -> Any:
@@ -151,7 +173,30 @@ class ListLayout(ListParts):
 
     def norm2(self, x: State, y: State, scale: Scale) -> Scalar:
         """Mean of ``(|x| / (atol + rtol |y|))**2``, as the clock's scalar."""
-        return self._mean_square(x, [self.xp.abs(a) for a in y], scale)
+        xp, bk, size = self.xp, self.bk, [self.xp.abs(a) for a in y]
+        if not bk.clock(self).traced:
+            ratios = list(self._ratios(x, size, scale))
+            most = max(bk.scalar(bk.stop_gradient(xp.max(r))) for r in ratios)
+            if not ORDINARY[0] <= most * most <= ORDINARY[1]:
+
+                def mean(m: float) -> float:
+                    parts = (bk.scalar(xp.sum((r / m) ** 2)) for r in ratios)
+                    return float(sum(parts)) / self.size
+
+                return rescaled(most, mean)
+        return self._mean_square(x, size, scale)
+
+    def norm(self, x: State, y: State, scale: Scale) -> Scalar:
+        """The root of that, by squares of numbers up to 1: none overflows or vanishes."""
+        xp, total, most = self.xp, 0.0, 0.0
+        ratios = list(self._ratios(x, [xp.abs(a) for a in y], scale))
+        for r in ratios:
+            most = self.bk.clock(self).maximum(most, xp.max(r))
+        most = xp.where(most > 0, xp.minimum(most, 1e38), 1.0)
+        for r in ratios:
+            r = r / most
+            total = total + xp.sum(r * r)
+        return most * xp.sqrt(total / self.size)
 
     def error2(self, e: State, y: State, y1: State, scale: Scale) -> Scalar:
         """Mean of ``(|e| / (atol + rtol max(|y|, |y1|)))**2``, as the clock's scalar."""
@@ -160,15 +205,22 @@ class ListLayout(ListParts):
         return self._mean_square(e, size, scale)
 
     def _mean_square(self, e: State, size: Sequence[Array], scale: Scale) -> Scalar:
-        xp, total = self.xp, None
+        total: Any = None
+        for ratio in self._ratios(e, size, scale, signed=True):
+            part = self.xp.sum(ratio * ratio)
+            total = part if total is None else total + part
+        return self.bk.scalar(total) / self.size
+
+    def _ratios(
+        self, e: State, size: Sequence[Array], scale: Scale, *, signed: bool = False
+    ) -> Iterator[Array]:
+        """``e / (atol + rtol size)`` leaf by leaf, flat: less code than of many axes."""
+        xp = self.xp
         for i, (x, y) in enumerate(zip(e, size, strict=True)):
             rtol = scale.rtol[i] if isinstance(scale.rtol, tuple) else scale.rtol
             atol = scale.atol[i] if isinstance(scale.atol, tuple) else scale.atol
-            x = xp.abs(x) if self.dtype != self.real_dtype else x
-            ratio = xp.reshape(x / (atol + rtol * y), (-1,))  # less code than of many axes
-            part = xp.sum(ratio * ratio)
-            total = part if total is None else total + part
-        return self.bk.scalar(total) / self.size
+            x = x if signed and self.dtype == self.real_dtype else xp.abs(x)
+            yield xp.reshape(x / (atol + rtol * y), (-1,))
 
     def where(self, ok: Any, a: Any, b: Any) -> Any:
         """Choice between scalars of the clock."""

@@ -90,7 +90,7 @@ class Inputs(NamedTuple):
     @property
     def clocked(self) -> tuple[Scalar, Scalar, Any]:
         """Start, end and saved times as the clock counts them: from t0, unless that is 0."""
-        return self.relative or (self.t0, self.t1, self.ts)  # type: ignore[return-value]
+        return self.relative or (self.t0, self.t1, self.ts)
 
 
 class Asked(NamedTuple):

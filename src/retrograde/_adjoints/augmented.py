@@ -90,6 +90,11 @@ class AugmentedLayout:
             return mean
         return self.mean(mean, self.square(x[1], [self.bk.xp.abs(v) for v in y[1]], scale))
 
+    def norm(self, x: State, y: State, scale: Scale) -> Scalar:
+        if not self.normed:
+            return self.pair.norm(x[0], y[0], scale)
+        return self.clock.root(self.norm2(x, y, scale), 1.0)
+
     def mean(self, mean: Scalar, square: Scalar) -> Scalar:
         """The mean square over z and g, from that over z and the sum over g."""
         return (mean * self.pair.size + square) / self.size

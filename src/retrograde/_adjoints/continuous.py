@@ -211,7 +211,7 @@ class _Walk:
         mark = c.mark
         if self.given:
             at = self.grid.step(self.bk.pick(mark > 0, mark - 1, 0))[0]
-            stop = clock.where((stop - at) * (self.t1 - self.t0) > 0, stop, at)
+            stop = clock.where(clock.beyond(stop, at, self.t1 - self.t0), stop, at)
             mark = self.bk.pick(stop == at, mark - 1, mark)
         state = layout.join(c.y, c.a, c.g)
         if self.single:

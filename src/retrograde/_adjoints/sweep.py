@@ -214,9 +214,9 @@ class StepPull:
 
         def mine(s: Any) -> Any:
             j = bk.pick(s[0] > 0, s[0] - 1, 0)
-            both, either = self.clock.both, self.clock.either
+            both, either, beyond = self.clock.both, self.clock.either, self.clock.beyond
             # a row at t0 itself belongs to the first step, whose slope is its derivative
-            return both(s[0] > 0, either(i == 0, (bk.look(times, j) - t) * h > 0))
+            return both(s[0] > 0, either(i == 0, beyond(bk.look(times, j), t, h)))
 
         def sources(sweep: Any, g: State, params: Any) -> tuple[Any, ...]:
             def body(s: Any) -> Any:

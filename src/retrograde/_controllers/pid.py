@@ -23,6 +23,13 @@ __all__ = ["PIDController"]
 
 _SMALLEST_ERROR2 = 1e-16
 
+_SQUARES = (1e-10, 1e-30, 1e-4, 0.5, 1e300)
+"""Of the first step, for squares of norms: what is small, and none at all; the aim; the power of a
+square that is a power of the size; the largest."""
+
+_SIZES = (1e-5, 1e-15, 1e-2, 1.0, 1e35)
+"""The same for norms themselves; the aim over the largest is a normal number of float32."""
+
 
 @dataclass(frozen=True)
 class PIDController(AbstractController):
@@ -147,20 +154,29 @@ class PIDController(AbstractController):
         if self.dt0 is not None:
             return self._limit(clock)(clock.real(self.dt0))
         f0, sign = layout.pack(k0), clock.where(span < 0, -1.0, 1.0)
-        where, top = clock.where, clock.maximum
-        d0, d1 = layout.norm2(y0, y0, scale), layout.norm2(f0, y0, scale)
-        small = clock.either(d0 < 1e-10, d1 < 1e-10)
-        h0 = where(small, 1e-6, 0.01 * clock.root(d0, top(d1, 1e-30)))
-        h0 = clock.minimum(abs(span), h0)
+        where, top, least = clock.where, clock.maximum, clock.minimum
+        # squares of sizes; the sizes where the clock has no room for squares
+        squared = clock.holds_squares
+        norm, root = (layout.norm2, clock.root) if squared else (layout.norm, _quotient)
+        small, none, aim, power, huge = _SQUARES if squared else _SIZES
+        d0, d1 = norm(y0, y0, scale), least(norm(f0, y0, scale), huge)
+        flat = clock.either(d0 < small, d1 < small)
+        h0 = where(flat, 1e-6, 0.01 * root(d0, top(d1, none)))
+        h0 = least(abs(span), h0)
         k1 = field(layout.time(t0 + sign * h0), layout.axpy(y0, sign * h0, f0))
         change = layout.axpy(layout.pack(k1), -1.0, f0)
-        most = top(d1, layout.norm2(change, y0, scale) / top(h0 * h0, 1e-60))
+        size = top(h0 * h0, 1e-60) if squared else top(h0, 1e-30)
+        most = least(top(d1, norm(change, y0, scale) / size), huge)
         # nan compares false: a field that fails right there starts with the cautious size
-        guess = clock.power(1e-4 / top(most, 1e-30), 0.5 / order)
-        guess = where(most > 1e-30, guess, 1e-3 * h0)
-        guess = where(most <= 1e-30, top(1e-6, 1e-3 * h0), guess)
-        h = clock.minimum(clock.minimum(100.0 * h0, guess), abs(span))
+        guess = clock.power(aim / top(most, none), power / order)
+        guess = where(most > none, guess, 1e-3 * h0)
+        guess = where(most <= none, top(1e-6, 1e-3 * h0), guess)
+        h = least(least(100.0 * h0, guess), abs(span))
         return self._limit(clock)(sign * h)
+
+
+def _quotient(a: Scalar, b: Scalar) -> Scalar:
+    return a / b
 
 
 def _plain_adapter(
