@@ -19,6 +19,7 @@ from retrograde._errors import InputError
 from retrograde._spaces import Scale, joint
 from retrograde._types import State
 
+from . import _torch_device
 from ._torch_forward import item, moving_forward
 from ._torch_step import timer
 
@@ -88,7 +89,7 @@ class TorchDirectStages(WatchedStages):
         super().__init__(layout, tableau, scale)
         short = all(len(s) == 1 and s[0] <= SHORT for s in layout.shapes)
         self.columns: list[Any] = [
-            torch.tensor([w for _, w in row], dtype=layout.dtype, device=layout.device)
+            _torch_device.uploaded([w for _, w in row], layout.dtype, layout.device)
             if short and len(row) > 2
             else None
             for row in self.rows

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, NoReturn
+from typing import Any, Generic, NamedTuple
 
 from ._errors import InputError, SolveFailed, UnsupportedByBackend
 from ._types import Array, Tree, Y
@@ -86,31 +86,36 @@ class Gradients(NamedTuple, Generic[Y]):
 class _Untimed(Gradients[Y]):
     """Gradients where f takes its time as a plain number: those of times raise when read."""
 
-    def _refuse(self, name: str) -> NoReturn:
+    def _read(self, place: int) -> Array:
+        name = self._fields[place]
+        if name not in vars(self).get("lost", ()):
+            return self[place]
         raise UnsupportedByBackend(
             f"`{name}` has no gradient: `f` (or `saveat.fn`) uses t in plain code, such as "
             "`math.cos(t)` or `np.interp(t, ...)`, which has no derivative here. Use functions of "
             "the array library on t, or give the derivative with `rg.VectorField(f, vjp=...)`; "
             "the gradients of `y0` and `args` need neither."
-        ) from vars(self).get("why")
+        ) from vars(self)["why"]
 
     @property
     def t0(self) -> Array:
-        self._refuse("t0")
+        return self._read(2)
 
     @property
     def t1(self) -> Array:
-        self._refuse("t1")
+        return self._read(3)
 
     @property
     def ts(self) -> Array | None:
-        self._refuse("ts")
+        return self._read(4)
 
 
-def without_times(g: Gradients[Y], why: Exception) -> Gradients[Y]:
-    """The same gradients without those of times, which raise when they are read."""
-    found: Gradients[Y] = _Untimed(g.y0, g.args, None, None, None)
-    vars(found)["why"] = why
+def without_times(g: Gradients[Y], lost: Collection[str], why: Exception) -> Gradients[Y]:
+    """The same gradients without those of some times, which raise when they are read."""
+    found: Gradients[Y] = _Untimed(
+        *(None if name in lost else x for name, x in zip(g._fields, g, strict=True))
+    )
+    vars(found).update(lost=frozenset(lost), why=why)
     return found
 
 

@@ -374,7 +374,11 @@ def solve_vjp(
             problem.state_tree(cts.y0), problem.gradient_tree(cts.params), time(cts.t0),
             time(cts.t1), ts,
         )  # fmt: skip
-        return g if problem.untimed is None else without_times(g, problem.untimed)
+        if problem.untimed is None:
+            return g
+        times = zip(g._fields[2:], g[2:], strict=True)  # nan: what hangs on f's derivative by t
+        lost = [k for k, x in times if x is not None and bk.concrete(bk.xp.any(x != x))]
+        return without_times(g, lost, problem.untimed)
 
     return solution, pullback
 
