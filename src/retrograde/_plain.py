@@ -84,7 +84,7 @@ def state(bk: Any, y0: Tree, others: Sequence[Tree]) -> Tree:
     leaves, treedef = bk.flatten(tree)
     lists = [isinstance(x, _Numbers) for x in leaves]
     plain = [
-        many or bool(integral(x) if bk.is_array(x) else kind(x))
+        many or bool(not bk.floating(x) and integral(x) if bk.is_array(x) else kind(x))
         for x, many in zip(leaves, lists, strict=True)
     ]
     if not any(plain):
@@ -102,8 +102,8 @@ def state(bk: Any, y0: Tree, others: Sequence[Tree]) -> Tree:
     return bk.unflatten(treedef, made)
 
 
-def parameters(bk: Any, args: Tree, found: Like, *, given: bool) -> list[Tree]:
-    """``args`` as f may be given them, the best first.
+def parameters(bk: Any, args: Tree, y0: Tree, *, given: bool) -> list[Tree]:
+    """``args`` as f may be given them beside this y0, the best first.
 
     Numbers are 0-d arrays. Where args holds numbers alone its ints are floats too, so that they
     get gradients; next come ints as they are, for an f that counts or indexes by them; and last,
@@ -111,6 +111,10 @@ def parameters(bk: Any, args: Tree, found: Like, *, given: bool) -> list[Tree]:
     """
     leaves, treedef = bk.flatten(args)
     kinds = ["" if bk.is_array(x) else kind(x) for x in leaves]
+
+    if not any(kinds):
+        return [args]
+    found = like(bk, y0)
 
     def made(chosen: tuple[str, ...]) -> Tree:
         pairs = zip(leaves, kinds, strict=True)
@@ -245,14 +249,14 @@ def _complex(x: Any) -> bool:
 def _made(bk: Any, name: str, x: Any, found: Like, *, complex_: bool) -> Array:
     """Numbers or integers as an array."""
     dtype = bk.xp.result_type(found.dtype, bk.xp.complex64) if complex_ else found.dtype
-    if not bk.is_array(x):
-        x = _python(x, complex if complex_ else float)
     try:
-        return bk.array(x, dtype, found.device)
-    except (ValueError, TypeError) as error:
+        values = x if bk.is_array(x) else _python(x, complex if complex_ else float)
+        return bk.array(values, dtype, found.device)
+    except (ValueError, TypeError, OverflowError) as error:
+        what = "a list that is no array" if isinstance(x, list) else "a number that is no float"
         raise InputError(
-            f"`{name}` holds a list that is no array ({error}); make its rows equally long, or "
-            "pass a tuple of arrays."
+            f"`{name}` holds {what} ({error}); make the rows of a list equally long and its "
+            "numbers finite, or pass arrays."
         ) from None
 
 

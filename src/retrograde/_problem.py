@@ -274,7 +274,9 @@ class Problem:
         """f's first result as it is meant: where it is made arrays of, all later ones are, too."""
         bk = self.bk
         leaves, treedef = bk.flatten(k)
-        if treedef == self.treedef and all(bk.is_array(x) and not integral(x) for x in leaves):
+        arrays = treedef == self.treedef and all(map(bk.is_array, leaves))
+        dtype = self.layout.dtype  # to write a dtype out takes longer than to compare two
+        if arrays and not any(x.dtype != dtype and integral(x) for x in leaves):
             return k
         fit = self.fit(k)
         if fit is None:
@@ -317,10 +319,11 @@ class Problem:
         called = is_array is None  # by an eager library: a traced one has shapes
         if is_array is None:
             k = self.taken(k)
-            for leaf in bk.flatten(k)[0]:
-                refuse("f's result", leaf)
-        is_array = is_array or bk.is_array
         leaves, treedef = bk.flatten(k)
+        if is_array is None:
+            is_array = bk.is_array
+            for leaf in leaves:
+                refuse("f's result", leaf)
         if not all(is_array(leaf) for leaf in leaves) or treedef != self.treedef:
             raise InputError(
                 f"`f` returned {_describe(bk, k)}; it must return {_describe(bk, self._example())}"

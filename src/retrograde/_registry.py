@@ -74,7 +74,7 @@ def backend_of(*trees: Any, names: tuple[str, str] = ("y0", "args")) -> Abstract
             refuse(names[0], leaf)
         raise InputError(
             f"`{names[0]}` holds no array; pass an array of NumPy, JAX, PyTorch, CuPy or another "
-            "array-API library, or a tree of such arrays."
+            "array-API library, numbers, or a tree of these."
         )
     raise InputError(
         f"`{names[0]}` and `{names[1]}` mix arrays of {' and '.join(sorted(found))}; convert them "

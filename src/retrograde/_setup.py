@@ -14,7 +14,7 @@ from ._controllers import AbstractController, ConstantSteps, PIDController, Step
 from ._errors import InputError, UnsupportedByBackend
 from ._foreign import refuse
 from ._integrate import ForwardLoop
-from ._plain import kind, like, parameters, state
+from ._plain import kind, parameters, state
 from ._problem import Problem
 from ._registry import backend_beside, backend_for
 from ._relative import clamped, relative_times, resolution, spacing
@@ -49,7 +49,7 @@ def prepare(
     bk: Any = backend_beside(y0, args, (t0, t1, saveat.ts))
     _check_one_library(bk, args, t0, t1, native=native)
     y0 = state(bk, y0, (args, t0, t1))
-    *better, last = parameters(bk, args, like(bk, y0), given=native)
+    *better, last = parameters(bk, args, y0, given=native)
     for one in better:
         try:
             return _prepared(bk, (f, y0, t0, t1, one), args, saveat, options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from ._adjoints import AbstractAdjoint
@@ -68,7 +68,7 @@ class Options:
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Options:
         """Out of all arguments of a call."""
-        return cls(**{field.name: arguments[field.name] for field in fields(cls)})
+        return cls(*[arguments[name] for name in cls.__dataclass_fields__])
 
     def __post_init__(self) -> None:
         for name, what in (("event", "events"), ("per_sample", "per-sample steps")):

@@ -54,6 +54,12 @@ BAD = {
     "text as t1": ({"t1": "1"}, "`t1` is '1'", "pass a number"),
     "array as t0": ({"t0": lambda b: b.array([0.0, 1.0])}, "`t0` has shape (2,)", "pass a number"),
     # steps
+    "text as dt": ({"dt": "0.1"}, "`dt` is '0.1'", "pass a number"),
+    "a number that is none": (
+        {"args": 10**400},
+        "`args` holds a number that is no float",
+        "numbers finite",
+    ),
     "dt of zero": ({"dt": 0.0}, "`dt` is 0.0", "other than 0"),
     "nan as dt": ({"dt": float("nan")}, "`dt` is nan", "finite step size"),
     "dt of the wrong sign": ({"dt": -0.1}, "`dt` is -0.1", "pass dt=0.1 or swap"),

@@ -43,6 +43,8 @@ class ConstantSteps(AbstractController):
     adaptive: ClassVar[bool] = False
 
     def check(self, t0: float | None, t1: float | None) -> None:
+        if not isinstance(self.dt, (int, float)) and getattr(self.dt, "shape", None) != ():
+            raise InputError(f"`dt` is {self.dt!r}; pass a number or a 0-d array.")
         if isinstance(self.dt, (int, float)):
             if not math.isfinite(self.dt) or self.dt == 0:
                 raise InputError(f"`dt` is {self.dt!r}; pass a finite step size other than 0.")
