@@ -165,7 +165,8 @@ def value(x: Any) -> Any:
 
 def default_device() -> Any:
     """Where JAX computes if no array says otherwise."""
-    device: Any = jax.config.jax_default_device
+    config: Any = jax.config
+    device = config.jax_default_device
     if device is None:
         return jax.local_devices()[0]
     return jax.local_devices(backend=device)[0] if isinstance(device, str) else device

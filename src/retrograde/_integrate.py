@@ -167,7 +167,8 @@ class ForwardLoop:
             whole = clock.steps(t0, t1, dt) if self.count is None else self.count
             return ConstantGrid(clock, (t0, t1), dt, whole, self._bounded(whole))
         if isinstance(self.controller, StepTo):
-            times, whole = self.controller.ts, len(self.controller.ts) - 1
+            times: Any = self.controller.ts
+            whole = len(times) - 1
             if self.shifted:
                 times = tuple(t - times[0] for t in times)
             times = self.bk.time_sequence(times, self.layout)
@@ -319,7 +320,7 @@ class ForwardLoop:
             t, y, k0, n = select(ok, (t_new, y1, k1, n + 1), (t, y, kept, n))
             return t, h_next, e2, memory, y, k0, n, tries + 1, times, rows
 
-        patience = None if clock.traced else Patience(t1, lambda t: self.told(inputs, t))
+        patience: Any = None if clock.traced else Patience(t1, lambda t: self.told(inputs, t))
 
         def running(s: Any) -> Any:
             if patience is not None and s[7] == patience.stop:

@@ -71,3 +71,14 @@ def test_a_time_in_a_comparison_has_the_gradient_that_the_page_says(
     )
     by_rate = re.findall(r"by rate (\S+),", printed)
     assert [float(x) for x in by_rate] == pytest.approx([level / 10] * 2, rel=1e-3)
+
+
+def test_lorenz_in_plain_python_has_the_gradient_that_is_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """d z(1) / d rho at 28 from (1, 1, 1): 0.446134893."""
+    page = (DOCS / "how-to" / "plain_input.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^```{code-cell}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    exec("\n".join(cells), {"__name__": "page"})
+    found = re.findall(r"rho = (\S+)", capsys.readouterr().out)
+    assert [float(x) for x in found] == pytest.approx([0.446134893], abs=2e-6)
