@@ -64,7 +64,7 @@ from ._torch_modes import (
 from ._torch_recorded import RecordHooks
 from ._torch_reverse import TorchPullback
 from ._torch_step import product, squarer
-from ._torch_tape import tape_bytes
+from ._torch_tape import pull_bytes, tape_bytes
 
 __all__ = ["TorchBackend", "backend"]
 
@@ -369,6 +369,9 @@ class TorchBackend(
     def tape_bytes(self, vjp: Any, t: Any, y: Any) -> tuple[int, int, Any]:
         with outside(vjp=True):
             return tape_bytes(vjp, normal(t), y)
+
+    def pull_bytes(self, vjp: Any, k: Any, pull: Any) -> int | None:
+        return pull_bytes(vjp, k, pull)
 
     def devices(self) -> list[str]:
         return ["cpu", *map("cuda:{}".format, range(torch.cuda.device_count()))]

@@ -327,8 +327,8 @@ class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
     def tape_bytes(self, vjp: Any, t: Array, y: State) -> tuple[int, int, Any]:
         k, pull = vjp(t, y)
         tape = getattr(pull, "tape", None)
-        if tape is None:
-            return 0, 0, k
+        if tape is None:  # the user's own vjp keeps a stage's state alone
+            return vjp.layout.nbytes, vjp.layout.nbytes, k
         size = tape.nbytes + sum(self.nbytes(x) for x in tape.held(k))
         if tape.held(vjp.layout.unpack(y)):  # then a stage's state lives on
             size += vjp.layout.nbytes

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ._adjoints import find_adjoint
 from ._errors import InputError
 from ._planner import (
     UNLIMITED,
+    MadeFor,
     Plan,
     budget_bytes,
     make_plan,
@@ -47,6 +49,7 @@ def follow(
         traced library takes depends on the bound of the steps, not on their number.
     """
     if isinstance(options.adjoint, Plan):
+        options.adjoint.check(loop, inputs)
         return options.adjoint
     named = find_adjoint(options.adjoint)
     if named is not None:
@@ -60,7 +63,7 @@ def follow(
     else:
         budget, source = budget_bytes(options.memory, loop.bk, like)
     short_probe = named is None and (asked or Capability.TRACED not in loop.bk.capabilities)
-    shape = probe(loop, inputs, native=native, short_probe=short_probe)
+    shape = probe(loop, inputs, native=native, short_probe=short_probe, budget=budget)
     if vjp is not None:
         shape = shape._replace(vjp=vjp, calibrated=True)
     shape, named, why = switch(loop, inputs, shape, budget, named, native=native)
@@ -72,7 +75,7 @@ def follow(
             "before the solve and hand them in by `args` (what it draws from PyTorch's default "
             "generators is held)."
         )
-    return plan
+    return replace(plan, made_for=MadeFor.of(loop, inputs))
 
 
 def note_steps(program: Program, inputs: Inputs, n: Any) -> None:

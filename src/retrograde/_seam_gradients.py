@@ -125,6 +125,11 @@ class GradientHooks(ABC):
         """Bytes that one linearisation of f keeps, those where states are leaves of their own
         (as in a recorded march), and f's leaves there (None: not run)."""
 
+    def pull_bytes(self, vjp: Any, k: Any, pull: Any) -> int | None:
+        """Bytes of the arrays alive at most in one pull of f's linearisation, measured: sums of
+        parameters' cotangents, and what is made on the way. None where that can't be seen."""
+        return None
+
     def compiled_bytes(self, loop: Any, inputs: Any, wanted: Wanted, one_tape: bool) -> int:
         """What a compiled gradient takes beside its slots, by the compiler's own account.
 

@@ -132,7 +132,9 @@ def solve(
         What ends a solve early; not in this version.
     adjoint : str, AbstractAdjoint or Plan
         How the gradient is computed: ``"auto"`` (the planner's choice), ``"backsolve"``,
-        ``"direct"``, ``"forward"``, ``"recursive_checkpoint"``, ``"reversible"``, ``"tape"``.
+        ``"direct"``, ``"forward"``, ``"recursive_checkpoint"``, ``"reversible"``, ``"tape"``. A
+        plan is followed by a problem of the same library, shapes, dtypes and solver; values, times
+        and the number of steps up to its own may differ (see :class:`Plan`).
     memory : str, int [bytes], float or None
         Budget of the gradient: ``"512 MiB"``, bytes, a fraction of the free memory of the device
         below 1; None is half of it.

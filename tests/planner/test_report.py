@@ -12,6 +12,7 @@ import pytest
 import retrograde as rg
 from retrograde._planner.rules import RULES
 from retrograde._solvers import ExplicitRungeKutta
+from retrograde.measure import traced_peak
 
 SIZE = 10_000
 
@@ -113,6 +114,25 @@ def test_outputs_stand_beside_the_budget(reference):
     assert "asked for, beside the budget: saved states 3.97 MiB, their times 416 B" in str(many)
     steps = plan_of(saveat=rg.SaveAt(steps=True))
     assert steps.outputs["saved states"] == 1000 * 8 * SIZE
+
+
+def test_what_is_not_counted_is_said(reference):
+    """The rows' cotangents, and within half what a solve alone takes at its peak."""
+    saveat = rg.SaveAt(ts=np.linspace(0.1, 1.0, 5))
+    plan = plan_of(saveat=saveat)
+    assert plan.beside["cotangents of saved states"] == 5 * 8 * SIZE
+    u0, k = np.linspace(0.0, 1.0, SIZE), np.asarray(0.3)
+    own = traced_peak(lambda: rg.solve(heat, u0, 0.0, 1.0, k, solver="rk4", dt=1e-2))
+    assert own / 2 < plan.beside["working set of the solve"] < 2 * own
+    assert plan.to_dict()["beside"] == plan.beside
+    assert "not counted either, about: cotangents of saved states 391 KiB" in str(plan)
+
+
+def test_small_numbers_are_bounds(reference):
+    """Up to 64 KiB, where tables and headers are as large as what is counted."""
+    few = rg.plan(lambda t, y, args: -y, np.ones(2), 0.0, 1.0, dt=0.01, memory="8 KiB")
+    assert "at most " in str(few)
+    assert "at most " not in str(plan_of())
 
 
 def test_outputs_of_a_function_are_what_it_returns(reference):

@@ -41,6 +41,8 @@ class Shape(NamedTuple):
         Whether y0's slot costs nothing.
     recorded : int [bytes]
         One step recorded by the library's autodiff; 0 where that is not to be had.
+    joint : int [bytes]
+        Cotangents of args more, where many calls of f are one graph of that autodiff.
     kept : int [bytes]
         Tapes of one step as TapeAdjoint stores them; 0 where it can't.
     taping : bool
@@ -72,6 +74,8 @@ class Shape(NamedTuple):
         Cotangents kept where pulls wait for a guard's verdict.
     outputs : dict of str to int [bytes]
         What the user asked for, by item; beside the budget.
+    beside : dict of str to int [bytes]
+        About what a solve and the cotangents of its rows take, by item; beside the budget too.
     numbers : int or None
         Real numbers that are differentiated, where that can be seen.
     compiled : callable or None
@@ -95,6 +99,7 @@ class Shape(NamedTuple):
     windows: bool
     passing: dict[str, int] = {}  # noqa: RUF012
     recorded: int = 0
+    joint: int = 0
     kept: int = 0
     taping: bool = False
     vjp: float = 2.0
@@ -108,6 +113,7 @@ class Shape(NamedTuple):
     vectors: int = 0
     returning: int = 0
     outputs: dict[str, int] = {}  # noqa: RUF012
+    beside: dict[str, int] = {}  # noqa: RUF012
     numbers: int | None = None
     compiled: Callable[[bool], int] | None = None
     clock: int = 0

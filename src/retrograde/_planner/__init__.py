@@ -13,7 +13,7 @@ from .asked import switch, unmeasured_plan
 from .calibrate import measured_vjp
 from .charges import ARRAYS_ONLY
 from .hardware import budget_bytes
-from .plan import UNLIMITED, Candidate, Plan
+from .plan import UNLIMITED, Candidate, MadeFor, Plan
 from .predict import remember
 from .probe import probe
 from .rules import make_plan, widened
@@ -22,6 +22,7 @@ __all__ = [
     "ARRAYS_ONLY",
     "UNLIMITED",
     "Candidate",
+    "MadeFor",
     "Plan",
     "budget_bytes",
     "make_plan",

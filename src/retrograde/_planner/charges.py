@@ -11,15 +11,17 @@ from .._adjoints import AbstractAdjoint, RecursiveCheckpointAdjoint, Shape
 from .costs import as_compiled, slot_bytes, with_tapes
 from .plan import UNLIMITED
 from .probe import RECORD
+from .report import ARRAYS_ONLY
 
-__all__ = ["charged", "limit", "reserved"]
+__all__ = ["ARRAYS_ONLY", "charged", "limit", "reserved"]
 
 
 def charged(shape: Shape, budget: int) -> Shape:
     """The shape with what is no array among its items, in full from budgets of 64 KiB on.
 
-    Below, the arrays kept are what is counted; charged at once, objects and headers would leave a
-    budget of 65 KiB fewer slots than one of 63, so the charge grows as far as 64 KiB.
+    Below, arrays alone are counted: allocators pad, and interpreters keep what is free. Charged at
+    once, objects and headers would leave a budget of 65 KiB fewer slots than one of 63, so the
+    charge grows as far as 64 KiB.
     """
     total = sum(shape.passing.values())
     fixed, room = dict(shape.fixed), max(0, min(total, budget - max(0, ARRAYS_ONLY - total)))
@@ -33,10 +35,6 @@ def charged(shape: Shape, budget: int) -> Shape:
     tables = tables if shape.free_slot else tables // 2
     shape = shape._replace(fixed=fixed, state=shape.state + header, tables=tables)
     return as_compiled(shape, budget) if ARRAYS_ONLY < budget < UNLIMITED else shape
-
-
-ARRAYS_ONLY = 64 * 1024
-"""Budgets up to this count arrays alone: allocators pad and interpreters keep what is free."""
 
 
 def reserved(shape: Shape, budget: int) -> Shape:

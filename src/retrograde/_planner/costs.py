@@ -51,7 +51,8 @@ def slot_bytes(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> int:
     c, window = adjoint.checkpoints, adjoint.window if adjoint.window > 1 else 0
     most = shape.steps if shape.free_slot or shape.bound is None else shape.bound
     if c is None or (not shape.free_slot and c >= most):
-        return (most - shape.free_slot) * shape.state  # a traced buffer is as long as the bound
+        # a traced buffer is as long as the bound; small steps of stored states are recorded whole
+        return (most - shape.free_slot) * shape.state + shape.joint
     c = min(c, most)
     if shape.known and window and c * window >= shape.steps:
         return (c + window) * shape.state
@@ -69,7 +70,8 @@ def _ranges(shape: Shape) -> tuple[int, int]:
 
 def direct_cost(shape: Shape) -> Cost:
     """Cost of recording every step for the library's own autodiff."""
-    return Cost(sum(shape.fixed.values()) + shape.steps * shape.recorded, 1 + shape.vjp)
+    size = sum(shape.fixed.values()) + shape.joint + shape.steps * shape.recorded
+    return Cost(size, 1 + shape.vjp)
 
 
 def tape_cost(shape: Shape) -> Cost:
@@ -158,17 +160,20 @@ def _fitting(
 ) -> list[RecursiveCheckpointAdjoint]:
     """Settings whose slots and window fit into so many bytes."""
     free = int(shape.free_slot)
-    states = room // shape.state + free
+    states = max(0, room - shape.joint) // shape.state + free
     bound = shape.steps if shape.known else shape.bound
     if states >= (_MANY if bound is None else bound) and (bound or 0) <= ample_rows(shape):
         return [settings]
     options = []
+    states = room // shape.state + free
     if shape.windows and shape.known:
         segments = _schedules.choose_segments(shape.steps, states)
         if segments is not None:
             options.append(_set(settings, *segments))
     each, scratch = _ranges(shape)
     slots = (room - scratch) // each + free if room >= scratch else 0
+    if shape.joint and shape.known:
+        slots = min(slots, max(1, shape.steps - 1))  # as many as steps would be recorded whole
     if slots < 1:
         return options
     if not (shape.free_slot or shape.known):

@@ -45,7 +45,9 @@ def guard_cost(shape: Shape, every: int | None) -> int:
     """Bytes of a guard, and of the states that a walk back holds."""
     size = WORKING * shape.state if shape.compiled is None else 0
     if every is not None:
-        size += shape.vectors + noted_rows(shape.steps, every) * shape.noted
+        # where the number of steps is not known, there is room for all that may come
+        most = shape.steps if shape.known or shape.bound is None else shape.bound
+        size += shape.vectors + noted_rows(most, every) * shape.noted
     return size if every == 1 else size + shape.returning
 
 

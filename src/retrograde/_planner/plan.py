@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._adjoints import AbstractAdjoint, Shape
+from .._errors import InputError
+from .._types import Inputs
 from . import report
 
-__all__ = ["UNLIMITED", "Candidate", "Plan"]
+__all__ = ["UNLIMITED", "Candidate", "MadeFor", "Plan"]
 
 UNLIMITED = 2**62
 """The budget where an adjoint was named and no budget given [bytes]."""
@@ -39,9 +41,60 @@ class Candidate:
     reason: str
 
 
+class MadeFor(NamedTuple):
+    """What the bytes of a gradient depend on, in words.
+
+    Attributes
+    ----------
+    library : str
+        Its name.
+    y0, args : str
+        Shapes and dtypes of the arrays.
+    solver : str
+        With its settings.
+    steps : str
+        'constant', 'adaptive' or 'given'.
+    saveat : str
+        Where rows are saved inside the solve.
+    """
+
+    library: str
+    y0: str
+    args: str
+    solver: str
+    steps: str
+    saveat: str
+
+    @classmethod
+    def of(cls, loop: Any, inputs: Inputs) -> MadeFor:
+        """That of a loop."""
+        problem, layout, solver = loop.problem, loop.layout, loop.solver
+        own = solver.solver if solver.compiled else solver
+        known = "given" if loop.count is None else "constant"
+        return cls(
+            loop.bk.name,
+            _described([(shape, layout.dtype) for shape in layout.shapes]),
+            _described([(x.shape, x.dtype) for x in inputs.params[: len(problem.where)]]),
+            f"{own!r}{', compiled' * bool(solver.compiled)}",
+            "adaptive" if loop.adaptive else known,
+            f"rows at {loop.outputs.inside}" if loop.outputs.inside else "no rows inside",
+        )
+
+
+def _described(arrays: list[tuple[Any, Any]]) -> str:
+    names = [f"{tuple(int(n) for n in shape)} {dtype}" for shape, dtype in arrays]
+    return ", ".join(names) or "none"
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """How a gradient will be computed, and why.
+
+    A solve may follow it (``adjoint=plan``) whose bytes are those it was made for: values, t0 and
+    t1, tolerances and the number of saved rows may differ, and so may the steps as long as they
+    are no more than ``steps`` where that is exact; for adaptive steps that outgrow ``limit`` it is
+    made anew. The library, shapes and dtypes of ``y0`` and ``args``, the solver and whether its
+    steps are adaptive have to be the same.
 
     Plans are equal where they are followed alike: predictions and readings of memory, which differ
     from call to call, do not count. So functions that are compiled for one are kept for the other.
@@ -75,6 +128,8 @@ class Plan:
         What the costs were computed from.
     named : AbstractAdjoint or None
         The adjoint that the user named.
+    made_for : MadeFor or None
+        What a solve that follows it must be like; None where no size can be seen.
 
     Examples
     --------
@@ -101,6 +156,23 @@ class Plan:
     limit: int | None = field(repr=False)
     shape: Shape = field(repr=False)
     named: AbstractAdjoint | None = field(repr=False)
+    made_for: MadeFor | None = field(default=None, repr=False)
+
+    def check(self, loop: Any, inputs: Inputs) -> None:
+        """Raise InputError where a loop is not what this plan was made for."""
+        if self.made_for is None:
+            return
+        pairs = zip(MadeFor._fields, self.made_for, MadeFor.of(loop, inputs), strict=True)
+        # a number of steps that is not known here, of a traced t1, is told by no plan
+        differing = [f"{name}: {a}, not {b}" for name, a, b in pairs if a != b and b != "given"]
+        if self.known and loop.count is not None and loop.count > self.steps:
+            differing.append(f"number of steps: {self.steps}, not {loop.count}")
+        if differing:
+            raise InputError(
+                f"`adjoint` is a plan made for another problem ({'; '.join(differing)}), whose "
+                "bytes and slots are not those of this one; make a plan with rg.plan and the "
+                "arguments of this solve, or pass `memory`."
+            )
 
     def __eq__(self, other: object) -> bool:
         return self._followed == other._followed if isinstance(other, Plan) else NotImplemented
@@ -136,6 +208,15 @@ class Plan:
     def outputs(self) -> dict[str, int]:
         """Bytes of what the user asked for, which do not count against the budget, by item."""
         return self.shape.outputs
+
+    @property
+    def beside(self) -> dict[str, int]:
+        """About what the solve itself and the cotangents of its rows take, by item [bytes].
+
+        They do not count against the budget either. A process takes ``memory``, ``outputs``,
+        these, what you hold yourself, and what the library's allocator keeps.
+        """
+        return self.shape.beside
 
     def __str__(self) -> str:
         return report.as_text(self)

@@ -14,6 +14,7 @@ from .._derivative.footprint import object_bytes
 from .._solvers import ExplicitRungeKutta
 from .._types import Inputs, Wanted
 from ..backend import Capability
+from .plan import UNLIMITED
 from .predict import Prediction, predict
 
 __all__ = ["CHEAP", "CHEAP_BYTES", "PYTHON_OBJECTS", "RECORD", "probe"]
@@ -36,8 +37,12 @@ GROWING_TIME = 9
 PYTHON_OBJECTS = "Python objects"
 """The item of what is no array."""
 
-JUDGING = 3
-"""States that an adaptive solve holds for its norm of errors; a reverse sweep has their room."""
+AMPLE = 1024
+"""Multiple of state and args from which a bound of what a pull takes does as well as a measure."""
+
+JUDGING = 4
+"""States that an adaptive solve holds for its norm of errors, which is real; a reverse sweep has
+their room."""
 
 REAL = 8
 """Bytes of a coefficient."""
@@ -52,12 +57,15 @@ SWEEP_OBJECTS = 8 * 1024
 """Python objects of a reverse sweep: views, bound products, tables (measured on NumPy)."""
 
 
-def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) -> Shape:
+def probe(
+    loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True, budget: int = UNLIMITED
+) -> Shape:
     """What the cost of a gradient of this loop depends on.
 
     ``native``: the library's own gradients are asked for (not ``solve_vjp``), so that a march
     may be recorded by its autodiff. ``short_probe``: some adaptive steps may be taken to predict
-    their number.
+    their number. ``budget``: where it is no large multiple of the state and args, a pull of f is
+    measured too.
     """
     bk, layout, solver, problem = loop.bk, loop.layout, loop.solver, loop.problem
     traced, carried = Capability.TRACED in bk.capabilities, loop.carried.nbytes
@@ -65,9 +73,12 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
     tapes = Capability.AUTODIFF not in bk.capabilities  # those have the derivative by t, too
     wanted = Wanted(chosen, tapes, False, False)
     vjp = field_pullback(problem, inputs.params, wanted)
-    vjp, pulls = _watched(vjp) if isinstance(vjp, TapePullback) else (vjp, [])
+    arguments = _differentiable_bytes(problem, inputs.params)
+    small = budget < AMPLE * (layout.nbytes + arguments)
+    asked = vjp if isinstance(vjp, TapePullback) or (small and not solver.compiled) else None
+    watched, pulls, pulled = (vjp, [], []) if asked is None else _watched(bk, vjp)
     with bk.quiet():
-        tape, kept, k0 = bk.tape_bytes(vjp, layout.time(loop.clock.real(inputs.t0)), inputs.y0)
+        tape, kept, k0 = bk.tape_bytes(watched, layout.time(loop.clock.real(inputs.t0)), inputs.y0)
         if k0 is not None:
             problem.trials += 1
             problem.compare(k0)
@@ -79,16 +90,15 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
     objects = SWEEP_OBJECTS + stages * sum(object_bytes(pull) for pull in pulls)
     counted = bk.array_overhead > 0  # an account that sees array headers sees all objects
     judges = isinstance(solver, ExplicitRungeKutta) and loop.adaptive and not traced
-    spared = 1 + JUDGING * judges
-    args = 2 * _differentiable_bytes(problem, inputs.params)
+    spared = 1 + judges * (JUDGING if layout.dtype == layout.real_dtype else JUDGING // 2)
+    pull, args = _pull(bk, loop, arguments, tape, pulled)
     fixed = {
         "cotangents of a step": max(0, (stages - spared) * layout.nbytes + 2 * carried),
         # more than the y0 that the caller holds
         "state at t0": carried if carried > layout.nbytes and bk.slots_by_reference else 0,
         "cotangents of saved times": rows * layout.nbytes,
-        # beside them: the state that the step starts from, and the total that leaves it
-        "cotangents of a pull": 0 if traced else tape + 2 * (layout.nbytes + carried),
-        "tables of coefficients": 0 if traced else 2 * stages**2 * REAL,
+        "cotangents of a pull": pull,
+        "tables of coefficients": 0 if traced else 2 * (stages**2 + stages + 1) * REAL,
         "cotangents of args": args,
         RECORD: (growing or 8) * record if loop.adaptive else 0,
     }
@@ -98,10 +108,12 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
     record_steps = (
         native and not (traced or own or solver.compiled) and Capability.DIRECT in bk.capabilities
     )
+    recorded_now = record_steps and constant_times(inputs)
     recorded = max(layout.nbytes, solver.evaluations * kept) + carried - layout.nbytes
     compiled = (lambda one: bk.compiled_bytes(loop, inputs, wanted, one)) if traced else None
     return Shape(
-        recorded=recorded if record_steps and constant_times(inputs) else 0,
+        recorded=recorded if recorded_now else 0,
+        joint=2 * arguments if recorded_now else 0,
         **(_tapes(loop, inputs, wanted, steps) if native else {}),
         state=carried,
         header=bk.array_overhead,
@@ -120,8 +132,9 @@ def probe(loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True) 
         reversible=solver.reversible,
         noted=guard_width(loop.carried) * bk.itemsize(layout.real_dtype),
         vectors=guard_bytes(loop.carried),
-        returning=carried + args // 2,
-        outputs=_outputs(loop, steps),
+        returning=carried + arguments,
+        outputs=(outputs := _outputs(loop, steps)),
+        beside=_beside(loop, outputs, tape, judges),
         compiled=compiled,
         tables=TRACED_TABLES if traced else SLOT_OBJECTS if counted else 0,
         clock=_clock_bytes(loop) if traced and loop.adaptive else 0,
@@ -167,6 +180,24 @@ def _outputs(loop: Any, steps: int) -> dict[str, int]:
     return {"saved states": rows * out.layout.nbytes, "their times": rows * 8}
 
 
+def _beside(loop: Any, outputs: dict[str, int], tape: int, judges: bool) -> dict[str, int]:
+    """Bytes of the cotangents of rows, and about those of the solve itself.
+
+    Stages, and the states at both ends of a step, of a stage, and of its slope; what f makes on the
+    way is taken to be as large as its tape.
+    """
+    stages = loop.solver.stages + loop.solver.extra
+    states = stages + WORKING + JUDGING * judges
+    return {
+        "cotangents of saved states": outputs["saved states"],
+        "working set of the solve": states * int(loop.carried.nbytes) + tape,
+    }
+
+
+WORKING = 4
+"""States of a step beside its stages."""
+
+
 def _clock_bytes(loop: Any) -> int:
     """Time, step and the controller's memory; 0 where the record is an output anyway."""
     if loop.outputs.inside == "steps":
@@ -175,18 +206,42 @@ def _clock_bytes(loop: Any) -> int:
     return count * int(loop.bk.itemsize(loop.carried.dtype))
 
 
-def _watched(vjp: Any) -> tuple[Any, list[Any]]:
-    """The same vjp, and a list that its pullbacks are put into."""
+def _watched(bk: Any, vjp: Any) -> tuple[Any, list[Any], list[int]]:
+    """The same vjp, a list that pullbacks of tapes are put into, and one of bytes of pulls."""
     pulls: list[Any] = []
-    vjp.account = True
+    pulled: list[int] = []
+    taped = isinstance(vjp, TapePullback)
+    if taped:
+        vjp.account = True
 
     def watched(t: Any, y: Any) -> tuple[Any, Any]:
         k, pull = vjp(t, y)
-        pulls.append(pull)
+        if taped:
+            pulls.append(pull)
+        size = bk.pull_bytes(vjp, k, pull)
+        if size is not None:
+            pulled.append(size)
         return k, pull
 
     watched.layout = vjp.layout  # type: ignore[attr-defined]
-    return watched, pulls
+    return watched, pulls, pulled
+
+
+def _pull(bk: Any, loop: Any, arguments: int, tape: int, pulled: list[int]) -> tuple[int, int]:
+    """Bytes of cotangents in a pull, and of those of args; measured where they could be.
+
+    Beside them: the state that the step starts from, the total that leaves it, and where times are
+    saved the cotangents of rows and of the inside of the step.
+    """
+    if Capability.TRACED in bk.capabilities:
+        return 0, 2 * arguments
+    nbytes, carried = loop.layout.nbytes, loop.carried.nbytes
+    if pulled:
+        rows = 2 if loop.outputs.inside else 0
+        return max(0, pulled[0] - arguments) + rows * nbytes, arguments
+    # an autodiff of its own makes gradients of whole arguments, and sums of two of them
+    sums = 4 if Capability.AUTODIFF in bk.capabilities else 2
+    return tape + 2 * (nbytes + carried), sums * arguments
 
 
 def _differentiable_bytes(problem: Any, params: Any) -> int:

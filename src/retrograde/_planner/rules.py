@@ -208,7 +208,7 @@ def _plan_for(
     given, shape = shape, charged(shape, budget)
     recording: DirectAdjoint | TapeAdjoint | None = TapeAdjoint() if shape.taping else None
     if shape.recorded:
-        room = budget - sum(shape.fixed.values())
+        room = budget - sum(shape.fixed.values()) - shape.joint
         recording = DirectAdjoint(max(0, room) // shape.recorded)
     fitting = fitting_checkpoints(reserved(shape, budget), budget)
     case = Case(shape, budget, named, recording, fitting, why)
@@ -273,7 +273,7 @@ def widened(plan: Plan) -> Plan:
         with contextlib.suppress(PlanInfeasible):
             wider = _plan_for(shape, plan.budget, plan.source, plan.named, plan.reason)
             if wider.limit is None or wider.limit > plan.limit:
-                return wider
+                return replace(wider, made_for=plan.made_for)
     raise PlanInfeasible(
         f"`memory` is {format_bytes(plan.budget)} ({plan.source}), but this solve takes more than "
         f"{plan.limit} steps, and there is no room for the times of more of them beside what "
