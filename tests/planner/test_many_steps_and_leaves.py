@@ -68,7 +68,7 @@ def test_planning_is_linear_in_leaves(backend):
         pytest.skip("what is timed would be JAX's own tracing")
     plan_seconds(backend, 10)
     few, many = (plan_seconds(backend, n) for n in (250, 2000))
-    assert many < 0.5 or backend.bk.name == "generic"
+    assert many < 0.5 or backend.bk.name not in ("numpy", "torch")
     assert many < 16 * few + 0.1  # 64 where it is quadratic
 
 
@@ -104,5 +104,4 @@ def test_a_backsolve_of_two_numbers_is_exact_and_says_why(reference):
     np.testing.assert_allclose(pull(ones).y0, (1 - 0.002) ** 500 * np.ones(2), rtol=1e-12)
     assert sol.stats["inverted"] == 0
     named = rg.solve_vjp(decay, y0, 0.0, 1.0, adjoint=rg.BacksolveAdjoint(16), **keywords)
-    named[1](ones)
-    assert named[0].stats["inverted"] > 0  # slots that are given are the user's
+    assert named[0].plan.adjoint == rg.BacksolveAdjoint(16)  # slots that are given stay
