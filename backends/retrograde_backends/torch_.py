@@ -17,7 +17,6 @@ from retrograde._adjoints import DirectAdjoint, TooManySteps
 from retrograde._clocks import HostClock
 from retrograde._derivative import VectorField
 from retrograde._errors import InputError, UnsupportedByBackend
-from retrograde._solution import Status
 from retrograde._spaces import Scale
 from retrograde._types import Inputs, Wanted
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
@@ -333,7 +332,7 @@ class TorchBackend(
             try:
                 with outside(recorded=True):
                     leaves, aux = program.primal(inputs)
-                if aux[3] != int(Status.converged) and not moving_forward():
+                if program.failed(aux) and not moving_forward():
                     leaves = without_gradient(leaves, tensors_of(inputs))
                 return leaves, aux
             except TooManySteps:

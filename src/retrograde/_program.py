@@ -112,6 +112,10 @@ class Program:
             self.plan = widened(self.plan)
             self.adjoint = self.plan.adjoint
 
+    def failed(self, aux: Any) -> bool:
+        """Whether a run whose status is known did not reach t1, by what it told."""
+        return bool(aux[3] != int(Status.converged))
+
     def tell(self, cotangents: Inputs) -> None:
         """Note what a finished reverse sweep tells of itself."""
         for name, value in (cotangents.told or {}).items():

@@ -66,6 +66,10 @@ class LoopProgram:
         """Drop the arrays, once they are inputs of a program that outlives this call."""
         self.loop.forget()
 
+    def failed(self, aux: Any) -> bool:
+        """Never: where the bound is a failure, an eager loop raises."""
+        return False
+
     def tell(self, cotangents: Inputs) -> None:
         """A reverse sweep of a loop has nothing to tell."""
 
