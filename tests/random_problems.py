@@ -37,11 +37,11 @@ import numpy as np
 import retrograde as rg
 
 if __package__:
-    from .searching.drawing import SHARES, Inputs, Problem, draw
+    from .searching.drawing import FIELDS, SHARES, Inputs, Problem, draw
     from .searching.libraries import FIND, Answer, Solve, Weights, Wrong, accepted
     from .searching.reference import Reference, dot, lifted, moved, products, tangents
 else:  # run as a file
-    from searching.drawing import SHARES, Inputs, Problem, draw
+    from searching.drawing import FIELDS, SHARES, Inputs, Problem, draw
     from searching.libraries import FIND, Answer, Solve, Weights, Wrong, accepted
     from searching.reference import Reference, dot, lifted, moved, products, tangents
 
@@ -143,8 +143,12 @@ class Bounds:
     def __init__(self, problem: Problem, steps: Any) -> None:
         single = problem.dtype == "float32"
         eps = float(np.finfo(np.float32 if single else np.float64).eps)
-        shortest = float(np.min(np.abs(np.diff(steps))))
-        of_time = eps * (abs(problem.t0) + abs(problem.t1)) / min(shortest, 0.1)
+        # times count from t0: far from 0, f's own t is rounded, and so are the times of steps that
+        # are read from a solution
+        field = 10.0 if FIELDS[problem.field].timed or problem.fn == "tree" else 0.0
+        read = 1.0 / min(float(np.min(np.abs(np.diff(steps)))), 0.1)
+        far = eps * (abs(problem.t0) + abs(problem.t1))
+        of_time = far * (read if problem.control == "adaptive" else field)
         self.problem, self.single, self.of_time = problem, single, of_time
         self.value = 1e3 * eps + 4 * of_time
         self.slope = (1e-4 if single else 1e-9) + 100 * of_time

@@ -118,6 +118,8 @@ def draw(seed: int, number: int, libraries: tuple[str, ...]) -> Problem:
         if when in params:
             params[when] = params[when] + t0
     t1 = t0 + sign * span
+    if dtype == "float32":
+        t0, t1 = (float(np.float32(t)) for t in (t0, t1))  # the same as numbers and as arrays
     if name == "separable" and solver in (*SEPARABLE, "leapfrog"):
         form = "tuple"
     keywords = _keywords(rng, one, control, (t0, t1), solver, dtype)
@@ -129,6 +131,7 @@ def draw(seed: int, number: int, libraries: tuple[str, ...]) -> Problem:
     if dtype == "float32" and library == "torch" and control == "adaptive":
         outputs = "t0 steps"  # they tell the times
     ts = _saved(rng, one, t0, t1) if "ts" in outputs else None
+    ts = ts.astype(np.float32).astype(float) if ts is not None and dtype == "float32" else ts
     adjoint, memory, other = _adjoints(rng, one, control, solver, library)
     route = one(["own", "own", "solve_vjp"]) if traced or library == "torch" else "solve_vjp"
     closed = one(sorted(params)) if route == "own" and rng.random() < 0.3 else ""
@@ -161,8 +164,7 @@ def _keywords(rng: Any, one: Any, control: str, span: Any, solver: str, dtype: s
     t0, t1 = span
     if control == "constant":
         n = int(one([1, 2, 3, 7, 7, 16, 16, 40, 40, 120]))
-        even = rng.random() < 0.4 and dtype != "float32"  # whose t1 is not quite n steps away
-        share = n if even else n - rng.uniform(0.05, 0.95)
+        share = n if rng.random() < 0.4 else n - rng.uniform(0.05, 0.95)
         return {"dt": float((t1 - t0) / share)}
     if control == "given":
         n = int(one([1, 2, 5, 12, 30]))

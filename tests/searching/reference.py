@@ -16,15 +16,16 @@ from .fields import FORMS, field_of, output_of, row_leaves
 
 
 def lifted(problem: Problem) -> Inputs:
-    """Inputs rounded to the problem's precision, then in extended precision."""
+    """Inputs rounded to the problem's precision, then in extended precision; times from t0."""
 
     def lift(x: Any) -> Any:
         x = np.asarray(x, dtype_of(problem, x))
         return x.astype(np.clongdouble if np.iscomplexobj(x) else np.longdouble)
 
-    ts = None if problem.ts is None else np.asarray(problem.ts, np.longdouble)
+    start = np.longdouble(problem.t0)
+    ts = None if problem.ts is None else np.asarray(problem.ts, np.longdouble) - start
     params = {name: lift(x) for name, x in problem.params.items()}
-    times = np.longdouble(problem.t0), np.longdouble(problem.t1)
+    times = np.longdouble(0.0), np.longdouble(problem.t1) - start
     return Inputs([lift(x) for x in problem.leaves], params, *times, ts)
 
 
@@ -37,9 +38,8 @@ class Reference:
 
     def offsets(self, x: Inputs) -> Any:
         """Times of the steps from the problem's own t0, for these inputs."""
-        start, end = x.t0 - np.longdouble(self.problem.t0), x.t1 - np.longdouble(self.problem.t0)
-        moved = self.steps + (0.0 if self.problem.control == "given" else start)
-        return np.concatenate([[start], moved[1:-1], [end]])
+        moved = self.steps + (0.0 if self.problem.control == "given" else x.t0)
+        return np.concatenate([[x.t0], moved[1:-1], [x.t1]])
 
     def rows(self, x: Inputs) -> list[Any]:
         """Leaves of ``sol.ys``."""
@@ -76,7 +76,7 @@ class Reference:
         start, sign = np.longdouble(self.problem.t0), np.sign(self.steps[-1])
         base = np.asarray(self.problem.ts, np.longdouble) - start
         where = np.searchsorted(sign * self.steps[1:-1], sign * base)
-        return x.ts - start, where
+        return x.ts, where
 
 
 def _march(
