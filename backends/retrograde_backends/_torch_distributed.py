@@ -32,15 +32,18 @@ def whole(x: Any) -> Any:
     return x.full_tensor() if spread(x) else x
 
 
-@contextlib.contextmanager
-def gathered_modules(found: list[str]) -> Iterator[None]:
-    """Note the modules called within whose parameters FSDP gathers for each call."""
+def gathered_modules(found: list[str]) -> Any:
+    """A context that notes the modules called within whose parameters FSDP gathers for a call."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
     names = ("FSDPModule", "FullyShardedDataParallel")
     kinds = tuple(getattr(fsdp, name) for name in names if hasattr(fsdp, name))
     if not (kinds and torch.distributed.is_initialized()):
-        yield
-        return
+        return contextlib.nullcontext()
+    return _noted(kinds, found)
+
+
+@contextlib.contextmanager
+def _noted(kinds: tuple[Any, ...], found: list[str]) -> Iterator[None]:
     thread = threading.get_ident()
 
     def look(module: Any, args: Any) -> None:

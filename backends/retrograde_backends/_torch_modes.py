@@ -126,20 +126,26 @@ def _autocast(kind: str, lower: Any, cached: bool) -> Iterator[None]:
         torch.set_autocast_cache_enabled(cached_before)
 
 
-@contextlib.contextmanager
-def outside(*, recorded: bool = False, vjp: bool = False) -> Iterator[None]:
-    """Where a solve's own arithmetic runs: no autocast.
+def outside(*, recorded: bool = False, vjp: bool = False) -> Any:
+    """A context in which a solve's own arithmetic runs: no autocast.
 
     ``recorded``: autograd records the march. ``vjp``: something of it is recorded by itself, which
     inference mode does not allow.
     """
+    left = vjp and torch.is_inference_mode_enabled()
+    on = _enabled()
+    if not (left or on):
+        return _NOTHING
+    stack = contextlib.ExitStack()
+    if left:
+        stack.enter_context(torch.inference_mode(False))
     cached = recorded and torch.is_autocast_cache_enabled()
-    with contextlib.ExitStack() as stack:
-        if vjp and torch.is_inference_mode_enabled():
-            stack.enter_context(torch.inference_mode(False))
-        for kind in _enabled():
-            stack.enter_context(_autocast(kind, None, cached))
-        yield
+    for kind in on:
+        stack.enter_context(_autocast(kind, None, cached))
+    return stack
+
+
+_NOTHING = contextlib.nullcontext()
 
 
 def unrecorded() -> Any:
