@@ -28,11 +28,11 @@ _ROUNDED = 0.01
 """The same where t0 is so large that its rounding tells in a step."""
 
 
-def step_count(t0: float, t1: float, dt: float) -> int:
+def step_count(t0: float, t1: float, dt: float, eps: float = 2.0**-52) -> int:
     """Number of steps of size dt from t0 to t1, the last one shortened.
 
-    What is left of the span by the rounding of t0 and t1 is no step either: the last one is then
-    longer by as much.
+    What is left of the span by the rounding of t0 and t1 (relative: eps) is no step either: the
+    last one is then longer by as much.
 
     Examples
     --------
@@ -41,7 +41,7 @@ def step_count(t0: float, t1: float, dt: float) -> int:
     >>> step_count(2.46e6, 2.46e6 + 1e-4, 1e-6)
     100
     """
-    rounded = min(2.0**-52 * abs(t0 / dt), _ROUNDED)
+    rounded = min(eps * max(abs(t0), abs(t1)) / abs(dt), _ROUNDED)
     return max(0, math.ceil((t1 - t0) / dt * (1 - 4e-16) - _SLACK - rounded))
 
 

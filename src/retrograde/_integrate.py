@@ -90,7 +90,8 @@ class ForwardLoop:
         if not inputs.relative:
             return t
         clock, end = self.clock, self.clock.real(inputs.clocked[1])
-        return clock.where(t == end, clock.real(inputs.t1), clock.real(inputs.t0) + t)
+        own = clock.real(inputs.t0) + t if self.shifted else t
+        return clock.where(t == end, clock.real(inputs.t1), own)
 
     def state(self, carried: State) -> State:
         """y, of what the solver carries from step to step (``carried`` is its layout)."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from ._controllers import StepTo
 
-__all__ = ["clamped", "relative_times", "resolution", "spacing"]
+__all__ = ["clamped", "near", "relative_times", "resolution", "spacing"]
 
 EPS = {8: 2.0**-52, 4: 2.0**-23}
 """Relative spacing of reals by their bytes."""
@@ -43,6 +43,13 @@ def resolution(bk: Any, times: Sequence[Any]) -> float:
 def spacing(size: int) -> float:
     """Relative spacing of reals of so many bytes."""
     return EPS.get(min(size, 8), COARSEST)
+
+
+def near(t: float | None, given: float, eps: float) -> float | None:
+    """The time given where t is it but for rounding; t else."""
+    if t is not None and abs(t - given) <= 2 * eps * max(abs(t), abs(given)):
+        return given
+    return t
 
 
 def clamped(ts: Sequence[float], t0: float, t1: float, eps: float) -> list[float]:
@@ -98,6 +105,8 @@ def relative_times(
     t1 = constant(t1) if end is None else end
     traced = start is None or end is None or values is None
     same = not len(ts) or (not traced and bk.concrete_times(ts) == values)
+    moved = [bk.concrete(t) not in (None, own) for t, own in zip(given, (start, end), strict=False)]
+    same = same and not any(moved)
     if not shifted and same:
         return (), False
     begin, end = (0.0, t1 - t0) if shifted else (t0, t1)

@@ -17,7 +17,7 @@ from ._integrate import ForwardLoop
 from ._plain import kind, parameters, state
 from ._problem import Problem
 from ._registry import backend_beside, backend_for
-from ._relative import clamped, relative_times, resolution, spacing
+from ._relative import clamped, near, relative_times, resolution, spacing
 from ._saveat import Outputs, SaveAt
 from ._solvers import AbstractSolver, find_solver
 from ._types import Inputs, Tree
@@ -44,19 +44,21 @@ def prepare(
     native : bool
         Gradients are the library's own, not those of ``solve_vjp``.
     """
-    t0, t1 = (float(t) if kind(t) in ("int", "real") else t for t in (t0, t1))
+    given = t0, t1
+    t0, t1 = (float(t) if kind(t) in ("int", "real") else t for t in given)
     saveat = _saveat(options.saveat)
     bk: Any = backend_beside(y0, args, (t0, t1, saveat.ts))
+    eps = resolution(bk, given)
     _check_one_library(bk, args, t0, t1, native=native)
     y0 = state(bk, y0, (args, t0, t1))
     *better, last = parameters(bk, args, y0, given=native)
     for one in better:
         try:
-            return _prepared(bk, (f, y0, t0, t1, one), args, saveat, options)
+            return _prepared(bk, (f, y0, t0, t1, one), args, saveat, options, eps)
         except Exception:  # f can't take the numbers in args as arrays, or there is another fault
             continue
     try:
-        return _prepared(bk, (f, y0, t0, t1, last), args, saveat, options)
+        return _prepared(bk, (f, y0, t0, t1, last), args, saveat, options, eps)
     except TypeError as error:
         if last is not args:
             error.add_note(
@@ -67,7 +69,12 @@ def prepare(
 
 
 def _prepared(
-    bk: Any, call: tuple[Any, Tree, Any, Any, Tree], given: Tree, saveat: SaveAt, options: Any
+    bk: Any,
+    call: tuple[Any, Tree, Any, Any, Tree],
+    given: Tree,
+    saveat: SaveAt,
+    options: Any,
+    eps: float,
 ) -> tuple[Any, Inputs]:
     """The same, of a y0 of arrays and of args as f gets them; they were ``given`` by the user."""
     f, y0, t0, t1, args = call
@@ -79,6 +86,8 @@ def _prepared(
     solver = find_solver(options.solver)
     controller = _controller(options)
     start, end = _time(bk, "t0", t0), _time(bk, "t1", t1)
+    if isinstance(controller, StepTo):  # its ends, but for the rounding of t0 and t1
+        start, end = near(start, controller.ts[0], eps), near(end, controller.ts[-1], eps)
     controller.check(start, end)
     _check_solver(solver, controller)
     solver.check(problem)
@@ -92,9 +101,9 @@ def _prepared(
             f"`progress` is set, but a solve on {bk.name} is one compiled program that reports "
             "nothing on the way; leave it out."
         )
-    count = _count(problem, controller, start, end)
+    count = _count(problem, controller, (start, end), eps)
     max_steps = _max_steps(bk, options.max_steps, count)
-    ts, values = _saved_times(bk, problem, saveat, (t0, t1), (start, end))
+    ts, values = _saved_times(problem, saveat, (start, end), eps)
     outputs = _outputs(bk, problem, saveat, t0 if start is None else start, ts, count, max_steps)
     settings = _settings(problem, controller)
     made: Any = solver
@@ -188,9 +197,13 @@ def _max_steps(bk: Any, max_steps: Any, count: int | None) -> int | None:
 
 
 def _count(
-    problem: Problem, controller: AbstractController, start: float | None, end: float | None
+    problem: Problem,
+    controller: AbstractController,
+    ends: tuple[float | None, float | None],
+    eps: float,
 ) -> int | None:
-    """Number of steps where the host knows it."""
+    """Number of steps where the host knows it; ``eps``: the relative rounding of its ends."""
+    start, end = ends
     bk = problem.bk
     if isinstance(controller, StepTo):
         return len(controller.ts) - 1
@@ -199,7 +212,7 @@ def _count(
         if dt is not None:
             ConstantSteps(dt).check(start, end)
             _check_size(problem, dt, end - start)
-            return step_count(start, end, dt)
+            return step_count(start, end, dt, eps)
     return None
 
 
@@ -220,19 +233,15 @@ def _check_size(problem: Problem, dt: float, span: float) -> None:
 
 
 def _saved_times(
-    bk: Any,
-    problem: Problem,
-    saveat: SaveAt,
-    ends: tuple[Any, Any],
-    known: tuple[float | None, float | None],
+    problem: Problem, saveat: SaveAt, known: tuple[float | None, float | None], eps: float
 ) -> tuple[Any, list[float] | None]:
     """Saved times as the loops take them, and their values; None where they are traced."""
     if saveat.ts is None:
         return (), []
-    ts, (start, end) = saveat.ts, known
+    bk, ts, (start, end) = problem.bk, saveat.ts, known
     values = bk.concrete_times(ts)
     if values is not None and start is not None and end is not None:
-        values = clamped(values, start, end, resolution(bk, (ts, *ends)))
+        values = clamped(values, start, end, max(eps, resolution(bk, (ts,))))
         saveat.check_times(values, start, end)
     return bk.time_sequence(ts, problem.layout), values
 

@@ -207,3 +207,19 @@ def test_an_end_of_a_range(reference):
     keywords["saveat"] = rg.SaveAt(ts=[0.1, 0.3 + 1e-12])
     with pytest.raises(rg.InputError, match=r"outside of .* \(`t1=ts\[-1\]`\)"):
         rg.solve(lambda t, y, args: -y, y0, 0.0, 0.3, **keywords)
+
+
+def test_ends_of_single_precision(backend):
+    """Given and constant steps up to a t1 that float32 moved: as many as up to the t1 meant."""
+    few_programs(backend)
+    y0, a = backend.array([1.0], "float32"), backend.array(0.5, "float32")
+    for t0, t1 in ((10.0, 11.22), (997.0, 998.13), (0.0, 1.22)):
+        end = backend.array(t1, "float32")
+        times = [t0 + (t1 - t0) * i / 16 for i in range(16)] + [t1]
+        for keywords in ({"dt": (t1 - t0) / 16}, {"controller": rg.StepTo(times)}):
+            saveat = rg.SaveAt(ts=[t0, 0.5 * (t0 + t1), t1], t1=True)
+            sol = rg.solve(decay, y0, t0, end, a, saveat=saveat, **keywords)
+            assert int(sol.stats["num_steps"]) == 16
+            exact = np.exp(-0.5 * (t1 - t0) * np.array([0.0, 0.5, 1.0, 1.0]))
+            np.testing.assert_allclose(backend.to_numpy(sol.ys)[:, 0], exact, rtol=1e-4)
+            np.testing.assert_allclose(float(sol.t_final), t1, rtol=1e-7)
