@@ -112,9 +112,8 @@ class _Untimed(Gradients[Y]):
 
 def without_times(g: Gradients[Y], lost: Collection[str], why: Exception) -> Gradients[Y]:
     """The same gradients without those of some times, which raise when they are read."""
-    found: Gradients[Y] = _Untimed(
-        *(None if name in lost else x for name, x in zip(g._fields, g, strict=True))
-    )
+    t0, t1, ts = (None if k in lost else x for k, x in zip(g._fields[2:], g[2:], strict=True))
+    found: Gradients[Y] = _Untimed(g.y0, g.args, t0, t1, ts)
     vars(found).update(lost=frozenset(lost), why=why)
     return found
 
