@@ -17,9 +17,19 @@ class Rows(dict[Any, Any]):
         super().__init__()
         self.scratch = scratch
 
+    def __reduce__(self) -> Any:
+        return _filled, (self.scratch, dict(self))
+
     def __setitem__(self, i: int, y: State) -> None:
         if i != self.scratch:
             super().__setitem__(i, y)
+
+
+def _filled(scratch: int | None, rows: dict[Any, Any]) -> Rows:
+    """What was pickled or copied."""
+    made = Rows(scratch)
+    made.update(rows)
+    return made
 
 
 class Lazy:

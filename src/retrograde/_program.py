@@ -92,17 +92,22 @@ class Program:
             self._marched.placed(inputs), inputs, residuals, cotangents, wanted
         )
 
+    def resume(self) -> int | None:
+        """Take the plan's limit of steps, which is returned: for a march, or after one."""
+        limit = None if self.plan is None else self.plan.limit
+        self._marched = self.loop
+        if limit is not None:
+            self._marched = copy.copy(self.loop)
+            self._marched.max_steps = limit
+        return limit
+
     def _forward_within_limits(self, inputs: Inputs, wanted: Wanted | None) -> tuple[Any, Any, Any]:
         """Begun again by a plan for more steps where the solve outgrows its plan.
 
         Never in a traced library: its records and buffers have their size before it runs.
         """
         while True:
-            limit = None if self.plan is None else self.plan.limit
-            self._marched = self.loop
-            if limit is not None:
-                self._marched = copy.copy(self.loop)
-                self._marched.max_steps = limit
+            limit = self.resume()
             loop = self._marched.placed(inputs)
             leaves, final, residuals = self.adjoint.forward_for(loop, inputs, wanted)
             if self.plan is None or limit is None or final.status != int(Status.max_steps):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, overload
 
 from ._adjoints import AbstractAdjoint, RecursiveCheckpointAdjoint, find_adjoint
@@ -12,13 +11,13 @@ from ._controllers import AbstractController
 from ._follow import follow, note_steps
 from ._planner import Plan, measured_vjp
 from ._program import Program
-from ._rows import cotangent_leaves
+from ._pullback import Pullback
 from ._saveat import SaveAt
 from ._setup import prepare
-from ._solution import Gradients, Solution, Status, check, without_times
+from ._solution import Gradients, Solution, Status, check
 from ._solve_options import AdjointName, Memory, Options, SolverName
 from ._solvers import AbstractSolver
-from ._types import Inputs, Plain, Time, Times, Tree, VectorFieldFn, Wanted, Y
+from ._types import Inputs, Plain, Time, Times, Tree, VectorFieldFn, Y
 
 __all__ = ["plan", "solve", "solve_vjp"]
 
@@ -353,35 +352,10 @@ def solve_vjp(
     program = Program(loop, the_plan.adjoint, the_plan)
     loop.progress = options.progress
     inputs = bk.detach(problem, inputs)
-    if program.adjoint.differentiable:
-        leaves, aux, pull = bk.autodiff_vjp(program, inputs)
-    else:
-        with bk.quiet():
-            leaves, aux, residuals = bk.run_forward(program, inputs)
-
-        def pull(cotangents: Any) -> Inputs:
-            wanted = Wanted(problem.differentiable, True, True, loop.outputs.inside == "ts")
-            with bk.quiet():
-                cts: Inputs = bk.run_reverse(program, inputs, residuals, cotangents, wanted)
-            program.tell(cts)
-            return cts
-
+    pullback = Pullback((f, y0, t0, t1, args, options), program, inputs)
+    leaves, aux = pullback.forward()
     solution = _solution(program, inputs, leaves, aux, options.throw)
-
-    def pullback(cotangent: Tree) -> Gradients:
-        cts = pull(cotangent_leaves(bk, leaves, solution.ys, cotangent))
-        time = partial(bk.scalar_array, layout=problem.layout)
-        ts = bk.times_array(cts.ts, problem.layout) if loop.outputs.inside == "ts" else None
-        g = Gradients(
-            problem.state_tree(cts.y0), problem.gradient_tree(cts.params), time(cts.t0),
-            time(cts.t1), ts,
-        )  # fmt: skip
-        if problem.untimed is None:
-            return g
-        times = zip(g._fields[2:], g[2:], strict=True)  # nan: what hangs on f's derivative by t
-        lost = [k for k, x in times if x is not None and bk.concrete(bk.xp.any(x != x))]
-        return without_times(g, lost, problem.untimed)
-
+    pullback.ys = solution.ys
     return solution, pullback
 
 
