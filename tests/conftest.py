@@ -34,6 +34,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*capabilities): skip backends without them")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """``-m device`` runs the backends alone that ``RETROGRADE_REQUIRE`` names."""
+    if config.option.markexpr != "device" or not REQUIRED:
+        return
+    asked: list[pytest.Item] = []
+    left: list[pytest.Item] = []
+    for item in items:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        (asked if params.get("backend", "") in {"", *REQUIRED} else left).append(item)
+    config.hook.pytest_deselected(items=left)
+    items[:] = asked
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What ran where: a line for the backends tested, a line for each one skipped."""
     found = {name: _find(name) for name in IDS if name in _found}

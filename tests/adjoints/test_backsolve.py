@@ -270,6 +270,7 @@ def test_a_pullback_can_be_called_again(backend):
     np.testing.assert_array_equal(first.y0, second.y0)
 
 
+@pytest.mark.device
 @pytest.mark.needs(Capability.NATIVE_GRADIENT)
 def test_native_gradients(backend):
     f, y0, t0, t1, p = lotka_volterra(backend)

@@ -115,6 +115,7 @@ def test_adaptive_errors_follow_the_tolerance(reference, name, wish):
     assert errors[1] < 1e-2 * errors[0]
 
 
+@pytest.mark.device
 def test_a_complex_linear_problem(backend):
     """L = Re(conj(w) y0 exp(rate T)) has its gradient in closed form."""
     y0, rate, w, t = 0.7 - 0.2j, -0.4 + 1.3j, 0.3 + 0.9j, 1.5

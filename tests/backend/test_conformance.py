@@ -359,6 +359,7 @@ def test_trees(backend):
         assert bk.unflatten(treedef, leaves) == empty
 
 
+@pytest.mark.device
 def test_memory(backend):
     found = backend.bk.memory(backend.array([1.0]))
     assert isinstance(found, MemoryInfo)

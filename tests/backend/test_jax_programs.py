@@ -19,7 +19,7 @@ gate: Any = pytest.importorskip("retrograde_backends._jax_gate")
 
 MARK = "xla_cpu_small_call"
 
-marking = pytest.mark.skipif(not gate.UNCACHED, reason="JAX before 0.7 can't mark calls")
+marking = pytest.mark.skipif(not gate.enabled(), reason="kernels are for the CPU, from JAX 0.7 on")
 
 
 @pytest.fixture(autouse=True)

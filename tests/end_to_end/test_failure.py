@@ -125,6 +125,7 @@ def test_traced_solves_report_a_status(backend):
     assert int(run(problem[1])) == status
 
 
+@pytest.mark.device
 def test_parameters_of_a_failed_solve_get_nan(backend):
     y0, rate = backend.array([1.0]), backend.array([0.5])
     keywords = {"dt": 0.1, "max_steps": 3, "throw": False}

@@ -42,6 +42,7 @@ def expected(reference):
     return gradient(reference, None)
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("slots", SLOTS)
 def test_every_library_and_number_of_slots_agrees(backend, expected, slots):
     few = {"numpy": SLOTS, "torch": SLOTS, "jax": [8, None]}.get(backend.bk.name, [8])

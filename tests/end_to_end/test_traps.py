@@ -294,6 +294,7 @@ def test_f_may_reuse_its_output(backend, keywords):
         assert backend.to_numpy(y).tolist() == copy.tolist()
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("size", [2, 1 << 14])
 def test_one_host_read_a_step(backend, monkeypatch, size):
     """The error norm is all that an adaptive step reads back (cupy#4197, T35).

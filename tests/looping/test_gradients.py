@@ -164,6 +164,7 @@ def test_closures(backend, settings):
     assert_same(found, [expected[0], expected[1] - math.cos(1.0)], rtol=1e-11)
 
 
+@pytest.mark.device
 @pytest.mark.needs(Capability.HIGHER_ORDER)
 @pytest.mark.parametrize("kind", ["bounded", "checkpointed"])
 def test_higher_order(backend, kind):

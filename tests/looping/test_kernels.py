@@ -15,7 +15,7 @@ gate: Any = pytest.importorskip("retrograde_backends._jax_gate")
 
 MARK = "xla_cpu_small_call"
 
-marking = pytest.mark.skipif(not gate.UNCACHED, reason="JAX before 0.7 can't mark calls")
+marking = pytest.mark.skipif(not gate.enabled(), reason="kernels are for the CPU, from JAX 0.7 on")
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +73,7 @@ def test_any_body_compiles_to_the_gradient_without_kernels(name, kind, monkeypat
     body, size = BODIES[name]
     y, p = jnp.linspace(0.4, 1.2, size), jnp.asarray(0.95)
     marked = gradient(body, kind, checkpoints=5)
-    if gate.UNCACHED:
+    if gate.enabled():
         assert sweeps(marked, y, p) == (2 if name in KERNELS else 0)  # forward and back
     found = marked(y, p)
     monkeypatch.setenv("RETROGRADE_KERNEL", "0")

@@ -26,6 +26,7 @@ def gradient_of(backend, solve):
     return run
 
 
+@pytest.mark.device
 @pytest.mark.needs(Capability.NATIVE_GRADIENT)
 @pytest.mark.parametrize("states", [30, 60])
 @pytest.mark.parametrize(
