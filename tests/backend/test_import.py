@@ -25,7 +25,7 @@ FLOORS = {
     3: "_solvers _controllers _loops _rows",
     4: "_integrate _adjoints _relative",
     5: "_planner",
-    6: "_setup _program _follow _solve _looping measure",
+    6: "_setup _program _follow _pullback _solve _looping measure",
     7: "__init__ __main__ _cli _compare _demo _info data",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
