@@ -207,7 +207,7 @@ def test_gradients_are_nan_by_every_input_and_adjoint(backend, name):
     if backend.bk.name == "jax" and not backend.jit:
         pytest.skip("the same programs as under jit")
     adaptive = name in ("slots without a record", "forward", "every state")
-    keywords = {"rtol": 1e-9, "max_steps": 8} if adaptive else {"dt": 0.01, "max_steps": 40}
+    keywords = {"rtol": 1e-9, "max_steps": 4} if adaptive else {"dt": 0.01, "max_steps": 40}
     if name == "reversible":
         keywords["solver"] = rg.ReversibleHeun()
     weights = np.asarray([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])[:, None]
