@@ -42,6 +42,17 @@ def test_the_ranges_that_are_inverted_are_those_of_the_schedule():
         assert _schedules.repeats(n, twice) <= 2 < _schedules.repeats(n, max(1, twice - 1))
 
 
+def test_a_bound_of_steps_that_is_not_reached_costs_nothing(backend):
+    """Of constant steps: seven are seven, whatever ``max_steps`` allows."""
+    y0 = backend.array([1.0, 2.0])
+    plans = [
+        rg.plan(decay, y0, 0.0, 7.0, dt=1.0, memory="1 KiB", max_steps=n, solver="euler")
+        for n in (7, 10**6)
+    ]
+    assert plans[0].adjoint == plans[1].adjoint
+    assert plans[0].memory == plans[1].memory
+
+
 def leaves_of(backend, n):
     y0 = {f"k{i:04}": backend.array([0.1, 0.2 + i]) for i in range(n)}
     return y0, {name: 0.5 * x for name, x in y0.items()}

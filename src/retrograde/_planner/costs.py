@@ -49,7 +49,8 @@ class Cost:
 def slot_bytes(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> int:
     """Bytes of slots, their tables and the window."""
     c, window = adjoint.checkpoints, adjoint.window if adjoint.window > 1 else 0
-    most = shape.steps if shape.free_slot or shape.bound is None else shape.bound
+    exact = shape.known or shape.free_slot or shape.bound is None
+    most = shape.steps if exact else shape.bound or 0
     if c is None or (not shape.free_slot and c >= most):
         # a traced buffer is as long as the bound; small steps of stored states are recorded whole
         return (most - shape.free_slot) * shape.state + shape.joint

@@ -223,9 +223,10 @@ def _plan_for(
     costs = [cost_of(shape, option) for option in shown]
     own = costs[shown.index(adjoint)]
     if own.bytes > budget:
+        other = "" if named is None else " or pass adjoint='auto'"
         raise PlanInfeasible(
             f"`memory` is {format_bytes(budget)}, but {describe(adjoint)} needs "
-            f"{format_bytes(own.bytes)}. Raise the budget or pass adjoint='auto'."
+            f"{format_bytes(own.bytes)}. Raise the budget{other}."
         )
     rows = [
         candidate(option, cost, case, chosen, own)
