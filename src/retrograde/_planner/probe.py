@@ -98,7 +98,7 @@ def probe(
         "state at t0": carried if carried > layout.nbytes and bk.slots_by_reference else 0,
         "cotangents of saved times": rows * layout.nbytes,
         "cotangents of a pull": pull,
-        "tables of coefficients": 0 if traced else 2 * (stages**2 + stages + 1) * REAL,
+        "tables of coefficients": 0 if traced else 2 * stages**2 * REAL,
         "cotangents of args": args,
         RECORD: (growing or 8) * record if loop.adaptive else 0,
     }
@@ -238,7 +238,8 @@ def _pull(bk: Any, loop: Any, arguments: int, tape: int, pulled: list[int]) -> t
     nbytes, carried = loop.layout.nbytes, loop.carried.nbytes
     if pulled:
         rows = 2 if loop.outputs.inside else 0
-        return max(0, pulled[0] - arguments) + rows * nbytes, arguments
+        numbers = 2 * (loop.solver.stages + loop.solver.extra + 1) * REAL  # times and weights
+        return max(0, pulled[0] - arguments) + rows * nbytes + numbers, arguments
     # an autodiff of its own makes gradients of whole arguments, and sums of two of them
     sums = 4 if Capability.AUTODIFF in bk.capabilities else 2
     return tape + 2 * (nbytes + carried), sums * arguments
