@@ -84,7 +84,7 @@ def test_parts_of_args_are_charged_on_torch(name, rows, budget, native):
 
 def test_what_does_not_fit_with_its_zeros_is_refused():
     """400 rows are 205 kB: their sums, and three of that size in each pull, are beyond 450 kB."""
-    with pytest.raises(rg.PlanInfeasible, match="cotangents of a pull: 601 KiB"):
+    with pytest.raises(rg.PlanInfeasible, match=r"cotangents of a pull: 60\d KiB"):
         measured("torch", "indices", 400, 450_000)
 
 

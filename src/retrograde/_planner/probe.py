@@ -237,7 +237,7 @@ def _pull(bk: Any, loop: Any, arguments: int, tape: int, pulled: list[int]) -> t
         return 0, 2 * arguments
     nbytes, carried = loop.layout.nbytes, loop.carried.nbytes
     if pulled:
-        rows = 2 if loop.outputs.inside else 0
+        rows = 1 if loop.outputs.inside else -1  # a solve holds a slope, too
         numbers = 2 * (loop.solver.stages + loop.solver.extra + 1) * REAL  # times and weights
         return max(0, pulled[0] - arguments) + rows * nbytes + numbers, arguments
     # an autodiff of its own makes gradients of whole arguments, and sums of two of them
