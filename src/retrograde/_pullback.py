@@ -84,8 +84,8 @@ class Pullback:
     def __setstate__(self, state: dict[str, Any]) -> None:
         plan = state.pop("plan")
         self.__dict__.update(state)
-        *call, options = self.call
-        loop, inputs = prepare(*call, options, native=False)
+        f, y0, t0, t1, args, options = self.call
+        loop, inputs = prepare(f, y0, t0, t1, args, options, native=False)
         loop.problem.notice = loop.problem.note_untimed
         self.inputs = loop.bk.detach(loop.problem, inputs)
         self.program = Program(loop, plan.adjoint, plan)
