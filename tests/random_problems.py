@@ -152,6 +152,12 @@ class Bounds:
         self.problem, self.single, self.of_time = problem, single, of_time
         self.value = 1e3 * eps + 4 * of_time
         self.slope = (1e-4 if single else 1e-9) + 100 * of_time
+        # errors near rounding choose steps that differ, by less than the tolerance of the solve
+        self.steps = (
+            1e-6 if (problem.many_ways or problem.traced) and problem.control == "adaptive" else 0.0
+        )
+        self.value += self.steps
+        self.slope += self.steps
         self.guarded = "Backsolve" in problem.adjoint or "Reversible" in problem.adjoint
         self.guarded |= problem.adjoint in ("'backsolve'", "'reversible'")
         self.guarded |= problem.memory in ("tight", "tiny") or problem.adjoint == "'plan'"
@@ -164,8 +170,7 @@ class Bounds:
             return 3e-3 if self.single else 1e-5
         if self.single:
             return 5e-4 + self.of_time
-        own_steps = not (self.problem.traced and self.problem.control == "adaptive")
-        return (1e-10 if own_steps else 1e-7) + self.of_time
+        return 1e-10 + self.steps + self.of_time
 
 
 # --- the command
