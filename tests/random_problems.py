@@ -26,6 +26,7 @@ import argparse
 import collections
 import dataclasses
 import multiprocessing
+import sys
 import time
 import traceback
 import warnings
@@ -150,7 +151,7 @@ class Bounds:
         far = eps * (abs(problem.t0) + abs(problem.t1))
         of_time = far * (read if problem.control == "adaptive" else field)
         self.problem, self.single, self.of_time = problem, single, of_time
-        self.value = 1e3 * eps + 4 * of_time
+        self.value = (5e3 if single else 2e4) * eps + 4 * of_time
         self.slope = (1e-4 if single else 1e-9) + 100 * of_time
         # errors near rounding choose steps that differ, by less than the tolerance of the solve
         self.steps = (
@@ -219,6 +220,8 @@ def main(argv: list[str] | None = None) -> int:
     found: list[tuple[Problem, Verdict]] = []
     for problem, verdict in sought(options.seed, numbers, libraries, options.processes):
         found.append((problem, verdict))
+        if len(found) % 500 == 0:
+            print(f"{len(found)} done", file=sys.stderr, flush=True)
         if verdict.kind != "ok":
             print(
                 f"{verdict.kind}: {problem.words}\n  {verdict.why.strip()}\n  {problem.command}",
