@@ -12,12 +12,17 @@ from typing import Any
 
 import torch
 
-__all__ = ["held", "on_host", "uploaded"]
+__all__ = ["held", "on_host", "shares", "uploaded"]
 
 
 def on_host(device: Any) -> bool:
     """Whether numbers of its tensors can be read without waiting for anything."""
     return device.type == "cpu"  # type: ignore[no-any-return]
+
+
+def shares(device: Any) -> bool:
+    """Whether NumPy can work in the memory of its tensors; those of ``torch.func`` have none."""
+    return on_host(device) and not torch._C._are_functorch_transforms_active()
 
 
 def copies(device: Any) -> bool:

@@ -28,6 +28,8 @@ import torch
 from retrograde._derivative import VectorField
 from retrograde._errors import UnsupportedByBackend
 
+from ._torch_forward import unwrapped
+
 __all__ = ["Drawing", "begin", "held", "hold", "refuse_compiled", "undrawn"]
 
 DRAWN_TIME = 14
@@ -148,10 +150,11 @@ def _loop(program: Any, run: Callable[[], Any]) -> Any:
     arrays = [x for x in program.loop.params if isinstance(x, torch.Tensor)]
     if not arrays or getattr(program.adjoint, "differentiable", True):
         return run()
-    before = _states(generators(arrays[0].device))
+    own = generators(arrays[0].device)
+    before = _states(own)
     result = run()
     needed = not torch.is_grad_enabled() or any(x.requires_grad for x in arrays)
-    if needed and _states(generators(arrays[0].device)) != before:
+    if needed and _moved(own, before):
         raise UnsupportedByBackend(
             "`body` draws random numbers, and its steps are taken again for the gradient. Draw "
             "them before the loop (rows of `xs`, or a part of the carry), or record every step "
@@ -164,10 +167,9 @@ def _loop(program: Any, run: Callable[[], Any]) -> Any:
 def undrawn(layout: Any) -> Iterator[list[bool]]:
     """Where what is drawn is put back; the list has an entry where something was."""
     own, moved = generators(layout.device), []  # type: ignore[var-annotated]
-    kept = [g.get_state() for g in own]
-    before = [x.numpy().tobytes() for x in kept]
+    kept = _states(own)
     yield moved
-    if _states(own) != before:
+    if _moved(own, kept):
         moved.append(True)
         for g, state in zip(own, kept, strict=True):
             g.set_state(state)
@@ -190,14 +192,15 @@ def generators(device: Any) -> list[Any]:
     return found
 
 
-def _states(own: list[Any]) -> list[bytes]:
-    return [g.get_state().numpy().tobytes() for g in own]
+def _states(own: list[Any]) -> list[Any]:
+    """States of generators; plain tensors within transforms of ``torch.func``, too."""
+    return [unwrapped(g.get_state()) for g in own]
+
+
+def _moved(own: list[Any], before: list[Any]) -> bool:
+    """Whether anything was drawn since."""
+    return not all(torch.equal(a, b) for a, b in zip(_states(own), before, strict=True))
 
 
 def _number(t: Any) -> float:
-    if not isinstance(t, torch.Tensor):
-        return float(t)
-    t = t.detach()
-    while torch._C._functorch.is_functorch_wrapped_tensor(t):
-        t = torch._C._functorch.get_unwrapped(t)
-    return float(t)
+    return float(unwrapped(t.detach())) if isinstance(t, torch.Tensor) else float(t)

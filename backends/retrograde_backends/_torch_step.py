@@ -41,7 +41,7 @@ SMALL = 1 << 11
 
 def product(row: Any, rows: Any, out: Any = None) -> Callable[[], Any]:
     """A call that forms ``row @ rows``, anew or into ``out``."""
-    small = _torch_device.on_host(rows.device) and rows.shape[1] <= SMALL and rows.dtype in SHARED
+    small = _torch_device.shares(rows.device) and rows.shape[1] <= SMALL and rows.dtype in SHARED
     if out is None and small:
         return HostProduct(row, rows)
     bound = partial(torch.mv, rows.T, row)
@@ -209,7 +209,7 @@ def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, 
 def squarer(space: Any) -> Callable[[Any, Any], float]:
     """``(y, y1) -> mean of (|e| / (atol + rtol max(|y|, |y1|)))**2``, with one host read."""
     layout, error, scale = space.layout, space.error, space.scale
-    host = _torch_device.on_host(layout.device)
+    host = _torch_device.shares(layout.device)
     if host and layout.size < LARGE and layout.dtype in SHARED:
         space.host = HostStep(space)
         return space.host.square  # type: ignore[no-any-return]

@@ -294,6 +294,22 @@ def test_torch_func_vmap():
         torch.func.vmap(torch.func.grad(adaptive))(zs)
 
 
+@pytest.mark.parametrize("steps", STEPS)
+def test_torch_func_by_the_times_alone(steps):
+    """y' = -t y: y(t1) = exp((t0^2 - t1^2) / 2), and nothing else is differentiated."""
+    torch = pytest.importorskip("torch")
+
+    def run(t0, t1):
+        y0 = torch.ones((), dtype=torch.float64)
+        return rg.solve(lambda t, y, args: -t * y, y0, t0, t1, **STEPS[steps]).ys[-1]
+
+    times, exact = torch.asarray([0.25, 1.0], dtype=torch.float64), np.exp((0.0625 - 1.0) / 2)
+    value, tangent = torch.func.jvp(run, tuple(times), (1.0 + 0.0 * times[0], 2.0 + 0.0 * times[1]))
+    np.testing.assert_allclose([value, tangent], [exact, (0.25 - 2.0) * exact], rtol=1e-7)
+    found = torch.func.grad(run, argnums=(0, 1))(*times)
+    np.testing.assert_allclose(found, [0.25 * exact, -exact], rtol=1e-7)
+
+
 def test_torch_what_transforms_refuse():
     torch, loss, z = torch_loss("constant", adjoint="recursive_checkpoint")
     with pytest.raises(rg.UnsupportedByBackend, match=r"pass adjoint='auto', 'direct'"):
