@@ -152,6 +152,25 @@ def test_adjoints_agree_at_a_large_origin(reference):
                 np.testing.assert_allclose(*pair, rtol=2e-6, err_msg=f"{adjoint} {keywords}")
 
 
+@pytest.mark.parametrize("steps", [{"dt": 1 / 64}, {"rtol": 1e-10, "atol": 1e-12}], ids=str)
+def test_adjoints_give_f_its_time(backend, steps):
+    """y' = -k t y from 3 to 2: every stage of every sweep must see t itself."""
+    adjoints = [rg.RecursiveCheckpointAdjoint(3), rg.BacksolveAdjoint(mode="continuous")]
+    if backend.eager:
+        adjoints += [rg.BacksolveAdjoint(checkpoints=3, guard=1), rg.RecursiveCheckpointAdjoint()]
+    if "dt" in steps:
+        steps = {"dt": -1 / 64}
+    for adjoint in adjoints:
+        g = backend.gradient(
+            lambda t, y, k: -k * t * y, backend.array([2.0]), 3.0, 2.0, backend.array(0.5),
+            times=True, adjoint=adjoint, max_steps=256, **steps,
+        )  # fmt: skip
+        factor = np.exp(0.25 * (9.0 - 4.0))
+        np.testing.assert_allclose(g.y0, [factor], rtol=1e-6, err_msg=str(adjoint))
+        np.testing.assert_allclose(g.args, 5.0 * factor, rtol=1e-6)
+        np.testing.assert_allclose([g.t0, g.t1], [3.0 * factor, -2.0 * factor], rtol=1e-6)
+
+
 def test_single_precision_alone():
     """JAX's default mode: a float64 is nowhere to be had but on the host."""
     jax = pytest.importorskip("jax")

@@ -44,7 +44,8 @@ class AugmentedLayout:
         self.bk, self.own, self.params = layout.bk, layout, params
         leaves = layout.unpack(like)
         self.count = len(leaves)
-        self.pair = self.bk.layout([*leaves, *leaves])
+        pair = self.bk.layout([*leaves, *leaves])
+        self.pair = pair if layout.origin is None else pair.at(layout.origin)
         self.clock = self.bk.clock(layout)
         self.normed = () if seminorm else tuple(params)
         sizes = [self.bk.nbytes(x) // self.bk.itemsize(x.dtype) for x in self.normed]

@@ -69,7 +69,9 @@ class TapePullback(_Pullback):
         self.signature: Any = None
         self.notice: Callable[[Exception], None] | None = None
         """Told why, once, where f takes its time as a plain number; None: then that is an error."""
-        self.timed = self.time
+        # recorded although nothing may ask for it: beside an array of its own library, that of a
+        # strict one refuses a variable
+        self.timed = True
         self.account = False
         """Whether pulls tell the bytes of their tapes."""
 
@@ -78,22 +80,23 @@ class TapePullback(_Pullback):
         leaves = self.layout.unpack(y)
         if not self.timed:
             k, tape_pull = self._recorded(t, leaves, timed=False)
-        elif self.notice is None:
-            k, tape_pull = self._recorded(t, leaves, timed=True)
         else:
             try:
                 k, tape_pull = self._recorded(t, leaves, timed=True)
             except Exception as error:
+                if self.time and self.notice is None:
+                    raise
                 k, tape_pull = self._recorded(t, leaves, timed=False)
                 self.timed = False  # so it was t that could not be recorded
-                self.notice(error)
+                if self.time and self.notice is not None:
+                    self.notice(error)
         timed, count = self.timed, len(leaves)
 
         def pull(ct: Sequence[Array], acc: list[Array]) -> tuple[Any, Any, list[Array]]:
             cts = tape_pull(ct)
-            time = None
+            found, time = cts.pop(0) if timed else math.nan, None
             if self.time:
-                time = self.bk.held(cts.pop(0)) if timed else math.nan
+                time = self.bk.held(found) if timed else found
             return tuple(cts[:count]), time, self.add(acc, cts[count:])
 
         pull.tape = tape_pull  # type: ignore[attr-defined]
