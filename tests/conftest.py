@@ -1,8 +1,8 @@
 """The one ``backend`` fixture: every array library behind one small harness.
 
-A test that takes ``backend`` runs once for each id of :data:`IDS`. A library or device that is
-missing skips with its reason, unless the id stands in ``RETROGRADE_REQUIRE`` (commas or
-spaces between ids), where its absence is an error. What a test needs it says by capability::
+A test that takes ``backend`` runs once for each id of :data:`IDS` that is there. The others are
+listed with their reasons at the end of a run, unless an id stands in ``RETROGRADE_REQUIRE`` (commas
+or spaces between ids), where its absence is an error. What a test needs it says by capability::
 
     @pytest.mark.needs(Capability.HIGHER_ORDER)
 
@@ -57,7 +57,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"backend skipped: {reason}")
 
 
-@pytest.fixture(params=IDS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A case for each library and device that is there; the others are told at the end."""
+    if "backend" not in metafunc.fixturenames:
+        return
+    if any(m.args[0] == "backend" for m in metafunc.definition.iter_markers("parametrize")):
+        return  # a test that names its own
+    present = [name for name in IDS if not isinstance(_find(name), str)]
+    metafunc.parametrize("backend", present, indirect=True)
+
+
+@pytest.fixture
 def backend(request: pytest.FixtureRequest) -> Harness:
     """One array library."""
     harness = _harness(request.param)

@@ -56,7 +56,7 @@ class AbstractBackend(ArrayHooks, LoopHooks, GradientHooks, IterationHooks):
     python_loops : bool
         Whether an adaptive march may be a loop of Python's own, over numbers of the host.
     counts_changes : bool
-        Whether arrays count what is written into them, so that :meth:`watch` costs next to nothing.
+        Whether arrays count what is written into them, so that ``watch`` costs next to nothing.
 
     Examples
     --------

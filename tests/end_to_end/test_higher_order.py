@@ -105,7 +105,9 @@ def test_jax_hessian_by_every_adjoint(adjoint, jitted):
     np.testing.assert_allclose(found, np.diag(Y0 * np.exp(-Z)), rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("inner", ["grad", "jacfwd", "hessian"])
+@pytest.mark.parametrize(
+    "inner", ["grad", "jacfwd", pytest.param("hessian", marks=pytest.mark.slow)]
+)
 def test_jax_vmap_of_derivatives(inner):
     """Batched inside and outside; every sample as alone."""
     jax = jax_x64()

@@ -105,7 +105,7 @@ def test_parts_of_args_are_charged_on_jax():
     assert size <= 900_000
 
 
-@pytest.mark.parametrize("kib", [80, 96])
+@pytest.mark.parametrize("kib", [pytest.param(80, marks=pytest.mark.slow), 96])
 def test_the_demo_keeps_its_budget_after_short_solves_and_long_ones(kib):
     """A plan follows the count of the solve before: few steps of slow rates, 193 of the guesses."""
     pytest.importorskip("torch")

@@ -73,7 +73,7 @@ def test_a_thousand_gradients_leave_nothing_on_numpy(reference):
 
     tracemalloc.start()
     try:
-        run(100)
+        run(500)  # until the lists of free objects, and of the last plans, are full
         gc.collect()
         before = tracemalloc.get_traced_memory()[0]
         run(1000)
