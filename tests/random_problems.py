@@ -83,10 +83,12 @@ def _held(problem: Problem) -> None:
     x, v = lifted(problem), tangents(problem, rng)
     rows = reference.rows(x)
     bounds = Bounds(problem, reference.steps)
+    # where a row passes through 0, what rounding of f's t moves it by is of the state's size
+    scale = max(1e-3, *(float(np.max(np.abs(leaf))) for leaf in problem.leaves))
     for i, (got, right) in enumerate(zip(answer.ys, rows, strict=True)):
         if got.shape != right.shape:
             raise Wrong(f"ys {i}: shape {got.shape} for {right.shape}")
-        close(f"ys {i}", got, right, bounds.value)
+        close(f"ys {i}", got, right, bounds.value, scale)
     slope = difference(lambda s: dot(weights(rows), reference.rows(moved(x, v, s))))
     parts = products(answer.g, v)
     size = sum(map(abs, parts.values())) + 1e-3

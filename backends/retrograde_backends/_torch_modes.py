@@ -17,6 +17,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
 from retrograde._derivative import VectorField
@@ -135,8 +136,9 @@ def outside(*, recorded: bool = False, vjp: bool = False) -> Any:
     left = vjp and torch.is_inference_mode_enabled()
     on = _enabled()
     if not (left or on):
-        return _NOTHING
+        return silent()
     stack = contextlib.ExitStack()
+    stack.enter_context(silent())
     if left:
         stack.enter_context(torch.inference_mode(False))
     cached = recorded and torch.is_autocast_cache_enabled()
@@ -145,13 +147,16 @@ def outside(*, recorded: bool = False, vjp: bool = False) -> Any:
     return stack
 
 
-_NOTHING = contextlib.nullcontext()
+def silent() -> Any:
+    """Where NumPy, which forms sums in the memory of small tensors, says nothing of overflow.
+
+    A status tells of it, and PyTorch's own sums are silent, too.
+    """
+    return np.errstate(all="ignore")
 
 
 def unrecorded() -> Any:
     """The same without a gradient."""
-    if not _enabled():
-        return torch.no_grad()
     stack = contextlib.ExitStack()
     stack.enter_context(torch.no_grad())
     stack.enter_context(outside())

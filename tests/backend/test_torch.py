@@ -309,3 +309,14 @@ def test_more_steps_than_there_is_room_for_fall_back_to_checkpoints(keywords, wi
 
     torch.testing.assert_close(gradient(small), gradient(slots), rtol=0.0, atol=0.0)
     assert reversals == [slots, slots]
+
+
+@pytest.mark.parametrize("settings", [{}, CHECKPOINTS], ids=["planned", "checkpoints"])
+def test_what_overflows_has_a_status_and_no_warning_of_numpy(settings):
+    """Small states are summed by NumPy in PyTorch's memory; warnings are errors here."""
+    y0 = torch.full((4,), 1e200, dtype=torch.float64, requires_grad=True)
+    for solver in (rg.RK4(), rg.Reversible(rg.Tsit5())):
+        keywords = {"solver": solver, "dt": 0.5, "throw": False, **settings}
+        for start in (y0, y0.detach()):
+            sol = rg.solve(lambda t, y, args: y * y - y, start, 0.0, 1.0, **keywords)
+            assert sol.status is rg.Status.non_finite
