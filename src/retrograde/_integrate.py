@@ -276,6 +276,24 @@ class ForwardLoop:
             y = y1
         raise AssertionError("the replay of a failed march did not fail")
 
+    def _first_try(self, inputs: Inputs, field: Any, scale: Scale) -> tuple[Scalar, Scalar, Any]:
+        """Size of the first step, nan for its error where f or y0 is not finite, and its slope."""
+        clock, layout = self.clock, self.layout
+        controller: Any = self.controller
+        t0, t1 = (clock.real(t) for t in inputs.clocked[:2])
+        k0: Any = tuple(1.0 * k for k in field(layout.time(t0), inputs.y0))  # f may reuse them
+        sound = layout.finite(layout.pack(k0))
+        if clock.traced:
+            sound = clock.both(sound, layout.finite(inputs.y0))
+        # of nan or inf no step is made of a size that the controller would take for one
+        h0, e0 = clock.real(0.0), clock.where(sound, 0.0, math.nan)
+        if clock.traced or sound:
+            first, order = (t0, t1, inputs.y0, k0), self.solver.error_order
+            h = controller.first_step(clock, layout, field, scale, first, order)
+            h0 = clock.where(sound, h, h0)
+        # a constant, as all step sizes of a gradient
+        return clock.constant(h0), e0, k0 if self.solver.keeps_slope else None
+
     def _march_adaptive(
         self, inputs: Inputs, inside: Any, slots: Slots | None, record: bool, guard: Any,
         clocked: Any,
@@ -288,19 +306,8 @@ class ForwardLoop:
         t0, t1 = (clock.real(t) for t in inputs.clocked[:2])
         order = self.solver.error_order
         controller: Any = self.controller
-        k0: Any = tuple(1.0 * k for k in field(layout.time(t0), inputs.y0))  # f may reuse them
-        sound = layout.finite(layout.pack(k0))
-        if clock.traced:
-            sound = clock.both(sound, layout.finite(inputs.y0))
-        # of nan or inf no step is made of a size that the controller would take for one
-        h0, e0 = clock.real(0.0), clock.where(sound, 0.0, math.nan)
-        if clock.traced or sound:
-            first = t0, t1, inputs.y0, k0
-            h0 = clock.where(
-                sound, controller.first_step(clock, layout, field, scale, first, order), h0
-            )
-        constant, h0 = clock.constant, clock.constant(h0)  # as all step sizes of a gradient
-        k0 = k0 if self.solver.keeps_slope else None
+        constant = clock.constant
+        h0, e0, k0 = self._first_try(inputs, field, scale)
         attempt, land, select = sweep.judged(), clock.land, clock.select
         adapt, floor, limit = controller.adapter(clock, order), controller.floor, self.max_steps
         emit, ts = out.emitter(self.problem, self.layout, inputs.params), inputs.clocked[2]

@@ -84,26 +84,15 @@ def probe(
             problem.compare(k0)
         steps, source = _steps(loop, inputs, k0, short_probe=short_probe)
     bound = loop.max_steps
-    record = (bound if traced and bound is not None else steps) + 1
     growing = GROWING_TIME if loop.adaptive and not traced else 0
-    stages, rows = _stages(loop)
+    stages = _stages(loop)[0]
     objects = SWEEP_OBJECTS + stages * sum(object_bytes(pull) for pull in pulls)
     counted = bk.array_overhead > 0  # an account that sees array headers sees all objects
     judges = isinstance(solver, ExplicitRungeKutta) and loop.adaptive and not traced
     spared = 1 + judges * (JUDGING if layout.dtype == layout.real_dtype else JUDGING // 2)
     pull, args = _pull(bk, loop, arguments, tape, pulled)
-    fixed = {
-        "cotangents of a step": max(0, (stages - spared) * layout.nbytes + 2 * carried),
-        # more than the y0 that the caller holds
-        "state at t0": carried if carried > layout.nbytes and bk.slots_by_reference else 0,
-        "cotangents of saved times": rows * layout.nbytes,
-        "cotangents of a pull": pull,
-        "tables of coefficients": 0 if traced else 2 * stages**2 * REAL,
-        "cotangents of args": args,
-        RECORD: (growing or 8) * record if loop.adaptive else 0,
-    }
-    if problem.drawn:
-        fixed[DRAWN] = problem.drawn * stages * steps
+    step = max(0, (stages - spared) * layout.nbytes + 2 * carried)
+    fixed = _fixed(loop, steps, growing, step=step, pull=pull, args=args)
     own = isinstance(vjp, UserPullback)
     record_steps = (
         native and not (traced or own or solver.compiled) and Capability.DIRECT in bk.capabilities
@@ -139,6 +128,29 @@ def probe(
         tables=TRACED_TABLES if traced else SLOT_OBJECTS if counted else 0,
         clock=_clock_bytes(loop) if traced and loop.adaptive else 0,
     )
+
+
+def _fixed(
+    loop: Any, steps: int, growing: int, *, step: int, pull: int, args: int
+) -> dict[str, int]:
+    """Bytes that every way back needs; ``step``, ``pull`` and ``args`` are of cotangents."""
+    bk, layout, carried = loop.bk, loop.layout, loop.carried.nbytes
+    traced, bound = Capability.TRACED in bk.capabilities, loop.max_steps
+    stages, rows = _stages(loop)
+    record = (bound if traced and bound is not None else steps) + 1
+    fixed = {
+        "cotangents of a step": step,
+        # more than the y0 that the caller holds
+        "state at t0": carried if carried > layout.nbytes and bk.slots_by_reference else 0,
+        "cotangents of saved times": rows * layout.nbytes,
+        "cotangents of a pull": pull,
+        "tables of coefficients": 0 if traced else 2 * stages**2 * REAL,
+        "cotangents of args": args,
+        RECORD: (growing or 8) * record if loop.adaptive else 0,
+    }
+    if loop.problem.drawn:
+        fixed[DRAWN] = loop.problem.drawn * stages * steps
+    return fixed
 
 
 def _tapes(loop: Any, inputs: Inputs, wanted: Wanted, steps: int) -> dict[str, Any]:
