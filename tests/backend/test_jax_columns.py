@@ -90,7 +90,8 @@ def rewritten(f: Any, y: Any, p: Any) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [(f, d) for f in FIELDS for d in ("float32", "float64", "complex128")
+    [pytest.param(f, d, marks=pytest.mark.slow if d == "float32" else ())
+     for f in FIELDS for d in ("float32", "float64", "complex128")
      if (f, d) != ("gated", "complex128")],  # complex numbers have no order
 )  # fmt: skip
 def test_values_and_derivatives_of_the_rewritten_field(name: str, dtype: str):

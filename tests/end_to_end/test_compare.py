@@ -87,6 +87,7 @@ def test_a_method_that_cannot_says_why_in_its_row(small: tuple[str, dict[str, An
     assert re.search(r"direct +`adjoint` is DirectAdjoint", text)
 
 
+@pytest.mark.slow
 def test_json_alone_is_all_that_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(options(json="-", problems=SMALL[:1])) == 0
     assert json.loads(capsys.readouterr().out)["quick"] is True

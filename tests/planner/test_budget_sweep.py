@@ -75,7 +75,9 @@ def test_promises_hold_over_the_whole_range(library: str, case: str, control: st
     assert not wrong
 
 
-@pytest.mark.parametrize("library", ["numpy", "torch", pytest.param("jax", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "library", ["numpy", *(pytest.param(x, marks=pytest.mark.slow) for x in ("torch", "jax"))]
+)
 def test_no_cliff_at_the_bound_of_steps(library: str) -> None:
     """``max_steps`` = n, n + 1, 2 n, 8 n: neighbours differ by less than 2 in work and bytes."""
     here(library)
