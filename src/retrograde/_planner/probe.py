@@ -93,11 +93,9 @@ def probe(
     pull, args = _pull(bk, loop, arguments, tape, pulled)
     step = max(0, (stages - spared) * layout.nbytes + 2 * carried)
     fixed = _fixed(loop, steps, growing, step=step, pull=pull, args=args)
-    own = isinstance(vjp, UserPullback)
-    record_steps = (
-        native and not (traced or own or solver.compiled) and Capability.DIRECT in bk.capabilities
-    )
-    recorded_now = record_steps and constant_times(inputs)
+    recorded_now = native and Capability.DIRECT in bk.capabilities and constant_times(inputs)
+    if traced or solver.compiled or isinstance(vjp, UserPullback):
+        recorded_now = False
     recorded = max(layout.nbytes, solver.evaluations * kept) + carried - layout.nbytes
     compiled = (lambda one: bk.compiled_bytes(loop, inputs, wanted, one)) if traced else None
     return Shape(
