@@ -3,7 +3,7 @@
 Timed rows: entrants run in turn, round after round, on one thread; what counts is processor time,
 warm-up excluded, and the median over rounds of the ratio within a round, so that a busy machine
 slows both sides alike. Each entrant's error is taken first against a reference from outside
-(``_problem``): a row is missed if ours is larger than the peer's.
+(``_integrate.problem``): a row is missed if ours is larger than the peer's.
 
 Exact rows: bytes, executed steps, traces, accuracy; they say pass or FAIL. ``--quick`` runs all of
 these and the short ones of the timed rows, whose ratios it does not judge; its exit status counts

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde._registry import adapter, backend_for
+from retrograde._backend.registry import adapter, backend_for
 from retrograde.backend import Capability
 
 IDS = ("numpy", "strict", "torch", "jax", "jax:jit", "cupy", "torch:cuda", "jax:cuda")

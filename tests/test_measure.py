@@ -10,11 +10,11 @@ import pytest
 
 import retrograde as rg
 from retrograde import UnsupportedByBackend
-from retrograde._demo.fit import Objective
-from retrograde._demo.problem import guesses
-from retrograde._derivative.footprint import object_bytes
-from retrograde._derivative.tape import vjp
-from retrograde._registry import adapter
+from retrograde._autodiff.tape import object_bytes
+from retrograde._autodiff.vjp import vjp
+from retrograde._backend.registry import adapter
+from retrograde._commands.demo.fit import Objective
+from retrograde._commands.demo.problem import guesses
 from retrograde.measure import live_bytes, peak_gradient_bytes
 
 
@@ -62,7 +62,7 @@ def test_whose_account_is_read_is_found_from_the_arrays() -> None:
 
 def test_torch_follows_storages_until_they_die() -> None:
     torch = pytest.importorskip("torch")
-    LiveStorages = importlib.import_module("retrograde_backends._torch_measure").LiveStorages
+    LiveStorages = importlib.import_module("retrograde_backends.torch.memory").LiveStorages
     x = torch.ones(1000, dtype=torch.float64)
     with LiveStorages() as storages:
         y = x * 2
@@ -77,7 +77,7 @@ def test_torch_follows_storages_until_they_die() -> None:
 
 def test_torch_follows_memory_that_numpy_made() -> None:
     torch = pytest.importorskip("torch")
-    LiveStorages = importlib.import_module("retrograde_backends._torch_measure").LiveStorages
+    LiveStorages = importlib.import_module("retrograde_backends.torch.memory").LiveStorages
     with LiveStorages() as storages:
         x = torch.from_numpy(np.ones(1000))
         assert storages.live == 8000

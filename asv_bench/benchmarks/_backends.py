@@ -130,7 +130,7 @@ class Torch(Library):
 
     def __init__(self) -> None:
         super().__init__()
-        importlib.import_module("retrograde_backends.torch_")  # absent: no benchmark
+        importlib.import_module("retrograde_backends.torch.adapter")  # absent: no benchmark
         self.xp.set_num_threads(1)
 
     def asarray(self, x: Any) -> Any:

@@ -20,9 +20,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import retrograde as rg
-from retrograde import _schedules
-from retrograde._clocks import HostClock
-from retrograde._loops import FAR, Invertible, Slots, march_counted, reverse, reverse_inverting
+from retrograde._backend.clock import HostClock
+from retrograde._checkpointing import (
+    FAR,
+    Invertible,
+    Slots,
+    march_counted,
+    reverse,
+    reverse_inverting,
+    schedules,
+)
 from retrograde.backend import EagerBackend
 
 MEASURED = (100, 316, 1000, 3162, 10_000)
@@ -41,7 +48,7 @@ class Taken(NamedTuple):
 
 def bound(n: int, c: int) -> int:
     """The binomial optimum: the solve, and the least advances that reverse n steps from c slots."""
-    return n + _schedules.extra_advances(n, c)
+    return n + schedules.extra_advances(n, c)
 
 
 def log2_slots(n: int) -> int:
@@ -91,7 +98,7 @@ def peak(run: Callable[[], Any]) -> int:
 
 def on_integers(n: int, c: int, *, inverting: bool) -> tuple[int, int]:
     """(steps executed beside the pulls, most states stored) by the executor of every adjoint."""
-    machine, index = EagerBackend(None), (*_schedules.positions(n, c), FAR)
+    machine, index = EagerBackend(None), (*schedules.positions(n, c), FAR)
     slots = Slots(c, index, tuple(range(len(index))), 1, n)
     _, stored = march_counted(
         machine, n, (0,), lambda i, s: (s[0] + 1,), lambda s: s[0], slots, None

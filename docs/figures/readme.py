@@ -22,10 +22,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from retrograde._compare import problem as problems
-from retrograde._compare.measure import examine, reference
-from retrograde._compare.rows import Row
-from retrograde._compare.table import tabulated
+from retrograde._commands.compare import problem as problems
+from retrograde._commands.compare.measure import examine, reference
+from retrograde._commands.compare.rows import Row
+from retrograde._commands.compare.table import tabulated
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -211,7 +211,7 @@ def compared(libraries: Sequence[str] = tuple(COMPARED), packages: Any = None) -
         here = packages is None or row.package in packages
         return here and (row.package, row.method) in COMPARED[row.library]
 
-    glue = importlib.import_module("retrograde_backends._demo_glue")
+    glue = importlib.import_module("retrograde_backends.commands.library")
     with contextlib.ExitStack() as stack, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the peers
         for library in libraries:

@@ -16,17 +16,23 @@ from ._adjoints import (
     ReversibleAdjoint,
     TapeAdjoint,
 )
+from ._api.solve import plan, solve, solve_vjp
+from ._autodiff import VectorField, check_vjp
+from ._base.errors import (
+    InputError,
+    PlanInfeasible,
+    RetrogradeError,
+    SolveFailed,
+    UnsupportedByBackend,
+)
 from ._controllers import AbstractController, ConstantSteps, PIDController, StepTo
-from ._derivative import VectorField, check_vjp
-from ._errors import InputError, PlanInfeasible, RetrogradeError, SolveFailed, UnsupportedByBackend
+from ._integrate.saveat import SaveAt
+from ._integrate.solution import Gradients, Solution, Status
 from ._planner import Plan
-from ._saveat import SaveAt
-from ._solution import Gradients, Solution, Status
-from ._solve import plan, solve, solve_vjp
 from ._solvers import AbstractSolver, ExplicitRungeKutta, Tableau, Tsit5
 
 if TYPE_CHECKING:
-    from ._looping import loop_vjp, scan, while_loop
+    from ._loops import loop_vjp, scan, while_loop
     from ._solvers import (
         ALF,
         RK4,
@@ -103,7 +109,7 @@ def __getattr__(name: str) -> Any:
     if name == "measure":
         return importlib.import_module(f"{__name__}.measure")
     if name in ("loop_vjp", "scan", "while_loop"):
-        return getattr(importlib.import_module(f"{__name__}._looping"), name)
+        return getattr(importlib.import_module(f"{__name__}._loops"), name)
     if name in _solvers.PAGES:
         return getattr(_solvers, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
-"""``python -m retrograde``: the command line of :mod:`retrograde._cli`."""
+"""``python -m retrograde``: the command line of :mod:`retrograde._commands.main`."""
 
-from ._cli import main
+from ._commands.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

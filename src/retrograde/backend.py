@@ -9,8 +9,8 @@ shows. The conformance tests (``tests/backend``) hold every override to the gene
 Nothing degrades in silence: what a library can't do is absent from ``capabilities`` and raises.
 """
 
-from ._eager import EagerBackend
-from ._seam import AbstractBackend, Capability
-from ._seam_memory import MemoryInfo
+from ._backend.eager import EagerBackend
+from ._backend.interface import AbstractBackend, Capability
+from ._base.host_memory import MemoryInfo
 
 __all__ = ["AbstractBackend", "Capability", "EagerBackend", "MemoryInfo"]

@@ -44,16 +44,16 @@ from array import array
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from ._errors import InputError, UnsupportedByBackend
-from ._registry import adapter, backend_of
-from .backend import AbstractBackend
+from ._backend.interface import AbstractBackend
+from ._backend.registry import adapter, backend_of
+from ._base.errors import InputError, UnsupportedByBackend
 
 __all__ = ["Measured", "live_bytes", "peak_gradient_bytes", "traced_peak"]
 
 ACCOUNTS = {
-    "cupy": "retrograde_backends._cupy_measure",
-    "jax": "retrograde_backends._jax_measure",
-    "torch": "retrograde_backends._torch_measure",
+    "cupy": "retrograde_backends.cupy",
+    "jax": "retrograde_backends.jax.cache",
+    "torch": "retrograde_backends.torch.memory",
 }
 
 

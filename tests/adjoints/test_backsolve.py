@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde import _schedules
+from retrograde._checkpointing import schedules
 from retrograde.backend import Capability
 
 EXACT = rg.RecursiveCheckpointAdjoint()
@@ -143,7 +143,7 @@ def test_van_der_pol_falls_back_at_no_cost(reference, mu, slots):
     assert distance(g, exact) <= 1e-4
     # forward, inverses and replays; linearised steps are called with tapes
     taken = (calls.count(True) - 1) / 4 + calls.count(False) / 4
-    alone = 2 * n + _schedules.extra_advances(n, slots)
+    alone = 2 * n + schedules.extra_advances(n, slots)
     assert taken <= 1.02 * alone
 
 

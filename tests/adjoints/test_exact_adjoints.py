@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde import _schedules
+from retrograde._checkpointing import schedules
 from retrograde.backend import Capability
 
 ADJOINTS = {
@@ -88,7 +88,7 @@ def test_executed_steps_by_schedule(reference, slots, window):
     elif window > 1 and slots * window >= n:  # segments
         replayed = n - slots
     else:
-        replayed = _schedules.block_advances(n, slots, window)
+        replayed = schedules.block_advances(n, slots, window)
     assert calls.count(True) == replayed
     assert calls.count(False) == n
 

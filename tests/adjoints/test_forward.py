@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde._registry import adapter
+from retrograde._backend.registry import adapter
 from retrograde.backend import Capability
 
 # PyTorch itself, when it loads the forward-mode rules of its operations

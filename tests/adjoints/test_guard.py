@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from retrograde._adjoints.guard import Guard, guard_bytes, guard_width
-from retrograde._registry import adapter
+from retrograde._adjoints.projection_guard import Guard, guard_bytes, guard_width
+from retrograde._backend.registry import adapter
 
 SHAPES = {
     "3": [(3,)],

@@ -10,8 +10,8 @@ import pytest
 
 import retrograde as rg
 from retrograde._adjoints import field_pullback
-from retrograde._problem import Problem
-from retrograde._types import Wanted
+from retrograde._base.types import Wanted
+from retrograde._integrate.problem import Problem
 
 SOLVERS = [
     rg.Euler,

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde._clocks import HostClock
-from retrograde._loops import FAR, Slots
-from retrograde._spaces import Scale
+from retrograde._backend.clock import HostClock
+from retrograde._backend.stages import Scale
+from retrograde._checkpointing import FAR, Slots
 from retrograde.backend import AbstractBackend, Capability, EagerBackend, MemoryInfo
 
 GENERIC = EagerBackend(np)

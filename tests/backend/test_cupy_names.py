@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from retrograde import UnsupportedByBackend
-from retrograde._derivative.tape import vjp
+from retrograde._autodiff.vjp import vjp
 
 from ..derivative.cases import CASES
 

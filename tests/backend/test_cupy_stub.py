@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde import _registry
-from retrograde._compare.problem import PROBLEMS
+from retrograde._backend import registry as _registry
+from retrograde._commands.compare.problem import PROBLEMS
 
 from .cupy_stub import READS, make_cupy, ndarray, wrap
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def cupy(monkeypatch):
     """The stub in place of CuPy, and every trace of it removed afterwards."""
-    ours = ("array_api_compat.cupy", "retrograde_backends.cupy_")
+    ours = ("array_api_compat.cupy", "retrograde_backends.cupy")
     modules = make_cupy()
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
@@ -129,7 +129,7 @@ def test_the_readme_runs(cupy, capsys):
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_compare_runs(cupy, name):
-    bench = importlib.import_module("retrograde_backends._compare_arrays").Bench
+    bench = importlib.import_module("retrograde_backends.commands.peers_arrays").Bench
     problem = PROBLEMS[name]()
     found, expected = (
         bench(problem, library).ours({"memory": "8 KiB"}) for library in ("cupy", "numpy")
@@ -140,8 +140,8 @@ def test_compare_runs(cupy, name):
 
 
 def test_the_demo_runs(cupy):
-    session = importlib.import_module("retrograde._demo.session")
-    guesses = importlib.import_module("retrograde._demo.problem").guesses
+    session = importlib.import_module("retrograde._commands.demo.session")
+    guesses = importlib.import_module("retrograde._commands.demo.problem").guesses
     x, options = guesses(np, 2), session.Options(memory="16 KiB")
     found, expected = (session.Library(name, options).gradient(x) for name in ("cupy", "numpy"))
     for a, b in zip(found, expected, strict=True):
@@ -165,7 +165,7 @@ def test_functions_of_cupys_own_record_or_say_why_not(cupy):
 
 
 def test_memory_is_what_driver_and_pool_have_free(cupy):
-    bk = importlib.import_module("retrograde_backends.cupy_").backend
+    bk = importlib.import_module("retrograde_backends.cupy").backend
     x = wrap(np.ones(3))
     assert bk.memory(x)[:2] == bk.memory()[:2] == (6_000_000, 9_000_000)
     cupy.get_default_memory_pool().limit = 4_500_000

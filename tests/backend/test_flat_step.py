@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde._spaces import Scale
+from retrograde._backend.stages import Scale
 
-flat = pytest.importorskip("retrograde_backends._flat_step")
+flat = pytest.importorskip("retrograde_backends.flat.attempt")
 
 SIZES = (1, 2, 8, 9, 100, 2048, 2049)
 
@@ -77,7 +77,7 @@ def test_norms_in_floats_are_those_of_arrays(size):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_slopes_of_any_layout_are_copied(dtype):
     torch = pytest.importorskip("torch")
-    step = importlib.import_module("retrograde_backends._torch_step")
+    step = importlib.import_module("retrograde_backends.torch.flat")
     kind = getattr(torch, dtype)
     for size in (3, 9):
         rows = torch.zeros(2, size, dtype=kind)
@@ -93,6 +93,6 @@ def test_slopes_of_any_layout_are_copied(dtype):
 def eager(request):
     """An adapter whose states are flat, and its arrays of NumPy's."""
     if request.param == "numpy":
-        return importlib.import_module("retrograde_backends.numpy_").backend, np.asarray
+        return importlib.import_module("retrograde_backends.numpy").backend, np.asarray
     torch = pytest.importorskip("torch")
-    return importlib.import_module("retrograde_backends.torch_").backend, torch.from_numpy
+    return importlib.import_module("retrograde_backends.torch.adapter").backend, torch.from_numpy

@@ -19,7 +19,7 @@ def decay(t, y, rate):
 
 
 def test_an_eager_solve_is_compiled_once():
-    from retrograde_backends.jax_ import backend
+    from retrograde_backends.jax.adapter import backend
 
     y0 = jnp.ones(3)
     backend._compiled.clear()  # full, it would make room for each program by dropping another

@@ -11,9 +11,9 @@ import retrograde as rg
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
-columns: Any = pytest.importorskip("retrograde_backends._jax_columns")
-products: Any = pytest.importorskip("retrograde_backends._jax_products")
-gate: Any = pytest.importorskip("retrograde_backends._jax_gate")
+columns: Any = pytest.importorskip("retrograde_backends.jax.xla_cpu.matvec")
+products: Any = pytest.importorskip("retrograde_backends.jax.xla_cpu.matvec")
+gate: Any = pytest.importorskip("retrograde_backends.jax.xla_cpu.eligible")
 
 marking = pytest.mark.skipif(not gate.enabled(), reason="kernels are for the CPU, from JAX 0.7 on")
 RNG = np.random.default_rng(5)

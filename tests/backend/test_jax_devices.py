@@ -13,8 +13,8 @@ import pytest
 import retrograde as rg
 
 jax = pytest.importorskip("jax")
-adapter: Any = pytest.importorskip("retrograde_backends.jax_")
-gate: Any = pytest.importorskip("retrograde_backends._jax_gate")
+adapter: Any = pytest.importorskip("retrograde_backends.jax.adapter")
+gate: Any = pytest.importorskip("retrograde_backends.jax.xla_cpu.eligible")
 
 TWO_DEVICES = """
 import jax, jax.numpy as jnp, numpy as np, retrograde as rg

@@ -13,7 +13,7 @@ import retrograde as rg
 jax = pytest.importorskip("jax")
 jax.config.update("jax_enable_x64", True)
 jnp = jax.numpy
-gate: Any = pytest.importorskip("retrograde_backends._jax_gate")
+gate: Any = pytest.importorskip("retrograde_backends.jax.xla_cpu.eligible")
 
 
 def test_no_program_is_written_for_kernels_that_will_not_be(monkeypatch):

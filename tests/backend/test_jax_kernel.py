@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde._loops import FAR, Slots
-from retrograde._registry import backend_of
+from retrograde._backend.registry import backend_of
+from retrograde._checkpointing import FAR, Slots
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
-gate: Any = pytest.importorskip("retrograde_backends._jax_gate")
+gate: Any = pytest.importorskip("retrograde_backends.jax.xla_cpu.eligible")
 
 MARK = "xla_cpu_small_call"
 
@@ -100,7 +100,7 @@ def test_many_slots_and_high_bounds_are_no_cliff(settings):
 
 @pytest.mark.parametrize("rows", [46, 64])
 def test_order_of_the_slots_from_their_table(rows: int):
-    hooks = pytest.importorskip("retrograde_backends._jax_hooks")
+    hooks = pytest.importorskip("retrograde_backends.jax.loops")
     bk = backend_of((jnp.ones(1),))
     index, row = bk.placements(rows, 2000)
     slots = Slots(rows, index, row, 1, None)

@@ -17,8 +17,8 @@ import retrograde as rg
 
 jax = pytest.importorskip("jax")
 export = pytest.importorskip("jax.export")
-adapter: Any = pytest.importorskip("retrograde_backends.jax_")
-gate: Any = pytest.importorskip("retrograde_backends._jax_gate")
+adapter: Any = pytest.importorskip("retrograde_backends.jax.adapter")
+gate: Any = pytest.importorskip("retrograde_backends.jax.xla_cpu.eligible")
 lax_module: Any = pytest.importorskip("jax._src.lax.lax")
 jnp = jax.numpy
 

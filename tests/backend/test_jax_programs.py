@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde._loops import Slots
+from retrograde._checkpointing import Slots
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
-adapter: Any = pytest.importorskip("retrograde_backends.jax_")
-stages: Any = pytest.importorskip("retrograde_backends._jax_stages")
-gate: Any = pytest.importorskip("retrograde_backends._jax_gate")
+adapter: Any = pytest.importorskip("retrograde_backends.jax.adapter")
+stages: Any = pytest.importorskip("retrograde_backends.jax.scanned_stages")
+gate: Any = pytest.importorskip("retrograde_backends.jax.xla_cpu.eligible")
 
 MARK = "xla_cpu_small_call"
 

@@ -10,8 +10,8 @@ import retrograde as rg
 jax = pytest.importorskip("jax")
 jax.config.update("jax_enable_x64", True)  # as the harness does
 jnp = jax.numpy
-shifts = pytest.importorskip("retrograde_backends._jax_shifts")
-sums = pytest.importorskip("retrograde_backends._jax_sums")
+shifts = pytest.importorskip("retrograde_backends.jax.xla_cpu.shifts_and_sums")
+sums = pytest.importorskip("retrograde_backends.jax.xla_cpu.shifts_and_sums")
 
 
 def rewritten(fn: Any, *args: Any) -> tuple[Any, set[str]]:
@@ -144,7 +144,7 @@ def test_a_solve_on_a_mesh_joins_nothing():
 
 
 def test_what_the_rest_of_f_does_not_depend_on_has_no_cotangent():
-    derivative = pytest.importorskip("retrograde_backends._jax_derivative")
+    derivative = pytest.importorskip("retrograde_backends.jax.field_vjp")
     x, y, z = jnp.ones(2), jnp.ones(3), jnp.ones(4)
     fn = lambda s: (jax.jit(jnp.sin)(s[0]) * s[0], 1.0 + 0.0 * s[2][0])  # noqa: E731
     moved, names = derivative.reached(fn, (x, y, z))

@@ -11,7 +11,7 @@ import retrograde as rg
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
-gate: Any = pytest.importorskip("retrograde_backends._jax_gate")
+gate: Any = pytest.importorskip("retrograde_backends.jax.xla_cpu.eligible")
 
 marking = pytest.mark.skipif(not gate.enabled(), reason="kernels are for the CPU, from JAX 0.7 on")
 

@@ -250,8 +250,8 @@ def test_what_can_have_no_gradient_is_refused():
 
 
 def test_a_tape_counts_what_dies_with_it():
-    from retrograde._types import Wanted
-    from retrograde_backends.torch_ import backend
+    from retrograde._base.types import Wanted
+    from retrograde_backends.torch.adapter import backend
 
     big, y = torch.ones(100, 100, dtype=torch.float64), torch.ones(100, dtype=torch.float64)
     layout = backend.layout([y])

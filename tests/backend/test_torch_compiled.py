@@ -14,7 +14,7 @@ import pytest
 import retrograde as rg
 
 torch = pytest.importorskip("torch")
-kernels = pytest.importorskip("retrograde_backends._torch_kernels")
+kernels = pytest.importorskip("retrograde_backends.torch.compiled.cache")
 
 TIGHT = {"rtol": 1e-7, "atol": 1e-9}
 TS = rg.SaveAt(ts=[0.0, 0.3, 0.35, 1.5], t1=True)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-measure: Any = pytest.importorskip("retrograde_backends._torch_measure")
-adapter: Any = pytest.importorskip("retrograde_backends.torch_")
+measure: Any = pytest.importorskip("retrograde_backends.torch.memory")
+adapter: Any = pytest.importorskip("retrograde_backends.torch.adapter")
 
 
 class There(torch.Tensor):

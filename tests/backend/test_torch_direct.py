@@ -6,10 +6,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from retrograde._eager_direct import DirectStages  # noqa: E402
-from retrograde._registry import adapter  # noqa: E402
+from retrograde._backend.eager import DirectStages  # noqa: E402
+from retrograde._backend.registry import adapter  # noqa: E402
+from retrograde._backend.stages import Scale  # noqa: E402
 from retrograde._solvers import find_solver  # noqa: E402
-from retrograde._spaces import Scale  # noqa: E402
 
 SHAPES = {"short": [(3,)], "long": [(100,)], "matrix": [(2, 3)], "leaves": [(2,), (3,)]}
 

@@ -11,8 +11,8 @@ import retrograde as rg
 
 torch = pytest.importorskip("torch")
 
-STAGES = pytest.importorskip("retrograde_backends._torch_reverse")
-SPACES = pytest.importorskip("retrograde_backends._flat")
+STAGES = pytest.importorskip("retrograde_backends.torch.field_vjp")
+SPACES = pytest.importorskip("retrograde_backends.flat.stages")
 
 
 def real(*shape):

@@ -15,9 +15,9 @@ import pytest
 import retrograde as rg
 
 torch = pytest.importorskip("torch")
-device = pytest.importorskip("retrograde_backends._torch_device")
-pytest.importorskip("retrograde_backends.torch_")  # before anything is counted
-kernels = pytest.importorskip("retrograde_backends._torch_kernels")
+device = pytest.importorskip("retrograde_backends.torch.device")
+pytest.importorskip("retrograde_backends.torch.adapter")  # before anything is counted
+kernels = pytest.importorskip("retrograde_backends.torch.compiled.cache")
 
 READS = ("item", "tolist", "numpy", "cpu", "__float__", "__bool__", "__int__")
 UPLOADS = ("tensor", "as_tensor", "from_numpy", "frombuffer")

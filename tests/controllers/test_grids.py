@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import retrograde as rg
-from retrograde._clocks import HostClock, step_count
+from retrograde._backend.clock import HostClock, step_count
 
 
 def grow(t, y, args):

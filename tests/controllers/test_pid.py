@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde._clocks import HostClock
+from retrograde._backend.clock import HostClock
 
 CLOCK = HostClock()
 

@@ -8,8 +8,8 @@ import operator
 import numpy as np
 import pytest
 
-from retrograde._derivative.tape import vjp
-from retrograde._errors import UnsupportedByBackend
+from retrograde._autodiff.vjp import vjp
+from retrograde._base.errors import UnsupportedByBackend
 
 Y = np.array([0.5, 1.5, -2.0, 3.0])
 A = np.arange(16.0).reshape(4, 4) / 7 - 1

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from retrograde._derivative.tape import vjp
+from retrograde._autodiff.vjp import vjp
 
 
 def write(x, y):

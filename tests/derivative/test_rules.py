@@ -9,8 +9,8 @@ import array_api_strict
 import numpy as np
 import pytest
 
-from retrograde._derivative.namespace import LINALG, namespace_of
-from retrograde._derivative.tape import vjp
+from retrograde._autodiff.namespace import LINALG, namespace_of
+from retrograde._autodiff.vjp import vjp
 
 _cases = runpy.run_path(str(pathlib.Path(__file__).with_name("cases.py")))
 CASES, OPERATORS = _cases["CASES"], _cases["OPERATORS"]

@@ -9,8 +9,8 @@ import array_api_strict
 import numpy as np
 import pytest
 
-from retrograde._derivative.tape import vjp
-from retrograde._errors import InputError
+from retrograde._autodiff.vjp import vjp
+from retrograde._base.errors import InputError
 
 Y = np.array([0.5, 1.5, -2.0, 3.0])
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde._derivative import VectorField, check_vjp
-from retrograde._errors import InputError, UnsupportedByBackend
-from retrograde._registry import backend_of
+from retrograde._autodiff import VectorField, check_vjp
+from retrograde._backend.registry import backend_of
+from retrograde._base.errors import InputError, UnsupportedByBackend
 from retrograde.backend import Capability
 
 ARGS = {"rates": [np.array([0.5, 2.0]), np.asarray(1.5)], "n": np.array([3]), "none": None}

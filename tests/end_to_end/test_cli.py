@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from retrograde import __version__
-from retrograde._cli import main
-from retrograde._demo.fit import MissingExtra, require
+from retrograde._commands.demo.fit import MissingExtra, require
+from retrograde._commands.main import main
 
 WRONG = [
     (["demo", "--memory", "banana"], "'banana', which is no number of bytes"),

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde._cli import main
-from retrograde._compare import Options, run
-from retrograde._compare import measure as measuring
-from retrograde._compare.problem import lotka_volterra, relative_error, toy
-from retrograde._compare.rows import bench
-from retrograde._compare.table import WIDTH
+from retrograde._commands.compare import Options, run
+from retrograde._commands.compare import measure as measuring
+from retrograde._commands.compare.problem import lotka_volterra, relative_error, toy
+from retrograde._commands.compare.rows import bench
+from retrograde._commands.compare.table import WIDTH
+from retrograde._commands.main import main
 
 SMALL = (toy(40), lotka_volterra(1.0))
 KEYS = {

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrograde._cli import main
-from retrograde._demo.fit import Objective, fit
-from retrograde._demo.problem import UNKNOWNS, bounds, guesses, series
-from retrograde._demo.session import Library, Options
-from retrograde._registry import adapter
+from retrograde._backend.registry import adapter
+from retrograde._commands.demo.fit import Objective, fit
+from retrograde._commands.demo.problem import UNKNOWNS, bounds, guesses, series
+from retrograde._commands.demo.session import Library, Options
+from retrograde._commands.main import main
 
 LITERATURE = (0.55, 0.028, 0.80, 0.024, 33.9, 5.9)  # Carpenter 2018, posterior means
 
@@ -106,7 +106,7 @@ def test_too_small_a_promise_is_told(
     from retrograde.measure import Measured
 
     monkeypatch.setattr(Library, "peak", lambda self, x: Measured(2**20, "a made-up account"))
-    monkeypatch.setattr("retrograde._demo.session.ITERATIONS", 1)
+    monkeypatch.setattr("retrograde._commands.demo.session.ITERATIONS", 1)
     assert main(["demo", "--starts", "1", "--backends", "numpy", "--quiet"]) == 1
     assert "EXCEEDED" in capsys.readouterr().out
 
@@ -116,7 +116,7 @@ def test_the_picture_and_the_bar(
 ) -> None:
     pytest.importorskip("matplotlib")
     pytest.importorskip("tqdm")
-    monkeypatch.setattr("retrograde._demo.session.ITERATIONS", 2)
+    monkeypatch.setattr("retrograde._commands.demo.session.ITERATIONS", 2)
     picture = tmp_path / "out.png"
     argv = ["--starts", "2", "--backends", "numpy", "--plot", str(picture), "--progress"]
     assert main(argv) == 0

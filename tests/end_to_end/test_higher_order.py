@@ -208,7 +208,7 @@ def test_jax_mixed_derivatives_of_state_and_times():
 def test_jax_a_plain_gradient_calls_f_as_often_as_before(slots):
     """The forward sweep, replays by the schedule, and one call a stage in reverse."""
     jax = jax_x64()
-    from retrograde._schedules import block_advances
+    from retrograde._checkpointing.schedules import block_advances
 
     calls, n, y0 = [], 20, jax.numpy.asarray(Y0)
 

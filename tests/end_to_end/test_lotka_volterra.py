@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde import _schedules
+from retrograde._checkpointing import schedules
 
 Y0, RATES = [1.0, 1.0], [1.5, 1.0, 3.0, 1.0]
 SPAN = (0.0, 20.0)
@@ -94,7 +94,7 @@ def test_executed_steps_equal_the_closed_formula(reference, slots):
     assert sol.stats["num_rejected_steps"] > 0  # which are never taken again
     calls.clear()
     pullback(np.ones((1, 2)))
-    replayed = 0 if slots is None else _schedules.events(slots).extra_advances(n)
+    replayed = 0 if slots is None else schedules.events(slots).extra_advances(n)
     assert calls.count(True) == 6 * replayed  # tsit5 takes six evaluations
     assert calls.count(False) == 6 * n
 

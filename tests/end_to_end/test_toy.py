@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde import _schedules
+from retrograde._checkpointing import schedules
 
 GRADIENT = [-6.673239, 5.042737]
 SETTINGS = {
@@ -92,7 +92,7 @@ def test_field_is_called_as_often_as_the_closed_formula_says(reference, slots):
     _, pullback = rg.solve_vjp(counted, y0, t0, t1, **keywords, adjoint=adjoint)
     calls.clear()
     pullback(np.ones((1, 2)))
-    assert calls.count(True) == _schedules.extra_advances(500, slots)  # replayed
+    assert calls.count(True) == schedules.extra_advances(500, slots)  # replayed
     assert calls.count(False) == 500  # linearised
 
 

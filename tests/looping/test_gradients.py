@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde._schedules import events, extra_advances
+from retrograde._checkpointing.schedules import events, extra_advances
 from retrograde.backend import Capability
 
 from .loops import Decay, gradient, rnn, rnn_inputs, weights

@@ -11,7 +11,7 @@ import retrograde as rg
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
-gate: Any = pytest.importorskip("retrograde_backends._jax_gate")
+gate: Any = pytest.importorskip("retrograde_backends.jax.xla_cpu.eligible")
 
 MARK = "xla_cpu_small_call"
 

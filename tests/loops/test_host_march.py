@@ -7,7 +7,7 @@ import pytest
 
 import retrograde as rg
 from retrograde._solvers.base import AbstractForwardSweep
-from retrograde._solvers.explicit_rk import ForwardSweep
+from retrograde._solvers.runge_kutta.solver import ForwardSweep
 
 
 def relax(t, y, args):

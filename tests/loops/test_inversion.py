@@ -10,10 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrograde import _schedules
-from retrograde._clocks import HostClock
-from retrograde._loops import FAR, Invertible, Slots, march_counted, reverse_inverting
-from retrograde._schedules import replay_limit
+from retrograde._backend.clock import HostClock
+from retrograde._checkpointing import (
+    FAR,
+    Invertible,
+    Slots,
+    march_counted,
+    reverse_inverting,
+    schedules,
+)
+from retrograde._checkpointing.schedules import replay_limit
 from retrograde.backend import EagerBackend
 
 MACHINE = EagerBackend(None)
@@ -26,7 +32,7 @@ failures = st.sets(st.integers(0, 149), max_size=8)
 
 def walk(n, c, every, bad=(), *, corrected=False, cured=()):
     """(pulled (step, state) pairs, replayed steps, inverted steps, report)."""
-    index = (*_schedules.positions(n, c), FAR)
+    index = (*schedules.positions(n, c), FAR)
     plan = Slots(c, index, tuple(range(len(index))), 1, n)
     _, stored = march_counted(
         MACHINE, n, (0,), lambda i, s: (s[0] + 1,), lambda s: s[0], plan, None
@@ -68,7 +74,7 @@ def test_every_step_is_pulled_from_its_own_state(n, c, every, bad):
 def test_what_inverts_is_not_replayed(n, c, every):
     _, replayed, inverted, report = walk(n, c, every)
     assert report.inverted == len(inverted)
-    ranges = len(_schedules.positions(n, c))
+    ranges = len(schedules.positions(n, c))
     # what is left are ends of ranges that are no dearer to replay, each checked at most once
     assert len(replayed) <= sum(replay_limit(c, 1) for _ in range(ranges)) + ranges
     if c == 1:
@@ -79,7 +85,7 @@ def test_what_inverts_is_not_replayed(n, c, every):
 def test_where_nothing_inverts_it_costs_what_checkpoints_cost(n, c):
     """But for one try in each range between stored states."""
     _, replayed, inverted, report = walk(n, c, 1, bad=range(n))
-    assert len(replayed) == _schedules.extra_advances(n, c)
+    assert len(replayed) == schedules.extra_advances(n, c)
     assert len(inverted) <= c
     assert report.inverted == 0
 
@@ -113,8 +119,8 @@ def test_corrections_only_where_a_replay_would_cost_more():
 @pytest.mark.parametrize("room", [3, 4, 7, 20, 100])
 def test_replay_limit_is_the_longest_range(room, repeats):
     limit = replay_limit(room, repeats)
-    assert _schedules.total_advances(limit, room) <= repeats * limit
-    assert _schedules.total_advances(limit + 1, room) > repeats * (limit + 1)
+    assert schedules.total_advances(limit, room) <= repeats * limit
+    assert schedules.total_advances(limit + 1, room) > repeats * (limit + 1)
 
 
 def test_no_steps():

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrograde import _schedules
-from retrograde._loops import FAR, Slots, march, march_counted, reverse
+from retrograde._checkpointing import FAR, Slots, march, march_counted, reverse, schedules
 from retrograde.backend import EagerBackend
 
 MACHINE = EagerBackend(None)
@@ -31,7 +30,7 @@ def segments(n, window):
 
 def binomial(n, c, window=1):
     blocks = -(-n // window)
-    index = (*(i * window for i in _schedules.positions(blocks, c)), FAR)
+    index = (*(i * window for i in schedules.positions(blocks, c)), FAR)
     return Slots(c, index, tuple(range(len(index))), window, n)
 
 
@@ -87,7 +86,7 @@ def test_segments_take_one_more_sweep_at_most(n, window):
 def test_known_length_is_optimal(n, c, window):
     order, replayed, alive = run(binomial(n, c, window), n)
     assert order == list(reversed(range(n)))
-    assert len(replayed) == _schedules.block_advances(n, c, window)
+    assert len(replayed) == schedules.block_advances(n, c, window)
     assert alive <= c
 
 
@@ -95,7 +94,7 @@ def test_known_length_is_optimal(n, c, window):
 def test_unknown_length_costs_what_the_event_table_says(n, c):
     order, replayed, alive = run(online(c), n, known=False)
     assert order == list(reversed(range(n)))
-    assert len(replayed) == _schedules.events(c).extra_advances(n)
+    assert len(replayed) == schedules.events(c).extra_advances(n)
     assert alive <= c
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde._loops import patience
+from retrograde._checkpointing import patience
 
 SLOTS = (None, rg.RecursiveCheckpointAdjoint(4))
 

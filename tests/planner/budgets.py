@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import retrograde as rg
-from retrograde._registry import adapter
+from retrograde._backend.registry import adapter
 from retrograde.measure import peak_gradient_bytes
 
 LIBRARIES = ("numpy", "torch", "jax")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde._demo.fit import Objective
-from retrograde._demo.problem import guesses
-from retrograde._registry import adapter
+from retrograde._backend.registry import adapter
+from retrograde._commands.demo.fit import Objective
+from retrograde._commands.demo.problem import guesses
 from retrograde.measure import peak_gradient_bytes
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde import _schedules
-from retrograde._derivative.tape import vjp
+from retrograde._autodiff.vjp import vjp
+from retrograde._checkpointing import schedules
 
 
 def decay(t, y, args):
@@ -34,12 +34,12 @@ def test_the_ranges_that_are_inverted_are_those_of_the_schedule():
     """Dearer to replay than to invert: by the ranges themselves, and by their closed form."""
     for slots in range(1, 12):
         for n in range(slots + 1, 200):
-            at = _schedules.positions(n, slots)
+            at = schedules.positions(n, slots)
             ranges = zip(at, (*at[1:], n), range(slots, 0, -1), strict=False)
-            dearer = any(b - a > _schedules.replay_limit(room, 1) for a, b, room in ranges)
+            dearer = any(b - a > schedules.replay_limit(room, 1) for a, b, room in ranges)
             assert rg.BacksolveAdjoint(slots).inverts_any(n) == dearer
-        twice = _schedules.twice(n)
-        assert _schedules.repeats(n, twice) <= 2 < _schedules.repeats(n, max(1, twice - 1))
+        twice = schedules.twice(n)
+        assert schedules.repeats(n, twice) <= 2 < schedules.repeats(n, max(1, twice - 1))
 
 
 def test_a_bound_of_steps_that_is_not_reached_costs_nothing(backend):

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import retrograde as rg
-from retrograde._planner.charges import limit
-from retrograde._planner.predict import extrapolate
+from retrograde._planner.budget import limit
 from retrograde._planner.rules import make_plan
+from retrograde._planner.step_count import extrapolate
 from retrograde.measure import traced_peak
 
 SOLVERS = ("tsit5", "dopri5", "bosh3")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from retrograde._schedules import split
+from retrograde._checkpointing.schedules import split
 
 
 @dataclass

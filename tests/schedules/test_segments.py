@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrograde._schedules import (
+from retrograde._checkpointing.schedules import (
     block_advances,
     block_positions,
     choose_segments,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from retrograde._schedules import (
+from retrograde._checkpointing.schedules import (
     split,
     split_from_row,
     split_table,

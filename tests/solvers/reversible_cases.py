@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 import retrograde as rg
-from retrograde._problem import Problem
-from retrograde._registry import adapter
+from retrograde._backend.registry import adapter
+from retrograde._integrate.problem import Problem
 
 SOLVERS = {
     "semi_implicit_euler": rg.SemiImplicitEuler(),

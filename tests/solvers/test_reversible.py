@@ -11,7 +11,7 @@ import pytest
 
 import retrograde as rg
 from retrograde._adjoints import field_pullback
-from retrograde._types import Wanted
+from retrograde._base.types import Wanted
 
 _cases = runpy.run_path(str(pathlib.Path(__file__).with_name("reversible_cases.py")))
 SOLVERS = _cases["SOLVERS"]

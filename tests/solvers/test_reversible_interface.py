@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde._problem import Problem
+from retrograde._integrate.problem import Problem
 
 _cases = runpy.run_path(str(pathlib.Path(__file__).with_name("reversible_cases.py")))
 SOLVERS = _cases["SOLVERS"]

@@ -5,9 +5,9 @@ from math import cos, exp, log2, prod, sin, sqrt
 
 import pytest
 
-from retrograde._solvers.order_conditions import order_conditions, rooted_trees
-from retrograde._solvers.tableau import Tableau
-from retrograde._spaces import joint
+from retrograde._backend.stages import joint
+from retrograde._solvers.runge_kutta.order_conditions import order_conditions, rooted_trees
+from retrograde._solvers.runge_kutta.tableau import Tableau
 
 # name, order, order of the embedded method, order of the interpolant, calls of f a step,
 # first same as last, end of the stability interval (rounded towards zero)
@@ -26,7 +26,7 @@ THETAS = [0.1, 0.35, 0.5, 0.83, 1.0]
 
 
 def page(name: str) -> type:
-    return getattr(import_module(f"retrograde._solvers.{name.lower()}"), name)
+    return getattr(import_module(f"retrograde._solvers.runge_kutta.{name.lower()}"), name)
 
 
 def tableau_of(name: str) -> Tableau:

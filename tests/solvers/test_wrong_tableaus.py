@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 import retrograde as rg
-from retrograde._solvers.order_conditions import order_conditions
-from retrograde._solvers.tableau import Tableau
+from retrograde._solvers.runge_kutta.order_conditions import order_conditions
+from retrograde._solvers.runge_kutta.tableau import Tableau
 
 
 def tableau_of(name: str) -> Tableau:

@@ -16,7 +16,7 @@ import pytest
 
 import retrograde as rg
 from retrograde import _adjoints, _solvers
-from retrograde._solve_options import AdjointName, Options, SolverName
+from retrograde._api.solve import AdjointName, Options, SolverName
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent

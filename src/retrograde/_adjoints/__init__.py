@@ -8,16 +8,14 @@ three). To add one: a file with ``forward`` and ``reverse`` (or ``primal``), its
 planner's costs, a line here.
 """
 
-from .._errors import InputError
-from .backsolve import BacksolveAdjoint
+from .._base.errors import InputError
 from .base import AbstractAdjoint, Shape
+from .checkpointed import RecursiveCheckpointAdjoint
 from .direct import DirectAdjoint, TooManySteps, check_followed, constant_times
-from .forward import ForwardMode
-from .inverting import InvertingAdjoint
-from .recursive_checkpoint import RecursiveCheckpointAdjoint
-from .reversible import ReversibleAdjoint
-from .sweep import field_pullback
-from .tape import TapeAdjoint
+from .forward_mode import ForwardMode
+from .inversion import BacksolveAdjoint, InvertingAdjoint, ReversibleAdjoint
+from .step_vjp import field_pullback
+from .stored_vjp import TapeAdjoint
 
 __all__ = [
     "AbstractAdjoint",

@@ -11,9 +11,9 @@ from abc import ABC
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
-from .._errors import UnsupportedByBackend
-from .._rows import output_leaves
-from .._types import Array, Inputs, Wanted
+from .._base.errors import UnsupportedByBackend
+from .._base.types import Array, Inputs, Wanted
+from .._integrate.outputs import output_leaves
 
 __all__ = ["AbstractAdjoint", "Shape"]
 

@@ -16,16 +16,16 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from .._base.errors import InputError, UnsupportedByBackend
+from .._base.types import Array, Inputs, Scalar, State, Wanted
 from .._controllers import ConstantSteps
-from .._errors import InputError, UnsupportedByBackend
-from .._saveat import Outputs, SaveAt
-from .._solution import Status
+from .._integrate.saveat import Outputs, SaveAt
+from .._integrate.solution import Status
 from .._solvers import ExplicitRungeKutta
-from .._types import Array, Inputs, Scalar, State, Wanted
-from .augmented import AugmentedField, AugmentedLayout, AugmentedSolver, is_number
+from .augmented_system import AugmentedField, AugmentedLayout, AugmentedSolver, is_number
 from .base import AbstractAdjoint
-from .recursive_checkpoint import finished
-from .sweep import output_pullback
+from .checkpointed import finished
+from .step_vjp import output_pullback
 
 __all__ = ["ContinuousAdjoint"]
 

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .._errors import InputError, UnsupportedByBackend
-from .._rows import output_leaves
-from .._saveat import Outputs
-from .._solution import Status
-from .._types import Array, Inputs, State
-from ..backend import Capability
+from .._backend.interface import Capability
+from .._base.errors import InputError, UnsupportedByBackend
+from .._base.types import Array, Inputs, State
+from .._integrate.outputs import output_leaves
+from .._integrate.saveat import Outputs
+from .._integrate.solution import Status
 from .base import AbstractAdjoint
 
 __all__ = ["DirectAdjoint", "TooManySteps", "check_followed", "constant_times"]

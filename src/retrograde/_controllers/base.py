@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from .._types import Scalar
+from .._base.types import Scalar
 
 __all__ = ["AbstractController", "Grid"]
 

@@ -2,7 +2,7 @@
 
 Times are computed from the index, t_i = t0 + i dt, never by summation: n steps are n steps
 whatever the rounding (T18), and the last one ends on t1 exactly. (Unless t0 is 0, the clock counts
-from it, and the t0 of the formula is 0: ``_relative``.)
+from it, and the t0 of the formula is 0: ``_integrate.relative_time``.)
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from .._errors import InputError
-from .._types import Scalar
+from .._base.errors import InputError
+from .._base.types import Scalar
 from .base import AbstractController, Grid
 
 __all__ = ["ConstantSteps", "StepTo"]

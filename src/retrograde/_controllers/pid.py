@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .._errors import InputError
-from .._types import Scalar
+from .._base.errors import InputError
+from .._base.types import Scalar
 from .base import AbstractController
 
 __all__ = ["PIDController"]

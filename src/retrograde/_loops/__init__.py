@@ -1,29 +1,11 @@
-"""Loops that store states on the way forward and reverse on what they stored.
+"""Differentiable loops over bodies of the user's: ``while_loop``, ``scan``, ``loop_vjp``.
 
-Members: ``forward`` (march with checkpoints: known or unknown length), ``reversal`` (one
-executor; store-all, segments, binomial and blocks are its settings), ``inversion`` (the same
-with steps taken back under guard), ``host`` (the adaptive march by a loop of Python's own, for
-speed), ``patience`` (a word about a march that takes long). Written once over the backend's counted
-and conditional loops; knows nothing of differential equations.
+Members: ``api`` (the three functions), ``arguments`` (checked), ``results`` (wrapped), ``body`` (a
+loop in normal form), ``program`` (its forward and reverse, as adapters call them), ``pull`` (the
+vjp of a step), ``schedule`` (what is stored).
+The march and the reversal are those of the solvers (``_checkpointing``).
 """
 
-from .forward import FAR, Slots, Stored, march, march_counted
-from .host import Tries, march_on_host
-from .inversion import Invertible, Report, reverse_inverting
-from .patience import Patience
-from .reversal import reverse
+from .api import loop_vjp, scan, while_loop
 
-__all__ = [
-    "FAR",
-    "Invertible",
-    "Patience",
-    "Report",
-    "Slots",
-    "Stored",
-    "Tries",
-    "march",
-    "march_counted",
-    "march_on_host",
-    "reverse",
-    "reverse_inverting",
-]
+__all__ = ["loop_vjp", "scan", "while_loop"]

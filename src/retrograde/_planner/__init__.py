@@ -9,14 +9,13 @@ switch to an adjoint that has it), ``rules`` (the choice), ``candidates`` (the r
 ``candidates`` and a rule.
 """
 
-from .asked import switch, unmeasured_plan
-from .calibrate import measured_vjp
-from .charges import ARRAYS_ONLY
-from .hardware import budget_bytes
+from .budget import ARRAYS_ONLY, budget_bytes
+from .measure_vjp import measured_vjp
 from .plan import UNLIMITED, Candidate, MadeFor, Plan
-from .predict import remember
-from .probe import probe
+from .problem_size import probe
+from .requested import switch, unmeasured_plan
 from .rules import make_plan, widened
+from .step_count import remember
 
 __all__ = [
     "ARRAYS_ONLY",

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .._adjoints import AbstractAdjoint, Shape
-from .._errors import InputError
-from .._types import Inputs
+from .._base.errors import InputError
+from .._base.types import Inputs
 from . import report
 
 __all__ = ["UNLIMITED", "Candidate", "MadeFor", "Plan"]

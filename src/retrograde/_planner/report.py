@@ -18,8 +18,7 @@ from .._adjoints import (
     RecursiveCheckpointAdjoint,
     TapeAdjoint,
 )
-from .._extras import require
-from .._units import format_bytes
+from .._base.units import format_bytes, require
 
 __all__ = ["as_data", "as_text", "counted", "describe", "draw"]
 

@@ -13,26 +13,26 @@ from importlib import import_module
 from sys import modules
 from typing import TYPE_CHECKING, Any
 
-from .._errors import InputError
+from .._base.errors import InputError
 from .base import AbstractSolver
-from .explicit_rk import ExplicitRungeKutta
-from .tableau import Tableau
-from .tsit5 import Tsit5
+from .runge_kutta.solver import ExplicitRungeKutta
+from .runge_kutta.tableau import Tableau
+from .runge_kutta.tsit5 import Tsit5
 
 if TYPE_CHECKING:
-    from .alf import ALF
-    from .bosh3 import Bosh3
-    from .dopri5 import Dopri5
-    from .dopri8 import Dopri8
-    from .euler import Euler
-    from .heun import Heun
-    from .midpoint import Midpoint
-    from .ralston import Ralston
-    from .reversible import Reversible
-    from .reversible_heun import ReversibleHeun
-    from .rk4 import RK4
-    from .semi_implicit_euler import SemiImplicitEuler
-    from .velocity_verlet import VelocityVerlet
+    from .reversible.alf import ALF
+    from .reversible.coupled import Reversible
+    from .reversible.reversible_heun import ReversibleHeun
+    from .reversible.semi_implicit_euler import SemiImplicitEuler
+    from .reversible.velocity_verlet import VelocityVerlet
+    from .runge_kutta.bosh3 import Bosh3
+    from .runge_kutta.dopri5 import Dopri5
+    from .runge_kutta.dopri8 import Dopri8
+    from .runge_kutta.euler import Euler
+    from .runge_kutta.heun import Heun
+    from .runge_kutta.midpoint import Midpoint
+    from .runge_kutta.ralston import Ralston
+    from .runge_kutta.rk4 import RK4
 
 __all__ = [
     "ALF",
@@ -56,27 +56,27 @@ __all__ = [
 ]
 
 PAGES = {
-    "ALF": "alf",
-    "Bosh3": "bosh3",
-    "Dopri5": "dopri5",
-    "Dopri8": "dopri8",
-    "Euler": "euler",
-    "Heun": "heun",
-    "Midpoint": "midpoint",
-    "RK4": "rk4",
-    "Ralston": "ralston",
-    "Reversible": "reversible",
-    "ReversibleHeun": "reversible_heun",
-    "SemiImplicitEuler": "semi_implicit_euler",
-    "Tsit5": "tsit5",
-    "VelocityVerlet": "velocity_verlet",
+    "ALF": "reversible.alf",
+    "Bosh3": "runge_kutta.bosh3",
+    "Dopri5": "runge_kutta.dopri5",
+    "Dopri8": "runge_kutta.dopri8",
+    "Euler": "runge_kutta.euler",
+    "Heun": "runge_kutta.heun",
+    "Midpoint": "runge_kutta.midpoint",
+    "RK4": "runge_kutta.rk4",
+    "Ralston": "runge_kutta.ralston",
+    "Reversible": "reversible.coupled",
+    "ReversibleHeun": "reversible.reversible_heun",
+    "SemiImplicitEuler": "reversible.semi_implicit_euler",
+    "Tsit5": "runge_kutta.tsit5",
+    "VelocityVerlet": "reversible.velocity_verlet",
 }
 """Loaded when they are asked for, but for the default: a fifth of the package's import."""
 
-BY_NAME = {page: name for name, page in PAGES.items() if name != "Reversible"}
+BY_NAME = {page.rpartition(".")[2]: name for name, page in PAGES.items() if name != "Reversible"}
 BY_NAME["leapfrog"] = "VelocityVerlet"
 
-SCIPY = {"rk23": "bosh3", "rk45": "dopri5", "dop853": "dopri8"}
+SCIPY = {"rk23": "runge_kutta.bosh3", "rk45": "runge_kutta.dopri5", "dop853": "dopri8"}
 """SciPy's names of methods that are here, too."""
 
 SCIPY_IMPLICIT = ("radau", "bdf", "lsoda")

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from .._types import Scalar, State
+from .._base.types import Scalar, State
 
 __all__ = ["AbstractForwardSweep", "AbstractSolver"]
 

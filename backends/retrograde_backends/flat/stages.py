@@ -1,0 +1,388 @@
+"""States as one flat vector, stages as rows of a matrix: the fast form for eager libraries.
+
+One matrix Z has y in row 0 and the stages below; a second one M holds the coefficients, scaled
+by h once a step. Then a stage is one product of a row of M with rows of Z, whatever the number
+of stages (measured: 11 us a step in NumPy where sums of arrays take 35). Rows major: the other
+order is 7 times slower from n = 1,000. y1 itself is formed as y + (h b) K, which has a fifth of
+the rounding error of the form with y in the product.
+
+What differs between NumPy, CuPy and PyTorch is in a few methods that adapters override.
+
+Where the stages of a step lie in the matrix of ``stages``, so that products skip what they can.
+
+A product goes over neighbouring rows. In some methods of high order the first stages serve the
+next few alone, and all later products would read rows for coefficients of 0: 22 of the 115 that a
+step of Dopri8 reads. Before y, in reverse order, they are out of the way: k3, k2, y, k1, k4, ...
+That pays where products are bound by memory (Burgers of 100,000: a tenth of the solve). A march
+and its replays must have one order: it decides how sums round.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any
+
+from retrograde._backend.stages import ORDINARY, Scale, combination_rows, placed, rescaled
+
+from .attempt import fused_attempt
+
+__all__ = [
+    "FlatLayout",
+    "FlatStages",
+    "Order",
+]
+
+
+class Order:
+    """The rows of y and of all stages.
+
+    Parameters
+    ----------
+    tableau : Tableau
+    skips : bool
+        Whether rows are to be skipped; else y comes first and the stages follow.
+
+    Attributes
+    ----------
+    lead : int
+        y's row, behind as many stages.
+    place : list of int
+        Row of each stage.
+    """
+
+    def __init__(self, tableau: Any, skips: bool) -> None:
+        lead = _passing(tableau) if skips else 0
+        self.lead, total = lead, tableau.inside
+        self.place = [lead + 1, *range(lead - 1, -1, -1), *range(lead + 2, total + 1)]
+
+    def columns(self, row: Sequence[float]) -> list[float]:
+        """Coefficients of a step's stages by row of the matrix, y's (1) included."""
+        out = [1.0] * (len(row) + 1)
+        for place, w in zip(self.place, row, strict=False):
+            out[place] = w
+        return out
+
+    def span(self, row: Sequence[float]) -> slice:
+        """Rows of y and of the stages that have coefficients."""
+        if not self.lead:
+            return slice(0, len(row) + 1)
+        found = [self.lead, *(p for p, w in zip(self.place, row, strict=False) if w)]
+        return slice(min(found), max(found) + 1)
+
+    def live(self, weights: Sequence[float]) -> list[float]:
+        """Weights of the stages behind y, in their order; those before it have none."""
+        return [weights[0], *weights[self.lead + 1 :]]
+
+    def scaler(self, multiply: Callable[..., Any]) -> Callable[..., Any]:
+        """``(table, h, out)`` that scales all columns of ``columns`` but y's."""
+
+        def scale(table: Any, h: float, out: Any) -> None:
+            multiply(table, h, out)
+            out[:, self.lead] = 1.0
+
+        return scale
+
+
+def _passing(tableau: Any) -> int:
+    """How many stages after the first have no coefficient three rows later."""
+    rows = [*tableau.a, tableau.b, tableau.b_error or (), tableau.b_coarse or ()]
+    count = 0
+    for i in range(1, tableau.stages - 2):
+        later = rows[i + 3 :]
+        if any(row[i] for row in later if len(row) > i) or any(tableau.interpolation[i]):
+            break
+        count = i
+    return count
+
+
+LARGE = 1 << 12
+"""States of as many elements are bound by memory, not by calls."""
+
+SMALL_RTOL = 1e-15
+"""Relative tolerances below this (0, say) are no divisors."""
+
+
+class FlatLayout:
+    """States as flat vectors; leaves are views into them."""
+
+    origin: Any = None
+
+    def __init__(self, bk: Any, like: Sequence[Any]) -> None:
+        self.bk = bk
+        self.xp = bk.xp
+        self.dtype = like[0].dtype
+        self.real_dtype = bk.real_dtype(like[0])
+        self.device = bk.device_of(like[0])
+        self._arrange(tuple(tuple(int(d) for d in x.shape) for x in like))
+
+    def _arrange(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        self.shapes = shapes
+        sizes = [math.prod(shape) for shape in shapes]
+        ends = list(accumulate(sizes))
+        self.slices = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+        self.size = ends[-1]
+        self.nbytes = self.size * self.bk.itemsize(self.dtype)
+        self.plain = len(shapes) == 1 and len(shapes[0]) == 1
+        self.alone = len(shapes) == 1
+
+    def pack(self, leaves: Sequence[Any]) -> Any:
+        if self.plain:
+            return leaves[0]
+        if self.alone:
+            return leaves[0].reshape(-1)
+        return self.bk.concat([x.reshape(-1) for x in leaves])
+
+    def unpack(self, y: Any) -> tuple[Any, ...]:
+        if self.plain:
+            return (y,)
+        if self.alone:
+            return (y.reshape(self.shapes[0]),)
+        return tuple(
+            y[part].reshape(shape) for part, shape in zip(self.slices, self.shapes, strict=True)
+        )
+
+    def store(self, row: Any, leaves: Sequence[Any]) -> None:
+        """Copy leaves into a row."""
+        if self.plain:
+            row[...] = leaves[0]
+        elif self.alone:
+            row[...] = leaves[0].reshape(-1)
+        else:
+            for part, leaf in zip(self.slices, leaves, strict=True):
+                row[part] = leaf.reshape(-1)
+
+    # --- parts
+    def repeat(self, count: int) -> Any:
+        twin = copy.copy(self)
+        twin._arrange(self.shapes * count)
+        return twin
+
+    def split(self, s: Any, count: int) -> tuple[Any, ...]:
+        n = s.shape[0] // count
+        return tuple([s[i * n : (i + 1) * n] for i in range(count)])
+
+    def join(self, parts: Sequence[Any]) -> Any:
+        return parts[0] if len(parts) == 1 else self.bk.concat(parts)
+
+    def own(self, leaves: Sequence[Any]) -> Any:
+        return 1.0 * self.pack(leaves) if self.alone else self.pack(leaves)
+
+    def weighted(self, terms: Sequence[tuple[float, Any]]) -> Any:
+        w, x = terms[0]
+        out = w * x
+        for w, x in terms[1:]:
+            out += x if w == 1.0 else w * x
+        return out
+
+    # --- arithmetic
+    def time(self, t: float) -> Any:
+        return self.bk.scalar_array(t, self)
+
+    def at(self, origin: float) -> Any:
+        return placed(self, origin)
+
+    def axpy(self, y: Any, h: float, k: Any) -> Any:
+        return y + h * k
+
+    def add(self, x: Any, y: Any) -> Any:
+        return x + y
+
+    def zeros(self) -> Any:
+        return self.bk.zeros(self.size, self.dtype, self.device)
+
+    def inner(self, x: Any, y: Any) -> Any:
+        """Real pairing of a cotangent state with a tangent (both flat or leaves), as held."""
+        return self.bk.held(self.bk.flat_inner(x, y))
+
+    def squares(self, x: Any) -> Any:
+        """Sum of ``|x_i|**2`` as a 0-d array."""
+        return self.bk.flat_inner(x, x)
+
+    def norm2(self, x: Any, y: Any, scale: Scale) -> float:
+        ratio = abs(x) / (scale.atol + scale.rtol * abs(y))
+        found = self._mean(ratio)
+        if ORDINARY[0] <= found <= ORDINARY[1]:
+            return found
+        mean = self._mean
+        return rescaled(float(self.bk.scalar(ratio.max())), lambda most: mean(ratio / most))
+
+    def error2(self, e: Any, y: Any, y1: Any, scale: Scale) -> float:
+        size = self.xp.maximum(abs(y), abs(y1))
+        return self._mean(abs(e) / (scale.atol + scale.rtol * size))
+
+    def _mean(self, ratio: Any) -> float:
+        """The mean square."""
+        return self.bk.scalar(self.bk.flat_inner(ratio, ratio)) / self.size  # type: ignore[no-any-return]
+
+    def finite(self, y: Any) -> bool:
+        return bool(self.xp.isfinite(y).all())
+
+    def stack(self, states: Sequence[Any]) -> tuple[Any, ...]:
+        rows = self.bk.stack(states)
+        k = len(states)
+        if self.alone:
+            return (rows.reshape((k, *self.shapes[0])),)
+        return tuple(
+            rows[:, part].reshape((k, *shape))
+            for part, shape in zip(self.slices, self.shapes, strict=True)
+        )
+
+    def empty(self) -> tuple[Any, ...]:
+        return tuple(self.bk.zeros((0, *s), self.dtype, self.device) for s in self.shapes)
+
+    def row(self, leaves: Sequence[Any], i: int) -> Any:
+        return self.pack([leaf[i] for leaf in leaves])
+
+
+class FlatStages:
+    """The stages of one explicit Runge-Kutta step as rows of a matrix.
+
+    Parameters
+    ----------
+    layout : FlatLayout
+    tableau : Tableau
+    scale : Scale or None
+        Tolerances in state form.
+    """
+
+    whole = True
+    """Whether the last stage of an attempt was evaluated (``Tableau.late``)."""
+
+    skips = True
+    """Whether the stages of a large state lie where products can skip them (``Order``)."""
+
+    def __init__(self, layout: FlatLayout, tableau: Any, scale: Scale | None = None) -> None:
+        bk = layout.bk
+        self.bk, self.layout = bk, layout
+        self.s = s = tableau.stages
+        total = tableau.inside
+        self.c, self.late = tableau.c, tableau.late
+        self.stamp = bk.timer(layout)
+        self.store = layout.store
+        like = (layout.size, layout.dtype, layout.device)
+        # One block, with that of the error norm behind the stages. Freed once before it is used:
+        # from then on the C library keeps pieces of that size instead of mapping each anew, f's
+        # temporaries too (100,000 doubles: first solves took 3 times as long, later ones 5 % more).
+        real, large = layout.dtype == layout.real_dtype, layout.size >= LARGE
+        count = total + 1 + (scale is not None) * (4 if real else 1)
+        block = bk.matrix(count, *like)
+        if large:
+            del block
+            block = bk.matrix(count, *like)
+        matrix, rest = block[: total + 1], block[total + 1 :]
+        self.order = order = Order(tableau, self.skips and large)
+        first = order.lead + 1  # behind y
+        self.rows = [matrix[i] for i in (order.lead, *order.place)]
+        self.slopes, self.all = matrix[first : s + 1], matrix[first:]
+        self.more = [(row, matrix[first : s + 1 + j]) for j, row in enumerate(tableau.a[s:])]
+        table = [list(row) for row in combination_rows(tableau)]
+        self.scale, table[s + 1 :] = self._scaled(scale, table[s + 1 :])
+        made = bk.coefficients([order.columns(row) for row in table], *like[1:])
+        self.scaled_all = scaled = 1.0 * made
+        self.table, self.scaled, self.scale_into = made, scaled, order.scaler(bk.scale_into)
+        if not order.lead:  # then all but y's column are scaled in one go
+            self.table, self.scaled, self.scale_into = made[:, 1:], scaled[:, 1:], bk.scale_into
+        # stage i needs y and the i slopes before it
+        spans = [order.span(row) for row in tableau.a[:s]]
+        self.products = [bk.product(scaled[i, x], matrix[x]) for i, x in enumerate(spans)]
+        self.plan = list(zip(self.c[:s], self.products, self.rows[1 : s + 1], strict=True))
+        # temporaries that f never sees are formed in place
+        self.end = s - tableau.fsal  # the last slope is no part of y1 where the next step has it
+        parts = scaled[s, first : self.end + 1], self.slopes[: self.end - order.lead]
+        self.large = large
+        self.increment = bk.product(*parts, *([] if self.large else bk.matrix(1, *like)))
+        self.y: Any = None
+        self.h = self.t = 0.0
+        if scale is not None:
+            self.spare = rest[0]
+            self.error, *coarse = (
+                bk.product(row, self.slopes, self.spare) for row in scaled[s + 1 :, first:]
+            )
+            self.coarse = coarse[0] if coarse else None
+            self.buffers = rest[1:] if real else bk.matrix(3, like[0], layout.real_dtype, like[2])
+            self.square = bk.squarer(self)
+
+    def _scaled(self, scale: Scale | None, errors: Any) -> tuple[Scale | None, Any]:
+        """Tolerances as arrays; a number rtol is put into the errors' coefficients (rtol None).
+
+        e / (atol + rtol y) = (e / rtol) / (atol / rtol + y): one operation less a step. As
+        arrays: a float operand costs a ufunc 0.2 us more than a 0-d array.
+        """
+        if scale is None:
+            return None, errors
+        layout, rtol, atol = self.layout, scale.rtol, scale.atol
+        if isinstance(rtol, float) and rtol >= SMALL_RTOL:
+            errors = [[w / rtol for w in error] for error in errors]
+            rtol, atol = None, atol / rtol
+        parts = (
+            x if x is None else self.bk.coefficients(x, layout.real_dtype, layout.device)
+            for x in (rtol, atol)
+        )
+        return Scale(*parts), errors
+
+    def begin(self, t: float, h: float, y: Any, k0: Any = None) -> Any:
+        self.t, self.h, self.y = t, h, y
+        rows = self.rows
+        rows[0][...] = y
+        self.scale_into(self.table, h, self.scaled)
+        if k0 is None:
+            return None
+        if k0[0] is not rows[1]:
+            self.store(rows[1], k0)
+        return (rows[1],)  # a copy: f may reuse the array that it returned
+
+    def evaluate(self, field: Any, low: int, high: int) -> None:
+        t, h, stamp = self.t, self.h, self.stamp
+        field = getattr(field, "fresh", field)  # what products give is nobody's afterwards
+        if self.layout.plain:
+            for c, product, row in self.plan[low:high]:
+                row[...] = field(stamp(t + c * h), product())[0]
+            return
+        for c, product, row in self.plan[low:high]:
+            self.store(row, field(stamp(t + c * h), product()))
+
+    def time(self, i: int) -> Any:
+        return self.layout.time(self.t + self.c[i] * self.h)
+
+    def combine(self, i: int) -> Any:
+        return self.products[i]()
+
+    def inside(self, i: int) -> Any:
+        weights, slopes = self.more[i - self.s]
+        return self.y + self.bk.dot(self._row([self.h * w for w in weights]), slopes)
+
+    def put(self, i: int, k: Any) -> None:
+        self.store(self.rows[i + 1], k)
+
+    def result(self) -> Any:
+        return self.total(self.y)
+
+    def total(self, y: Any) -> Any:
+        """y1 of the step from y whose slopes are known."""
+        if not self.large:
+            return y + self.increment()
+        y1 = self.increment()  # a pass over memory less; a small sum in place takes longer
+        y1 += y
+        return y1
+
+    def error2(self, y1: Any) -> float:
+        return self.square(self.y, y1)  # type: ignore[no-any-return]
+
+    def fused(self, field: Any) -> Any:
+        return fused_attempt(self, field)
+
+    def interpolate(self, weights: Sequence[float]) -> Any:
+        return self.y + self.bk.dot(self._row([self.h * w for w in weights]), self.all)
+
+    def slope(self, weights: Sequence[float]) -> Any:
+        return self.bk.dot(self._row(weights), self.all)
+
+    def derivative(self, i: int) -> Any:
+        return self.rows[i + 1]
+
+    def _row(self, weights: Sequence[float]) -> Any:
+        weights = self.order.live(weights)
+        return self.bk.coefficients(weights, self.layout.dtype, self.layout.device)

@@ -1,0 +1,343 @@
+"""JAX: traced loops, the whole solve with derivatives of its own, all one compiled program.
+
+A solve is one ``jax.jit`` call, kept by what it is made of (f by identity, the settings, shapes
+and dtypes), so that a second eager solve does not compile again. What f closes over is hoisted
+into the program's inputs; tracers among it get gradients. Only what is differentiated has a
+cotangent in the loops (``symbolic_zeros``): XLA does not remove an unused one from a nested loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from retrograde._adjoints import ForwardMode, RecursiveCheckpointAdjoint
+from retrograde._api.solve_program import Program
+from retrograde._backend.stages import ListStages
+from retrograde._base.types import Inputs, Wanted
+from retrograde.backend import Capability, EagerBackend, MemoryInfo
+
+from .cache import KeptAccounts, KeptPrograms
+from .clock import precision
+from .derivatives import with_gradient
+from .field_vjp import DirectHooks, Pullback
+from .loops import LoopHooks
+from .mesh import mesh_note, refuse_typed
+from .reach import doubtful, works
+from .scanned_stages import JaxLayout, RolledStages
+from .stored_vjp import TapeHooks
+from .transforms import AskedHooks, batched, forward_mode
+from .trees import register
+from .user_loops import IterationHooks
+from .xla_cpu.eligible import MOST, default_device, separate, small, value, working_on
+from .xla_cpu.kernel import apart, lanes
+from .xla_cpu.matvec import Columns, multiplies
+from .xla_cpu.shifts_and_sums import shifted
+
+__all__ = ["JaxBackend", "backend"]
+
+ASSUMED = 2**31
+"""Bytes that are free, as is assumed, on a device that can't tell."""
+
+SLOTS = 4
+"""Of the gradient that is compiled to see what a step takes beside its slots."""
+
+
+class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, EagerBackend):
+    """The adapter of JAX."""
+
+    name: ClassVar[str] = "jax"
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {
+            Capability.AUTODIFF,
+            Capability.NATIVE_GRADIENT,
+            Capability.HIGHER_ORDER,
+            Capability.TRACED,
+            Capability.DIRECT,
+        }
+    )
+    python_loops: ClassVar[bool] = False
+    slots_by_reference: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        super().__init__(jnp)
+        self._compiled = KeptPrograms()
+        self._accounts = KeptAccounts()
+
+    # --- arrays and trees
+    def is_array(self, x: object) -> bool:
+        return isinstance(x, jax.Array)
+
+    def flatten(self, tree: Any) -> tuple[list[Any], Any]:
+        return jax.tree_util.tree_flatten(tree)
+
+    def unflatten(self, treedef: Any, leaves: Iterable[Any]) -> Any:
+        return jax.tree_util.tree_unflatten(treedef, leaves)
+
+    def floating(self, x: Any) -> str:
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            return "real"
+        return "complex" if jnp.issubdtype(x.dtype, jnp.complexfloating) else ""
+
+    def real_dtype(self, x: Any) -> Any:
+        return precision(x.dtype).dtype
+
+    def itemsize(self, dtype: Any) -> int:
+        return int(np.dtype(dtype).itemsize)
+
+    def device_of(self, x: Any) -> Any:
+        return None  # JAX itself refuses to mix devices, and a tracer has none
+
+    def concrete(self, x: Any) -> float | None:
+        if not isinstance(x, jax.core.Tracer):
+            return float(x)
+        try:
+            return float(jax.lax.stop_gradient(x))
+        except jax.errors.ConcretizationTypeError:
+            return None
+
+    def concrete_times(self, ts: Any) -> list[float] | None:
+        if self.is_array(ts):  # not one by one: under jit, iteration makes tracers of them
+            try:
+                known = jax.lax.stop_gradient(ts) if isinstance(ts, jax.core.Tracer) else ts
+                return [float(t) for t in np.asarray(known)]
+            except jax.errors.TracerArrayConversionError:
+                return None
+        values = [self.concrete(t) for t in ts]
+        return None if any(v is None for v in values) else values  # type: ignore[return-value]
+
+    def scalar(self, x: Any) -> Any:
+        return x
+
+    def scalar_array(self, t: Any, layout: Any) -> Any:
+        return jnp.asarray(t, layout.real_dtype)
+
+    def array(self, values: Any, dtype: Any, device: Any) -> Any:
+        return jnp.asarray(values, dtype)
+
+    def real_array(self, x: Any, layout: Any) -> Any:
+        return jnp.asarray(x, layout.real_dtype)
+
+    def time_sequence(self, ts: Any, layout: Any) -> Any:
+        return jnp.asarray(ts, layout.real_dtype)
+
+    def times_array(self, ts: Any, layout: Any) -> Any:
+        return jnp.asarray(ts, layout.real_dtype)
+
+    def accepted_times(self, times: Any, n: int, valid: Any, fill: Any) -> Any:
+        return jnp.where(jnp.arange(n) < valid, times[1 : n + 1], fill)
+
+    def grid_times(self, grid: Any, n: int) -> Any:
+        return jnp.concatenate([grid.step(0)[0][None], jax.vmap(grid.end)(jnp.arange(n))])
+
+    def number(self, x: Any) -> Any:
+        if isinstance(x, jax.core.Tracer) or not isinstance(x, jax.Array):
+            return x
+        return x.item()
+
+    def both(self, a: Any, b: Any) -> Any:
+        return b if a is True else jnp.logical_and(a, b)
+
+    def pair(self, a: Any, b: Any) -> Any:
+        return jnp.real(a * b)  # JAX pairs cotangents without conjugation
+
+    def matmul(self, a: Any, b: Any) -> Any:
+        # the default precision of float32 is that of 10 bits on recent GPUs
+        return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+    def nbytes(self, x: Any) -> int:
+        return int(x.size * x.dtype.itemsize)
+
+    def example(self, problem: Any, fn: Callable[..., Any], t0: Any) -> tuple[list[Any], Any]:
+        shapes = self._hoist(problem, fn, t0, output=True)
+        leaves, treedef = jax.tree_util.tree_flatten(shapes)
+        return [jnp.zeros(x.shape, x.dtype) for x in leaves], treedef
+
+    # --- derivatives; nothing can be written into, so what f is given needs no guard
+    def guard(self, field: Callable[..., Any]) -> Callable[..., Any]:
+        return field
+
+    def lent(self, leaves: Sequence[Any]) -> Sequence[Any]:
+        return leaves
+
+    def watch(self, leaves: Sequence[Any], whose: str) -> Callable[[], None]:
+        return lambda: None
+
+    def capture(self, problem: Any, t0: Any) -> None:
+        """Trace f once; what it closes over becomes inputs of the program."""
+        shapes = self._hoist(problem, problem.f, t0, output=False)
+        problem.check_result(shapes, lambda x: hasattr(x, "dtype"))
+
+    def layout(self, leaves: Sequence[Any]) -> Any:
+        return JaxLayout(self, leaves)
+
+    def stages(self, layout: Any, tableau: Any, scale: Any = None) -> Any:
+        rolled = layout.dear or (layout.looped and not lanes())
+        plain = tableau.inside > tableau.stages or not rolled
+        kind = ListStages if plain else RolledStages
+        return kind(layout, tableau, scale)
+
+    def _hoist(self, problem: Any, fn: Callable[..., Any], t0: Any, *, output: bool) -> Any:
+        """Shapes of ``fn(t0, y0, args)``, traced once with its closure made an argument."""
+        leaves = problem.layout.unpack(problem.y0)
+        count, params = len(leaves), problem.params[: len(problem.where)]
+
+        def flat(t: Any, *arrays: Any) -> Any:
+            k = fn(t, problem.tree(arrays[:count]), problem.arguments(arrays[count:]))
+            return k if output else problem.taken(k)
+
+        refuse_typed((*leaves, *params))
+        time = problem.layout.time(t0)
+        closed, shapes = jax.make_jaxpr(flat, return_shape=True)(time, *leaves, *params)
+        consts = [jnp.asarray(x) for x in closed.consts]
+        jaxpr, treedef = closed.jaxpr, jax.tree_util.tree_structure(shapes)
+        refuse_typed(consts)
+        program = shifted(jaxpr) if problem.layout.size > MOST else jaxpr
+
+        run: Callable[..., list[Any]] = partial(jax.core.eval_jaxpr, program)
+        problem.doubtful |= doubtful(jaxpr)
+        own = getattr(fn, "vjp", None) is not None
+        with working_on((*leaves, *params, *consts)):
+            problem.small = small(jaxpr, problem.layout.size) and (problem.small or not output)
+            if problem.small and not output and not own and multiplies(jaxpr):
+                shaped = Columns(jaxpr, before=1 + count)
+                run, problem.prepare = shaped.run, shaped.prepared
+            if not output:
+                # of a call every result is computed, whether it is used or not
+                problem.apart = separate(jaxpr, problem.layout.size)
+                run = apart(run) if problem.apart and not problem.parted else run
+                lone = not batched((leaves, params, consts))
+                problem.layout.judge(jaxpr, problem.small, lone)
+                problem.notes = (*problem.notes, lone, problem.small, problem.apart)
+
+        def converted(t: Any, y: Any, args: Any, captured: Any) -> Any:
+            arrays = jax.tree_util.tree_leaves(y)
+            arrays += [x for x in jax.tree_util.tree_leaves(args) if isinstance(x, jax.Array)]
+            return jax.tree_util.tree_unflatten(treedef, run(captured, t, *arrays))
+
+        traced = [isinstance(x, jax.core.Tracer) and bool(self.floating(x)) for x in consts]
+        problem.add_captured(converted, consts, traced, output=output)
+        # a kept program must not outlive a change of what fn closes over: numbers stand in here
+        problem.notes = (*problem.notes, str(jaxpr), mesh_note())
+        return shapes
+
+    def needs_gradient(self, inputs: Any) -> bool:
+        leaves = jax.tree_util.tree_leaves(inputs)
+        return any(isinstance(x, jax.core.Tracer) for x in leaves)
+
+    def likely(self, loop: Any, inputs: Inputs) -> tuple[bool, ...]:
+        problem, fn = loop.problem, loop.outputs.saveat.fn
+        if not problem.doubtful:
+            return tuple(problem.differentiable)
+        params, t0 = inputs.params, loop.layout.time(loop.clock.real(inputs.t0))
+
+        def one(k: int) -> bool:
+            wanted = Wanted(tuple(i == k for i in range(len(params))), False, False, False)
+            binds = [problem.bind_leaves]
+            binds += [] if fn is None else [partial(problem.bind_output, fn)]
+            vjps = [Pullback(loop.layout, bind, params, wanted) for bind in binds]
+
+            def pulled(t: Any, y: Any) -> Any:
+                found = [vjp.linearise(t, y) for vjp in vjps]
+                return [part(k) for k, part in found]
+
+            return works(pulled, t0, inputs.y0)
+
+        return tuple(d and one(k) for k, d in enumerate(problem.differentiable))
+
+    def pullback(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
+        return Pullback(layout, bind, params, wanted)
+
+    def stop_gradient(self, x: Any) -> Any:
+        return jax.lax.stop_gradient(x)
+
+    def tape_bytes(self, vjp: Any, t: Any, y: Any) -> tuple[int, int, Any]:
+        if not isinstance(vjp, Pullback):  # the user's own keeps y
+            size = sum(self.nbytes(x) for x in y)
+            return size, size, None
+        shapes = jax.eval_shape(lambda *x: vjp.linearise(*x)[1], t, y)
+        size = sum(x.size * x.dtype.itemsize for x in jax.tree_util.tree_leaves(shapes))
+        return size, size, None
+
+    def compiled_bytes(self, loop: Any, inputs: Inputs, wanted: Wanted, one_tape: bool) -> int:
+        adjoint = RecursiveCheckpointAdjoint(SLOTS, one_tape=one_tape)
+        program = Program(loop, adjoint)
+        return self._accounts(program, _arrays(program, inputs), wanted, SLOTS + 1)
+
+    # --- programs
+    def differentiate(self, program: Any, inputs: Any) -> Any:
+        inputs = _arrays(program, inputs)
+        followed = program.adjoint.differentiable
+        if isinstance(program.adjoint, ForwardMode):
+            followed = self.asked(inputs).forward  # one jvp follows the march itself
+        if followed:
+            with forward_mode():
+                return self._compiled(program, "primal", lambda: program.primal)(inputs)
+        return self._compiled(program, "gradient", lambda: with_gradient(program))(inputs)
+
+    def run_forward(self, program: Any, inputs: Any) -> Any:
+        inputs = _arrays(program, inputs)
+        return self._compiled(program, "forward", lambda: program.forward)(inputs)
+
+    def run_reverse(
+        self, program: Any, inputs: Any, residuals: Any, cotangents: Any, wanted: Wanted
+    ) -> Any:
+        inputs = _arrays(program, inputs)
+
+        def make() -> Callable[..., Any]:
+            return lambda i, r, c: program.reverse(i, r, c, wanted)
+
+        call = self._compiled(program, ("reverse", wanted), make)
+        return call(inputs, residuals, tuple(cotangents))
+
+    def autodiff_vjp(self, program: Any, inputs: Any) -> Any:
+        call = self._compiled(program, "primal", lambda: program.primal)
+        leaves, pull, aux = jax.vjp(call, _arrays(program, inputs), has_aux=True)
+
+        def pullback(cotangents: Any) -> Inputs:
+            cts: Inputs = pull(tuple(cotangents))[0]
+            wanted = program.loop.problem.differentiable
+            params = tuple(x if w else None for x, w in zip(cts.params, wanted, strict=True))
+            return cts._replace(params=params)
+
+        return leaves, aux, pullback
+
+    def synchronize(self, x: Any) -> None:
+        jax.block_until_ready(x)  # type: ignore[no-untyped-call]
+
+    def memory(self, like: Any = None) -> MemoryInfo:
+        """Of the device of ``like`` that has least; of the one that JAX would take where it hides.
+
+        For a device that keeps no account, and is no CPU, some room is assumed, and named as such.
+        """
+        x = value(like)
+        devices = sorted(x.devices(), key=lambda d: d.id) if x is not None else [default_device()]
+        found = [self._free(d) for d in devices if d.platform != "cpu"]
+        return min(found, key=lambda x: x.free, default=super().memory(like))
+
+    def _free(self, device: Any) -> MemoryInfo:
+        stats = device.memory_stats() or {}
+        if "bytes_limit" in stats:
+            limit = stats["bytes_limit"]
+            return MemoryInfo(limit - stats["bytes_in_use"], limit, f"memory of {device}")
+        free = min(ASSUMED, super().memory().free)
+        return MemoryInfo(free, free, f"assumed: {device} keeps no account of its memory")
+
+
+def _arrays(program: Any, inputs: Inputs) -> Inputs:
+    """Times as arrays: inputs of a compiled program."""
+    if inputs.t0 is None:  # a loop has none
+        return inputs
+    time, relative = program.loop.layout.time, inputs.relative
+    if relative:  # constants of the gradient
+        relative = jax.lax.stop_gradient((*map(time, relative[:2]), relative[2]))
+    return inputs._replace(t0=time(inputs.t0), t1=time(inputs.t1), relative=relative)
+
+
+backend = JaxBackend()
+register()

@@ -1,0 +1,416 @@
+"""JAX: a whole solve with its derivatives: jvp, vjp, and both of them again.
+
+The solve is a ``custom_jvp`` whose tangent is one linear function (``derivatives``): applied, it
+is the jvp along the steps (ForwardMode); transposed, the adjoint's own reverse sweep. So plain
+gradients run as with a ``custom_vjp``, and jvp works as well. What the adjoint keeps from
+forward to reverse is a cache without derivatives: a derivative of a derivative is that of
+DirectAdjoint's at the same inputs, and so on to any order.
+
+JAX: a linear function of tangents, with a transpose and derivatives of its own.
+
+What ``jax.custom_derivatives.linear_call`` lacks is here: a batching rule, and a derivative by
+the constants that the function depends on. So the tangent of a solve goes through ``jvp``,
+``vjp``, ``vmap``, ``jit``, loops and rematerialisation in any order, and nothing of it is traced
+before it is asked for: a plain gradient only ever traces the transpose.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero, zero_from_primal
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from retrograde._base.errors import InputError
+from retrograde._base.types import Inputs, Wanted
+
+from .transforms import forward_mode
+from .xla_cpu.eligible import UNCACHED
+from .xla_cpu.kernel import kernel_or_lanes, one_kernel, unmark
+
+__all__ = [
+    "Derivative",
+    "Differentiable",
+    "LinearMap",
+    "Tangent",
+    "linear",
+    "with_gradient",
+]
+
+
+class LinearMap(ABC):
+    """A function linear in some arrays, given others."""
+
+    @abstractmethod
+    def apply(self, constants: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Its value."""
+
+    @abstractmethod
+    def transpose(self, constants: tuple[Any, ...], cotangents: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Cotangents of ``tangents``."""
+
+    @abstractmethod
+    def again(self, constants: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Its value by operations that can be differentiated any number of times."""
+
+    def over_lanes(self, size: int, constants: Any, tangents: Any) -> Any:
+        """``transpose`` of a batch as one function of batched arrays, axes first; cotangents of
+        tangents without an axis added up. None: it is batched by ``vmap``."""
+        return None
+
+
+class Derivative(LinearMap):
+    """Tangents of a function's results, of those of its arguments ``moving``.
+
+    As one linear function it is transposed before it is batched. The jvp of a batched branch
+    can't be transposed afterwards (jax 0.10: JAX stops gradients of what it selects from).
+    """
+
+    def __init__(self, fn: Callable[..., tuple[Any, ...]], moving: Sequence[int]) -> None:
+        self.fn, self.moving = fn, tuple(moving)
+
+    def apply(self, constants: Any, tangents: Any) -> tuple[Any, ...]:
+        run, chosen = self._of_moving(constants)
+        return tuple(jax.jvp(run, chosen, tuple(tangents))[1])
+
+    def again(self, constants: Any, tangents: Any) -> tuple[Any, ...]:
+        return self.apply(constants, tangents)
+
+    def transpose(self, constants: Any, cotangents: Any) -> tuple[Any, ...]:
+        run, chosen = self._of_moving(constants)
+        return jax.vjp(run, *chosen)[1](tuple(cotangents))  # type: ignore[no-any-return]
+
+    def _of_moving(self, constants: Any) -> tuple[Any, tuple[Any, ...]]:
+        def run(*chosen: Any) -> tuple[Any, ...]:
+            arrays = list(constants)
+            for i, x in zip(self.moving, chosen, strict=True):
+                arrays[i] = x
+            return self.fn(*arrays)
+
+        return run, tuple(constants[i] for i in self.moving)
+
+
+class _Batched(LinearMap):
+    """A map under ``vmap``: batch axes come first; None where an array has none."""
+
+    def __init__(self, one: LinearMap, size: int, constants: Any, tangents: Any) -> None:
+        self.one, self.size = one, size
+        self.constants, self.tangents = constants, tangents
+
+    def apply(self, constants: Any, tangents: Any) -> tuple[Any, ...]:
+        return self._mapped(self.one.apply, self.tangents)(constants, tangents)  # type: ignore[no-any-return]
+
+    def again(self, constants: Any, tangents: Any) -> tuple[Any, ...]:
+        return self._mapped(self.one.again, self.tangents)(constants, tangents)  # type: ignore[no-any-return]
+
+    def transpose(self, constants: Any, cotangents: Any) -> tuple[Any, ...]:
+        whole = self.one.over_lanes(self.size, self.constants, self.tangents)
+        if whole is not None:
+            return whole(constants, cotangents)  # type: ignore[no-any-return]
+        cts = self._mapped(self.one.transpose, 0)(constants, cotangents)
+        # one tangent for the whole batch: its cotangents add up
+        return tuple(
+            jnp.sum(x, axis=0) if axis is None else x
+            for x, axis in zip(cts, self.tangents, strict=True)
+        )
+
+    def _mapped(self, fn: Any, axes: Any) -> Any:
+        return jax.vmap(fn, in_axes=(self.constants, axes), axis_size=self.size)
+
+
+def linear(
+    one: LinearMap, constants: Sequence[Any], tangents: Sequence[Any], like: Sequence[Any]
+) -> list[Any]:
+    """``one.apply(constants, tangents)``, arrays of the shapes and dtypes of ``like``."""
+    shapes = tuple((tuple(x.shape), x.dtype) for x in like)
+    bound: list[Any] = _linear.bind(
+        *constants, *tangents, one=one, count=len(constants), shapes=shapes
+    )
+    return bound
+
+
+def _apply(*arrays: Any, one: LinearMap, count: int, shapes: Any) -> list[Any]:
+    return list(one.apply(arrays[:count], arrays[count:]))
+
+
+def _shapes(*arrays: Any, one: LinearMap, count: int, shapes: Any) -> list[Any]:
+    return [jax.core.ShapedArray(shape, dtype) for shape, dtype in shapes]
+
+
+def _transpose(cotangents: Any, *arrays: Any, one: LinearMap, count: int, shapes: Any) -> list[Any]:
+    cts = tuple(
+        jnp.zeros(shape, dtype) if isinstance(ct, ad.Zero) else ct
+        for ct, (shape, dtype) in zip(cotangents, shapes, strict=True)
+    )
+    found = one.transpose(arrays[:count], cts)
+    unknown = [isinstance(x, ad.UndefinedPrimal) for x in arrays[count:]]
+    return [None] * count + [x if u else None for x, u in zip(found, unknown, strict=True)]
+
+
+def _jvp(
+    primals: Any, tangents: Any, *, one: LinearMap, count: int, shapes: Any
+) -> tuple[Any, Any]:
+    keywords = {"one": one, "count": count, "shapes": shapes}
+    out = _linear.bind(*primals, **keywords)
+    moving = [i for i, t in enumerate(tangents) if not isinstance(t, ad.Zero)]
+    if all(i >= count for i in moving):
+        instantiate: Any = ad.instantiate_zeros
+        rest = [instantiate(t) for t in tangents[count:]]
+        return out, _linear.bind(*primals[:count], *rest, **keywords)
+
+    def again(*arrays: Any) -> tuple[Any, ...]:
+        return one.again(arrays[:count], arrays[count:])
+
+    return out, linear(Derivative(again, moving), primals, [tangents[i] for i in moving], out)
+
+
+def _batch(
+    arrays: Any, axes: Any, *, one: LinearMap, count: int, shapes: Any
+) -> tuple[Any, list[int]]:
+    axes = [None if not isinstance(axis, int) else axis for axis in axes]
+    pairs = list(zip(arrays, axes, strict=True))
+    size = next(x.shape[axis] for x, axis in pairs if axis is not None)
+    arrays = [x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in pairs]
+    first = tuple(None if axis is None else 0 for axis in axes)
+    batched = _Batched(one, size, first[:count], first[count:])
+    shapes = tuple(((size, *shape), dtype) for shape, dtype in shapes)
+    out = _linear.bind(*arrays, one=batched, count=count, shapes=shapes)
+    return out, [0] * len(out)
+
+
+_linear: Any = Primitive("retrograde_linear")
+_linear.multiple_results = True
+_linear.def_impl(_apply)
+_linear.def_abstract_eval(_shapes)
+ad.primitive_jvps[_linear] = _jvp
+ad.primitive_transposes[_linear] = _transpose
+batching.primitive_batchers[_linear] = _batch
+
+
+def _lowered(ctx: Any, *arrays: Any, **keywords: Any) -> Any:
+    # forward, what a solve keeps for its reverse is not read, and is not to be stored
+    unmark(arrays[: keywords["count"]])
+    lower: Any = mlir.lower_fun(_apply, multiple_results=True)
+    return lower(ctx, *arrays, **keywords)
+
+
+mlir.register_lowering(_linear, _lowered, **UNCACHED)
+
+
+_SYMBOLIC = jax.__version_info__ >= (0, 8)
+"""Whether a rule may return symbolic zeros under ``vmap`` (jax 0.6 and 0.7 fail there)."""
+
+
+def with_gradient(program: Any) -> Any:
+    """The program as a function with derivatives of its own."""
+    return Differentiable(program).solve
+
+
+def as_kernel(program: Any, fn: Any) -> Any:
+    """A part of a program as one kernel, where that may be."""
+    if program.small and program.loop.layout.looped:
+        return kernel_or_lanes(fn)
+    return one_kernel(fn, program.small)
+
+
+class Differentiable:
+    """One program's primal, and its forward with what the reverse needs, as ``custom_jvp``."""
+
+    def __init__(self, program: Any) -> None:
+        self.program = program
+        self._forwards: dict[Any, Any] = {}
+        self._rest: dict[Any, Any] = {}
+        """What the forwards keep beside arrays, from when they ran."""
+        self.solve = jax.custom_jvp(self.primal())
+        self.solve.defjvp(self._solve_rule, symbolic_zeros=True)
+
+    def primal(self) -> Any:
+        """The program's own."""
+        return as_kernel(self.program, self.program.primal)
+
+    def batching(self, run: Any, wanted: Wanted) -> Any:
+        """A forward as it is to behave under ``vmap``: JAX's own way."""
+        return as_kernel(self.program, run)
+
+    def tangent(self, *arguments: Any) -> Tangent:
+        """The linear function of a program's tangents."""
+        return Tangent(*arguments)
+
+    def _solve_rule(self, primals: Any, tangents: Any) -> Any:
+        wanted, moving = _moving(tangents[0])
+        leaves, aux, arrays = self.forward(wanted)(primals[0])
+        dots = self._tangent(primals[0], arrays, wanted, leaves, moving)
+        return (leaves, aux), (dots, _still(aux))
+
+    def _key(self, wanted: Wanted) -> Any:
+        return wanted if self.program.adjoint.forward_depends_on_wanted else None
+
+    def forward(self, wanted: Wanted) -> Any:
+        """``program.forward``, whose kept arrays have no derivative of their own."""
+        key = self._key(wanted)
+        if key not in self._forwards:
+
+            def run(inputs: Inputs) -> Any:
+                leaves, aux, cache = self.program.forward(inputs, wanted)
+                arrays, self._rest[key] = _split(cache)
+                return leaves, aux, arrays
+
+            def rule(primals: Any, tangents: Any) -> Any:
+                now, moving = _moving(tangents[0])
+                out = leaves, aux, arrays = fn(primals[0])
+                own = arrays if key == self._key(now) else self.forward(now)(primals[0])[2]
+                dots = self._tangent(primals[0], own, now, leaves, moving)
+                return out, (dots, _still(aux), _still(arrays))
+
+            fn = jax.custom_jvp(self.batching(run, wanted))
+            fn.defjvp(rule, symbolic_zeros=True)
+            self._forwards[key] = fn
+        return self._forwards[key]
+
+    def _tangent(
+        self, inputs: Inputs, arrays: Any, wanted: Wanted, leaves: Any, moving: Any
+    ) -> tuple[Any, ...]:
+        where, dots = moving
+        constants, structure = jax.tree_util.tree_flatten((inputs, arrays))
+        one = self.tangent(self.program, (structure, self._rest[self._key(wanted)]), where, wanted)
+        return tuple(linear(one, constants, dots, leaves))
+
+
+def _split(cache: Any) -> tuple[list[Any], Any]:
+    """The arrays of a tree, and the rest of it: numbers that the host knows stay known."""
+    leaves, structure = jax.tree_util.tree_flatten(cache)
+    known = [None if isinstance(x, jax.Array) else (x,) for x in leaves]
+    return [x for x in leaves if isinstance(x, jax.Array)], (structure, known)
+
+
+def _joined(arrays: Any, rest: Any) -> Any:
+    """The inverse of :func:`_split`."""
+    it, (structure, known) = iter(arrays), rest
+    leaves = [next(it) if x is None else x[0] for x in known]
+    return jax.tree_util.tree_unflatten(structure, leaves)
+
+
+def _moving(tangents: Inputs) -> tuple[Wanted, tuple[tuple[int, ...], list[Any]]]:
+    """What is differentiated, and the tangents with their places among the flat inputs."""
+
+    def moves(x: Any) -> bool:
+        return not isinstance(x, SymbolicZero)
+
+    leaves = jax.tree_util.tree_leaves
+    if any(map(moves, leaves(tangents.settings))):
+        raise InputError(
+            "`dt`, `rtol` or `atol` is differentiated, but step sizes are constants of the "
+            "gradient; use jax.lax.stop_gradient."
+        )
+    wanted = Wanted(
+        tuple(map(moves, tangents.params)),
+        any(map(moves, leaves(tangents.t0))),
+        any(map(moves, leaves(tangents.t1))),
+        any(map(moves, leaves(tangents.ts))),
+        any(map(moves, leaves(tangents.y0))),
+    )
+    where = tuple(i for i, x in enumerate(leaves(tangents)) if moves(x))
+    return wanted, (where, [leaves(tangents)[i] for i in where])
+
+
+def _still(tree: Any) -> Any:
+    """Tangents of what has none."""
+    zeros: Any = zero_from_primal
+    return zeros(tree, symbolic_zeros=_SYMBOLIC)
+
+
+class Tangent(LinearMap):
+    """Tangents of the output rows, of those of some inputs at ``where`` in their flat order."""
+
+    def __init__(
+        self, program: Any, structure: Any, where: tuple[int, ...], wanted: Wanted
+    ) -> None:
+        self.program, self.where, self.wanted = program, where, wanted
+        self.structure, self.rest = structure
+        self.pull = jax.custom_jvp(self.batching(self.plain_pull))
+        self.pull.defjvp(self._pull_rule, symbolic_zeros=True)
+
+    def apply(self, constants: Any, tangents: Any) -> tuple[Any, ...]:
+        inputs, arrays = jax.tree_util.tree_unflatten(self.structure, constants)
+        adjoint = self.program.adjoint
+        if adjoint.forward_depends_on_wanted:
+            cache = _joined(arrays, self.rest)
+            known = adjoint.push(self.program.loop, cache, self._spread(inputs, tangents))
+            if known is not None:
+                return known  # type: ignore[no-any-return]
+        run = self._along(True, inputs)
+        return tuple(jax.jvp(run, self._chosen(inputs), tuple(tangents))[1])
+
+    def again(self, constants: Any, tangents: Any) -> tuple[Any, ...]:
+        inputs, _ = jax.tree_util.tree_unflatten(self.structure, constants)
+        run = self._along(False, inputs)
+        return tuple(jax.jvp(run, self._chosen(inputs), tuple(tangents))[1])
+
+    def transpose(self, constants: Any, cotangents: Any) -> tuple[Any, ...]:
+        inputs, arrays = jax.tree_util.tree_unflatten(self.structure, constants)
+        return self.pull(inputs, arrays, cotangents)  # type: ignore[no-any-return]
+
+    # --- the reverse sweep, and its derivative
+    def batching(self, pull: Any) -> Any:
+        """A reverse sweep as it is to behave under ``vmap``: JAX's own way."""
+        return as_kernel(self.program, pull)
+
+    def plain_pull(self, inputs: Inputs, arrays: Any, cotangents: Any) -> tuple[Any, ...]:
+        cache = _joined(arrays, self.rest)
+        g = self.program.reverse(inputs, cache, cotangents, self.wanted)
+        # what is not wanted has no cotangent, or one of no meaning
+        params = (x if x is not None else 0.0 for x in g.params)
+        g = Inputs(g.y0, tuple(params), g.t0, g.t1, g.ts, inputs.settings)
+        return self._chosen(g._replace(ts=g.ts if self.wanted.ts else inputs.ts))
+
+    def _pull_rule(self, primals: Any, tangents: Any) -> Any:
+        inputs, _, cotangents = primals
+        dots = _flat(tangents[0], tangents[2])
+        moving = [i for i, x in enumerate(dots) if not isinstance(x, SymbolicZero)]
+        arrays, structure = jax.tree_util.tree_flatten((inputs, cotangents))
+
+        def again(*arrays: Any) -> tuple[Any, ...]:
+            inputs, cts = jax.tree_util.tree_unflatten(structure, arrays)
+            run = self._along(False, inputs)
+            return tuple(jax.vjp(run, *self._chosen(inputs))[1](cts))
+
+        found = self.pull(*primals)
+        second = [dots[i] for i in moving]
+        return found, tuple(linear(Derivative(again, moving), arrays, second, found))
+
+    # --- choosing inputs
+    def _along(self, forward: bool, inputs: Inputs) -> Any:
+        """Output leaves of the chosen inputs, by operations that autodiff follows."""
+        primal = self.program.along(forward)
+
+        def run(*chosen: Any) -> tuple[Any, ...]:
+            with forward_mode():
+                return primal(self._replaced(inputs, chosen))  # type: ignore[no-any-return]
+
+        return run
+
+    def _chosen(self, inputs: Inputs) -> tuple[Any, ...]:
+        leaves = jax.tree_util.tree_leaves(inputs)
+        return tuple(leaves[i] for i in self.where)
+
+    def _replaced(self, inputs: Inputs, chosen: Sequence[Any]) -> Inputs:
+        leaves, structure = jax.tree_util.tree_flatten(inputs)
+        for i, x in zip(self.where, chosen, strict=True):
+            leaves[i] = x
+        return jax.tree_util.tree_unflatten(structure, leaves)  # type: ignore[no-any-return]
+
+    def _spread(self, inputs: Inputs, tangents: Sequence[Any]) -> Inputs:
+        """Tangents in the form of the inputs, None where there is none."""
+        leaves, structure = jax.tree_util.tree_flatten(inputs)
+        places = dict(zip(self.where, tangents, strict=True))
+        new = [places.get(i) for i in range(len(leaves))]
+        return jax.tree_util.tree_unflatten(structure, new)  # type: ignore[no-any-return]
+
+
+def _flat(*trees: Any) -> list[Any]:
+    return jax.tree_util.tree_leaves(trees, is_leaf=lambda x: isinstance(x, SymbolicZero))

@@ -1,0 +1,249 @@
+"""JAX: the vjp of f, the loops of DirectAdjoint, and tangents by all numbers of some arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import compress
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from retrograde._base.errors import UnsupportedByBackend
+from retrograde._base.types import Wanted
+
+from .transforms import forward_mode
+from .xla_cpu.eligible import ALLOWED, JOINING
+from .xla_cpu.kernel import apart
+from .xla_cpu.shifts_and_sums import settled
+
+__all__ = ["DirectHooks", "Pullback"]
+
+
+class Pullback:
+    """vjp of f by ``jax.vjp``, over what is wanted alone."""
+
+    scales = True
+    """Whether what is added to the accumulator can have a weight."""
+
+    def __init__(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> None:
+        self.layout, self.bind, self.params = layout, bind, params
+        self.shapes = [x.shape for x in params]
+        self.wanted, self.time, self.over = wanted.params, wanted.time, wanted
+        self.apart: Any = None
+        self.taped: Any = None
+
+    def taking(self, prepare: Callable[[Any], Any]) -> Pullback:
+        """The same over parameters so prepared; :meth:`finish` gives cotangents of those given."""
+        self.params = prepare(self.params)
+        return self
+
+    def chosen(self, params: Any) -> list[Any]:
+        """The wanted ones."""
+        return [x for x, w in zip(params, self.wanted, strict=True) if w]
+
+    def zero(self) -> list[Any]:
+        return [jnp.zeros_like(x) for x in self.chosen(self.params)]
+
+    def finish(self, acc: list[Any]) -> tuple[Any, ...]:
+        rest, pairs = iter(acc), zip(self.wanted, self.shapes, strict=True)
+        return tuple(next(rest).reshape(shape) if w else None for w, shape in pairs)
+
+    def alone(self) -> Pullback:
+        """The same as calls of their own (``apart``).
+
+        f is linearised where it is pulled, which takes f once more; a costly one where it is
+        computed, and its pull is another call.
+        """
+
+        def pulled(t: Any, y: Any, params: Any, ct: Any) -> Any:
+            return again(params).some(t, y, ct)
+
+        def again(params: Any) -> Pullback:
+            return Pullback(self.layout, self.bind, params, self.over)
+
+        self.apart = apart(pulled)
+        if self.layout.taped:
+            self.taped = apart(lambda t, y, params: again(params).linearise(t, y))
+            self.pull_tape = apart(lambda part, ct: part(ct))
+        return self
+
+    def __call__(self, t: Any, y: Any) -> tuple[Any, Any]:
+        params = tuple(self.params)
+        part: Any = None
+        if self.taped is not None:
+            k, part = self.taped(t, y, params)
+        elif self.apart is not None:
+            k = self.bind(params)(t, self.layout.unpack(y))
+        else:
+            k, part = self.linearise(t, y)
+
+        def found(ct: Any) -> Any:
+            whole = all(x is not None for x in ct)
+            if whole and self.taped is not None:
+                return self.pull_tape(part, ct)
+            if self.apart is not None and (whole or self.separate(t, y, ct)):
+                return self.apart(t, y, params, ct)
+            return settled(part, self.layout.unpack(y))(ct) if whole else self.some(t, y, ct)
+
+        def pull(ct: Any, acc: list[Any], weight: Any = None) -> tuple[Any, Any, list[Any]]:
+            *first, mu, cts = found(tuple(ct))
+            cts = cts if weight is None else [weight * x for x in cts]
+            return mu, first[0] if first else None, [a + x for a, x in zip(acc, cts, strict=True)]
+
+        return k, pull
+
+    def part(self, t: Any, there: Sequence[bool]) -> Callable[[Any], Any]:
+        """f of leaves to its leaves ``there``."""
+        return lambda leaves: tuple(compress(self.bind(self.params)(t, leaves), there))
+
+    def separate(self, t: Any, y: Any, ct: Sequence[Any]) -> bool:
+        """Whether the pull of some leaves of f is better a call: one of a part that joins nothing
+        (a momentum handed on, say) is a term of the sum that follows."""
+        part = self.part(t, [x is not None for x in ct])
+        _, names = reached(part, self.layout.unpack(y))
+        return not names <= ALLOWED - JOINING
+
+    def some(self, t: Any, y: Any, ct: Sequence[Any]) -> Any:
+        """The pull of cotangents of leaves of f, where None is zero; None for leaves of y that
+        the rest of f does not depend on."""
+        leaves, there = self.layout.unpack(y), [x is not None for x in ct]
+        if all(there):
+            return settled(self.linearise(t, y)[1], leaves)(ct)
+        moved, _ = reached(self.part(t, there), leaves)
+        pull = self.linearise(t, y, there, moved)[1]
+        *first, mu, cts = settled(pull, leaves)(tuple(compress(ct, there)))
+        rest = iter(mu)
+        return *first, tuple(next(rest) if m else None for m in moved), cts
+
+    def linearise(self, t: Any, y: Any, there: Any = None, moved: Any = None) -> Any:
+        """``jax.vjp`` of f, or of the leaves ``there`` by those of y that are ``moved``."""
+        still, chosen = self.layout.unpack(y), self.chosen(self.params)
+
+        def fn(t: Any, leaves: Any, chosen: Any) -> Any:
+            rest, given = iter(chosen), iter(leaves)
+            params = [next(rest) if w else x for x, w in zip(self.params, self.wanted, strict=True)]
+            if moved is not None:
+                leaves = [next(given) if m else x for x, m in zip(still, moved, strict=True)]
+            k = tuple(self.bind(params)(t, leaves))
+            return k if there is None else tuple(compress(k, there))
+
+        leaves = still if moved is None else tuple(compress(still, moved))
+        if self.time:
+            return jax.vjp(fn, t, leaves, chosen)
+        return jax.vjp(lambda leaves, chosen: fn(t, leaves, chosen), leaves, chosen)
+
+
+def reached(fn: Callable[[Any], Any], leaves: Any) -> tuple[list[bool], set[str]]:
+    """Which of the arrays ``fn(arrays)`` depends on, and by what operations.
+
+    A call depends on all that it takes.
+    """
+    jaxpr = jax.make_jaxpr(fn)(leaves).jaxpr
+    found, names = {id(v) for v in jaxpr.outvars}, set()
+    for eqn in reversed(jaxpr.eqns):
+        if any(id(v) in found for v in eqn.outvars):
+            found.update(map(id, eqn.invars))
+            names.add(eqn.primitive.name)
+    return [id(v) in found for v in jaxpr.invars], names
+
+
+@jax.custom_jvp
+def _poisoned(ok: Any, x: Any) -> Any:
+    """x, with a tangent of nan unless ok."""
+    return x
+
+
+@jax.custom_jvp
+def _lost(ok: Any, x: Any) -> Any:
+    """x where ok, else nan, and so its tangent: that of ``where`` alone would be 0."""
+    return jnp.where(ok, x, complex(jnp.nan, jnp.nan) if jnp.iscomplexobj(x) else jnp.nan)
+
+
+@_poisoned.defjvp
+def _poisoned_jvp(primals: Any, tangents: Any) -> Any:
+    ok, x = primals
+    return x, jnp.where(ok, 1.0, jnp.nan).astype(x.dtype) * tangents[1]
+
+
+@_lost.defjvp
+def _lost_jvp(primals: Any, tangents: Any) -> Any:
+    return _lost(*primals), _poisoned_jvp(primals, tangents)[1]
+
+
+class DirectHooks:
+    """What DirectAdjoint needs: loops that jvp and vjp follow."""
+
+    def poison(self, ok: Any, x: Any) -> Any:
+        return _lost(ok, x)
+
+    def poison_gradient(self, ok: Any, x: Any) -> Any:
+        return _poisoned(ok, x)
+
+    def direct_layout(self, layout: Any) -> Any:
+        return layout
+
+    def scan_states(self, n: Any, bound: int | None, advance: Any, y: Any) -> tuple[Any, Any]:
+        """A scan that jvp and vjp follow; steps behind n are skipped."""
+        if isinstance(n, int):
+            return jax.lax.scan(lambda y, i: (advance(i, y), y), y, jnp.arange(n))
+        if bound is None:
+            raise UnsupportedByBackend(
+                "`adjoint` is DirectAdjoint, and the number of steps is traced: pass `max_steps`."
+            )
+
+        def body(y: Any, i: Any) -> tuple[Any, Any]:
+            # clamped, so that a skipped step stays finite where vmap runs both branches
+            taken = jnp.minimum(i, jnp.maximum(n - 1, 0))
+            return jax.lax.cond(i < n, lambda: advance(taken, y), lambda: y), y
+
+        return jax.lax.scan(body, y, jnp.arange(bound, dtype=jnp.int32))
+
+    def map_rows(self, row: Callable[[Any], Any], count: int) -> tuple[Any, ...]:
+        return tuple(jax.vmap(row)(jnp.arange(count, dtype=jnp.int32)))
+
+    def look_state(self, states: Any, i: Any, n: Any = None, final: Any = None) -> Any:
+        last = states[0].shape[0] - 1
+        found = tuple(x[jnp.minimum(i, last)] for x in states)
+        if n is None:
+            return found
+        return tuple(jnp.where(i == n, a, b) for a, b in zip(final, found, strict=True))
+
+    def step_of(self, grid: Any, n: Any, t: Any) -> Any:
+        def earlier(i: Any) -> Any:
+            start, h = grid.step(i)
+            return jnp.where(h > 0, t > start, t < start)
+
+        return jax.lax.fori_loop(0, n, lambda i, at: jnp.where(earlier(i), i, at), 0)
+
+    def columns(self, run: Callable[[Any], Any], arrays: Sequence[Any]) -> tuple[Any, Any]:
+        seeds, first = [], 0
+        total = sum(2 * x.size if jnp.iscomplexobj(x) else x.size for x in arrays)
+        slices = []
+        for x in arrays:
+            units = jnp.eye(x.size, dtype=x.dtype)
+            units = jnp.concatenate([units, 1j * units]) if jnp.iscomplexobj(x) else units
+            count = len(units)
+            rest = total - first - count
+            units = jnp.pad(units, ((first, rest), (0, 0)))
+            seeds.append(units.reshape(total, *x.shape))
+            slices.append(slice(first, first + count))
+            first += count
+
+        def along(seed: Any) -> Any:
+            with forward_mode():
+                leaves, tangents, final = jax.jvp(run, (list(arrays),), (seed,), has_aux=True)
+            return (leaves, final), tangents
+
+        out, rows = jax.vmap(along, out_axes=(None, 0), axis_size=total)(seeds)
+        return out, tuple(tuple(x[part] for x in rows) for part in slices)
+
+    def blank(self, rows: tuple[Any, ...], n: Any, fill: Any) -> tuple[Any, ...]:
+        def filled(x: Any) -> Any:
+            there = (jnp.arange(x.shape[0]) < n).reshape((-1,) + (1,) * (x.ndim - 1))
+            rest = jnp.asarray(fill, x.real.dtype)
+            if jnp.iscomplexobj(x):  # nan in both parts
+                rest = jax.lax.complex(rest, jnp.where(rest == rest, 0.0, rest))
+            return jnp.where(there, x, rest)
+
+        return tuple(filled(x) for x in rows)

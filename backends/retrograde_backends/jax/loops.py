@@ -1,0 +1,162 @@
+"""JAX: the seam's loops, buffers, tables and positions, over ``primitives``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from retrograde._checkpointing import FAR, Slots, schedules
+
+from .clock import TracedClock
+from .primitives import for_loop, read_row, splitter, while_loop, write_row
+from .xla_cpu.kernel import joined, loose
+
+__all__ = ["LoopHooks"]
+
+
+class LoopHooks:
+    """Clock, loops and memory of traced programs."""
+
+    blank: Callable[..., Any]
+
+    def compiled(self, problem: Any, solver: Any, *, dense: bool) -> Any:
+        return solver  # a whole solve is one compiled program as it is
+
+    def clock(self, layout: Any) -> Any:
+        return TracedClock(layout.real_dtype)
+
+    def as_one(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        return joined(fn)
+
+    def while_loop(self, cond: Callable[[Any], Any], body: Callable[[Any], Any], s: Any) -> Any:
+        return while_loop(cond, body, s)
+
+    def for_loop(self, low: Any, high: Any, body: Callable[[Any, Any], Any], s: Any) -> Any:
+        return for_loop(low, high, body, s)
+
+    def cond(self, ok: Any, yes: Callable[..., Any], no: Callable[..., Any], *operands: Any) -> Any:
+        if isinstance(ok, bool):
+            return yes(*operands) if ok else no(*operands)
+        return jax.lax.cond(ok, yes, no, *operands)
+
+    def copied(self, tree: Any) -> Any:
+        return tree  # arrays can't change
+
+    def real_rows(self, rows: int | None, width: int, layout: Any) -> Any:
+        assert rows is not None
+        return jnp.zeros((rows, width), layout.real_dtype)
+
+    def new_buffer(self, rows: int | None, layout: Any, *, scratch: bool) -> Any:
+        assert rows is not None
+        pairs = zip(layout.shapes, layout.dtypes, strict=True)
+        return tuple(jnp.zeros((rows + scratch, *s), dtype) for s, dtype in pairs)
+
+    def write(self, buffer: Any, i: Any, y: Any) -> Any:
+        return tuple(write_row(x, i, row) for x, row in zip(buffer, y, strict=True))
+
+    def read(self, buffer: Any, i: Any) -> Any:
+        return tuple(read_row(x, i) for x in buffer)
+
+    def rows(self, layout: Any, buffer: Any, n: int, valid: Any, fill: Any) -> tuple[Any, ...]:
+        leaves: tuple[Any, ...] = self.blank(tuple(x[:n] for x in buffer), valid, fill)
+        return leaves
+
+    def at_end(self, here: Any, end: Callable[[], Any], inside: Callable[[], Any]) -> Any:
+        # v - x is exact where the two are so near, and so is the sum
+        rest = jax.lax.stop_gradient
+        pairs = zip(inside(), end(), strict=True)
+        return tuple(x + rest(jnp.where(here, v - x, 0.0)) for x, v in pairs)
+
+    def ints(self, values: Sequence[int]) -> Any:
+        return jnp.asarray(values, jnp.int32)
+
+    def reals(self, n: int, layout: Any) -> Any:
+        return jnp.zeros(n, layout.real_dtype)
+
+    def placements(self, rows: int, bound: int | None) -> tuple[Any, Any]:
+        assert bound is not None
+        index, row = schedules.events(rows).upto(bound)
+        return self.ints([*index, FAR]), self.ints([*row, rows])
+
+    def look(self, table: Any, i: Any) -> Any:
+        return read_row(table, i)
+
+    def set_int(self, table: Any, i: Any, value: Any) -> Any:
+        return write_row(table, i, value)
+
+    def pick(self, ok: Any, a: Any, b: Any) -> Any:
+        return (a if ok else b) if isinstance(ok, bool) else jnp.where(ok, a, b)
+
+    def index(self, i: int) -> Any:
+        return jnp.asarray(i, jnp.int32)
+
+    def new_positions(self, rows: int) -> Any:
+        return jnp.full(rows + 1, FAR, jnp.int32)
+
+    def rank(self, slots: Slots, positions: Any, n: Any) -> tuple[Any, Any]:
+        assert slots.rows is not None
+        if loose():
+            return _walked(slots, positions, n)
+
+        def ranked(taken: Any, n: Any) -> tuple[Any, Any]:
+            return _order(taken), jnp.sum(taken < n, dtype=jnp.int32)
+
+        found = joined(ranked)(positions[: slots.rows], jnp.asarray(n, jnp.int32))
+        return found  # type: ignore[no-any-return]
+
+    def split(self, slots: int) -> Callable[[Any, Any], Any]:
+        return splitter(slots)
+
+
+COUNTED = 45
+"""Positions put in order by counting: sorts can't be part of a kernel (``xla_cpu.kernel``)."""
+
+
+def _walked(slots: Slots, positions: Any, n: Any) -> tuple[Any, Any]:
+    """The same from the table of placements, which is in order: those not written over are left.
+
+    For kernels: as many cheap turns as there were placements, and no sort.
+    """
+    rows, keep = slots.rows, jnp.asarray(n, jnp.int32)
+    assert rows is not None
+
+    def placed(s: Any) -> Any:
+        return read_row(slots.index, s[0]) < keep
+
+    def step(s: Any) -> Any:
+        e, top, most, order = s
+        row = read_row(slots.row, e)
+        live = (row < rows) & (read_row(positions, row) == read_row(slots.index, e))
+        order = write_row(order, jnp.where(live, top, rows), row)
+        return e + 1, top + live, jnp.where(live, jnp.maximum(most, row), most), order
+
+    zero = jnp.asarray(0, jnp.int32)
+    order = jnp.arange(rows + 1, dtype=jnp.int32)
+    _, top, most, order = while_loop(placed, step, (zero, zero, zero - 1, order))
+
+    def free(r: Any, s: Any) -> Any:
+        last, order = s
+        dead = read_row(positions, r) >= keep
+        return last + dead, write_row(order, jnp.where(dead, last, rows), r)
+
+    # rows taken one after the other and all still in place: what follows them in the table is free
+    high = jnp.where(most < top, 0, rows)
+    order = for_loop(0, high, free, (top, order))[1]
+    return order, top
+
+
+def _order(positions: Any) -> Any:
+    """Indices that put positions in ascending order; the free ones at the end are alike.
+
+    What sorts can't be part of a kernel (``xla_cpu.kernel``), and a sort alone is several of them.
+    """
+    rows = positions.shape[0]
+    if rows > COUNTED:
+        return jnp.argsort(positions).astype(jnp.int32)
+    i = jnp.arange(rows, dtype=jnp.int32)
+    p, q = positions[:, None], positions[None, :]
+    place = jnp.sum((q < p) | ((q == p) & (i[None, :] < i[:, None])), axis=1, dtype=jnp.int32)
+    return jnp.sum(jnp.where(place[None, :] == i[:, None], i[None, :], 0), axis=1, dtype=jnp.int32)

@@ -1,0 +1,228 @@
+"""JAX: the stages of a step as one loop, so that f stands in it once and not s times.
+
+The loop is for fields that are dear next to their state (``xla_cpu.eligible.dear``), products of
+matrices above all: a stage then reads all slopes of the step, s where it needs half as many, and
+the program is some hundred operations shorter. Of those, steps forward alone are loops: the pull of
+a step keeps the tapes of its stages, which a loop would copy (13 % of the time of a neural ODE's
+gradient). And for costly fields of small states (``xla_cpu.eligible.costly``) in both directions
+(``scanned_stages``): in a kernel a loop costs nothing, and each copy of f is compiled on its own (a
+gradient of the 3-body problem in half the time).
+
+The numbers are those of the sums written out: what the rows have more are zeros.
+
+JAX: the vjp of a step with its stages as two loops, so that f and its vjp stand in it once.
+
+For costly fields of small states, whose gradient is one kernel (``xla_cpu.kernel``): what the vjp
+of f needs goes into rows, one for each stage, and is read from there on the way back. The sums are
+those of ``explicit_reverse``; see ``scanned_stages``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from retrograde._backend.stages import ListAdjoint, ListLayout, ListStages, combination_rows
+from retrograde._solvers import ExplicitRungeKutta
+from retrograde._solvers.runge_kutta.solver import ReverseSweep, StepCotangents
+
+from .field_vjp import Pullback
+from .linearized_field import Tape
+from .primitives import for_loop, read_row, write_row
+from .xla_cpu.eligible import costly, dear, long
+from .xla_cpu.kernel import joined, lanes, loose, together
+
+__all__ = [
+    "JaxLayout",
+    "RolledStages",
+    "RolledSweep",
+    "added",
+    "as_rows",
+    "rolled_sweep",
+]
+
+
+class JaxLayout(ListLayout):
+    """A layout that knows of the field over it what decides how its stages are written.
+
+    Attributes
+    ----------
+    dear : bool
+        Its products are many next to the state.
+    taped : bool
+        It is costly and small: f is not computed again.
+    looped : bool
+        The same where the whole may be one kernel: stages forward are a loop.
+    long : bool
+        And those backward.
+    """
+
+    dear = taped = looped = long = False
+
+    def judge(self, jaxpr: Any, small: bool, lone: bool) -> None:
+        """By the program of f; ``small``: it may be part of a kernel; ``lone``: and no lane."""
+        self.dear = dear(jaxpr, self.size)
+        self.taped = small and costly(jaxpr)
+        self.looped = self.taped and lone
+        self.long = self.looped and long(jaxpr)
+
+
+class RolledStages(ListStages):
+    """Stages whose slopes stand in one buffer for each leaf while a step goes forward."""
+
+    def __init__(self, layout: Any, tableau: Any, scale: Any = None) -> None:
+        super().__init__(layout, tableau, scale)
+        self.last = combination_rows(tableau)[: self.s]
+        self.fsal = tableau.fsal
+
+    def evaluate(self, field: Any, low: int, high: int) -> None:
+        self.k[:high] = as_rows(self.run(_alone(field), low, high)[0], high)
+
+    def fused(self, field: Any) -> Any:
+        """One attempt and its error; the last stage stands at the step's end."""
+        alone = _alone(field)
+
+        def attempt(t: Any, h: Any, y: Any, k0: Any) -> tuple[Any, Any, Any, Any]:
+            self.begin(t, h, y, k0)
+            slopes, y1, _ = self.run(alone, 1, self.s)
+
+            def error2(slopes: Any, y1: Any) -> Any:
+                self.k = as_rows(slopes, self.s)
+                return self.error2(y1)
+
+            e2 = joined(error2)(slopes, y1)  # of the whole buffer: a row of it would be a copy
+            self.k = as_rows(slopes, self.s)
+            return y1, self.k[-1], k0, e2
+
+        return attempt
+
+    def run(
+        self, field: Callable[..., tuple[Any, Any]], low: int, high: int, kept: Any = (),
+        first: Any = 0,
+    ) -> tuple[Any, Any, Any]:  # fmt: skip
+        """Stages low, ..., high - 1 of ``field(t, y) -> (slope, what it keeps)``.
+
+        Returns
+        -------
+        slopes : tuple of array, shape (s, *shape)
+        y : state
+            That of the last stage.
+        kept
+            The buffers given, with what stage i keeps in row ``first + i``.
+        """
+        layout, real = self.layout, self.layout.real_dtype
+        rows, nodes = jnp.asarray(self.last, real), jnp.asarray(self.c[: self.s], real)
+
+        def stage(i: Any, z: Any) -> Any:
+            slopes, _, kept = z
+            y = added(self.y, read_row(rows, i) * self.h, slopes, high - 1)
+            with together():
+                k, tape = field(layout.time(self.t + read_row(nodes, i) * self.h), y)
+            kept = tuple(write_row(x, first + i, v) for x, v in zip(kept, tape, strict=True))
+            return tuple(write_row(x, i, v) for x, v in zip(slopes, k, strict=True)), y, kept
+
+        shapes = ((self.s, *shape) for shape in layout.shapes)
+        slopes = tuple(jnp.zeros(shape, layout.dtype) for shape in shapes)
+        for j in range(low):
+            pairs = zip(slopes, self.k[j], strict=True)
+            slopes = tuple(write_row(x, j, k) for x, k in pairs)
+        found: tuple[Any, Any, Any]
+        found = for_loop(low, high, stage, (slopes, tuple(self.y), tuple(kept)))
+        return found
+
+
+def added(y: Any, weights: Any, rows: Any, count: int) -> tuple[Any, ...]:
+    """y and the sum of the first rows by their weights."""
+    out = []
+    for a, x in zip(y, rows, strict=True):
+        if loose():  # one operation, whose result is there for all that reads it
+            part = weights[:count].reshape((count,) + (1,) * a.ndim) * x[:count]
+            out.append(a + jnp.sum(part, axis=0))
+            continue
+        for j in range(count):
+            a = a + weights[j] * x[j]
+        out.append(a)
+    return tuple(out)
+
+
+def as_rows(slopes: Any, count: int) -> list[Any]:
+    """The slopes of each stage."""
+    return [tuple(x[j] for x in slopes) for j in range(count)]
+
+
+def _alone(field: Any) -> Any:
+    return lambda t, y: (field(t, y), ())
+
+
+def rolled_sweep(solver: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool) -> Any:
+    """A :class:`RolledSweep`, or None for what is none of its."""
+    explicit = isinstance(solver, ExplicitRungeKutta) and isinstance(vjp, Pullback)
+    if not (explicit and layout.long) or lanes():
+        return None
+    tableau = solver.tableau if outputs else solver.tableau.bare
+    if tableau.inside > tableau.stages:  # stages that an output alone asks for
+        return None
+    space = RolledStages(layout, tableau)
+    adjoint = ListAdjoint(layout, tableau)
+    sweep = RolledSweep(tableau, space, adjoint, layout, vjp, outputs=outputs, time=time)
+    sweep.tape = Tape(layout, vjp)
+    return sweep
+
+
+class RolledSweep(ReverseSweep):
+    """Exact vjps of steps over ``RolledStages``."""
+
+    tape: Tape
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.columns = [
+            [row[i] if i < len(row) else 0.0 for row in self.tableau.a[: self.count]]
+            for i in range(self.count)
+        ]
+
+    def linearise(self, t: Any, h: Any, y: Any) -> Any:
+        w = self.space
+        w.begin(t, h, y)
+        slopes, _, rows = w.run(self.tape.linearise, 0, self.count, self.tape.rows(self.count))
+        w.k[: self.count] = as_rows(slopes, self.count)
+        return rows, 0
+
+    def transpose(
+        self, h: Any, y: Any, g: Any, acc: Any, pulls: Any, inside: Any = None, *, size: bool
+    ) -> StepCotangents:
+        layout, count, tape, (rows, low) = self.layout, self.count, self.tape, pulls
+        real, inner = layout.real_dtype, layout.inner
+        q, qy = inside or (None, None)
+        weights = jnp.asarray(self.tableau.b[:count], real) * h
+        columns = jnp.asarray(self.columns, real) * h
+        nodes = jnp.asarray(self.c[:count], real)
+        sources = q and tuple(jnp.stack([x[n] for x in q]) for n in range(len(layout.shapes)))
+        known = self.space.k[:count] if self.time and size else ()
+        slopes = tuple(jnp.stack(x) for x in zip(*known, strict=True))
+
+        def stage(j: Any, z: Any) -> Any:
+            i, (pulled, acc, ct_t, ct_h) = count - 1 - j, z
+            start = tuple(read_row(weights, i) * x for x in g)
+            if sources:
+                start = tuple(a + read_row(x, i) for a, x in zip(start, sources, strict=True))
+            lam = added(start, read_row(columns, i), pulled, count)
+            *first, mu, cts = tape.pull(tape.recall([read_row(x, low + i) for x in rows]), lam)
+            acc = [a + x for a, x in zip(acc, cts, strict=True)]
+            pulled = tuple(write_row(x, i, v) for x, v in zip(pulled, mu, strict=True))
+            if self.time:
+                ct_t = ct_t + first[0]
+            if slopes:
+                k = tuple(read_row(x, i) for x in slopes)
+                ct_h = ct_h + read_row(nodes, i) * first[0] + inner(lam, k) / h
+            return pulled, acc, ct_t, ct_h
+
+        zero = jnp.zeros((), real)
+        pulled = tuple(jnp.zeros((count, *x.shape), x.dtype) for x in g)
+        pulled, acc, ct_t, ct_h = for_loop(0, count, stage, (pulled, acc, zero, zero))
+        g = added(g, jnp.ones(count, real), pulled, count)
+        if qy is not None:
+            g = layout.add(g, qy)
+        return StepCotangents(g, acc, ct_t, ct_h)

@@ -1,0 +1,214 @@
+"""JAX: marches that keep what the vjp of f needs, for ``TapeAdjoint``.
+
+A row is that of one stage: stage j of step i writes row ``i * inner + j``, and the last stage of an
+FSAL method, at the end of a step, the row of the next step's first. A rejected try is written over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from retrograde._backend.stages import ListAdjoint
+from retrograde._base.types import Inputs, Wanted
+from retrograde._solvers import ExplicitRungeKutta
+from retrograde._solvers.base import AbstractForwardSweep
+from retrograde._solvers.runge_kutta.solver import ForwardSweep, ReverseSweep
+
+from .field_vjp import Pullback
+from .linearized_field import Tape
+from .primitives import read_row, write_row
+from .scanned_stages import RolledStages, RolledSweep, as_rows, rolled_sweep
+from .xla_cpu.kernel import apart, lanes
+
+__all__ = ["TapeHooks"]
+
+
+class TapeHooks:
+    """The hooks behind loops of stages on the way back, and behind tapes that are kept."""
+
+    def own_sweep(
+        self, solver: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, stored: bool
+    ) -> Any:
+        return rolled_sweep(solver, layout, vjp, outputs=outputs, time=time)
+
+    def records_tapes(self, loop: Any) -> bool:
+        explicit = isinstance(loop.solver, ExplicitRungeKutta)
+        bounded = loop.count is not None or loop.max_steps is not None
+        if not (explicit and bounded) or getattr(loop.problem.f, "vjp", None) is not None:
+            return False
+        return not (loop.outputs.inside and loop.solver.extra)
+
+    def tapes(self, loop: Any, inputs: Inputs, wanted: Wanted) -> Tapes:
+        return Tapes(loop, inputs, wanted)
+
+    def kept_bytes(self, loop: Any, inputs: Inputs, wanted: Wanted) -> tuple[int, bool]:
+        if not self.records_tapes(loop):
+            return 0, False
+        found: list[int] = []
+
+        def sized() -> Any:
+            tape = Tapes(loop, inputs, wanted).tape
+            found.append(sum(x.size * x.dtype.itemsize for x in tape.like))
+            return 0
+
+        jax.eval_shape(sized)  # nothing of it is computed
+        # no less than the states that stand in where times are differentiated
+        size = max(loop.carried.nbytes, loop.solver.evaluations * found[0])
+        return size, loop.layout.looped and loop.outputs.saveat.fn is None
+
+
+class Tapes:
+    """The tapes of one solve; a march takes it as it takes a guard."""
+
+    def __init__(self, loop: Any, inputs: Inputs, wanted: Wanted) -> None:
+        problem, self.loop, self.inputs = loop.problem, loop, inputs
+        vjp = Pullback(loop.layout, problem.bind_leaves, inputs.params, wanted)
+        if problem.prepare is not None:
+            vjp = vjp.taking(problem.prepare)
+        self.tape = Tape(loop.layout, vjp)
+        self.tableau = loop.solver.tableau
+        self.inner = loop.solver.evaluations
+        # calls of their own in lanes, where f is: fused, every element would compute all again
+        self.separate = apart if problem.apart else _plain
+
+    def forward_sweep(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> Any:
+        """The march's."""
+        space = RolledStages(layout, self.tableau, scale)
+        self.sweep = RecordingSweep(self.tableau, space, layout, field)
+        self.sweep.tape, self.sweep.inner = self.tape, self.inner
+        self.sweep.separate = self.separate
+        return self.sweep
+
+    def table(self, n: int) -> tuple[Any, ...]:
+        """Room for the rows of so many steps; the first stage of all is there."""
+        loop = self.loop
+        start = layout_time(loop, self.inputs.clocked[0]), self.inputs.y0
+        first = self.tape.linearise(*start)[1]
+        rows = self.tape.rows(n * self.inner + 1)
+        return tuple(write_row(x, 0, v) for x, v in zip(rows, first, strict=True))
+
+    def on_grid(self, step: Any) -> Callable[..., Any]:
+        """A counted step that keeps its tapes; the rows are the carry's last entry."""
+
+        def kept(i: Any, s: Any) -> Any:
+            return self._kept(i, s[-1], lambda: step(i, s[:-1]))
+
+        return kept
+
+    def on_tries(self, step: Any, n: int, y: int) -> Callable[..., Any]:
+        """A try that keeps its tapes; ``n`` is the entry of accepted steps."""
+
+        def kept(s: Any) -> Any:
+            return self._kept(s[n], s[-1], lambda: step(s[:-1]))
+
+        return kept
+
+    def _kept(self, i: Any, rows: Any, step: Callable[[], Any]) -> Any:
+        sweep = self.sweep
+        sweep.at, sweep.rows = i * self.inner, rows
+        after = step()
+        return (*after, sweep.rows)
+
+    def reverse_sweep(self, rows: Any) -> Any:
+        """Pulls of steps, from their tapes; its ``at`` tells which."""
+        loop, inside = self.loop, bool(self.loop.outputs.inside)
+        layout, tableau = loop.layout, self.tableau if inside else self.tableau.bare
+        parts = tableau, RolledStages(layout, tableau), ListAdjoint(layout, tableau), layout
+        kind = RecalledLoop if layout.long and not lanes() else RecalledSweep
+        sweep = kind(*parts, self.tape.vjp, outputs=inside, time=False)
+        sweep.tape, sweep.rows, sweep.inner = self.tape, rows, self.inner
+        sweep.separate = self.separate
+        return sweep
+
+
+def _plain(fn: Any) -> Any:
+    return fn
+
+
+def layout_time(loop: Any, t: Any) -> Any:
+    return loop.layout.time(loop.clock.real(t))
+
+
+class RecordingSweep(ForwardSweep):
+    """Steps whose stages are linearised, and leave their tapes in ``rows`` from ``at`` on."""
+
+    tape: Tape
+    inner: int
+    at: Any
+    rows: Any
+    separate: Any
+
+    def attempt(self, t: Any, h: Any, y: Any, k0: Any) -> tuple[Any, Any, Any]:
+        w = self.space
+        kept = w.begin(t, h, y, k0)
+        y1 = self._stages(0 if k0 is None else 1, self.stages)
+        if not self.fsal:
+            return w.result(), None, None
+        return y1, w.k[-1], kept
+
+    def advance(self, t: Any, h: Any, y: Any) -> Any:
+        self.space.begin(t, h, y)
+        self._stages(0, self.inner)
+        return self.space.result()
+
+    def judged(self) -> Callable[..., tuple[Any, Any, Any, Any]]:
+        return AbstractForwardSweep.judged(self)
+
+    def _stages(self, low: int, high: int) -> Any:
+        w, linearise = self.space, self.tape.linearise
+        if lanes():
+            return self._one_by_one(low, high, self.separate(linearise))
+        slopes, last, self.rows = w.run(linearise, low, high, self.rows, self.at)
+        w.k[:high] = as_rows(slopes, high)
+        return last
+
+    def _one_by_one(self, low: int, high: int, linearise: Any) -> Any:
+        w = self.space
+        for i in range(low, high):
+            last = w.combine(i)
+            k, row = linearise(w.time(i), last)
+            w.put(i, tuple(k))
+            pairs = zip(self.rows, row, strict=True)
+            self.rows = tuple(write_row(x, self.at + i, v) for x, v in pairs)
+        return last
+
+
+class RecalledSweep(ReverseSweep):
+    """Pulls of steps whose tapes stand in ``rows``; ``at`` is the step."""
+
+    tape: Tape
+    rows: Any
+    inner: int
+    at: Any
+    separate: Any
+
+    def linearise(self, t: Any, h: Any, y: Any) -> Any:
+        parts: Any = self.tape.recall, self.tape.pull
+        if lanes():
+            parts = tuple(map(self.separate, parts))
+        return [self._pull(parts, self.at * self.inner + i) for i in range(self.count)]
+
+    def _pull(self, parts: Any, row: Any) -> Callable[..., Any]:
+        recall, whole = parts
+        read = recall([read_row(x, row) for x in self.rows])
+
+        def pull(ct: Any, acc: Any) -> tuple[Any, Any, Any]:
+            mu, cts = whole(read, tuple(ct))
+            return mu, None, [a + x for a, x in zip(acc, cts, strict=True)]
+
+        return pull
+
+
+class RecalledLoop(RolledSweep):
+    """The same as a loop over the stages."""
+
+    rows: Any
+    inner: int
+    at: Any
+    separate: Any
+
+    def linearise(self, t: Any, h: Any, y: Any) -> Any:
+        return self.rows, self.at * self.inner

@@ -1,0 +1,78 @@
+"""JAX: what the tracers among a solve's inputs tell of the derivatives that will be asked for.
+
+Only where every value is known: under ``jit`` (and in the bodies of loops) the transforms
+around a solve are hidden, and nothing is said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax.interpreters.ad import JVPTracer
+
+from retrograde._base.errors import UnsupportedByBackend
+from retrograde._base.types import Asked
+
+__all__ = ["AskedHooks", "batched", "forward_mode"]
+
+
+class AskedHooks:
+    """What is asked of a solve, and whether f has a forward mode."""
+
+    def asked(self, inputs: Any) -> Asked:
+        return _asked(inputs)
+
+    def has_forward_mode(self, problem: Any) -> bool:
+        # the program of f, as it was hoisted, stands among the notes
+        return not any("custom_vjp_call" in str(note) for note in problem.notes)
+
+
+@contextlib.contextmanager
+def forward_mode() -> Iterator[None]:
+    """A place where f's jvp is taken: what has none is told by name."""
+    try:
+        yield
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+        raise UnsupportedByBackend(
+            "`f` calls a jax.custom_vjp function, which has no jvp: forward mode and "
+            "forward-over-reverse need jax.custom_jvp there; jax.grad works as it is."
+        ) from error
+
+
+def batched(arrays: Any) -> bool:
+    """Whether a ``vmap`` can be seen around these; none can outside of a ``jit``."""
+    return any("batch" in _kinds(x) for x in jax.tree_util.tree_leaves(arrays))
+
+
+def _asked(inputs: Any) -> Asked:
+    """Forward mode, or the number of differentiated scalars, where all can be seen."""
+    kinds, numbers = set(), 0
+    for x in jax.tree_util.tree_leaves(inputs):
+        found = _kinds(x)
+        kinds |= found
+        if "reverse" in found:
+            numbers += 2 * x.size if jax.numpy.iscomplexobj(x) else x.size
+    if "hidden" in kinds or not kinds:
+        return Asked()
+    if "reverse" not in kinds:
+        return Asked(forward="forward" in kinds)
+    return Asked(scalars=None if "forward" in kinds or "batch" in kinds else numbers)
+
+
+def _kinds(x: Any) -> set[str]:
+    """The transforms that an array is under."""
+    if not isinstance(x, jax.core.Tracer):
+        return set()
+    if isinstance(x, JVPTracer):
+        return {"forward"} | _kinds(x.primal) | _kinds(x.tangent)
+    name = type(x).__name__
+    if name == "LinearizeTracer":
+        return {"reverse"} | _kinds(x.primal)
+    if name == "BatchTracer":
+        return {"batch"} | _kinds(x.val)
+    return {"hidden"}

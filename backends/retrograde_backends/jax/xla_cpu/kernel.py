@@ -1,0 +1,303 @@
+"""JAX on the CPU: a whole sweep of a small system as one kernel, and fields as calls of their own.
+
+XLA's CPU backend runs a kernel for each fusion, 50-70 ns apiece, and a reversed step of a small
+system is dozens of them. It makes a loop one kernel by itself where an iteration touches less than
+1 KiB; a call with the frontend attribute ``xla_cpu_small_call`` is one whatever it touches (XLA
+``SmallWhileLoopHoistingPass``; measured on jax 0.10: gradients of Lotka-Volterra 8 to 19 times as
+fast). That way around its own checks has a price: what the emitter of such kernels can't do fails
+to compile, in the user's program. So a gate stands before it (``eligible``), and a sweep that
+``vmap`` made larger is left alone, which is seen when it is lowered.
+
+A field that stacks or shifts its state costs more than its operations, whatever its size: fused
+into the sums of stages around it, it is computed again for each element of each. A call that is
+not inlined ends that (heat equation of 1,024 cells: 8 times as fast a gradient, Burgers of 10,000:
+10 times as fast forward). ``RETROGRADE_KERNEL=0`` switches both off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from itertools import compress
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from .eligible import UNCACHED, enabled, fits
+
+__all__ = [
+    "apart",
+    "joined",
+    "kernel_or_lanes",
+    "lanes",
+    "loose",
+    "one_kernel",
+    "together",
+    "unmark",
+]
+
+
+def one_kernel(fn: Callable[..., Any], small: bool = True) -> Callable[..., Any]:
+    """``fn`` of arrays, as one kernel on the CPU where that is safe."""
+    if not small:
+        return fn
+
+    def run(*args: Any) -> Any:
+        if getattr(jax.config, "jax_disable_jit", False):
+            return fn(*args)
+        leaves, structure = jax.tree_util.tree_flatten(args)
+        out: list[Any] = []
+
+        def flat(*leaves: Any) -> list[Any]:
+            found, tree = jax.tree_util.tree_flatten(
+                fn(*jax.tree_util.tree_unflatten(structure, leaves))
+            )
+            out[:] = [tree]
+            return [jnp.asarray(x) for x in found]
+
+        with within(_loose):
+            closed = jax.make_jaxpr(flat)(*leaves)
+        traced = [x for x in closed.consts if isinstance(x, jax.core.Tracer)]
+        arrays = [*traced, *map(jnp.asarray, leaves)]
+        if not (fits(closed.jaxpr) and all(map(_plain, arrays))):
+            return fn(*args)
+        results = _called(closed, arrays)
+        return jax.tree_util.tree_unflatten(out[0], results)
+
+    return run
+
+
+def joined(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A small piece of a program as one kernel: XLA compiles each of its kernels for 10 ms or more.
+
+    Where the whole is to be one kernel, or a piece can't be one, nothing is changed.
+    """
+    return fn if loose() or not enabled() else one_kernel(fn)
+
+
+def _called(closed: Any, arrays: Sequence[Any]) -> list[Any]:
+    """What a program makes of its traced constants and arguments, by a call that is marked."""
+    jaxpr, carries = closed.jaxpr, carried(closed.jaxpr)
+    inputs = [v for v, x in zip(jaxpr.constvars, closed.consts, strict=True)
+              if isinstance(x, jax.core.Tracer)]  # fmt: skip
+    moved = [id(v) in carries for v in (*inputs, *jaxpr.invars)]
+
+    @jax.jit
+    def kernel(*arrays: Any) -> Any:
+        touch = _touch(arrays)
+        arrays = tuple(_after(touch, x) if m else x for x, m in zip(arrays, moved, strict=True))
+        # known constants stay constants: as inputs, tables would take memory
+        rest = iter(arrays)
+        consts = [next(rest) if isinstance(x, jax.core.Tracer) else x for x in closed.consts]
+        return [*jax.core.eval_jaxpr(jaxpr, consts, *rest), touch]
+
+    # a constant would be folded into the call, and leave an input that nothing reads
+    barrier: Any = jax.lax.optimization_barrier
+    results = kernel(*barrier(arrays))
+    shapes = tuple(tuple(tuple(x.shape) for x in part) for part in (arrays, results))
+    return _tag.bind(*results, shapes=shapes)[:-1]  # type: ignore[no-any-return]
+
+
+def loose() -> bool:
+    """Whether loops carry their arrays one by one: in a kernel, joining them costs time."""
+    return _loose.get()
+
+
+def _plain(x: Any) -> bool:
+    """Whether x has numbers, and no other elements."""
+    return bool(x.size) and bool(jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool)
+
+
+def _touch(arrays: Sequence[Any]) -> Any:
+    """Something that depends on every array: the first or second of their first elements.
+
+    XLA's emitter of such kernels knows the buffers that an operation reads or makes. An input that
+    no operation is left to read, after its simplifications, makes it abort the whole process.
+    """
+    firsts: dict[Any, list[Any]] = {}
+    for x in arrays:
+        firsts.setdefault(x.dtype, []).append(jnp.ravel(x)[:1])
+    # unsigned, or JAX would look for negative ones; beyond the last is the last
+    place = (jnp.real(jnp.ravel(arrays[0])[0]) > 0).astype(jnp.uint32)
+    found = [jax.lax.dynamic_slice(jnp.concatenate(x), (place,), (1,)) for x in firsts.values()]
+    return sum(jnp.real(x[0]).astype(jnp.float32) for x in found)
+
+
+def carried(jaxpr: Any) -> set[int]:
+    """Inputs that a loop carries on, by id."""
+    found: set[int] = set()
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "while":
+            first = eqn.params["cond_nconsts"] + eqn.params["body_nconsts"]
+            found.update(id(v) for v in eqn.invars[first:] if getattr(v.aval, "ndim", 0))
+    return found
+
+
+def _after(touch: Any, x: Any) -> Any:
+    """x, by an operation that can't come before ``touch``: so a loop may work in x's memory.
+
+    XLA would copy an array that a loop writes into and that anything else reads, in either order.
+    """
+    first = x[(0,) * x.ndim]
+    never = touch > jnp.inf
+    kept = jnp.where(never, jnp.zeros_like(first), first)
+    return jax.lax.dynamic_update_slice(x, kept.reshape((1,) * x.ndim), (0,) * x.ndim)
+
+
+def apart(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """``fn`` of arrays as a call of its own, which XLA's CPU backend does not fuse into others.
+
+    Fused into the sums of stages around it, a field that stacks or indexes is computed again for
+    each of its elements; of a call, nothing is. Calls within calls are merged. What is not read
+    (the time, most often) is no argument: it would be computed for each stage.
+    """
+    calls: dict[Any, Any] = {}
+
+    def run(*args: Any) -> Any:
+        if _inside.get():
+            return fn(*args)
+        given, tree = jax.tree_util.tree_flatten(args)
+        key = tree, tuple((x.shape, x.dtype, x.weak_type) for x in map(jnp.asarray, given))
+        if key not in calls:
+            with within(_inside):
+                calls[key] = _of_what_it_reads(fn, given, tree)
+        call, read, out = calls[key]
+        found = _tag.bind(*call(*compress(given, read)), shapes=None)
+        return jax.tree_util.tree_unflatten(out, found)
+
+    return run
+
+
+def _of_what_it_reads(fn: Callable[..., Any], given: Any, tree: Any) -> tuple[Any, list[bool], Any]:
+    """Jitted, ``fn(*args)`` of those arrays that it reads; which these are; its results' tree."""
+    flat = lambda *x: fn(*jax.tree_util.tree_unflatten(tree, x))  # noqa: E731
+    closed, shapes = jax.make_jaxpr(flat, return_shape=True)(*given)
+    program, out = closed.jaxpr, jax.tree_util.tree_structure(shapes)
+    used = {id(v) for eqn in program.eqns for v in eqn.invars} | set(map(id, program.outvars))
+    read = [id(v) in used for v in program.invars]
+    program = program.replace(invars=[*compress(program.invars, read)])
+    return jax.jit(partial(jax.core.eval_jaxpr, program, closed.consts)), read, out
+
+
+_inside: ContextVar[bool] = ContextVar("inside", default=False)
+"""Whether a call of :func:`apart` is being traced."""
+
+_loose: ContextVar[bool] = ContextVar("loose", default=False)
+"""Whether what may become a kernel is being traced."""
+
+
+_lanes: ContextVar[bool] = ContextVar("lanes", default=False)
+"""Whether what is being traced is known to be under ``vmap``, and so no kernel."""
+
+
+@contextmanager
+def within(where: ContextVar[bool]) -> Iterator[None]:
+    """Set a flag for a block."""
+    token = where.set(True)
+    try:
+        yield
+    finally:
+        where.reset(token)
+
+
+def together() -> Any:
+    """For a block, fields are part of what is around them: one that stands in a loop alone."""
+    return within(_inside)
+
+
+def kernel_or_lanes(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """``one_kernel`` of ``fn``, and under ``vmap``, whenever that comes, ``fn`` as ``lanes`` tell.
+
+    For programs that are worse than others where they are no kernel.
+    """
+    one = jax.custom_batching.custom_vmap(one_kernel(fn))
+
+    @one.def_vmap
+    def rule(size: int, batched: Any, *arguments: Any) -> Any:
+        def plain(*arguments: Any) -> Any:
+            with within(_lanes):
+                return fn(*arguments)
+
+        axes = jax.tree_util.tree_map(lambda b: 0 if b else None, tuple(batched))
+        out = jax.vmap(plain, in_axes=axes, axis_size=size)(*arguments)
+        return out, jax.tree_util.tree_map(lambda _: True, out)
+
+    return one
+
+
+def lanes() -> bool:
+    """Whether a ``vmap`` is known to stand around what is being traced."""
+    return _lanes.get()
+
+
+# --- the mark on the call, which is set or not when the program is lowered
+
+
+_tag: Any = Primitive("retrograde_kernel")
+_tag.multiple_results = True
+_tag.def_impl(lambda *xs, **_: list(xs))
+_tag.def_abstract_eval(lambda *xs, **_: list(xs))
+
+
+def _batch(arrays: Any, axes: Any, **keywords: Any) -> Any:
+    return _tag.bind(*arrays, **keywords), axes
+
+
+def _mark(ctx: Any, *xs: Any, shapes: Any) -> Any:
+    """Mark the call that made these; as a kernel unless a batch made its arrays larger."""
+    calls = [x.owner for x in xs if getattr(x.owner, "name", "") == "func.call"]
+    if calls and alone(ctx):
+        call = calls[-1]  # a result may be an argument handed on
+        attributes = {"inlineable": "false"}
+        if shapes is not None:
+            found = [[tuple(v.type.shape) for v in part] for part in (call.operands, call.results)]
+            if not all(_within(a, b) for a, b in zip(found, shapes, strict=True)):
+                return xs
+            attributes["xla_cpu_small_call"] = "true"
+        values: Any = {k: mlir.ir.StringAttr.get(v) for k, v in attributes.items()}
+        call.attributes[_ATTRIBUTES] = mlir.ir.DictAttr.get(values)
+    return xs
+
+
+def unmark(values: Sequence[Any]) -> None:
+    """Let XLA merge the calls that made these with what is around them, and drop what is not read.
+
+    Of a marked call, every result is computed.
+    """
+    for x in values:
+        if getattr(x.owner, "name", "") == "func.call" and _ATTRIBUTES in x.owner.attributes:
+            del x.owner.attributes[_ATTRIBUTES]
+
+
+_ATTRIBUTES = "mhlo.frontend_attributes"
+
+
+def alone(ctx: Any) -> bool:
+    """Whether a program is for one CPU alone: a partitioned one may exchange data anywhere."""
+    context = ctx.module_context
+    return tuple(context.platforms) == ("cpu",) and _devices(context.axis_context) == 1
+
+
+def _devices(context: Any) -> int:
+    """Of a program; those of a ``shard_map`` have a mesh."""
+    return int(context.mesh.size if hasattr(context, "mesh") else context.num_devices)
+
+
+def _within(found: Any, shapes: Any) -> bool:
+    """Whether these are the shapes given, in order, without those that nobody uses."""
+    rest = iter(shapes)
+    return all(shape in rest for shape in found)
+
+
+def _jvp(primals: Any, tangents: Any, **keywords: Any) -> Any:
+    return _tag.bind(*primals, **keywords), list(tangents)
+
+
+batching.primitive_batchers[_tag] = _batch
+ad.primitive_jvps[_tag] = _jvp
+mlir.register_lowering(_tag, _mark, **UNCACHED)

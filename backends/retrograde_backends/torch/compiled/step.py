@@ -1,0 +1,264 @@
+"""PyTorch: what ``compile=True`` compiles: one step, and the vjp of one, as functions of tensors.
+
+The step is the library's own (``explicit_rk.ForwardSweep``) over sums of tensors
+(``ListStages``); here it only gets its arguments one by one. Each ``*_step(tableau, layout,
+...)`` returns a function for one kernel; what it closes over never changes.
+
+States are flat where the layout is (one leaf, the vector), else tuples of leaves.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from retrograde._backend.stages import ListLayout, ListStages, Scale
+from retrograde._base.errors import UnsupportedByBackend
+from retrograde._solvers.runge_kutta.solver import ForwardSweep
+
+from ..flat import TorchLayout
+
+__all__ = ["advance_step", "attempt_step", "inside_step", "leafwise", "pull_step", "slopes_step"]
+
+Program = Callable[..., tuple[Any, ...]]
+
+
+class _Forms:
+    """What sums of tensors ask of a backend, where numbers are 0-d tensors."""
+
+    xp = torch
+
+    def add_scaled(self, a: Any, w: Any, x: Any) -> Any:
+        return a + w * x
+
+    def scalar(self, x: Any) -> Any:
+        return x
+
+    def scalar_array(self, t: Any, layout: Any) -> Any:
+        return t.to(layout.real_dtype)
+
+    def real_dtype(self, x: Any) -> Any:
+        return x.dtype.to_real()
+
+    def device_of(self, x: Any) -> Any:
+        return x.device
+
+    def itemsize(self, dtype: Any) -> int:
+        return int(dtype.itemsize)
+
+    def clock(self, layout: Any) -> Any:
+        return self
+
+    def where(self, ok: Any, a: Any, b: Any) -> Any:
+        return torch.where(ok, a, b)
+
+
+class _Stages(ListStages):
+    """Sums weighted in y's precision, at times of the clock's."""
+
+    def begin(self, t: Any, h: Any, y: Any, k0: Any = None) -> Any:
+        self.size = h
+        return super().begin(t, h.to(self.layout.real_dtype), y, k0)
+
+    def time(self, i: int) -> Any:
+        return self.layout.time(self.t + self.c[i] * self.size)
+
+
+class _Step:
+    """The parts of a step that all programs share."""
+
+    def __init__(self, tableau: Any, layout: Any) -> None:
+        # its own: a guard would ask whether the kernel's layout is that of the field, or another
+        self.tableau, self.layout = tableau, copy.copy(layout)
+        self.flat = isinstance(layout, TorchLayout)
+        shapes = ((layout.size,),) if self.flat else layout.shapes
+        like = [torch.empty(s, dtype=layout.dtype, device="meta") for s in shapes]
+        self.leaves = ListLayout(_Forms(), like)
+        self.width = len(shapes)
+
+    def sweep(self, field: Any, scale: Any = None) -> ForwardSweep:
+        """Steps of a field over tuples of leaves."""
+        space = _Stages(self.leaves, self.tableau, scale)
+        return ForwardSweep(self.tableau, space, self.leaves, field)
+
+    def of_state(self, field: Any) -> Any:
+        """A field of states, as a march binds it, over leaves.
+
+        Unguarded: without branches, f writes into its argument from the first call on, or never.
+        """
+        pack, field = self.layout.pack, getattr(field, "fresh", field)
+        return (lambda t, y: (pack(field(t, y[0])),)) if self.flat else field
+
+    def of_leaves(self, field: Any) -> Any:
+        """A field of the user's leaves, as a vjp binds it, over a flat state."""
+        pack, unpack = self.layout.pack, self.layout.unpack
+        return lambda t, y: (pack(field(t, unpack(y[0]))),)
+
+
+def _slopes(sweep: Any, width: int) -> tuple[Any, ...]:
+    """All stages of the step taken last that are known, stacked leaf by leaf."""
+    known = [k for k in sweep.space.k if k is not None]
+    return tuple(torch.stack([k[i] for k in known]) for i in range(width))
+
+
+def attempt_step(tableau: Any, layout: Any, judged: bool, dense: bool) -> Program:
+    """``(y1, last slope of an FSAL method, squared error, slopes)``, the last two where asked."""
+    step = _Step(tableau, layout)
+    n = step.width
+
+    def attempt(fixed: Any, clock: Any, *states: Any) -> tuple[Any, ...]:
+        field, scale = fixed
+        sweep = step.sweep(step.of_state(field), Scale(*scale) if judged else None)
+        y, k0 = states[:n], states[n:] or None
+        y1, k1, _ = sweep.attempt(clock[0], clock[1], y, k0)
+        out = (*y1, *(k1 or ()))
+        if judged:
+            with torch.no_grad():  # step sizes are constants of the gradient
+                out = (*out, sweep.error2(y1))
+        return (*out, *_slopes(sweep, n)) if dense else out
+
+    return attempt
+
+
+def advance_step(tableau: Any, layout: Any) -> Program:
+    """``y1`` alone."""
+    step = _Step(tableau, layout)
+
+    def advance(field: Any, clock: Any, *y: Any) -> tuple[Any, ...]:
+        sweep = step.sweep(step.of_state(field))
+        return tuple(sweep.advance(clock[0], clock[1], y))
+
+    return advance
+
+
+def inside_step(tableau: Any, layout: Any) -> Program:
+    """Slopes of an attempt to those with the interpolant's own."""
+    step = _Step(tableau, layout)
+    n = step.width
+
+    def inside(field: Any, clock: Any, *states: Any) -> tuple[Any, ...]:
+        sweep = step.sweep(step.of_state(field))
+        sweep.space.begin(clock[0], clock[1], states[:n])
+        for i, k in enumerate(zip(*(x.unbind() for x in states[n:]), strict=True)):
+            sweep.space.put(i, k)
+        sweep.extend()
+        return _slopes(sweep, n)
+
+    return inside
+
+
+def slopes_step(tableau: Any, layout: Any) -> Program:
+    """``(y1, slopes)`` of flat states, by a field of leaves."""
+    step = _Step(tableau, layout)
+
+    def slopes(field: Any, clock: Any, y: Any) -> tuple[Any, ...]:
+        sweep = step.sweep(step.of_leaves(field))
+        y1 = _all_stages(sweep, clock, (y,))
+        return (*y1, *_slopes(sweep, 1))
+
+    return slopes
+
+
+def _all_stages(sweep: Any, clock: Any, y: Any) -> Any:
+    t, h = clock[0], clock[1]
+    y1, _, _ = sweep.attempt(t, h, y, sweep.first(t, y))
+    sweep.extend()
+    return y1
+
+
+def pull_step(tableau: Any, layout: Any, timed: bool, sources: bool) -> Program:
+    """The vjp of a step of flat states: cotangents of y, of (t, h) if asked, of what is wanted.
+
+    ``sources``: the slopes have cotangents too.
+    """
+    step = _Step(tableau, layout)
+
+    def pull(fixed: Any, clock: Any, y: Any, g: Any, q: Any = None) -> tuple[Any, ...]:
+        field, wanted = fixed
+        with torch.enable_grad():
+            y = y.detach().requires_grad_()
+            if timed:
+                clock = clock.detach().requires_grad_()
+            sweep = step.sweep(step.of_leaves(field))
+            results: tuple[Any, ...]
+            cotangents: tuple[Any, ...]
+            if sources:
+                y1 = _all_stages(sweep, clock, (y,))
+                # q holds a factor h, by which a row inside the step depends on h once more
+                h = clock[1].to(layout.real_dtype)
+                results = (*y1, h * _slopes(sweep, 1)[0])
+                cotangents = (g, q / h.detach())
+            else:
+                results, cotangents = sweep.advance(clock[0], clock[1], (y,)), (g,)
+            by = (y, clock, *wanted) if timed else (y, *wanted)
+            return torch.autograd.grad(results, by, cotangents, allow_unused=True)
+
+    return pull
+
+
+def leafwise(f: Any, structure: Any) -> Callable[..., tuple[Any, ...]]:
+    """f from leaves to leaves, in Python that can be compiled (a tree library's code can't).
+
+    ``structure``: y0's tree with the number of each leaf in its place.
+    """
+    _check(structure)
+    count = _count(structure)
+
+    def call(t: Any, leaves: Any, args: Any) -> tuple[Any, ...]:
+        found = [None] * count
+        _take(f(t, _put(structure, leaves), args), structure, found)
+        return tuple(found)
+
+    return call
+
+
+def _parts(node: Any) -> list[Any]:
+    """Children of a container."""
+    return list(node.values()) if isinstance(node, dict) else list(node)
+
+
+def _check(node: Any) -> None:
+    if isinstance(node, int) or node is None:
+        return
+    if type(node) not in (dict, tuple, list) and not hasattr(node, "_fields"):
+        raise UnsupportedByBackend(
+            f"`compile` is True, but `y0` holds a {type(node).__name__}; make it a tree of dicts, "
+            "tuples, named tuples and lists, or leave `compile` out."
+        )
+    for part in _parts(node):
+        _check(part)
+
+
+def _count(node: Any) -> int:
+    if isinstance(node, int):
+        return 1
+    return 0 if node is None else sum(_count(part) for part in _parts(node))
+
+
+def _put(node: Any, leaves: Any) -> Any:
+    """The tree of the leaves."""
+    if isinstance(node, int):
+        return leaves[node]
+    if node is None:
+        return None
+    if isinstance(node, dict):
+        return {key: _put(part, leaves) for key, part in node.items()}
+    parts = [_put(part, leaves) for part in node]
+    if hasattr(node, "_fields"):
+        return type(node)(*parts)
+    return tuple(parts) if isinstance(node, tuple) else parts
+
+
+def _take(tree: Any, node: Any, found: list[Any]) -> None:
+    """Put the leaves of a tree like ``node`` into their places."""
+    if isinstance(node, int):
+        found[node] = tree
+    elif isinstance(node, dict):
+        for key, part in node.items():
+            _take(tree[key], part, found)
+    elif node is not None:
+        for i, part in enumerate(node):
+            _take(tree[i], part, found)

@@ -1,0 +1,312 @@
+"""PyTorch: sweeps whose steps and pulls are each one call of a compiled program.
+
+They stand in for ``explicit_rk.ForwardSweep`` and ``ReverseSweep``. Only what a saved time inside
+a step asks for is formed outside of the programs.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from retrograde._base.errors import InputError
+from retrograde._solvers.runge_kutta.solver import StepCotangents
+
+from ..device import on_host, uploaded
+from ..flat import TorchLayout
+from .cache import Run
+from .step import advance_step, attempt_step, inside_step, pull_step, slopes_step
+
+__all__ = ["ForwardSweep", "ReverseSweep"]
+
+
+class _Clock:
+    """Start and size of a step as one tensor: written in place, for no call costs less.
+
+    On a device by two kernels that have them as arguments: a copy would be waited for.
+    """
+
+    def __init__(self, layout: Any) -> None:
+        self.device, self.origin = layout.device, layout.origin or 0.0
+        self.values = array("d", (0.0, 0.0))
+        if on_host(self.device):
+            self.cells: Any = None
+            self.tensor = torch.frombuffer(self.values, dtype=torch.float64)
+        else:
+            self.tensor = torch.zeros(2, dtype=torch.float64, device=self.device)
+            self.cells = self.tensor.unbind()
+
+    def __call__(self, t: Any, h: Any) -> Any:
+        if torch.is_grad_enabled():  # a graph keeps it, and the times may have a history
+            return torch.stack([self._placed(x) for x in (self.origin + t, h)])
+        if self.cells is None:
+            self.values[0], self.values[1] = self.origin + t, h
+        else:
+            for cell, x in zip(self.cells, (self.origin + t, h), strict=True):
+                cell.fill_(x)
+        return self.tensor
+
+    def _placed(self, x: Any) -> Any:
+        if isinstance(x, torch.Tensor):
+            return x.to(self.device, torch.float64)
+        return torch.scalar_tensor(x, dtype=torch.float64, device=self.device)
+
+
+class ForwardSweep:
+    """Attempts and replays of steps, each one call of a program."""
+
+    def __init__(self, solver: Any, layout: Any, field: Any, scale: Any) -> None:
+        self.solver, self.layout, self.field = solver, layout, field
+        self.fsal = solver.solver.tableau.fsal
+        self.weights = solver.solver.tableau.weights
+        self.extra = solver.solver.extra
+        self.flat = isinstance(layout, TorchLayout)
+        self.width = 1 if self.flat else len(layout.shapes)
+        self.clock = _Clock(layout)
+        self.scale = scale
+        self._attempt: Run | None = None
+        self._advance: Run | None = None
+        self._inside: Run | None = None
+        self.at: Any = None
+        self.size = 0.0
+        self.start_of: Any = None
+        self.last: Sequence[Any] = ()
+
+    def start(self, t0: Any, y0: Any) -> Any:
+        """What the loop carries at t0: y0."""
+        return y0
+
+    def state(self, carried: Any) -> Any:
+        """y, of what the loop carries."""
+        return carried
+
+    def first(self, t: Any, y: Any) -> Any:
+        """f(t, y) for an FSAL method, else None."""
+        return self.field(self.layout.time(t), y) if self.fsal else None
+
+    def _new_attempt(self) -> Run:
+        scale, flags = self.scale, (self.scale is not None, self.solver.dense)
+        program = self.solver.program(attempt_step, self.layout, *flags)
+        self._attempt = Run(program, (self.field, _tolerances(self.layout, scale)))
+        return self._attempt
+
+    def attempt(self, t: Any, h: Any, y: Any, k0: Any) -> tuple[Any, Any, Any]:
+        """One step whose error and inside can be asked for (see ``explicit_rk``)."""
+        self.size, self.start_of, self.at = h, y, t
+        run = self._attempt or self._new_attempt()
+        if not self.flat:
+            self.last = out = run(self.clock(t, h), *y, *(k0 or ()))
+            n = self.width
+            return tuple(out[:n]), tuple(out[n : 2 * n]) if self.fsal else None, k0
+        y = _plain(y)
+        if not self.fsal:
+            self.last = out = run(self.clock(t, h), y)
+            return out[0], None, None
+        if isinstance(k0, tuple):  # what f returned, for the first step
+            k0 = _plain(self.layout.pack(k0))
+        self.last = out = run(self.clock(t, h), y, k0)
+        return out[0], out[1], k0
+
+    def error2(self, y1: Any) -> float:
+        """Squared norm of the scaled error of the last attempt: the one number that is read."""
+        i = self.width * (2 if self.fsal else 1)
+        return self.last[i].item()  # type: ignore[no-any-return]
+
+    def judged(self) -> Callable[..., tuple[Any, Any, Any, float]]:
+        """``attempt`` and ``error2`` as one call: ``(t, h, y, k0) -> (y1, k1, kept, error2)``."""
+
+        def both(t: Any, h: Any, y: Any, k0: Any) -> tuple[Any, Any, Any, float]:
+            y1, k1, kept = self.attempt(t, h, y, k0)
+            return y1, k1, kept, self.error2(y1)
+
+        return both
+
+    def extend(self, due: Any = True) -> None:
+        """Evaluate the interpolant's own stages of the last attempt, where ``due``."""
+        if not self.extra or not due:
+            return
+        if self._inside is None:
+            self._inside = Run(self.solver.program(inside_step, self.layout), self.field)
+        y = (_plain(self.start_of),) if self.flat else self.start_of
+        self.last = self._inside(self.clock(self.at, self.size), *y, *self.last[-self.width :])
+
+    def interpolate(self, theta: Any) -> Any:
+        """y(t + theta h) of the last attempt."""
+        weights = [self.size * w for w in self.weights(theta)]
+        rows = self.last[-self.width :]
+        if self.flat:
+            return _combined(self.start_of, weights, rows[0])
+        pairs = zip(self.start_of, rows, strict=True)
+        return tuple(_combined(y, weights, k) for y, k in pairs)
+
+    def advance(self, t: Any, h: Any, y: Any) -> Any:
+        """One step where neither error nor inside is asked for."""
+        if self._advance is None:
+            self._advance = Run(self.solver.program(advance_step, self.layout), self.field)
+        if self.flat:
+            return self._advance(self.clock(t, h), _plain(y))[0]
+        return tuple(self._advance(self.clock(t, h), *y))
+
+    def invert(self, t: Any, h: Any, y1: Any) -> Any:
+        """A step of -h from the end of the step (t, h)."""
+        return self.advance(t + h, -h, y1)
+
+
+class ReverseSweep:
+    """Exact vjps of steps, each one call of a program over flat states."""
+
+    def __init__(self, solver: Any, layout: Any, vjp: Any, *, time: bool) -> None:
+        self.solver, self.layout, self.vjp, self.time = solver, layout, vjp, time
+        self.clock = _Clock(layout)
+        tableau = solver.solver.tableau
+        self.stages, self.weights = tableau.inside, tableau.weights
+        self.extra = solver.solver.extra
+        self.weight_derivatives = tableau.weight_derivatives
+        self._pull: Run | None = None
+        self._slopes: Run | None = None
+        self._nothing: Any = None
+        self.step: Any = ()
+        self.known: Any = None
+
+    def replay(self, field: Any) -> ForwardSweep:
+        """Steps forward."""
+        return ForwardSweep(self.solver, self.layout, field, None)
+
+    def pull(
+        self,
+        t: Any,
+        h: Any,
+        y: Any,
+        g: Any,
+        acc: Any,
+        outputs: Callable[..., Any] | None = None,
+        size: bool = True,
+    ) -> tuple[StepCotangents, Any]:
+        """Pull the cotangent g of y1 back to y (see ``explicit_rk.ReverseSweep``)."""
+        inside, ct_t, ct_h, extra = None, 0.0, 0.0, None
+        if outputs is not None:
+            self.step, self.known = (t, h, y), None
+            g, acc, inside, ct_t, ct_h, extra = outputs(self, g, acc)
+        q, qy = inside or (None, None)
+        if self._pull is None:
+            self._pull = self._new_pull()
+        if q is None and self.solver.dense:  # one program for steps with rows and without
+            q = self._zero_sources()
+        moving = (self.clock(t, h), _plain(y), _plain(g))
+        out = self._pull(*moving, q) if self.solver.dense else self._pull(*moving)
+        g = out[0] if qy is None else out[0] + qy
+        if self.time and out[1] is not None:
+            host = on_host(self.layout.device)
+            a, b = out[1].tolist() if host else out[1].unbind()
+            ct_t, ct_h = ct_t + a, ct_h + b
+        for i, part in enumerate(out[2 if self.time else 1 :]):
+            if part is not None:
+                # the first may be an output that autograd shares; it is ours to add into
+                acc[i] = part.clone() if acc[i] is None else acc[i].add_(part)
+        return StepCotangents(g, acc, ct_t, ct_h), extra
+
+    def _new_pull(self) -> Run:
+        vjp = self.vjp
+        known = {id(x) for x in vjp.tracked}
+
+        def check(flat: Sequence[Any]) -> None:
+            for x in flat:
+                if isinstance(x, torch.Tensor) and x.requires_grad and id(x) not in known:
+                    raise InputError(
+                        f"`f` reached a tensor of shape {tuple(x.shape)} that requires a gradient "
+                        "and that it did not use at t0; pass it through `args`."
+                    )
+
+        program = self.solver.program(pull_step, self.layout, self.time, self.solver.dense)
+        return Run(program, (vjp.field, vjp.wanted), check)
+
+    # --- the ends of a solve
+    def embed(self, ct: Any) -> Any:
+        """A cotangent of y as one of what the loop carries."""
+        return ct
+
+    def finish(self, t0: Any, y0: Any, ct: Any, acc: Any) -> tuple[Any, float, Any]:
+        """The vjp of ``start``: cotangents of y0 and t0, and the accumulator."""
+        return ct, 0.0, acc
+
+    # --- outputs of the step that is pulled
+    def extend(self, due: Any = True) -> None:
+        """Nothing to do: its programs have all stages where the inside may be asked for."""
+
+    def result(self) -> Any:
+        """y at its end."""
+        return self._values()[0]
+
+    def interpolate(self, theta: Any) -> Any:
+        """y(t + theta h)."""
+        _, h, y = self.step
+        return _combined(y, [h * w for w in self.weights(theta)], self._values()[1])
+
+    def slope(self, theta: Any) -> Any:
+        """The interpolant's derivative with respect to time."""
+        rows = self._values()[1]
+        weights = self.weight_derivatives(theta)
+        return torch.mv(rows.T, uploaded(weights, rows.dtype, rows.device))
+
+    def _values(self) -> Sequence[Any]:
+        """(y1, the stages' slopes) of the step: taken once more, by those outputs that ask."""
+        if self.known is None:
+            if self._slopes is None:
+                program = self.solver.program(slopes_step, self.layout)
+                self._slopes = Run(program, self.vjp.field)
+            t, h, y = self.step
+            self.known = self._slopes(self.clock(t, h), _plain(y))
+        return self.known  # type: ignore[no-any-return]
+
+    def sources(self) -> Any:
+        """Cotangents of the inside of a step, zero."""
+        return self._zero_sources().clone(), self.layout.zeros()
+
+    def _zero_sources(self) -> Any:
+        if self._nothing is None:
+            layout = self.layout
+            shape = (self.stages, layout.size)
+            self._nothing = torch.zeros(shape, dtype=layout.dtype, device=layout.device)
+        return self._nothing
+
+    def add_source(self, inside: Any, theta: Any, h: Any, ct: Any) -> Any:
+        """The same with the cotangent ct of y(t + theta h) added."""
+        q, qy = inside
+        for i, w in enumerate(self.weights(theta)):
+            if w:
+                q[i].add_(ct, alpha=h * w)
+        return q, qy.add_(ct)
+
+
+def _combined(y: Any, weights: Sequence[Any], rows: Any) -> Any:
+    """``y + sum_i w_i k_i`` over stacked slopes."""
+    w: Any
+    if any(isinstance(x, torch.Tensor) for x in weights):
+        w = torch.stack([torch.as_tensor(x) for x in weights]).to(rows.device, rows.dtype)
+    else:
+        w = uploaded(weights, rows.dtype, rows.device)
+    if rows.ndim == 2:
+        return torch.addmv(y, rows.T, w)
+    return y + torch.mv(rows.reshape(rows.shape[0], -1).T, w).reshape(y.shape)
+
+
+def _tolerances(layout: Any, scale: Any) -> Any:
+    """rtol and atol as tensors, so that a new value is no new program."""
+    if scale is None:
+        return None
+    numbers = (scale.rtol, scale.atol)
+    return tuple(layout.bk.real_array(x, layout) if _is_number(x) else x for x in numbers)
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, (int, float))
+
+
+def _plain(x: Any) -> Any:
+    """x as the programs expect it: a flat vector in order, no view that conjugates lazily."""
+    if x.is_complex():
+        x = x.resolve_conj().resolve_neg()
+    return x.contiguous()

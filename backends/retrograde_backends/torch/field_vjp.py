@@ -1,0 +1,310 @@
+"""Vector-Jacobian products of a vector field by PyTorch's autograd, one stage a call.
+
+What is differentiated stands apart from the user's graph: y, t and the leaves of args are
+detached shadows; tensors that f closes over can't be replaced, so autograd is asked for their
+gradients by name. Nothing is ever added into a user's ``.grad``.
+
+Where every state of a small solve is stored, a whole step is recorded (``field_vjp``).
+
+PyTorch: the vjp of a step of few numbers, recorded as one graph.
+
+Autograd takes 20 us a call beside its nodes, and a stage apart some 40 us of Python. So a small
+step is recorded whole, by the sums that ``DirectAdjoint`` is given, and pulled by one call; a
+large one is cheaper stage by stage, for sums of states in a graph are passes over memory.
+
+PyTorch: what the vjp of one evaluation of f holds from its start to its pull, and in the pull.
+
+What autograd saves is seen by its hooks, what it makes on the way by the dispatcher: a gradient by
+``p[i]`` is a tensor of zeros as large as p, and a sum of two of them a third.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch.autograd.graph import get_gradient_edge
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+
+from retrograde._autodiff import UserPullback
+from retrograde._base.errors import InputError, UnsupportedByBackend
+from retrograde._base.types import Wanted
+from retrograde._solvers import ExplicitRungeKutta
+from retrograde._solvers.runge_kutta.solver import ForwardSweep, ReverseSweep, StepCotangents
+
+from .captured import edge, unknown_leaf
+from .device import held
+from .memory import LiveStorages
+
+__all__ = [
+    "RecordHooks",
+    "RecordedSweep",
+    "TorchPullback",
+    "pull_bytes",
+    "tape_bytes",
+    "without_hooks",
+]
+
+
+def _gradients(outputs: Any, cotangents: Any, inputs: Any) -> tuple[Any, ...]:
+    """``torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True)``.
+
+    The engine is called as that function calls it, without its checks in Python: they take 28 us
+    of the 150 us of a small vjp, and the shapes here are known to fit.
+    """
+    return tuple(
+        torch.autograd.Variable._execution_engine.run_backward(
+            tuple(outputs), tuple(cotangents), False, False, tuple(inputs), True, False
+        )
+    )
+
+
+class TorchPullback:
+    """vjp of a vector field, stage by stage, in the form of ``_autodiff.TapePullback``.
+
+    Parameters
+    ----------
+    layout : TorchLayout
+    bind : callable
+        ``bind(params) -> field(t, leaves) -> leaves``.
+    params : sequence of tensor
+        Those that require a gradient are captured by f and stay as they are.
+    wanted : Wanted
+    """
+
+    def __init__(
+        self, layout: Any, bind: Callable[..., Any], params: Sequence[Any], wanted: Wanted
+    ) -> None:
+        self.layout, self.time = layout, wanted.time
+        self.notice: Callable[[Exception], None] | None = None
+        """As of ``_autodiff.TapePullback``."""
+        self.timed = self.time
+        self.where = tuple(i for i, w in enumerate(wanted.params) if w)
+        self.captured = tuple(x.requires_grad for x in params)
+        shadows = list(params)
+        for i in self.where:
+            if not self.captured[i]:
+                shadows[i] = params[i].detach().requires_grad_()
+        self.field = bind(shadows)
+        self.wanted = tuple(shadows[i] for i in self.where)
+        self.tracked = [x for x in shadows if x.requires_grad]
+        self.count = len(params)
+
+    @functools.cached_property
+    def known(self) -> set[Any]:
+        """Edges of what may be reached; a plan, which pulls nothing, never asks for them."""
+        return {edge(x) for x in self.tracked}
+
+    def zero(self) -> list[Any]:
+        """An accumulator for the wanted parameters; None until something arrives."""
+        return [None] * len(self.where)
+
+    def finish(self, acc: list[Any]) -> tuple[Any, ...]:
+        """Cotangents of all parameters; None where not wanted, or captured and never used."""
+        out: list[Any] = [None] * self.count
+        for i, x, g in zip(self.where, self.wanted, acc, strict=True):
+            out[i] = _zeros_like(x) if g is None and not self.captured[i] else g
+        return tuple(out)
+
+    def __call__(self, t: Any, y: Any) -> tuple[tuple[Any, ...], Any]:
+        """Leaves of f(t, y), and the pull."""
+        with torch.enable_grad():
+            leaves = tuple(x.detach().requires_grad_() for x in self.layout.unpack(y))
+            if self.timed:
+                t = t.detach().requires_grad_()
+            k = self._called(t, leaves)
+        timed = self.timed
+        fresh, ends = (*leaves, t) if timed else leaves, self.ends(k)
+
+        def pull(ct: Sequence[Any], acc: list[Any]) -> tuple[Any, Any, list[Any]]:
+            grads, acc = self.pull(ends, ct, fresh, acc)
+            pairs = zip(grads, leaves, strict=False)
+            mu = [_zeros_like(x) if g is None else g for g, x in pairs]
+            if not timed:
+                return mu, math.nan if self.time else None, acc
+            return mu, 0.0 if grads[-1] is None else held(grads[-1]), acc
+
+        return tuple(x.detach() for x in k), pull
+
+    def _called(self, t: Any, leaves: Sequence[Any]) -> Any:
+        """f's leaves; of t as a constant from where f can't take one that requires a gradient."""
+        if not self.timed:
+            return self.field(t, leaves)
+        try:
+            with _Reads(t):
+                return self.field(t, leaves)
+        except Exception as error:
+            if self.notice is None:
+                raise
+            k = self.field(t.detach(), leaves)
+            self.timed = False  # so it was t
+            self.notice(error)
+            return k
+
+    @staticmethod
+    def ends(k: Sequence[Any]) -> list[Any]:
+        """Where the graph of each leaf begins, which keeps no values; None where it has none."""
+        return [get_gradient_edge(x) if x.requires_grad else None for x in k]
+
+    def pull(
+        self, ends: Sequence[Any], ct: Sequence[Any], fresh: Sequence[Any], acc: list[Any]
+    ) -> tuple[Sequence[Any], list[Any]]:
+        """Gradients with respect to ``fresh``, those of the parameters added into ``acc``."""
+        pairs = [(x, c) for x, c in zip(ends, ct, strict=True) if x is not None and c is not None]
+        if not pairs:
+            return [None] * len(fresh), acc
+        outputs, cotangents = zip(*pairs, strict=True)
+        stranger = unknown_leaf(outputs, self.known, fresh)
+        if stranger is not None:
+            raise InputError(
+                f"`f` reached a tensor of shape {tuple(stranger.shape)} that requires a gradient "
+                "and that it did not use at t0; pass it through `args`."
+            )
+        grads = _gradients(outputs, cotangents, (*fresh, *self.wanted))
+        n = len(fresh)
+        for i, g in enumerate(grads[n:]):
+            if g is not None:
+                # the first is copied: autograd may hand out the cotangent itself
+                acc[i] = g.clone() if acc[i] is None else acc[i].add_(g)
+        return grads[:n], acc
+
+
+class _Reads(TorchFunctionMode):
+    """Raises where a number is read of what depends on t: its derivative would be lost unseen."""
+
+    NUMBERS: ClassVar[frozenset[Any]] = frozenset(
+        {torch.Tensor.item, torch.Tensor.__float__, torch.Tensor.tolist, torch.Tensor.__complex__}
+    )
+
+    def __init__(self, t: Any) -> None:
+        super().__init__()
+        self.t = t
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        if func in self.NUMBERS and args[0].requires_grad and self._moves(args[0]):
+            raise UnsupportedByBackend(
+                "`f` reads its time as a plain number (`float(t)`, `math.cos(t)`, `t.item()`), "
+                "which has no derivative, where a gradient by `t0`, `t1` or `saveat.ts` is asked "
+                "for. Use functions of PyTorch on t, or `t.detach()` to leave its part out."
+            )
+        return func(*args, **(kwargs or {}))
+
+    def _moves(self, x: Any) -> bool:
+        """Whether x depends on t."""
+        if x is self.t:
+            return True
+        found = torch.autograd.grad(x.sum(), self.t, retain_graph=True, allow_unused=True)
+        return found[0] is not None
+
+
+@contextlib.contextmanager
+def without_hooks(tensors: Sequence[Any]) -> Iterator[None]:
+    """Hold the gradient hooks of tensors back: they are for the whole gradient, not its parts."""
+    held = [(x._backward_hooks, dict(x._backward_hooks)) for x in tensors if x._backward_hooks]
+    for hooks, _ in held:
+        hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, kept in held:
+            hooks.update(kept)
+
+
+def _zeros_like(x: Any) -> Any:
+    return torch.zeros_like(x, requires_grad=False)
+
+
+LARGE = 1 << 14
+"""States of so many numbers are pulled stage by stage."""
+
+
+class RecordHooks:
+    """The hook behind steps recorded whole."""
+
+    def own_sweep(
+        self, solver: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, stored: bool
+    ) -> Any:
+        explicit = isinstance(solver, ExplicitRungeKutta)  # and not compiled
+        whole = stored and not (outputs or time) and layout.size < LARGE
+        if not (explicit and whole and isinstance(vjp, TorchPullback)):
+            return None
+        return RecordedSweep(solver.tableau, layout, vjp)
+
+
+class RecordedSweep(ReverseSweep):
+    """Exact vjps of steps, where neither their inside nor times have cotangents."""
+
+    def __init__(self, tableau: Any, layout: Any, vjp: TorchPullback) -> None:
+        self.tableau, self.layout, self.vjp = tableau, layout, vjp
+        bk = layout.bk
+        leaves = bk.direct_layout(layout)
+        self.space = bk.direct_stages(leaves, tableau, None)
+        self.forward = ForwardSweep(tableau, self.space, leaves, vjp.field)
+
+    def replay(self, field: Any) -> ForwardSweep:
+        """Steps forward, over a stage space of their own."""
+        space = self.layout.bk.stages(self.layout, self.tableau)
+        return ForwardSweep(self.tableau, space, self.layout, field)
+
+    def pull(
+        self,
+        t: Any,
+        h: Any,
+        y: Any,
+        g: Any,
+        acc: Any,
+        outputs: Any = None,
+        size: bool = True,
+    ) -> tuple[StepCotangents, Any]:
+        """Pull the cotangent g of y1 back to y; there are no outputs inside the step."""
+        layout, cts = self.layout, self.layout.unpack(g)
+        with torch.enable_grad():
+            leaves = tuple(x.detach().requires_grad_() for x in layout.unpack(y))
+            end = self.forward.advance(t, h, leaves)
+        self.space.k = []  # the graph alone holds slopes, as long as it needs them
+        # y is a term of its step's end, so none is missing
+        found, acc = self.vjp.pull(self.vjp.ends(end), cts, leaves, acc)
+        pairs = zip(found, cts, strict=True)
+        own = [x.clone() if x.data_ptr() == c.data_ptr() else x for x, c in pairs]
+        return StepCotangents(layout.pack(own), acc, 0.0, 0.0), None
+
+
+def tape_bytes(vjp: Any, t: Any, y: Any) -> tuple[int, int, Any]:
+    """Bytes of one linearisation, those of it in a recorded march, and f's leaves there."""
+    weak: Any = StorageWeakRef
+    storages: dict[Any, int] = {}
+    y = y.clone()
+    own, leaves = y.untyped_storage()._cdata, set()  # a stage's state, which its pull holds
+
+    def note(x: Any) -> Any:
+        storage = x.untyped_storage()
+        if storage._cdata == own:
+            leaves.add(vjp.layout.leaf_at(x.storage_offset()))
+        else:
+            storages[weak(storage)] = storage.nbytes()
+        return x.detach()  # an output itself would be held by its own graph
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        k, pull = vjp(t, y)
+    k0 = [x.clone() for x in k]
+    del k, pull
+    # what outlives the tape (constants that f closes over) is no part of it
+    size = sum(n for ref, n in storages.items() if ref.expired())
+    kept = sum(vjp.layout.leaf_bytes(i) for i in leaves)
+    return size + vjp.layout.nbytes, size + kept, k0
+
+
+def pull_bytes(vjp: Any, k: Any, pull: Any) -> int:
+    """Bytes alive at most in a pull: sums of parameters' cotangents, and what autograd makes."""
+    own = isinstance(vjp, UserPullback)
+    with LiveStorages() as storages, without_hooks([] if own else vjp.tracked):
+        acc = vjp.zero() if own else [torch.zeros_like(x) for x in vjp.wanted]
+        pull([x.detach() for x in k], acc)
+    return int(storages.peak)

@@ -1,0 +1,174 @@
+"""PyTorch: forward mode, and what torch.func's transforms ask of a solve.
+
+Dual tensors of ``torch.autograd.forward_ad`` and the wrappers of torch.func are followed by the
+march itself, in sums of tensors (``DirectAdjoint``); no node of our own could be in their way.
+Under ``vmap`` a batched number can't steer a loop: steps of a constant size only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch._C import _functorch as functorch
+
+from retrograde._base.errors import InputError, UnsupportedByBackend
+from retrograde._base.types import Asked
+
+from .distributed import whole
+from .function import tensors_of
+
+__all__ = [
+    "ForwardHooks",
+    "dual",
+    "item",
+    "moving",
+    "moving_forward",
+    "nan_tangent",
+    "refuse_duals",
+    "transformed",
+    "unwrapped",
+]
+
+_forward: Any = torch.autograd.forward_ad
+
+
+class ForwardHooks:
+    """What is asked of a solve, and tangents by forward mode."""
+
+    def asked(self, inputs: Any) -> Asked:
+        return _asked(tensors_of(inputs))
+
+    def columns(self, run: Any, arrays: Sequence[Any]) -> tuple[Any, Any]:
+        return _columns(run, arrays)
+
+    def must_follow(self, adjoint: Any, inputs: Any) -> bool:
+        """Whether forward mode or a transform needs the march itself followed."""
+        asked = self.asked(inputs)
+        if not (asked.forward or asked.again):
+            return False
+        if not adjoint.follows_march:
+            raise UnsupportedByBackend(
+                f"`adjoint` is {adjoint.name}, which has reverse mode alone; for forward-mode "
+                "derivatives and torch.func transforms pass adjoint='auto', 'direct' or 'forward'."
+            )
+        return True
+
+
+def transformed() -> bool:
+    """Whether this runs under a transform of torch.func."""
+    active: bool = torch._C._are_functorch_transforms_active()
+    return active
+
+
+def dual(x: Any) -> bool:
+    """Whether x carries a tangent of ``torch.autograd.forward_ad``."""
+    if _forward._current_level < 0:
+        return False
+    return _forward.unpack_dual(x).tangent is not None
+
+
+def moving(x: Any) -> bool:
+    """Whether x is differentiated, in whichever way."""
+    if x.requires_grad or dual(x):
+        return True
+    return transformed() and functorch.is_functorch_wrapped_tensor(x)
+
+
+def moving_forward() -> bool:
+    """Whether a level of forward mode or a transform of torch.func is open."""
+    return transformed() or _forward._current_level >= 0
+
+
+def refuse_duals(results: Sequence[Any]) -> None:
+    """Raise InputError if a function of constants has a tangent: it closes over a dual tensor."""
+    if any(map(dual, results)):
+        raise InputError(
+            "`f` (or `saveat.fn`) closes over a dual tensor, which the march can't see; pass it "
+            "through `args`."
+        )
+
+
+def unwrapped(x: Any) -> Any:
+    """The tensor in the wrappers of torch.func; a batch has its axes in front or elsewhere."""
+    while functorch.is_functorch_wrapped_tensor(x):
+        x = functorch.get_unwrapped(x)
+    return x
+
+
+def item(x: Any) -> Any:
+    """The number in a tensor of one element."""
+    try:
+        return whole(x).item()
+    except RuntimeError:
+        if not transformed():
+            raise
+    raise UnsupportedByBackend(
+        "a solve under torch.func.vmap can't choose its steps: they are one decision for the "
+        "whole batch. Pass `dt=` for constant steps and plain numbers for the times, or put the "
+        "batch into an axis of `y0`."
+    )
+
+
+def _asked(tensors: Sequence[Any]) -> Asked:
+    """What will be asked of a solve with these inputs."""
+    recorded = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    if transformed():
+        kinds = {level.key() for level in functorch.get_interpreter_stack()}
+        reverse = recorded or functorch.TransformType.Grad in kinds
+        return Asked(forward=not reverse, again=reverse, measurable=False)
+    if any(map(dual, tensors)):
+        return Asked(forward=not recorded, again=recorded)
+    return Asked(scalars=sum(_numbers(x) for x in tensors if x.requires_grad))
+
+
+def _numbers(x: Any) -> int:
+    return int(x.numel()) * (2 if x.dtype.is_complex else 1)
+
+
+def nan_tangent(x: Any) -> Any:
+    """x with a tangent of nan, if it has one."""
+    if not dual(x):
+        return x
+    value, tangent = _forward.unpack_dual(x)
+    return _forward.make_dual(value, tangent * float("nan"))
+
+
+def _columns(
+    run: Callable[[Sequence[Any]], tuple[Any, Any]], arrays: Sequence[Any]
+) -> tuple[Any, Any]:
+    """``run(arrays) -> (leaves, rest)``, and the leaves' tangents by every real number of these."""
+    arrays = [x.detach() for x in arrays]
+    out, found = None, []
+    with torch.no_grad():
+        for i, x in enumerate(arrays):
+            rows = []
+            for unit in _units(x):
+                out, tangents = _along(run, arrays, i, unit)
+                rows.append(tangents)
+            found.append(tuple(torch.stack(part) for part in zip(*rows, strict=True)))
+        if out is None:
+            out = run(arrays)
+    return out, tuple(found)
+
+
+def _units(x: Any) -> Iterator[Any]:
+    """Directions of all real numbers of x."""
+    numbers: Any = (1.0, 1j) if x.dtype.is_complex else (1.0,)
+    for number in numbers:
+        for i in range(x.numel()):
+            unit = torch.zeros_like(x, memory_format=torch.contiguous_format)
+            unit.view(-1)[i] = number
+            yield unit
+
+
+def _along(run: Any, arrays: Sequence[Any], i: int, unit: Any) -> tuple[Any, list[Any]]:
+    # a custom Function's forward, where this runs, has forward mode switched off
+    with _forward._set_fwd_grad_enabled(True), _forward.dual_level():
+        duals = list(arrays)
+        duals[i] = _forward.make_dual(arrays[i], unit)
+        leaves, rest = run(duals)
+        pairs = [_forward.unpack_dual(x) for x in leaves]
+        tangents = [torch.zeros_like(p) if d is None else d for p, d in pairs]
+    return (tuple(p for p, _ in pairs), rest), tangents

@@ -1,0 +1,265 @@
+"""A whole solve as one ``torch.autograd.Function``, and saved times that carry gradients.
+
+Its inputs are the state, the parameters (args' and captured ones) and the times that are
+tensors; inside everything is detached. A second derivative through it is an error, whichever way
+it is asked for: the gradients that it hands out under ``create_graph`` hang on a node that only
+raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from retrograde._base.errors import InputError, UnsupportedByBackend
+from retrograde._base.types import Inputs, Wanted
+
+from .device import held
+from .field_vjp import without_hooks
+from .modes import outside
+
+__all__ = [
+    "TrackedTimes",
+    "autodiff_vjp",
+    "constant",
+    "refuse_captured",
+    "refuse_loop_captured",
+    "solve_with_gradient",
+    "tensors_of",
+    "without_gradient",
+]
+
+
+class TrackedTimes:
+    """Saved times that require a gradient; iterates over their values."""
+
+    def __init__(self, tensor: Any) -> None:
+        self.tensor = tensor
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.tensor[i]
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(self.tensor.detach().tolist())
+
+
+def constant(x: Any) -> Any:
+    """x (a tensor, saved times, or tuples of such) without its history."""
+    if isinstance(x, torch.Tensor):
+        return x.detach()
+    if isinstance(x, TrackedTimes):
+        return list(x)
+    if isinstance(x, tuple):
+        parts = [constant(part) for part in x]
+        return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
+    return x
+
+
+def _tensors(inputs: Inputs) -> list[Any]:
+    """y0, the parameters, t0, t1 and ts; None for what is no tensor (a loop has none of these)."""
+    y0 = inputs.y0 if isinstance(inputs.y0, torch.Tensor) else None
+    ts = inputs.ts.tensor if isinstance(inputs.ts, TrackedTimes) else None
+    times = [t if isinstance(t, torch.Tensor) else None for t in (inputs.t0, inputs.t1)]
+    return [y0, *inputs.params, *times, ts]
+
+
+def tensors_of(inputs: Inputs) -> list[Any]:
+    """All tensors that may be differentiated."""
+    return [x for x in _tensors(inputs) if x is not None]
+
+
+def solve_with_gradient(program: Any, inputs: Inputs) -> tuple[Any, Any]:
+    """(output leaves that are part of the user's graph, what else the solve tells)."""
+    tensors = _tensors(inputs)
+    call = _Call(program, inputs)
+    node: Any = _Solve
+    leaves = node.apply(call, *tensors)
+    return leaves, call.aux
+
+
+class _Call:
+    """One solve: what its node keeps from forward to backward."""
+
+    def __init__(self, program: Any, inputs: Inputs) -> None:
+        self.program = program
+        count = program.given
+        args, captured = inputs.params[:count], inputs.params[count:]
+        self.first_captured = 1 + count  # among the inputs of the node: y0 comes first
+        # captured tensors stay themselves, for f goes on using them
+        self.inputs = constant(inputs)._replace(params=(*constant(args), *captured))
+        self.captured = captured
+        needs = [x is not None and x.requires_grad for x in _tensors(inputs)]
+        self.wanted = _wanted(needs)
+        self.versions = [x._version for x in captured]
+        self.residuals: Any = None
+        self.aux: Any = None
+
+    def forward(self) -> Any:
+        """Output leaves."""
+        leaves, self.aux, self.residuals = self.program.forward(self.inputs, self.wanted)
+        return leaves
+
+    def reverse(self, cotangents: Any, needs: Sequence[bool]) -> Inputs:
+        """Cotangents of the inputs, of those parameters and times that need one."""
+        wanted = _wanted(needs)
+        with outside(vjp=True), without_hooks(self.captured):
+            g = self.program.reverse(self.inputs, self.residuals, cotangents, wanted)
+        self.program.tell(g)
+        count = len(self.inputs.params) - len(self.captured)
+        for x, version, ct in zip(self.captured, self.versions, g.params[count:], strict=True):
+            if ct is not None and x._version != version:
+                raise RuntimeError(
+                    f"a tensor of shape {tuple(x.shape)} that `f` closes over was modified by an "
+                    "inplace operation after the solve, whose gradient needs its old value; call "
+                    "`backward` before changing it."
+                )
+        return g  # type: ignore[no-any-return]
+
+
+def _wanted(needs: Sequence[bool]) -> Wanted:
+    """From y0, the parameters, t0, t1 and ts."""
+    y0, *params, t0, t1, ts = needs
+    return Wanted(tuple(params), t0, t1, ts, y0)
+
+
+class _Solve(torch.autograd.Function):
+    """The node of a solve."""
+
+    @staticmethod
+    def forward(ctx: Any, call: _Call, *tensors: Any) -> Any:
+        # captured ones that this solve never reaches may change; _Call looks at the others
+        count = call.first_captured
+        end = count + len(call.captured)
+        ctx.save_for_backward(*tensors[:count], *tensors[end:])
+        ctx.call = call
+        return tuple(call.forward())
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        call = ctx.call
+        saved = ctx.saved_tensors  # raises where one was changed in place
+        needs = ctx.needs_input_grad[1:]
+        with torch.no_grad():
+            g = call.reverse(cotangents, needs)
+            three = zip((g.t0, g.t1, g.ts), saved[-3:], needs[-3:], strict=True)
+            times = [_like(x, t) if need else None for x, t, need in three]
+        grads = (g.y0 if needs[0] else None, *g.params, *times)
+        if torch.is_grad_enabled():
+            grads = _refuse_second_derivative(grads, (*saved, *call.captured, *cotangents))
+        return (None, *grads)
+
+
+def without_gradient(leaves: Sequence[Any], tensors: Sequence[Any]) -> tuple[Any, ...]:
+    """Rows of a failed solve: their gradient by every tensor is nan, even where they don't depend
+    on it because the solve did not get so far."""
+    node: Any = _Failed
+    return tuple(node.apply(len(leaves), *leaves, *tensors))
+
+
+class _Failed(torch.autograd.Function):
+    """The node of a failed solve."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Any) -> Any:
+        ctx.count = count
+        ctx.save_for_backward(*tensors[count:])
+        return tuple(x.detach() for x in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        needs = ctx.needs_input_grad[1 + ctx.count :]
+        pairs = zip(ctx.saved_tensors, needs, strict=True)
+        grads = (x * float("nan") if need else None for x, need in pairs)
+        return None, *[None] * ctx.count, *grads
+
+
+def _like(value: Any, time: Any) -> Any:
+    """A cotangent of times (numbers, or 0-d tensors that were never read) as a tensor like them."""
+    if isinstance(value, list) and any(isinstance(x, torch.Tensor) for x in value):
+        value = torch.stack([torch.as_tensor(x, device=time.device) for x in value])
+    return torch.as_tensor(value, dtype=time.dtype, device=time.device)
+
+
+def _refuse_second_derivative(grads: Sequence[Any], sources: Sequence[Any]) -> tuple[Any, ...]:
+    there = [g for g in grads if g is not None]
+    tensors = [x for x in sources if x is not None and x.requires_grad]
+    node: Any = _Once
+    marked = iter(node.apply(len(there), *there, *tensors))
+    return tuple(None if g is None else next(marked) for g in grads)
+
+
+class _Once(torch.autograd.Function):
+    """Gradients, tied to all they depend on by a node that raises."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Any) -> Any:
+        return tuple(x.detach() for x in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        raise UnsupportedByBackend(
+            'this solve (or loop) can be differentiated once only; pass `adjoint="direct"` (to a '
+            'loop `kind="bounded"`) for second derivatives.'
+        )
+
+
+def refuse_captured(problem: Any) -> None:
+    """Raise InputError if f closes over tensors whose gradients ``solve_vjp`` can't give."""
+    if len(problem.params) > len(problem.where):
+        raise InputError(
+            "solve_vjp gives gradients of y0, args, t0, t1 and ts only, but `f` closes over "
+            "tensors that require one; pass them through `args`, or use solve and "
+            "loss.backward() (or torch.no_grad() around solve_vjp to hold them constant)."
+        )
+
+
+def refuse_loop_captured(loop: Any) -> None:
+    """Raise InputError if a body closes over tensors whose gradients ``loop_vjp`` can't give."""
+    if len(loop.params) > loop.given:
+        raise InputError(
+            "loop_vjp gives gradients of `init` and `xs` only, but `body` closes over tensors that "
+            "require one; put them into the carry, or use the loop itself and loss.backward() (or "
+            "torch.no_grad() around loop_vjp to hold them constant)."
+        )
+
+
+def autodiff_vjp(program: Any, inputs: Inputs) -> tuple[Any, Any, Callable[..., Inputs]]:
+    """A differentiable program's output leaves, what else it tells, and its pullback."""
+    bk, layout = program.loop.bk, program.loop.layout
+    t0, t1 = (bk.scalar_array(t, layout).detach().requires_grad_() for t in inputs[2:4])
+    ts = inputs.ts
+    if program.loop.outputs.inside == "ts":
+        ts = TrackedTimes(bk.times_array(ts, layout).requires_grad_())
+    where = program.loop.problem.differentiable
+    params = tuple(
+        x.detach().requires_grad_() if d else x for x, d in zip(inputs.params, where, strict=True)
+    )
+    y0 = inputs.y0.detach().requires_grad_()
+    traced = inputs._replace(y0=y0, params=params, t0=t0, t1=t1, ts=ts)
+    with torch.enable_grad():
+        leaves, aux = program.primal(traced)
+    sources = [x for x in _tensors(traced) if x is not None and x.requires_grad]
+    roots = [i for i, x in enumerate(leaves) if x.requires_grad]
+
+    def pull(cotangents: Any) -> Inputs:
+        grads = iter(
+            torch.autograd.grad(
+                [leaves[i] for i in roots],
+                sources,
+                [cotangents[i] for i in roots],
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        )
+        y0 = next(grads)
+        params = tuple(next(grads) if d else None for d in where)
+        t0, t1 = held(next(grads)), held(next(grads))
+        return Inputs(y0, params, t0, t1, [held(g) for x in grads for g in x])
+
+    return tuple(x.detach() for x in leaves), aux, pull

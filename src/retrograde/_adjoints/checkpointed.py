@@ -1,0 +1,202 @@
+"""RecursiveCheckpointAdjoint: exact gradients in any number of state slots.
+
+Known number of steps: the binomial optimum (Griewank & Walther 2000,
+doi:10.1145/347837.347846), or segments where a traced loop gains by them. Unknown: slots placed
+online by marginal cost, then the optimal reversal of the slots as they are. A slot holds y
+only; accepted times are recorded, so replay has no controller and no rejected step.
+
+What a traced forward march hands to its reverse, without what the host knows anyway.
+
+A number of steps that is known, and the positions of the rows that follow from it, are constants
+of the program: kept as arrays, they would be a good part of the residuals of a small state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .._base.errors import InputError
+from .._base.types import Inputs, Wanted
+from .._checkpointing import FAR, Slots, reverse, schedules
+from .._integrate.solution import Status
+from .base import AbstractAdjoint
+from .replay_with_controller import ClockedPull, ClockedStates
+from .step_vjp import PullCarry, StepPull
+
+__all__ = [
+    "RecursiveCheckpointAdjoint",
+    "fill",
+    "finished",
+    "strip",
+]
+
+
+def strip(loop: Any, slots: Slots, final: Any) -> Any:
+    """The end of a march without what :func:`fill` finds again."""
+    if not _known(loop, slots):
+        return final
+    stored = final.stored if slots.everything else final.stored._replace(positions=())
+    t = final.t if loop.outputs.saveat.fn is not None else ()  # which that alone is told
+    return final._replace(t=t, n=(), tries=(), stored=stored)
+
+
+def fill(loop: Any, slots: Slots, final: Any, placed: tuple[int, ...]) -> Any:
+    """The end of a march as it was; ``placed`` are the steps whose states were stored."""
+    if not _known(loop, slots):
+        return final
+    stored, n = final.stored, slots.length
+    if not slots.everything:
+        assert slots.rows is not None
+        empty = slots.rows + 1 - len(placed)
+        stored = stored._replace(positions=loop.bk.ints((*placed, *[FAR] * empty)))
+    return final._replace(n=n, tries=n, stored=stored)
+
+
+def _known(loop: Any, slots: Slots) -> bool:
+    return loop.clock.traced and slots.length is not None
+
+
+@dataclass(frozen=True)
+class RecursiveCheckpointAdjoint(AbstractAdjoint):
+    """Store some states, recompute the others.
+
+    Parameters
+    ----------
+    checkpoints : int or None
+        State slots, y0's included; None stores every state.
+    window : int
+        States of a leaf of the reversal, beside the slots. More than 1 pays in traced loops of
+        cheap steps only.
+    one_tape : bool
+        Hold the tape of one stage at a time in place of one step's, for one more evaluation of f
+        a stage.
+    record : bool
+        Record the accepted times of adaptive steps (8 B a step, in traced libraries of
+        ``max_steps``). Otherwise a slot tells the clock too, and replays run the controller again.
+
+    Examples
+    --------
+    >>> import math
+    >>> import retrograde as rg
+    >>> keywords = {"adjoint": rg.RecursiveCheckpointAdjoint(checkpoints=4), "dt": 0.01}
+    >>> sol, pullback = rg.solve_vjp(lambda t, y, k: -k * y, [1.0], 0.0, 1.0, 0.5, **keywords)
+    >>> abs(float(pullback([[1.0]]).args) + math.exp(-0.5)) < 1e-4
+    True
+    """
+
+    checkpoints: int | None = None
+    window: int = 1
+    one_tape: bool = False
+    record: bool = True
+    accuracy: ClassVar[str] = "exact"
+
+    def __post_init__(self) -> None:
+        for name in ("checkpoints", "window"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InputError(f"`{name}` is {value!r}; pass a whole number of at least 1.")
+
+    def slots(self, loop: Any) -> Slots:
+        """The schedule for one loop."""
+        c, n, bk = self.checkpoints, loop.count, loop.bk
+        bound = n if n is not None else loop.max_steps
+        if n is not None and loop.max_steps is not None:
+            n = bound = min(n, loop.max_steps)
+        if c is None or (bound is not None and c >= bound):
+            return Slots(bound, None, None, 1, n)
+        if n is not None:
+            index = self.placed(n)
+            rows, segments = tuple(range(len(index) + 1)), self.in_segments(n)
+            return Slots(c, bk.ints((*index, FAR)), bk.ints(rows), self.window, n, segments)
+        index, rows = bk.placements(c, bound)
+        return Slots(c, index, rows, self.window, None)
+
+    def in_segments(self, n: int) -> bool:
+        """Whether the windows reach from slot to slot, so that n steps are replayed once."""
+        c = self.checkpoints
+        return c is not None and self.window > 1 and c * self.window >= n
+
+    def placed(self, n: int) -> tuple[int, ...]:
+        """The steps whose states are stored of n that are known; empty where all are."""
+        c = self.checkpoints
+        if c is None or c >= n:
+            return ()
+        if self.in_segments(n):
+            return schedules.segment_positions(n, c)
+        return tuple(i * self.window for i in schedules.positions(-(-n // self.window), c))
+
+    def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
+        slots, clocked = self.slots(loop), self._clocked(loop)
+        record = loop.adaptive and clocked is None
+        final = loop.march(inputs, slots, record=record, clocked=clocked)
+        needs_end = loop.outputs.saveat.fn is not None
+        kept = final._replace(inside=final.inside[:1], y=final.y if needs_end else ())
+        return final, [strip(loop, slots, kept)]
+
+    def _clocked(self, loop: Any) -> ClockedStates | None:
+        """Where slots tell the clock; rows at the steps' ends need the record anyway."""
+        needed = self.record or not loop.adaptive or loop.outputs.inside == "steps"
+        return None if needed else ClockedStates(loop)
+
+    def reverse(
+        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted
+    ) -> Inputs:
+        final = residuals[0]
+        slots = self.slots(loop)
+        if final.stored is None:  # a second pull: the first one used the slots up
+            final = self.forward(loop, inputs)[1][0]
+        if not slots.everything and loop.bk.slots_by_reference:
+            residuals[0] = final._replace(stored=None)
+        final = fill(loop, slots, final, self.placed(slots.length or 0))
+        settings = {"one_tape": self.one_tape, "stored": slots.everything}
+        step = StepPull(loop, inputs, final, cotangents, wanted, **settings)
+        ok = final.status == int(Status.converged)
+        carry: Any = step.start(final, loop.rows_inside(final))
+        if loop.clock.traced:
+            carry = begun(loop.bk, ok, carry)
+        clocked = self._clocked(loop)
+        if clocked is None:
+            calls: Any = step.advance, step.pull
+            carry = reverse(loop.bk, slots, final.stored, final.n, calls, carry, loop.carried)
+        else:
+            again = ClockedPull(step, clocked)
+            calls = again.advance, again.pull
+            carry = (carry, final.t)
+            carry, _ = reverse(loop.bk, slots, final.stored, final.n, calls, carry, clocked)
+        cts = step.finish(carry)
+        if loop.clock.traced:
+            return cts._replace(ts=_poisoned(loop.bk, ok, cts.ts))
+        return finished(loop.bk, ok, cts)
+
+
+def begun(bk: Any, ok: Any, carry: PullCarry) -> PullCarry:
+    """What a compiled sweep starts with, nan unless the solve reached t1: so is all it gives then.
+
+    But for cotangents of saved times, which stand alone. (To look at every cotangent when the sweep
+    has ended would be as many kernels more to compile.)
+    """
+
+    def fix(x: Any) -> Any:
+        return bk.poison(ok, x)
+
+    g, params = bk.map_state(fix, carry.g), [fix(x) for x in carry.params]
+    return carry._replace(g=g, params=params, t0=fix(carry.t0), t1=fix(carry.t1))
+
+
+def finished(bk: Any, ok: Any, cts: Inputs) -> Inputs:
+    """All cotangents, nan unless the solve reached t1: never a number that means nothing."""
+
+    def fix(x: Any) -> Any:
+        return bk.poison(ok, x)
+
+    params = tuple(None if x is None else fix(x) for x in cts.params)
+    ts = _poisoned(bk, ok, cts.ts)
+    return Inputs(bk.map_state(fix, cts.y0), params, fix(cts.t0), fix(cts.t1), ts)
+
+
+def _poisoned(bk: Any, ok: Any, ts: Any) -> Any:
+    """Cotangents of saved times, nan unless ok."""
+    if isinstance(ts, list):
+        return [bk.poison(ok, t) for t in ts]
+    return bk.poison(ok, ts) if bk.is_array(ts) else ts

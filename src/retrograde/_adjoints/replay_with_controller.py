@@ -1,0 +1,108 @@
+"""Replay without a record of accepted times: a slot holds the state and where the clock stood.
+
+A traced record is as long as ``max_steps``, whatever the solve takes. Where it does not fit, a
+slot carries (y, t, h, memory of the controller), and a replay runs the controller again over its
+range: rejected tries and error estimates included, from the same numbers, so that it takes the
+same steps. Going back, a step's size is the difference of two starts. Costs about a third more
+than a replay of recorded steps, and some 24 B a slot in place of 8 B x ``max_steps``.
+
+Limits: should a compiler round a replayed error estimate to the other side of 1, the replay would
+take another step there, as good a one, and the gradient be that of a solve that did so (odds of
+some 1e-13 a step in float64).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._base.types import Scalar, State
+from .step_vjp import PullCarry, StepPull
+
+__all__ = ["ClockedPull", "ClockedStates"]
+
+
+class ClockedStates:
+    """States with what an adaptive march needs to go on from them.
+
+    Attributes
+    ----------
+    layout
+        What buffers of such states are made by; itself.
+    shapes, dtype
+        Of the arrays of one such state, where the clock is traced.
+    """
+
+    def __init__(self, loop: Any) -> None:
+        self.xp, self.traced = loop.bk.xp, loop.clock.traced
+        layout = loop.carried
+        self.complex = layout.dtype != layout.real_dtype
+        self.dtype = layout.dtype
+        self.dtypes = (self.dtype,) * (len(layout.shapes) + 1)
+        self.shapes = (*layout.shapes, (2 + len(loop.controller.init(loop.clock)),))
+        self.layout = self
+
+    def pack(self, y: State, t: Scalar, h: Scalar, memory: tuple[Scalar, ...]) -> Any:
+        """One state: a row of a buffer, where the clock is traced."""
+        if not self.traced:
+            return y, (t, h, memory)
+        clock = self.xp.stack([t, h, *memory])
+        return (*y, self.xp.astype(clock, self.dtype) if self.complex else clock)
+
+    def unpack(self, state: Any) -> tuple[State, Scalar, Scalar, tuple[Scalar, ...]]:
+        """(y, t, h, memory)."""
+        if not self.traced:
+            y, (t, h, memory) = state
+            return y, t, h, memory
+        *y, clock = state
+        clock = self.xp.real(clock) if self.complex else clock
+        return tuple(y), clock[0], clock[1], tuple(clock[i] for i in range(2, clock.shape[0]))
+
+
+class ClockedPull:
+    """Replays and pulls over :class:`ClockedStates`, for ``_checkpointing.reverse``.
+
+    Parameters
+    ----------
+    step : StepPull
+    states : ClockedStates
+    """
+
+    def __init__(self, step: StepPull, states: ClockedStates) -> None:
+        self.step, self.states = step, states
+        loop, inputs = step.loop, step.inputs
+        self.bk, self.clock = loop.bk, loop.clock
+        self.t1 = self.clock.real(inputs.clocked[1])
+        field = loop.problem.bind(inputs.params)
+        scale = loop.tolerances(inputs)
+        self.sweep = loop.solver.forward_sweep(self.bk, loop.layout, field, scale)
+        self.adapt = loop.controller.adapter(self.clock, loop.solver.error_order)
+
+    def advance(self, i: Any, state: Any) -> Any:
+        """Try from a state until a step is accepted, as the march does."""
+        clock, sweep = self.clock, self.sweep
+
+        def body(s: Any) -> Any:
+            _, t, h, memory, y, k0 = s
+            t_new, step = clock.land(t, h, self.t1)
+            y1, k1, kept = sweep.attempt(t, step, y, k0)
+            e2 = sweep.error2(y1)
+            h = clock.where(abs(step) < abs(h), step, h)
+            ok, h, memory = self.adapt(e2, h, memory)
+            t, y, k0 = clock.select(ok, (t_new, y1, k1), (t, y, kept))
+            return ok, t, h, memory, y, k0
+
+        y, t, h, memory = self.states.unpack(state)
+        k0 = sweep.first(t, y)
+        k0 = None if k0 is None else tuple(1.0 * k for k in k0)  # f may reuse them
+        start = (t != t, t, h, memory, y, k0)
+        _, t, h, memory, y, _ = self.bk.while_loop(lambda s: self._rejected(s[0]), body, start)
+        return self.states.pack(y, t, h, memory)
+
+    def _rejected(self, ok: Any) -> Any:
+        return self.clock.where(ok, False, True)
+
+    def pull(self, i: Any, state: Any, carry: tuple[PullCarry, Scalar]) -> Any:
+        """Reverse step i, which ended at the time that the carry has."""
+        y, t, _, _ = self.states.unpack(state)
+        inner, end = carry
+        return self.step.pull_step(i, (t, end - t), y, inner), t

@@ -1,0 +1,277 @@
+"""The pull of one accepted step with everything that hangs on it: output rows, parameters, times.
+
+Step sizes are constants of the gradient. Times move with t0 (constant and adaptive steps) or
+stand still (given times); t1 enters through the last step's size. With ct_t and ct_h the
+cotangents of a step's start and size, a step of constant size adds ct_t to dL/dt0; the last one
+adds ct_t - ct_h to dL/dt0 and ct_h to dL/dt1.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+from .._autodiff import TapePullback, UserPullback, VectorField
+from .._backend.interface import Capability
+from .._base.types import Inputs, Scalar, State, Wanted
+
+__all__ = ["PullCarry", "StepPull", "field_pullback", "output_pullback"]
+
+
+class PullCarry(NamedTuple):
+    """What the reversal threads from step to step: cotangents, and the next row inside."""
+
+    g: State
+    params: Any
+    t0: Scalar
+    t1: Scalar
+    ts: Any
+    row: Any
+
+
+class StepPull:
+    """Pulls steps of one solve back, for ``_checkpointing.reverse``.
+
+    Parameters
+    ----------
+    loop : ForwardLoop
+    inputs : Inputs
+    final : Final
+        Where the forward march ended.
+    cotangents : tuple of array, shape (k, *shape)
+        Of the output rows.
+    wanted : Wanted
+    one_tape : bool
+        Hold the tape of one stage at a time, for one more evaluation of f a stage.
+    stored : bool
+        Every state is stored, so that no step is replayed.
+    sweep
+        The reverse sweep, where it is made already.
+    """
+
+    def __init__(
+        self,
+        loop: Any,
+        inputs: Inputs,
+        final: Any,
+        cotangents: Any,
+        wanted: Wanted,
+        *,
+        one_tape: bool = False,
+        stored: bool = False,
+        sweep: Any = None,
+    ) -> None:
+        bk, problem, out = loop.bk, loop.problem, loop.outputs
+        self.loop, self.bk, self.inputs, self.wanted = loop, bk, inputs, wanted
+        self.clock, self.layout, self.out = loop.clock, loop.layout, out
+        self.cts = cotangents
+        self.n = final.n
+        self.grid = loop.grid(inputs, final)
+        self.vjp = field_pullback(problem, inputs.params, wanted)
+        fn = out.saveat.fn
+        self.fn_vjp = fn and output_pullback(problem, fn, inputs.params, wanted)
+        self.inside = bool(out.inside)
+        field = problem.bind(inputs.params)
+        parts = self.layout, self.vjp
+        asked = {"outputs": self.inside, "time": wanted.time}
+        if sweep is None and not one_tape:
+            sweep = bk.own_sweep(loop.solver, *parts, **asked, stored=stored)
+        self.sweep = sweep or loop.solver.reverse_sweep(
+            bk, *parts, **asked, field=field if one_tape else None
+        )
+        self.field = field
+        self.first_row = 1 if out.saveat.t0 else 0
+
+    # --- the ends of a solve
+    def start(self, final: Any, rows: Any) -> PullCarry:
+        """Cotangents at t1; ``rows`` is the number of rows inside the loop."""
+        real = self.clock.real
+        g, params = self.loop.carried.zeros(), self.vjp.zero()
+        t1 = real(0.0)
+        if self.out.saveat.final:
+            row = self.out.layout.row(self.cts, self.first_row + rows)
+            y = None if self.fn_vjp is None else self.loop.state(final.y)
+            ct, ct_t, params = self._absorb(final.t, y, row, params)
+            g, t1 = self.sweep.embed(ct), t1 + ct_t
+        ts: Any = ()
+        if self.wanted.ts and self.out.inside == "ts":
+            ts = self.bk.reals(self.out.count, self.layout)
+        return PullCarry(g, params, real(0.0), t1, ts, rows)
+
+    def finish(self, carry: PullCarry) -> Inputs:
+        """Cotangents of the inputs, after the last pull."""
+        t0, y0 = self.clock.real(self.inputs.clocked[0]), self.inputs.y0
+        g, ct_t, params = self.sweep.finish(t0, y0, carry.g, carry.params)
+        carry = carry._replace(g=g, params=params)
+        if self.wanted.time:
+            carry = self._time_of_no_step(carry._replace(t0=carry.t0 + ct_t))
+        if self.out.inside == "ts":
+            carry = self._rows_at_start(carry, t0, y0)
+        if self.out.saveat.t0:
+            row = self.out.layout.row(self.cts, 0)
+            g, ct_t, params = self._absorb(t0, y0, row, carry.params)
+            g = self.layout.add(carry.g, g)
+            carry = carry._replace(g=g, params=params, t0=carry.t0 + ct_t)
+        return Inputs(carry.g, self.vjp.finish(carry.params), carry.t0, carry.t1, carry.ts)
+
+    def _time_of_no_step(self, carry: PullCarry) -> PullCarry:
+        """Where t0 is t1, no step tells the time derivatives: dy/dt1 = f, dy/dt0 = -f."""
+        where, none = self.clock.where, self.n == 0
+        t0 = self.layout.time(self.clock.real(self.inputs.clocked[0]))
+        if none is False:
+            return carry
+        k, _ = self.vjp(t0, self.inputs.y0)
+        d = self.layout.inner(carry.g, self.layout.pack(k))
+        return carry._replace(
+            t0=where(none, carry.t0 - d, carry.t0), t1=where(none, carry.t1 + d, carry.t1)
+        )
+
+    def _rows_at_start(self, carry: PullCarry, t0: Scalar, y0: State) -> PullCarry:
+        """Rows of a solve without steps: their cotangents go to y0."""
+
+        def body(c: PullCarry) -> PullCarry:
+            j = c.row - 1
+            row = self.out.layout.row(self.cts, self.first_row + j)
+            g, ct_t, params = self._absorb(t0, y0, row, c.params)
+            return c._replace(g=self.layout.add(c.g, g), params=params, t0=c.t0 + ct_t, row=j)
+
+        return self.bk.while_loop(lambda c: c.row > 0, body, carry)  # type: ignore[no-any-return]
+
+    def _absorb(self, t: Scalar, y: State, row: State, params: Any) -> tuple[State, Any, Any]:
+        """Pull a row's cotangent through ``fn`` (if any) to the state it was made of."""
+        if self.fn_vjp is None:
+            return row, 0.0, params
+        _, pull = self.fn_vjp(self.layout.time(t), y)
+        mu, ct_t, params = pull(self.out.layout.unpack(row), params)
+        return self.layout.pack(mu), 0.0 if ct_t is None else ct_t, params
+
+    # --- one step
+    @functools.cached_property
+    def replay(self) -> Any:
+        """Steps forward; made where one is asked for, as where states are stored none is."""
+        return self.sweep.replay(self.field)
+
+    def advance(self, i: Any, y: State) -> State:
+        """Replay step i."""
+        t, h = self.grid.step(i)
+        return self.replay.advance(t, h, y)
+
+    def invert(self, i: Any, y_after: State) -> State:
+        """The carried state before step i, from the one after it (see ``reversible``)."""
+        t, h = self.grid.step(i)
+        return self.replay.invert(t, h, y_after)
+
+    def pull(self, i: Any, y: State, carry: PullCarry) -> PullCarry:
+        """Reverse step i from the state before it."""
+        return self.pull_step(i, self.grid.step(i), y, carry)
+
+    def pull_step(
+        self, i: Any, step: tuple[Scalar, Scalar], y: State, carry: PullCarry
+    ) -> PullCarry:
+        """The same for a step whose start and size are given."""
+        t, h = step
+        sources = self._sources(i, t, h, carry) if self.inside else None
+        last = i + 1 == self.n
+        moved = last if self.grid.shifts else i == 0
+        # the step's size matters where it depends on t0 or t1; a traced index may be any
+        size = self.wanted.time and (self.clock.traced or last or moved)
+        out, extra = self.sweep.pull(t, h, y, carry.g, carry.params, sources, size)
+        row, ts, fn_t1, fn_t0 = extra or (carry.row, carry.ts, 0.0, 0.0)
+        t0, t1 = carry.t0, carry.t1
+        if self.wanted.time:
+            where, zero = self.clock.where, 0.0
+            inner = out.t if self.grid.shifts else zero
+            t0 = t0 + where(moved, out.t - out.h, inner) + fn_t0
+            t1 = t1 + where(last, out.h, zero) + fn_t1
+        return PullCarry(out.y, out.params, t0, t1, ts, row)
+
+    def _sources(self, i: Any, t: Scalar, h: Scalar, carry: PullCarry) -> Any:
+        return (
+            self._step_row(i, t, h, carry)
+            if self.out.inside == "steps"
+            else self._time_rows(i, t, h, carry)
+        )
+
+    def _step_row(self, i: Any, t: Scalar, h: Scalar, carry: PullCarry) -> Any:
+        """The row of the step's end."""
+
+        def sources(sweep: Any, g: State, params: Any) -> tuple[Any, ...]:
+            row = self.out.layout.row(self.cts, self.first_row + i)
+            y1 = sweep.result() if self.fn_vjp is not None else None
+            ct, ct_t, params = self._absorb(t + h, y1, row, params)
+            last = i + 1 == self.n
+            where = self.clock.where
+            moved = ct_t if self.grid.shifts else 0.0  # given times stand still
+            extra = (carry.row, carry.ts, where(last, ct_t, 0.0), where(last, 0.0, moved))
+            return self.loop.carried.add(g, sweep.embed(ct)), params, None, 0.0, 0.0, extra
+
+        return sources
+
+    def _time_rows(self, i: Any, t: Scalar, h: Scalar, carry: PullCarry) -> Any:
+        """The rows of saved times inside the step, by its interpolant."""
+        bk, layout, out, wanted = self.bk, self.layout, self.out, self.wanted
+        times, real = self.inputs.clocked[2], self.clock.real
+
+        def mine(s: Any) -> Any:
+            j = bk.pick(s[0] > 0, s[0] - 1, 0)
+            both, either, beyond = self.clock.both, self.clock.either, self.clock.beyond
+            # a row at t0 itself belongs to the first step, whose slope is its derivative
+            return both(s[0] > 0, either(i == 0, beyond(bk.look(times, j), t, h)))
+
+        def sources(sweep: Any, g: State, params: Any) -> tuple[Any, ...]:
+            def body(s: Any) -> Any:
+                row, ts, params, inside, ct_t, ct_h = s
+                j = row - 1
+                at = bk.look(times, j)
+                theta = (at - t) / h
+                ct = out.layout.row(self.cts, self.first_row + j)
+                here = sweep.interpolate(theta) if self.fn_vjp is not None else None
+                ct, fn_t, params = self._absorb(at, here, ct, params)
+                inside = sweep.add_source(inside, theta, h, ct)
+                if wanted.time:
+                    d = layout.inner(ct, sweep.slope(theta))
+                    ct_t, ct_h = ct_t - d, ct_h - theta * d
+                    if wanted.ts:
+                        ts = bk.set_int(ts, j, d + fn_t)
+                return j, ts, params, inside, ct_t, ct_h
+
+            if sweep.extra:
+                sweep.extend(mine((carry.row,)))
+            start = (carry.row, carry.ts, params, sweep.sources(), real(0.0), real(0.0))
+            row, ts, params, inside, ct_t, ct_h = bk.while_loop(mine, body, start)
+            return g, params, inside, ct_t, ct_h, (row, ts, 0.0, 0.0)
+
+        return sources
+
+
+def field_pullback(problem: Any, params: Any, wanted: Wanted, *, prepared: bool = True) -> Any:
+    """The vjp of the vector field: the user's, the library's, or the tape's.
+
+    ``prepared``: sums of cotangents may have the form in which the adapter binds parameters.
+
+    It is a callable ``vjp(t, Y) -> (leaves, pull)`` with ``pull(ct, acc) -> (mu, ct_t, acc)``
+    (mu: leaves; ct_t: a scalar of the clock, or None if no time derivative is wanted),
+    ``zero() -> acc`` and ``finish(acc) -> cotangents of params``.
+    """
+    vjp = _pullback(problem, problem.f, problem.bind_leaves, params, wanted)
+    return vjp.taking(problem.prepare) if prepared and problem.prepare else vjp
+
+
+def _pullback(problem: Any, f: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
+    bk = problem.bk
+    if isinstance(f, VectorField) and f.vjp is not None:
+        return UserPullback(problem, f, params, wanted)
+    vjp: Any
+    if Capability.AUTODIFF in bk.capabilities:
+        vjp = bk.pullback(problem.layout, bind, params, wanted)
+        vjp = vjp.alone() if problem.apart and f is problem.f else vjp
+    else:
+        vjp = TapePullback(problem.layout, bind, params, wanted)
+    if hasattr(vjp, "notice"):
+        vjp.notice = problem.notice
+    return vjp
+
+
+def output_pullback(problem: Any, fn: Any, params: Any, wanted: Wanted) -> Any:
+    """The vjp of ``SaveAt.fn``, in the form of :func:`field_pullback`."""
+    return _pullback(problem, fn, lambda p: problem.bind_output(fn, p), params, wanted)

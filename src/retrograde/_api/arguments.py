@@ -1,0 +1,315 @@
+"""From the arguments of ``solve`` to a loop that is ready to run: checks, defaults, layout.
+
+Every check that needs no step is made here, before anything is computed, so that bad input is
+an error at call time.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .._backend.clock import step_count
+from .._backend.interface import Capability
+from .._backend.registry import backend_beside, backend_for
+from .._base.errors import InputError, UnsupportedByBackend
+from .._base.foreign import refuse
+from .._base.plain_input import kind, parameters, state
+from .._base.types import Inputs, Tree
+from .._controllers import AbstractController, ConstantSteps, PIDController, StepTo
+from .._integrate.integrator import ForwardLoop
+from .._integrate.problem import Problem
+from .._integrate.relative_time import clamped, near, relative_times, resolution, spacing
+from .._integrate.saveat import Outputs, SaveAt
+from .._solvers import AbstractSolver, find_solver
+
+__all__ = ["TRACED_MAX_STEPS", "prepare"]
+
+TRACED_MAX_STEPS = 4096
+"""Bound of the number of tries where a loop is traced and the user gives none."""
+
+MOST_COUNTED = 2**31 - 1
+"""Steps that the counters of compiled loops can tell."""
+
+
+def prepare(
+    f: Any, y0: Tree, t0: Any, t1: Any, args: Tree, options: Any, *, native: bool = True
+) -> tuple[Any, Inputs]:
+    """A :class:`ForwardLoop` and its :class:`Inputs`.
+
+    Parameters
+    ----------
+    options : Options
+        The keywords of ``solve``.
+    native : bool
+        Gradients are the library's own, not those of ``solve_vjp``.
+    """
+    given = t0, t1
+    t0, t1 = (float(t) if kind(t) in ("int", "real") else t for t in given)
+    saveat = _saveat(options.saveat)
+    bk: Any = backend_beside(y0, args, (t0, t1, saveat.ts))
+    eps = resolution(bk, given)
+    _check_one_library(bk, args, t0, t1, native=native)
+    y0 = state(bk, y0, (args, t0, t1))
+    *better, last = parameters(bk, args, y0, given=native)
+    for one in better:
+        try:
+            return _prepared(bk, (f, y0, t0, t1, one), args, saveat, options, eps)
+        except Exception:  # f can't take the numbers in args as arrays, or there is another fault
+            continue
+    try:
+        return _prepared(bk, (f, y0, t0, t1, last), args, saveat, options, eps)
+    except TypeError as error:
+        if last is not args:
+            error.add_note(
+                "The numbers in `args` are 0-d arrays inside of `f`, so that they get gradients; "
+                "let `f` close over those that it needs as numbers of Python."
+            )
+        raise
+
+
+def _prepared(
+    bk: Any,
+    call: tuple[Any, Tree, Any, Any, Tree],
+    given: Tree,
+    saveat: SaveAt,
+    options: Any,
+    eps: float,
+) -> tuple[Any, Inputs]:
+    """The same, of a y0 of arrays and of args as f gets them; they were ``given`` by the user."""
+    f, y0, t0, t1, args = call
+    problem = Problem(bk, f, y0, args)
+    if args is not given:
+        leaves = bk.flatten(given)[0]
+        numbers = (j for j, i in enumerate(problem.where) if not bk.is_array(leaves[i]))
+        problem.numbers = frozenset(numbers)
+    solver = find_solver(options.solver)
+    controller = _controller(options)
+    start, end = _time(bk, "t0", t0), _time(bk, "t1", t1)
+    if isinstance(controller, StepTo):  # its ends, but for the rounding of t0 and t1
+        start, end = near(start, controller.ts[0], eps), near(end, controller.ts[-1], eps)
+    controller.check(start, end)
+    _check_solver(solver, controller)
+    solver.check(problem)
+    _check_precision(problem)
+    if bk.concrete(problem.layout.finite(problem.y0)) == 0:
+        raise InputError("`y0` holds nan or inf; every element must be finite.")
+    problem.parted = solver.parted
+    bk.capture(problem, t0 if start is None else start)
+    if options.progress and Capability.TRACED in bk.capabilities:
+        raise UnsupportedByBackend(
+            f"`progress` is set, but a solve on {bk.name} is one compiled program that reports "
+            "nothing on the way; leave it out."
+        )
+    count = _count(problem, controller, (start, end), eps)
+    max_steps = _max_steps(bk, options.max_steps, count)
+    ts, values = _saved_times(problem, saveat, (start, end), eps)
+    outputs = _outputs(bk, problem, saveat, t0 if start is None else start, ts, count, max_steps)
+    settings = _settings(problem, controller)
+    made: Any = solver
+    if options.compile:
+        made = bk.compiled(problem, solver, dense=saveat.ts is not None)
+    loop = ForwardLoop(problem, made, controller, outputs, max_steps, count)
+    given, known = (t0, t1, ts), (start, end, values)
+    fixed = controller.adaptive or isinstance(controller, StepTo) or count is not None
+    loop.times_checked = fixed and None not in known
+    relative, loop.shifted = relative_times(problem, controller, given, known)
+    return loop, Inputs(problem.y0, problem.params, t0, t1, ts, settings, relative=relative)
+
+
+def _saveat(saveat: Any) -> SaveAt:
+    """The user's wish; times alone are ``SaveAt(ts=times)``."""
+    if saveat is None:
+        return SaveAt()
+    if isinstance(saveat, SaveAt):
+        return saveat
+    if isinstance(saveat, (list, tuple, range)) or hasattr(saveat, "shape"):
+        return SaveAt(ts=saveat)
+    raise InputError(f"`saveat` is {saveat!r}; pass rg.SaveAt(...), or the times to save.")
+
+
+def _check_one_library(bk: Any, args: Tree, t0: Any, t1: Any, *, native: bool) -> None:
+    for name, tree in (("args", args), ("t0", t0), ("t1", t1)):
+        for leaf in () if isinstance(tree, (int, float)) else bk.flatten(tree)[0]:
+            if kind(leaf):
+                continue
+            if not native or name != "args":  # else it is a constant of f's
+                refuse(name, leaf)
+            other = backend_for(leaf)
+            if other is not None and other is not bk:
+                raise InputError(
+                    f"`y0` is an array of {bk.name}, but `{name}` holds one of {other.name}; "
+                    "convert them to one library."
+                )
+
+
+def _time(bk: Any, name: str, t: Any) -> float | None:
+    """The value of a time, None if it is traced."""
+    if isinstance(t, bool) or not (isinstance(t, (int, float)) or bk.is_array(t)):
+        raise InputError(f"`{name}` is {t!r}; pass a number or a 0-d array.")
+    if bk.is_array(t) and getattr(t, "shape", ()) != ():
+        raise InputError(f"`{name}` has shape {tuple(t.shape)}; pass a number or a 0-d array.")
+    value: float | None = bk.concrete(t)
+    if value is not None and not math.isfinite(value):
+        raise InputError(f"`{name}` is {value!r}; pass a finite time.")
+    return value
+
+
+def _controller(options: Any) -> AbstractController:
+    controller = options.controller
+    if controller is not None:
+        if not isinstance(controller, AbstractController):
+            raise InputError(
+                f"`controller` is {controller!r}; pass an AbstractController such as "
+                "rg.PIDController() or rg.ConstantSteps(dt)."
+            )
+        return controller
+    if options.dt is not None:
+        return ConstantSteps(options.dt)
+    return PIDController(rtol=options.rtol, atol=options.atol)
+
+
+def _check_precision(problem: Problem) -> None:
+    """Three digits are not enough for the sum of a state and a small change of it."""
+    if problem.bk.itemsize(problem.layout.real_dtype) < 4:
+        raise InputError(
+            f"`y0` has dtype {problem.layout.dtype}, too coarse for the sums of a solve, which "
+            "would round its steps away; convert it to float32, and compute in "
+            f"{problem.layout.dtype} inside of `f` if that is what you want."
+        )
+
+
+def _check_solver(solver: AbstractSolver, controller: AbstractController) -> None:
+    if controller.adaptive and solver.error_order is None:
+        raise InputError(
+            f"`solver` {type(solver).__name__} has no error estimate for adaptive steps; pass "
+            "`dt=` for constant steps, or a solver with one (heun, bosh3, dopri5, tsit5)."
+        )
+
+
+def _max_steps(bk: Any, max_steps: Any, count: int | None) -> int | None:
+    if max_steps is None:
+        bounded = Capability.TRACED in bk.capabilities and count is None
+        return TRACED_MAX_STEPS if bounded else None
+    if kind(max_steps) != "int" or max_steps < 1:
+        raise InputError(f"`max_steps` is {max_steps!r}; pass a whole number of at least 1.")
+    return int(max_steps)
+
+
+def _count(
+    problem: Problem,
+    controller: AbstractController,
+    ends: tuple[float | None, float | None],
+    eps: float,
+) -> int | None:
+    """Number of steps where the host knows it; ``eps``: the relative rounding of its ends."""
+    start, end = ends
+    bk = problem.bk
+    if isinstance(controller, StepTo):
+        return len(controller.ts) - 1
+    if isinstance(controller, ConstantSteps) and start is not None and end is not None:
+        dt = bk.concrete(controller.dt)
+        if dt is not None:
+            ConstantSteps(dt).check(start, end)
+            _check_size(problem, dt, end - start)
+            return step_count(start, end, dt, eps)
+    return None
+
+
+def _check_size(problem: Problem, dt: float, span: float) -> None:
+    """Raise InputError for steps so small that sums round them away, or that nothing counts."""
+    layout, traced = problem.layout, Capability.TRACED in problem.bk.capabilities
+    least = spacing(problem.bk.itemsize(layout.real_dtype)) / 2 * abs(span)
+    if abs(dt) <= least:
+        raise InputError(
+            f"`dt` = {dt!r}: t + dt == t in {layout.dtype} at the end of a span of {abs(span):g}; "
+            f"pass a `dt` above {least:.1g}."
+        )
+    if traced and abs(span / dt) >= MOST_COUNTED:
+        raise InputError(
+            f"`dt` = {dt!r} makes {abs(span / dt):.3g} steps, and a compiled loop counts to "
+            f"{MOST_COUNTED}; pass a larger `dt`, or solve in parts."
+        )
+
+
+def _saved_times(
+    problem: Problem, saveat: SaveAt, known: tuple[float | None, float | None], eps: float
+) -> tuple[Any, list[float] | None]:
+    """Saved times as the loops take them, and their values; None where they are traced."""
+    if saveat.ts is None:
+        return (), []
+    bk, ts, (start, end) = problem.bk, saveat.ts, known
+    values = bk.concrete_times(ts)
+    if values is not None and start is not None and end is not None:
+        values = clamped(values, start, end, max(eps, resolution(bk, (ts,))))
+        saveat.check_times(values, start, end)
+    return bk.time_sequence(ts, problem.layout), values
+
+
+def _outputs(
+    bk: Any,
+    problem: Problem,
+    saveat: SaveAt,
+    t0: Any,
+    ts: Any,
+    count: int | None,
+    max_steps: int | None,
+) -> Outputs:
+    rows: int | None = None
+    if saveat.ts is not None:
+        rows = len(ts)
+    elif saveat.steps:
+        bounds = [n for n in (count, max_steps) if n is not None]
+        rows = min(bounds) if bounds and Capability.TRACED in bk.capabilities else None
+    if saveat.fn is None:
+        return Outputs(bk, saveat, problem.layout, rows)
+    like, treedef = bk.example(problem, saveat.fn, t0)
+    if not like or not all(bk.is_array(x) and bk.floating(x) for x in like):
+        raise InputError("`saveat.fn` must return floating arrays (a tree of them).")
+    layout = bk.layout(like)
+    outputs = Outputs(bk, saveat, layout, rows)
+    outputs.treedef = treedef
+    return outputs
+
+
+def _settings(problem: Problem, controller: Any) -> tuple[Any, ...]:
+    """Step size or tolerances where they come as arrays: they may be traced, so are inputs."""
+    bk = problem.bk
+    names = ("rtol", "atol") if controller.adaptive else ("dt",)
+    values = [getattr(controller, name, None) for name in names]
+    if all(isinstance(value, (int, float, type(None))) for value in values):
+        return ()
+    for name, value in zip(names, values, strict=True):
+        if any(bk.is_array(x) and bk.tracked(x) for x in bk.flatten(value)[0]):
+            raise InputError(
+                f"`{name}` requires a gradient, but step sizes are constants of the gradient; "
+                "detach it."
+            )
+    if not controller.adaptive:
+        return (values[0],) if bk.is_array(values[0]) else ()
+    return tuple(_tolerance(problem, *pair) for pair in zip(names, values, strict=True))
+
+
+def _tolerance(problem: Problem, name: str, value: Any) -> Any:
+    bk, layout = problem.bk, problem.layout
+    if isinstance(value, (int, float)):
+        return float(value)
+    leaves = bk.flatten(value)[0]
+    if problem.single and isinstance(value, (list, tuple)) and all(map(kind, value)):
+        leaves = [[float(x) for x in value]]  # one for each element, as in SciPy
+    if len(leaves) not in (1, len(layout.shapes)):
+        raise InputError(
+            f"`{name}` has {len(leaves)} leaves where `y0` has {len(layout.shapes)}; give one for "
+            "each, or a number."
+        )
+    leaves = leaves * (len(layout.shapes) if len(leaves) == 1 else 1)
+    try:
+        spread = [
+            bk.xp.broadcast_to(bk.real_array(x, layout), shape)
+            for x, shape in zip(leaves, layout.shapes, strict=True)
+        ]
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"`{name}` does not broadcast against `y0`: {error}.") from None
+    if bk.concrete(bk.xp.any(bk.xp.stack([bk.xp.any(x < 0) for x in spread]))):
+        raise InputError(f"`{name}` has negative entries; pass tolerances of 0 or more.")
+    return layout.pack(spread)

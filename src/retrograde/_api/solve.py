@@ -1,0 +1,553 @@
+"""``solve``, ``solve_vjp`` and ``plan``: normalise, plan, run, wrap.
+
+The keywords of ``solve`` in one object, and checks that need nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, overload
+
+from .._adjoints import AbstractAdjoint, RecursiveCheckpointAdjoint, find_adjoint
+from .._backend.opaque import opaque
+from .._base.errors import InputError
+from .._base.types import Inputs, Plain, Time, Times, Tree, VectorFieldFn, Y
+from .._controllers import AbstractController
+from .._integrate.saveat import SaveAt
+from .._integrate.solution import Gradients, Solution, Status, check
+from .._planner import Plan, measured_vjp
+from .._solvers import AbstractSolver
+from .arguments import prepare
+from .plan import follow, note_steps
+from .pullback import Pullback
+from .solve_program import Program
+
+__all__ = [
+    "AdjointName",
+    "Memory",
+    "Options",
+    "SolverName",
+    "plan",
+    "solve",
+    "solve_vjp",
+]
+
+
+SolverName: TypeAlias = Literal[
+    "alf",
+    "bosh3",
+    "dopri5",
+    "dopri8",
+    "euler",
+    "heun",
+    "leapfrog",
+    "midpoint",
+    "ralston",
+    "reversible_heun",
+    "rk4",
+    "semi_implicit_euler",
+    "tsit5",
+    "velocity_verlet",
+    "RK23",
+    "RK45",
+    "DOP853",
+]
+"""Names of solvers, in the case that they are written in; a call takes any."""
+
+AdjointName: TypeAlias = Literal[
+    "auto", "backsolve", "direct", "forward", "recursive_checkpoint", "reversible", "tape"
+]
+"""Names of gradient methods."""
+
+Memory: TypeAlias = str | float
+"""A budget: text with a unit, bytes, or a fraction below 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """The keywords of :func:`solve`, which ``solve_vjp`` and ``plan`` take as well."""
+
+    solver: SolverName | AbstractSolver = "tsit5"
+    dt: Time | None = None
+    rtol: Any = 1e-4
+    atol: Any = 1e-6
+    controller: AbstractController | None = None
+    saveat: SaveAt | Times | None = None
+    event: None = None
+    adjoint: AdjointName | AbstractAdjoint | Plan = "auto"
+    memory: Memory | None = None
+    max_steps: int | None = None
+    per_sample: bool = False
+    progress: bool | Callable[[float], object] = False
+    throw: bool = True
+    compile: bool = False
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Options:
+        """Out of all arguments of a call."""
+        return cls(*[arguments[name] for name in cls.__dataclass_fields__])
+
+    def __post_init__(self) -> None:
+        for name, what in (("event", "events"), ("per_sample", "per-sample steps")):
+            if getattr(self, name):
+                raise InputError(f"`{name}` is set, but this version has no {what}; leave it out.")
+        if not isinstance(self.compile, bool):
+            raise InputError(f"`compile` is {self.compile!r}; pass True or False.")
+
+
+@overload
+def solve(
+    f: VectorFieldFn,
+    y0: Plain,
+    t0: Time,
+    t1: Time,
+    args: Tree = ...,
+    *,
+    solver: SolverName | AbstractSolver = ...,
+    dt: Time | None = ...,
+    rtol: Any = ...,
+    atol: Any = ...,
+    controller: AbstractController | None = ...,
+    saveat: SaveAt | Times | None = ...,
+    event: None = ...,
+    adjoint: AdjointName | AbstractAdjoint | Plan = ...,
+    memory: Memory | None = ...,
+    max_steps: int | None = ...,
+    per_sample: bool = ...,
+    progress: bool | Callable[[float], object] = ...,
+    throw: bool = ...,
+    compile: bool = ...,
+) -> Solution[Any]: ...
+@overload
+def solve(
+    f: VectorFieldFn,
+    y0: Y,
+    t0: Time,
+    t1: Time,
+    args: Tree = ...,
+    *,
+    solver: SolverName | AbstractSolver = ...,
+    dt: Time | None = ...,
+    rtol: Any = ...,
+    atol: Any = ...,
+    controller: AbstractController | None = ...,
+    saveat: SaveAt | Times | None = ...,
+    event: None = ...,
+    adjoint: AdjointName | AbstractAdjoint | Plan = ...,
+    memory: Memory | None = ...,
+    max_steps: int | None = ...,
+    per_sample: bool = ...,
+    progress: bool | Callable[[float], object] = ...,
+    throw: bool = ...,
+    compile: bool = ...,
+) -> Solution[Y]: ...
+@opaque
+def solve(
+    f: VectorFieldFn,
+    y0: Tree,
+    t0: Time,
+    t1: Time,
+    args: Tree = None,
+    *,
+    solver: SolverName | AbstractSolver = "tsit5",
+    dt: Time | None = None,
+    rtol: Any = 1e-4,
+    atol: Any = 1e-6,
+    controller: AbstractController | None = None,
+    saveat: SaveAt | Times | None = None,
+    event: None = None,
+    adjoint: AdjointName | AbstractAdjoint | Plan = "auto",
+    memory: Memory | None = None,
+    max_steps: int | None = None,
+    per_sample: bool = False,
+    progress: bool | Callable[[float], object] = False,
+    throw: bool = True,
+    compile: bool = False,
+) -> Solution[Any]:
+    """Solve dy/dt = f(t, y, args) from t0 to t1; the library's own gradients go through it.
+
+    Parameters
+    ----------
+    f : callable
+        ``f(t, y, args) -> dy/dt`` with the tree, shapes and dtype of y. t is a 0-d array of y's
+        real dtype: t0 and the time passed since then, added and rounded to it (in float32 a t of
+        1e6 has a resolution of 0.06; the steps themselves are exact there, see Notes). A
+        ``torch.nn.Module``'s parameters, and tensors or tracers that f closes over, get
+        gradients. It must not change y and args in place: NumPy's arrays are read-only in it.
+        It may return lists or tuples for y's arrays, and numbers of Python in them.
+    y0 : array, number, list of numbers, or tree of these
+        Initial state, real or complex, of one array library, dtype and device. Numbers, lists of
+        numbers and integer arrays become floating arrays of the library that the other arrays
+        (of y0, args, t0, t1) are of, of their dtype and device; NumPy's where there are none. A
+        tuple of numbers, and a list that holds arrays, are trees.
+    t0, t1 : float or array, shape () [time]
+        ``t1 < t0`` solves backward.
+    args : tree
+        Handed to f; its floating leaves get gradients. Floats of Python are 0-d arrays inside of
+        f. Ints and integer arrays stay what they are and have no gradient: they count, index or
+        choose. But where args holds numbers alone (``10``, or ``(10, 28, 8 / 3)``) its ints are
+        parameters like the others, unless f fails with floats in their place.
+    solver : str or AbstractSolver
+        The method, ``rg.Tsit5()`` or its name, such as ``"tsit5"``, ``"dopri8"``, ``"rk4"``,
+        ``"leapfrog"``. SciPy's names are known: ``"RK45"`` is dopri5, ``"RK23"`` bosh3 and
+        ``"DOP853"`` dopri8.
+    dt : float [time] or None
+        Constant steps of this size; None for adaptive ones.
+    rtol, atol : float or tree of arrays
+        Tolerances of adaptive steps.
+    controller : AbstractController or None
+        Overrides dt, rtol and atol.
+    saveat : SaveAt, times or None
+        What to return; times alone are ``SaveAt(ts=times)``. None returns the state at t1, with a
+        leading axis of one.
+    event : None
+        What ends a solve early; not in this version.
+    adjoint : str, AbstractAdjoint or Plan
+        How the gradient is computed: ``"auto"`` (the planner's choice), ``"backsolve"``,
+        ``"direct"``, ``"forward"``, ``"recursive_checkpoint"``, ``"reversible"``, ``"tape"``. A
+        plan is followed by a problem of the same library, shapes, dtypes and solver; values, times
+        and the number of steps up to its own may differ (see :class:`Plan`).
+    memory : str, int [bytes], float or None
+        Budget of the gradient: ``"512 MiB"``, bytes, a fraction of the free memory of the device
+        below 1; None is half of it.
+    max_steps : int or None
+        Bound of the number of tries; None: no bound in eager libraries, 4096 in traced ones. A
+        solve that takes long tells the logger ``retrograde`` how far it is.
+    per_sample : bool
+        Whether every sample of a batch has steps of its own; not in this version.
+    progress : bool or callable
+        True shows a tqdm bar; a callable is given the part done, from 0 to 1. Eager libraries.
+    throw : bool
+        Raise SolveFailed where a solve does not reach t1. False, and where the status has no value
+        yet (``jax.jit``, ``vmap``): rows of ``ys`` and ``ts`` that were not reached are nan, and so
+        are all gradients; ``status`` says why, ``t_final`` where, and ``raise_if_failed()`` of what
+        comes out of the trace raises. In eager libraries the row for t1 then holds the state and
+        the time where the solve stopped.
+    compile : bool
+        PyTorch: run every step, and the vjp of every step, as one program of ``torch.compile``.
+        The first solve of an f takes seconds more, later ones take a fraction of the time. f must
+        be one program: no branch on a tensor's value. Explicit Runge-Kutta methods, reverse mode,
+        first derivatives. In JAX a solve is compiled anyway; NumPy and CuPy have no such thing.
+
+    Returns
+    -------
+    Solution
+        Its ``ys`` has the tree of y0, with a leading axis of times; ``ts`` are the times, ``stats``
+        counts of steps and evaluations, ``status`` how it ended, ``plan`` what gradients follow.
+
+    Raises
+    ------
+    InputError
+        For arguments that can't be used.
+    PlanInfeasible
+        If no gradient method fits into ``memory``.
+    SolveFailed
+        If the solve ends early; its ``solution`` holds what was computed.
+    UnsupportedByBackend
+        For what the library at hand can't do.
+
+    Notes
+    -----
+    Gradients are those of the discrete solve, with the accepted step sizes as constants.
+
+    Time is counted from t0: a solve from t0 takes the steps of the same solve from 0, whatever the
+    size of t0. Differences of t0, t1 and ``SaveAt.ts`` are taken in float64 where they are
+    numbers, and in their own dtype where they are traced arrays.
+
+    A time or a threshold that f reads only in comparisons, as ``stop`` in
+    ``where(t < stop, rate, 0)``, has the gradient 0: no library sees the jump move. Split the solve
+    there: the gradient then comes by t1 of the one and t0 of the other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import retrograde as rg
+    >>> rate = np.asarray(0.5)
+    >>> sol = rg.solve(lambda t, y, rate: -rate * y, np.asarray([1.0, 2.0]), 0.0, 1.0, rate)
+    >>> bool(np.allclose(sol.ys[-1], [0.60653, 1.21306], atol=1e-4))
+    True
+    """
+    options = Options.of(locals())
+    if not isinstance(adjoint, Plan):
+        find_adjoint(adjoint)
+    loop, inputs = prepare(f, y0, t0, t1, args, options)
+    bk = loop.bk
+    program = Program(loop, RecursiveCheckpointAdjoint())
+    if bk.needs_gradient(inputs):
+        the_plan = follow(loop, inputs, options, native=True)
+        program = Program(loop, the_plan.adjoint, the_plan)
+    loop.progress = progress
+    leaves, aux = bk.differentiate(program, inputs)
+    return _solution(program, inputs, leaves, aux, throw)
+
+
+@overload
+def solve_vjp(
+    f: VectorFieldFn,
+    y0: Plain,
+    t0: Time,
+    t1: Time,
+    args: Tree = ...,
+    *,
+    solver: SolverName | AbstractSolver = ...,
+    dt: Time | None = ...,
+    rtol: Any = ...,
+    atol: Any = ...,
+    controller: AbstractController | None = ...,
+    saveat: SaveAt | Times | None = ...,
+    event: None = ...,
+    adjoint: AdjointName | AbstractAdjoint | Plan = ...,
+    memory: Memory | None = ...,
+    max_steps: int | None = ...,
+    per_sample: bool = ...,
+    progress: bool | Callable[[float], object] = ...,
+    throw: bool = ...,
+    compile: bool = ...,
+) -> tuple[Solution[Any], Callable[[Tree], Gradients[Any]]]: ...
+@overload
+def solve_vjp(
+    f: VectorFieldFn,
+    y0: Y,
+    t0: Time,
+    t1: Time,
+    args: Tree = ...,
+    *,
+    solver: SolverName | AbstractSolver = ...,
+    dt: Time | None = ...,
+    rtol: Any = ...,
+    atol: Any = ...,
+    controller: AbstractController | None = ...,
+    saveat: SaveAt | Times | None = ...,
+    event: None = ...,
+    adjoint: AdjointName | AbstractAdjoint | Plan = ...,
+    memory: Memory | None = ...,
+    max_steps: int | None = ...,
+    per_sample: bool = ...,
+    progress: bool | Callable[[float], object] = ...,
+    throw: bool = ...,
+    compile: bool = ...,
+) -> tuple[Solution[Y], Callable[[Tree], Gradients[Y]]]: ...
+@opaque
+def solve_vjp(
+    f: VectorFieldFn,
+    y0: Tree,
+    t0: Time,
+    t1: Time,
+    args: Tree = None,
+    *,
+    solver: SolverName | AbstractSolver = "tsit5",
+    dt: Time | None = None,
+    rtol: Any = 1e-4,
+    atol: Any = 1e-6,
+    controller: AbstractController | None = None,
+    saveat: SaveAt | Times | None = None,
+    event: None = None,
+    adjoint: AdjointName | AbstractAdjoint | Plan = "auto",
+    memory: Memory | None = None,
+    max_steps: int | None = None,
+    per_sample: bool = False,
+    progress: bool | Callable[[float], object] = False,
+    throw: bool = True,
+    compile: bool = False,
+) -> tuple[Solution[Any], Callable[[Tree], Gradients[Any]]]:
+    """Solve, and a pullback: the gradient on every array library, with autodiff or without.
+
+    Takes what :func:`solve` takes. Where the library has no autodiff, the vjp of f comes from
+    ``rg.VectorField(f, vjp=...)`` or from retrograde's own tape.
+
+    Parameters
+    ----------
+    f : callable
+        ``f(t, y, args) -> dy/dt``, as :func:`solve` takes it.
+    y0 : array, number, list of numbers, or tree of these
+        Initial state.
+    t0, t1 : float or array, shape () [time]
+        Where it starts and ends.
+    args : tree
+        Handed to f; every float in it, Python's own too, gets a gradient.
+    solver : str or AbstractSolver
+        The method or its name.
+    dt : float [time] or None
+        Constant steps of this size; None for adaptive ones.
+    rtol, atol : float or tree of arrays
+        Tolerances of adaptive steps.
+    controller : AbstractController or None
+        Overrides dt, rtol and atol.
+    saveat : SaveAt, times or None
+        What to return; None: the state at t1.
+    event : None
+        What ends a solve early; not in this version.
+    adjoint : str, AbstractAdjoint or Plan
+        How the gradient is computed; ``"auto"`` leaves it to the planner.
+    memory : str, int [bytes], float or None
+        Budget of the gradient: ``"512 MiB"``, bytes, or a fraction of the free memory.
+    max_steps : int or None
+        Bound of the number of tries.
+    per_sample : bool
+        Whether every sample of a batch has steps of its own; not in this version.
+    progress : bool or callable
+        A bar, or what is called with the part done.
+    throw : bool
+        Raise SolveFailed where a solve does not reach t1.
+    compile : bool
+        PyTorch: steps as programs of ``torch.compile``.
+
+    Returns
+    -------
+    sol : Solution
+        As of :func:`solve`.
+    pullback : callable
+        ``pullback(cotangent of sol.ys) -> Gradients(y0, args, t0, t1, ts)``. The cotangent is like
+        ``sol.ys``, or lists of numbers of its shape.
+
+    Notes
+    -----
+    The pullback can be called again; with checkpoints a second call solves once more, since the
+    first one uses them up. Do not change y0 and args in place before you call it: it reads them.
+    Where f uses t in plain code (``math.cos(t)``, ``np.interp(t, ...)``), the other gradients are
+    there all the same; ``t0``, ``t1`` and ``ts`` raise UnsupportedByBackend when they are read.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import retrograde as rg
+    >>> rate = np.asarray(0.5)
+    >>> sol, pullback = rg.solve_vjp(lambda t, y, k: -k * y, np.asarray([1.0]), 0.0, 1.0, rate)
+    >>> g = pullback(np.ones_like(sol.ys))
+    >>> bool(np.isclose(g.args, -np.exp(-0.5), rtol=1e-4))
+    True
+    """
+    options = Options.of(locals())
+    loop, inputs = prepare(f, y0, t0, t1, args, options, native=False)
+    bk, problem = loop.bk, loop.problem
+    problem.notice = problem.note_untimed  # derivatives by times are there for who reads them
+    the_plan = follow(loop, inputs, options, native=False)
+    program = Program(loop, the_plan.adjoint, the_plan)
+    loop.progress = options.progress
+    inputs = bk.detach(problem, inputs)
+    pullback = Pullback((f, y0, t0, t1, args, options), program, inputs)
+    leaves, aux = pullback.forward()
+    solution = _solution(program, inputs, leaves, aux, options.throw)
+    pullback.ys = solution.ys
+    return solution, pullback
+
+
+@opaque
+def plan(
+    f: VectorFieldFn,
+    y0: Tree,
+    t0: Time,
+    t1: Time,
+    args: Tree = None,
+    *,
+    solver: SolverName | AbstractSolver = "tsit5",
+    dt: Time | None = None,
+    rtol: Any = 1e-4,
+    atol: Any = 1e-6,
+    controller: AbstractController | None = None,
+    saveat: SaveAt | Times | None = None,
+    event: None = None,
+    adjoint: AdjointName | AbstractAdjoint | Plan = "auto",
+    memory: Memory | None = None,
+    max_steps: int | None = None,
+    per_sample: bool = False,
+    progress: bool | Callable[[float], object] = False,
+    throw: bool = True,
+    compile: bool = False,
+    calibrate: bool = False,
+) -> Plan:
+    """The plan that ``solve`` with the same arguments would follow.
+
+    It runs f at most twice for constant steps and for an adjoint that is named, and a probe of
+    24 tries of a step at most for adaptive ones, whose number it predicts.
+
+    Parameters
+    ----------
+    f : callable
+        ``f(t, y, args) -> dy/dt``, as :func:`solve` takes it.
+    y0 : array, number, list of numbers, or tree of these
+        Initial state.
+    t0, t1 : float or array, shape () [time]
+        Where it starts and ends.
+    args : tree
+        Handed to f; see :func:`solve`.
+    solver : str or AbstractSolver
+        The method or its name.
+    dt : float [time] or None
+        Constant steps of this size; None for adaptive ones.
+    rtol, atol : float or tree of arrays
+        Tolerances of adaptive steps.
+    controller : AbstractController or None
+        Overrides dt, rtol and atol.
+    saveat : SaveAt, times or None
+        What to return; None: the state at t1.
+    event : None
+        What ends a solve early; not in this version.
+    adjoint : str, AbstractAdjoint or Plan
+        How the gradient is computed; ``"auto"`` leaves it to the planner.
+    memory : str, int [bytes], float or None
+        Budget of the gradient: ``"512 MiB"``, bytes, or a fraction of the free memory.
+    max_steps : int or None
+        Bound of the number of tries.
+    per_sample : bool
+        Whether every sample of a batch has steps of its own; not in this version.
+    progress : bool or callable
+        A bar, or what is called with the part done.
+    throw : bool
+        Raise SolveFailed where a solve does not reach t1.
+    compile : bool
+        PyTorch: steps as programs of ``torch.compile``.
+    calibrate : bool
+        Measure what the vjp of a step costs over the step, on this machine, with this f, solver
+        and library, in place of the 2 that is assumed else. This runs some 60 steps and takes
+        about a second at most, or three rounds of 8 steps where that is more.
+
+    Returns
+    -------
+    Plan
+        ``print`` it for the table of candidates.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import retrograde as rg
+    >>> p = rg.plan(lambda t, y, args: -y, np.ones(4), 0.0, 1.0, dt=0.01, memory="2 KiB")
+    >>> p.memory <= p.budget == 2048
+    True
+    """
+    options = Options.of(locals())
+    loop, inputs = prepare(f, y0, t0, t1, args, options)
+    vjp = measured_vjp(loop, inputs) if calibrate else None
+    return follow(loop, inputs, options, native=True, vjp=vjp, asked=True)
+
+
+def _solution(
+    program: Program, inputs: Inputs, leaves: Any, aux: Any, throw: bool
+) -> Solution[Any]:
+    """Wrap; raise where the status is known and bad."""
+    loop, stats = program.loop, program.stats
+    bk, out = loop.bk, loop.outputs
+    times, n, tries, status, t, inside = aux
+    n, tries, t, inside = (bk.number(x) for x in (n, tries, t, inside))
+    if out.inside == "steps" and isinstance(n, int):  # drop a traced buffer's unused rows
+        rows = n + out.saveat.t0
+        times, leaves = times[:rows], tuple(x[:rows, ...] for x in leaves)
+    if out.saveat.fn is None:
+        ys = loop.problem.tree(leaves)
+    else:
+        ys = bk.unflatten(out.treedef, leaves)
+    stats.update(
+        num_steps=tries,
+        num_accepted_steps=n,
+        num_rejected_steps=tries - n,
+        num_f_evals=loop.evaluations(n, tries, inside),
+    )
+    if not loop.clock.traced:
+        stats["num_trial_f_evals"] = loop.problem.trials
+    value = bk.concrete(status)
+    status = status if value is None else Status(int(value))
+    if status is Status.converged:
+        note_steps(program, inputs, n)
+    solution = Solution(times, ys, stats, status, t, program.plan)
+    return check(solution) if throw else solution

@@ -1,0 +1,188 @@
+"""Pullbacks of a vector field for the reverse sweep: by the tape, or by the user's own vjp.
+
+The accumulator of parameter cotangents is threaded through the pulls, so that an adapter may
+add in place: it belongs to the sweep.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .._base.errors import InputError
+from .._base.types import Array, State, Wanted
+
+__all__ = ["TapePullback", "UserPullback"]
+
+Pull = Callable[[Any, Any], tuple[Any, Any, Any]]
+
+
+class _Pullback:
+    """Accumulators shared by the two forms below."""
+
+    def __init__(self, layout: Any, params: Sequence[Array], wanted: Wanted) -> None:
+        self.layout = layout
+        self.bk = layout.bk
+        self.params = params
+        self.where = tuple(i for i, w in enumerate(wanted.params) if w)
+        self.time = wanted.time
+
+    def zero(self) -> list[Array]:
+        """An accumulator of zeros for the wanted parameters."""
+        return [self.bk.zeros_like(self.params[i]) for i in self.where]
+
+    def finish(self, acc: list[Array]) -> tuple[Array | None, ...]:
+        """Cotangents of all parameters; None where not wanted."""
+        out: list[Array | None] = [None] * len(self.params)
+        for i, x in zip(self.where, acc, strict=True):
+            out[i] = x
+        return tuple(out)
+
+    def add(self, acc: list[Array], cotangents: Sequence[Array]) -> list[Array]:
+        """The accumulator with one pull's cotangents added."""
+        accumulate = self.bk.accumulate
+        return [accumulate(a, x) for a, x in zip(acc, cotangents, strict=True)]
+
+
+class TapePullback(_Pullback):
+    """vjp by the tape, for libraries without autodiff.
+
+    Parameters
+    ----------
+    layout
+        Layout of the state.
+    bind : callable
+        ``bind(params) -> field(t, leaves) -> leaves``.
+    params : sequence of array
+    wanted : Wanted
+    """
+
+    def __init__(
+        self, layout: Any, bind: Callable[..., Any], params: Sequence[Array], wanted: Wanted
+    ) -> None:
+        # a good part of the package's import, for some libraries only
+        from .vjp import Signature, vjp
+
+        super().__init__(layout, params, wanted)
+        self.bind, self.tape_vjp, self.describe = bind, vjp, Signature
+        self.signature: Any = None
+        self.notice: Callable[[Exception], None] | None = None
+        """Told why, once, where f takes its time as a plain number; None: then that is an error."""
+        # recorded although nothing may ask for it: beside an array of its own library, that of a
+        # strict one refuses a variable
+        self.timed = True
+        self.account = False
+        """Whether pulls tell the bytes of their tapes."""
+
+    def __call__(self, t: Array, y: State) -> tuple[list[Array], Pull]:
+        """Leaves of f(t, y), and the pull."""
+        leaves = self.layout.unpack(y)
+        if not self.timed:
+            k, tape_pull = self._recorded(t, leaves, timed=False)
+        else:
+            try:
+                k, tape_pull = self._recorded(t, leaves, timed=True)
+            except Exception as error:
+                if self.time and self.notice is None:
+                    raise
+                k, tape_pull = self._recorded(t, leaves, timed=False)
+                self.timed = False  # so it was t that could not be recorded
+                if self.time and self.notice is not None:
+                    self.notice(error)
+        timed, count = self.timed, len(leaves)
+
+        def pull(ct: Sequence[Array], acc: list[Array]) -> tuple[Any, Any, list[Array]]:
+            cts = tape_pull(ct)
+            found, time = cts.pop(0) if timed else math.nan, None
+            if self.time:
+                time = self.bk.held(found) if timed else found
+            return tuple(cts[:count]), time, self.add(acc, cts[count:])
+
+        pull.tape = tape_pull  # type: ignore[attr-defined]
+        return k, pull
+
+    def _recorded(self, t: Any, leaves: Sequence[Array], *, timed: bool) -> tuple[Any, Any]:
+        """Leaves of f, and their pullback to t (if ``timed``), the state and what is wanted."""
+        count, where, params, bind = len(leaves), self.where, list(self.params), self.bind
+
+        def fn(*rest: Any) -> Any:
+            at, rest = (rest[0], rest[1:]) if timed else (t, rest)
+            for i, x in zip(where, rest[count:], strict=True):
+                params[i] = x
+            return bind(params)(at, rest[:count])
+
+        arrays = [*leaves, *(self.params[i] for i in where)]
+        if timed:
+            arrays.insert(0, t)
+        xp, known = self.layout.xp, self.signature
+        solves = self.bk.is_array(t)  # what a loop hands on in its place is no array
+        if solves and (known is None or len(known.inputs) != len(arrays)):
+            # a solve's arrays are alike, stage for stage
+            known = self.signature = self.describe(arrays, xp)
+        return self.tape_vjp(fn, arrays, xp, account=self.account, signature=known)
+
+
+class UserPullback(_Pullback):
+    """The vjp that came with a :class:`~retrograde.VectorField`."""
+
+    def __init__(self, problem: Any, f: Any, params: Sequence[Array], wanted: Wanted) -> None:
+        super().__init__(problem.layout, params, wanted)
+        self.problem = problem
+        self.f = f
+        call = problem.call if f is problem.f else f
+        self.absent: set[int] = set()
+        """Parameters that came as plain numbers and for which the vjp returned None."""
+        self.args = args = problem.arguments(params)
+        flatten, tree = problem.bk.flatten, problem.state_tree
+        self.call = problem.bk.guard(lambda t, y: flatten(call(t, tree(y), args))[0])
+
+    def __call__(self, t: Array, y: State) -> tuple[list[Array], Pull]:
+        """Leaves of f(t, y), and the pull."""
+        problem, args, bk = self.problem, self.args, self.bk
+        k = self.call(t, y)
+        tree = problem.tree(bk.lent(problem.layout.unpack(y)))
+
+        def pull(ct: Sequence[Array], acc: list[Array]) -> tuple[Any, Any, list[Array]]:
+            if any(c is None for c in ct):
+                zeros = problem.layout.unpack(problem.layout.zeros())
+                ct = [z if c is None else c for z, c in zip(zeros, ct, strict=True)]
+            ct_t, ct_y, ct_args = self.f.vjp(t, tree, args, problem.tree(ct))
+            mu, treedef = bk.flatten(ct_y)
+            if treedef != problem.treedef:
+                mu = bk.flatten(problem.fit(ct_y))[0]
+            if len(mu) != len(problem.layout.shapes):
+                raise InputError(
+                    "`vjp` returned a cotangent of y whose structure is not y's; return "
+                    "(ct_t, ct_y, ct_args) with ct_y like y."
+                )
+            if self.where:
+                acc = self.add(acc, self._wanted(ct_args))
+            return tuple(mu), self._time(ct_t), acc
+
+        return k, pull
+
+    def finish(self, acc: list[Array]) -> tuple[Array | None, ...]:
+        found = super().finish(acc)
+        return tuple(None if i in self.absent else x for i, x in enumerate(found))
+
+    def _time(self, ct_t: Any) -> Any:
+        if not self.time:
+            return None
+        return self.bk.held(ct_t) if self.bk.is_array(ct_t) else float(ct_t or 0.0)
+
+    def _wanted(self, ct_args: Any) -> list[Array]:
+        """The cotangents asked for, out of those of args."""
+        leaves, treedef = self.bk.flatten(ct_args)
+        same = len(leaves) == self.problem.leaf_count
+        out = [leaves[self.problem.where[i]] if same else None for i in self.where]
+        for n, i in enumerate(self.where):
+            if out[n] is None and i in self.problem.numbers:
+                self.absent.add(i)
+                out[n] = self.bk.zeros_like(self.params[i])
+        if any(not self.bk.is_array(x) for x in out):
+            raise InputError(
+                f"`vjp` returned {treedef} for the cotangents of args; return the structure of "
+                "`args`, with zeros where f does not depend on a leaf."
+            )
+        return out

@@ -1,0 +1,582 @@
+"""Every hook in plain array API and Python control flow: correct for any eager library.
+
+What an unknown library gets as it is, and what adapters override piece by piece.
+
+What DirectAdjoint needs of a library whose autodiff follows Python loops.
+
+The generic eager form of the hooks of public loops (``while_loop``, ``scan``).
+
+Buffers and tables of eager loops: dicts and functions behind an index.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any, ClassVar
+
+from .._base.errors import InputError, UnsupportedByBackend
+from .._base.host_memory import MemoryInfo, host_memory
+from .._base.trees import flatten
+from .._base.types import Array, Asked, State, Tree, Wanted
+from .._checkpointing import schedules
+from .clock import HostClock
+from .interface import AbstractBackend, Capability
+from .stages import ListAdjoint, ListLayout, ListStages, Scale
+
+__all__ = [
+    "DirectHooks",
+    "DirectLayout",
+    "DirectStages",
+    "EagerBackend",
+    "IterationHooks",
+    "Lazy",
+    "Rows",
+    "Stack",
+]
+
+
+class DirectHooks:
+    """Loops, rows and look-ups as plain Python."""
+
+    xp: Any
+
+    def direct_kind(self, layout: Any) -> Any:
+        """What makes layouts that autodiff follows."""
+        return DirectLayout
+
+    def direct_layout(self, layout: Any) -> Any:
+        layout_of: Any = self.direct_kind(layout)
+        made = layout_of(self, layout.unpack(layout.zeros()))
+        return made if layout.origin is None else made.at(layout.origin)
+
+    def direct_stages(self, layout: Any, tableau: Any, scale: Any) -> Any:
+        return DirectStages(layout, tableau, scale)
+
+    def scan_states(
+        self, n: Any, bound: int | None, advance: Callable[[Any, State], State], y: State
+    ) -> tuple[State, Any]:
+        states = []
+        for i in range(n):
+            states.append(y)
+            y = advance(i, y)
+        return y, states
+
+    def map_rows(self, row: Callable[[Any], Sequence[Array]], count: int) -> tuple[Array, ...]:
+        rows = [row(j) for j in range(count)]
+        return tuple(self.xp.stack(leaves) for leaves in zip(*rows, strict=True))
+
+    def look_state(self, states: Any, i: Any, n: Any = None, final: Any = None) -> State:
+        return final if n is not None and i == n else states[i]
+
+    def step_of(self, grid: Any, n: int, t: float) -> int:
+        inside = [i for i in range(n) if (t - grid.step(i)[0]) * grid.step(i)[1] > 0]
+        return inside[-1] if inside else 0
+
+    def blank(self, rows: tuple[Array, ...], n: Any, fill: Any) -> tuple[Array, ...]:
+        if all(n >= x.shape[0] for x in rows):
+            return rows
+        concat, zeros = self.xp.concat, self.xp.zeros_like
+        return tuple(concat([x[:n, ...], zeros(x[n:, ...]) + fill], axis=0) for x in rows)
+
+
+class DirectLayout(ListLayout):
+    """Times pass as they are where they are arrays already."""
+
+    def time(self, t: Any) -> Array:
+        return t if self.bk.is_array(t) else super().time(t)
+
+
+class DirectStages(ListStages):
+    """Stages whose error estimate is no part of the graph: step sizes are constants."""
+
+    def error2(self, y1: State) -> Any:
+        with self.layout.bk.quiet():
+            return super().error2(y1)
+
+
+class Stack:
+    """Rows of leaves, written into arrays that are made when the first row is known."""
+
+    def __init__(self, xp: Any, rows: int) -> None:
+        self.xp, self.rows = xp, rows
+        self.leaves: list[Array] | None = None
+
+    def put(self, i: int, leaves: Sequence[Array]) -> None:
+        """Write row i."""
+        if self.leaves is None:
+            zeros = self.xp.zeros
+            self.leaves = [
+                zeros((self.rows, *x.shape), dtype=x.dtype, device=_device(x)) for x in leaves
+            ]
+        for block, x in zip(self.leaves, leaves, strict=True):
+            same_row(block[0, ...], x)
+            block[i, ...] = x
+
+
+def _device(x: Array) -> Any:
+    """Where an array lives, if its library says."""
+    return getattr(x, "device", None)
+
+
+def same_row(first: Array, x: Array) -> None:
+    """Raise InputError unless a y is like the first one."""
+    if x.shape != first.shape or x.dtype != first.dtype:
+        raise InputError(
+            f"`body` returned a y of {x.dtype}, shape {tuple(x.shape)}, after one of "
+            f"{first.dtype}, shape {tuple(first.shape)}; return the same shape and dtype always."
+        )
+
+
+class IterationHooks:
+    """Hooks of public loops, in plain array API."""
+
+    xp: Any
+    is_array: Callable[[object], bool]
+
+    def carry_leaves(self, leaves: Sequence[Any]) -> Sequence[Any]:
+        return leaves
+
+    def array_bytes(self, x: Array) -> int:
+        kinds = ("bool", "integral", "real floating", "complex floating")
+        kind = next(k for k in kinds if self.xp.isdtype(x.dtype, k))
+        info = self.xp.iinfo if kind == "integral" else self.xp.finfo
+        size = 1 if kind == "bool" else info(x.dtype).bits // 8
+        pair = 2 if kind == "complex floating" else 1
+        return int(math.prod(x.shape)) * int(size) * pair
+
+    def row_like(self, x: Array) -> Array:
+        return self.xp.zeros(x.shape[1:], dtype=x.dtype, device=_device(x))
+
+    def row(self, x: Array, i: Any) -> Array:
+        return x[i, ...]
+
+    def new_stack(self, rows: int, like: Sequence[Array] | None) -> Any:
+        return Stack(self.xp, rows)
+
+    def put(self, stack: Any, i: Any, leaves: Sequence[Array]) -> Any:
+        stack.put(i, leaves)
+        return stack
+
+    def stacked(self, stack: Any, like: Sequence[Array]) -> list[Array]:
+        if stack.leaves is not None:
+            return list(stack.leaves)
+        zeros, rows = self.xp.zeros, stack.rows
+        return [zeros((rows, *x.shape), dtype=x.dtype, device=_device(x)) for x in like]
+
+    def predicate(self, x: Array) -> Any:
+        return bool(x)
+
+    def negated(self, ok: Any) -> Any:
+        return not ok
+
+    def lent(self, leaves: Sequence[Any]) -> Sequence[Any]:
+        return [self.xp.asarray(x, copy=True) if self.is_array(x) else x for x in leaves]
+
+    def watch(self, leaves: Sequence[Any], whose: str) -> Callable[[], None]:
+        arrays = [x for x in leaves if self.is_array(x)]
+        copies = [self.xp.asarray(x, copy=True) for x in arrays]
+
+        def look() -> None:
+            for x, same in zip(arrays, copies, strict=True):
+                if not bool(self.xp.all((x == same) | (x != x))):
+                    raise InputError(f"{whose} in place; return a new array instead.")
+
+        return look
+
+    def capture_loop(self, loop: Any) -> None:
+        pass
+
+    def followed_scan(
+        self, step: Callable[..., Any], state: Any, count: int, reverse: bool
+    ) -> tuple[Any, list[Array]]:
+        rows: list[Sequence[Array]] = []
+        for i in range(count):
+            state, ys = step(i, state)
+            for x, first in zip(ys, rows[0] if rows else ys, strict=True):
+                same_row(first, x)
+            rows.append(ys)
+        if reverse:
+            rows.reverse()
+        return state, [self.xp.stack(leaf) for leaf in zip(*rows, strict=True)]
+
+    def bounded_loop(
+        self, running: Callable[[Any], Any], body: Callable[[Any], Any], s: Any, bound: int | None
+    ) -> Any:
+        while (bound is None or s[0] < bound) and running(s):
+            s = body(s)
+        return s
+
+    def body_tape_bytes(
+        self, vjp: Any, span: Any, leaves: Sequence[Array]
+    ) -> tuple[int, Sequence[bool]]:
+        out, pull = vjp(span, tuple(leaves))
+        tape = getattr(pull, "tape", None)
+        same = [new is old for new, old in zip(out, leaves, strict=False)]
+        return 0 if tape is None else int(tape.nbytes), same
+
+    def differentiate_loop(self, program: Any, inputs: Any, kind: str) -> Any:
+        return program.primal(inputs)
+
+    def detach_loop(self, loop: Any, inputs: Any) -> Any:
+        return inputs
+
+    def tracked_leaves(self, loop: Any, params: Sequence[Array]) -> Sequence[bool]:
+        return [False] * len(params)
+
+
+class Rows(dict[Any, Any]):
+    """Rows by index; what is written to the scratch row is not kept alive."""
+
+    def __init__(self, scratch: int | None) -> None:
+        super().__init__()
+        self.scratch = scratch
+
+    def __reduce__(self) -> Any:
+        return _filled, (self.scratch, dict(self))
+
+    def __setitem__(self, i: int, y: State) -> None:
+        if i != self.scratch:
+            super().__setitem__(i, y)
+
+
+def _filled(scratch: int | None, rows: dict[Any, Any]) -> Rows:
+    """What was pickled or copied."""
+    made = Rows(scratch)
+    made.update(rows)
+    return made
+
+
+class Lazy:
+    """A table whose entries are made when they are asked for."""
+
+    def __init__(self, entry: Callable[[int], int]) -> None:
+        self.entry = entry
+
+    def __getitem__(self, i: int) -> int:
+        return self.entry(i)
+
+
+class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
+    """Every hook in plain array API and Python control flow: correct for any eager library.
+
+    Parameters
+    ----------
+    xp : module
+        The library's array-API namespace.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from retrograde.backend import EagerBackend
+    >>> class Mine(EagerBackend):
+    ...     name = "mine"
+    >>> Mine(np).floating(np.ones(2))
+    'real'
+    """
+
+    name: ClassVar[str] = "generic"
+    capabilities: ClassVar[frozenset[Capability]] = frozenset()
+    slots_by_reference: ClassVar[bool] = True
+    array_overhead: ClassVar[int] = 0
+    python_loops: ClassVar[bool] = True
+    counts_changes: ClassVar[bool] = False
+
+    def __init__(self, xp: Any) -> None:
+        self.xp = xp
+
+    # --- arrays and trees
+    def is_array(self, x: object) -> bool:
+        if type(x).__module__.partition(".")[0] == "numpy":  # it has an adapter of its own
+            return False
+        return hasattr(x, "__array_namespace__") and hasattr(x, "shape")
+
+    def flatten(self, tree: Tree) -> tuple[list[Any], Any]:
+        return flatten(tree)
+
+    def unflatten(self, treedef: Any, leaves: Iterable[Any]) -> Tree:
+        return treedef.unflatten(leaves)
+
+    def floating(self, x: Array) -> str:
+        for kind in ("real floating", "complex floating"):
+            if self.xp.isdtype(x.dtype, kind):
+                return kind.split()[0]
+        return ""
+
+    def real_dtype(self, x: Array) -> Any:
+        return self.xp.abs(self.xp.zeros((), dtype=x.dtype)).dtype
+
+    def itemsize(self, dtype: Any) -> int:
+        bits = self.xp.finfo(dtype).bits
+        return int(bits) // 8 * (2 if self.xp.isdtype(dtype, "complex floating") else 1)
+
+    def device_of(self, x: Array) -> Any:
+        return getattr(x, "device", None)
+
+    def concrete(self, x: Any) -> float | None:
+        return float(x)
+
+    def scalar(self, x: Array) -> Any:
+        return float(x)
+
+    def scalar_array(self, t: Any, layout: Any) -> Array:
+        return self.xp.asarray(t, dtype=layout.real_dtype, device=layout.device)
+
+    def time_sequence(self, ts: Any, layout: Any) -> Any:
+        return [float(t) for t in ts]
+
+    def times_array(self, ts: Any, layout: Any) -> Array:
+        if any(self.is_array(t) for t in ts):  # held on the device
+            return self.xp.stack([self.scalar_array(t, layout) for t in ts])
+        return self.xp.asarray(list(ts), dtype=layout.real_dtype, device=layout.device)
+
+    def accepted_times(self, times: Any, n: int, valid: Any, fill: Any) -> Any:
+        return times[1 : n + 1]
+
+    def grid_times(self, grid: Any, n: int) -> Any:
+        return [grid.step(0)[0], *(grid.end(i) for i in range(n))] if n else []
+
+    def both(self, a: Any, b: Any) -> Any:
+        return bool(a) and bool(b)
+
+    def add_scaled(self, a: Array, w: Any, x: Array) -> Array:
+        return a + w * x
+
+    def pair(self, a: Array, b: Array) -> Array:
+        return self.xp.real(self.xp.conj(a) * b) if self.floating(a) == "complex" else a * b
+
+    def array(self, values: Any, dtype: Any, device: Any) -> Array:
+        return self.xp.asarray(values, dtype=dtype, device=device)
+
+    def stack(self, arrays: Sequence[Array]) -> Array:
+        return self.xp.stack(arrays)
+
+    def real_array(self, x: Any, layout: Any) -> Array:
+        return self.xp.asarray(x, dtype=layout.real_dtype, device=layout.device)
+
+    def number(self, x: Any) -> Any:
+        return x
+
+    def tracked(self, x: Array) -> bool:
+        return False
+
+    def concrete_times(self, ts: Any) -> list[float] | None:
+        return [float(t) for t in ts]
+
+    def any_array(self, y: State) -> Array:
+        return y[0] if isinstance(y, tuple) else y
+
+    def nbytes(self, x: Array) -> int:
+        return int(math.prod(x.shape)) * self.itemsize(x.dtype)
+
+    def example(self, problem: Any, fn: Callable[..., Tree], t0: Any) -> tuple[list[Array], Any]:
+        args = problem.arguments(problem.params)
+        call = self.guard(lambda t, y: fn(t, problem.state_tree(y), args))
+        return self.flatten(call(problem.layout.time(t0), problem.y0))
+
+    # --- spaces and clock
+    def layout(self, leaves: Sequence[Array]) -> Any:
+        return ListLayout(self, leaves)
+
+    def stages(self, layout: Any, tableau: Any, scale: Scale | None = None) -> Any:
+        return ListStages(layout, tableau, scale)
+
+    def adjoint(self, layout: Any, tableau: Any) -> Any:
+        return ListAdjoint(layout, tableau)
+
+    def clock(self, layout: Any) -> Any:
+        return HostClock()
+
+    def quiet(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext()
+
+    # --- loops and memory
+    def while_loop(self, cond: Callable[[Any], Any], body: Callable[[Any], Any], s: Any) -> Any:
+        while cond(s):
+            s = body(s)
+        return s
+
+    def for_loop(self, low: Any, high: Any, body: Callable[[Any, Any], Any], s: Any) -> Any:
+        for i in range(low, high):
+            s = body(i, s)
+        return s
+
+    def cond(self, ok: Any, yes: Callable[..., Any], no: Callable[..., Any], *operands: Any) -> Any:
+        return yes(*operands) if ok else no(*operands)
+
+    def real_rows(self, rows: int | None, width: int, layout: Any) -> Any:
+        return {}
+
+    def new_buffer(self, rows: int | None, layout: Any, *, scratch: bool) -> Any:
+        return Rows(rows) if scratch else {}
+
+    def write(self, buffer: Any, i: int, y: State) -> Any:
+        buffer[i] = y
+        return buffer
+
+    def read(self, buffer: Any, i: int) -> State:
+        return buffer[i]
+
+    def rows(self, layout: Any, buffer: Any, n: int, valid: int, fill: Any) -> tuple[Array, ...]:
+        states = [buffer[i] for i in range(min(n, valid))]
+        leaves: tuple[Array, ...] = layout.stack(states) if states else layout.empty()
+        missing = n - len(states)
+        if not missing:
+            return leaves
+        xp = self.xp  # a solve that failed before its last saved time
+
+        def lost(x: Array) -> Array:
+            shape = (missing, *x.shape[1:])
+            return xp.ones(shape, dtype=x.dtype, device=self.device_of(x)) * fill
+
+        return tuple(xp.concat([x, lost(x)], axis=0) for x in leaves)
+
+    def at_end(self, here: Any, end: Callable[[], State], inside: Callable[[], State]) -> State:
+        return end() if here else inside()
+
+    def ints(self, values: Sequence[int]) -> Any:
+        return list(values)
+
+    def placements(self, rows: int, bound: int | None) -> tuple[Any, Any]:
+        events = schedules.events(rows)
+        return Lazy(events.index), Lazy(events.slot)
+
+    def look(self, table: Any, i: Any) -> Any:
+        return table[i]
+
+    def set_int(self, table: Any, i: Any, value: Any) -> Any:
+        table[i] = value
+        return table
+
+    def pick(self, ok: Any, a: Any, b: Any) -> Any:
+        return a if ok else b
+
+    def copied(self, tree: Tree) -> Tree:
+        leaves, treedef = self.flatten(tree)
+        return self.unflatten(
+            treedef, [self.zeros_like(x) + x if self.is_array(x) else x for x in leaves]
+        )
+
+    def map_state(self, fn: Callable[[Array], Array], y: State) -> State:
+        return tuple(fn(x) for x in y)
+
+    def index(self, i: int) -> Any:
+        return i
+
+    def reals(self, n: int, layout: Any) -> Any:
+        return [0.0] * n
+
+    def new_positions(self, rows: int) -> Any:
+        return {}  # sparse: an ample budget buys millions of slots
+
+    def rank(self, slots: Any, positions: Any, n: int) -> tuple[Any, Any]:
+        order = sorted((r for r in positions if r < slots.rows), key=positions.__getitem__)
+        free = (r for r in range(slots.rows) if r not in positions)
+        return order + list(islice(free, n)), len(order)
+
+    def split(self, slots: int) -> Callable[[Any, Any], Any]:
+        return schedules.split
+
+    # --- derivatives
+    def capture(self, problem: Any, t0: Any) -> None:
+        leaves = self.lent(problem.layout.unpack(problem.y0))
+        args = self.watch(problem.params, "`f` changed its argument `args`")
+        y = self.watch(leaves, "`f` changed its argument `y`")
+        state = problem.state_tree(problem.layout.pack(leaves))
+        result = problem.f(problem.layout.time(t0), state, problem.arguments(problem.params))
+        problem.check_result(result)
+        y()
+        args()
+
+    def guard(self, field: Callable[..., Any]) -> Callable[..., Any]:
+        # a copy, as far as the standard goes: then f may do with it what it likes
+        copy = partial(self.xp.asarray, copy=True)
+        return lambda t, y: field(t, self.map_state(copy, y))
+
+    def poison(self, ok: Any, x: Array) -> Array:
+        return x if ok else x * float("nan")
+
+    def poison_gradient(self, ok: Any, x: Array) -> Array:
+        return x
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        return a @ b
+
+    def zeros_like(self, x: Array) -> Array:
+        return self.xp.zeros_like(x)
+
+    def accumulate(self, total: Array, x: Array) -> Array:
+        return total + x
+
+    def pullback(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
+        raise UnsupportedByBackend(
+            f"the backend {self.name!r} has no vjp of a vector field; pass "
+            "`rg.VectorField(f, vjp=...)`."
+        )
+
+    def differentiate(self, program: Any, inputs: Any) -> Any:
+        return self._unchanged(inputs, program.primal)
+
+    def run_forward(self, program: Any, inputs: Any) -> Any:
+        return self._unchanged(inputs, program.forward)
+
+    def _unchanged(self, inputs: Any, run: Callable[[Any], Any]) -> Any:
+        """``run(inputs)``, whose parameters must be after it what they were."""
+        look = self.watch(inputs.params, "`f` changed its argument `args`")
+        with self.quiet():
+            result = run(inputs)
+        look()
+        return result
+
+    def run_reverse(
+        self, program: Any, inputs: Any, residuals: Any, cotangents: Any, wanted: Wanted
+    ) -> Any:
+        return program.reverse(inputs, residuals, cotangents, wanted)
+
+    def autodiff_vjp(self, program: Any, inputs: Any) -> Any:
+        raise UnsupportedByBackend(
+            f"`adjoint` is DirectAdjoint, but {self.name} has no autodiff; use adjoint='auto'."
+        )
+
+    def needs_gradient(self, inputs: Any) -> bool:
+        return False
+
+    def asked(self, inputs: Any) -> Asked:
+        return Asked()
+
+    def has_forward_mode(self, problem: Any) -> bool:
+        return False
+
+    def columns(self, run: Any, arrays: Sequence[Array]) -> tuple[Any, Any]:
+        raise UnsupportedByBackend(f"{self.name} has no forward mode; use adjoint='auto'.")
+
+    def detach(self, problem: Any, inputs: Any) -> Any:
+        return inputs
+
+    def tape_bytes(self, vjp: Any, t: Array, y: State) -> tuple[int, int, Any]:
+        k, pull = vjp(t, y)
+        tape = getattr(pull, "tape", None)
+        if tape is None:  # the user's own vjp keeps a stage's state alone
+            return vjp.layout.nbytes, vjp.layout.nbytes, k
+        size = tape.nbytes + sum(self.nbytes(x) for x in tape.held(k))
+        if tape.held(vjp.layout.unpack(y)):  # then a stage's state lives on
+            size += vjp.layout.nbytes
+        return size, size, k
+
+    def stop_gradient(self, x: Any) -> Any:
+        return x
+
+    def devices(self) -> list[str]:
+        inspect = getattr(self.xp, "__array_namespace_info__", None)
+        if inspect is None:
+            return [str(self.device_of(self.xp.zeros(1)))]
+        return [str(device) for device in inspect().devices() if device is not None]
+
+    def synchronize(self, x: Any) -> None:
+        pass
+
+    def memory(self, like: Array | None = None) -> MemoryInfo:
+        return MemoryInfo(*host_memory())

@@ -1,0 +1,628 @@
+"""The seam: the hooks that an array library's adapter supplies beyond the array API standard.
+
+Hooks state semantics (differentiable or not, traced or not, whether a value is read back to the
+host); names of libraries stay in the adapters. A hook that a library can't honour is absent
+from ``capabilities`` and raises :class:`~retrograde.UnsupportedByBackend`.
+
+The seam: arrays, trees and scalars.
+
+A part of :class:`~retrograde.backend.AbstractBackend`; ``EagerBackend`` has the generic forms.
+
+The seam: spaces, clock, loops and buffers.
+
+A part of :class:`~retrograde.backend.AbstractBackend`; ``EagerBackend`` has the generic forms.
+
+The seam: derivatives, whole programs, DirectAdjoint, and memory.
+
+A part of :class:`~retrograde.backend.AbstractBackend`; ``EagerBackend`` has the generic forms.
+
+The seam: public loops (``while_loop``, ``scan``) over bodies of the user's.
+
+A part of :class:`~retrograde.backend.AbstractBackend`; ``EagerBackend`` has the generic forms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
+
+from .._base.errors import UnsupportedByBackend
+from .._base.host_memory import MemoryInfo
+from .._base.types import Array, Asked, State, Tree, Wanted
+from .stages import Scale
+
+__all__ = [
+    "AbstractBackend",
+    "ArrayHooks",
+    "Capability",
+    "GradientHooks",
+    "IterationHooks",
+    "LoopHooks",
+]
+
+
+class ArrayHooks(ABC):
+    """Hooks for arrays, trees and scalars."""
+
+    @abstractmethod
+    def is_array(self, x: object) -> bool:
+        """Whether x is an array of this library."""
+
+    @abstractmethod
+    def flatten(self, tree: Tree) -> tuple[list[Any], Any]:
+        """Leaves and structure of a tree; None is no leaf."""
+
+    @abstractmethod
+    def unflatten(self, treedef: Any, leaves: Iterable[Any]) -> Tree:
+        """The inverse of :meth:`flatten`."""
+
+    @abstractmethod
+    def floating(self, x: Array) -> str:
+        """'real', 'complex', or '' for a dtype that has no derivative."""
+
+    @abstractmethod
+    def real_dtype(self, x: Array) -> Any:
+        """The real floating dtype of the same precision as x's."""
+
+    @abstractmethod
+    def itemsize(self, dtype: Any) -> int:
+        """Bytes of one element."""
+
+    @abstractmethod
+    def nbytes(self, x: Array) -> int:
+        """Bytes of an array's elements."""
+
+    @abstractmethod
+    def device_of(self, x: Array) -> Any:
+        """Where x lives."""
+
+    @abstractmethod
+    def concrete(self, x: Any) -> float | None:
+        """The value of a scalar, or None where it is only known when the program runs."""
+
+    @abstractmethod
+    def tracked(self, x: Array) -> bool:
+        """Whether the library will ask for x's gradient, as far as that is known now."""
+
+    @abstractmethod
+    def concrete_times(self, ts: Any) -> list[float] | None:
+        """Values of saved times, None where they are traced."""
+
+    @abstractmethod
+    def number(self, x: Any) -> Any:
+        """A count or time as a Python number where its value is known."""
+
+    @abstractmethod
+    def any_array(self, y: State) -> Array:
+        """Some array of a state."""
+
+    @abstractmethod
+    def array(self, values: Any, dtype: Any, device: Any) -> Array:
+        """A number, nested lists of numbers, or an array of this library, in this dtype there."""
+
+    @abstractmethod
+    def stack(self, arrays: Sequence[Array]) -> Array:
+        """Arrays of one shape along a new first axis."""
+
+    @abstractmethod
+    def real_array(self, x: Any, layout: Any) -> Array:
+        """A number or array as an array of y's real dtype and device."""
+
+    @abstractmethod
+    def scalar(self, x: Array) -> Any:
+        """A 0-d array as the clock's scalar: the one host read of a step."""
+
+    def held(self, x: Array) -> Any:
+        """A 0-d array as sweeps sum it: a scalar of the clock where that costs no wait, else x."""
+        return self.scalar(x)
+
+    @abstractmethod
+    def scalar_array(self, t: Any, layout: Any) -> Array:
+        """A clock's scalar as a 0-d array of y's real dtype and device."""
+
+    @abstractmethod
+    def time_sequence(self, ts: Any, layout: Any) -> Any:
+        """Times as the clock indexes them (with :meth:`look`)."""
+
+    @abstractmethod
+    def times_array(self, ts: Any, layout: Any) -> Array:
+        """Times of the clock as a 1-D array of y's real dtype and device."""
+
+    @abstractmethod
+    def accepted_times(self, times: Any, n: int, valid: Any, fill: Any) -> Any:
+        """Times 1..n of a record; ``fill`` behind the first ``valid``."""
+
+    @abstractmethod
+    def grid_times(self, grid: Any, n: int) -> Any:
+        """Times 0..n of a grid, in the form of a record."""
+
+    @abstractmethod
+    def both(self, a: Any, b: Any) -> Any:
+        """Logical and of two predicates."""
+
+    @abstractmethod
+    def add_scaled(self, a: Array, w: Any, x: Array) -> Array:
+        """``a + w * x`` for a number or 0-d array w, as one node where autodiff records it."""
+
+    @abstractmethod
+    def pair(self, a: Array, b: Array) -> Array:
+        """Elementwise real pairing of a cotangent a with a tangent b."""
+
+    @abstractmethod
+    def matmul(self, a: Array, b: Array) -> Array:
+        """``a @ b`` in the full precision of the dtype, whatever the library's default is."""
+
+    @abstractmethod
+    def zeros_like(self, x: Array) -> Array:
+        """An array of zeros, to be added into by :meth:`accumulate`."""
+
+    @abstractmethod
+    def accumulate(self, total: Array, x: Array) -> Array:
+        """``total + x``; adapters may add in place, ``total`` belongs to the sweep."""
+
+    @abstractmethod
+    def copied(self, tree: Tree) -> Tree:
+        """A tree whose arrays and lists share nothing that :meth:`accumulate` may change."""
+
+    @abstractmethod
+    def map_state(self, fn: Callable[[Array], Array], y: State) -> State:
+        """fn on every array of a state."""
+
+    @abstractmethod
+    def example(self, problem: Any, fn: Callable[..., Tree], t0: Any) -> tuple[list[Array], Any]:
+        """Leaves like those of ``fn(t0, y0, args)``, and their structure."""
+
+
+class LoopHooks(ABC):
+    """Hooks for spaces, clock, loops and buffers."""
+
+    @abstractmethod
+    def layout(self, leaves: Sequence[Array]) -> Any:
+        """How states of these leaves are carried (:class:`~.stages.ListLayout`)."""
+
+    @abstractmethod
+    def stages(self, layout: Any, tableau: Any, scale: Scale | None = None) -> Any:
+        """A stage space, made once a sweep."""
+
+    @abstractmethod
+    def adjoint(self, layout: Any, tableau: Any) -> Any:
+        """An adjoint space, made once a sweep."""
+
+    @abstractmethod
+    def clock(self, layout: Any) -> Any:
+        """The arithmetic of times, steps and counts."""
+
+    def as_one(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """fn of arrays, scalars and counts as one piece of a compiled program; fn itself else."""
+        return fn
+
+    def apart(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """fn as one call to the library's compiler of Python, if it has one (``opaque``)."""
+        return fn
+
+    @abstractmethod
+    def quiet(self) -> contextlib.AbstractContextManager[Any]:
+        """A context in which overflow in a trial step, which is rejected, warns nobody."""
+
+    @abstractmethod
+    def while_loop(self, cond: Callable[[Any], Any], body: Callable[[Any], Any], s: Any) -> Any:
+        """``while cond(s): s = body(s)``."""
+
+    @abstractmethod
+    def for_loop(self, low: Any, high: Any, body: Callable[[Any, Any], Any], s: Any) -> Any:
+        """``for i in range(low, high): s = body(i, s)``, counted."""
+
+    @abstractmethod
+    def cond(self, ok: Any, yes: Callable[..., Any], no: Callable[..., Any], *operands: Any) -> Any:
+        """``yes(*operands)`` where ok, else ``no(*operands)``; the other is not run."""
+
+    @abstractmethod
+    def real_rows(self, rows: int | None, width: int, layout: Any) -> Any:
+        """A table of rows of reals (:meth:`look`, :meth:`set_int`); None: it grows."""
+
+    @abstractmethod
+    def new_buffer(self, rows: Any, layout: Any, *, scratch: bool) -> Any:
+        """Room for ``rows`` states, and if asked for a scratch row of index ``rows``."""
+
+    @abstractmethod
+    def write(self, buffer: Any, i: Any, y: State) -> Any:
+        """The buffer with row i replaced."""
+
+    @abstractmethod
+    def read(self, buffer: Any, i: Any) -> State:
+        """Row i."""
+
+    @abstractmethod
+    def rows(self, layout: Any, buffer: Any, n: Any, valid: Any, fill: Any) -> tuple[Array, ...]:
+        """The first n rows as leaves of shape (n, *shape); ``fill`` behind the first ``valid``."""
+
+    @abstractmethod
+    def at_end(self, here: Any, end: Callable[[], State], inside: Callable[[], State]) -> State:
+        """The state at a step's end where ``here``, else inside it; with the inside's derivatives,
+        where autodiff follows the march: those by the saved time are its alone."""
+
+    @abstractmethod
+    def index(self, i: int) -> Any:
+        """An int as the loops carry it."""
+
+    @abstractmethod
+    def ints(self, values: Sequence[int]) -> Any:
+        """A small table of ints to be read with :meth:`look` and changed with :meth:`set_int`."""
+
+    @abstractmethod
+    def reals(self, n: int, layout: Any) -> Any:
+        """A table of n zeros in the clock's reals."""
+
+    @abstractmethod
+    def look(self, table: Any, i: Any) -> Any:
+        """Entry i of a table of ints or times."""
+
+    @abstractmethod
+    def set_int(self, table: Any, i: Any, value: Any) -> Any:
+        """The table with entry i replaced."""
+
+    @abstractmethod
+    def placements(self, rows: int, bound: int | None) -> tuple[Any, Any]:
+        """Tables (step index, row) of the online schedule, up to ``bound`` steps."""
+
+    @abstractmethod
+    def pick(self, ok: Any, a: Any, b: Any) -> Any:
+        """The index a where ok, else b."""
+
+    @abstractmethod
+    def new_positions(self, rows: int) -> Any:
+        """A table for the step index of each row and of the scratch row, all of them ``FAR``."""
+
+    @abstractmethod
+    def rank(self, slots: Any, positions: Any, n: Any) -> tuple[Any, Any]:
+        """Rows (without the scratch row) by ascending position, and how many are below n.
+
+        ``slots`` tells by which placements the positions, all below n, came about.
+        """
+
+    @abstractmethod
+    def split(self, slots: int) -> Callable[[Any, Any], Any]:
+        """``split(length, free)``: the binomial split with at most ``slots`` slots."""
+
+
+class GradientHooks(ABC):
+    """Hooks for derivatives, whole programs, DirectAdjoint, and memory."""
+
+    @abstractmethod
+    def capture(self, problem: Any, t0: Any) -> None:
+        """Call f once to check its result, and note the arrays that it closes over.
+
+        Without autodiff those are constants; an adapter whose library differentiates must find
+        them and call ``problem.add_captured``.
+        """
+
+    def view(self, x: Array) -> Array:
+        """An array of the user's as f may have it: read-only where the library knows that."""
+        return x
+
+    def guard(self, field: Callable[..., Any]) -> Callable[..., Any]:
+        """``field(t, y)`` of states that it can't change: writing raises, or reaches a copy."""
+        return field
+
+    @abstractmethod
+    def needs_gradient(self, inputs: Any) -> bool:
+        """Whether the library will ask for a gradient of this solve."""
+
+    def likely(self, loop: Any, inputs: Any) -> tuple[bool, ...]:
+        """Which parameters the library's own gradient may be asked for: what a plan counts on.
+
+        No more than f can be differentiated by, where the others are not asked for.
+        """
+        return tuple(loop.problem.differentiable)
+
+    @abstractmethod
+    def asked(self, inputs: Any) -> Asked:
+        """What can be seen of the derivatives that will be asked for."""
+
+    @abstractmethod
+    def has_forward_mode(self, problem: Any) -> bool:
+        """Whether f has a jvp, cheaper than its vjp, that the planner may choose by itself."""
+
+    @abstractmethod
+    def differentiate(self, program: Any, inputs: Any) -> Any:
+        """Run a program so that the library's own gradients call its reverse."""
+
+    @abstractmethod
+    def run_forward(self, program: Any, inputs: Any) -> Any:
+        """``program.forward(inputs)``, compiled where the library compiles."""
+
+    @abstractmethod
+    def run_reverse(
+        self, program: Any, inputs: Any, residuals: Any, cotangents: Any, wanted: Wanted
+    ) -> Any:
+        """``program.reverse(...)``, compiled where the library compiles."""
+
+    @abstractmethod
+    def detach(self, problem: Any, inputs: Any) -> Any:
+        """The inputs for ``solve_vjp``: no part of the library's own graph."""
+
+    @abstractmethod
+    def autodiff_vjp(self, program: Any, inputs: Any) -> Any:
+        """(output leaves, aux, pull) of a program that the library differentiates itself."""
+
+    @abstractmethod
+    def pullback(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
+        """The vjp of ``bind(params)(t, leaves)``, in the form of ``_autodiff.TapePullback``.
+
+        Where it has a true attribute ``scales``, its pulls take a third argument, the weight of
+        what they add to the accumulator (sums of states then take theirs where they are formed).
+        """
+
+    def own_sweep(
+        self, solver: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, stored: bool
+    ) -> Any:
+        """A reverse sweep that serves the library better than the solver's own, or None.
+
+        ``outputs``, ``time``: the inside of steps, and times, have cotangents. ``stored``: every
+        state is, so that no step is replayed.
+        """
+        return None
+
+    def records_tapes(self, loop: Any) -> bool:
+        """Whether a march of this loop can keep what the vjp of f needs (``TapeAdjoint``)."""
+        return False
+
+    def tapes(self, loop: Any, inputs: Any, wanted: Wanted) -> Any:
+        """What keeps it: it has a guard's ``table``, ``on_grid`` and ``on_tries``, the march's
+        ``forward_sweep``, and ``reverse_sweep(rows)`` that pulls the step ``at``.
+        """
+        raise UnsupportedByBackend(f"{type(self).__name__} keeps no tapes.")
+
+    def kept_bytes(self, loop: Any, inputs: Any, wanted: Wanted) -> tuple[int, bool]:
+        """Bytes of a step's tapes as they are kept, and whether that is a gain."""
+        return 0, False
+
+    @abstractmethod
+    def poison(self, ok: Any, x: Array) -> Array:
+        """x where ok, else nan, as are its derivatives: what failed has no result, no gradient."""
+
+    @abstractmethod
+    def poison_gradient(self, ok: Any, x: Array) -> Array:
+        """x itself, whose derivatives by the library's autodiff are nan unless ok."""
+
+    @abstractmethod
+    def stop_gradient(self, x: Any) -> Any:
+        """x (an array or a state) as a constant."""
+
+    @abstractmethod
+    def tape_bytes(self, vjp: Any, t: Array, y: State) -> tuple[int, int, Any]:
+        """Bytes that one linearisation of f keeps, those where states are leaves of their own
+        (as in a recorded march), and f's leaves there (None: not run)."""
+
+    def pull_bytes(self, vjp: Any, k: Any, pull: Any) -> int | None:
+        """Bytes of the arrays alive at most in one pull of f's linearisation, measured: sums of
+        parameters' cotangents, and what is made on the way. None where that can't be seen."""
+        return None
+
+    def compiled_bytes(self, loop: Any, inputs: Any, wanted: Wanted, one_tape: bool) -> int:
+        """What a compiled gradient takes beside its slots, by the compiler's own account.
+
+        Asked of traced libraries alone.
+        """
+        raise NotImplementedError
+
+    def compiled(self, problem: Any, solver: Any, *, dense: bool) -> Any:
+        """The solver with compiled steps (``compile=True``), or as it is where all is compiled.
+
+        ``dense``: the inside of steps will be asked for.
+        """
+        raise UnsupportedByBackend(
+            f"`compile` is True, but {getattr(self, 'name', 'this library')} has no compiler of "
+            "steps; leave `compile` out, or pass arrays of PyTorch or JAX."
+        )
+
+    @abstractmethod
+    def direct_layout(self, layout: Any) -> Any:
+        """A layout of leaves whose times may carry derivatives."""
+
+    @abstractmethod
+    def scan_states(
+        self, n: Any, bound: int | None, advance: Callable[[Any, State], State], y: State
+    ) -> tuple[State, Any]:
+        """(state after n steps, the states before each step)."""
+
+    @abstractmethod
+    def map_rows(self, row: Callable[[Any], Sequence[Array]], count: int) -> tuple[Array, ...]:
+        """``row(j)`` for j < count, stacked."""
+
+    @abstractmethod
+    def look_state(self, states: Any, i: Any, n: Any = None, final: Any = None) -> State:
+        """The state before step i; ``final`` for step n."""
+
+    @abstractmethod
+    def step_of(self, grid: Any, n: int, t: float) -> int:
+        """The step in which time t lies: the last that begins before it."""
+
+    @abstractmethod
+    def columns(
+        self, run: Callable[[Sequence[Array]], tuple[Any, Any]], arrays: Sequence[Array]
+    ) -> tuple[Any, Any]:
+        """``run(arrays) -> (leaves, rest)``, and the tangents of its leaves by forward mode.
+
+        For each array a tuple of leaves with a leading axis of its real numbers (of a complex
+        array the real parts, then the imaginary ones).
+        """
+
+    @abstractmethod
+    def blank(self, rows: tuple[Array, ...], n: Any, fill: Any) -> tuple[Array, ...]:
+        """Rows with the number ``fill`` behind the first n."""
+
+    @abstractmethod
+    def devices(self) -> list[str]:
+        """Names of the devices that arrays can be on."""
+
+    @abstractmethod
+    def synchronize(self, x: Any) -> None:
+        """Wait until the arrays of x are computed, where a device or a runtime works by itself."""
+
+    @abstractmethod
+    def memory(self, like: Array | None = None) -> MemoryInfo:
+        """Memory of the device that ``like`` lives on."""
+
+
+class IterationHooks(ABC):
+    """Hooks for loops over bodies of the user's."""
+
+    @abstractmethod
+    def carry_leaves(self, leaves: Sequence[Any]) -> Sequence[Any]:
+        """Leaves of a carry as the loops take them: arrays, and what else the library's can."""
+
+    @abstractmethod
+    def array_bytes(self, x: Array) -> int:
+        """Bytes of an array's elements, of any dtype."""
+
+    @abstractmethod
+    def row_like(self, x: Array) -> Array:
+        """Something of the shape and dtype of a row."""
+
+    @abstractmethod
+    def row(self, x: Array, i: Any) -> Array:
+        """Row i of an array."""
+
+    @abstractmethod
+    def new_stack(self, rows: int, like: Sequence[Array] | None) -> Any:
+        """Room for rows of leaves, each to be written once; ``like`` may be unknown if eager."""
+
+    @abstractmethod
+    def put(self, stack: Any, i: Any, leaves: Sequence[Array]) -> Any:
+        """The stack with row i written, in O(row)."""
+
+    @abstractmethod
+    def stacked(self, stack: Any, like: Sequence[Array]) -> list[Array]:
+        """A stack's arrays, zeros where nothing was written."""
+
+    @abstractmethod
+    def predicate(self, x: Array) -> Any:
+        """A 0-d boolean array as ``while_loop`` takes it; InputError if it is none."""
+
+    @abstractmethod
+    def negated(self, ok: Any) -> Any:
+        """Logical not of a predicate."""
+
+    def lent(self, leaves: Sequence[Any]) -> Sequence[Any]:
+        """The same leaves for a body: writing into them raises, or reaches a copy."""
+        return leaves
+
+    def explain(self, error: BaseException, whose: str) -> None:
+        """Raise InputError where an error of the library's says that such a write was refused."""
+        return
+
+    @abstractmethod
+    def watch(self, leaves: Sequence[Any], whose: str) -> Callable[[], None]:
+        """A function that raises InputError if arrays were changed in place since.
+
+        ``whose``: by whom, and what of his they are (``"`body` changed its argument"``).
+        """
+
+    @abstractmethod
+    def capture_loop(self, loop: Any) -> None:
+        """Find what body and cond close over (``loop.hoisted``), as far as it has gradients."""
+
+    @abstractmethod
+    def followed_scan(
+        self, step: Callable[..., Any], state: Any, count: int, reverse: bool
+    ) -> tuple[Any, list[Array]]:
+        """(state, stacked leaves of y) after ``step(i, state) -> (state, leaves)``, by autodiff's
+        own operations; ``reverse``: the rows stand in reverse."""
+
+    @abstractmethod
+    def bounded_loop(
+        self, running: Callable[[Any], Any], body: Callable[[Any], Any], s: Any, bound: int | None
+    ) -> Any:
+        """At most ``bound`` steps of ``while running(s): s = body(s)``; ``s[0]`` counts them.
+        Differentiable in every mode by the library's autodiff."""
+
+    @abstractmethod
+    def body_tape_bytes(
+        self, vjp: Any, span: Any, leaves: Sequence[Array]
+    ) -> tuple[int, Sequence[bool]]:
+        """Bytes that one linearisation of a body keeps, and which of the first leaves it hands
+        on in the same memory (as far as the slots of this library gain by it)."""
+
+    def table_entries(self, loop: Any, vjp: Any, span: Any, leaves: Sequence[Array]) -> int:
+        """Bytes of a slot in the tables of a compiled reversal of this loop."""
+        return 0
+
+    @abstractmethod
+    def differentiate_loop(self, program: Any, inputs: Any, kind: str) -> Any:
+        """Run a loop so that the library's own gradients go through it."""
+
+    @abstractmethod
+    def detach_loop(self, loop: Any, inputs: Any) -> Any:
+        """The inputs for ``loop_vjp``: no part of the library's own graph."""
+
+    @abstractmethod
+    def tracked_leaves(self, loop: Any, params: Sequence[Array]) -> Sequence[bool]:
+        """Of which parameters a gradient may be asked for."""
+
+    def reached(self, loop: Any, wanted: Sequence[bool]) -> tuple[Sequence[bool], Sequence[bool]]:
+        """Which leaves of the carry, and of y, may depend on the wanted parameters.
+
+        The pull of a step differentiates no others: a body may do with them what has no
+        derivative.
+        """
+        return [True] * len(loop.template), [True] * len(loop.ys_like or ())
+
+
+class Capability(enum.StrEnum):
+    """What an adapter can do; planner, tests and documentation read this one set.
+
+    Examples
+    --------
+    >>> from retrograde.backend import Capability, EagerBackend
+    >>> Capability.TRACED in EagerBackend.capabilities
+    False
+    """
+
+    AUTODIFF = "autodiff"
+    """The library differentiates functions of its arrays itself."""
+    NATIVE_GRADIENT = "native-gradient"
+    """``solve`` takes part in the library's own gradients (``jax.grad``, ``backward``)."""
+    HIGHER_ORDER = "higher-order"
+    """DirectAdjoint can be differentiated again, in forward and reverse mode."""
+    TRACED = "traced"
+    """Loops are compiled; no value is read back to the host inside one."""
+    DIRECT = "direct"
+    """A loop of known length can be differentiated by the library's (or the tape's) autodiff."""
+
+
+class AbstractBackend(ArrayHooks, LoopHooks, GradientHooks, IterationHooks):
+    """An array library as the core sees it.
+
+    Attributes
+    ----------
+    name : str
+    capabilities : frozenset of Capability
+    xp : module
+        The library's array-API namespace.
+    slots_by_reference : bool
+        Whether storing a state keeps a reference (then y0's slot costs nothing).
+    array_overhead : int [bytes]
+        What an array takes beside its elements.
+    python_loops : bool
+        Whether an adaptive march may be a loop of Python's own, over numbers of the host.
+    counts_changes : bool
+        Whether arrays count what is written into them, so that ``watch`` costs next to nothing.
+
+    Examples
+    --------
+    >>> from retrograde.backend import AbstractBackend, EagerBackend
+    >>> issubclass(EagerBackend, AbstractBackend)
+    True
+    """
+
+    name: ClassVar[str]
+    capabilities: ClassVar[frozenset[Capability]]
+    xp: Any
+    slots_by_reference: ClassVar[bool]
+    array_overhead: ClassVar[int]
+    python_loops: ClassVar[bool]
+    counts_changes: ClassVar[bool]

@@ -1,0 +1,1 @@
+"""Ground: errors, types, trees, units, plain input, memory of the host; imports nothing else."""

@@ -1,0 +1,265 @@
+"""Plain input: numbers, lists and integers where arrays are meant.
+
+A y0 of numbers becomes arrays of the library that the other arrays are of. Numbers in args
+become 0-d arrays, so that they get gradients. What f returns, and cotangents, may be lists for
+arrays. What is an array of the right kind already is handed on untouched.
+"""
+
+from __future__ import annotations
+
+import functools
+import numbers
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from .errors import InputError
+from .types import Array, Tree
+
+__all__ = [
+    "Like",
+    "cotangent_leaf",
+    "fitted",
+    "integral",
+    "kind",
+    "like",
+    "matched",
+    "parameters",
+    "state",
+]
+
+
+class Like(NamedTuple):
+    """What new arrays are made like: a real floating dtype, and a device."""
+
+    dtype: Any
+    device: Any
+
+
+def kind(x: Any) -> str:
+    """'int', 'real' or 'complex' for a number of Python's or NumPy's; '' else, and for bools."""
+    cls: Any = type(x)
+    return _kind(cls)
+
+
+@functools.lru_cache(maxsize=1024)
+def _kind(kind: Any) -> str:
+    if issubclass(kind, bool) or not issubclass(kind, numbers.Complex):
+        return ""
+    if issubclass(kind, numbers.Integral):
+        return "int"
+    return "real" if issubclass(kind, numbers.Real) else "complex"
+
+
+def integral(x: Array) -> bool:
+    """Whether an array holds integers (not bools)."""
+    return _integral(str(x.dtype))
+
+
+@functools.lru_cache(maxsize=256)
+def _integral(dtype: str) -> bool:
+    return re.search(r"\bu?int\d+$", dtype) is not None
+
+
+def like(bk: Any, *trees: Tree) -> Like:
+    """The dtype and device of the arrays in some trees, the library's own where there are none."""
+    arrays = [x for tree in trees for x in bk.flatten(tree)[0] if bk.is_array(x)]
+    floats = [bk.real_dtype(x) for x in arrays if bk.floating(x)]
+    one = bk.xp.asarray(1.0)
+    dtype = bk.xp.result_type(*floats) if floats else one.dtype
+    return Like(dtype, bk.device_of(arrays[0] if arrays else one))
+
+
+def state(bk: Any, y0: Tree, others: Sequence[Tree]) -> Tree:
+    """y0 with its numbers, lists of numbers and integer arrays as floating arrays.
+
+    Parameters
+    ----------
+    others : sequence of tree
+        Where the dtype and the device come from if y0 has no floating array.
+    """
+    if bk.is_array(y0) and bk.floating(y0):
+        return y0
+    tree = _gathered(y0)
+    leaves, treedef = bk.flatten(tree)
+    lists = [isinstance(x, _Numbers) for x in leaves]
+    plain = [
+        many or bool(not bk.floating(x) and integral(x) if bk.is_array(x) else kind(x))
+        for x, many in zip(leaves, lists, strict=True)
+    ]
+    if not any(plain):
+        return y0
+    values = [x.values if many else x for x, many in zip(leaves, lists, strict=True)]
+    known = [x for x, p in zip(values, plain, strict=True) if not p and bk.is_array(x)]
+    found = like(bk, known, *(() if any(map(bk.floating, known)) else others))
+    whole = any(bk.floating(x) == "complex" for x in known) or any(
+        _complex(x) for x, p in zip(values, plain, strict=True) if p and not bk.is_array(x)
+    )
+    made = [
+        _made(bk, "y0", x, found, complex_=whole) if p else x
+        for x, p in zip(values, plain, strict=True)
+    ]
+    return bk.unflatten(treedef, made)
+
+
+def parameters(bk: Any, args: Tree, y0: Tree, *, given: bool) -> list[Tree]:
+    """``args`` as f may be given them beside this y0, the best first.
+
+    Numbers are 0-d arrays. Where args holds numbers alone its ints are floats too, so that they
+    get gradients; next come ints as they are, for an f that counts or indexes by them; and last,
+    if that may be (``given``), args as they came, for an f that needs numbers of Python.
+    """
+    leaves, treedef = bk.flatten(args)
+    kinds = ["" if bk.is_array(x) else kind(x) for x in leaves]
+
+    if not any(kinds):
+        return [args]
+    found = like(bk, y0)
+
+    def made(chosen: tuple[str, ...]) -> Tree:
+        pairs = zip(leaves, kinds, strict=True)
+        new = [
+            _made(bk, "args", x, found, complex_=k == "complex") if k in chosen else x
+            for x, k in pairs
+        ]
+        return bk.unflatten(treedef, new)
+
+    inexact = "real" in kinds or "complex" in kinds
+    trees = []
+    if "int" in kinds and all(kinds):
+        trees.append(made(("int", "real", "complex")))
+    if inexact:
+        trees.append(made(("real", "complex")))
+    return [*trees, args] if given or not inexact else trees
+
+
+def matched(bk: Any, template: Tree, given: Any) -> dict[int, Any] | None:
+    """What stands in ``given`` in the place of each leaf (a number) of a template; None if unlike.
+
+    A list stands for a tuple of the same length, and a tuple for a list.
+    """
+    if isinstance(template, int):
+        return {template: given}
+    if isinstance(template, Mapping):
+        if not isinstance(given, Mapping) or set(given) != set(template):
+            return None
+        pairs = [(template[key], given[key]) for key in template]
+    elif isinstance(template, (tuple, list)):
+        if not isinstance(given, (tuple, list)) or len(given) != len(template):
+            return None
+        pairs = list(zip(template, given, strict=True))
+    else:
+        places, structure = bk.flatten(template)
+        leaves, treedef = bk.flatten(given)
+        return dict(zip(places, leaves, strict=True)) if treedef == structure else None
+    out: dict[int, Any] = {}
+    for part, x in pairs:
+        inner = matched(bk, part, x)
+        if inner is None:
+            return None
+        out.update(inner)
+    return out
+
+
+def fitted(bk: Any, x: Any, dtype: Any, device: Any) -> Any:
+    """A number, a list of numbers or arrays, or an integer array, as a floating array.
+
+    What is none of these comes back as it is. Derivatives go through.
+    """
+    if hasattr(x, "dtype") and hasattr(x, "shape") and not kind(x):
+        return bk.array(x, dtype, device) if bk.is_array(x) and integral(x) else x
+    if isinstance(x, (list, tuple)) and x:
+        parts = [fitted(bk, part, dtype, device) for part in x]
+        if not all(hasattr(part, "shape") for part in parts):
+            return x
+        if len({tuple(part.shape) for part in parts}) > 1:
+            return x
+        for part in parts:  # an array that records has a namespace of its own
+            if hasattr(part, "tape"):
+                return part.__array_namespace__().stack(parts)
+        return bk.stack(parts)
+    what = kind(x)
+    if not what or bk.is_array(x):
+        return x
+    value = complex(x) if what == "complex" else float(x)
+    return bk.array(value, dtype, device)
+
+
+def cotangent_leaf(bk: Any, x: Any, result: Array) -> Array:
+    """A cotangent of a result: an array of its library and dtype, from lists and numbers, too.
+
+    Raises
+    ------
+    InputError
+        If it can't be one: a complex cotangent of a real result, say.
+    """
+    dtype, device = result.dtype, bk.device_of(result)
+    what = f"a {type(x).__name__}"
+    whole = bk.floating(result) == "complex"
+
+    def own(x: Any) -> Any:
+        if isinstance(x, (list, tuple)):
+            return [own(part) for part in x]
+        if not whole and (kind(x) == "complex" or "complex" in str(getattr(x, "dtype", ""))):
+            raise TypeError
+        if bk.is_array(x) or not hasattr(x, "__array__"):
+            return x
+        return bk.array(x, dtype, device)
+
+    try:
+        x = fitted(bk, own(x), dtype, device)
+        if bk.is_array(x) and bk.floating(x):
+            return x if x.dtype == dtype else bk.array(x, dtype, device)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise InputError(
+        f"the cotangent holds {what} for a result of dtype {dtype} and shape "
+        f"{tuple(result.shape)}; pass an array like it."
+    )
+
+
+class _Numbers:
+    """A list of numbers, which is one leaf."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+
+
+def _gathered(tree: Tree) -> Tree:
+    """A tree with its lists of numbers as leaves."""
+    if isinstance(tree, list) and _all_numbers(tree):
+        return _Numbers(tree)
+    if type(tree) in (list, tuple):
+        return type(tree)([_gathered(x) for x in tree])
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*map(_gathered, tree))
+    return {k: _gathered(x) for k, x in tree.items()} if type(tree) is dict else tree
+
+
+def _all_numbers(x: Any) -> bool:
+    if isinstance(x, (list, tuple)):
+        return bool(x) and all(map(_all_numbers, x))
+    return bool(kind(x))
+
+
+def _complex(x: Any) -> bool:
+    return any(map(_complex, x)) if isinstance(x, (list, tuple)) else kind(x) == "complex"
+
+
+def _made(bk: Any, name: str, x: Any, found: Like, *, complex_: bool) -> Array:
+    """Numbers or integers as an array."""
+    dtype = bk.xp.result_type(found.dtype, bk.xp.complex64) if complex_ else found.dtype
+    try:
+        values = x if bk.is_array(x) else _python(x, complex if complex_ else float)
+        return bk.array(values, dtype, found.device)
+    except (ValueError, TypeError, OverflowError) as error:
+        what = "a list that is no array" if isinstance(x, list) else "a number that is no float"
+        raise InputError(
+            f"`{name}` holds {what} ({error}); make the rows of a list equally long and its "
+            "numbers finite, or pass arrays."
+        ) from None
+
+
+def _python(x: Any, number: type) -> Any:
+    """Numbers as Python's own."""
+    return [_python(v, number) for v in x] if isinstance(x, (list, tuple)) else number(x)

@@ -1,0 +1,133 @@
+"""Names for what flows through the library; no behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, SupportsFloat, TypeAlias
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    Y = TypeVar("Y", default=Any)
+else:  # a default of a type variable is for type checkers before Python 3.13
+    from typing import TypeVar
+
+    Y = TypeVar("Y")
+
+__all__ = [
+    "TINY",
+    "Array",
+    "Asked",
+    "Inputs",
+    "Numbers",
+    "Plain",
+    "Scalar",
+    "State",
+    "Time",
+    "Times",
+    "Tree",
+    "VectorFieldFn",
+    "Wanted",
+    "Y",
+]
+
+TINY = 1e-12
+"""A remainder smaller than this part of the step is not worth a step of its own."""
+
+Array: TypeAlias = Any
+"""An array of any library."""
+
+Tree: TypeAlias = Any
+"""Nested containers of arrays."""
+
+Scalar: TypeAlias = Any
+"""A time, step or count: a Python number (host clock) or a 0-d array (traced clock)."""
+
+State: TypeAlias = Any
+"""What a loop carries for y; opaque to the core (a flat vector, or a tuple of leaves)."""
+
+VectorFieldFn: TypeAlias = Callable[[Any, Any, Any], Any]
+"""``f(t, y, args) -> dy/dt``."""
+
+Numbers: TypeAlias = "complex | Sequence[complex] | Sequence[Sequence[complex]]"
+"""Numbers of Python, alone or in lists."""
+
+Plain: TypeAlias = "Numbers | Sequence[Numbers] | Mapping[str, Numbers]"
+"""A y0 without arrays: what it becomes has another type."""
+
+Time: TypeAlias = SupportsFloat
+"""A time as the user gives it: a number or a 0-d array."""
+
+
+class Shaped(Protocol):
+    """An array of any library, as far as a type checker can tell."""
+
+    @property
+    def shape(self) -> Any:
+        """Its extents."""
+
+
+Times: TypeAlias = "Sequence[float] | Shaped"
+"""Times in a row."""
+
+
+class Inputs(NamedTuple):
+    """Everything a gradient can be asked of, as the engine sees it.
+
+    ``y0`` is in state form; ``params`` are the floating leaves of ``args`` followed by the arrays
+    that ``f`` closes over; ``ts`` are the saved times (a sequence or a 1-D array). ``settings`` are
+    constants of the gradient that come as arrays (perhaps traced): the size of constant steps, or
+    the two tolerances in state form; empty where they are numbers. Where an ``Inputs`` holds
+    cotangents, ``told`` is what the reverse sweep tells of itself (statistics). ``relative`` are
+    the times as the clock counts them, where they differ (``_integrate.relative_time``).
+    """
+
+    y0: State
+    params: tuple[Array, ...]
+    t0: Scalar
+    t1: Scalar
+    ts: Any
+    settings: tuple[Any, ...] = ()
+    told: Any = None
+    relative: tuple[Any, ...] = ()
+
+    @property
+    def clocked(self) -> tuple[Scalar, Scalar, Any]:
+        """Start, end and saved times as the clock counts them: from t0, unless that is 0."""
+        return self.relative or (self.t0, self.t1, self.ts)
+
+
+class Asked(NamedTuple):
+    """What can be seen, when a solve is called, of the derivatives that will be asked for.
+
+    Attributes
+    ----------
+    forward : bool
+        Nothing but forward mode (jvp).
+    again : bool
+        More than one plain reverse sweep, by an autodiff that must follow every step.
+    scalars : int or None
+        Real numbers that are differentiated in reverse mode; None where that can't be seen.
+    measurable : bool
+        Whether f can be run once for the size of its tape.
+    """
+
+    forward: bool = False
+    again: bool = False
+    scalars: int | None = None
+    measurable: bool = True
+
+
+class Wanted(NamedTuple):
+    """Which of the :class:`Inputs` a gradient is asked of; reverse sweeps give y0's anyway."""
+
+    params: tuple[bool, ...]
+    t0: bool
+    t1: bool
+    ts: bool
+    y0: bool = True
+
+    @property
+    def time(self) -> bool:
+        """Whether any derivative with respect to time is needed."""
+        return self.t0 or self.t1 or self.ts

@@ -1,0 +1,235 @@
+"""Marching forward while storing states where a schedule says.
+
+The outer loop runs over placements, not over steps: write a row, then step on to the next
+placement. So the inner loop has no compare with a schedule, no gather and no conditional
+write; a known length (binomial positions) and an unknown one (event table) are the same code.
+
+The adaptive march where times are Python floats: one ``while`` over local variables.
+
+The same tries, decisions and rows as the conditional march that ``_integrate.integrator`` hands to
+``march``, bit for bit (a test holds them to each other); what it saves are the calls between
+them. For eager libraries whose steps are cheap, those cost as much as the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .._base.types import TINY
+from .patience import Patience
+
+__all__ = [
+    "FAR",
+    "Slots",
+    "Stored",
+    "Tries",
+    "march",
+    "march_counted",
+    "march_on_host",
+]
+
+
+FAR = 2**30
+"""A position beyond every step: the sentinel of tables, the position of an empty row."""
+
+
+class Slots(NamedTuple):
+    """Where states go.
+
+    Attributes
+    ----------
+    rows : int or None
+        Rows of the buffer; None stores every state in a buffer that grows.
+    index, row : table of int or None
+        Step index and row of the e-th placement, ascending, ``FAR`` behind the last; None: the
+        state before step i goes to row i.
+    window : int
+        States of one leaf of the reversal.
+    length : int or None
+        Number of steps if the host knows it.
+    segments : bool
+        Placements are at most ``window`` steps apart, so that the reversal needs no bookkeeping.
+    """
+
+    rows: int | None
+    index: Any
+    row: Any
+    window: int
+    length: int | None
+    segments: bool = False
+
+    @property
+    def everything(self) -> bool:
+        """Whether every state is stored."""
+        return self.index is None
+
+    def new_buffer(self, bk: Any, layout: Any) -> Any:
+        """Room for the rows; a scratch row where the reversal moves states."""
+        return bk.new_buffer(self.rows, layout, scratch=not (self.everything or self.segments))
+
+
+class Stored(NamedTuple):
+    """A buffer of states and the step index of each row (None where row i is step i)."""
+
+    buffer: Any
+    positions: Any
+
+
+def march(
+    bk: Any,
+    s: Any,
+    body: Callable[[Any], Any],
+    running: Callable[[Any], Any],
+    view: Callable[[Any], tuple[Any, Any]],
+    slots: Slots | None,
+    layout: Any,
+) -> tuple[Any, Stored | None]:
+    """``while running(s): s = body(s)``, storing states on the way.
+
+    ``view(s)`` gives (step index, state); a body may leave the index as it was (a rejected
+    step), rows are then written again with the same state.
+    """
+    if slots is None:
+        return bk.while_loop(running, body, s), None
+    buffer = slots.new_buffer(bk, layout)
+    if slots.everything:
+
+        def keep(z: Any) -> Any:
+            i, y = view(z[0])
+            return body(z[0]), bk.write(z[1], i, y)
+
+        s, buffer = bk.while_loop(lambda z: running(z[0]), keep, (s, buffer))
+        return s, Stored(buffer, None)
+
+    def placement(z: Any) -> Any:
+        s, e, buffer, positions = z
+        i, y = view(s)
+        row = bk.look(slots.row, e)
+        buffer, positions = bk.write(buffer, row, y), bk.set_int(positions, row, i)
+        limit = bk.look(slots.index, e + 1)
+        s = bk.while_loop(lambda s: bk.both(running(s), view(s)[0] < limit), body, s)
+        return s, e + 1, buffer, positions
+
+    assert slots.rows is not None
+    start = (s, bk.index(0), buffer, bk.new_positions(slots.rows))
+    s, _, buffer, positions = bk.while_loop(lambda z: running(z[0]), placement, start)
+    return s, Stored(buffer, positions)
+
+
+def march_counted(
+    bk: Any,
+    n: Any,
+    s: Any,
+    body: Callable[[Any, Any], Any],
+    state: Callable[[Any], Any],
+    slots: Slots | None,
+    layout: Any,
+) -> tuple[Any, Stored | None]:
+    """``for i in range(n): s = body(i, s)``, storing ``state(s)`` on the way."""
+    if slots is None:
+        return bk.for_loop(0, n, body, s), None
+    buffer = slots.new_buffer(bk, layout)
+    if slots.everything:
+
+        def keep(i: Any, z: Any) -> Any:
+            buffer = bk.write(z[1], i, state(z[0]))
+            return body(i, z[0]), buffer
+
+        s, buffer = bk.for_loop(0, n, keep, (s, buffer))
+        return s, Stored(buffer, None)
+
+    def placement(e: Any, z: Any) -> Any:
+        s, buffer, positions = z
+        low, row = bk.look(slots.index, e), bk.look(slots.row, e)
+        buffer = bk.write(buffer, row, state(s))
+        if not slots.segments:  # those are reversed by the index alone
+            positions = bk.set_int(positions, row, low)
+        high = bk.pick(bk.look(slots.index, e + 1) < n, bk.look(slots.index, e + 1), n)
+        return bk.for_loop(low, high, body, s), buffer, positions
+
+    assert slots.rows is not None
+    positions = () if slots.segments else bk.new_positions(slots.rows)
+    count = len(slots.index) - 1
+    s, buffer, positions = bk.for_loop(0, count, placement, (s, buffer, positions))
+    return s, Stored(buffer, positions)
+
+
+class Tries(NamedTuple):
+    """What a march is made of.
+
+    Attributes
+    ----------
+    attempt : callable
+        ``attempt(t, h, y, k0) -> (y1, k1, kept, error2)``.
+    adapt : callable
+        ``adapt(error2, h, memory) -> (accepted, next h, memory)``.
+    note : callable or None
+        ``note(times, n, t_new, True) -> times`` records an accepted time.
+    collect : callable or None
+        ``collect(rows, (t, t_new, h, y1), n) -> rows`` of an accepted step.
+    t1 : float [time]
+    floor : float [time]
+        Least step.
+    least : float
+        Least step relative to the time.
+    limit : int or None
+        Bound of the number of tries.
+    patience : Patience
+        Looked at now and then.
+    """
+
+    attempt: Callable[..., Any]
+    adapt: Callable[..., Any]
+    note: Callable[..., Any] | None
+    collect: Callable[..., Any] | None
+    t1: float
+    floor: float
+    least: float
+    limit: int | None
+    patience: Patience
+
+
+def march_on_host(
+    bk: Any, start: tuple[Any, ...], tries: Tries, slots: Slots | None, layout: Any
+) -> tuple[tuple[Any, ...], Stored | None]:
+    """March from ``start``, the carry of the conditional march, to its end.
+
+    ``slots``: None, or those that store every state.
+    """
+    t, h, e2, memory, y, k0, n, count, times, rows = start
+    attempt, adapt, note, collect, t1, floor, least, limit, patience = tries
+    buffer = None if slots is None else slots.new_buffer(bk, layout)
+    write, nearly = bk.write, 1.0 - TINY
+    stop = patience.stop if limit is None else min(patience.stop, limit)
+    while True:
+        while t != t1 and count != stop and abs(h) > floor + least * abs(t):
+            if buffer is not None:
+                buffer = write(buffer, n, y)
+            rest = t1 - t
+            if abs(h) >= abs(rest) * nearly:
+                t_new, step = t1, rest
+            else:
+                t_new = t + h
+                step = t_new - t
+            y1, k1, kept, e2 = attempt(t, step, y, k0)
+            # (t + h) - t may be above h by rounding: then a forced smallest step is still one (T16)
+            if abs(step) < abs(h):
+                h = step
+            ok, h, memory = adapt(e2, h, memory)
+            count += 1
+            if not ok:
+                k0 = kept
+                continue
+            if note is not None:
+                times = note(times, n, t_new, True)
+            if collect is not None:
+                rows = collect(rows, (t, t_new, step, y1), n)
+            t, y, k0 = t_new, y1, k1
+            n += 1
+        if t == t1 or count == limit or count != stop:
+            break
+        stop = patience.look(t, h, count)
+        stop = stop if limit is None else min(stop, limit)
+    stored = None if buffer is None else Stored(buffer, None)
+    return (t, h, e2, memory, y, k0, n, count, times, rows), stored

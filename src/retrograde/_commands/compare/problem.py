@@ -1,0 +1,172 @@
+"""What is solved, and what its gradient is: by plain Python, without any array or adjoint.
+
+The loss is the sum of the final state; its gradient is taken by y0 and args. A reference carries
+one tangent for each input through the steps of an explicit Runge-Kutta method, times held
+constant. Over the steps that a solve took it is that solve's exact discrete gradient; over many
+small ones, the gradient of the true ODE.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..._solvers import Euler, Tableau, Tsit5
+
+__all__ = ["PROBLEMS", "Problem", "lotka_volterra", "relative_error", "toy"]
+
+Vector = list[float]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An initial value problem and the settings of its solve.
+
+    Attributes
+    ----------
+    name, title : str
+    field : callable
+        ``field(xp) -> f(t, y, args)`` in the operations of a namespace.
+    tangent : callable
+        ``tangent(t, y, args, dy, dargs) -> df`` in plain numbers: df/dy dy + df/dargs dargs.
+    values : callable
+        ``values(t, y, args) -> f`` in plain numbers.
+    y0, args : tuple of float
+        No args: an empty tuple.
+    t1 : float [time]
+        Solves begin at 0.
+    steps : int or None
+        Constant Euler steps; None solves adaptively with Tsit5.
+    rtol, atol : float
+    max_steps : int
+        Tries allowed of adaptive steps, to us and to peers.
+    budgets : tuple of str
+        Of ``adjoint="auto"``, beside that of an ample one.
+    slots : tuple of int
+        Of checkpointing methods, ours and peers'.
+    """
+
+    name: str
+    title: str
+    field: Callable[[Any], Callable[..., Any]]
+    values: Callable[..., Sequence[float]]
+    tangent: Callable[..., Sequence[float]]
+    y0: tuple[float, ...]
+    args: tuple[float, ...]
+    t1: float
+    steps: int | None
+    budgets: tuple[str, ...]
+    slots: tuple[int, ...]
+    rtol: float = 1e-6
+    atol: float = 1e-9
+    max_steps: int = 256
+
+    @property
+    def dt(self) -> float | None:
+        """Size of constant steps [time]."""
+        return None if self.steps is None else self.t1 / self.steps
+
+    @property
+    def leaves(self) -> tuple[tuple[float, ...], ...]:
+        """What the gradient is taken of."""
+        return (self.y0, self.args) if self.args else (self.y0,)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Keywords of ``retrograde.solve``."""
+        if self.dt is not None:
+            return {"solver": "euler", "dt": self.dt}
+        keywords = {"rtol": self.rtol, "atol": self.atol, "max_steps": self.max_steps}
+        return {"solver": "tsit5", **keywords}
+
+    def grid(self, steps: int) -> Vector:
+        """Ends of equal steps from 0 to t1."""
+        return [self.t1 * i / steps for i in range(steps + 1)]
+
+    def gradient(self, times: Sequence[float], tableau: Tableau | None = None) -> Vector:
+        """The exact gradient of the solve that takes these steps, all leaves in a row."""
+        tableau = tableau or (Euler() if self.steps is not None else Tsit5()).tableau
+        n, m = len(self.y0), len(self.y0) + len(self.args)
+        y, p = list(self.y0), list(self.args)
+        unit = [[float(i == j) for i in range(m)] for j in range(m)]
+        dys, dps = [u[:n] for u in unit], [u[n:] for u in unit]
+        for t, end in itertools.pairwise(times):
+            h, ks, dks = end - t, [], [[] for _ in range(m)]  # type: ignore[var-annotated]
+            for c, row in zip(tableau.c, tableau.a, strict=True):
+                at, z = t + c * h, _along(y, h, row, ks)
+                ks.append(self.values(at, z, p))
+                for dy, dp, dk in zip(dys, dps, dks, strict=True):
+                    dk.append(self.tangent(at, z, p, _along(dy, h, row, dk), dp))
+            y = _along(y, h, tableau.b, ks)
+            dys = [_along(dy, h, tableau.b, dk) for dy, dk in zip(dys, dks, strict=True)]
+        return [math.fsum(dy) for dy in dys]
+
+    def true_gradient(self) -> Vector:
+        """The gradient of the true ODE, to 1e-8 or so, by many small steps."""
+        return self.gradient(self.grid(4000), Tsit5().tableau)
+
+
+def _along(y: Vector, h: float, weights: Sequence[float], ks: Sequence[Sequence[float]]) -> Vector:
+    """Y + h sum w k."""
+    pairs = [(w, k) for w, k in zip(weights, ks, strict=False) if w]
+    return [x + h * sum(w * k[i] for w, k in pairs) for i, x in enumerate(y)]
+
+
+def relative_error(found: Sequence[float], reference: Sequence[float]) -> float:
+    """Largest difference, relative to the largest component; nan where one is nan."""
+    apart = [abs(a - b) for a, b in zip(found, reference, strict=True)]
+    worst = math.nan if any(map(math.isnan, apart)) else max(apart)
+    return worst / max(map(abs, reference))
+
+
+def toy(steps: int = 500) -> Problem:
+    """x' = cos(y) t^2, y' = sin(x) t^2 by Euler, where a continuous adjoint is 300 % wrong."""
+
+    def field(xp: Any) -> Callable[..., Any]:
+        return lambda t, y, args: xp.stack((xp.cos(y[1]) * t**2, xp.sin(y[0]) * t**2))
+
+    def values(t: float, y: Vector, p: Vector) -> Vector:
+        return [math.cos(y[1]) * t * t, math.sin(y[0]) * t * t]
+
+    def tangent(t: float, y: Vector, p: Vector, dy: Vector, dp: Vector) -> Vector:
+        return [-math.sin(y[1]) * dy[1] * t * t, math.cos(y[0]) * dy[0] * t * t]
+
+    title = f"x' = cos(y) t^2, y' = sin(x) t^2 from (1, 1), t = 0..5, {steps} Euler steps"
+    return Problem(
+        "toy", title, field, values, tangent, (1.0, 1.0), (), 5.0, steps,
+        budgets=("1 KiB", "256 B"), slots=(50, 10),
+    )  # fmt: skip
+
+
+def lotka_volterra(t1: float = 10.0) -> Problem:
+    """Predator and prey, gradient by the initial state and the four rates."""
+
+    def field(xp: Any) -> Callable[..., Any]:
+        def f(t: Any, y: Any, p: Any) -> Any:
+            hare, lynx = y[0], y[1]
+            return xp.stack((p[0] * hare - p[1] * hare * lynx, p[3] * hare * lynx - p[2] * lynx))
+
+        return f
+
+    def values(t: float, y: Vector, p: Vector) -> Vector:
+        return [p[0] * y[0] - p[1] * y[0] * y[1], p[3] * y[0] * y[1] - p[2] * y[1]]
+
+    def tangent(t: float, y: Vector, p: Vector, dy: Vector, dp: Vector) -> Vector:
+        both, dboth = y[0] * y[1], dy[0] * y[1] + y[0] * dy[1]
+        return [
+            dp[0] * y[0] + p[0] * dy[0] - dp[1] * both - p[1] * dboth,
+            dp[3] * both + p[3] * dboth - dp[2] * y[1] - p[2] * dy[1],
+        ]
+
+    title = f"Lotka-Volterra from (1, 1), rates 1.5, 1, 3, 1, t = 0..{t1:g}, adaptive"
+    return Problem(
+        "lotka_volterra", title, field, values, tangent, (1.0, 1.0), (1.5, 1.0, 3.0, 1.0), t1,
+        None, budgets=("4 KiB", "3 KiB"), slots=(10,),
+    )  # fmt: skip
+
+
+PROBLEMS: dict[str, Callable[[], Problem]] = {"toy": toy, "lotka_volterra": lotka_volterra}
+"""The problems by name."""

@@ -1,0 +1,74 @@
+"""What array libraries are here, and how to get those that are not."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+
+from .. import __version__
+from .._backend.registry import BUILT_IN, adapter
+from .._base.units import format_bytes
+
+__all__ = ["INSTALL", "describe_installation", "missing"]
+
+INSTALL = {
+    "numpy": "pip install retrograde",
+    "jax": 'pip install "retrograde[jax]"',
+    "torch": 'pip install "retrograde[torch]"',
+    "cupy": 'pip install "retrograde[cupy13]" for CUDA 13, "retrograde[cupy12]" for CUDA 12',
+}
+"""How to install a library that has an adapter here."""
+
+EXTRAS = (("scipy", "demo"), ("tqdm", "demo"), ("matplotlib", "plot"))
+
+
+def missing(name: str) -> str | None:
+    """Why an array library can't be used, in one line; None where it can be looked at."""
+    if name in INSTALL and importlib.util.find_spec(name) is None:
+        return f"not installed: {INSTALL[name]}"
+    return None
+
+
+def describe_installation() -> Iterator[str]:
+    """Lines for ``retrograde info``: each library's version, devices, memory, capabilities."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield f"retrograde {__version__}, Python {python}"
+    names = list(dict.fromkeys([*INSTALL, *_third_party()]))
+    for name in names:
+        yield ""
+        why = missing(name)
+        if why is not None:
+            yield f"{name}: {why}"
+            continue
+        try:
+            yield from _library(name)
+        except Exception as error:  # a broken library must not hide the others
+            yield f"{name}: can't be used: {' '.join(str(error).split()) or repr(error)}"
+    yield ""
+    for module, extra in EXTRAS:
+        here = importlib.util.find_spec(module) is not None
+        yield f"{module}: " + (
+            "found" if here else f'not installed: pip install "retrograde[{extra}]"'
+        )
+
+
+def _third_party() -> list[str]:
+    names = {point.name for point in entry_points(group="retrograde.backends")}
+    return sorted(names - set(BUILT_IN))
+
+
+def _library(name: str) -> list[str]:
+    bk = adapter(name)
+    version = getattr(sys.modules.get(name), "__version__", "of unknown version")
+    free, total, source = bk.memory()
+    yes = sorted(bk.capabilities)
+    gradients = "solve's own, and solve_vjp" if "native-gradient" in yes else "solve_vjp"
+    return [
+        f"{name} {version}",
+        f"  devices       {', '.join(bk.devices())}",
+        f"  memory        {format_bytes(free)} free of {format_bytes(total)} ({source})",
+        f"  gradients     {gradients}",
+        f"  capabilities  {', '.join(yes) or 'those of every array library'}",
+    ]

@@ -1,0 +1,397 @@
+"""The one forward loop: propose, step, judge, save, count.
+
+Two marches serve every solver and backend: a counted one over a grid known beforehand, and a
+conditional one under an adaptive controller. Both can store states on the way
+(``_checkpointing.march``) and record the accepted times; adjoints receive a :class:`ForwardLoop`
+and never import this module.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+from .._backend.stages import Scale, smallest
+from .._base.types import Inputs, Scalar, State
+from .._checkpointing import Patience, Slots, Tries, march, march_counted, march_on_host
+from .._controllers import AbstractController, ConstantGrid, ConstantSteps, GivenGrid, StepTo
+from .._solvers import AbstractSolver
+from .outputs import Final
+from .problem import Problem
+from .progress import reporter
+from .saveat import Outputs
+from .solution import Status
+
+__all__ = ["ForwardLoop"]
+
+
+class ForwardLoop:
+    """A solve, ready to run from any inputs.
+
+    Parameters
+    ----------
+    problem : Problem
+    solver : AbstractSolver
+    controller : AbstractController
+    outputs : Outputs
+    max_steps : int or None
+        Bound of the number of tries.
+    count : int or None
+        Number of steps where the host knows it.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        solver: AbstractSolver,
+        controller: AbstractController,
+        outputs: Outputs,
+        max_steps: int | None,
+        count: int | None,
+    ) -> None:
+        self.bk = problem.bk
+        self.problem = problem
+        self.solver = solver
+        self.controller = controller
+        self.outputs = outputs
+        self.max_steps = max_steps
+        self.count = count
+        self.layout = problem.layout
+        self.carried = solver.carried(self.bk, problem.layout)
+        self.bind = problem.bind
+        self.clock = self.bk.clock(problem.layout)
+        self.shifted = False
+        """Whether the clock counts from a t0 that is not known to be 0."""
+        self.rows_in_steps = False
+        """Whether rows at t0 belong to the first step, so that they move with their times."""
+        self.times_checked = True
+        """Whether the times were known, and so checked, before the solve."""
+        self.progress: Any = False
+        self.watch: Any = None
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether steps can be rejected."""
+        return self.controller.adaptive
+
+    def placed(self, inputs: Inputs) -> ForwardLoop:
+        """The same loop, where f and ``SaveAt.fn`` are given t0 + t of a time t of the clock."""
+        if not self.shifted:
+            return self
+        twin = copy.copy(self)
+        origin = self.clock.real(self.bk.stop_gradient(inputs.t0))
+        twin.layout = self.problem.layout.at(origin)
+        twin.carried = self.solver.carried(self.bk, twin.layout)
+        return twin
+
+    def told(self, inputs: Inputs, t: Any) -> Any:
+        """A time (or times, where they are traced) of the clock as the user counts it."""
+        if not inputs.relative:
+            return t
+        clock, end = self.clock, self.clock.real(inputs.clocked[1])
+        own = clock.real(inputs.t0) + t if self.shifted else t
+        return clock.where(t == end, clock.real(inputs.t1), own)
+
+    def state(self, carried: State) -> State:
+        """y, of what the solver carries from step to step (``carried`` is its layout)."""
+        return self.solver.state(self.layout, carried)
+
+    # --- marches
+    def march(
+        self,
+        inputs: Inputs,
+        slots: Slots | None = None,
+        *,
+        record: bool = False,
+        guard: Any = None,
+        clocked: Any = None,
+    ) -> Final:
+        """Solve from t0 to t1; store states by ``slots``, record accepted times if asked.
+
+        ``guard.note(table, i, y)`` is called with the state before step i, for i = 1, 2, ...;
+        one with a ``forward_sweep`` makes the march's steps (``TapeAdjoint``).
+        ``clocked.pack(y, t, h, memory)`` is what an adaptive march stores in place of y.
+        """
+        if self.progress:
+            return self._with_progress(inputs, slots, record=record, guard=guard, clocked=clocked)
+        inside = self._rows_at_start(inputs)
+        record = record or self.outputs.inside == "steps"
+        if self.adaptive:
+            final = self._march_adaptive(inputs, inside, slots, record, guard, clocked)
+        else:
+            final = self._march_grid(inputs, inside, slots, guard)
+        return final if self.times_checked else self._judged(inputs, final)
+
+    def _judged(self, inputs: Inputs, final: Final) -> Final:
+        """The end of a march, or that of one that was not begun where its times are bad."""
+        clock, controller, out = self.clock, self.controller, self.outputs
+        t0, t1 = (clock.real(t) for t in inputs.clocked[:2])
+        ts, rows = inputs.clocked[2] if out.inside == "ts" else (), final.inside
+        good = clock.in_order(t0, ts, t1)
+        if isinstance(controller, ConstantSteps):
+            dt = clock.real(inputs.settings[0] if inputs.settings else controller.dt)
+            good = clock.both(good, clock.either((t1 - t0) * dt > 0, t0 == t1))
+        elif isinstance(controller, StepTo):
+            for t, given in ((inputs.t0, controller.ts[0]), (inputs.t1, controller.ts[-1])):
+                good = clock.both(good, clock.near(clock.real(t), clock.real(given)))
+        elif (dt0 := getattr(controller, "dt0", None)) is not None:
+            good = clock.both(good, (t1 - t0) * clock.real(dt0) >= 0)
+        if out.inside == "ts":  # a solve to t1 has met all of them
+            met = clock.either(rows[0] == out.count, final.status != int(Status.converged))
+            good = clock.both(good, met)
+        if out.inside:
+            rows = (self.bk.pick(good, rows[0], 0), *rows[1:])
+        status = clock.where(good, final.status, int(Status.bad_times))
+        return final._replace(status=status, t=clock.where(good, final.t, t0), inside=rows)
+
+    def _with_progress(self, inputs: Inputs, slots: Slots | None, **settings: Any) -> Final:
+        """The same march, reported once; replays are not."""
+        report, close = reporter(self.progress)
+        start, end = (float(t) for t in inputs.clocked[:2])
+        self.progress, span = False, end - start
+        self.watch = lambda t: report((t - start) / span if span else 1.0)
+        try:
+            final = self.march(inputs, slots, **settings)
+            self.watch(final.t)
+        finally:
+            self.watch = None
+            close()
+        return final
+
+    def grid(self, inputs: Inputs, final: Final | None = None) -> Any:
+        """Start and size of every accepted step."""
+        clock = self.clock
+        if isinstance(self.controller, ConstantSteps):
+            t0, t1 = (clock.real(t) for t in inputs.clocked[:2])
+            dt = clock.real(inputs.settings[0] if inputs.settings else self.controller.dt)
+            whole = clock.steps(t0, t1, dt) if self.count is None else self.count
+            return ConstantGrid(clock, (t0, t1), dt, whole, self._bounded(whole))
+        if isinstance(self.controller, StepTo):
+            times: Any = self.controller.ts
+            whole = len(times) - 1
+            if self.shifted:
+                times = tuple(t - times[0] for t in times)
+            times = self.bk.time_sequence(times, self.layout)
+            return GivenGrid(self.bk, times, whole, self._bounded(whole), shifts=False)
+        assert final is not None
+        return GivenGrid(self.bk, final.times, final.n, shifts=True)
+
+    def tolerances(self, inputs: Inputs) -> Scale:
+        """Tolerances of the error norm, numbers or states."""
+        if inputs.settings:
+            return Scale(*inputs.settings)
+        controller: Any = self.controller
+        least = smallest(self.bk.itemsize(self.problem.layout.real_dtype))
+        return Scale(float(controller.rtol), max(float(controller.atol), least))
+
+    def _bounded(self, count: Any) -> Any:
+        if self.max_steps is None:
+            return count
+        known = isinstance(count, int)
+        return (min if known else self.clock.minimum)(count, self.max_steps)
+
+    def _rows_at_start(self, inputs: Inputs) -> Any:
+        """Rows for the saved times that equal t0."""
+        out, bk = self.outputs, self.bk
+        carry = out.start(self.solver.extra)
+        if out.inside != "ts":
+            return carry
+        t0, t1 = (self.clock.real(t) for t in inputs.clocked[:2])
+        ts = inputs.clocked[2]
+        row = out.emitter(self.problem, self.layout, inputs.params)(t0, inputs.y0)
+        last = out.count - 1 if out.count else 0
+
+        def at_start(s: Any) -> Any:
+            i = bk.pick(s[0] < out.count, s[0], last)
+            here = self.clock.both(s[0] < out.count, bk.look(ts, i) == t0)
+            return self.clock.both(here, t0 == t1) if self.rows_in_steps else here
+
+        written = lambda s: (s[0] + 1, bk.write(s[1], s[0], row), *s[2:])  # noqa: E731
+        return bk.while_loop(at_start, written, carry)
+
+    def _march_grid(self, inputs: Inputs, inside: Any, slots: Slots | None, guard: Any) -> Final:
+        bk, out, clock = self.bk, self.outputs, self.clock
+        grid = self.grid(inputs)
+        field = self.bind(inputs.params)
+        make = getattr(guard, "forward_sweep", None) or self.solver.forward_sweep
+        sweep = make(bk, self.layout, field)
+        emit, ts = out.emitter(self.problem, self.layout, inputs.params), inputs.clocked[2]
+
+        def plain(i: Any, s: Any) -> Any:
+            t, h = grid.step(i)
+            return (sweep.advance(t, h, s[0]),)
+
+        def saving(i: Any, s: Any) -> Any:
+            y, k0, rows, reached = s
+            t, h = grid.step(i)
+            y1, k1, _ = sweep.attempt(t, h, y, k0)
+            # an eager march that fails is looked at once more; nan and inf last
+            ok = self.carried.finite(y1) if clock.traced else clock.yes
+            rows = out.collect(rows, ok, ts, (t, grid.end(i), h, y1), i, sweep, emit)
+            return y1, k1, rows, bk.pick(ok, i + 1, reached)
+
+        def watched(i: Any, s: Any) -> Any:
+            self.watch(grid.step(i)[0])
+            return step(i, s)
+
+        step = saving if out.inside else plain
+        t0 = clock.real(inputs.clocked[0])
+        y0 = sweep.start(t0, inputs.y0)
+        start: tuple[Any, ...] = (y0,)
+        if out.inside:
+            start = (y0, sweep.first(t0, y0), inside, clock.count(0))
+        taken = watched if self.watch else step
+        if guard is not None:
+            start = (*start, guard.table(grid.count if self.count is not None else self.max_steps))
+            taken = guard.on_grid(taken)
+        n, first = grid.count, lambda s: s[0]
+        s, stored = march_counted(bk, n, start, taken, first, slots, self.carried)
+        y, t = s[0], clock.real(inputs.clocked[1])
+        inside = s[2] if out.inside else inside
+        noted = s[-1] if guard is not None else None
+        finite, last = self.carried.finite(y), n
+        status = clock.where(n == grid.whole, int(Status.converged), int(Status.max_steps))
+        status = clock.where(finite, status, int(Status.non_finite))
+        if clock.traced:
+            last = bk.pick(finite, n, s[3]) if out.inside else n
+        elif not finite:
+            y, n = self._last_finite(y0, grid, sweep)
+            last, inside = n, out.reached(inside, ts, grid, n)
+        t = clock.where(last == grid.whole, t, grid.end(last - 1))
+        if clock.traced and not out.inside:  # no step was looked at: it is not known
+            t = clock.where(finite, t, math.nan)
+        return Final(y, t, n, n, status, inside, None, stored, noted)
+
+    def _last_finite(self, y: State, grid: Any, sweep: Any) -> tuple[State, int]:
+        """State and index before the first step that gives nan or inf, found by replay.
+
+        Only a solve that failed pays for it; nan lasts, so one look at the end tells of it.
+        """
+        for i in range(grid.count):
+            t, h = grid.step(i)
+            y1 = sweep.advance(t, h, y)
+            if not self.carried.finite(y1):
+                return y, i
+            y = y1
+        raise AssertionError("the replay of a failed march did not fail")
+
+    def _first_try(self, inputs: Inputs, field: Any, scale: Scale) -> tuple[Scalar, Scalar, Any]:
+        """Size of the first step, nan for its error where f or y0 is not finite, and its slope."""
+        clock, layout = self.clock, self.layout
+        controller: Any = self.controller
+        t0, t1 = (clock.real(t) for t in inputs.clocked[:2])
+        k0: Any = tuple(1.0 * k for k in field(layout.time(t0), inputs.y0))  # f may reuse them
+        sound = layout.finite(layout.pack(k0))
+        if clock.traced:
+            sound = clock.both(sound, layout.finite(inputs.y0))
+        # of nan or inf no step is made of a size that the controller would take for one
+        h0, e0 = clock.real(0.0), clock.where(sound, 0.0, math.nan)
+        if clock.traced or sound:
+            first, order = (t0, t1, inputs.y0, k0), self.solver.error_order
+            h = controller.first_step(clock, layout, field, scale, first, order)
+            h0 = clock.where(sound, h, h0)
+        # a constant, as all step sizes of a gradient
+        return clock.constant(h0), e0, k0 if self.solver.keeps_slope else None
+
+    def _march_adaptive(
+        self, inputs: Inputs, inside: Any, slots: Slots | None, record: bool, guard: Any,
+        clocked: Any,
+    ) -> Final:  # fmt: skip
+        bk, clock, layout, out = self.bk, self.clock, self.layout, self.outputs
+        field = self.bind(inputs.params)
+        scale = self.tolerances(inputs)
+        make = getattr(guard, "forward_sweep", None) or self.solver.forward_sweep
+        sweep = make(bk, layout, field, scale)
+        t0, t1 = (clock.real(t) for t in inputs.clocked[:2])
+        order = self.solver.error_order
+        controller: Any = self.controller
+        constant = clock.constant
+        h0, e0, k0 = self._first_try(inputs, field, scale)
+        attempt, land, select = sweep.judged(), clock.land, clock.select
+        adapt, floor, limit = controller.adapter(clock, order), controller.floor, self.max_steps
+        emit, ts = out.emitter(self.problem, self.layout, inputs.params), inputs.clocked[2]
+        collect: Any = out.collect if out.inside else None
+
+        def body(s: Any) -> Any:
+            t, h, _, memory, y, k0, n, tries, times, rows = s
+            t_new, step = land(t, h, t1)
+            y1, k1, kept, e2 = attempt(t, step, y, k0)
+            e2 = constant(e2)
+            # (t + h) - t may be above h by rounding: then a forced smallest step is still one (T16)
+            h = constant(clock.where(abs(step) < abs(h), step, h))
+            ok, h_next, memory = adapt(e2, h, memory)
+            if record:
+                times = clock.record(times, n, t_new, ok)
+            if collect is not None:
+                rows = collect(rows, ok, ts, (t, t_new, step, y1), n, sweep, emit)
+            t, y, k0, n = select(ok, (t_new, y1, k1, n + 1), (t, y, kept, n))
+            return t, h_next, e2, memory, y, k0, n, tries + 1, times, rows
+
+        patience: Any = None if clock.traced else Patience(t1, lambda t: self.told(inputs, t))
+
+        def running(s: Any) -> Any:
+            if patience is not None and s[7] == patience.stop:
+                patience.look(s[0], s[1], s[7])
+            left = 1 if limit is None else limit - s[7]
+            return clock.running(s[0], t1, s[1], floor, left)
+
+        step = (lambda s: (self.watch(s[0]), body(s))[1]) if self.watch else body
+        times = clock.record_new(t0, limit) if record else ()
+        zero = clock.count(0)
+        y0, memory = sweep.start(t0, inputs.y0), controller.init(clock)
+        start: Any = (t0, h0, clock.real(e0), memory, y0, k0, zero, zero, times, inside)
+        plain = guard is None and clocked is None and self.watch is None
+        if bk.python_loops and plain and (slots is None or slots.everything):
+            rows = collect and (lambda r, s, n: collect(r, True, ts, s, n, sweep, emit))
+            note = clock.record if record else None
+            least = 4 * clock.eps
+            tries = Tries(attempt, adapt, note, rows, t1, floor, least, limit, patience)
+            return self._ended(*march_on_host(bk, start, tries, slots, self.carried), t1)
+        if guard is not None:
+            start, step = (*start, guard.table(limit)), guard.on_tries(step, 6, 4)
+
+        def view(s: Any) -> Any:
+            return s[6], s[4] if clocked is None else clocked.pack(s[4], s[0], s[1], s[3])
+
+        s, stored = march(bk, start, step, running, view, slots, clocked or self.carried)
+        return self._ended(s, stored, t1, s[-1] if guard is not None else None)
+
+    def evaluations(self, n: Any, tries: Any, inside: Any) -> Any:
+        """Calls of f by a march of so many accepted steps, tries, and steps with rows inside."""
+        out, solver = self.outputs, self.solver
+        first = int(bool(out.inside) and solver.keeps_slope)
+        if self.adaptive:
+            controller: Any = self.controller
+            first = 1 if controller.dt0 is not None else 2
+        rejected = 0 if self.clock.traced or solver.compiled else tries - n
+        full = self.adaptive or bool(out.inside)
+        return first + solver.calls(tries, full=full, rejected=rejected, inside=inside)
+
+    def called(self, final: Final) -> int:
+        """The same of a march that has ended; 0 in a traced library, which runs no f itself."""
+        if self.clock.traced:
+            return 0
+        inside = final.inside[2] if len(final.inside) > 2 else 0
+        number = self.bk.number
+        return int(self.evaluations(number(final.n), number(final.tries), number(inside)))
+
+    def _ended(self, s: Any, stored: Any, t1: Scalar, noted: Any = None) -> Final:
+        t, _, e2, _, y, _, n, tries, times, inside = s[:10]
+        return Final(y, t, n, tries, self._why(t, t1, e2, tries), inside, times, stored, noted)
+
+    def _why(self, t: Scalar, t1: Scalar, e2: Scalar, tries: Any) -> Any:
+        """The status of an adaptive march from where it stopped."""
+        clock, limit = self.clock, self.max_steps
+        why = int(Status.dt_min)
+        if limit is not None:
+            why = clock.where(tries >= limit, int(Status.max_steps), why)
+        why = clock.where(clock.is_finite(e2), why, int(Status.non_finite))
+        return clock.where(t == t1, int(Status.converged), why)
+
+    def rows_inside(self, final: Final) -> Any:
+        """Number of rows collected inside the loop."""
+        if not self.outputs.inside:
+            return 0
+        count = self.outputs.count
+        return final.inside[0] if count is None else count

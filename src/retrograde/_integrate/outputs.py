@@ -1,0 +1,123 @@
+"""The end of a march, and its rows: states, times and cotangents, in the order t0, inside, t1.
+
+A row that the solve did not reach is nan, states and time; the padding of ``SaveAt.steps`` behind
+a solve that reached t1 is inf. In eager libraries, whose solves raise, the row for t1 holds the
+state and the time where the solve stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from .._base.errors import InputError
+from .._base.plain_input import cotangent_leaf, matched
+from .._base.types import Array, Inputs, Scalar, State, Tree
+from .solution import Status
+
+__all__ = ["Final", "cotangent_leaves", "output_leaves", "output_times"]
+
+
+class Final(NamedTuple):
+    """Where a march ended.
+
+    Attributes
+    ----------
+    y : state
+        What the solver carries: ``loop.state`` gives the y of it.
+    t : scalar [time]
+    n, tries : int or traced scalar
+        Accepted steps and all of them.
+    status : Status value
+    inside : Any
+        Carry of the outputs collected inside the loop.
+    times : Any
+        Record of accepted times, or None.
+    stored : Stored or None
+    noted : table or None
+        What a guard noted of the states.
+    """
+
+    y: State
+    t: Scalar
+    n: Any
+    tries: Any
+    status: Any
+    inside: Any
+    times: Any
+    stored: Any
+    noted: Any = None
+
+
+def output_leaves(loop: Any, inputs: Inputs, final: Any) -> tuple[Array, ...]:
+    """All rows, as leaves of shape (k, *shape)."""
+    out, bk = loop.outputs, loop.bk
+    emit = out.emitter(loop.problem, loop.layout, inputs.params)
+    parts = []
+    if out.saveat.t0:
+        parts.append(out.layout.stack([emit(loop.clock.real(inputs.clocked[0]), inputs.y0)]))
+    if out.inside:
+        n, fill = loop.rows_inside(final), _fill(loop, final)
+        parts.append(bk.rows(out.layout, final.inside[1], n, final.inside[0], fill))
+    if out.saveat.final:
+        ok = final.status == int(Status.converged)
+        row = out.layout.stack([emit(final.t, loop.state(final.y))])
+        parts.append(tuple(bk.poison(ok, x) for x in row) if loop.clock.traced else row)
+    if len(parts) == 1:
+        return parts[0]  # type: ignore[no-any-return]
+    xp = bk.xp
+    return tuple(xp.concat(leaves, axis=0) for leaves in zip(*parts, strict=True))
+
+
+def output_times(loop: Any, inputs: Inputs, final: Any) -> Array:
+    """Times of the rows, shape (k,)."""
+    out, clock, bk = loop.outputs, loop.clock, loop.bk
+
+    def array(times: Any) -> Array:
+        return bk.times_array(times, loop.layout)
+
+    arrays = [array([clock.real(inputs.t0)])] if out.saveat.t0 else []
+    if out.inside == "ts":
+        arrays += bk.blank((array(inputs.ts),), final.inside[0], _fill(loop, final))
+    elif out.inside:
+        n = loop.rows_inside(final)
+        times = final.times if loop.adaptive else bk.grid_times(loop.grid(inputs), n)
+        times = bk.accepted_times(times, n, final.inside[0], _fill(loop, final))
+        if loop.clock.traced or not inputs.relative:
+            times = loop.told(inputs, times)
+        else:
+            times = [loop.told(inputs, t) for t in times]
+        arrays.append(array(times))
+    if out.saveat.final:
+        ok = final.status == int(Status.converged)
+        t = loop.told(inputs, final.t)
+        arrays.append(array([clock.where(ok, t, math.nan) if clock.traced else t]))
+    return arrays[0] if len(arrays) == 1 else bk.xp.concat(arrays, axis=0)
+
+
+def _fill(loop: Any, final: Any) -> Scalar:
+    """What stands in rows that the solve has not filled."""
+    ok = final.status == int(Status.converged)
+    return loop.clock.where(ok, math.inf, math.nan)
+
+
+def cotangent_leaves(bk: Any, leaves: Any, ys: Tree, cotangent: Tree) -> tuple[Array, ...]:
+    """Leaves of a cotangent, checked against ``ys`` and as long as the program's rows."""
+    xp = bk.xp
+    own, treedef = bk.flatten(ys)
+    parts = matched(bk, bk.unflatten(treedef, range(len(own))), cotangent)
+    given = bk.flatten(cotangent)[0]
+    if parts is not None:
+        given = [cotangent_leaf(bk, parts[i], x) for i, x in enumerate(own)]
+    shapes = [tuple(getattr(x, "shape", ())) for x in given]
+    if shapes != [tuple(x.shape) for x in own]:
+        raise InputError(
+            f"the cotangent has leaves of shape {shapes}, but `sol.ys` has "
+            f"{[tuple(x.shape) for x in own]}; make them equal."
+        )
+
+    def pad(x: Array, full: Array) -> Array:
+        missing = full.shape[0] - x.shape[0]
+        return xp.concat([x, xp.zeros_like(full[:missing])], axis=0) if missing else x
+
+    return tuple(pad(x, full) for x, full in zip(given, leaves, strict=True))

@@ -1,0 +1,379 @@
+"""A solve's arguments in the engine's form: layout, flat parameters, a bound vector field.
+
+What is differentiated is flat: the arrays in ``args`` and those that f closes over
+(``captured``). The rest of ``args`` (numbers, strings, None, ...) is kept aside and put back
+when f is called. Checks that need f run on its first call only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .._backend.interface import Capability
+from .._base.errors import InputError
+from .._base.foreign import refuse
+from .._base.plain_input import fitted, integral, matched
+from .._base.types import Array, State, Tree
+
+__all__ = ["Problem"]
+
+
+class Problem:
+    """A vector field with everything it is called with.
+
+    Parameters
+    ----------
+    bk : AbstractBackend
+    f : callable
+        ``f(t, y, args) -> dy/dt``.
+    y0, args : tree
+    """
+
+    def __init__(self, bk: Any, f: Any, y0: Tree, args: Tree) -> None:
+        if not callable(f):
+            raise InputError(f"`f` is {f!r}, which is not callable; pass f(t, y, args) -> dy/dt.")
+        self.bk = bk
+        self.f = f
+        self.call = f
+        """f as it is called: where it returns lists or plain numbers, they are made arrays."""
+        leaves, self.treedef = bk.flatten(y0)
+        self._check_state(leaves)
+        self.layout = bk.layout(leaves)
+        self.single = len(leaves) == 1 and leaves[0] is y0
+        self.y0 = self.layout.pack([bk.view(x) for x in leaves])
+        self._args_leaves, self._args_treedef = bk.flatten(args)
+        self.where = tuple(i for i, x in enumerate(self._args_leaves) if bk.is_array(x))
+        for i in self.where:
+            self._args_leaves[i] = bk.view(self._args_leaves[i])
+        self.leaf_count = len(self._args_leaves)
+        self._check_args()
+        self.params = tuple(self._args_leaves[i] for i in self.where)
+        self.differentiable = tuple(bool(bk.floating(x)) for x in self.params)
+        """Which of ``params`` can have a gradient."""
+        self.numbers: frozenset[int] = frozenset()
+        """Which of ``params`` came as plain numbers."""
+        self.untimed: Exception | None = None
+        """Why there is no derivative of f by its time: f takes it as a plain number."""
+        self.notice: Callable[[Exception], None] | None = None
+        """What notes that; None where a derivative by a time was asked for by name."""
+        if Capability.AUTODIFF not in bk.capabilities:
+            self.notice = self.note_untimed
+        self._key: Any = None
+        self.converted: Callable[..., Any] | None = None
+        """f with what it closes over as a fourth argument, where the adapter hoists that."""
+        self.converted_output: Callable[..., Any] | None = None
+        """The same of ``SaveAt.fn``."""
+        self.leafwise: Callable[..., Any] | None = None
+        """``(t, leaves, args) -> leaves``, where the adapter needs f without trees."""
+        self.prepare: Callable[[Sequence[Array]], tuple[Array, ...]] | None = None
+        """What an adapter makes of ``params`` for f, once, outside of loops; idempotent."""
+        self._captured = [slice(len(self.where), None)] * 2
+        self.parted = False
+        """Whether the solver drops parts of f's results (see ``AbstractSolver``)."""
+        self.small = False
+        """Whether a whole solve may be one kernel of the device (an adapter's)."""
+        self.apart = False
+        """Whether f and its vjp are better not merged with what is around them (an adapter's); of
+        a solver that drops parts, the vjp alone."""
+        self.doubtful = False
+        """Whether f or ``SaveAt.fn`` may hold what has no derivative (an adapter's finding)."""
+        self.notes: tuple[Any, ...] = ()
+        """What an adapter found f and ``SaveAt.fn`` to be made of; part of :meth:`key`."""
+        self.trials = 0
+        """Calls of f beside those of the march: checks, the planner's, marches begun again."""
+        self.first: list[Array] = []
+        """What f returned at (t0, y0), until a plan has compared it with another call."""
+        self.steady = True
+        """Whether two calls of f at (t0, y0) returned the same, as far as that was seen."""
+        self.drawn = 0
+        """Bytes that each call of f leaves behind, for its random numbers (an adapter's)."""
+
+    def key(self) -> Any:
+        """What the structure of this problem depends on, to keep compiled programs by."""
+        return self.f, *self.alike()
+
+    def alike(self) -> Any:
+        """The same without f."""
+        if self._key is not None:
+            return self._key
+        static = tuple(None if self.bk.is_array(x) else (type(x), x) for x in self._args_leaves)
+        arrays = (*self.layout.unpack(self.y0), *self.params)
+        shapes = tuple((tuple(x.shape), x.dtype) for x in arrays)
+        self._key = (
+            self.treedef,
+            self._args_treedef,
+            static,
+            self.where,
+            shapes,
+            self.notes,
+        )
+        return self._key
+
+    def forget(self) -> None:
+        """Drop the arrays, once they are inputs of a program that outlives this call."""
+        self.y0, self.params = None, ()
+        for i in self.where:
+            self._args_leaves[i] = None
+
+    # --- checks
+    def _check_state(self, leaves: Sequence[Any]) -> None:
+        bk = self.bk
+        if not leaves:
+            raise InputError("`y0` is empty; pass an array or a tree of arrays.")
+        for leaf in leaves:
+            refuse("y0", leaf)
+            if not bk.is_array(leaf):
+                raise InputError(
+                    f"`y0` has a leaf of type {type(leaf).__name__}; make every leaf an array of "
+                    f"{bk.name}."
+                )
+            if not bk.floating(leaf):
+                raise InputError(
+                    f"`y0` has dtype {leaf.dtype}; convert it to a floating dtype (float32, "
+                    "float64 or complex)."
+                )
+            if 0 in leaf.shape:
+                raise InputError(
+                    f"`y0` has a leaf of shape {tuple(leaf.shape)}, which is empty; drop it."
+                )
+        first = leaves[0]
+        for leaf in leaves[1:]:
+            if leaf.dtype != first.dtype:
+                raise InputError(
+                    f"`y0` mixes the dtypes {first.dtype} and {leaf.dtype}; convert all of its "
+                    "leaves to one."
+                )
+            self._check_device("`y0`", leaf, first)
+
+    def _check_args(self) -> None:
+        first = self.bk.flatten(self.layout.unpack(self.y0))[0][0]
+        for leaf in self._args_leaves:
+            if self.bk.is_array(leaf):
+                refuse("args", leaf)
+                self._check_device("`y0` and `args`", leaf, first)
+
+    def _check_device(self, name: str, x: Array, y: Array) -> None:
+        a, b = self.bk.device_of(x), self.bk.device_of(y)
+        if a != b:
+            raise InputError(f"{name} mix the devices {b} and {a}; move all arrays to one.")
+
+    # --- the field
+    def note_untimed(self, error: Exception) -> None:
+        """Note that f can't be differentiated by its time, and what it said."""
+        self.untimed = self.untimed or error
+
+    def arguments(self, params: Sequence[Array]) -> Tree:
+        """``args`` with its differentiable leaves replaced."""
+        leaves = list(self._args_leaves)
+        for i, x in zip(self.where, params, strict=False):
+            leaves[i] = x
+        return self.bk.unflatten(self._args_treedef, leaves)
+
+    def gradient_tree(self, cotangents: Sequence[Array]) -> Tree:
+        """Cotangents of ``params`` in the form of ``args``; None where there is none."""
+        leaves: list[Any] = [None] * len(self._args_leaves)
+        for i, x in zip(self.where, cotangents, strict=False):
+            leaves[i] = x
+        return self.bk.unflatten(self._args_treedef, leaves)
+
+    def structure(self) -> Tree:
+        """y0's tree with the number of each leaf in its place."""
+        return self.tree(range(len(self.layout.shapes)))
+
+    def state_tree(self, y: State) -> Tree:
+        """A state in the form of y0."""
+        return self.tree(self.layout.unpack(y))
+
+    def tree(self, leaves: Sequence[Array]) -> Tree:
+        """Leaves (perhaps with leading axes) in the form of y0."""
+        return leaves[0] if self.single else self.bk.unflatten(self.treedef, leaves)
+
+    def bind(self, params: Sequence[Array]) -> Callable[[Array, State], tuple[Array, ...]]:
+        """``field(t, Y) -> leaves of dy/dt`` at these parameters, of a state Y.
+
+        Where the library's arrays can be written into, ``field.fresh`` is the same for states that
+        nobody needs afterwards, and may be cheaper.
+        """
+        params = self.prepared(params)
+        field, unpack = self.bind_leaves(params), self.layout.unpack
+        if self.single:
+            args, f = self.arguments(params), self._hoisted(params)
+            if self.layout.plain:
+                bound = lambda t, y: (f(t, y, args),)  # noqa: E731
+            else:
+                bound = lambda t, y: (f(t, unpack(y)[0], args),)  # noqa: E731
+        else:
+            bound = lambda t, y: field(t, unpack(y))  # noqa: E731
+        guarded = self.guarded(bound)
+        if self.single:  # for spaces that save the frame between (``fused``)
+            guarded.call = f, args  # type: ignore[attr-defined]
+        return guarded
+
+    def guarded(self, field: Callable[..., Any]) -> Callable[..., Any]:
+        """A field whose states f can't change; ``fresh`` is the field itself where that differs."""
+        guarded: Callable[..., Any] = self.bk.guard(field)
+        if guarded is not field:
+            guarded.fresh = field  # type: ignore[attr-defined]
+        return guarded
+
+    def bind_leaves(self, params: Sequence[Array]) -> Callable[[Array, Any], tuple[Array, ...]]:
+        """The same of the leaves of y."""
+        params = self.prepared(params)
+        args, f = self.arguments(params), self._hoisted(params)
+        if self.single:
+            return lambda t, leaves: (f(t, leaves[0], args),)
+        if self.leafwise is not None:
+            call = self.leafwise
+            return lambda t, leaves: call(t, leaves, args)
+        flatten, unflatten, treedef = self.bk.flatten, self.bk.unflatten, self.treedef
+        return lambda t, leaves: tuple(flatten(f(t, unflatten(treedef, leaves), args))[0])
+
+    def prepared(self, params: Sequence[Array]) -> Sequence[Array]:
+        """Parameters in the form that f is bound to (see ``prepare``)."""
+        return params if self.prepare is None else self.prepare(params)
+
+    def _hoisted(self, params: Sequence[Array]) -> Callable[[Any, Any, Any], Any]:
+        """f with the arrays that it closes over taken from ``params``."""
+        if self.converted is None:
+            plain: Callable[[Any, Any, Any], Any] = self.call
+            return plain
+        converted, captured = self.converted, tuple(params[self._captured[0]])
+        return lambda t, y, args: converted(t, y, args, captured)
+
+    def add_captured(
+        self,
+        converted: Callable[..., Any] | None,
+        arrays: Sequence[Array],
+        differentiable: Sequence[bool],
+        *,
+        output: bool = False,
+    ) -> None:
+        """Note the arrays that f (or ``SaveAt.fn``) closes over: they join ``params`` at its end.
+
+        ``converted``: the function with them as a fourth argument, where the adapter hoists them.
+        """
+        if converted is not None and output:
+            self.converted_output = converted
+        elif converted is not None:
+            self.converted = converted
+        start = len(self.params)
+        self._captured[output] = slice(start, start + len(arrays))
+        self.params = (*self.params, *arrays)
+        self.differentiable = (*self.differentiable, *differentiable)
+
+    def bind_output(self, fn: Any, params: Sequence[Array]) -> Callable[[Array, Any], Any]:
+        """``fn(t, y, args)`` of SaveAt, from leaves to leaves."""
+        args, call = self.arguments(params), fn
+        if self.converted_output is not None:
+            converted, captured = self.converted_output, tuple(params[self._captured[1]])
+            call = lambda t, y, args: converted(t, y, args, captured)  # noqa: E731
+        return lambda t, leaves: tuple(self.bk.flatten(call(t, self.tree(leaves), args))[0])
+
+    def taken(self, k: Tree) -> Tree:
+        """f's first result as it is meant: where it is made arrays of, all later ones are, too."""
+        bk = self.bk
+        leaves, treedef = bk.flatten(k)
+        arrays = treedef == self.treedef and all(map(bk.is_array, leaves))
+        dtype = self.layout.dtype  # to write a dtype out takes longer than to compare two
+        if arrays and not any(x.dtype != dtype and integral(x) for x in leaves):
+            return k
+        fit = self.fit(k)
+        if fit is None:
+            return k
+        self._fitted()
+        return fit
+
+    def _fitted(self) -> None:
+        """Let every result of f be made to fit."""
+        f: Callable[[Any, Any, Any], Any] = self.f
+        self.call = lambda t, y, args: self.fit(f(t, y, args))
+
+    def wrap(self, make: Callable[[Any], Any]) -> None:
+        """Let an adapter stand around f, wherever it is called: f becomes ``make(f)``."""
+        fits = self.call is not self.f
+        self.f = self.call = make(self.f)
+        if fits:
+            self._fitted()
+
+    def fit(self, k: Tree) -> Tree | None:
+        """A result of f with its lists, numbers and integers as y's arrays; None if it is unlike.
+
+        Derivatives go through.
+        """
+        bk, layout = self.bk, self.layout
+        parts = matched(bk, self.structure(), k)
+        if parts is None:
+            return None
+        leaves = [
+            fitted(bk, parts[i], layout.dtype, layout.device) for i in range(len(layout.shapes))
+        ]
+        for x, shape in zip(leaves, layout.shapes, strict=True):
+            if tuple(getattr(x, "shape", (None,))) != shape:
+                return None
+        return self.tree(leaves)
+
+    def check_result(self, k: Tree, is_array: Callable[[Any], bool] | None = None) -> Tree:
+        """A result of f (or its shapes) as it is meant; InputError unless it is like y0."""
+        bk = self.bk
+        called = is_array is None  # by an eager library: a traced one has shapes
+        if is_array is None:
+            k = self.taken(k)
+        leaves, treedef = bk.flatten(k)
+        if is_array is None:
+            is_array = bk.is_array
+            for leaf in leaves:
+                refuse("f's result", leaf)
+        if not all(is_array(leaf) for leaf in leaves) or treedef != self.treedef:
+            raise InputError(
+                f"`f` returned {_describe(bk, k)}; it must return {_describe(bk, self._example())}"
+                ", the structure of `y0`."
+            )
+        first = self.layout.unpack(self.y0)[0]
+        for leaf, shape in zip(leaves, self.layout.shapes, strict=True):
+            if tuple(leaf.shape) != shape:
+                raise InputError(
+                    f"`f` returned the shape {tuple(leaf.shape)} where `y0` has {shape}; make "
+                    "them equal."
+                )
+            if leaf.dtype != self.layout.dtype:
+                raise InputError(
+                    f"`f` returned dtype {leaf.dtype} where `y0` has {self.layout.dtype}; convert "
+                    "`y0` or the constants in `f`."
+                )
+            if bk.is_array(leaf):
+                self._check_device("`f`'s result and `y0`", leaf, first)
+        if called:
+            self.trials += 1
+            self.first = [bk.stop_gradient(leaf) for leaf in leaves]
+        return k
+
+    def compare(self, k: Sequence[Array]) -> None:
+        """Note whether f, called again at (t0, y0), returned something else (``steady``)."""
+        bk, xp = self.bk, self.bk.xp
+        near = 2.0 ** (-4 * bk.itemsize(self.layout.real_dtype))  # half the digits
+        first, self.first = self.first, []
+        for a, b in zip(first, k, strict=False):
+            a, b = xp.abs(a - b), xp.abs(a)
+            if bk.concrete(xp.any(a > near * xp.max(b))):
+                self.steady = False
+
+    def describe(self) -> str:
+        """y0 in a few words, for messages."""
+        return _describe(self.bk, self._example())
+
+    def _example(self) -> Tree:
+        return self.state_tree(self.y0)
+
+
+def _describe(bk: Any, tree: Any) -> str:
+    """A tree in a few words, for messages."""
+    if hasattr(tree, "shape") and not bk.is_array(tree) and hasattr(tree, "__array_namespace__"):
+        return f"an array of {type(tree).__module__.partition('.')[0]}"
+    if hasattr(tree, "shape"):
+        return f"an array of shape {tuple(tree.shape)}"
+    if isinstance(tree, dict):
+        return f"a dict with keys {list(tree)}"
+    if isinstance(tree, (tuple, list)):
+        return f"a {type(tree).__name__} of {len(tree)}"
+    return f"a {type(tree).__name__}"

@@ -1,0 +1,242 @@
+"""What a solve hands back."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple
+
+from .._base.errors import InputError, SolveFailed, UnsupportedByBackend
+from .._base.types import Array, Tree, Y
+
+__all__ = ["Gradients", "Solution", "Status", "check", "without_times"]
+
+
+class Status(enum.IntEnum):
+    """How a solve ended; 0 is success.
+
+    Examples
+    --------
+    >>> import retrograde as rg
+    >>> sol = rg.solve(lambda t, y, args: -y, [1.0], 0.0, 1.0, max_steps=2, throw=False)
+    >>> sol.status is rg.Status.max_steps, rg.Status.converged.message
+    (True, 'the solve reached t1.')
+    """
+
+    converged = 0
+    max_steps = 1
+    dt_min = 2
+    non_finite = 3
+    event = 4
+    bad_times = 5
+
+    @property
+    def message(self) -> str:
+        """One sentence for a person."""
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    Status.converged: "the solve reached t1.",
+    Status.max_steps: "the number of tries reached `max_steps`; raise it, loosen the tolerances, "
+    "or look whether the problem is stiff.",
+    Status.dt_min: "the step size fell below its floor (`dtmin`, or the resolution of t); the "
+    "problem may be stiff or singular there.",
+    Status.non_finite: "`f` or the state became nan or inf there; check `f`, `y0` and the domain "
+    "of the functions that it calls.",
+    Status.event: "an event ended the solve.",
+    Status.bad_times: "the solve was not begun: `saveat.ts` leave t0 to t1 or are out of order, a "
+    "time is nan or infinite, or the steps lead away from `t1`; sort and clip the times.",
+}
+
+
+class Gradients(NamedTuple, Generic[Y]):
+    """Cotangents of the inputs of a solve.
+
+    Attributes
+    ----------
+    y0, args : tree
+        As given; leaves without a derivative (integers, None, strings) hold None.
+    t0, t1 : array, shape ()
+        Cotangents of the times that the solve starts and ends at.
+    ts : array, shape (k,) or None
+        Cotangents of the saved times, where times were given.
+
+    Notes
+    -----
+    Where f takes its time as a plain number, reading ``t0``, ``t1`` or ``ts`` raises.
+
+    Examples
+    --------
+    >>> import retrograde as rg
+    >>> sol, pullback = rg.solve_vjp(lambda t, y, a: -a["k"] * y, [1.0], 0.0, 1.0, {"k": 0.5})
+    >>> g = pullback([[1.0]])
+    >>> round(float(g.args["k"]), 3), round(float(g.t1), 3)
+    (-0.607, -0.303)
+    """
+
+    y0: Y
+    args: Tree
+    t0: Array
+    t1: Array
+    ts: Array | None = None
+
+
+class _Untimed(Gradients[Y]):
+    """Gradients where f takes its time as a plain number: those of times raise when read."""
+
+    def _read(self, place: int) -> Array:
+        name = self._fields[place]
+        if name not in vars(self).get("lost", ()):
+            return self[place]
+        raise UnsupportedByBackend(
+            f"`{name}` has no gradient: `f` (or `saveat.fn`) uses t in plain code, such as "
+            "`math.cos(t)` or `np.interp(t, ...)`, which has no derivative here. Use functions of "
+            "the array library on t, or give the derivative with `rg.VectorField(f, vjp=...)`; "
+            "the gradients of `y0` and `args` need neither."
+        ) from vars(self)["why"]
+
+    @property
+    def t0(self) -> Array:
+        return self._read(2)
+
+    @property
+    def t1(self) -> Array:
+        return self._read(3)
+
+    @property
+    def ts(self) -> Array | None:
+        return self._read(4)
+
+
+def without_times(g: Gradients[Y], lost: Collection[str], why: Exception) -> Gradients[Y]:
+    """The same gradients without those of some times, which raise when they are read."""
+    t0, t1, ts = (None if k in lost else x for k, x in zip(g._fields[2:], g[2:], strict=True))
+    found: Gradients[Y] = _Untimed(g.y0, g.args, t0, t1, ts)
+    vars(found).update(lost=frozenset(lost), why=why)
+    return found
+
+
+@dataclass(frozen=True)
+class Solution(Generic[Y]):
+    """Result of :func:`retrograde.solve`; in JAX a pytree, whose ``plan`` is static.
+
+    Attributes
+    ----------
+    ts : array, shape (k,) [time]
+        Times of the rows.
+    ys : tree of arrays, shape (k, *shape)
+        Time first. Rows that the solve did not reach are nan, in ``ts`` too.
+    stats : dict of int
+        num_steps (tries), num_accepted_steps, num_rejected_steps; num_f_evals, the calls of f by
+        the march; in eager libraries num_trial_f_evals, those beside it (what f returns is looked
+        at, the planner's probe, a march begun again for want of room); once a reverse
+        sweep that inverts steps has run (not under ``jax.jit``): inverted, replayed, and
+        max_guard_error, the largest error that the guard let pass.
+    status : Status or array of int
+        A Status where its value is known, else (traced) its number.
+    t_final : float or array [time]
+        Time that the solve reached; nan where constant steps in JAX met nan or inf and no rows
+        inside the solve were saved, for then no state on the way is looked at.
+    plan : Plan or None
+        What the gradient follows.
+
+    Examples
+    --------
+    >>> import retrograde as rg
+    >>> sol = rg.solve(lambda t, y, args: -y, [1.0, 2.0], 0.0, 1.0, saveat=[0.0, 0.5, 1.0])
+    >>> sol.ys.shape, sol.ts.tolist(), sol.status.name
+    ((3, 2), [0.0, 0.5, 1.0], 'converged')
+    """
+
+    ts: Array
+    ys: Y
+    stats: dict[str, Any]
+    status: Any
+    t_final: Any
+    plan: Any = field(default=None, repr=False)
+
+    def raise_if_failed(self) -> Solution[Y]:
+        """Raise SolveFailed unless the solve (all of a batch) reached t1.
+
+        For what comes out of ``jax.jit`` or ``vmap``, where a solve can't raise by itself.
+
+        Returns
+        -------
+        Solution
+            This one.
+
+        Raises
+        ------
+        SolveFailed
+            It names the first sample that failed, the time and the reason.
+        InputError
+            Inside of the trace, where the status has no value.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import retrograde as rg
+        >>> sol = rg.solve(lambda t, y, args: -y, np.ones(2), 0.0, 1.0, max_steps=2, throw=False)
+        >>> sol.raise_if_failed()
+        Traceback (most recent call last):
+        ...
+        retrograde._base.errors.SolveFailed: ... the number of tries reached `max_steps`; ...
+        """
+        found = list(_samples(_values(self.status)))
+        failed = [(where, n) for where, n in found if n not in (Status.converged, Status.event)]
+        if not failed:
+            return self
+        where, n = failed[0]
+        t, tries = (_at(_values(x), where) for x in (self.t_final, self.stats.get("num_steps")))
+        who = ""
+        if where:
+            name = where[0] if len(where) == 1 else where
+            who = f"Sample {name} ({len(failed)} of {len(found)} failed): "
+        raise SolveFailed(who + _story(t, tries, Status(n)), self)
+
+    def evaluate(self, t: Any) -> Any:
+        """Dense output; not in this version: ask for times with ``SaveAt(ts=...)``."""
+        raise InputError(
+            f"`evaluate({t!r})` needs dense output, which this version does not keep; pass "
+            "`saveat=rg.SaveAt(ts=[...])`."
+        )
+
+
+def check(solution: Solution[Y]) -> Solution[Y]:
+    """The solution of an eager call, unless its status is known and bad."""
+    return solution.raise_if_failed() if isinstance(solution.status, Status) else solution
+
+
+def _values(x: Any) -> Any:
+    """Numbers of an array, as (nested lists of) Python's."""
+    try:
+        return x.tolist() if hasattr(x, "tolist") else x
+    except TypeError as error:  # a tracer's
+        raise InputError(
+            "`raise_if_failed()` was called inside of a traced function, where the status has no "
+            "value yet; return the solution and call it on what comes out."
+        ) from error
+
+
+def _samples(values: Any, where: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Numbers of nested lists with their indices."""
+    if not isinstance(values, list):
+        yield where, int(values)
+        return
+    for i, x in enumerate(values):
+        yield from _samples(x, (*where, i))
+
+
+def _at(values: Any, where: tuple[int, ...]) -> Any:
+    """The number at an index, or the one for all."""
+    for i in where:
+        values = values[i] if isinstance(values, list) else values
+    return values
+
+
+def _story(t: Any, tries: Any, status: Status) -> str:
+    """When a solve ended, and why."""
+    when = f"At t = {t!r}" if t == t else "At a time that was not looked at (see `t_final`)"
+    return f"{when} after {tries} steps: {status.message}"

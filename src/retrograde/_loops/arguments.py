@@ -1,0 +1,208 @@
+"""The arguments of a loop, checked, as a program that is ready to run.
+
+Running a loop as its kind asks for; its result in the user's trees, and cotangents from them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._adjoints import DirectAdjoint, RecursiveCheckpointAdjoint
+from .._backend.interface import Capability
+from .._base.errors import InputError, SolveFailed
+from .._base.plain_input import cotangent_leaf
+from .._base.types import Inputs, Wanted
+from .checkpoints import check, choose
+from .loop import Loop
+from .loop_program import LoopProgram
+
+__all__ = [
+    "cotangents",
+    "run",
+    "scan_arguments",
+    "scan_program",
+    "while_arguments",
+    "while_program",
+    "wrapped",
+]
+
+
+KINDS = ("checkpointed", "bounded", "lax")
+
+
+def while_arguments(
+    cond: Any,
+    body: Any,
+    init: Any,
+    *,
+    max_steps: Any = None,
+    kind: str = "checkpointed",
+    checkpoints: Any = None,
+    memory: Any = None,
+    throw: bool = True,
+) -> Any:
+    return *while_program(cond, body, init, max_steps, kind, throw), kind, checkpoints, memory
+
+
+def scan_arguments(
+    body: Any,
+    init: Any,
+    xs: Any = None,
+    length: Any = None,
+    *,
+    kind: str = "checkpointed",
+    checkpoints: Any = None,
+    memory: Any = None,
+    reverse: bool = False,
+) -> Any:
+    return *scan_program(body, init, xs, length, kind, reverse), kind, checkpoints, memory
+
+
+def while_program(
+    cond: Any, body: Any, init: Any, max_steps: Any, kind: str, throw: bool
+) -> tuple[LoopProgram, Inputs]:
+    _callable("cond", cond)
+    if max_steps is not None and (isinstance(max_steps, bool) or not isinstance(max_steps, int)
+                                  or max_steps < 0):  # fmt: skip
+        raise InputError(f"`max_steps` is {max_steps!r}; pass a whole number, or None.")
+    loop = Loop(cond, body, init, None, count=None, max_steps=max_steps)
+    return _prepared(loop, kind, throw)
+
+
+def scan_program(
+    body: Any, init: Any, xs: Any, length: Any, kind: str, reverse: bool
+) -> tuple[LoopProgram, Inputs]:
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int)
+                               or length < 0):  # fmt: skip
+        raise InputError(f"`length` is {length!r}; pass a whole number, or None.")
+    loop = Loop(None, body, init, xs, count=length, reverse=bool(reverse))
+    for x in loop.xs_leaves:
+        if not loop.bk.is_array(x) or not x.shape:
+            what = f"shape {tuple(x.shape)}" if loop.bk.is_array(x) else f"type {type(x).__name__}"
+            raise InputError(
+                f"`xs` has a leaf of {what}; make every leaf an array of shape (length, ...)."
+            )
+        if loop.count is None:
+            loop.count = int(x.shape[0])
+        elif loop.count != x.shape[0]:
+            raise InputError(
+                f"`xs` has a leaf of {x.shape[0]} rows where {loop.count} are expected (`length`, "
+                "or the rows of another leaf); make them equal."
+            )
+    if loop.count is None:
+        raise InputError("`length` is None and `xs` has no arrays; pass one of them.")
+    return _prepared(loop, kind, True)
+
+
+def _prepared(loop: Loop, kind: str, throw: bool) -> tuple[LoopProgram, Inputs]:
+    _callable("body", loop.body)
+    if kind not in KINDS:
+        raise InputError(f"`kind` is {kind!r}; pass one of {', '.join(map(repr, KINDS))}.")
+    traced = Capability.TRACED in loop.bk.capabilities
+    if kind == "bounded" and traced and loop.count is None and loop.max_steps is None:
+        raise InputError(
+            f"`kind` is 'bounded' and `max_steps` is None; {loop.bk.name} needs a bound there."
+        )
+    loop.capture()
+    inputs = Inputs((), tuple(loop.params), None, None, ())
+    return LoopProgram(loop, DirectAdjoint(), throw=throw), inputs
+
+
+def _callable(name: str, fn: Any) -> None:
+    if not callable(fn):
+        raise InputError(f"`{name}` is {fn!r}, which is not callable.")
+
+
+def run(
+    program: LoopProgram, inputs: Inputs, kind: str, checkpoints: Any, memory: Any
+) -> tuple[Any, Any]:
+    loop = program.loop
+    bk = loop.bk
+    check(loop, kind, checkpoints, memory)
+    if kind == "checkpointed" and bk.needs_gradient(inputs):
+        asked = bk.asked(inputs)
+        if Capability.TRACED in bk.capabilities or not (asked.forward or asked.again):
+            wanted = Wanted(tuple(bk.tracked_leaves(loop, inputs.params)), False, False, False)
+            program.adjoint, again = choose(loop, checkpoints, memory, wanted)
+            program.fallback = again or program.adjoint
+    elif kind == "checkpointed" or (kind == "lax" and _plain(loop)):
+        program.adjoint = RecursiveCheckpointAdjoint(checkpoints)
+    floats, aux = bk.differentiate_loop(program, inputs, kind)
+    return wrapped(program, floats, aux)
+
+
+def _plain(loop: Loop) -> bool:
+    """Whether the library has a loop of its own for a number of steps that is not known."""
+    return loop.count is None and Capability.TRACED in loop.bk.capabilities
+
+
+def wrapped(program: LoopProgram, floats: Any, aux: Any) -> tuple[Any, Any]:
+    """The result's trees; SolveFailed where the bound is known to have ended the loop."""
+    rest, _, ok = aux
+    loop = program.loop
+    bk = loop.bk
+    if not program.throw or loop.max_steps is None:
+        return program.joined(floats, rest)
+    ended = bk.concrete(ok)
+    if ended is None:  # known when the program runs
+        return program.joined([bk.poison(ok, x) for x in floats], rest)
+    result = program.joined(floats, rest)
+    if not ended:
+        raise SolveFailed(
+            f"while_loop took `max_steps` = {loop.max_steps} steps and `cond` still holds; raise "
+            "`max_steps`, or pass throw=False for at most so many steps. The carry reached is the "
+            "`solution` of this error.",
+            result[0],
+        )
+    return result
+
+
+def cotangents(loop: Loop, floats: Any, cotangent: Any) -> tuple[Any, ...]:
+    """Cotangents of a result's floating leaves."""
+    bk = loop.bk
+    carry, ys = cotangent, None
+    if loop.scans:
+        pair = (None, None) if cotangent is None else cotangent
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise InputError(
+                f"the cotangent of a scan is {type(cotangent).__name__}; pass the pair (of the "
+                "carry, of ys)."
+            )
+        carry, ys = pair
+    count = len(loop.template)
+    like = loop.ys_like or []
+    out = []
+    leaves = _matching(bk, carry, loop.treedef, count, "the carry")
+    floating = set(loop.floating)
+    out += [x for i, x in enumerate(leaves) if i in floating]
+    if loop.scans:
+        rows = _matching(bk, ys, loop.ys_treedef, len(like), "ys")
+        inexact = [bool(bk.floating(y)) for y in like]
+        out += [x for x, ok in zip(rows, inexact, strict=True) if ok]
+    return tuple(_like(bk, x, y) for x, y in zip(out, floats, strict=True))
+
+
+def _like(bk: Any, x: Any, y: Any) -> Any:
+    """A cotangent of the result y."""
+    if x is None:
+        return bk.xp.zeros_like(y)
+    found = cotangent_leaf(bk, x, y)
+    if tuple(found.shape) != tuple(y.shape):
+        got = f"shape {tuple(x.shape)}" if bk.is_array(x) else f"type {type(x).__name__}"
+        raise InputError(
+            f"a cotangent has {got}, its result has shape {tuple(y.shape)}; make them alike."
+        )
+    return found
+
+
+def _matching(bk: Any, tree: Any, treedef: Any, count: int, name: str) -> list[Any]:
+    """Leaves of a cotangent in the places of the result's; None for zeros."""
+    if tree is None:
+        return [None] * count
+    try:
+        return list(treedef.flatten_up_to(tree))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"the cotangent of {name} has the structure {bk.flatten(tree)[1]}, the result "
+            f"{treedef}; make them alike, with None for a leaf that has none."
+        ) from error

@@ -1,0 +1,278 @@
+"""One loop as an adapter sees it: a function, with a forward and a reverse for its gradient.
+
+The twin of ``_api.solve_program.Program``, for a body in place of a solver's step: the same march
+and the same reversal (``_checkpointing``), with the vjp of the body from the adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .._adjoints import TooManySteps
+from .._backend.interface import Capability
+from .._base.types import Array, Inputs, Wanted
+from .._checkpointing import FAR, Slots, Stored, march, march_counted, reverse
+from .body_vjp import LoopPull
+from .loop import Loop
+
+__all__ = ["LoopProgram"]
+
+TABLES = 2**18
+"""Steps that the tables of slots reach to where no bound is given; further on none is placed."""
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """What a schedule asks of a loop."""
+
+    bk: Any
+    count: int | None
+    max_steps: int | None
+
+
+class LoopProgram:
+    """A loop as the adapters see it.
+
+    Attributes
+    ----------
+    loop : Loop
+    adjoint : AbstractAdjoint
+        RecursiveCheckpointAdjoint; DirectAdjoint where the library's autodiff follows the steps.
+    fallback : AbstractAdjoint
+        What takes over where a recorded march finds no room (``TooManySteps``).
+    throw : bool
+        Whether a loop that ``max_steps`` ended has no gradient.
+    """
+
+    def __init__(
+        self, loop: Loop, adjoint: Any, fallback: Any = None, *, throw: bool = True
+    ) -> None:
+        self.loop, self.adjoint, self.throw = loop, adjoint, throw
+        self.fallback = fallback or adjoint
+        self.stats: dict[str, Any] = {}
+
+    @property
+    def given(self) -> int:
+        """How many parameters are arguments of the user's, not found in closures."""
+        return self.loop.given
+
+    def key(self) -> Any:
+        """What a compiled form of this program depends on."""
+        return "loop", self.loop.key(), self.adjoint, self.throw
+
+    def forget(self) -> None:
+        """Drop the arrays, once they are inputs of a program that outlives this call."""
+        self.loop.forget()
+
+    def failed(self, aux: Any) -> bool:
+        """Never: where the bound is a failure, an eager loop raises."""
+        return False
+
+    def tell(self, cotangents: Inputs) -> None:
+        """A reverse sweep of a loop has nothing to tell."""
+
+    # --- what adapters call
+    def primal(self, inputs: Inputs) -> tuple[Any, Any]:
+        """(floating leaves of the result, the other leaves with the count and the verdict)."""
+        if self.adjoint.differentiable:
+            return self._result(inputs, *self._followed(inputs))
+        state, ys, n, _ = self._march(inputs, None)
+        return self._result(inputs, state, ys, n)
+
+    def forward(self, inputs: Inputs, wanted: Wanted | None = None) -> tuple[Any, Any, Any]:
+        """The same, and what the reverse needs."""
+        slots = self._slots()
+        state, ys, n, stored = self._march(inputs, slots)
+        assert stored is not None
+        if self._constant(slots):
+            stored, kept = stored._replace(positions=()), ()
+        else:
+            kept = n
+        leaves, aux = self._result(inputs, state, ys, n)
+        return leaves, aux, [stored, kept, aux[-1]]
+
+    def reverse(self, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted) -> Inputs:
+        """Cotangents of the parameters."""
+        bk, slots = self.loop.bk, self._slots()
+        stored, n, ok = residuals
+        if stored is None:  # a second pull: the first one used the slots up
+            stored, n, ok = self.forward(inputs)[2]
+        if not slots.everything and bk.slots_by_reference:
+            residuals[0] = None
+        if self._constant(slots):
+            stored, n = self._filled(slots, stored), self.loop.count
+        pull = LoopPull(self.loop, inputs.params, wanted, cotangents)
+        leaf = None if pull.traced else pull.pull_range
+        step = pull.advance, pull.pull
+        end = reverse(bk, slots, stored, n, step, pull.start(), self.loop.layout, leaf=leaf)
+        return Inputs((), pull.finish(end, ok if self.throw else True), None, None, ())
+
+    def along(self, forward: bool) -> Callable[[Inputs], Any]:
+        """Floating leaves of the result by operations that autodiff follows.
+
+        ``forward``: forward mode alone, which follows the march as it is.
+        """
+        if forward:
+            return lambda inputs: self._result(inputs, *self._march(inputs, None)[:3])[0]
+        return lambda inputs: self._result(inputs, *self._followed(inputs))[0]
+
+    # --- marches
+    def _slots(self) -> Slots:
+        loop, adjoint = self.loop, self.adjoint
+        traced = Capability.TRACED in loop.bk.capabilities
+        bound = TABLES if traced and loop.max_steps is None else loop.max_steps
+        slots: Slots = adjoint.slots(_Counts(loop.bk, loop.count, bound))
+        return slots
+
+    def _constant(self, slots: Slots) -> bool:
+        """Whether the positions of the rows are known to the host, and no part of the residuals."""
+        return slots.length is not None and Capability.TRACED in self.loop.bk.capabilities
+
+    def _filled(self, slots: Slots, stored: Stored) -> Stored:
+        if slots.everything:
+            return stored
+        assert slots.rows is not None
+        assert self.loop.count is not None
+        placed = self.adjoint.placed(self.loop.count)
+        empty = [FAR] * (slots.rows + 1 - len(placed))
+        return stored._replace(positions=self.loop.bk.ints((*placed, *empty)))
+
+    def _stepper(self, inputs: Inputs) -> Callable[[Any, Any], tuple[Any, list[Any]]]:
+        """``step(i, state) -> (state, leaves of y)``."""
+        loop, params, bk = self.loop, inputs.params, self.loop.bk
+        rows, traced = loop.rows(params), Capability.TRACED in bk.capabilities
+
+        def step(i: Any, state: Any) -> tuple[Any, list[Any]]:
+            leaves = loop.carry(state, params)
+            x = [bk.row(x, loop.place(i)) for x in rows] if rows else ()
+            if traced:
+                new, ys = loop.step(leaves, x, params)
+            else:
+                new, ys = self._checked(leaves, x)
+            return loop.state(new), ys
+
+        return step
+
+    def _checked(self, leaves: Sequence[Any], x: Any) -> tuple[list[Any], list[Any]]:
+        """One step of an eager body, which must not change what it is given."""
+        loop, bk = self.loop, self.loop.bk
+        lent, x = bk.lent(leaves), bk.lent(x)
+        first = not loop.checked
+        seen = first or bk.counts_changes
+        watch = bk.watch((*lent, *x), "`body` changed its argument") if seen else None
+        new, ys = loop.raw(lent, x)
+        loop.check(leaves, new)
+        pairs = zip(new, leaves, lent, strict=True)
+        new = [old if got is given else got for got, old, given in pairs]
+        if first:
+            loop.checked, loop.ys_like = True, ys
+        if watch is not None:
+            watch()
+        return new, ys
+
+    def _start(self, inputs: Inputs) -> Any:
+        return self.loop.state(self.loop.initial(inputs.params))
+
+    def _march(self, inputs: Inputs, slots: Slots | None) -> tuple[Any, Any, Any, Stored | None]:
+        """(state, leaves of ys, number of steps, what was stored)."""
+        loop, bk, step = self.loop, self.loop.bk, self._stepper(inputs)
+        start = self._start(inputs)
+        if loop.count is not None:
+            stack = bk.new_stack(loop.count, loop.ys_like)
+
+            def body(i: Any, s: Any) -> Any:
+                state, ys = step(i, s[0])
+                return state, bk.put(s[1], loop.place(i), ys)
+
+            first: Callable[[Any], Any] = lambda s: s[0]  # noqa: E731
+            (state, stack), stored = march_counted(
+                bk, loop.count, (start, stack), body, first, slots, loop.layout
+            )
+            return state, self._rows(inputs, stack), loop.count, stored
+        params, limit = inputs.params, loop.max_steps
+
+        def running(s: Any) -> Any:
+            on = loop.goes_on(loop.carry(s[1], params), params)
+            return on if limit is None else bk.both(s[0] < limit, on)
+
+        def once(s: Any) -> Any:
+            return s[0] + 1, step(s[0], s[1])[0]
+
+        begin = (bk.index(0), start)
+        (n, state), stored = march(bk, begin, once, running, lambda s: s, slots, loop.layout)
+        return state, [], n, stored
+
+    def _followed(self, inputs: Inputs) -> tuple[Any, Any, Any]:
+        """(state, leaves of ys, number of steps), by operations that autodiff follows."""
+        loop, bk, step = self.loop, self.loop.bk, self._limited(self._stepper(inputs))
+        start, params = self._start(inputs), inputs.params
+        if loop.count is not None:
+            state, rows = bk.followed_scan(step, start, loop.count, loop.reverse)
+            return state, rows if loop.count else self._rows(inputs, None), loop.count
+
+        def running(s: Any) -> Any:
+            return loop.goes_on(loop.carry(s[1], params), params)
+
+        def once(s: Any) -> Any:
+            return s[0] + 1, step(s[0], s[1])[0]
+
+        n, state = bk.bounded_loop(running, once, (bk.index(0), start), loop.max_steps)
+        return state, [], n
+
+    def _limited(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """The same, which gives up after the steps that there is room to record."""
+        limit = getattr(self.adjoint, "limit", None)
+        if limit is None:
+            return step
+
+        def limited(i: Any, state: Any) -> Any:
+            if i >= limit:
+                raise TooManySteps
+            return step(i, state)
+
+        return limited
+
+    # --- results
+    def _rows(self, inputs: Inputs, stack: Any) -> list[Array]:
+        loop, bk = self.loop, self.loop.bk
+        if not loop.scans:
+            return []
+        if loop.ys_like is None:  # a scan of no steps: what y would be
+            leaves = loop.bk.lent(loop.initial(inputs.params))
+            loop.ys_like = loop.step(leaves, loop.single, inputs.params)[1]
+            stack = bk.new_stack(0, loop.ys_like)
+        return bk.stacked(stack, loop.ys_like)  # type: ignore[no-any-return]
+
+    def _result(self, inputs: Inputs, state: Any, ys: Any, n: Any) -> tuple[Any, Any]:
+        """Floating leaves of carry and ys; the others, the number of steps, whether it ended."""
+        loop, params = self.loop, inputs.params
+        leaves = loop.carry(state, params)
+        ok = self._finished(leaves, inputs, n)
+        floats = [leaves[i] for i in loop.floating]
+        floats += [y for y in ys if loop.bk.floating(y)]
+        inexact = set(loop.floating)
+        rest = [x for i, x in enumerate(leaves) if i not in inexact]
+        rest += [y for y in ys if not loop.bk.floating(y)]
+        return tuple(floats), (tuple(rest), n, ok)
+
+    def _finished(self, leaves: Sequence[Any], inputs: Inputs, n: Any) -> Any:
+        """Whether cond ended the loop; True where nothing else can."""
+        loop = self.loop
+        if loop.count is not None or loop.max_steps is None:
+            return True
+        return loop.bk.negated(loop.each_goes_on(leaves, inputs.params))
+
+    def joined(self, floats: Sequence[Any], rest: Sequence[Any]) -> tuple[Any, Any]:
+        """The trees (carry, ys) of a result's leaves."""
+        loop, bk = self.loop, self.loop.bk
+        floating = set(loop.floating)
+        a, b = iter(floats), iter(rest)
+        leaves = [next(a) if i in floating else next(b) for i in range(len(loop.template))]
+        carry = bk.unflatten(loop.treedef, leaves)
+        if not loop.scans:
+            return carry, None
+        like = loop.ys_like or []
+        ys = [next(a) if bk.floating(y) else next(b) for y in like]
+        return carry, bk.unflatten(loop.ys_treedef, ys)

@@ -1,0 +1,261 @@
+"""The shape of a solve: bytes of a state and of a tape, number of steps.
+
+f is called twice at most, and for adaptive steps in a short probe (``predict``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._adjoints import Shape, constant_times, field_pullback
+from .._adjoints.projection_guard import guard_bytes, guard_width
+from .._autodiff import TapePullback, UserPullback
+from .._autodiff.tape import object_bytes
+from .._backend.interface import Capability
+from .._base.types import Inputs, Wanted
+from .._solvers import ExplicitRungeKutta
+from .plan import UNLIMITED
+from .step_count import Prediction, predict
+
+__all__ = ["CHEAP", "CHEAP_BYTES", "PYTHON_OBJECTS", "RECORD", "probe"]
+
+CHEAP_BYTES = 2**20
+"""What rows may take together that are there whether a solve uses them or not."""
+
+CHEAP = 1024
+"""States of at most this many elements make steps that cost less than a loop's bookkeeping."""
+
+RECORD = "record of times"
+"""The item of the accepted times, which a plan can do without."""
+
+DRAWN = "times of random numbers"
+"""The item of what each call of f leaves behind where it draws."""
+
+GROWING_TIME = 9
+"""8 bytes a time, and the sixteenth that Python's array keeps beyond its length."""
+
+PYTHON_OBJECTS = "Python objects"
+"""The item of what is no array."""
+
+AMPLE = 1024
+"""Multiple of state and args from which a bound of what a pull takes does as well as a measure."""
+
+JUDGING = 4
+"""States that an adaptive solve holds for its norm of errors, which is real; a reverse sweep has
+their room."""
+
+REAL = 8
+"""Bytes of a coefficient."""
+
+SLOT_OBJECTS = 80
+"""Python objects of a slot: its entries in dicts and lists of positions, and their numbers."""
+
+TRACED_TABLES = 24
+"""The same in int32 tables: position, order, their copy, and what sorting them takes."""
+
+SWEEP_OBJECTS = 8 * 1024
+"""Python objects of a reverse sweep: views, bound products, tables (measured on NumPy)."""
+
+
+def probe(
+    loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True, budget: int = UNLIMITED
+) -> Shape:
+    """What the cost of a gradient of this loop depends on.
+
+    ``native``: the library's own gradients are asked for (not ``solve_vjp``), so that a march
+    may be recorded by its autodiff. ``short_probe``: some adaptive steps may be taken to predict
+    their number. ``budget``: where it is no large multiple of the state and args, a pull of f is
+    measured too.
+    """
+    bk, layout, solver, problem = loop.bk, loop.layout, loop.solver, loop.problem
+    traced, carried = Capability.TRACED in bk.capabilities, loop.carried.nbytes
+    chosen = bk.likely(loop, inputs) if native else problem.differentiable
+    tapes = Capability.AUTODIFF not in bk.capabilities  # those have the derivative by t, too
+    wanted = Wanted(chosen, tapes, False, False)
+    vjp = field_pullback(problem, inputs.params, wanted)
+    arguments = _differentiable_bytes(problem, inputs.params)
+    small = budget < AMPLE * (layout.nbytes + arguments)
+    asked = vjp if isinstance(vjp, TapePullback) or (small and not solver.compiled) else None
+    watched, pulls, pulled = (vjp, [], []) if asked is None else _watched(bk, vjp)
+    with bk.quiet():
+        tape, kept, k0 = bk.tape_bytes(watched, layout.time(loop.clock.real(inputs.t0)), inputs.y0)
+        if k0 is not None:
+            problem.trials += 1
+            problem.compare(k0)
+        steps, source = _steps(loop, inputs, k0, short_probe=short_probe)
+    bound = loop.max_steps
+    growing = GROWING_TIME if loop.adaptive and not traced else 0
+    stages = _stages(loop)[0]
+    objects = SWEEP_OBJECTS + stages * sum(object_bytes(pull) for pull in pulls)
+    counted = bk.array_overhead > 0  # an account that sees array headers sees all objects
+    judges = isinstance(solver, ExplicitRungeKutta) and loop.adaptive and not traced
+    spared = 1 + judges * (JUDGING if layout.dtype == layout.real_dtype else JUDGING // 2)
+    pull, args = _pull(bk, loop, arguments, tape, pulled)
+    step = max(0, (stages - spared) * layout.nbytes + 2 * carried)
+    fixed = _fixed(loop, steps, growing, step=step, pull=pull, args=args)
+    recorded_now = native and Capability.DIRECT in bk.capabilities and constant_times(inputs)
+    if traced or solver.compiled or isinstance(vjp, UserPullback):
+        recorded_now = False
+    recorded = max(layout.nbytes, solver.evaluations * kept) + carried - layout.nbytes
+    compiled = (lambda one: bk.compiled_bytes(loop, inputs, wanted, one)) if traced else None
+    return Shape(
+        recorded=recorded if recorded_now else 0,
+        joint=2 * arguments if recorded_now else 0,
+        **(_tapes(loop, inputs, wanted, steps) if native else {}),
+        state=carried,
+        header=bk.array_overhead,
+        steps=max(1, steps),
+        known=loop.count is not None,
+        bound=bound,
+        tape=tape,
+        stages=stages if loop.outputs.inside else solver.evaluations,
+        fixed=fixed,
+        free_slot=bk.slots_by_reference,
+        windows=traced and loop.carried.size <= CHEAP,
+        passing={PYTHON_OBJECTS: objects if counted else 0},
+        stiff=solver.implicit,
+        source=source,
+        growing=growing,
+        reversible=solver.reversible,
+        noted=guard_width(loop.carried) * bk.itemsize(layout.real_dtype),
+        vectors=guard_bytes(loop.carried),
+        returning=carried + arguments,
+        outputs=(outputs := _outputs(loop, steps)),
+        beside=_beside(loop, outputs, tape, judges),
+        compiled=compiled,
+        tables=TRACED_TABLES if traced else SLOT_OBJECTS if counted else 0,
+        clock=_clock_bytes(loop) if traced and loop.adaptive else 0,
+    )
+
+
+def _fixed(
+    loop: Any, steps: int, growing: int, *, step: int, pull: int, args: int
+) -> dict[str, int]:
+    """Bytes that every way back needs; ``step``, ``pull`` and ``args`` are of cotangents."""
+    bk, layout, carried = loop.bk, loop.layout, loop.carried.nbytes
+    traced, bound = Capability.TRACED in bk.capabilities, loop.max_steps
+    stages, rows = _stages(loop)
+    record = (bound if traced and bound is not None else steps) + 1
+    fixed = {
+        "cotangents of a step": step,
+        # more than the y0 that the caller holds
+        "state at t0": carried if carried > layout.nbytes and bk.slots_by_reference else 0,
+        "cotangents of saved times": rows * layout.nbytes,
+        "cotangents of a pull": pull,
+        "tables of coefficients": 0 if traced else 2 * stages**2 * REAL,
+        "cotangents of args": args,
+        RECORD: (growing or 8) * record if loop.adaptive else 0,
+    }
+    if loop.problem.drawn:
+        fixed[DRAWN] = loop.problem.drawn * stages * steps
+    return fixed
+
+
+def _tapes(loop: Any, inputs: Inputs, wanted: Wanted, steps: int) -> dict[str, Any]:
+    """Bytes of a step's tapes, and whether those of all are kept without being asked for."""
+    size, gains = loop.bk.kept_bytes(loop, inputs, wanted)
+    known = loop.count is not None
+    rows = steps if known else loop.max_steps
+    most = MOST_KEPT if known else CHEAP_BYTES
+    return {"kept": size, "taping": gains and rows is not None and size * rows <= most}
+
+
+MOST_KEPT = 2**25
+"""Bytes of tapes beyond which fresh pages of memory cost what they save (measured on JAX's CPU:
+per step, three bodies 2.1 us to 2.9 with states up to 9 MB, 2.7 to 2.9 at 35)."""
+
+
+def _stages(loop: Any) -> tuple[int, int]:
+    """Stages of a step, those of its interpolant included, and how many get cotangents of rows."""
+    saved = loop.outputs.inside == "ts"
+    stages = loop.solver.stages + (loop.solver.extra if saved else 0)
+    return stages, stages if saved else 0
+
+
+def _steps(loop: Any, inputs: Inputs, k0: Any, *, short_probe: bool) -> Prediction:
+    """Steps: counted on a grid, else predicted."""
+    count, bound = loop.count, loop.max_steps
+    if count is not None:
+        return Prediction(count if bound is None else min(bound, count), "exact")
+    if not loop.adaptive:  # a grid whose ends are traced
+        return Prediction(bound or CHEAP, "at most" if bound else "unknown")
+    return predict(loop, inputs, k0, short_probe=short_probe)
+
+
+def _outputs(loop: Any, steps: int) -> dict[str, int]:
+    """Bytes of the rows asked for."""
+    out = loop.outputs
+    inside = 0 if not out.inside else steps if out.count is None else out.count
+    rows = out.saveat.t0 + inside + out.saveat.final
+    return {"saved states": rows * out.layout.nbytes, "their times": rows * 8}
+
+
+def _beside(loop: Any, outputs: dict[str, int], tape: int, judges: bool) -> dict[str, int]:
+    """Bytes of the cotangents of rows, and about those of the solve itself.
+
+    Stages, and the states at both ends of a step, of a stage, and of its slope; what f makes on the
+    way is taken to be as large as its tape.
+    """
+    stages = loop.solver.stages + loop.solver.extra
+    states = stages + WORKING + JUDGING * judges
+    return {
+        "cotangents of saved states": outputs["saved states"],
+        "working set of the solve": states * int(loop.carried.nbytes) + tape,
+    }
+
+
+WORKING = 4
+"""States of a step beside its stages."""
+
+
+def _clock_bytes(loop: Any) -> int:
+    """Time, step and the controller's memory; 0 where the record is an output anyway."""
+    if loop.outputs.inside == "steps":
+        return 0
+    count = 2 + len(loop.controller.init(loop.clock))
+    return count * int(loop.bk.itemsize(loop.carried.dtype))
+
+
+def _watched(bk: Any, vjp: Any) -> tuple[Any, list[Any], list[int]]:
+    """The same vjp, a list that pullbacks of tapes are put into, and one of bytes of pulls."""
+    pulls: list[Any] = []
+    pulled: list[int] = []
+    taped = isinstance(vjp, TapePullback)
+    if taped:
+        vjp.account = True
+
+    def watched(t: Any, y: Any) -> tuple[Any, Any]:
+        k, pull = vjp(t, y)
+        if taped:
+            pulls.append(pull)
+        size = bk.pull_bytes(vjp, k, pull)
+        if size is not None:
+            pulled.append(size)
+        return k, pull
+
+    watched.layout = vjp.layout  # type: ignore[attr-defined]
+    return watched, pulls, pulled
+
+
+def _pull(bk: Any, loop: Any, arguments: int, tape: int, pulled: list[int]) -> tuple[int, int]:
+    """Bytes of cotangents in a pull, and of those of args; measured where they could be.
+
+    Beside them: the state that the step starts from, the total that leaves it, and where times are
+    saved the cotangents of rows and of the inside of the step.
+    """
+    if Capability.TRACED in bk.capabilities:
+        return 0, 2 * arguments
+    nbytes, carried = loop.layout.nbytes, loop.carried.nbytes
+    if pulled:
+        rows = 1 if loop.outputs.inside else -1  # a solve holds a slope, too
+        numbers = 2 * (loop.solver.stages + loop.solver.extra + 1) * REAL  # times and weights
+        return max(0, pulled[0] - arguments) + rows * nbytes + numbers, arguments
+    # an autodiff of its own makes gradients of whole arguments, and sums of two of them
+    sums = 4 if Capability.AUTODIFF in bk.capabilities else 2
+    return tape + 2 * (nbytes + carried), sums * arguments
+
+
+def _differentiable_bytes(problem: Any, params: Any) -> int:
+    # not problem.params: a compiled probe has made the problem forget its arrays
+    pairs = zip(params, problem.differentiable, strict=True)
+    return sum(problem.bk.nbytes(p) for p, wanted in pairs if wanted)

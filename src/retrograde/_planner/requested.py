@@ -1,0 +1,103 @@
+"""The planner's own switch: what a solve is visibly asked for, and the adjoint that has it.
+
+Seen at call time are dual tensors, torch.func's transforms, JAX's tracers outside of ``jit``, and
+how many real numbers are differentiated. What is hidden can't be switched for: there the
+adapter's derivatives of derivatives, or an error that names the adjoint, take over.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._adjoints import AbstractAdjoint, DirectAdjoint, ForwardMode, Shape
+from .._base.errors import InputError, UnsupportedByBackend
+from .._base.types import Asked, Inputs
+from .costs import forward_cost
+from .plan import UNLIMITED, Plan
+
+__all__ = ["switch", "unmeasured_plan"]
+
+
+def switch(
+    loop: Any,
+    inputs: Inputs,
+    shape: Shape,
+    budget: int,
+    named: AbstractAdjoint | None,
+    *,
+    native: bool,
+) -> tuple[Shape, AbstractAdjoint | None, str]:
+    """The shape with what is asked for; an adjoint and why, or None where the planner is free."""
+    asked = loop.bk.asked(inputs) if native else Asked()
+    shape = shape._replace(numbers=asked.scalars)
+    if named is not None:
+        return shape, named, "it was named"
+    if asked.forward:
+        return shape, ForwardMode(), "forward mode (a jvp) is asked for"
+    if asked.again:
+        return shape, DirectAdjoint(), "forward and reverse mode are asked for at once"
+    if _pays(loop, shape, budget):
+        reason = "one number is differentiated, and its tangent needs no reverse sweep"
+        return shape, ForwardMode(), reason
+    return shape, None, ""
+
+
+def _pays(loop: Any, shape: Shape, budget: int) -> bool:
+    """Whether a tangent along the steps beats every reverse sweep: 2.5 F a step against 3."""
+    own = getattr(loop.problem.f, "vjp", None) is not None
+    if shape.numbers != 1 or own or forward_cost(shape, 1).bytes > budget:
+        return False
+    return bool(loop.bk.has_forward_mode(loop.problem))
+
+
+def unmeasured_plan(
+    loop: Any, inputs: Inputs, named: AbstractAdjoint | None, memory: Any, *, native: bool
+) -> Plan | None:
+    """The plan under transforms that hide the size of a tape; None without such transforms.
+
+    Raises
+    ------
+    InputError
+        If a budget is given, which could not be kept.
+    UnsupportedByBackend
+        For ``solve_vjp``, and an adjoint by name that has no way through the transforms.
+    """
+    asked = loop.bk.asked(inputs)
+    if asked.measurable:
+        return None
+    if not native:
+        raise UnsupportedByBackend(
+            f"solve_vjp can't run under the function transforms of {loop.bk.name}; use solve "
+            "there, or call solve_vjp outside of them."
+        )
+    if memory is not None:
+        raise InputError(
+            "`memory` is set, but under these transforms every step is recorded and the size of "
+            "its tape can't be seen; leave it out, or take the gradient without the transform."
+        )
+    if named is not None and not named.follows_march:
+        raise UnsupportedByBackend(
+            f"`adjoint` is {named.name}, which has a reverse sweep alone and no way through these "
+            "transforms; pass adjoint='auto', 'direct' or 'forward'."
+        )
+    chosen = named or (ForwardMode() if asked.forward else DirectAdjoint())
+    return Plan(
+        adjoint=chosen,
+        memory=0,
+        budget=UNLIMITED,
+        source="not measured under transforms",
+        steps=loop.count or 0,
+        known=loop.count is not None,
+        items={},
+        candidates=(),
+        reason="it was named" if named else "the transforms need a march that autodiff follows",
+        fallback=None,
+        limit=None,
+        shape=_unseen(loop),
+        named=named,
+    )
+
+
+def _unseen(loop: Any) -> Shape:
+    """The shape of a solve of which no size can be seen."""
+    return Shape(0, loop.count or 0, loop.count is not None, None, 0, 0, {}, True, False)

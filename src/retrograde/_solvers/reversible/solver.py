@@ -1,0 +1,294 @@
+"""Solvers whose step is a straight-line program, and their sweeps: forward, inverse, vjp.
+
+The programs themselves are the solvers' (one page each); what runs, inverts and transposes them
+is ``linear_program``. Here they are made into the sweeps that loops and adjoints know.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+from ..._base.types import Scalar, State
+from ..base import AbstractForwardSweep, AbstractSolver
+from ..runge_kutta.solver import Sources, StepCotangents
+from .straight_line import Cotangents, Machine, Program, Registers, Step, Term
+
+__all__ = ["ProgramSolver", "Programs", "line"]
+
+
+class Programs(NamedTuple):
+    """All that a solver states.
+
+    Attributes
+    ----------
+    step, inverse : Program
+        Both of the start t and the size h of the step forward.
+    dense : tuple of tuple of Term
+        y(t + theta h), part by part, as sums of registers of ``step`` with weights
+        alpha + beta theta (beside what a ``Step`` with an ``inside`` adds).
+    start : Program or None
+        From y0 to what is carried, run with h = 0; None where that is y0 itself.
+    error : tuple of Term or None
+        The error estimate; None where there is none or where a ``Step`` has it.
+    """
+
+    step: Program
+    inverse: Program
+    dense: tuple[tuple[Term, ...], ...]
+    start: Program | None = None
+    error: tuple[Term, ...] | None = None
+
+
+def line(before: str, after: str) -> tuple[Term, ...]:
+    """The straight line from one register to another, as a sum for ``Programs.dense``."""
+    return ((before, 1.0, -1.0), (after, 0.0, 1.0))
+
+
+class ProgramSolver(AbstractSolver):
+    """A solver whose step, inverse and start are straight-line programs."""
+
+    error_order: ClassVar[int | None] = None
+    keeps_slope: ClassVar[bool] = False
+    reversible: ClassVar[bool] = True
+
+    @abstractmethod
+    def programs(self) -> Programs:
+        """What the solver is."""
+
+    def calls(self, steps: Any, *, full: bool, rejected: Any = 0, inside: Any = 0) -> Any:
+        programs = self.programs()
+        start = programs.start.body if programs.start else ()
+        each = sum(instruction.calls(full) for instruction in programs.step.body)
+        first = sum(instruction.calls(full) for instruction in start)
+        return first + steps * each + inside * self.extra
+
+    def forward_sweep(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> ForwardSweep:
+        programs = self.programs()
+        bases = {
+            step.out: step.base.forward_sweep(bk, layout, field, scale if step.inside else None)
+            for step in _steps(programs)
+        }
+        machine = Machine(layout, len(programs.dense), field, None, bases, time=False)
+        return ForwardSweep(self, programs, machine, scale)
+
+    def reverse_sweep(
+        self, bk: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, field: Any = None
+    ) -> ReverseSweep:
+        programs = self.programs()
+        bases = {
+            step.out: step.base.reverse_sweep(
+                bk, layout, vjp, outputs=outputs and step.inside, time=time, field=field
+            )
+            for step in _steps(programs)
+        }
+        machine = Machine(layout, len(programs.dense), field, vjp, bases, time=time)
+        return ReverseSweep(self, programs, machine)
+
+
+def _steps(programs: Programs) -> list[Step]:
+    return [x for x in programs.step.body if isinstance(x, Step)]
+
+
+class _Inside:
+    """y inside the step whose registers are known."""
+
+    programs: Programs
+    machine: Machine
+    registers: Registers
+    base: str | None
+    extra: int
+
+    def _sum(self, weigh: Callable[[float, float], Scalar]) -> list[list[tuple[Scalar, State]]]:
+        """The terms of the interpolant, part by part, each with its weight; not the known zeros."""
+        r = self.registers
+        parts = ([(weigh(a, b), r[x]) for x, a, b in part] for part in self.programs.dense)
+        return [[(w, x) for w, x in part if not _zero(w)] for part in parts]
+
+    def extend(self, due: Any = True) -> None:
+        """Evaluate what the inside of the step needs beyond it, where ``due``."""
+        if self.base is not None:
+            self.machine.bases[self.base].extend(due)
+
+    def interpolate(self, theta: Scalar) -> State:
+        """y(t + theta h)."""
+        parts = self._sum(lambda a, b: a + b * theta if b else a)
+        if self.base is not None:
+            parts[0].append((1.0, self.machine.bases[self.base].interpolate(theta)))
+        layout = self.machine.layout
+        return layout.join([layout.weighted(part) for part in parts])
+
+
+class ForwardSweep(_Inside, AbstractForwardSweep):
+    """Steps forward, and their inverses."""
+
+    def __init__(
+        self, solver: ProgramSolver, programs: Programs, machine: Machine, scale: Any = None
+    ) -> None:
+        self.solver, self.programs, self.machine, self.scale = solver, programs, machine, scale
+        self.base = next((step.out for step in _steps(programs) if step.inside), None)
+        self.extra = solver.extra
+        self.registers: Registers = {}
+        self.h: Scalar = 0.0
+
+    def first(self, t: Scalar, carried: State) -> None:
+        """What the first attempt needs beyond the carried state: nothing."""
+        return
+
+    def start(self, t0: Scalar, y0: State) -> State:
+        """What the loop carries at t0."""
+        program, machine = self.programs.start, self.machine
+        if program is None:
+            return y0
+        return machine.outputs(program, machine.run(program, t0, 0.0, y0))
+
+    def state(self, carried: State) -> State:
+        """y, of what the loop carries."""
+        return self.solver.state(self.machine.layout, carried)
+
+    def attempt(self, t: Scalar, h: Scalar, carried: State, k0: Any) -> tuple[State, Any, Any]:
+        """One step whose error and inside can be asked for."""
+        program, self.h = self.programs.step, h
+        self.registers = self.machine.run(program, t, h, carried, full=True)
+        return self.machine.outputs(program, self.registers), None, None
+
+    def advance(self, t: Scalar, h: Scalar, carried: State) -> State:
+        """One step where neither error nor output inside the step is asked for."""
+        program, machine = self.programs.step, self.machine
+        return machine.outputs(program, machine.run(program, t, h, carried))
+
+    def invert(self, t: Scalar, h: Scalar, carried: State) -> State:
+        """The carried state before the step (t, h), from the one after it."""
+        program, machine = self.programs.inverse, self.machine
+        return machine.outputs(program, machine.run(program, t, h, carried))
+
+    def error2(self, carried: State) -> Scalar:
+        """Squared norm of the scaled error of the last attempt."""
+        layout, r, step = self.machine.layout, self.registers, self.programs.step
+        y, y1 = r[step.inputs[0]], r[step.outputs[0]]
+        if self.programs.error is None:
+            assert self.base is not None
+            return self.machine.bases[self.base].error2(y1)
+        e = layout.weighted([(a + b * self.h, r[x]) for x, a, b in self.programs.error])
+        return layout.error2(e, y, y1, self.scale)
+
+
+class ReverseSweep(_Inside):
+    """Exact vjps of steps.
+
+    Notes
+    -----
+    Costs the evaluations of one step and as many vjps of f; holds the tapes of one step, or (where
+    the machine has a field) of one evaluation, for one more evaluation each.
+    """
+
+    def __init__(self, solver: ProgramSolver, programs: Programs, machine: Machine) -> None:
+        self.solver, self.programs, self.machine = solver, programs, machine
+        self.base = next((step.out for step in _steps(programs) if step.inside), None)
+        self.extra = solver.extra
+        self.registers: Registers = {}
+        self.h: Scalar = 0.0
+
+    def replay(self, field: Any) -> ForwardSweep:
+        """Steps forward; a pull and a replay never interleave."""
+        m = self.machine
+        bases = {name: sweep.replay(field) for name, sweep in m.bases.items()}
+        machine = Machine(m.layout, m.parts, field, None, bases, time=False)
+        return ForwardSweep(self.solver, self.programs, machine)
+
+    def pull(
+        self,
+        t: Scalar,
+        h: Scalar,
+        y: State,
+        g: State,
+        acc: Any,
+        outputs: Callable[[ReverseSweep, State, Any], Sources] | None = None,
+        size: bool = True,
+    ) -> tuple[StepCotangents, Any]:
+        """Pull the cotangent g of the carried state after a step back to y, the one before it.
+
+        ``outputs`` and ``size`` are those of ``explicit_rk.ReverseSweep.pull``.
+        """
+        machine, program, self.h = self.machine, self.programs.step, h
+        self.registers, tapes = machine.linearise(program, t, h, y)
+        inside, ct_t, ct_h, extra = None, 0.0, 0.0, None
+        if outputs is not None:
+            g, acc, inside, ct_t, ct_h, extra = outputs(self, g, acc)
+        ct = self._cotangents(program, g, acc, size=machine.time and size)
+        if inside is not None:
+            self._add_inside(ct, inside)
+        ct_y = machine.transpose(program, t, h, self.registers, tapes, ct)
+        self.registers = {}
+        return StepCotangents(ct_y, ct.acc, ct.t + ct_t, ct.h + ct_h), extra
+
+    def _cotangents(self, program: Program, g: State, acc: Any, *, size: bool) -> Cotangents:
+        layout = self.machine.layout
+        ct = Cotangents(layout, acc, size=size)
+        for name, part in zip(program.outputs, layout.split(g, len(program.outputs)), strict=True):
+            ct.add(name, 1.0, part)
+        return ct
+
+    # --- the ends of a solve
+    def embed(self, ct: State) -> State:
+        """A cotangent of y as one of what the loop carries."""
+        more = self.solver.copies - 1
+        layout = self.machine.layout
+        return layout.join([ct, *(layout.zeros() for _ in range(more))]) if more else ct
+
+    def finish(self, t0: Scalar, y0: State, ct: State, acc: Any) -> tuple[State, Scalar, Any]:
+        """The vjp of ``start``: cotangents of y0 and t0, and the accumulator."""
+        program, machine = self.programs.start, self.machine
+        if program is None:
+            return ct, 0.0, acc
+        r, tapes = machine.linearise(program, t0, 0.0, y0)
+        cts = self._cotangents(program, ct, acc, size=False)
+        return machine.transpose(program, t0, 0.0, r, tapes, cts), cts.t, cts.acc
+
+    # --- outputs of the step linearised last
+    def result(self) -> State:
+        """y at its end."""
+        names = self.programs.step.outputs[: self.machine.parts]
+        return self.machine.layout.join([self.registers[name] for name in names])
+
+    def slope(self, theta: Scalar) -> State:
+        """The interpolant's derivative with respect to time."""
+        parts = self._sum(lambda a, b: b / self.h if b else 0.0)
+        if self.base is not None:
+            parts[0].append((1.0, self.machine.bases[self.base].slope(theta)))
+        layout = self.machine.layout
+        return layout.join([layout.weighted(part) for part in parts])
+
+    def sources(self) -> Any:
+        """Cotangents of the inside of a step, zero: of the interpolant's terms and its base."""
+        dense, nothing = self.programs.dense, self.machine.zeros()
+        base = () if self.base is None else self.machine.bases[self.base].sources()
+        return tuple((nothing,) * len(part) for part in dense), base
+
+    def add_source(self, inside: Any, theta: Scalar, h: Scalar, ct: State) -> Any:
+        """The same with the cotangent ct of y(t + theta h) added."""
+        (linear, base), layout, dense = inside, self.machine.layout, self.programs.dense
+        parts = layout.split(ct, len(dense))
+        linear = tuple(
+            tuple(
+                layout.axpy(q, a + b * theta, part)
+                for q, (_, a, b) in zip(have, terms, strict=True)
+            )
+            for have, terms, part in zip(linear, dense, parts, strict=True)
+        )
+        if self.base is not None:
+            base = self.machine.bases[self.base].add_source(base, theta, h, ct)
+        return linear, base
+
+    def _add_inside(self, ct: Cotangents, inside: Any) -> None:
+        linear, base = inside
+        for have, terms in zip(linear, self.programs.dense, strict=True):
+            for q, (name, _, _) in zip(have, terms, strict=True):
+                ct.add(name, 1.0, q)
+        if self.base is not None:
+            ct.inside[self.base] = base
+
+
+def _zero(w: Any) -> bool:
+    return isinstance(w, (int, float)) and w == 0

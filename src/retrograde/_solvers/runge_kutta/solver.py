@@ -1,0 +1,68 @@
+"""Explicit Runge-Kutta methods: what a tableau makes of a solver, written once for all.
+
+Steps forward: ``explicit_forward``. Their exact adjoints: ``explicit_reverse``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from ..base import AbstractSolver
+from .step import ForwardSweep
+from .step_vjp import ReverseSweep, Sources, StepCotangents
+from .tableau import Tableau
+
+__all__ = ["ExplicitRungeKutta", "ForwardSweep", "ReverseSweep", "Sources", "StepCotangents"]
+
+
+class ExplicitRungeKutta(AbstractSolver):
+    """Any explicit Runge-Kutta method; a subclass is a page with a ``tableau``.
+
+    Examples
+    --------
+    A method is a class with a tableau:
+
+    >>> import retrograde as rg
+    >>> class ExplicitMidpoint(rg.ExplicitRungeKutta):
+    ...     tableau = rg.Tableau(
+    ...         c=(0.0, 0.5), a=((), (0.5,)), b=(0.0, 1.0), b_error=(-1.0, 1.0), order=2,
+    ...         error_order=2, interpolation=((1.0, -1.0), (0.0, 1.0)), interpolation_order=2,
+    ...     )
+    >>> sol = rg.solve(lambda t, y, args: -y, [1.0], 0.0, 1.0, solver=ExplicitMidpoint(), dt=0.01)
+    >>> round(float(sol.ys[-1, 0]), 4)
+    0.3679
+    """
+
+    tableau: ClassVar[Tableau]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        tableau = cls.tableau
+        cls.order = tableau.order
+        cls.error_order = None if tableau.b_error is None else tableau.error_order
+        cls.stages = tableau.stages
+        cls.extra = tableau.inside - tableau.stages
+        cls.keeps_slope = tableau.fsal
+        cls.evaluations = tableau.stages - tableau.fsal
+
+    def calls(self, steps: Any, *, full: bool, rejected: Any = 0, inside: Any = 0) -> Any:
+        spared = rejected if self.tableau.late else 0
+        return steps * self.evaluations - spared + inside * self.extra
+
+    def forward_sweep(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> ForwardSweep:
+        return ForwardSweep(self.tableau, bk.stages(layout, self.tableau, scale), layout, field)
+
+    def reverse_sweep(
+        self, bk: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, field: Any = None
+    ) -> ReverseSweep:
+        tableau = self.tableau if outputs else self.tableau.bare
+        return ReverseSweep(
+            tableau,
+            bk.stages(layout, tableau),
+            bk.adjoint(layout, tableau),
+            layout,
+            vjp,
+            outputs=outputs,
+            time=time,
+            field=field,
+        )
