@@ -98,11 +98,11 @@ class Tapes:
 
         return kept
 
-    def on_tries(self, step: Any, n: int, y: int) -> Callable[..., Any]:
-        """A try that keeps its tapes; ``n`` is the entry of accepted steps."""
+    def on_tries(self, step: Any) -> Callable[..., Any]:
+        """A try that keeps its tapes, over pairs of its state and the rows."""
 
         def kept(s: Any) -> Any:
-            return self._kept(s[n], s[-1], lambda: step(s[:-1]))
+            return self._kept(s[0].n, s[1], lambda: (step(s[0]),))
 
         return kept
 

@@ -95,12 +95,12 @@ class Guard:
 
         return noted
 
-    def on_tries(self, step: Any, n: int, y: int) -> Any:
-        """A try that notes where it ends; ``n`` and ``y`` are the entries of count and state."""
+    def on_tries(self, step: Any) -> Any:
+        """A try that notes where it ends, over pairs of its state and the table."""
 
         def noted(s: Any) -> Any:
-            after = step(s[:-1])
-            return *after, self.note(s[-1], after[n], after[y])
+            after = step(s[0])
+            return after, self.note(s[1], after.n, after.y)
 
         return noted
 

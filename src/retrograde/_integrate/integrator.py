@@ -10,12 +10,18 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._backend.stages import Scale, smallest
 from .._base.types import Inputs, Scalar, State
-from .._checkpointing import Patience, Slots, Tries, march, march_counted, march_on_host
-from .._controllers import AbstractController, ConstantGrid, ConstantSteps, GivenGrid, StepTo
+from .._checkpointing import Patience, Slots, Stored, Tries, march, march_counted, march_on_host
+from .._controllers import (
+    AbstractController,
+    ConstantGrid,
+    ConstantSteps,
+    GivenGrid,
+    StepTo,
+)
 from .._solvers import AbstractSolver
 from .outputs import Final
 from .problem import Problem
@@ -276,86 +282,33 @@ class ForwardLoop:
             y = y1
         raise AssertionError("the replay of a failed march did not fail")
 
-    def _first_try(self, inputs: Inputs, field: Any, scale: Scale) -> tuple[Scalar, Scalar, Any]:
-        """Size of the first step, nan for its error where f or y0 is not finite, and its slope."""
-        clock, layout = self.clock, self.layout
-        controller: Any = self.controller
-        t0, t1 = (clock.real(t) for t in inputs.clocked[:2])
-        k0: Any = tuple(1.0 * k for k in field(layout.time(t0), inputs.y0))  # f may reuse them
-        sound = layout.finite(layout.pack(k0))
-        if clock.traced:
-            sound = clock.both(sound, layout.finite(inputs.y0))
-        # of nan or inf no step is made of a size that the controller would take for one
-        h0, e0 = clock.real(0.0), clock.where(sound, 0.0, math.nan)
-        if clock.traced or sound:
-            first, order = (t0, t1, inputs.y0, k0), self.solver.error_order
-            h = controller.first_step(clock, layout, field, scale, first, order)
-            h0 = clock.where(sound, h, h0)
-        # a constant, as all step sizes of a gradient
-        return clock.constant(h0), e0, k0 if self.solver.keeps_slope else None
-
     def _march_adaptive(
         self, inputs: Inputs, inside: Any, slots: Slots | None, record: bool, guard: Any,
         clocked: Any,
     ) -> Final:  # fmt: skip
-        bk, clock, layout, out = self.bk, self.clock, self.layout, self.outputs
-        field = self.bind(inputs.params)
-        scale = self.tolerances(inputs)
+        bk = self.bk
         make = getattr(guard, "forward_sweep", None) or self.solver.forward_sweep
-        sweep = make(bk, layout, field, scale)
-        t0, t1 = (clock.real(t) for t in inputs.clocked[:2])
-        order = self.solver.error_order
-        controller: Any = self.controller
-        constant = clock.constant
-        h0, e0, k0 = self._first_try(inputs, field, scale)
-        attempt, land, select = sweep.judged(), clock.land, clock.select
-        adapt, floor, limit = controller.adapter(clock, order), controller.floor, self.max_steps
-        emit, ts = out.emitter(self.problem, self.layout, inputs.params), inputs.clocked[2]
-        collect: Any = out.collect if out.inside else None
-
-        def body(s: Any) -> Any:
-            t, h, _, memory, y, k0, n, tries, times, rows = s
-            t_new, step = land(t, h, t1)
-            y1, k1, kept, e2 = attempt(t, step, y, k0)
-            e2 = constant(e2)
-            # (t + h) - t may be above h by rounding: then a forced smallest step is still one (T16)
-            h = constant(clock.where(abs(step) < abs(h), step, h))
-            ok, h_next, memory = adapt(e2, h, memory)
-            if record:
-                times = clock.record(times, n, t_new, ok)
-            if collect is not None:
-                rows = collect(rows, ok, ts, (t, t_new, step, y1), n, sweep, emit)
-            t, y, k0, n = select(ok, (t_new, y1, k1, n + 1), (t, y, kept, n))
-            return t, h_next, e2, memory, y, k0, n, tries + 1, times, rows
-
-        patience: Any = None if clock.traced else Patience(t1, lambda t: self.told(inputs, t))
-
-        def running(s: Any) -> Any:
-            if patience is not None and s[7] == patience.stop:
-                patience.look(s[0], s[1], s[7])
-            left = 1 if limit is None else limit - s[7]
-            return clock.running(s[0], t1, s[1], floor, left)
-
-        step = (lambda s: (self.watch(s[0]), body(s))[1]) if self.watch else body
-        times = clock.record_new(t0, limit) if record else ()
-        zero = clock.count(0)
-        y0, memory = sweep.start(t0, inputs.y0), controller.init(clock)
-        start: Any = (t0, h0, clock.real(e0), memory, y0, k0, zero, zero, times, inside)
+        tries = AdaptiveSteps(self, inputs, make, record=record)
+        start: Any = tries.begin(inside)
         plain = guard is None and clocked is None and self.watch is None
         if bk.python_loops and plain and (slots is None or slots.everything):
-            rows = collect and (lambda r, s, n: collect(r, True, ts, s, n, sweep, emit))
-            note = clock.record if record else None
-            least = 4 * clock.eps
-            tries = Tries(attempt, adapt, note, rows, t1, floor, least, limit, patience)
-            return self._ended(*march_on_host(bk, start, tries, slots, self.carried), t1)
+            s, stored = march_on_host(bk, start, tries.on_host(), slots, self.carried)
+            return tries.final(AdaptiveState(*s), stored)
+        step: Any = tries.step
+        if self.watch:
+            step = lambda s: (self.watch(s.t), tries.step(s))[1]  # noqa: E731
+        running = tries.running
         if guard is not None:
-            start, step = (*start, guard.table(limit)), guard.on_tries(step, 6, 4)
+            table = guard.table(self.max_steps)
+            start, step = (start, table), guard.on_tries(step)
+            running = lambda s: tries.running(s[0])  # noqa: E731
 
         def view(s: Any) -> Any:
-            return s[6], s[4] if clocked is None else clocked.pack(s[4], s[0], s[1], s[3])
+            s = s if guard is None else s[0]
+            return s.n, s.y if clocked is None else clocked.pack(s.y, s.t, s.h, s.memory)
 
         s, stored = march(bk, start, step, running, view, slots, clocked or self.carried)
-        return self._ended(s, stored, t1, s[-1] if guard is not None else None)
+        return tries.final(s, stored) if guard is None else tries.final(s[0], stored, s[1])
 
     def evaluations(self, n: Any, tries: Any, inside: Any) -> Any:
         """Calls of f by a march of so many accepted steps, tries, and steps with rows inside."""
@@ -376,22 +329,156 @@ class ForwardLoop:
         number = self.bk.number
         return int(self.evaluations(number(final.n), number(final.tries), number(inside)))
 
-    def _ended(self, s: Any, stored: Any, t1: Scalar, noted: Any = None) -> Final:
-        t, _, e2, _, y, _, n, tries, times, inside = s[:10]
-        return Final(y, t, n, tries, self._why(t, t1, e2, tries), inside, times, stored, noted)
-
-    def _why(self, t: Scalar, t1: Scalar, e2: Scalar, tries: Any) -> Any:
-        """The status of an adaptive march from where it stopped."""
-        clock, limit = self.clock, self.max_steps
-        why = int(Status.dt_min)
-        if limit is not None:
-            why = clock.where(tries >= limit, int(Status.max_steps), why)
-        why = clock.where(clock.is_finite(e2), why, int(Status.non_finite))
-        return clock.where(t == t1, int(Status.converged), why)
-
     def rows_inside(self, final: Final) -> Any:
         """Number of rows collected inside the loop."""
         if not self.outputs.inside:
             return 0
         count = self.outputs.count
         return final.inside[0] if count is None else count
+
+
+class AdaptiveState(NamedTuple):
+    """What goes from try to try.
+
+    Attributes
+    ----------
+    t, h : scalar [time]
+        Where the next try begins, and how far it is to go.
+    e2 : scalar
+        Squared norm of the last try's scaled error.
+    memory : tuple of scalar
+        The controller's.
+    y : state
+        What the solver carries, and
+    k0 : leaves or None
+        its slope there, where it keeps that.
+    n, tries : int or traced scalar
+        Accepted steps, and all of them.
+    times, rows : Any
+        Record of accepted times, and the output rows inside the loop; () for none.
+    """
+
+    t: Scalar
+    h: Scalar
+    e2: Scalar
+    memory: tuple[Scalar, ...]
+    y: State
+    k0: Any
+    n: Any
+    tries: Any
+    times: Any
+    rows: Any
+
+
+class AdaptiveSteps:
+    """The steps of one adaptive solve: where they begin, one try, whether there is another.
+
+    Parameters
+    ----------
+    loop : ForwardLoop
+    inputs : Inputs
+    forward_sweep : callable
+        The solver's, or one that does more with each step.
+    record : bool
+        Note the accepted times.
+    """
+
+    def __init__(
+        self, loop: ForwardLoop, inputs: Inputs, forward_sweep: Any, *, record: bool
+    ) -> None:
+        self.loop, self.inputs, self.record = loop, inputs, record
+        clock = loop.clock
+        controller: Any = loop.controller
+        self.controller = controller
+        self.field = loop.bind(inputs.params)
+        self.scale = loop.tolerances(inputs)
+        self.sweep = forward_sweep(loop.bk, loop.layout, self.field, self.scale)
+        self.t1 = clock.real(inputs.clocked[1])
+        self.attempt = self.sweep.judged()
+        self.adapt = self.controller.adapter(clock, loop.solver.error_order)
+        self.emit = loop.outputs.emitter(loop.problem, loop.layout, inputs.params)
+        self.patience = None
+        if not clock.traced:
+            self.patience = Patience(self.t1, lambda t: loop.told(inputs, t))
+
+    def begin(self, inside: Any) -> AdaptiveState:
+        """The state before the first try; ``inside`` is the carry of the output rows."""
+        loop, clock = self.loop, self.loop.clock
+        t0 = clock.real(self.inputs.clocked[0])
+        h0, e0, k0 = self._first_step(t0)
+        times = clock.record_new(t0, loop.max_steps) if self.record else ()
+        zero = clock.count(0)
+        y0, memory = self.sweep.start(t0, self.inputs.y0), self.controller.init(clock)
+        return AdaptiveState(t0, h0, clock.real(e0), memory, y0, k0, zero, zero, times, inside)
+
+    def _first_step(self, t0: Scalar) -> tuple[Scalar, Scalar, Any]:
+        """Size of the first step, nan for its error where f or y0 is not finite, and its slope."""
+        loop, field, y0 = self.loop, self.field, self.inputs.y0
+        clock, layout = loop.clock, loop.layout
+        k0: Any = tuple(1.0 * k for k in field(layout.time(t0), y0))  # f may reuse them
+        sound = layout.finite(layout.pack(k0))
+        if clock.traced:
+            sound = clock.both(sound, layout.finite(y0))
+        # of nan or inf no step is made of a size that the controller would take for one
+        h0, e0 = clock.real(0.0), clock.where(sound, 0.0, math.nan)
+        if clock.traced or sound:
+            first, order = (t0, self.t1, y0, k0), loop.solver.error_order
+            h = self.controller.first_step(clock, layout, field, self.scale, first, order)
+            h0 = clock.where(sound, h, h0)
+        # a constant, as all step sizes of a gradient
+        return clock.constant(h0), e0, k0 if loop.solver.keeps_slope else None
+
+    def step(self, s: AdaptiveState) -> AdaptiveState:
+        """One try: a step if it is accepted."""
+        clock = self.loop.clock
+        t_new, step = clock.land(s.t, s.h, self.t1)
+        y1, k1, kept, e2 = self.attempt(s.t, step, s.y, s.k0)
+        e2 = clock.constant(e2)
+        # (t + h) - t may be above h by rounding: then a forced smallest step is still one (T16)
+        h = clock.constant(clock.where(abs(step) < abs(s.h), step, s.h))
+        ok, h, memory = self.adapt(e2, h, s.memory)
+        times, rows = s.times, s.rows
+        if self.record:
+            times = clock.record(times, s.n, t_new, ok)
+        if self.loop.outputs.inside:
+            rows = self._collect(rows, ok, (s.t, t_new, step, y1), s.n)
+        new, old = (t_new, y1, k1, s.n + 1), (s.t, s.y, kept, s.n)
+        t, y, k0, n = clock.select(ok, new, old)
+        return AdaptiveState(t, h, e2, memory, y, k0, n, s.tries + 1, times, rows)
+
+    def _collect(self, rows: Any, ok: Any, step: tuple[Any, ...], n: Any) -> Any:
+        ts = self.inputs.clocked[2]
+        return self.loop.outputs.collect(rows, ok, ts, step, n, self.sweep, self.emit)
+
+    def running(self, s: AdaptiveState) -> Any:
+        """Whether to try another step."""
+        loop, limit = self.loop, self.loop.max_steps
+        if self.patience is not None and s.tries == self.patience.stop:
+            self.patience.look(s.t, s.h, s.tries)
+        left = 1 if limit is None else limit - s.tries
+        return loop.clock.running(s.t, self.t1, s.h, self.controller.floor, left)
+
+    def on_host(self) -> Tries:
+        """The same tries for a loop of Python's own (``march_on_host``)."""
+        loop, collect = self.loop, None
+        if loop.outputs.inside:
+            collect = lambda rows, step, n: self._collect(rows, True, step, n)  # noqa: E731
+        note = loop.clock.record if self.record else None
+        floor, least, limit = self.controller.floor, 4 * loop.clock.eps, loop.max_steps
+        attempt, adapt, t1 = self.attempt, self.adapt, self.t1
+        assert self.patience is not None
+        return Tries(attempt, adapt, note, collect, t1, floor, least, limit, self.patience)
+
+    def final(self, s: AdaptiveState, stored: Stored | None, noted: Any = None) -> Final:
+        """Where the tries ended, and why."""
+        status = self._why(s)
+        return Final(s.y, s.t, s.n, s.tries, status, s.rows, s.times, stored, noted)
+
+    def _why(self, s: AdaptiveState) -> Any:
+        """The status of a solve from where its tries stopped."""
+        clock, limit = self.loop.clock, self.loop.max_steps
+        why = int(Status.dt_min)
+        if limit is not None:
+            why = clock.where(s.tries >= limit, int(Status.max_steps), why)
+        why = clock.where(clock.is_finite(s.e2), why, int(Status.non_finite))
+        return clock.where(s.t == self.t1, int(Status.converged), why)
