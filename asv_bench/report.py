@@ -1,4 +1,4 @@
-"""All CPU rows of the performance targets in one table: ``python asv_bench/report.py``.
+"""All rows of the performance targets in one table: ``python asv_bench/report.py``.
 
 Timed rows: entrants run in turn, round after round, on one thread; what counts is processor time,
 warm-up excluded, and the median over rounds of the ratio within a round, so that a busy machine
@@ -8,6 +8,8 @@ slows both sides alike. Each entrant's error is taken first against a reference 
 Exact rows: bytes, executed steps, traces, accuracy; they say pass or FAIL. ``--quick`` runs all of
 these and the short ones of the timed rows, whose ratios it does not judge; its exit status counts
 FAIL alone. Without it, whatever misses its target counts.
+
+With ``RETROGRADE_DEVICE=cuda`` the rows of a GPU take the place of all others, timed by the clock.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -30,7 +33,7 @@ import benchmarks  # sets one thread, so it comes before any array library
 # isort: split
 import numpy as np
 from benchmarks._cases import Case, Entrant, Fact, Skipped
-from benchmarks._rows import FACTS, FLAGGED, ROWS
+from benchmarks._rows import DEVICE_ROWS, FACTS, FLAGGED, ROWS
 from benchmarks.overhead import seconds
 
 ROUNDING = 1e-7
@@ -148,14 +151,19 @@ def checked(fact: Fact) -> Line:
     )
 
 
-def lines(makers: Iterable[Any], rows: set[str] | None, quick: bool) -> Iterator[Line]:
-    """All lines of some rows; what is absent is a line that says so."""
+def lines(
+    makers: Iterable[Any], rows: set[str] | None, quick: bool, seconds: float = math.inf
+) -> Iterator[Line]:
+    """All lines of some rows; what is absent, fails or comes after the time is up says so."""
+    end = time.monotonic() + seconds
     for make in makers:
         for item in make():
             if rows is not None and not rows & _ids(item):
                 continue
             start = time.monotonic()
             try:
+                if start > end:
+                    raise NotImplementedError(f"{seconds:g} s were up")
                 if isinstance(item, Skipped):
                     yield Line(item.row, item.work, "skipped", f"skipped: {item.reason}")
                 elif isinstance(item, Fact):
@@ -163,8 +171,11 @@ def lines(makers: Iterable[Any], rows: set[str] | None, quick: bool) -> Iterator
                 else:
                     yield from timed(item, rows, quick)
             except NotImplementedError as absent:
-                row = min(_ids(item))
-                yield Line(row, item.work, "skipped", f"skipped: {absent}")
+                yield Line(min(_ids(item)), item.work, "skipped", f"skipped: {absent}")
+            except Exception as error:  # one row that fails must not hide the others
+                traceback.print_exc()
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                yield Line(min(_ids(item)), item.work, "failed", f"FAIL: {reason:.200}")
             took = time.monotonic() - start
             if took > 1.0:
                 print(f"{item.work}: {took:.0f} s", file=sys.stderr, flush=True)
@@ -212,6 +223,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", help="ids, with commas: J1,N1; all if left out")
     parser.add_argument("--quick", action="store_true", help="exact rows; short timings unjudged")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no row after these")
     parser.add_argument("--json", metavar="FILE", help="write the lines there, too")
     options = parser.parse_args()
     rows = set(options.rows.split(",")) if options.rows else None
@@ -219,8 +231,10 @@ def main() -> int:
     if IN_FLAGGED in os.environ:
         found = list(lines(FLAGGED, rows, quick=False))
     else:
-        found = list(lines((*FACTS, *ROWS), rows, options.quick))
-        if not options.quick and (rows is None or rows & {"J4", "J5"}):
+        device = benchmarks.DEVICE != "cpu"
+        makers = DEVICE_ROWS if device else (*FACTS, *ROWS)
+        found = list(lines(makers, rows, options.quick, options.seconds))
+        if not (device or options.quick) and (rows is None or rows & {"J4", "J5"}):
             found += [x for x in flagged() if rows is None or x.row in rows]
     found.sort(key=lambda x: x.kind == "skipped")
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n{render(found)}")

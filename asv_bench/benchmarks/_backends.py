@@ -15,6 +15,7 @@ import numpy as np
 
 import retrograde as rg
 
+from . import DEVICE
 from ._problem import Problem
 
 __all__ = ["NAMES", "Library", "Run", "checked_forward", "checked_gradient", "library", "refuse"]
@@ -106,7 +107,7 @@ class CuPy(Library):
     def __init__(self) -> None:
         super().__init__()
         if not self.xp.cuda.is_available():
-            raise ImportError("cupy finds no GPU")
+            raise ImportError("it finds no GPU")
 
     @property
     def functions(self) -> Any:
@@ -124,17 +125,24 @@ class CuPy(Library):
 
 
 class Torch(Library):
-    """Eager PyTorch on the CPU; gradients by its own autograd."""
+    """Eager PyTorch; gradients by its own autograd."""
 
     name: ClassVar[str] = "torch"
 
     def __init__(self) -> None:
         super().__init__()
         importlib.import_module("retrograde_backends.torch.adapter")  # absent: no benchmark
+        if DEVICE == "cuda" and not self.xp.cuda.is_available():
+            raise ImportError("it finds no GPU")
         self.xp.set_num_threads(1)
 
     def asarray(self, x: Any) -> Any:
-        return self.xp.tensor(x)
+        return self.xp.tensor(x, device=DEVICE)
+
+    def sync(self, x: Any) -> Any:
+        if DEVICE == "cuda":
+            self.xp.cuda.synchronize()
+        return x
 
     def to_numpy(self, x: Any) -> Any:
         return x.detach().cpu().numpy()
@@ -151,7 +159,7 @@ class Torch(Library):
 
 
 class Jax(Library):
-    """JAX on the CPU in double precision; every run is one compiled call."""
+    """JAX in double precision; every run is one compiled call."""
 
     name: ClassVar[str] = "jax"
 
@@ -159,6 +167,12 @@ class Jax(Library):
         super().__init__()
         self.jax = self.xp
         self.jax.config.update("jax_enable_x64", True)
+        if DEVICE == "cuda":
+            try:
+                self.jax.devices(DEVICE)
+            except RuntimeError as absent:
+                raise ImportError(" ".join(str(absent).split())) from None
+            self.jax.config.update("jax_default_matmul_precision", "highest")  # no TF32
         self.xp = importlib.import_module("jax.numpy")
 
     def asarray(self, x: Any) -> Any:

@@ -12,6 +12,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
+
 from ._backends import Run, library
 from ._problem import Problem
 
@@ -125,7 +127,7 @@ class Torchdiffeq(Peer):
 
     def solution(self, problem: Problem, *, adjoint: bool = False) -> Callable[..., Any]:
         torch = self.lib.xp
-        f, times = problem.field(torch), torch.tensor([0.0, problem.t1], dtype=torch.float64)
+        f, times = problem.field(torch), self.lib.asarray(np.asarray([0.0, problem.t1]))
         solve = self.peer.odeint_adjoint if adjoint else self.peer.odeint
         keywords = {"rtol": problem.rtol, "atol": problem.atol, "method": "dopri5"}
 
@@ -174,7 +176,7 @@ class Torchode(Peer):
             pcoeff=0.2, icoeff=0.65, dcoeff=0.0, rtol=problem.rtol, atol=problem.atol, term=term
         )
         solver = to.AutoDiffAdjoint(to.Tsit5(term=term), controller)
-        ends = (torch.full(start.shape[:1], t, dtype=start.dtype) for t in (0.0, problem.t1))
+        ends = (torch.full_like(start[:, 0], t) for t in (0.0, problem.t1))
         case = to.InitialValueProblem(start, *ends)
         return torch.no_grad()(lambda: solver.solve(case).ys[:, -1])
 

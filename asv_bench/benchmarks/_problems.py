@@ -19,6 +19,7 @@ __all__ = [
     "decay",
     "heat",
     "lorenz",
+    "lorenz_batch",
     "lotka_volterra",
     "neural_ode",
     "toy",
@@ -125,14 +126,26 @@ def batch(size: int) -> Problem:
     return Problem(name, single.field, start, single.args, 10.0, target=1e-3)
 
 
+def lorenz_batch(size: int, period: int = 100) -> Problem:
+    """So many Lorenz systems, state (3, size), from 100 different starts that recur."""
+    n = min(size, period)
+    start = 1.0 + 0.5 * np.sin(np.arange(3 * n).reshape(3, n))
+    cell = lorenz_batch(period) if size > period else None
+    y0, single = np.tile(start, size // n), lorenz()
+    return Problem(f"lorenz_x{size}", single.field, y0, single.args, 2.0, target=1e-2, cell=cell)
+
+
 def decay(n: int = 2) -> Problem:
     """``f = -y`` in some hundred steps: a solve that is all overhead."""
     y0 = np.ones(n)
     return Problem("decay", lambda xp: lambda t, y, args: -y, y0, None, 10.0, None, 1e-9, 1e-12)
 
 
-def neural_ode(dtype: str = "float32") -> Problem:
-    """A batch of 64 under a tanh network 16-64-64-16; args are its weights and biases."""
+def neural_ode(dtype: str = "float32", batch: int = 64) -> Problem:
+    """A batch under a tanh network 16-64-64-16; args are its weights and biases.
+
+    64 samples recur in a larger batch.
+    """
 
     def make(xp: Any) -> Callable[..., Any]:
         def f(t: Any, y: Any, args: Any) -> Any:
@@ -146,9 +159,10 @@ def neural_ode(dtype: str = "float32") -> Problem:
     args: list[Any] = []
     for a, b in itertools.pairwise(sizes):
         args += [rng.standard_normal((a, b)) * (2.0 / a) ** 0.5, np.zeros(b)]
-    y0 = rng.standard_normal((64, 16)).astype(dtype)
+    y0 = np.tile(rng.standard_normal((64, 16)).astype(dtype), (batch // 64, 1))
     weights = tuple(w.astype(dtype) for w in args)
-    return Problem("neural_ode", make, y0, weights, 1.0, rtol=1e-5, atol=1e-5, target=1e-3)
+    name, cell = ("neural_ode", None) if batch == 64 else (f"neural_ode_{batch}", neural_ode(dtype))
+    return Problem(name, make, y0, weights, 1.0, rtol=1e-5, atol=1e-5, target=1e-3, cell=cell)
 
 
 PROBLEMS = {"toy": toy, "lotka_volterra": lotka_volterra, "burgers_1000": lambda: burgers(1000)}

@@ -6,15 +6,16 @@ from collections.abc import Iterator
 
 from ._cases import Skipped
 from ._facts import FACTS
+from ._rows_device import DEVICE_ROWS
 from ._rows_eager import EAGER
 from ._rows_jax import FLAGGED, JAX
 
-__all__ = ["FACTS", "FLAGGED", "ROWS"]
+__all__ = ["DEVICE_ROWS", "FACTS", "FLAGGED", "ROWS"]
 
 
 def elsewhere() -> Iterator[Skipped]:
     """Rows that are no part of a run on a CPU."""
-    yield Skipped("D1", "on a GPU", "this report runs on one thread of a CPU")
+    yield Skipped("D1", "on a GPU", "`.ci/gpu` measures it, where a GPU is")
     sweep = "tests measure its other budgets on every backend; slow"
     yield Skipped("M1p", "budgets from 2^-6 to 2^6 of the states", sweep)
 
