@@ -233,7 +233,11 @@ def main() -> int:
     else:
         device = benchmarks.DEVICE != "cpu"
         makers = DEVICE_ROWS if device else (*FACTS, *ROWS)
-        found = list(lines(makers, rows, options.quick, options.seconds))
+        found = []
+        for line in lines(makers, rows, options.quick, options.seconds):
+            found.append(line)
+            if device:  # whoever has one for minutes wants each reading at once
+                print(render([line]).partition("\n")[2], file=sys.stderr, flush=True)
         if not (device or options.quick) and (rows is None or rows & {"J4", "J5"}):
             found += [x for x in flagged() if rows is None or x.row in rows]
     found.sort(key=lambda x: x.kind == "skipped")

@@ -63,7 +63,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     if any(m.args[0] == "backend" for m in metafunc.definition.iter_markers("parametrize")):
         return  # a test that names its own
-    present = [name for name in IDS if not isinstance(_find(name), str)]
+    ids = IDS if not REQUIRED or metafunc.config.option.markexpr != "device" else REQUIRED
+    present = [name for name in IDS if name in ids and not isinstance(_find(name), str)]
     metafunc.parametrize("backend", present, indirect=True)
 
 

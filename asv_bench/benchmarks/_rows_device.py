@@ -1,9 +1,8 @@
-"""Rows of the report on a GPU: D1j in JAX, D1t in PyTorch, D1c in CuPy; nothing of it runs on a
-CPU.
+"""Rows of the report on a GPU: D1j in JAX, D1t in PyTorch, D1c in CuPy; none runs on a CPU.
 
 Work that fills a device: Burgers of a million cells, 100,000 Lorenz systems, a network on a batch
 of 4,096. Times are of the clock, to the end of the device's work; both sides are warm and compute
-in the same precision. CuPy has no peer of its own: torchdiffeq's time stands beside it, not judged.
+in one precision. CuPy has no peer of its own: torchdiffeq's time stands beside it, not judged.
 """
 
 from __future__ import annotations

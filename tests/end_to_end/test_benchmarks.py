@@ -6,6 +6,8 @@ import dataclasses
 import importlib
 import os
 import sys
+import types
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,37 @@ def test_a_faster_run_that_is_less_accurate_fails(load: Any) -> None:
     rival = cases.Rival("X1", "peer", 0.01, lambda: exact)
     (line,) = report.timed(cases.Case("work", lambda: ours, (rival,), quick=True), None, True)
     assert line.verdict == "FAIL: error 1.0e-03, the peer's 1.0e-06"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["torch", "jax", "cupy"])
+def test_rows_of_a_gpu_run_where_none_is(load: Any, library: str) -> None:
+    """On the CPU, at a thousandth of their size; NumPy stands in for CuPy."""
+    pytest.importorskip("torchdiffeq")
+    pytest.importorskip("diffrax")
+    backends, rows = load("benchmarks._backends"), load("benchmarks._rows_device")
+    instead = {"cupy": backends.NumPy}
+    with mock.patch.dict(backends._CLASSES, instead), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for case in getattr(rows, f"{library}_rows")(1000):
+            if hasattr(case, "ours") and "compiled" not in case.work:
+                for make in (case.ours, *(r.make for r in case.rivals)):
+                    entrant = make()
+                    assert entrant.error(entrant.run()) < 1e-2, case.work
+
+
+def test_the_command_for_a_gpu_ends_what_runs_out_of_time(tmp_path: Path) -> None:
+    gpu: Any = types.ModuleType("ci_gpu")
+    gpu.__file__ = str(BENCH.parent / ".ci" / "gpu")
+    with mock.patch.dict(sys.modules, ci_gpu=gpu):
+        exec(compile(Path(gpu.__file__).read_text(), gpu.__file__, "exec"), gpu.__dict__)
+    gpu.LOGS = tmp_path
+    long = gpu.begin("long", ["-uc", "import time; print('begun'); time.sleep(60)"], 1.0)
+    short = gpu.begin("short", ["-c", "print('done')"], 60.0)
+    wrong = gpu.begin("wrong", ["-c", "raise SystemExit('a reason')"], 60.0)
+    found = [(x.verdict, x.said()) for x in map(gpu.finish, (long, short, wrong))]
+    assert found == [("OUT OF TIME", ["begun"]), ("passed", ["done"]), ("FAILED", ["a reason"])]
+    assert long.process.poll() is not None
 
 
 def test_one_period_is_the_reference_of_all(load: Any) -> None:
