@@ -2,7 +2,7 @@
 
 A test that takes ``backend`` runs once for each id of :data:`IDS` that is there. The others are
 listed with their reasons at the end of a run, unless an id stands in ``RETROGRADE_REQUIRE`` (commas
-or spaces between ids), where its absence is an error. What a test needs it says by capability::
+or stages between ids), where its absence is an error. What a test needs it says by capability::
 
     @pytest.mark.needs(Capability.HIGHER_ORDER)
 
@@ -38,13 +38,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """``-m device`` runs the backends alone that ``RETROGRADE_REQUIRE`` names."""
     if config.option.markexpr != "device" or not REQUIRED:
         return
-    asked: list[pytest.Item] = []
+    chosen: list[pytest.Item] = []
     left: list[pytest.Item] = []
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})
-        (asked if params.get("backend", "") in {"", *REQUIRED} else left).append(item)
+        (chosen if params.get("backend", "") in {"", *REQUIRED} else left).append(item)
     config.hook.pytest_deselected(items=left)
-    items[:] = asked
+    items[:] = chosen
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

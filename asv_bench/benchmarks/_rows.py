@@ -16,8 +16,8 @@ __all__ = ["DEVICE_ROWS", "FACTS", "FLAGGED", "ROWS"]
 def elsewhere() -> Iterator[Skipped]:
     """Rows that are no part of a run on a CPU."""
     yield Skipped("D1", "on a GPU", "`.ci/gpu` measures it, where a GPU is")
-    sweep = "tests measure its other budgets on every backend; slow"
-    yield Skipped("M1p", "budgets from 2^-6 to 2^6 of the states", sweep)
+    elsewhere = "tests measure its other budgets on every backend; slow"
+    yield Skipped("M1p", "budgets from 2^-6 to 2^6 of the states", elsewhere)
 
 
 ROWS = (*JAX, *EAGER, elsewhere)

@@ -52,7 +52,7 @@ class Guarded:
         self.count = 0
 
     def gradient(self, name: str, adjoint: Any) -> tuple[Any, int]:
-        """Gradient by y0, and evaluations of f in the reverse sweep."""
+        """Gradient by y0, and evaluations of f in the reverse pass."""
         f, y0, t1, args, solver, n = CASES[name]
 
         def field(t: Any, y: Any, p: Any) -> Any:

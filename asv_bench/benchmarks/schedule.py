@@ -44,7 +44,7 @@ def calls(adjoint: Any, **keywords: Any) -> tuple[int, int]:
 
 
 def executed_over_optimum(slots: int, **keywords: Any) -> float:
-    """Executed advances, the forward sweep included, over the fewest possible."""
+    """Executed advances, the forward pass included, over the fewest possible."""
     everything, n = calls(rg.RecursiveCheckpointAdjoint(), **keywords)
     some, _ = calls(rg.RecursiveCheckpointAdjoint(slots), **keywords)
     extra = (some - everything) / 2  # Heun: two evaluations a step

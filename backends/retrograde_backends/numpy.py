@@ -18,7 +18,7 @@ from retrograde._base.errors import InputError
 from retrograde.backend import EagerBackend
 
 from .flat.attempt import host_square, mean_square, with_coarse
-from .flat.cotangents import FlatAdjoint
+from .flat.cotangents import FlatCotangents
 from .flat.stages import FlatLayout, FlatStages
 
 __all__ = ["NumpyBackend", "backend"]
@@ -124,7 +124,7 @@ class NumpyBackend(EagerBackend):
                 "and work arrays are closed over, not handed in by `args`."
             ) from error
 
-    # --- spaces
+    # --- stages
     def layout(self, leaves: Sequence[Any]) -> Any:
         return FlatLayout(self, leaves)
 
@@ -132,7 +132,7 @@ class NumpyBackend(EagerBackend):
         return FlatStages(layout, tableau, scale)
 
     def adjoint(self, layout: Any, tableau: Any) -> Any:
-        return FlatAdjoint(layout, tableau)
+        return FlatCotangents(layout, tableau)
 
     def map_state(self, fn: Callable[[Any], Any], y: Any) -> Any:
         return fn(y)

@@ -25,7 +25,7 @@ from retrograde._checkpointing import (
     FAR,
     Invertible,
     Slots,
-    march_counted,
+    checkpointed_for,
     reverse,
     reverse_inverting,
     schedules,
@@ -100,7 +100,7 @@ def on_integers(n: int, c: int, *, inverting: bool) -> tuple[int, int]:
     """(steps executed beside the pulls, most states stored) by the executor of every adjoint."""
     machine, index = EagerBackend(None), (*schedules.positions(n, c), FAR)
     slots = Slots(c, index, tuple(range(len(index))), 1, n)
-    _, stored = march_counted(
+    _, stored = checkpointed_for(
         machine, n, (0,), lambda i, s: (s[0] + 1,), lambda s: s[0], slots, None
     )
     steps, most = n, 0

@@ -1,6 +1,6 @@
 """For adapter authors: what an array library must supply, and how to add one.
 
-The core computes with hooks at the level "layout, stage space, clock, counted loop". An
+The core computes with hooks at the level "layout, stages, clock, counted loop". An
 adapter is one module with one object ``backend`` (an :class:`AbstractBackend`), announced by
 one entry point in the group ``retrograde.backends``. :class:`EagerBackend` has every hook in
 plain array API: subclass it, set ``name`` and ``xp``, and override for speed what a profile

@@ -171,11 +171,11 @@ def test_a_path_error_behind_a_small_mismatch_at_y0_is_caught(reference):
         return solved(reference, hill, n, adjoint, saveat=saveat)
 
     exact, _ = gradient(EXACT)
-    blind, told = gradient(rg.BacksolveAdjoint(checkpoints=1, guard=None))
-    assert told["inverted"] == n - 3
-    assert told["max_guard_error"] < 2e-9  # what y0 tells: nothing amiss
+    blind, stats = gradient(rg.BacksolveAdjoint(checkpoints=1, guard=None))
+    assert stats["inverted"] == n - 3
+    assert stats["max_guard_error"] < 2e-9  # what y0 tells: nothing amiss
     wrong = np.linalg.norm(blind.y0 - exact.y0) / np.linalg.norm(exact.y0)
-    assert wrong > 1000 * told["max_guard_error"]
+    assert wrong > 1000 * stats["max_guard_error"]
     for guard in (1, 20):
         g, stats = gradient(rg.BacksolveAdjoint(checkpoints=1, guard=guard))
         assert stats["replayed"] > n / 2

@@ -131,7 +131,7 @@ def oscillator(backend):
 
 @pytest.mark.needs(Capability.TRACED)
 def test_residuals_on_jax(backend):
-    """T1's 500 steps leave y(t1), y0, t0, t1 and a status between the sweeps."""
+    """T1's 500 steps leave y(t1), y0, t0, t1 and a status between the passes."""
     jax = pytest.importorskip("jax")
 
     def solve(y0):

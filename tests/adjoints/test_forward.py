@@ -148,7 +148,7 @@ def test_by_name_a_gradient_equals_that_of_checkpoints(backend, steps, wish):
             for name in ("recursive_checkpoint", "forward")
         )
         for a, b in zip(got, expected, strict=True):
-            if b is not None:  # two forms of one march round differently
+            if b is not None:  # two forms of one integration round differently
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.max(np.abs(b)))
 
 
@@ -236,7 +236,7 @@ def test_jax_captured_tracers(reference):
 
 
 def test_the_plan_tells_of_one_number():
-    """JAX outside of jit: one differentiated number needs no reverse sweep; two are too many."""
+    """JAX outside of jit: one differentiated number needs no reverse pass; two are too many."""
     jax = jax_x64()
     seen = []
 

@@ -10,7 +10,7 @@ import pytest
 
 import retrograde as rg
 from retrograde._adjoints import field_pullback
-from retrograde._base.types import Wanted
+from retrograde._base.types import NeedsGradient
 from retrograde._integrate.problem import Problem
 
 SOLVERS = [
@@ -41,23 +41,23 @@ def advance(backend, solver, y, p, t, h):
     """One step, as a NumPy array."""
     made = problem(backend)
     field = made.bind((backend.array(p),))
-    sweep = solver.forward_sweep(backend.bk, made.layout, field)
-    y1 = sweep.advance(float(t), float(h), made.layout.pack([backend.array(y)]))
+    stepper = solver.stepper(backend.bk, made.layout, field)
+    y1 = stepper.advance(float(t), float(h), made.layout.pack([backend.array(y)]))
     return backend.to_numpy(made.layout.unpack(y1)[0]).copy()
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: s.__name__)
 def test_inner_product_identity(backend, solver):
     if not backend.eager:
-        pytest.skip("the generic spaces, which strict covers")
+        pytest.skip("the generic stages, which strict covers")
     made, solver, rng = problem(backend), solver(), np.random.default_rng(1)
     params = (backend.array(P),)
-    vjp = field_pullback(made, params, Wanted((True,), True, True, False))
-    sweep = solver.reverse_sweep(backend.bk, made.layout, vjp, outputs=False, time=True)
+    vjp = field_pullback(made, params, NeedsGradient((True,), True, True, False))
+    step_vjp = solver.step_vjp(backend.bk, made.layout, vjp, outputs=False, time=True)
     pack, g = made.layout.pack, rng.normal(size=3)
     y, ct = pack([backend.array(Y0)]), pack([backend.array(g)])
     with backend.bk.quiet():
-        step, _ = sweep.pull(T, H, y, ct, vjp.zero())
+        step, _ = step_vjp.pull(T, H, y, ct, vjp.zero())
     back_y = backend.to_numpy(made.layout.unpack(step.y)[0])
     back_p = backend.to_numpy(vjp.finish(step.params)[0])
     for _ in range(3):
@@ -73,13 +73,13 @@ def test_inner_product_identity(backend, solver):
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: s.__name__)
 def test_adding_cotangents_adds_pulls(reference, solver):
-    """The pull is linear, and a sweep used twice gives the same bits twice."""
+    """The pull is linear, and a pass used twice gives the same bits twice."""
     made = problem(reference)
-    vjp = field_pullback(made, (P,), Wanted((True,), False, False, False))
-    sweep = solver().reverse_sweep(reference.bk, made.layout, vjp, outputs=False, time=False)
+    vjp = field_pullback(made, (P,), NeedsGradient((True,), False, False, False))
+    step_vjp = solver().step_vjp(reference.bk, made.layout, vjp, outputs=False, time=False)
 
     def pull(g):
-        step, _ = sweep.pull(T, H, Y0, np.asarray(g), vjp.zero())
+        step, _ = step_vjp.pull(T, H, Y0, np.asarray(g), vjp.zero())
         return np.concatenate([step.y.copy(), vjp.finish(step.params)[0].copy()])
 
     a, b = pull([1.0, 0.0, 2.0]), pull([0.5, -1.0, 0.0])

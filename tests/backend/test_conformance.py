@@ -1,6 +1,6 @@
 """Every hook of every adapter against the generic answer: plain array API and Python loops.
 
-The generic forms (``ListLayout``, ``ListStages``, ``ListAdjoint``, ``EagerBackend``) are run on
+The generic forms (``ListLayout``, ``Stages``, ``StageCotangents``, ``EagerBackend``) are run on
 NumPy's namespace; an adapter's own forms must give the same numbers from the same calls.
 """
 
@@ -126,7 +126,7 @@ def test_rows(backend, form):
         both.assert_same(both.mine.row(stacked, i), pairs[i][1])
 
 
-# --- spaces
+# --- stages
 
 
 @form
@@ -280,16 +280,16 @@ def test_buffers(backend, form, scratch):
 
 def test_tables_of_ints(backend):
     bk = backend.bk
-    table = bk.set_int(bk.ints([5, 3, 8]), 1, 7)
-    assert [int(bk.look(table, i)) for i in range(3)] == [5, 7, 8]
+    table = bk.table_set(bk.ints([5, 3, 8]), 1, 7)
+    assert [int(bk.table_get(table, i)) for i in range(3)] == [5, 7, 8]
     assert int(bk.pick(True, 1, 2)) == 1
     assert int(bk.pick(False, 1, 2)) == 2
     positions = bk.new_positions(4)
     for row, step in ((0, 6), (4, 5), (3, 4), (1, 0)):  # row 4 is scratch
-        positions = bk.set_int(positions, row, step)
+        positions = bk.table_set(positions, row, step)
     placed = Slots(4, bk.ints([0, 4, 5, 6, FAR]), bk.ints([1, 3, 4, 0, 4]), 1, None)
     order, below = bk.rank(placed, positions, 8)
-    assert [int(bk.look(order, i)) for i in range(4)] == [1, 3, 0, 2]
+    assert [int(bk.table_get(order, i)) for i in range(4)] == [1, 3, 0, 2]
     assert int(below) == 3
 
 
@@ -306,8 +306,8 @@ def test_placements_are_the_online_ones(backend, rows):
     mine, generic = backend.bk.placements(rows, 100), GENERIC.placements(rows, 100)
     index = [generic[0][e] for e in range(12)]
     for e in range(sum(i < 100 for i in index)):
-        assert int(backend.bk.look(mine[0], e)) == index[e]
-        assert int(backend.bk.look(mine[1], e)) == generic[1][e]
+        assert int(backend.bk.table_get(mine[0], e)) == index[e]
+        assert int(backend.bk.table_get(mine[1], e)) == generic[1][e]
 
 
 # --- arrays, trees and memory
@@ -369,8 +369,8 @@ def test_memory(backend):
 
 def test_a_failed_solve_is_poisoned(backend):
     x = backend.array([1.0, 2.0])
-    assert backend.to_numpy(backend.bk.poison(True, x)).tolist() == [1.0, 2.0]
-    assert np.all(np.isnan(backend.to_numpy(backend.bk.poison(False, x))))
+    assert backend.to_numpy(backend.bk.nan_unless(True, x)).tolist() == [1.0, 2.0]
+    assert np.all(np.isnan(backend.to_numpy(backend.bk.nan_unless(False, x))))
 
 
 def test_capabilities_say_what_there_is(backend):

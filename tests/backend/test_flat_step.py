@@ -19,7 +19,7 @@ SIZES = (1, 2, 8, 9, 100, 2048, 2049)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
 @pytest.mark.parametrize("solver", ["tsit5", "dopri5", "dopri8", "bosh3"])
 def test_an_attempt_is_its_calls_to_the_bit(solver, dtype, size, eager):
-    """A march attempts, its replays advance: their states must be the same."""
+    """An integration attempts, its replays advance: their states must be the same."""
     bk, array = eager
     draw = np.random.default_rng(size)
     y = array(draw.normal(size=size).astype(dtype))
@@ -35,9 +35,9 @@ def test_an_attempt_is_its_calls_to_the_bit(solver, dtype, size, eager):
     made = getattr(rg, solver.title())()
     with bk.quiet():
         sweeps = [
-            made.forward_sweep(bk, layout, field, Scale(1e-6, 1e-9)),
-            made.forward_sweep(bk, layout, field, Scale(1e-6, 1e-9)),
-            made.forward_sweep(bk, layout, field),
+            made.stepper(bk, layout, field, Scale(1e-6, 1e-9)),
+            made.stepper(bk, layout, field, Scale(1e-6, 1e-9)),
+            made.stepper(bk, layout, field),
         ]
         judged, whole, bare = sweeps[0].judged(), sweeps[1], sweeps[2]
         t, k0, k0_whole = 0.5, whole.first(0.5, y), whole.first(0.5, y)

@@ -68,7 +68,7 @@ def test_same_gradient_with_and_without(settings, monkeypatch):
 
 
 @marking
-def test_both_sweeps_of_a_small_system_are_marked():
+def test_both_passes_of_a_small_system_are_marked():
     found = text(gradient(lotka_volterra), Y0, P)
     assert found.count(MARK) == 2
 
@@ -88,7 +88,7 @@ def test_the_callers_thread_runs_a_small_gradient():
 @marking
 @pytest.mark.parametrize("settings", [{"max_steps": 5000}, {"adjoint": (100,)}], ids=str)
 def test_many_slots_and_high_bounds_are_no_cliff(settings):
-    """With a sort among the slots, no sweep back was a kernel: 20 times as long from 4,100 on."""
+    """With a sort among the slots, no pass back was a kernel: 20 times as long from 4,100 on."""
     if "adjoint" in settings:
         settings = {"adjoint": rg.RecursiveCheckpointAdjoint(*settings["adjoint"])}
     program = gradient(lotka_volterra, dt=None, solver="tsit5", **settings)

@@ -90,17 +90,17 @@ def test_large_sums_of_a_pull_and_their_derivatives():
 
     def pulled(c: Any, wrap: bool) -> Any:
         pull = jax.vjp(fn, c, x)[1]
-        return (sums.settled(pull, [x]) if wrap else pull)(g * c)
+        return (sums.unfused_sum(pull, [x]) if wrap else pull)(g * c)
 
     assert "retrograde_sum" in str(jax.make_jaxpr(lambda c: pulled(c, True))(2.0))
-    still = sums.settled(jax.vjp(lambda c: c * x, 2.0)[1], [x])
+    still = sums.unfused_sum(jax.vjp(lambda c: c * x, 2.0)[1], [x])
     assert "retrograde_sum" not in str(jax.make_jaxpr(still)(g))
     for derive in (lambda f: f, jax.jacfwd, jax.jacrev, jax.jit):
         found, expected = (derive(lambda c, w=w: pulled(c, w)[0])(2.0) for w in (True, False))
         np.testing.assert_allclose(found, expected, rtol=1e-12)
     batch = jax.vmap(lambda c: pulled(c, True)[0])(jnp.array([1.0, 2.0]))
     np.testing.assert_allclose(batch, [pulled(c, False)[0] for c in (1.0, 2.0)], rtol=1e-12)
-    assert sums.settled(pulled, [x[:5], x[:5]]) is pulled
+    assert sums.unfused_sum(pulled, [x[:5], x[:5]]) is pulled
 
 
 def wave(t: Any, y: Any, c: Any) -> Any:

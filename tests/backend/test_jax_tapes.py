@@ -1,4 +1,5 @@
-"""JAX: tapes that a march keeps (``TapeAdjoint``), and stages as loops in both directions."""
+"""JAX: tapes that an integration keeps (``TapeAdjoint``), and stages as loops in both
+directions."""
 
 from __future__ import annotations
 

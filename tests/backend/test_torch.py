@@ -227,7 +227,7 @@ def test_no_grad_and_detached_inputs_stay_outside_of_the_graph():
     with torch.no_grad():
         sol = rg.solve(field, y0, 0.0, 1.0, p)
     assert not sol.ys.requires_grad
-    assert sol.plan is None  # a plain march, as for tensors that require none
+    assert sol.plan is None  # a plain integration, as for tensors that require none
     assert not rg.solve(field, y0.detach(), 0.0, 1.0, p.detach()).ys.requires_grad
     ys = rg.solve(field, y0.detach(), 0.0, 1.0, p).ys
     ys.sum().backward()
@@ -250,12 +250,12 @@ def test_what_can_have_no_gradient_is_refused():
 
 
 def test_a_tape_counts_what_dies_with_it():
-    from retrograde._base.types import Wanted
+    from retrograde._base.types import NeedsGradient
     from retrograde_backends.torch.adapter import backend
 
     big, y = torch.ones(100, 100, dtype=torch.float64), torch.ones(100, dtype=torch.float64)
     layout = backend.layout([y])
-    wanted = Wanted((), False, False, False)
+    wanted = NeedsGradient((), False, False, False)
 
     def bytes_of(f):
         vjp = backend.pullback(layout, lambda params: lambda t, leaves: (f(*leaves),), (), wanted)

@@ -132,7 +132,7 @@ def test_every_discrete_adjoint(cheap, adjoint):
 def test_a_budget_is_planned_as_without_it(cheap):
     sol = assert_same(module, dt=0.05, memory="4 KiB")
     assert sol.plan.memory <= 4096
-    # a recorded march would run f once a stage: states are stored where all is allowed
+    # a recorded integration would run f once a stage: states are stored where all is allowed
     assert isinstance(
         gradient(module, True, dt=0.05)[2].plan.adjoint, rg.RecursiveCheckpointAdjoint
     )

@@ -25,11 +25,11 @@ class There(torch.Tensor):
 
 
 def test_the_device_of_the_arrays_is_asked_not_the_current_one(monkeypatch):
-    asked: list[tuple[str, str]] = []
+    calls: list[tuple[str, str]] = []
 
     def noted(name: str, result: Any) -> None:
         def fn(device: Any = "current") -> Any:
-            asked.append((name, str(device)))
+            calls.append((name, str(device)))
             return result
 
         monkeypatch.setattr(torch.cuda, name, fn)
@@ -43,12 +43,12 @@ def test_the_device_of_the_arrays_is_asked_not_the_current_one(monkeypatch):
     x = There()
     backend = adapter.backend
     backend.synchronize((torch.ones(2), {"a": x}))
-    assert asked == [("synchronize", "cuda:1")]
+    assert calls == [("synchronize", "cuda:1")]
     assert tuple(backend.memory(x)) == (2200, 4000, "memory of cuda:1")
     found = measure.peak_gradient_bytes(lambda tree: None, lambda tree: None, {"y": x})
     assert found == (0, "torch.cuda.max_memory_allocated")
-    assert {device for _, device in asked} == {"cuda:1"}
-    asked.clear()
+    assert {device for _, device in calls} == {"cuda:1"}
+    calls.clear()
     backend.synchronize([torch.ones(2)])
     measure.peak_gradient_bytes(lambda x: 2 * x, lambda x: 2 * x, torch.ones(2))
-    assert asked == []
+    assert calls == []

@@ -12,7 +12,7 @@ import retrograde as rg
 torch = pytest.importorskip("torch")
 
 STAGES = pytest.importorskip("retrograde_backends.torch.field_vjp")
-SPACES = pytest.importorskip("retrograde_backends.flat.stages")
+FLAT = pytest.importorskip("retrograde_backends.flat.stages")
 
 
 def real(*shape):
@@ -82,15 +82,15 @@ def test_a_gradient_is_no_memory_of_the_cotangent():
     assert g.data_ptr() != ct.data_ptr()
 
 
-def test_the_march_leaves_no_memory_behind(monkeypatch):
+def test_the_solve_leaves_no_memory_behind(monkeypatch):
     """Its stages are freed when it ends, not when the interpreter looks for cycles."""
-    spaces, made = [], SPACES.FlatStages.__init__
+    made_stages, made = [], FLAT.FlatStages.__init__
 
     def noted(self, *args, **keywords):
         made(self, *args, **keywords)
-        spaces.append(weakref.ref(self))
+        made_stages.append(weakref.ref(self))
 
-    monkeypatch.setattr(SPACES.FlatStages, "__init__", noted)
+    monkeypatch.setattr(FLAT.FlatStages, "__init__", noted)
     gc.collect()
     gc.disable()
     try:
@@ -98,8 +98,8 @@ def test_the_march_leaves_no_memory_behind(monkeypatch):
         gradient("vector", 2, rtol=1e-6, atol=1e-6)
     finally:
         gc.enable()
-    assert spaces
-    assert not any(space() for space in spaces)
+    assert made_stages
+    assert not any(space() for space in made_stages)
 
 
 @pytest.mark.parametrize("keywords", [{"dt": 0.1}, {"rtol": 1e-6, "atol": 1e-6}])

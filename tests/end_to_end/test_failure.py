@@ -237,7 +237,8 @@ def test_tries_within_max_steps_are_enough(backend):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("where", ["field", "one parameter"])
 def test_nan_at_the_start_ends_a_solve_at_once(backend, bad, where):
-    """After one evaluation by the march, and with the reason that it has; inf is as bad as nan."""
+    """After one evaluation by the integration, and with the reason that it has; inf is as bad as
+    nan."""
     y0, p, calls = backend.array([1.0, 0.0, 2.0]), backend.array([1.0, bad, 1.0]), []
 
     def f(t, y, p):

@@ -206,7 +206,7 @@ def test_jax_mixed_derivatives_of_state_and_times():
 
 @pytest.mark.parametrize("slots", [None, 3])
 def test_jax_a_plain_gradient_calls_f_as_often_as_before(slots):
-    """The forward sweep, replays by the schedule, and one call a stage in reverse."""
+    """The forward pass, replays by the schedule, and one call a stage in reverse."""
     jax = jax_x64()
     from retrograde._checkpointing.schedules import block_advances
 
@@ -230,7 +230,7 @@ def test_jax_a_plain_gradient_calls_f_as_often_as_before(slots):
 
 
 def test_jax_a_compiled_jvp_stores_no_states():
-    """The slots of a hidden reverse sweep leave no trace in the program."""
+    """The slots of a hidden reverse pass leave no trace in the program."""
     jax = jax_x64()
     n, y0 = 2000, jax.numpy.ones(50)
 

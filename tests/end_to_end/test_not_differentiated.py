@@ -1,7 +1,7 @@
 """What no derivative is asked for may be used in ways that have none.
 
 A carry leaf or an argument that goes through a callback, a loop of unknown length or NumPy is a
-constant of the gradient, whatever the reverse sweep stores; where its gradient is asked for, the
+constant of the gradient, whatever the reverse pass stores; where its gradient is asked for, the
 library's own error comes.
 """
 

@@ -18,21 +18,21 @@ SEED = int(os.environ.get("RETROGRADE_SEED") or time.strftime("%Y%m%d"))
 GROUPS = {("numpy", "torch", "strict"): 200, ("jax", "jax:jit"): 20}
 
 
-@pytest.mark.parametrize("asked", GROUPS, ids=" ".join)
-def test_random_problems(asked: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    libraries = installed(asked)
+@pytest.mark.parametrize("group", GROUPS, ids=" ".join)
+def test_random_problems(group: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    libraries = installed(group)
     if not libraries:
-        pytest.skip(f"none of {asked} is here")
+        pytest.skip(f"none of {group} is here")
     with capsys.disabled():
         print(f"\nrandom problems of seed {SEED} on {', '.join(libraries)}")
-    found = list(sought(SEED, range(GROUPS[asked]), libraries))
+    found = list(sought(SEED, range(GROUPS[group]), libraries))
     refused = [(p, v) for p, v in found if v.kind == "clear error"]
     bad = [(p, v) for p, v in found if v.kind in ("wrong", "crash")]
-    assert not bad, "\n\n".join(map(_told, bad))
-    assert len(refused) <= len(found) // 10, "\n\n".join(map(_told, refused))
+    assert not bad, "\n\n".join(map(_stats, bad))
+    assert len(refused) <= len(found) // 10, "\n\n".join(map(_stats, refused))
 
 
-def _told(pair: Any) -> str:
+def _stats(pair: Any) -> str:
     problem, verdict = pair
     return f"{verdict.kind}: {problem.words}\n{verdict.why}\n{problem.command}"
 

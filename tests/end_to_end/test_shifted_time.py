@@ -154,7 +154,7 @@ def test_adjoints_agree_at_a_large_origin(reference):
 
 @pytest.mark.parametrize("steps", [{"dt": 1 / 64}, {"rtol": 1e-10, "atol": 1e-12}], ids=str)
 def test_adjoints_give_f_its_time(backend, steps):
-    """y' = -k t y from 3 to 2: every stage of every sweep must see t itself."""
+    """y' = -k t y from 3 to 2: every stage of every pass must see t itself."""
     adjoints = [rg.RecursiveCheckpointAdjoint(3), rg.BacksolveAdjoint(mode="continuous")]
     if backend.eager:
         adjoints += [rg.BacksolveAdjoint(checkpoints=3, guard=1), rg.RecursiveCheckpointAdjoint()]

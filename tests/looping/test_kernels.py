@@ -85,7 +85,7 @@ def test_any_body_compiles_to_the_gradient_without_kernels(name, kind, monkeypat
 
 @marking
 @pytest.mark.parametrize("settings", [{}, {"checkpoints": 50}, {"memory": "2 KiB"}], ids=str)
-def test_both_sweeps_are_marked_whatever_is_stored(settings):
+def test_both_passes_are_marked_whatever_is_stored(settings):
     fn = gradient(BODIES["sums"][0], "while_loop", **settings)
     assert sweeps(fn, jnp.ones(3), jnp.asarray(0.9)) == 2
 

@@ -1,4 +1,5 @@
-"""The march of eager libraries against the one written once: the same numbers, bit for bit."""
+"""The integration of eager libraries against the one written once: the same numbers, bit for
+bit."""
 
 from __future__ import annotations
 
@@ -6,8 +7,8 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde._solvers.base import AbstractForwardSweep
-from retrograde._solvers.runge_kutta.solver import ForwardSweep
+from retrograde._solvers.base import AbstractStepper
+from retrograde._solvers.runge_kutta.solver import Stepper
 
 
 def relax(t, y, args):
@@ -38,11 +39,11 @@ SETTINGS = {
 
 
 def both(monkeypatch, backend, run):
-    """What a run gives by the fast march, and by the one written once."""
+    """What a run gives by the fast integration, and by the one written once."""
     fast = run()
     with monkeypatch.context() as m:
         m.setattr(type(backend.bk), "python_loops", False)
-        m.setattr(ForwardSweep, "judged", AbstractForwardSweep.judged)
+        m.setattr(Stepper, "judged", AbstractStepper.judged)
         return fast, run()
 
 

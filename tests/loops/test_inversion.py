@@ -15,7 +15,7 @@ from retrograde._checkpointing import (
     FAR,
     Invertible,
     Slots,
-    march_counted,
+    checkpointed_for,
     reverse_inverting,
     schedules,
 )
@@ -34,7 +34,7 @@ def walk(n, c, every, bad=(), *, corrected=False, cured=()):
     """(pulled (step, state) pairs, replayed steps, inverted steps, report)."""
     index = (*schedules.positions(n, c), FAR)
     plan = Slots(c, index, tuple(range(len(index))), 1, n)
-    _, stored = march_counted(
+    _, stored = checkpointed_for(
         MACHINE, n, (0,), lambda i, s: (s[0] + 1,), lambda s: s[0], plan, None
     )
     replayed, inverted = [], []

@@ -1,4 +1,4 @@
-"""Marching and reversing on a machine of integers: the state before step i is the number i.
+"""Going forward and reversing on a machine of integers: the state before step i is the number i.
 
 Every schedule, every length: each step is reversed once, from its own state, in descending
 order; what is executed equals the closed formulas; no more states are alive than slots.
@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrograde._checkpointing import FAR, Slots, march, march_counted, reverse, schedules
+from retrograde._checkpointing import (
+    FAR,
+    Slots,
+    checkpointed_for,
+    checkpointed_while,
+    reverse,
+    schedules,
+)
 from retrograde.backend import EagerBackend
 
 MACHINE = EagerBackend(None)
@@ -41,12 +48,14 @@ def online(c, window=1):
 def run(slots, n, known=True):
     """(reversed steps, replayed steps, most rows alive) of n steps."""
     if known:
-        s, stored = march_counted(
+        s, stored = checkpointed_for(
             MACHINE, n, (0,), lambda i, s: (s[0] + 1,), lambda s: s[0], slots, None
         )
     else:
         body, running = (lambda s: (s[0] + 1,)), (lambda s: s[0] < n)
-        s, stored = march(MACHINE, (0,), body, running, lambda s: (s[0], s[0]), slots, None)
+        s, stored = checkpointed_while(
+            MACHINE, (0,), body, running, lambda s: (s[0], s[0]), slots, None
+        )
     assert s[0] == n
     replayed, alive = [], []
 
@@ -75,7 +84,7 @@ def test_everything_stored_replays_nothing(n):
 
 
 @given(n=st.integers(1, 150), window=st.integers(2, 20))
-def test_segments_take_one_more_sweep_at_most(n, window):
+def test_segments_take_one_more_pass_at_most(n, window):
     order, replayed, alive = run(segments(n, window), n)
     assert order == list(reversed(range(n)))
     assert len(replayed) == n - -(-n // window)
@@ -120,7 +129,7 @@ def test_rejected_tries_store_the_same_row_again():
 
     start, n = (0, 0), 20
     for slots in (everything(None), online(4)):
-        s, stored = march(
+        s, stored = checkpointed_while(
             MACHINE, start, body, lambda s: s[0] < n, lambda s: (s[0], s[0]), slots, None
         )
         steps = ((lambda i, y: y + 1), (lambda i, y, g: [*g, (i, y)]))
@@ -143,7 +152,7 @@ def test_compiled_loops_walk_the_same_way(backend, make):
         if not plan.everything:
             plan = plan._replace(index=bk.ints(plan.index), row=bk.ints(plan.row))
         one = layout.pack([zero + 1.0])
-        _, stored = march_counted(
+        _, stored = checkpointed_for(
             bk, n, (layout.pack([zero]),), lambda i, s: (layout.add(s[0], one),),
             lambda s: s[0], plan, layout,
         )  # fmt: skip

@@ -152,7 +152,7 @@ class Subject:
         return jax.jit(jax.grad(loss, argnums=(0, 1)))
 
     def _residuals(self, budget: int) -> int:
-        """Bytes of the arrays that a JAX gradient keeps from its forward to its reverse sweep."""
+        """Bytes of the arrays that a JAX gradient keeps from its forward to its reverse pass."""
         jax = importlib.import_module("jax")
         p = self.problem
 
@@ -245,15 +245,15 @@ def array_peak(subject: Subject, fn: Any) -> int:
     return best[0]
 
 
-def sweep(library: str, case: str, control: str, exponents: Any = EXPONENTS) -> Sweep:
+def over_budgets(library: str, case: str, control: str, exponents: Any = EXPONENTS) -> OverBudgets:
     """Rows for budgets of 2**k times what storing every state takes."""
     subject = Subject(library, case, control)
     needed = subject.needed()
     rows = [subject.row(int(needed * 2.0**k)) for k in exponents]
-    return Sweep(subject.taken(), subject.state(), [row for row in rows if row is not None])
+    return OverBudgets(subject.taken(), subject.state(), [row for row in rows if row is not None])
 
 
-class Sweep(NamedTuple):
+class OverBudgets(NamedTuple):
     """The rows of one solve, the steps that it takes, and the bytes of a state."""
 
     steps: int
@@ -261,14 +261,14 @@ class Sweep(NamedTuple):
     rows: list[Row]
 
 
-def faults(library: str, found: Sweep) -> list[str]:
+def faults(library: str, found: OverBudgets) -> list[str]:
     """What breaks a promise, in words."""
     out = []
     for row in found.rows:
         kept, name = row.slots < found.steps, f"{row.budget:,} B, {row.adjoint}"
         if row.measured > row.budget:
             out.append(f"{name}: over, {row.measured:,} B")
-        # of JAX's small ones only what lies between the sweeps is measured: the plan has the rest
+        # of JAX's small ones only what lies between the passes is measured: the plan has the rest
         residuals = library == "jax" and row.budget <= ARRAYS_ONLY
         spare = row.budget - (row.predicted if residuals else row.measured)
         headers = library != "torch" and row.budget <= ARRAYS_ONLY and found.state < 1024
@@ -296,7 +296,7 @@ def faults(library: str, found: Sweep) -> list[str]:
 def print_table(libraries: Any, cases: Any, exponents: Any) -> None:
     """The rows and what breaks a promise, for people."""
     for library, case, control in itertools.product(libraries, cases, CONTROLS):
-        found = sweep(library, case, control, exponents)
+        found = over_budgets(library, case, control, exponents)
         print(f"{library} {case} {control}: {found.steps} steps, a state of {found.state:,} B")
         for row in found.rows:
             print(

@@ -1,4 +1,4 @@
-"""Vector fields with their states, on any array library: what the budget sweep differentiates."""
+"""Vector fields with their states, on any array library: what the budget range differentiates."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import pytest
 
 import retrograde as rg
 
-from .budgets import CASES, CONTROLS, LIBRARIES, Subject, Sweep, faults, sweep
+from .budgets import CASES, CONTROLS, LIBRARIES, OverBudgets, Subject, faults, over_budgets
 
 # --- the promises
 
@@ -30,13 +30,13 @@ def here(library: str) -> None:
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_promises_hold_at_some_budgets(library: str, case: str) -> None:
     here(library)
-    assert not faults(library, sweep(library, case, "constant", (-4, -2, 0)))
+    assert not faults(library, over_budgets(library, case, "constant", (-4, -2, 0)))
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_promises_hold_for_adaptive_steps(library: str) -> None:
     here(library)
-    assert not faults(library, sweep(library, "tree", "adaptive", (-5, -3)))
+    assert not faults(library, over_budgets(library, "tree", "adaptive", (-5, -3)))
 
 
 # The sum of a step's arrays is up to a third too high where few slots are bought, and for NumPy's
@@ -56,7 +56,7 @@ TOO_HIGH = {
 WHOLE = list(itertools.product(LIBRARIES, CASES, CONTROLS))
 
 
-def kept(found: Sweep) -> bool:
+def kept(found: OverBudgets) -> bool:
     """Whether no gradient took more than its budget."""
     return all(row.measured <= row.budget for row in found.rows)
 
@@ -65,7 +65,7 @@ def kept(found: Sweep) -> bool:
 @pytest.mark.parametrize(("library", "case", "control"), WHOLE)
 def test_promises_hold_over_the_whole_range(library: str, case: str, control: str) -> None:
     here(library)
-    found = sweep(library, case, control)
+    found = over_budgets(library, case, control)
     assert found.rows
     assert kept(found)
     wrong = faults(library, found)

@@ -87,7 +87,7 @@ def test_no_slot_is_left_unused(slots):
 
 
 @given(slots=st.integers(1, 300))
-def test_one_extra_sweep_reaches_as_far_as_two_repeats(slots):
+def test_one_extra_pass_reaches_as_far_as_two_repeats(slots):
     reach = capacity(slots, 2) - 1
     assert extra_advances(slots, slots) == 0
     assert extra_advances(reach, slots) <= reach

@@ -55,7 +55,7 @@ def test_table_is_the_step_by_step_rule_once_two_advances_do_not_suffice(slots):
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 5, 8, 21, 60])
-def test_optimal_wherever_the_solve_stops_within_two_sweeps(slots):
+def test_optimal_wherever_the_solve_stops_within_two_passes(slots):
     for n in range(1, capacity(slots, 2)):
         assert events(slots).extra_advances(n) == extra_advances(n, slots)
 

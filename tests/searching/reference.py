@@ -66,7 +66,7 @@ class Reference:
 
         saved, where = self._saved(x)
         method = method_of(problem.solver, slope)
-        found = _march(method, pack(x.y0), offsets, (saved, where), problem.outputs)
+        found = _iterate(method, pack(x.y0), offsets, (saved, where), problem.outputs)
         return [np.stack(leaf) for leaf in zip(*(emit(t, y) for t, y in found), strict=True)]
 
     def _saved(self, x: Inputs) -> tuple[Any, Any]:
@@ -79,7 +79,7 @@ class Reference:
         return x.ts, where
 
 
-def _march(
+def _iterate(
     method: Any, y: Any, offsets: Any, saved: Any, outputs: str
 ) -> Iterator[tuple[Any, Any]]:
     """(t, y) of every row."""

@@ -47,24 +47,24 @@ def oscillator(t, y, k):
 
 
 def forward(backend, solver):
-    """A forward sweep, a carried state at START, and the problem."""
+    """A forward pass, a carried state at START, and the problem."""
     f, y0, p = pendulums(backend)
     made = Problem(backend.bk, f, y0, p)
-    sweep = solver.forward_sweep(backend.bk, made.layout, made.bind((p,)))
+    stepper = solver.stepper(backend.bk, made.layout, made.bind((p,)))
     real, h = backend.bk.clock(made.layout).real, 0.125
-    s = sweep.start(real(0.0), made.y0)
+    s = stepper.start(real(0.0), made.y0)
     for i in range(3):  # the copies of y part
-        s = sweep.advance(real(i * h), real(h), s)
-    return sweep, s, made
+        s = stepper.advance(real(i * h), real(h), s)
+    return stepper, s, made
 
 
 def matrix(solver, z):
     """A step of size 1 on y' = z y, as the matrix on what is carried."""
     y0 = np.asarray([1.0 + 0j])
     made = Problem(adapter("numpy"), lambda t, y, args: z * y, y0, None)
-    sweep = solver.forward_sweep(made.bk, made.layout, made.bind(()))
+    stepper = solver.stepper(made.bk, made.layout, made.bind(()))
     unit = np.eye(solver.copies, dtype=complex)
-    return np.stack([sweep.advance(0.0, 1.0, e) for e in unit], axis=1)
+    return np.stack([stepper.advance(0.0, 1.0, e) for e in unit], axis=1)
 
 
 def waves(ys):

@@ -11,7 +11,7 @@ import pytest
 
 import retrograde as rg
 from retrograde._adjoints import field_pullback
-from retrograde._base.types import Wanted
+from retrograde._base.types import NeedsGradient
 
 _cases = runpy.run_path(str(pathlib.Path(__file__).with_name("reversible_cases.py")))
 SOLVERS = _cases["SOLVERS"]
@@ -59,11 +59,11 @@ def test_tolerance_controls_the_error(backend, exact, name):
 
 def test_interpolants_join_the_ends_of_a_step(reference):
     for solver in SOLVERS.values():
-        sweep, s, made = forward(reference, solver)
-        s1, _, _ = sweep.attempt(0.3, 0.1, s, None)
+        stepper, s, made = forward(reference, solver)
+        s1, _, _ = stepper.attempt(0.3, 0.1, s, None)
         for theta, end in ((0.0, s), (1.0, s1)):
             expected = made.layout.split(end, solver.copies)[0]
-            np.testing.assert_allclose(sweep.interpolate(theta), expected, rtol=1e-14, atol=1e-15)
+            np.testing.assert_allclose(stepper.interpolate(theta), expected, rtol=1e-14, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", ["velocity_verlet", "reversible_heun", "alf", "coupled bosh3"])
@@ -91,14 +91,14 @@ def test_inverse_of_a_step(backend, name):
     if backend.jit:
         pytest.skip("as without jit")
     solver, rng = SOLVERS[name], np.random.default_rng(0)
-    sweep, s, made = forward(backend, solver)
+    stepper, s, made = forward(backend, solver)
     wide, real = solver.carried(backend.bk, made.layout), backend.bk.clock(made.layout).real
     assert solver.reversible
     with backend.bk.quiet():
         t = START
         for h in rng.uniform(-0.4, 0.4, 5).tolist():
-            after = sweep.advance(real(t), real(h), s)
-            back = sweep.invert(real(t), real(h), after)
+            after = stepper.advance(real(t), real(h), s)
+            back = stepper.invert(real(t), real(h), after)
             pairs = zip(*(backend.to_numpy(tuple(wide.unpack(x))) for x in (back, s)), strict=True)
             assert max(np.max(np.abs(a - b)) for a, b in pairs) < 4e-15
             s, t = after, t + h
@@ -108,14 +108,14 @@ def test_inverse_of_a_step(backend, name):
 def test_a_solve_and_back(reference, name):
     """A hundred steps; damping of the inverse's own (1 / lam, 1 / |1 - 2 eta|) is allowed for."""
     solver = SOLVERS[name]
-    sweep, s, _ = forward(reference, solver)
+    stepper, s, _ = forward(reference, solver)
     states, dt, n = [s], 0.05, 100
     for i in range(n):
-        states.append(sweep.advance(START + i * dt, dt, states[-1]))
+        states.append(stepper.advance(START + i * dt, dt, states[-1]))
     growth = {"alf damped": 1 / 0.6, "coupled heun": 1 / 0.99}.get(name, 1 / 0.999)
     worst, s = 0.0, states[-1]
     for i in reversed(range(n)):
-        s = sweep.invert(START + i * dt, dt, s)
+        s = stepper.invert(START + i * dt, dt, s)
         worst = max(worst, np.max(np.abs(s - states[i])) / growth ** (n - i))
     assert worst < 2e-13
 
@@ -124,10 +124,10 @@ def test_runge_kutta_steps_are_inverted_to_their_order(backend):
     """One step back: not exact, O(h**(order + 1)); what a guarded backsolve begins with."""
     if backend.jit:
         pytest.skip("as without jit")
-    sweep, s, made = forward(backend, rg.RK4())
+    stepper, s, made = forward(backend, rg.RK4())
     real, errors = backend.bk.clock(made.layout).real, []
     for h in (0.2, 0.1):
-        back = sweep.invert(real(0.3), real(h), sweep.advance(real(0.3), real(h), s))
+        back = stepper.invert(real(0.3), real(h), stepper.advance(real(0.3), real(h), s))
         pairs = zip(*(backend.to_numpy(tuple(made.layout.unpack(x))) for x in (back, s)),
                     strict=True)  # fmt: skip
         errors.append(max(np.max(np.abs(a - b)) for a, b in pairs))
@@ -147,11 +147,9 @@ def test_inner_product_identity(backend, name, one_tape):
     solver, rng = SOLVERS[name], np.random.default_rng(1)
     _, s, made = forward(backend, solver)
     wide, params, t, h = solver.carried(backend.bk, made.layout), backend.array(P), 0.3, 0.25
-    vjp = field_pullback(made, (params,), Wanted((True,), True, True, False))
+    vjp = field_pullback(made, (params,), NeedsGradient((True,), True, True, False))
     field = made.bind((params,)) if one_tape else None
-    sweep = solver.reverse_sweep(
-        backend.bk, made.layout, vjp, outputs=False, time=True, field=field
-    )
+    stepper = solver.step_vjp(backend.bk, made.layout, vjp, outputs=False, time=True, field=field)
 
     def packed(leaves):
         return wide.pack([backend.array(x) for x in leaves])
@@ -165,12 +163,12 @@ def test_inner_product_identity(backend, name, one_tape):
     def ahead(e, v, q, a, b):
         moved = packed([x + e * d for x, d in zip(base, v, strict=True)])
         run = made.bind((backend.array(np.asarray(P) + e * q),))
-        forth = solver.forward_sweep(backend.bk, made.layout, run)
+        forth = solver.stepper(backend.bk, made.layout, run)
         return [x.copy() for x in numbers(forth.advance(t + e * a, h + e * b, moved))]
 
     base, g = [np.asarray(x).copy() for x in numbers(s)], noise()
     with backend.bk.quiet():
-        step, _ = sweep.pull(t, h, packed(base), packed(g), vjp.zero())
+        step, _ = stepper.pull(t, h, packed(base), packed(g), vjp.zero())
         cts, ct_p = numbers(step.y), backend.to_numpy(vjp.finish(step.params)[0])
         for _ in range(3):
             v, q, (a, b), e = noise(), rng.normal(size=2), rng.normal(size=2).tolist(), 1e-5

@@ -126,9 +126,9 @@ def test_a_system_that_is_not_separable_is_stepped_and_differentiated(reference)
     ]
     np.testing.assert_allclose(g.args, (ends[0] - ends[1]) / 2e-6, rtol=1e-8)
     made = Problem(reference.bk, damped, y0, np.asarray(1.3))
-    sweep = rg.VelocityVerlet().forward_sweep(reference.bk, made.layout, made.bind(made.params))
+    stepper = rg.VelocityVerlet().stepper(reference.bk, made.layout, made.bind(made.params))
     for h in (0.1, 0.05):
-        back = sweep.invert(0.0, h, sweep.advance(0.0, h, made.y0))
+        back = stepper.invert(0.0, h, stepper.advance(0.0, h, made.y0))
         errors.append(np.max(np.abs(back - made.y0)))
     assert 1.8 < math.log2(errors[0] / errors[1]) < 2.3
 

@@ -1,7 +1,7 @@
 """One attempt of a step in one frame: ``FlatStages``' calls in their order, bound once a solve.
 
-The numbers are those of ``begin``, ``evaluate``, ``result``, ``put`` and ``error2`` one by one,
-to the last bit: replays of a march go through those. Only calls are saved: between small arrays
+The numbers are those of ``begin``, ``evaluate``, ``result``, ``put`` and ``error2`` one by one, to
+the last bit: replays of an integration go through those. Only calls are saved: between small arrays
 they cost as much as the arithmetic.
 """
 

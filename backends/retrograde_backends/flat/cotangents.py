@@ -7,13 +7,13 @@ from typing import Any
 
 from .stages import FlatLayout
 
-__all__ = ["FlatAdjoint"]
+__all__ = ["FlatCotangents"]
 
 
-class FlatAdjoint:
+class FlatCotangents:
     """The cotangents of one step as rows: g, then mu_s, ..., mu_1, so that u_i needs a prefix.
 
-    A sweep pushes the same stages in every step, or tells which it pushes no more (``forget``);
+    A pass pushes the same stages in every step, or tells which it pushes no more (``forget``);
     rows of stages that it does not pull are zero.
     """
 

@@ -10,10 +10,10 @@ What differs between NumPy, CuPy and PyTorch is in a few methods that adapters o
 
 Where the stages of a step lie in the matrix of ``stages``, so that products skip what they can.
 
-A product goes over neighbouring rows. In some methods of high order the first stages serve the
-next few alone, and all later products would read rows for coefficients of 0: 22 of the 115 that a
-step of Dopri8 reads. Before y, in reverse order, they are out of the way: k3, k2, y, k1, k4, ...
-That pays where products are bound by memory (Burgers of 100,000: a tenth of the solve). A march
+A product goes over neighbouring rows. In some methods of high order the first stages serve the next
+few alone, and all later products would read rows for coefficients of 0: 22 of the 115 that a step
+of Dopri8 reads. Before y, in reverse order, they are out of the way: k3, k2, y, k1, k4, ... That
+pays where products are bound by memory (Burgers of 100,000: a tenth of the solve). An integration
 and its replays must have one order: it decides how sums round.
 """
 

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from retrograde._adjoints import ForwardMode, RecursiveCheckpointAdjoint
-from retrograde._api.solve_program import Program
-from retrograde._backend.stages import ListStages
-from retrograde._base.types import Inputs, Wanted
+from retrograde._api.solve_program import DifferentiableSolve
+from retrograde._backend.stages import Stages
+from retrograde._base.types import Inputs, NeedsGradient
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
 from .cache import KeptAccounts, KeptPrograms
@@ -31,7 +31,7 @@ from .mesh import mesh_note, refuse_typed
 from .reach import doubtful, works
 from .scanned_stages import JaxLayout, RolledStages
 from .stored_vjp import TapeHooks
-from .transforms import AskedHooks, batched, forward_mode
+from .transforms import TransformHooks, batched, forward_mode
 from .trees import register
 from .user_loops import IterationHooks
 from .xla_cpu.eligible import MOST, default_device, separate, small, value, working_on
@@ -48,7 +48,7 @@ SLOTS = 4
 """Of the gradient that is compiled to see what a step takes beside its slots."""
 
 
-class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, EagerBackend):
+class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, EagerBackend):
     """The adapter of JAX."""
 
     name: ClassVar[str] = "jax"
@@ -179,7 +179,7 @@ class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, 
     def stages(self, layout: Any, tableau: Any, scale: Any = None) -> Any:
         rolled = layout.dear or (layout.looped and not lanes())
         plain = tableau.inside > tableau.stages or not rolled
-        kind = ListStages if plain else RolledStages
+        kind = Stages if plain else RolledStages
         return kind(layout, tableau, scale)
 
     def _hoist(self, problem: Any, fn: Callable[..., Any], t0: Any, *, output: bool) -> Any:
@@ -237,7 +237,7 @@ class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, 
         params, t0 = inputs.params, loop.layout.time(loop.clock.real(inputs.t0))
 
         def one(k: int) -> bool:
-            wanted = Wanted(tuple(i == k for i in range(len(params))), False, False, False)
+            wanted = NeedsGradient(tuple(i == k for i in range(len(params))), False, False, False)
             binds = [problem.bind_leaves]
             binds += [] if fn is None else [partial(problem.bind_output, fn)]
             vjps = [Pullback(loop.layout, bind, params, wanted) for bind in binds]
@@ -250,7 +250,7 @@ class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, 
 
         return tuple(d and one(k) for k, d in enumerate(problem.differentiable))
 
-    def pullback(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
+    def pullback(self, layout: Any, bind: Any, params: Any, wanted: NeedsGradient) -> Any:
         return Pullback(layout, bind, params, wanted)
 
     def stop_gradient(self, x: Any) -> Any:
@@ -264,9 +264,11 @@ class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, 
         size = sum(x.size * x.dtype.itemsize for x in jax.tree_util.tree_leaves(shapes))
         return size, size, None
 
-    def compiled_bytes(self, loop: Any, inputs: Inputs, wanted: Wanted, one_tape: bool) -> int:
+    def compiled_bytes(
+        self, loop: Any, inputs: Inputs, wanted: NeedsGradient, one_tape: bool
+    ) -> int:
         adjoint = RecursiveCheckpointAdjoint(SLOTS, one_tape=one_tape)
-        program = Program(loop, adjoint)
+        program = DifferentiableSolve(loop, adjoint)
         return self._accounts(program, _arrays(program, inputs), wanted, SLOTS + 1)
 
     # --- programs
@@ -274,7 +276,7 @@ class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, 
         inputs = _arrays(program, inputs)
         followed = program.adjoint.differentiable
         if isinstance(program.adjoint, ForwardMode):
-            followed = self.asked(inputs).forward  # one jvp follows the march itself
+            followed = self.requested(inputs).forward  # one jvp follows the integration itself
         if followed:
             with forward_mode():
                 return self._compiled(program, "primal", lambda: program.primal)(inputs)
@@ -285,7 +287,7 @@ class JaxBackend(AskedHooks, DirectHooks, TapeHooks, LoopHooks, IterationHooks, 
         return self._compiled(program, "forward", lambda: program.forward)(inputs)
 
     def run_reverse(
-        self, program: Any, inputs: Any, residuals: Any, cotangents: Any, wanted: Wanted
+        self, program: Any, inputs: Any, residuals: Any, cotangents: Any, wanted: NeedsGradient
     ) -> Any:
         inputs = _arrays(program, inputs)
 

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from retrograde._base.types import Inputs, Wanted
+from retrograde._base.types import Inputs, NeedsGradient
 
 from .derivatives import with_gradient
 
@@ -87,7 +87,7 @@ class KeptAccounts:
     def __init__(self) -> None:
         self._kept: OrderedDict[Any, int] = OrderedDict()
 
-    def __call__(self, program: Any, inputs: Inputs, wanted: Wanted, rows: int) -> int:
+    def __call__(self, program: Any, inputs: Inputs, wanted: NeedsGradient, rows: int) -> int:
         """Bytes of temporaries beyond those of the solve and those of the rows of slots.
 
         Compiles both; nothing is run, and inputs may be tracers.
@@ -106,7 +106,7 @@ class KeptAccounts:
             self._kept.popitem(last=False)
         return found
 
-    def _measured(self, program: Any, shapes: Any, wanted: Wanted, rows: int) -> int:
+    def _measured(self, program: Any, shapes: Any, wanted: NeedsGradient, rows: int) -> int:
         def solve(inputs: Inputs) -> Any:
             return program.primal(inputs)[0]
 

@@ -59,7 +59,7 @@ def fixed_power(x: Any, p: float) -> Any:
     """
     integer, digits, highest, count = _FORMATS[str(x.dtype)]
 
-    def look(values: Any, i: Any) -> Any:
+    def table_get(values: Any, i: Any) -> Any:
         # as NumPy's: where JAX before 0.8 makes an array of them, it puts it on a device
         return read_row(np.asarray(values, x.dtype), i)
 
@@ -71,9 +71,9 @@ def fixed_power(x: Any, p: float) -> Any:
     j = (bits >> (digits - _PARTS)) & (2**_PARTS - 1)
     one = (highest - 1) << digits
     m = lax.bitcast_convert_type((bits & (2**digits - 1)) | one, x.dtype)
-    r = m * look(1 / middles, j) - 1
-    start = look(whole, k)
-    start = start * look(middles**p, j)
+    r = m * table_get(1 / middles, j) - 1
+    start = table_get(whole, k)
+    start = start * table_get(middles**p, j)
     return start * _sum(_binomials(p, count), r)
 
 

@@ -1,7 +1,7 @@
 """JAX: a whole solve with its derivatives: jvp, vjp, and both of them again.
 
 The solve is a ``custom_jvp`` whose tangent is one linear function (``derivatives``): applied, it
-is the jvp along the steps (ForwardMode); transposed, the adjoint's own reverse sweep. So plain
+is the jvp along the steps (ForwardMode); transposed, the adjoint's own reverse pass. So plain
 gradients run as with a ``custom_vjp``, and jvp works as well. What the adjoint keeps from
 forward to reverse is a cache without derivatives: a derivative of a derivative is that of
 DirectAdjoint's at the same inputs, and so on to any order.
@@ -27,7 +27,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from retrograde._base.errors import InputError
-from retrograde._base.types import Inputs, Wanted
+from retrograde._base.types import Inputs, NeedsGradient
 
 from .transforms import forward_mode
 from .xla_cpu.eligible import UNCACHED
@@ -233,7 +233,7 @@ class Differentiable:
         """The program's own."""
         return as_kernel(self.program, self.program.primal)
 
-    def batching(self, run: Any, wanted: Wanted) -> Any:
+    def batching(self, run: Any, wanted: NeedsGradient) -> Any:
         """A forward as it is to behave under ``vmap``: JAX's own way."""
         return as_kernel(self.program, run)
 
@@ -247,10 +247,10 @@ class Differentiable:
         dots = self._tangent(primals[0], arrays, wanted, leaves, moving)
         return (leaves, aux), (dots, _still(aux))
 
-    def _key(self, wanted: Wanted) -> Any:
+    def _key(self, wanted: NeedsGradient) -> Any:
         return wanted if self.program.adjoint.forward_depends_on_wanted else None
 
-    def forward(self, wanted: Wanted) -> Any:
+    def forward(self, wanted: NeedsGradient) -> Any:
         """``program.forward``, whose kept arrays have no derivative of their own."""
         key = self._key(wanted)
         if key not in self._forwards:
@@ -273,7 +273,7 @@ class Differentiable:
         return self._forwards[key]
 
     def _tangent(
-        self, inputs: Inputs, arrays: Any, wanted: Wanted, leaves: Any, moving: Any
+        self, inputs: Inputs, arrays: Any, wanted: NeedsGradient, leaves: Any, moving: Any
     ) -> tuple[Any, ...]:
         where, dots = moving
         constants, structure = jax.tree_util.tree_flatten((inputs, arrays))
@@ -295,7 +295,7 @@ def _joined(arrays: Any, rest: Any) -> Any:
     return jax.tree_util.tree_unflatten(structure, leaves)
 
 
-def _moving(tangents: Inputs) -> tuple[Wanted, tuple[tuple[int, ...], list[Any]]]:
+def _moving(tangents: Inputs) -> tuple[NeedsGradient, tuple[tuple[int, ...], list[Any]]]:
     """What is differentiated, and the tangents with their places among the flat inputs."""
 
     def moves(x: Any) -> bool:
@@ -307,7 +307,7 @@ def _moving(tangents: Inputs) -> tuple[Wanted, tuple[tuple[int, ...], list[Any]]
             "`dt`, `rtol` or `atol` is differentiated, but step sizes are constants of the "
             "gradient; use jax.lax.stop_gradient."
         )
-    wanted = Wanted(
+    wanted = NeedsGradient(
         tuple(map(moves, tangents.params)),
         any(map(moves, leaves(tangents.t0))),
         any(map(moves, leaves(tangents.t1))),
@@ -328,7 +328,7 @@ class Tangent(LinearMap):
     """Tangents of the output rows, of those of some inputs at ``where`` in their flat order."""
 
     def __init__(
-        self, program: Any, structure: Any, where: tuple[int, ...], wanted: Wanted
+        self, program: Any, structure: Any, where: tuple[int, ...], wanted: NeedsGradient
     ) -> None:
         self.program, self.where, self.wanted = program, where, wanted
         self.structure, self.rest = structure
@@ -355,9 +355,9 @@ class Tangent(LinearMap):
         inputs, arrays = jax.tree_util.tree_unflatten(self.structure, constants)
         return self.pull(inputs, arrays, cotangents)  # type: ignore[no-any-return]
 
-    # --- the reverse sweep, and its derivative
+    # --- the reverse pass, and its derivative
     def batching(self, pull: Any) -> Any:
-        """A reverse sweep as it is to behave under ``vmap``: JAX's own way."""
+        """A reverse pass as it is to behave under ``vmap``: JAX's own way."""
         return as_kernel(self.program, pull)
 
     def plain_pull(self, inputs: Inputs, arrays: Any, cotangents: Any) -> tuple[Any, ...]:

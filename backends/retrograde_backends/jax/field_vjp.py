@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from retrograde._base.errors import UnsupportedByBackend
-from retrograde._base.types import Wanted
+from retrograde._base.types import NeedsGradient
 
 from .transforms import forward_mode
 from .xla_cpu.eligible import ALLOWED, JOINING
 from .xla_cpu.kernel import apart
-from .xla_cpu.shifts_and_sums import settled
+from .xla_cpu.shifts_and_sums import unfused_sum
 
 __all__ = ["DirectHooks", "Pullback"]
 
@@ -26,7 +26,7 @@ class Pullback:
     scales = True
     """Whether what is added to the accumulator can have a weight."""
 
-    def __init__(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> None:
+    def __init__(self, layout: Any, bind: Any, params: Any, wanted: NeedsGradient) -> None:
         self.layout, self.bind, self.params = layout, bind, params
         self.shapes = [x.shape for x in params]
         self.wanted, self.time, self.over = wanted.params, wanted.time, wanted
@@ -84,7 +84,7 @@ class Pullback:
                 return self.pull_tape(part, ct)
             if self.apart is not None and (whole or self.separate(t, y, ct)):
                 return self.apart(t, y, params, ct)
-            return settled(part, self.layout.unpack(y))(ct) if whole else self.some(t, y, ct)
+            return unfused_sum(part, self.layout.unpack(y))(ct) if whole else self.some(t, y, ct)
 
         def pull(ct: Any, acc: list[Any], weight: Any = None) -> tuple[Any, Any, list[Any]]:
             *first, mu, cts = found(tuple(ct))
@@ -109,10 +109,10 @@ class Pullback:
         the rest of f does not depend on."""
         leaves, there = self.layout.unpack(y), [x is not None for x in ct]
         if all(there):
-            return settled(self.linearise(t, y)[1], leaves)(ct)
+            return unfused_sum(self.linearise(t, y)[1], leaves)(ct)
         moved, _ = reached(self.part(t, there), leaves)
         pull = self.linearise(t, y, there, moved)[1]
-        *first, mu, cts = settled(pull, leaves)(tuple(compress(ct, there)))
+        *first, mu, cts = unfused_sum(pull, leaves)(tuple(compress(ct, there)))
         rest = iter(mu)
         return *first, tuple(next(rest) if m else None for m in moved), cts
 
@@ -174,7 +174,7 @@ def _lost_jvp(primals: Any, tangents: Any) -> Any:
 class DirectHooks:
     """What DirectAdjoint needs: loops that jvp and vjp follow."""
 
-    def poison(self, ok: Any, x: Any) -> Any:
+    def nan_unless(self, ok: Any, x: Any) -> Any:
         return _lost(ok, x)
 
     def poison_gradient(self, ok: Any, x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""JAX: the seam's loops, buffers, tables and positions, over ``primitives``."""
+"""JAX: the backend's loops, buffers, tables and positions, over ``primitives``."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ class LoopHooks:
         index, row = schedules.events(rows).upto(bound)
         return self.ints([*index, FAR]), self.ints([*row, rows])
 
-    def look(self, table: Any, i: Any) -> Any:
+    def table_get(self, table: Any, i: Any) -> Any:
         return read_row(table, i)
 
-    def set_int(self, table: Any, i: Any, value: Any) -> Any:
+    def table_set(self, table: Any, i: Any, value: Any) -> Any:
         return write_row(table, i, value)
 
     def pick(self, ok: Any, a: Any, b: Any) -> Any:

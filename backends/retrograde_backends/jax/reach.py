@@ -2,7 +2,7 @@
 
 A body or a field may do what JAX can't differentiate (``jax.pure_callback``, a loop of unknown
 length) with arrays that no derivative is asked for. Under ``jax.grad`` of the same written out,
-nothing is asked of them either. So a reverse sweep differentiates what depends on what is
+nothing is asked of them either. So a reverse pass differentiates what depends on what is
 differentiated, and no more; and where a plan is made before that is known (under ``jit``), it
 counts on what can be differentiated at all.
 """

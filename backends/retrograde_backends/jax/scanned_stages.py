@@ -24,9 +24,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from retrograde._backend.stages import ListAdjoint, ListLayout, ListStages, combination_rows
+from retrograde._backend.stages import ListLayout, StageCotangents, Stages, combination_rows
 from retrograde._solvers import ExplicitRungeKutta
-from retrograde._solvers.runge_kutta.solver import ReverseSweep, StepCotangents
+from retrograde._solvers.runge_kutta.solver import StepCotangents, StepVJP
 
 from .field_vjp import Pullback
 from .linearized_field import Tape
@@ -37,10 +37,10 @@ from .xla_cpu.kernel import joined, lanes, loose, together
 __all__ = [
     "JaxLayout",
     "RolledStages",
-    "RolledSweep",
+    "ScannedStepVJP",
     "added",
     "as_rows",
-    "rolled_sweep",
+    "scanned_step_vjp",
 ]
 
 
@@ -69,7 +69,7 @@ class JaxLayout(ListLayout):
         self.long = self.looped and long(jaxpr)
 
 
-class RolledStages(ListStages):
+class RolledStages(Stages):
     """Stages whose slopes stand in one buffer for each leaf while a step goes forward."""
 
     def __init__(self, layout: Any, tableau: Any, scale: Any = None) -> None:
@@ -156,8 +156,8 @@ def _alone(field: Any) -> Any:
     return lambda t, y: (field(t, y), ())
 
 
-def rolled_sweep(solver: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool) -> Any:
-    """A :class:`RolledSweep`, or None for what is none of its."""
+def scanned_step_vjp(solver: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool) -> Any:
+    """A :class:`ScannedStepVJP`, or None for what is none of its."""
     explicit = isinstance(solver, ExplicitRungeKutta) and isinstance(vjp, Pullback)
     if not (explicit and layout.long) or lanes():
         return None
@@ -165,13 +165,13 @@ def rolled_sweep(solver: Any, layout: Any, vjp: Any, *, outputs: bool, time: boo
     if tableau.inside > tableau.stages:  # stages that an output alone asks for
         return None
     space = RolledStages(layout, tableau)
-    adjoint = ListAdjoint(layout, tableau)
-    sweep = RolledSweep(tableau, space, adjoint, layout, vjp, outputs=outputs, time=time)
-    sweep.tape = Tape(layout, vjp)
-    return sweep
+    adjoint = StageCotangents(layout, tableau)
+    stepper = ScannedStepVJP(tableau, space, adjoint, layout, vjp, outputs=outputs, time=time)
+    stepper.tape = Tape(layout, vjp)
+    return stepper
 
 
-class RolledSweep(ReverseSweep):
+class ScannedStepVJP(StepVJP):
     """Exact vjps of steps over ``RolledStages``."""
 
     tape: Tape

@@ -1,4 +1,4 @@
-"""JAX: marches that keep what the vjp of f needs, for ``TapeAdjoint``.
+"""JAX: integrations that keep what the vjp of f needs, for ``TapeAdjoint``.
 
 A row is that of one stage: stage j of step i writes row ``i * inner + j``, and the last stage of an
 FSAL method, at the end of a step, the row of the next step's first. A rejected try is written over.
@@ -11,16 +11,16 @@ from typing import Any
 
 import jax
 
-from retrograde._backend.stages import ListAdjoint
-from retrograde._base.types import Inputs, Wanted
+from retrograde._backend.stages import StageCotangents
+from retrograde._base.types import Inputs, NeedsGradient
 from retrograde._solvers import ExplicitRungeKutta
-from retrograde._solvers.base import AbstractForwardSweep
-from retrograde._solvers.runge_kutta.solver import ForwardSweep, ReverseSweep
+from retrograde._solvers.base import AbstractStepper
+from retrograde._solvers.runge_kutta.solver import Stepper, StepVJP
 
 from .field_vjp import Pullback
 from .linearized_field import Tape
 from .primitives import read_row, write_row
-from .scanned_stages import RolledStages, RolledSweep, as_rows, rolled_sweep
+from .scanned_stages import RolledStages, ScannedStepVJP, as_rows, scanned_step_vjp
 from .xla_cpu.kernel import apart, lanes
 
 __all__ = ["TapeHooks"]
@@ -29,10 +29,10 @@ __all__ = ["TapeHooks"]
 class TapeHooks:
     """The hooks behind loops of stages on the way back, and behind tapes that are kept."""
 
-    def own_sweep(
+    def own_step_vjp(
         self, solver: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, stored: bool
     ) -> Any:
-        return rolled_sweep(solver, layout, vjp, outputs=outputs, time=time)
+        return scanned_step_vjp(solver, layout, vjp, outputs=outputs, time=time)
 
     def records_tapes(self, loop: Any) -> bool:
         explicit = isinstance(loop.solver, ExplicitRungeKutta)
@@ -41,10 +41,10 @@ class TapeHooks:
             return False
         return not (loop.outputs.inside and loop.solver.extra)
 
-    def tapes(self, loop: Any, inputs: Inputs, wanted: Wanted) -> Tapes:
+    def tapes(self, loop: Any, inputs: Inputs, wanted: NeedsGradient) -> Tapes:
         return Tapes(loop, inputs, wanted)
 
-    def kept_bytes(self, loop: Any, inputs: Inputs, wanted: Wanted) -> tuple[int, bool]:
+    def kept_bytes(self, loop: Any, inputs: Inputs, wanted: NeedsGradient) -> tuple[int, bool]:
         if not self.records_tapes(loop):
             return 0, False
         found: list[int] = []
@@ -61,9 +61,9 @@ class TapeHooks:
 
 
 class Tapes:
-    """The tapes of one solve; a march takes it as it takes a guard."""
+    """The tapes of one solve; an integration takes it as it takes a guard."""
 
-    def __init__(self, loop: Any, inputs: Inputs, wanted: Wanted) -> None:
+    def __init__(self, loop: Any, inputs: Inputs, wanted: NeedsGradient) -> None:
         problem, self.loop, self.inputs = loop.problem, loop, inputs
         vjp = Pullback(loop.layout, problem.bind_leaves, inputs.params, wanted)
         if problem.prepare is not None:
@@ -74,13 +74,13 @@ class Tapes:
         # calls of their own in lanes, where f is: fused, every element would compute all again
         self.separate = apart if problem.apart else _plain
 
-    def forward_sweep(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> Any:
-        """The march's."""
+    def stepper(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> Any:
+        """The integration's."""
         space = RolledStages(layout, self.tableau, scale)
-        self.sweep = RecordingSweep(self.tableau, space, layout, field)
-        self.sweep.tape, self.sweep.inner = self.tape, self.inner
-        self.sweep.separate = self.separate
-        return self.sweep
+        self.recording = RecordingStepper(self.tableau, space, layout, field)
+        self.recording.tape, self.recording.inner = self.tape, self.inner
+        self.recording.separate = self.separate
+        return self.recording
 
     def table(self, n: int) -> tuple[Any, ...]:
         """Room for the rows of so many steps; the first stage of all is there."""
@@ -107,21 +107,21 @@ class Tapes:
         return kept
 
     def _kept(self, i: Any, rows: Any, step: Callable[[], Any]) -> Any:
-        sweep = self.sweep
-        sweep.at, sweep.rows = i * self.inner, rows
+        stepper = self.recording
+        stepper.at, stepper.rows = i * self.inner, rows
         after = step()
-        return (*after, sweep.rows)
+        return (*after, stepper.rows)
 
-    def reverse_sweep(self, rows: Any) -> Any:
+    def step_vjp(self, rows: Any) -> Any:
         """Pulls of steps, from their tapes; its ``at`` tells which."""
         loop, inside = self.loop, bool(self.loop.outputs.inside)
         layout, tableau = loop.layout, self.tableau if inside else self.tableau.bare
-        parts = tableau, RolledStages(layout, tableau), ListAdjoint(layout, tableau), layout
-        kind = RecalledLoop if layout.long and not lanes() else RecalledSweep
-        sweep = kind(*parts, self.tape.vjp, outputs=inside, time=False)
-        sweep.tape, sweep.rows, sweep.inner = self.tape, rows, self.inner
-        sweep.separate = self.separate
-        return sweep
+        parts = tableau, RolledStages(layout, tableau), StageCotangents(layout, tableau), layout
+        kind = RecalledLoop if layout.long and not lanes() else RecalledStepVJP
+        stepper = kind(*parts, self.tape.vjp, outputs=inside, time=False)
+        stepper.tape, stepper.rows, stepper.inner = self.tape, rows, self.inner
+        stepper.separate = self.separate
+        return stepper
 
 
 def _plain(fn: Any) -> Any:
@@ -132,7 +132,7 @@ def layout_time(loop: Any, t: Any) -> Any:
     return loop.layout.time(loop.clock.real(t))
 
 
-class RecordingSweep(ForwardSweep):
+class RecordingStepper(Stepper):
     """Steps whose stages are linearised, and leave their tapes in ``rows`` from ``at`` on."""
 
     tape: Tape
@@ -155,7 +155,7 @@ class RecordingSweep(ForwardSweep):
         return self.space.result()
 
     def judged(self) -> Callable[..., tuple[Any, Any, Any, Any]]:
-        return AbstractForwardSweep.judged(self)
+        return AbstractStepper.judged(self)
 
     def _stages(self, low: int, high: int) -> Any:
         w, linearise = self.space, self.tape.linearise
@@ -176,7 +176,7 @@ class RecordingSweep(ForwardSweep):
         return last
 
 
-class RecalledSweep(ReverseSweep):
+class RecalledStepVJP(StepVJP):
     """Pulls of steps whose tapes stand in ``rows``; ``at`` is the step."""
 
     tape: Tape
@@ -202,7 +202,7 @@ class RecalledSweep(ReverseSweep):
         return pull
 
 
-class RecalledLoop(RolledSweep):
+class RecalledLoop(ScannedStepVJP):
     """The same as a loop over the stages."""
 
     rows: Any

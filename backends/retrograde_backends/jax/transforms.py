@@ -14,16 +14,16 @@ import jax
 from jax.interpreters.ad import JVPTracer
 
 from retrograde._base.errors import UnsupportedByBackend
-from retrograde._base.types import Asked
+from retrograde._base.types import RequestedTransforms
 
-__all__ = ["AskedHooks", "batched", "forward_mode"]
+__all__ = ["TransformHooks", "batched", "forward_mode"]
 
 
-class AskedHooks:
+class TransformHooks:
     """What is asked of a solve, and whether f has a forward mode."""
 
-    def asked(self, inputs: Any) -> Asked:
-        return _asked(inputs)
+    def requested(self, inputs: Any) -> RequestedTransforms:
+        return _requested(inputs)
 
     def has_forward_mode(self, problem: Any) -> bool:
         # the program of f, as it was hoisted, stands among the notes
@@ -49,7 +49,7 @@ def batched(arrays: Any) -> bool:
     return any("batch" in _kinds(x) for x in jax.tree_util.tree_leaves(arrays))
 
 
-def _asked(inputs: Any) -> Asked:
+def _requested(inputs: Any) -> RequestedTransforms:
     """Forward mode, or the number of differentiated scalars, where all can be seen."""
     kinds, numbers = set(), 0
     for x in jax.tree_util.tree_leaves(inputs):
@@ -58,10 +58,10 @@ def _asked(inputs: Any) -> Asked:
         if "reverse" in found:
             numbers += 2 * x.size if jax.numpy.iscomplexobj(x) else x.size
     if "hidden" in kinds or not kinds:
-        return Asked()
+        return RequestedTransforms()
     if "reverse" not in kinds:
-        return Asked(forward="forward" in kinds)
-    return Asked(scalars=None if "forward" in kinds or "batch" in kinds else numbers)
+        return RequestedTransforms(forward="forward" in kinds)
+    return RequestedTransforms(scalars=None if "forward" in kinds or "batch" in kinds else numbers)
 
 
 def _kinds(x: Any) -> set[str]:

@@ -26,10 +26,10 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from retrograde._base.errors import InputError, UnsupportedByBackend
-from retrograde._base.types import Inputs, Wanted
-from retrograde._loops.body_vjp import LoopPull, Span
-from retrograde._loops.loop import Leaves, Loop
-from retrograde._loops.loop_program import LoopProgram
+from retrograde._base.types import Inputs, NeedsGradient
+from retrograde._loops.body_vjp import BodyVJP, Span
+from retrograde._loops.loop import Leaves, LoopSpec
+from retrograde._loops.loop_program import DifferentiableLoop
 
 from .derivatives import Differentiable, Tangent
 from .mesh import mesh_note, refuse_typed
@@ -76,7 +76,7 @@ def _spread(loop: Any, batched: Sequence[bool]) -> tuple[list[bool], bool]:
         leaves = new
 
 
-def guarded(loop: Loop, batched: Sequence[bool]) -> Loop:
+def guarded(loop: LoopSpec, batched: Sequence[bool]) -> LoopSpec:
     """One lane of a batch: steps behind the end of the loop change nothing."""
     if not _spread(loop, batched)[1]:
         return loop
@@ -88,7 +88,7 @@ def guarded(loop: Loop, batched: Sequence[bool]) -> Loop:
     return twin
 
 
-class _Guarded(Loop):
+class _Guarded(LoopSpec):
     """A loop whose body changes nothing where cond says that it has ended."""
 
     def step(self, leaves: Sequence[Any], x: Sequence[Any], params: Sequence[Any]) -> Any:
@@ -99,7 +99,7 @@ class _Guarded(Loop):
         return [jnp.where(on, a, b) for a, b in zip(new, leaves, strict=True)], ys
 
 
-class Lanes(Loop):
+class Lanes(LoopSpec):
     """A while loop over lanes.
 
     Parameters
@@ -166,8 +166,8 @@ class Lanes(Loop):
         return one(jnp.all(ok, axis=0) if self.steered else ok, x)
 
 
-def _with(program: LoopProgram, loop: Loop) -> LoopProgram:
-    return LoopProgram(loop, program.adjoint, throw=program.throw)
+def _with(program: DifferentiableLoop, loop: LoopSpec) -> DifferentiableLoop:
+    return DifferentiableLoop(loop, program.adjoint, throw=program.throw)
 
 
 class LoopGradient(Differentiable):
@@ -188,7 +188,7 @@ class LoopGradient(Differentiable):
 
         return run
 
-    def batching(self, run: Any, wanted: Wanted) -> Any:
+    def batching(self, run: Any, wanted: NeedsGradient) -> Any:
         program = self.program
         run = one_kernel(run, program.loop.small)
         if program.loop.count is not None:
@@ -232,7 +232,7 @@ def _kept_axes(lanes: Lanes, arrays: Sequence[Any]) -> list[Any]:
 
 
 class _LoopTangent(Tangent):
-    """Tangents of a loop's result; the reverse sweep of a batch of loops is one of lanes."""
+    """Tangents of a loop's result; the reverse pass of a batch of loops is one of lanes."""
 
     def batching(self, pull: Any) -> Any:
         pull = one_kernel(pull, self.program.loop.small)
@@ -251,7 +251,7 @@ class _LoopTangent(Tangent):
 
         return fn
 
-    def _of(self, program: LoopProgram) -> _LoopTangent:
+    def _of(self, program: DifferentiableLoop) -> _LoopTangent:
         return _LoopTangent(program, (self.structure, self.rest), self.where, self.wanted)
 
     def over_lanes(self, size: int, constants: Any, tangents: Any) -> Any:
@@ -466,9 +466,9 @@ class IterationHooks:
             return found
 
         def one(k: int) -> bool:
-            wanted = Wanted(tuple(i == k for i in range(len(params))), False, False, False)
+            wanted = NeedsGradient(tuple(i == k for i in range(len(params))), False, False, False)
             leaves = loop.initial(params)
-            pull = LoopPull(loop, params, wanted, [leaves[i] for i in loop.floating])
+            pull = BodyVJP(loop, params, wanted, [leaves[i] for i in loop.floating])
             fresh = [leaves[i] for i in pull.active] + [loop.single[j] for j in pull.moved]
 
             def pulled(span: Any, fresh: Any) -> Any:

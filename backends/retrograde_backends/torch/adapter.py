@@ -1,6 +1,6 @@
 """PyTorch: an eager library with autograd; a solve is one node of the user's graph.
 
-Marches run under ``no_grad`` (not ``inference_mode``: it breaks fields that call autograd
+Integrations run under ``no_grad`` (not ``inference_mode``: it breaks fields that call autograd
 themselves) on flat states; what is recorded is one stage or step at a time, by another call of f,
 which must be deterministic. Gradients flow to all inputs and to the tensors that f closes over.
 """
@@ -18,7 +18,7 @@ from retrograde._autodiff import VectorField
 from retrograde._backend.clock import HostClock
 from retrograde._backend.stages import Scale
 from retrograde._base.errors import InputError, UnsupportedByBackend
-from retrograde._base.types import Inputs, Wanted
+from retrograde._base.types import Inputs, NeedsGradient
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
 from .captured import captured_tensors
@@ -153,7 +153,7 @@ class TorchBackend(
     def held(self, x: Any) -> Any:
         return item(x) if on_host(x.device) else x
 
-    # --- spaces and clock
+    # --- stages and clock
     def layout(self, leaves: Sequence[Any]) -> Any:
         return TorchLayout(self, leaves)
 
@@ -224,7 +224,7 @@ class TorchBackend(
         copies = [x.clone() for x in before]
         args = problem.arguments(constant(problem.params))
         time, y, f = problem.layout.time(t0), problem.tree(copies), problem.f
-        look = watch(problem.params, "`f` changed its argument `args`")
+        table_get = watch(problem.params, "`f` changed its argument `args`")
         problem.gathered = []
 
         def run() -> list[Any]:
@@ -249,7 +249,7 @@ class TorchBackend(
         problem.add_captured(None, found, (True,) * len(found))
         if any(map(written, copies, before)):
             raise changed()
-        look()
+        table_get()
 
     def example(self, problem: Any, fn: Callable[..., Any], t0: Any) -> tuple[list[Any], Any]:
         count = len(problem.where)
@@ -294,7 +294,7 @@ class TorchBackend(
     def zeros_like(self, x: Any) -> Any:
         return torch.zeros_like(x, requires_grad=False)
 
-    def pullback(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
+    def pullback(self, layout: Any, bind: Any, params: Any, wanted: NeedsGradient) -> Any:
         return TorchPullback(layout, bind, params, wanted)
 
     def needs_gradient(self, inputs: Any) -> bool:
@@ -310,16 +310,16 @@ class TorchBackend(
         return tuple(c and x.requires_grad for c, x in zip(can, inputs.params, strict=True))
 
     def differentiate(self, program: Any, inputs: Any) -> Any:
-        look = watch(inputs.params[: program.given], "`f` changed its argument `args`")
+        table_get = watch(inputs.params[: program.given], "`f` changed its argument `args`")
         result = held(program, lambda: self._differentiated(program, inputs))
-        look()
+        table_get()
         return result
 
     def _differentiated(self, program: Any, inputs: Any) -> Any:
         loop, adjoint = program.loop, program.adjoint
         if not self.needs_gradient(inputs):
             inputs = constant(inputs)
-            if spread(inputs.y0):  # in sums of leaves, as marches are recorded
+            if spread(inputs.y0):  # in sums of leaves, as integrations are recorded
                 program.adjoint = DirectAdjoint()
                 inputs = inputs._replace(t0=self.number(inputs.t0), t1=self.number(inputs.t1))
             with self.quiet():
@@ -353,7 +353,7 @@ class TorchBackend(
             return held(program, lambda: program.forward(inputs))
 
     def run_reverse(
-        self, program: Any, inputs: Any, residuals: Any, cotangents: Any, wanted: Wanted
+        self, program: Any, inputs: Any, residuals: Any, cotangents: Any, wanted: NeedsGradient
     ) -> Any:
         with outside(vjp=True):
             return program.reverse(inputs, residuals, cotangents, wanted)
@@ -386,7 +386,8 @@ class TorchBackend(
 
 
 def _given_up(loop: Any, tries: int) -> None:
-    """Note f's calls of a march that found no room for its record; what it drew comes again."""
+    """Note f's calls of an integration that found no room for its record; what it drew comes
+    again."""
     if hasattr(loop, "problem"):
         begin(loop.problem)
         loop.problem.trials += int(loop.evaluations(tries, tries, 0))

@@ -4,7 +4,7 @@ A function is called once with gradients on. The graph of its result ends in the
 reached (module parameters, globals, whatever they are kept in); a node made before the call is
 the edge of a captured tensor that was computed from others, found by a second call that watches
 the operands of every operation. Leaves that another branch would reach come from a scan of
-modules, closure cells, defaults and attributes. What both miss, the reverse sweep notices: it
+modules, closure cells, defaults and attributes. What both miss, the reverse pass notices: it
 walks the graph of every pull and refuses a tensor that it does not know.
 
 A node's age is its sequence number, which counts per thread: tensors made in another thread
@@ -29,7 +29,7 @@ _LONGEST = 256
 """Entries of a container that the scan looks into."""
 
 _MOST = 1000
-"""Objects that it looks at; it is a help, the reverse sweep's check is the guarantee."""
+"""Objects that it looks at; it is a help, the reverse pass's check is the guarantee."""
 
 
 def captured_tensors(fn: Any, run: Callable[[], Sequence[Any]]) -> list[Any]:

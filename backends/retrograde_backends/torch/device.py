@@ -1,6 +1,6 @@
 """PyTorch: what is different where tensors live on a device that works by itself.
 
-Nobody waits for it within a sweep but for the one number that a step is judged by: cotangents of
+Nobody waits for it within a pass but for the one number that a step is judged by: cotangents of
 times stay 0-d tensors, a time is an argument of the kernel that writes it, and rows of weights go
 up from pinned memory, which PyTorch keeps until the copy is done.
 """

@@ -1,9 +1,9 @@
 """PyTorch: parameters and states that lie spread over processes (FSDP, DTensor).
 
 FSDP gathers a module's parameters for each call and drops them after it, by hooks that run when
-autograd goes through that call. So a march that autograd records has right gradients, and a step
-that is taken again for its gradient has none. A state that is a DTensor is marched in sums of
-leaves; numbers that steer a solve are read from the whole of it, so that every process takes the
+autograd goes through that call. So an integration that autograd records has right gradients, and a
+step that is taken again for its gradient has none. A state that is a DTensor is integrated in sums
+of leaves; numbers that steer a solve are read from the whole of it, so that every process takes the
 same steps. Its states can't be stored in flat rows, so it is recorded too.
 """
 

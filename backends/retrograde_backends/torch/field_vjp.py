@@ -33,9 +33,9 @@ from torch.overrides import TorchFunctionMode
 
 from retrograde._autodiff import UserPullback
 from retrograde._base.errors import InputError, UnsupportedByBackend
-from retrograde._base.types import Wanted
+from retrograde._base.types import NeedsGradient
 from retrograde._solvers import ExplicitRungeKutta
-from retrograde._solvers.runge_kutta.solver import ForwardSweep, ReverseSweep, StepCotangents
+from retrograde._solvers.runge_kutta.solver import StepCotangents, Stepper, StepVJP
 
 from .captured import edge, unknown_leaf
 from .device import held
@@ -43,7 +43,7 @@ from .memory import LiveStorages
 
 __all__ = [
     "RecordHooks",
-    "RecordedSweep",
+    "RecordedStepVJP",
     "TorchPullback",
     "pull_bytes",
     "tape_bytes",
@@ -78,7 +78,7 @@ class TorchPullback:
     """
 
     def __init__(
-        self, layout: Any, bind: Callable[..., Any], params: Sequence[Any], wanted: Wanted
+        self, layout: Any, bind: Callable[..., Any], params: Sequence[Any], wanted: NeedsGradient
     ) -> None:
         self.layout, self.time = layout, wanted.time
         self.notice: Callable[[Exception], None] | None = None
@@ -228,17 +228,17 @@ LARGE = 1 << 14
 class RecordHooks:
     """The hook behind steps recorded whole."""
 
-    def own_sweep(
+    def own_step_vjp(
         self, solver: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, stored: bool
     ) -> Any:
         explicit = isinstance(solver, ExplicitRungeKutta)  # and not compiled
         whole = stored and not (outputs or time) and layout.size < LARGE
         if not (explicit and whole and isinstance(vjp, TorchPullback)):
             return None
-        return RecordedSweep(solver.tableau, layout, vjp)
+        return RecordedStepVJP(solver.tableau, layout, vjp)
 
 
-class RecordedSweep(ReverseSweep):
+class RecordedStepVJP(StepVJP):
     """Exact vjps of steps, where neither their inside nor times have cotangents."""
 
     def __init__(self, tableau: Any, layout: Any, vjp: TorchPullback) -> None:
@@ -246,12 +246,12 @@ class RecordedSweep(ReverseSweep):
         bk = layout.bk
         leaves = bk.direct_layout(layout)
         self.space = bk.direct_stages(leaves, tableau, None)
-        self.forward = ForwardSweep(tableau, self.space, leaves, vjp.field)
+        self.forward = Stepper(tableau, self.space, leaves, vjp.field)
 
-    def replay(self, field: Any) -> ForwardSweep:
-        """Steps forward, over a stage space of their own."""
+    def replay(self, field: Any) -> Stepper:
+        """Steps forward, over stages of their own."""
         space = self.layout.bk.stages(self.layout, self.tableau)
-        return ForwardSweep(self.tableau, space, self.layout, field)
+        return Stepper(self.tableau, space, self.layout, field)
 
     def pull(
         self,
@@ -277,7 +277,7 @@ class RecordedSweep(ReverseSweep):
 
 
 def tape_bytes(vjp: Any, t: Any, y: Any) -> tuple[int, int, Any]:
-    """Bytes of one linearisation, those of it in a recorded march, and f's leaves there."""
+    """Bytes of one linearisation, those of it in a recorded integration, and f's leaves there."""
     weak: Any = StorageWeakRef
     storages: dict[Any, int] = {}
     y = y.clone()

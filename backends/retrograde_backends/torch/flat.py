@@ -26,7 +26,7 @@ import torch
 from retrograde._backend.stages import Scale
 
 from ..flat.attempt import FEW, bare_call, host_square, with_coarse
-from ..flat.cotangents import FlatAdjoint
+from ..flat.cotangents import FlatCotangents
 from ..flat.stages import FlatLayout, FlatStages
 from .device import on_host, shares
 from .distributed import spread, whole
@@ -356,7 +356,7 @@ class TorchStages(FlatStages):
         return torch.addmv(self.y, self.columns, self._row([self.h * w for w in weights]))
 
 
-class TorchAdjoint(FlatAdjoint):
+class TorchAdjoint(FlatCotangents):
     """Cotangents of one step as rows of a matrix."""
 
     def begin(self, h: float, g: Any, q: Any = None) -> None:

@@ -1,8 +1,8 @@
 """PyTorch: forward mode, and what torch.func's transforms ask of a solve.
 
 Dual tensors of ``torch.autograd.forward_ad`` and the wrappers of torch.func are followed by the
-march itself, in sums of tensors (``DirectAdjoint``); no node of our own could be in their way.
-Under ``vmap`` a batched number can't steer a loop: steps of a constant size only.
+integration itself, in sums of tensors (``DirectAdjoint``); no node of our own could be in their
+way. Under ``vmap`` a batched number can't steer a loop: steps of a constant size only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch._C import _functorch as functorch
 
 from retrograde._base.errors import InputError, UnsupportedByBackend
-from retrograde._base.types import Asked
+from retrograde._base.types import RequestedTransforms
 
 from .distributed import whole
 from .function import tensors_of
@@ -37,18 +37,18 @@ _forward: Any = torch.autograd.forward_ad
 class ForwardHooks:
     """What is asked of a solve, and tangents by forward mode."""
 
-    def asked(self, inputs: Any) -> Asked:
-        return _asked(tensors_of(inputs))
+    def requested(self, inputs: Any) -> RequestedTransforms:
+        return _requested(tensors_of(inputs))
 
     def columns(self, run: Any, arrays: Sequence[Any]) -> tuple[Any, Any]:
         return _columns(run, arrays)
 
     def must_follow(self, adjoint: Any, inputs: Any) -> bool:
-        """Whether forward mode or a transform needs the march itself followed."""
-        asked = self.asked(inputs)
-        if not (asked.forward or asked.again):
+        """Whether forward mode or a transform needs the integration itself followed."""
+        requested = self.requested(inputs)
+        if not (requested.forward or requested.again):
             return False
-        if not adjoint.follows_march:
+        if not adjoint.follows_solve:
             raise UnsupportedByBackend(
                 f"`adjoint` is {adjoint.name}, which has reverse mode alone; for forward-mode "
                 "derivatives and torch.func transforms pass adjoint='auto', 'direct' or 'forward'."
@@ -85,8 +85,8 @@ def refuse_duals(results: Sequence[Any]) -> None:
     """Raise InputError if a function of constants has a tangent: it closes over a dual tensor."""
     if any(map(dual, results)):
         raise InputError(
-            "`f` (or `saveat.fn`) closes over a dual tensor, which the march can't see; pass it "
-            "through `args`."
+            "`f` (or `saveat.fn`) closes over a dual tensor, which the integration can't see; "
+            "pass it through `args`."
         )
 
 
@@ -111,16 +111,16 @@ def item(x: Any) -> Any:
     )
 
 
-def _asked(tensors: Sequence[Any]) -> Asked:
+def _requested(tensors: Sequence[Any]) -> RequestedTransforms:
     """What will be asked of a solve with these inputs."""
     recorded = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     if transformed():
         kinds = {level.key() for level in functorch.get_interpreter_stack()}
         reverse = recorded or functorch.TransformType.Grad in kinds
-        return Asked(forward=not reverse, again=reverse, measurable=False)
+        return RequestedTransforms(forward=not reverse, again=reverse, measurable=False)
     if any(map(dual, tensors)):
-        return Asked(forward=not recorded, again=recorded)
-    return Asked(scalars=sum(_numbers(x) for x in tensors if x.requires_grad))
+        return RequestedTransforms(forward=not recorded, again=recorded)
+    return RequestedTransforms(scalars=sum(_numbers(x) for x in tensors if x.requires_grad))
 
 
 def _numbers(x: Any) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from retrograde._base.errors import InputError, UnsupportedByBackend
-from retrograde._base.types import Inputs, Wanted
+from retrograde._base.types import Inputs, NeedsGradient
 
 from .device import held
 from .field_vjp import without_hooks
@@ -121,10 +121,10 @@ class _Call:
         return g  # type: ignore[no-any-return]
 
 
-def _wanted(needs: Sequence[bool]) -> Wanted:
+def _wanted(needs: Sequence[bool]) -> NeedsGradient:
     """From y0, the parameters, t0, t1 and ts."""
     y0, *params, t0, t1, ts = needs
-    return Wanted(tuple(params), t0, t1, ts, y0)
+    return NeedsGradient(tuple(params), t0, t1, ts, y0)
 
 
 class _Solve(torch.autograd.Function):

@@ -5,8 +5,8 @@ it is called from, in replays and in ``backward`` too, and its floats are cast t
 dtype; sums of stages, norms and cotangents run outside of it. Inference mode is for solves without
 a gradient; what records (``solve_vjp``, a plan) leaves it for as long as that takes.
 
-Casts of weights are cached by autocast only where autograd records the march itself: one that was
-made without a history would cut a later use off its weight.
+Casts of weights are cached by autocast only where autograd records the integration itself: one that
+was made without a history would cut a later use off its weight.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def _autocast(kind: str, lower: Any, cached: bool) -> Iterator[None]:
 def outside(*, recorded: bool = False, vjp: bool = False) -> Any:
     """A context in which a solve's own arithmetic runs: no autocast.
 
-    ``recorded``: autograd records the march. ``vjp``: something of it is recorded by itself, which
-    inference mode does not allow.
+    ``recorded``: autograd records the integration. ``vjp``: something of it is recorded by itself,
+    which inference mode does not allow.
     """
     left = vjp and torch.is_inference_mode_enabled()
     on = _enabled()

@@ -5,7 +5,7 @@ the next, for tries that were rejected, for replays and for inverted steps. A fi
 each time is none that any of these could agree on, and a gradient by steps taken again would be
 that of other numbers than the solve saw. So what f draws in one solve is a function of time: before
 each call the generators are set to a seed made of one number that the solve draws and of the place
-of this time among those met, in the order of the march, and after it they are put back.
+of this time among those met, in the order of the integration, and after it they are put back.
 ``torch.utils.checkpoint`` keeps the generators' states to the same end (``preserve_rng_state``); a
 state of the CPU's is 5,056 bytes, and steps of adaptive solves would need two each.
 
@@ -54,7 +54,7 @@ class Draws:
         self.begin()
 
     def begin(self) -> None:
-        """Before a march: the times met so far are forgotten."""
+        """Before an integration: the times met so far are forgotten."""
         self.times, self.places, self.scale = array("d"), array("I"), 0.0
 
     @contextmanager
@@ -119,7 +119,7 @@ def hold(problem: Any, fn: Any = None) -> None:
 
 
 def begin(problem: Any) -> None:
-    """Before a march."""
+    """Before an integration."""
     for draws in problem.draws if problem.drawn else ():
         draws.begin()
 

@@ -82,8 +82,8 @@ class IterationHooks:
         everything = all(leaves[i] for i in loop.varying)
         if everything or transformed() or loop.count == 0:
             return [True] * len(leaves), [True] * len(loop.ys_like or ())
-        asked = wanted[len(loop.where) : loop.given]
-        rows = [_fresh(x[0, ...], w) for x, w in zip(loop.xs_leaves, asked, strict=True)]
+        requested = wanted[len(loop.where) : loop.given]
+        rows = [_fresh(x[0, ...], w) for x, w in zip(loop.xs_leaves, requested, strict=True)]
         while True:
             given = [_fresh(x, w) for x, w in zip(loop.template, leaves, strict=True)]
             with torch.enable_grad():

@@ -3,7 +3,7 @@
 Members: :class:`AbstractAdjoint` (the abstract class), :class:`RecursiveCheckpointAdjoint`,
 :class:`BacksolveAdjoint` and :class:`ReversibleAdjoint` (on ``inverting``, with its ``guard``),
 :class:`TapeAdjoint`, :class:`DirectAdjoint`, :class:`ForwardMode`, ``continuous`` (backsolve's
-mode, on ``augmented``, its system); ``sweep`` (the pull of one step, shared by all but the last
+mode, on ``augmented``, its system); ``step_vjp`` (the vjp of one step, shared by all but the last
 three). To add one: a file with ``forward`` and ``reverse`` (or ``primal``), its row in the
 planner's costs, a line here.
 """

@@ -16,15 +16,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._backend.stages import Scale, joint
-from .._base.types import Array, Scalar, State, Wanted
-from .._solvers.base import AbstractForwardSweep
+from .._base.types import Array, NeedsGradient, Scalar, State
+from .._solvers.base import AbstractStepper
 from .step_vjp import field_pullback
 
 __all__ = ["AugmentedField", "AugmentedLayout", "AugmentedSolver", "is_number"]
 
 
 class AugmentedLayout:
-    """States ``(z, g)``, in the form that a march asks of a layout.
+    """States ``(z, g)``, in the form that an integration asks of a layout.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class AugmentedLayout:
         leaves = self.own.unpack(value)
         return self.pair.pack([*leaves, *leaves])
 
-    # --- a march's layout
+    # --- an integration's layout
     def pack(self, leaves: Sequence[Array]) -> State:
         n = 2 * self.count
         return self.pair.pack(leaves[:n]), tuple(leaves[n:])
@@ -127,7 +127,9 @@ class AugmentedField:
     layout : AugmentedLayout
     """
 
-    def __init__(self, problem: Any, params: Sequence[Array], wanted: Wanted, layout: Any) -> None:
+    def __init__(
+        self, problem: Any, params: Sequence[Array], wanted: NeedsGradient, layout: Any
+    ) -> None:
         timeless = wanted._replace(t0=False, t1=False, ts=False)
         self.vjp = field_pullback(problem, params, timeless, prepared=False)
         self.layout = layout
@@ -149,7 +151,7 @@ class AugmentedField:
 
 
 class AugmentedSolver:
-    """A solver's steps on the augmented system, as a march asks for them.
+    """A solver's steps on the augmented system, as an integration asks for them.
 
     Parameters
     ----------
@@ -165,15 +167,15 @@ class AugmentedSolver:
         self.error_order, self.keeps_slope = solver.error_order, solver.keeps_slope
         self._made: Any = None
 
-    def forward_sweep(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> Any:
-        """The sweep, made once: all legs of a walk back share its stages."""
+    def stepper(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> Any:
+        """The pass, made once: all legs of a walk back share its stages."""
         if self._made is None:
-            self._made = _Sweep(self.solver, self.layout, self.field, scale)
+            self._made = _Stepper(self.solver, self.layout, self.field, scale)
         return self._made
 
 
-class _Sweep(AbstractForwardSweep):
-    """Steps of the augmented system: those of z by the solver's own sweep, sums for g."""
+class _Stepper(AbstractStepper):
+    """Steps of the augmented system: those of z by the solver's own pass, sums for g."""
 
     def __init__(self, solver: Any, layout: Any, slopes: AugmentedField, scale: Any) -> None:
         tableau, self.bk = solver.tableau, layout.bk
@@ -183,7 +185,7 @@ class _Sweep(AbstractForwardSweep):
         def field(t: Array, z: State) -> tuple[Array, ...]:
             return stage()(t, z)  # type: ignore[misc]
 
-        self.sweep = solver.forward_sweep(self.bk, layout.pair, field, scale)
+        self.stepper = solver.stepper(self.bk, layout.pair, field, scale)
         errors = (tableau.b_error, tableau.b_coarse) if layout.normed and scale is not None else ()
         self.weights = (tableau.b, *(row for row in errors if row is not None))
         self.sums: list[Any] = []
@@ -197,7 +199,7 @@ class _Sweep(AbstractForwardSweep):
 
     def advance(self, t: Scalar, h: Scalar, state: State) -> State:
         self._begin()
-        z1 = self.sweep.advance(t, h, state[0])
+        z1 = self.stepper.advance(t, h, state[0])
         return z1, self.layout.moved(state[1], h, self.sums[0])
 
     def attempt(self, t: Scalar, h: Scalar, state: State, k0: Any) -> tuple[State, Any, Any]:
@@ -207,7 +209,7 @@ class _Sweep(AbstractForwardSweep):
             at = len(k0) - len(state[1])
             k0, slopes = tuple(k0[:at]), tuple(k0[at:])
             self._add(slopes)
-        z1, k1, kept = self.sweep.attempt(t, h, state[0], k0)
+        z1, k1, kept = self.stepper.attempt(t, h, state[0], k0)
         g1 = self.layout.moved(state[1], h, self.sums[0])
         self.h, self.ends = h, (state[1], g1)
         if k1 is None:
@@ -215,7 +217,7 @@ class _Sweep(AbstractForwardSweep):
         return (z1, g1), (*k1, *self.slopes), (*kept, *slopes)
 
     def error2(self, state: State) -> Scalar:
-        mean, layout, xp = self.sweep.error2(state[0]), self.layout, self.bk.xp
+        mean, layout, xp = self.stepper.error2(state[0]), self.layout, self.bk.xp
         if not layout.normed:
             return mean
         sizes = [xp.maximum(xp.abs(x), xp.abs(y)) for x, y in zip(*self.ends, strict=True)]
@@ -231,7 +233,7 @@ class _Sweep(AbstractForwardSweep):
         self.sums, self.stage = [None] * len(self.weights), 0
 
     def _stage(self, t: Array, z: State) -> tuple[Array, ...]:
-        """z' for the solver's own sweep; g' goes into the sums."""
+        """z' for the solver's own pass; g' goes into the sums."""
         k, self.slopes = self.field.slopes(t, z)
         self._add(self.slopes)
         return k

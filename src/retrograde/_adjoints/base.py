@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 from .._base.errors import UnsupportedByBackend
-from .._base.types import Array, Inputs, Wanted
+from .._base.types import Array, Inputs, NeedsGradient
 from .._integrate.outputs import output_leaves
 
 __all__ = ["AbstractAdjoint", "Shape"]
@@ -136,7 +136,7 @@ class AbstractAdjoint(ABC):
         Whether its result can be differentiated again.
     forward_depends_on_wanted : bool
         Whether what it keeps depends on what is differentiated (``forward_for``).
-    follows_march : bool
+    follows_solve : bool
         Whether its primal can be followed by the library's own forward mode.
 
     Examples
@@ -150,7 +150,7 @@ class AbstractAdjoint(ABC):
     accuracy: ClassVar[str]
     differentiable: ClassVar[bool] = False
     forward_depends_on_wanted: ClassVar[bool] = False
-    follows_march: ClassVar[bool] = False
+    follows_solve: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -167,8 +167,8 @@ class AbstractAdjoint(ABC):
         return
 
     def primal(self, loop: Any, inputs: Inputs) -> tuple[tuple[Array, ...], Any]:
-        """(output leaves, where the march ended): a plain solve unless a method differs."""
-        final = loop.march(inputs)
+        """(output leaves, where the integration ended): a plain solve unless a method differs."""
+        final = loop.integrate(inputs)
         return output_leaves(loop, inputs, final), final
 
     def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
@@ -176,14 +176,14 @@ class AbstractAdjoint(ABC):
         raise UnsupportedByBackend(self._no_reverse(loop))
 
     def forward_for(
-        self, loop: Any, inputs: Inputs, wanted: Wanted | None
+        self, loop: Any, inputs: Inputs, wanted: NeedsGradient | None
     ) -> tuple[tuple[Array, ...], Any, Any]:
         """Output leaves and what ``forward`` gives; ``wanted``: what is asked for, if known."""
         final, residuals = self.forward(loop, inputs)
         return output_leaves(loop, inputs, final), final, residuals
 
     def reverse(
-        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted
+        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: NeedsGradient
     ) -> Inputs:
         """Cotangents of the inputs from those of the output rows, shape (k, *shape) each."""
         raise UnsupportedByBackend(self._no_reverse(loop))
@@ -194,6 +194,6 @@ class AbstractAdjoint(ABC):
 
     def _no_reverse(self, loop: Any) -> str:
         return (
-            f"`adjoint` {self.name} has no reverse sweep of its own on {loop.bk.name}; use "
+            f"`adjoint` {self.name} has no reverse pass of its own on {loop.bk.name}; use "
             "adjoint='auto'."
         )

@@ -5,7 +5,7 @@ doi:10.1145/347837.347846), or segments where a traced loop gains by them. Unkno
 online by marginal cost, then the optimal reversal of the slots as they are. A slot holds y
 only; accepted times are recorded, so replay has no controller and no rejected step.
 
-What a traced forward march hands to its reverse, without what the host knows anyway.
+What a traced forward integration hands to its reverse, without what the host knows anyway.
 
 A number of steps that is known, and the positions of the rows that follow from it, are constants
 of the program: kept as arrays, they would be a good part of the residuals of a small state.
@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .._base.errors import InputError
-from .._base.types import Inputs, Wanted
+from .._base.types import Inputs, NeedsGradient
 from .._checkpointing import FAR, Slots, reverse, schedules
 from .._integrate.solution import Status
 from .base import AbstractAdjoint
 from .replay_with_controller import ClockedPull, ClockedStates
-from .step_vjp import PullCarry, StepPull
+from .step_vjp import PullCarry, ReverseStep
 
 __all__ = [
     "RecursiveCheckpointAdjoint",
@@ -33,7 +33,7 @@ __all__ = [
 
 
 def strip(loop: Any, slots: Slots, final: Any) -> Any:
-    """The end of a march without what :func:`fill` finds again."""
+    """The end of an integration without what :func:`fill` finds again."""
     if not _known(loop, slots):
         return final
     stored = final.stored if slots.everything else final.stored._replace(positions=())
@@ -42,7 +42,7 @@ def strip(loop: Any, slots: Slots, final: Any) -> Any:
 
 
 def fill(loop: Any, slots: Slots, final: Any, placed: tuple[int, ...]) -> Any:
-    """The end of a march as it was; ``placed`` are the steps whose states were stored."""
+    """The end of an integration as it was; ``placed`` are the steps whose states were stored."""
     if not _known(loop, slots):
         return final
     stored, n = final.stored, slots.length
@@ -129,7 +129,7 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
     def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
         slots, clocked = self.slots(loop), self._clocked(loop)
         record = loop.adaptive and clocked is None
-        final = loop.march(inputs, slots, record=record, clocked=clocked)
+        final = loop.integrate(inputs, slots, record=record, clocked=clocked)
         needs_end = loop.outputs.saveat.fn is not None
         kept = final._replace(inside=final.inside[:1], y=final.y if needs_end else ())
         return final, [strip(loop, slots, kept)]
@@ -140,7 +140,7 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
         return None if needed else ClockedStates(loop)
 
     def reverse(
-        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted
+        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: NeedsGradient
     ) -> Inputs:
         final = residuals[0]
         slots = self.slots(loop)
@@ -150,7 +150,7 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
             residuals[0] = final._replace(stored=None)
         final = fill(loop, slots, final, self.placed(slots.length or 0))
         settings = {"one_tape": self.one_tape, "stored": slots.everything}
-        step = StepPull(loop, inputs, final, cotangents, wanted, **settings)
+        step = ReverseStep(loop, inputs, final, cotangents, wanted, **settings)
         ok = final.status == int(Status.converged)
         carry: Any = step.start(final, loop.rows_inside(final))
         if loop.clock.traced:
@@ -171,14 +171,14 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
 
 
 def begun(bk: Any, ok: Any, carry: PullCarry) -> PullCarry:
-    """What a compiled sweep starts with, nan unless the solve reached t1: so is all it gives then.
+    """What a compiled pass starts with, nan unless the solve reached t1: so is all it gives then.
 
-    But for cotangents of saved times, which stand alone. (To look at every cotangent when the sweep
+    But for cotangents of saved times, which stand alone. (To look at every cotangent when the pass
     has ended would be as many kernels more to compile.)
     """
 
     def fix(x: Any) -> Any:
-        return bk.poison(ok, x)
+        return bk.nan_unless(ok, x)
 
     g, params = bk.map_state(fix, carry.g), [fix(x) for x in carry.params]
     return carry._replace(g=g, params=params, t0=fix(carry.t0), t1=fix(carry.t1))
@@ -188,7 +188,7 @@ def finished(bk: Any, ok: Any, cts: Inputs) -> Inputs:
     """All cotangents, nan unless the solve reached t1: never a number that means nothing."""
 
     def fix(x: Any) -> Any:
-        return bk.poison(ok, x)
+        return bk.nan_unless(ok, x)
 
     params = tuple(None if x is None else fix(x) for x in cts.params)
     ts = _poisoned(bk, ok, cts.ts)
@@ -198,5 +198,5 @@ def finished(bk: Any, ok: Any, cts: Inputs) -> Inputs:
 def _poisoned(bk: Any, ok: Any, ts: Any) -> Any:
     """Cotangents of saved times, nan unless ok."""
     if isinstance(ts, list):
-        return [bk.poison(ok, t) for t in ts]
-    return bk.poison(ok, ts) if bk.is_array(ts) else ts
+        return [bk.nan_unless(ok, t) for t in ts]
+    return bk.nan_unless(ok, ts) if bk.is_array(ts) else ts

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from .._base.errors import InputError, UnsupportedByBackend
-from .._base.types import Array, Inputs, Scalar, State, Wanted
+from .._base.types import Array, Inputs, NeedsGradient, Scalar, State
 from .._controllers import ConstantSteps
 from .._integrate.saveat import Outputs, SaveAt
 from .._integrate.solution import Status
@@ -81,7 +81,7 @@ class ContinuousAdjoint(AbstractAdjoint):
                 "`seminorm` is False and `rtol` or `atol` is an array for y, which says nothing of "
                 "the parameters; pass numbers, or seminorm=True."
             )
-        final = loop.march(inputs)
+        final = loop.integrate(inputs)
         inside = final.inside if self._resets(loop) else final.inside[:1]
         return final, final._replace(inside=inside)
 
@@ -89,7 +89,7 @@ class ContinuousAdjoint(AbstractAdjoint):
         return self.reset and bool(loop.outputs.inside) and loop.outputs.saveat.fn is None
 
     def reverse(
-        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted
+        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: NeedsGradient
     ) -> Inputs:
         saved = residuals.inside[1] if self._resets(loop) else None
         walk = _Walk(loop, inputs, residuals, (cotangents, saved), wanted, self.seminorm)
@@ -120,10 +120,10 @@ class _Walk:
 
     Parameters
     ----------
-    loop : ForwardLoop
+    loop : Integrator
     inputs : Inputs
     final : Final
-        Where the forward march ended.
+        Where the forward integration ended.
     rows : (leaves of shape (k, *shape), buffer or None)
         Cotangents of the output rows, and the saved states to go on from.
     wanted : Wanted
@@ -131,7 +131,13 @@ class _Walk:
     """
 
     def __init__(
-        self, loop: Any, inputs: Inputs, final: Any, rows: Any, wanted: Wanted, seminorm: bool
+        self,
+        loop: Any,
+        inputs: Inputs,
+        final: Any,
+        rows: Any,
+        wanted: NeedsGradient,
+        seminorm: bool,
     ) -> None:
         self.loop, self.bk, self.inputs, self.wanted = loop, loop.bk, inputs, wanted
         self.clock, self.own, self.out = loop.clock, loop.layout, loop.outputs
@@ -215,22 +221,22 @@ class _Walk:
             mark = self.bk.pick(stop == at, mark - 1, mark)
         state = layout.join(c.y, c.a, c.g)
         if self.single:
-            sweep = self.solver.forward_sweep(self.bk, layout, None)
-            state, ok = sweep.advance(c.t, stop - c.t, state), c.ok
+            stepper = self.solver.stepper(self.bk, layout, None)
+            state, ok = stepper.advance(c.t, stop - c.t, state), c.ok
         else:
-            state, ok = self._march(state, c.t, stop)
+            state, ok = self._integrate(state, c.t, stop)
         # traced saved times may be nan, and no walk gets there
         ok = clock.both(ok, stop == stop)
         y, a, g = layout.split(state)
         return self._rows_here(c._replace(t=stop, mark=mark, y=y, a=a, g=g, ok=ok))
 
-    def _march(self, state: State, t: Scalar, stop: Scalar) -> tuple[State, Any]:
+    def _integrate(self, state: State, t: Scalar, stop: Scalar) -> tuple[State, Any]:
         """A solve of the augmented system, and whether it got there."""
         twin = self.twin
         if self.inside == "steps" and hasattr(twin.controller, "dt0"):
             twin = copy.copy(twin)  # one step of the accepted size, unless its error forbids
             twin.controller = dataclasses.replace(twin.controller, dt0=stop - t)
-        final = twin.march(Inputs(state, self.inputs.params, t, stop, (), twin.settings))
+        final = twin.integrate(Inputs(state, self.inputs.params, t, stop, (), twin.settings))
         return final.y, final.status == int(Status.converged)
 
     def finish(self, c: _Carry) -> Inputs:
@@ -250,7 +256,7 @@ class _Walk:
         """Time of the row before ``row``."""
         j = self.bk.pick(row > 0, row - 1, 0)
         if self.inside == "ts":
-            return self.bk.look(self.inputs.clocked[2], j)
+            return self.bk.table_get(self.inputs.clocked[2], j)
         return self.grid.end(j)
 
     def _rows_here(self, c: _Carry) -> _Carry:
@@ -280,7 +286,7 @@ class _Walk:
                 t1 = t1 + where(last, ct_t, 0.0)
                 t0 = t0 if self.given else t0 + where(last, 0.0, ct_t)
             elif self.wanted.ts:
-                ts = self.bk.set_int(ts, j, ct_t)
+                ts = self.bk.table_set(ts, j, ct_t)
         return c._replace(row=j, y=y, a=self.own.add(c.a, ct), g=g, t0=t0, t1=t1, ts=ts)
 
     def _rate(self, t: Scalar, y: State, ct: State) -> Scalar:

@@ -1,10 +1,10 @@
 """DirectAdjoint: the library's own autodiff through the accepted steps.
 
-Where autodiff follows Python, the march is recorded as it runs. Elsewhere the loop first runs on
-constants and records its accepted times; then the same steps are taken again over the recorded
+Where autodiff follows Python, the integration is recorded as it runs. Elsewhere the loop first runs
+on constants and records its accepted times; then the same steps are taken again over the recorded
 times by a loop that autodiff can follow. Either way the gradient has the same meaning as every
-exact method's (step sizes are constants), by an independent route, and it can be
-differentiated again: jvp, Hessians, gradients of gradients.
+exact method's (step sizes are constants), by an independent route, and it can be differentiated
+again: jvp, Hessians, gradients of gradients.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["DirectAdjoint", "TooManySteps", "check_followed", "constant_times"]
 
 
 class TooManySteps(Exception):
-    """A march took more steps than there is room to record; its graph is dropped."""
+    """An integration took more steps than there is room to record; its graph is dropped."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class DirectAdjoint(AbstractAdjoint):
     Parameters
     ----------
     limit : int or None
-        Steps that there is room for. The planner sets it: a march that takes more is begun again
-        with checkpoints, so that a wrong prediction costs time and never bytes.
+        Steps that there is room for. The planner sets it: an integration that takes more is begun
+        again with checkpoints, so that a wrong prediction costs time and never bytes.
 
     Notes
     -----
     Where autodiff follows Python loops and no derivative by t0, t1 or ts is asked for, the steps
     are recorded as they are taken. Otherwise they are taken again, which costs one more forward
-    sweep, and one more step for each saved time inside the solve; in traced libraries memory
+    pass, and one more step for each saved time inside the solve; in traced libraries memory
     then is that of max_steps tapes.
 
     Examples
@@ -60,10 +60,10 @@ class DirectAdjoint(AbstractAdjoint):
     limit: int | None = None
     accuracy: ClassVar[str] = "exact"
     differentiable: ClassVar[bool] = True
-    follows_march: ClassVar[bool] = True
+    follows_solve: ClassVar[bool] = True
 
     def primal(self, loop: Any, inputs: Inputs) -> tuple[tuple[Array, ...], Any]:
-        """(output leaves, where the march ended), by differentiable operations alone."""
+        """(output leaves, where the integration ended), by differentiable operations alone."""
         bk = loop.bk
         check_followed(loop, self.name)
         if Capability.TRACED not in bk.capabilities and constant_times(inputs):
@@ -71,10 +71,11 @@ class DirectAdjoint(AbstractAdjoint):
         else:
             constant = bk.stop_gradient(inputs)
             with bk.quiet():  # f may close over what requires a gradient
-                final = loop.march(constant, None, record=loop.adaptive)
+                final = loop.integrate(constant, None, record=loop.adaptive)
                 values = output_leaves(loop, constant, final)
-            again = _Again(loop, inputs, constant, final).rows()
-            # the march's own numbers, bit for bit (v - x is exact), and nan where it did not get
+            again = _Retaken(loop, inputs, constant, final).rows()
+            # the integration's own numbers, bit for bit (v - x is exact), and nan where it did not
+            # get
             pairs = zip(again, values, strict=True)
             leaves = tuple(x + bk.stop_gradient(v - x) for x, v in pairs)
         ok = final.status == int(Status.converged)
@@ -82,10 +83,10 @@ class DirectAdjoint(AbstractAdjoint):
 
 
 def check_followed(loop: Any, name: str | None = None) -> None:
-    """Raise unless the library's autodiff can follow a march of this loop.
+    """Raise unless the library's autodiff can follow an integration of this loop.
 
     ``name``: the adjoint that the user named; None if a derivative asks for it that no reverse
-    sweep gives.
+    pass gives.
     """
     bk = loop.bk
     if getattr(loop.problem.f, "vjp", None) is not None:
@@ -110,7 +111,7 @@ def constant_times(inputs: Inputs) -> bool:
 
 
 def _recorded(loop: Any, inputs: Inputs, limit: int | None) -> tuple[tuple[Array, ...], Any]:
-    """The march itself under autodiff, with states as tuples of leaves."""
+    """The integration itself under autodiff, with states as tuples of leaves."""
     bk = loop.bk
     twin = copy.copy(loop)
     twin.bk = _ListForms(bk, limit)
@@ -125,7 +126,7 @@ def _recorded(loop: Any, inputs: Inputs, limit: int | None) -> tuple[tuple[Array
     if loop.adaptive:
         settings = tuple(_as_leaves(loop.layout, x) for x in settings)
     inputs = inputs._replace(y0=tuple(loop.layout.unpack(inputs.y0)), settings=settings)
-    final = twin.march(inputs)
+    final = twin.integrate(inputs)
     return output_leaves(twin, inputs, final), final
 
 
@@ -133,8 +134,8 @@ def _as_leaves(layout: Any, tolerance: Any) -> Any:
     return tolerance if isinstance(tolerance, float) else tuple(layout.unpack(tolerance))
 
 
-class _Again:
-    """The accepted steps of a finished march, taken again under autodiff."""
+class _Retaken:
+    """The accepted steps of a finished integration, taken again under autodiff."""
 
     def __init__(self, loop: Any, inputs: Inputs, constant: Inputs, final: Any) -> None:
         self.loop, self.bk, self.inputs, self.final = loop, loop.bk, inputs, final
@@ -152,7 +153,7 @@ class _Again:
     def rows(self) -> tuple[Array, ...]:
         """All output rows."""
         out, bk = self.loop.outputs, self.bk
-        start = self._sweep().start(self.start, self.leaves)
+        start = self._stepper().start(self.start, self.leaves)
         final, states = bk.scan_states(self.final.n, self.loop.max_steps, self._advance, start)
         parts = [[self._emit(self.start, self.leaves)]] if out.saveat.t0 else []
         blocks = [_stack(bk, part) for part in parts]
@@ -176,14 +177,14 @@ class _Again:
         start = where(first, self.t0, 0.0)
         return t + start, h - start + where(last, self.t1, 0.0)
 
-    def _sweep(self) -> Any:
-        return self.loop.solver.forward_sweep(_ListForms(self.bk), self.layout, self.field)
+    def _stepper(self) -> Any:
+        return self.loop.solver.stepper(_ListForms(self.bk), self.layout, self.field)
 
     def _state(self, carried: State) -> State:
         return self.loop.solver.state(self.layout, carried)
 
     def _advance(self, i: Any, y: State) -> State:
-        return self._sweep().advance(*self._step(i), y)
+        return self._stepper().advance(*self._step(i), y)
 
     def _emit(self, t: Any, leaves: Sequence[Array]) -> tuple[Array, ...]:
         fn = self.loop.outputs.saveat.fn
@@ -195,17 +196,17 @@ class _Again:
     def _at(self, j: Any, states: Any) -> tuple[Array, ...]:
         """The row of saved time j: its step once more, then the interpolant."""
         bk = self.bk
-        at = bk.look(self.inputs.ts, j)
+        at = bk.table_get(self.inputs.ts, j)
         if self.inputs.relative:
-            at = bk.look(self.inputs.relative[2], j) + (at - bk.stop_gradient(at))
+            at = bk.table_get(self.inputs.relative[2], j) + (at - bk.stop_gradient(at))
         i = bk.step_of(self.grid, self.final.n, bk.stop_gradient(at))
         t, h = self._step(i)
-        sweep = self._sweep()
+        stepper = self._stepper()
         y = bk.look_state(states, i)
-        k0 = sweep.first(t, y)
-        sweep.attempt(t, h, y, k0)
-        sweep.extend()
-        return self._emit(at, sweep.interpolate((at - t) / h))
+        k0 = stepper.first(t, y)
+        stepper.attempt(t, h, y, k0)
+        stepper.extend()
+        return self._emit(at, stepper.interpolate((at - t) / h))
 
     def _step_rows(self, states: Any, final: State) -> tuple[Array, ...]:
         """Rows of the steps' ends: the state before the next step, and the last."""

@@ -1,8 +1,8 @@
-"""ForwardMode: tangents carried along the accepted steps; nothing is stored for a reverse sweep.
+"""ForwardMode: tangents carried along the accepted steps; nothing is stored for a reverse pass.
 
 A tangent dy of the state takes the steps that y takes: with the step sizes as constants it is
 the exact derivative of the discrete solve, and costs one jvp of f a stage. Asked for a jvp, the
-library's own forward mode follows the march once. Asked for a gradient, the tangents of the
+library's own forward mode follows the integration once. Asked for a gradient, the tangents of the
 output rows by every differentiated real number are formed on the way forward, and the cotangents
 meet them in reverse: 1 + 1.5 m steps' work for m numbers, and m states (Griewank & Walther,
 *Evaluating Derivatives*, 2nd ed. 2008, sections 3.1 and 4.5).
@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from .._backend.interface import Capability
 from .._base.errors import InputError
-from .._base.types import Array, Inputs, Wanted
+from .._base.types import Array, Inputs, NeedsGradient
 from .._integrate.outputs import output_leaves
 from .._integrate.solution import Status
 from .base import AbstractAdjoint
@@ -39,7 +39,7 @@ class ForwardMode(AbstractAdjoint):
     Notes
     -----
     Memory: one state for each tangent, and the rows of each in gradients. Where autodiff follows
-    Python loops, gradients take one march for each number; there a tangent of t0, t1 or ts
+    Python loops, gradients take one integration for each number; there a tangent of t0, t1 or ts
     keeps the states of all steps. ``f`` itself is differentiated: it must not bring its own
     ``vjp``, and its operations need a forward mode.
 
@@ -55,10 +55,10 @@ class ForwardMode(AbstractAdjoint):
 
     accuracy: ClassVar[str] = "exact"
     forward_depends_on_wanted: ClassVar[bool] = True
-    follows_march: ClassVar[bool] = True
+    follows_solve: ClassVar[bool] = True
 
     def primal(self, loop: Any, inputs: Inputs) -> tuple[tuple[Array, ...], Any]:
-        """(output leaves, where the march ended), by operations that a jvp can follow."""
+        """(output leaves, where the integration ended), by operations that a jvp can follow."""
         check_followed(loop, self.name)
         bk = loop.bk
         if Capability.TRACED not in bk.capabilities:
@@ -71,7 +71,7 @@ class ForwardMode(AbstractAdjoint):
         if inputs.relative:  # zeros that carry the derivatives
             times = zip(inputs.relative, inputs[2:5], constant[2:5], strict=True)
             moving = inputs._replace(relative=tuple(_carrying(*three) for three in times))
-        final = twin.march(moving)
+        final = twin.integrate(moving)
         final = final._replace(y=_slope_without_steps(loop, inputs, constant, final))
         leaves = output_leaves(twin, moving, final)
         ok = final.status == int(Status.converged)
@@ -81,19 +81,20 @@ class ForwardMode(AbstractAdjoint):
 
     def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
         check_followed(loop, self.name)
-        return loop.march(inputs), None
+        return loop.integrate(inputs), None
 
     def forward_for(
-        self, loop: Any, inputs: Inputs, wanted: Wanted | None
+        self, loop: Any, inputs: Inputs, wanted: NeedsGradient | None
     ) -> tuple[tuple[Array, ...], Any, Any]:
         if wanted is None or _Chosen(loop, inputs, wanted).count > FEW:
             return super().forward_for(loop, inputs, wanted)
         return self._columns(loop, inputs, wanted)
 
     def _columns(
-        self, loop: Any, inputs: Inputs, wanted: Wanted
+        self, loop: Any, inputs: Inputs, wanted: NeedsGradient
     ) -> tuple[tuple[Array, ...], Any, Any]:
-        """Output leaves, where the march ended, and the leaves' tangents by all that is wanted."""
+        """Output leaves, where the integration ended, and the leaves' tangents by all that is
+        wanted."""
         chosen = _Chosen(loop, inputs, wanted)
 
         def run(arrays: Sequence[Array]) -> tuple[Any, Any]:
@@ -103,7 +104,7 @@ class ForwardMode(AbstractAdjoint):
         return leaves, final, columns
 
     def reverse(
-        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted
+        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: NeedsGradient
     ) -> Inputs:
         chosen, bk, columns = _Chosen(loop, inputs, wanted), loop.bk, residuals
         if columns is None or len(columns) != len(chosen.arrays):  # fewer are asked for now
@@ -145,7 +146,7 @@ def _absent(x: Any) -> bool:
 class _Chosen:
     """The inputs that are differentiated as one list of arrays, and the way back."""
 
-    def __init__(self, loop: Any, inputs: Inputs, wanted: Wanted) -> None:
+    def __init__(self, loop: Any, inputs: Inputs, wanted: NeedsGradient) -> None:
         self.loop, self.inputs, self.wanted = loop, inputs, wanted
         bk, layout, problem = loop.bk, loop.layout, loop.problem
         if problem.converted is None and any(wanted.params[len(problem.where) :]):
@@ -229,9 +230,9 @@ def _moved(grid: Any, bk: Any, inputs: Inputs, constant: Inputs) -> Any:
     """A grid of given times whose ends move with t0 and t1; others do so themselves."""
     if grid.shifts:
         return grid
-    times = bk.set_int(grid.times, 0, grid.times[0] + (inputs.t0 - constant.t0))
+    times = bk.table_set(grid.times, 0, grid.times[0] + (inputs.t0 - constant.t0))
     last = times.shape[0] - 1
-    grid.times = bk.set_int(times, last, times[last] + (inputs.t1 - constant.t1))
+    grid.times = bk.table_set(times, last, times[last] + (inputs.t1 - constant.t1))
     return grid
 
 

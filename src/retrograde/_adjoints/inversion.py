@@ -1,6 +1,6 @@
-"""What backsolve and reversible adjoints share: a reverse sweep that takes steps back.
+"""What backsolve and reversible adjoints share: a reverse pass that takes steps back.
 
-The forward march stores up to c states and notes projections of the others; the reverse sweep
+The forward integration stores up to c states and notes projections of the others; the reverse pass
 inverts steps as long as the guard accepts them, and replays the rest
 (``_checkpointing.inversion``).
 
@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .._base.errors import InputError
-from .._base.types import Inputs, Wanted
+from .._base.types import Inputs, NeedsGradient
 from .._checkpointing import Invertible, Report, reverse_inverting, schedules
 from .._integrate.solution import Status
 from .base import AbstractAdjoint
 from .checkpointed import RecursiveCheckpointAdjoint, fill, finished, strip
 from .projection_guard import Guard
-from .step_vjp import StepPull
+from .step_vjp import ReverseStep
 
 __all__ = [
     "BacksolveAdjoint",
@@ -50,7 +50,7 @@ SLOTS = 16
 
 @dataclass(frozen=True)
 class InvertingAdjoint(AbstractAdjoint):
-    """A reverse sweep by inverted steps, under guard; subclasses say how well they invert."""
+    """A reverse pass by inverted steps, under guard; subclasses say how well they invert."""
 
     checkpoints: int | None = None
     guard: int | None = 1
@@ -104,16 +104,16 @@ class InvertingAdjoint(AbstractAdjoint):
             return self.replaying.forward(loop, inputs)
         guard = None if self.guard is None else Guard(loop, self.guard)
         slots = self.replaying.slots(loop)
-        final = loop.march(inputs, slots, record=loop.adaptive, guard=guard)
+        final = loop.integrate(inputs, slots, record=loop.adaptive, guard=guard)
         return final, [strip(loop, slots, final._replace(inside=final.inside[:1]))]
 
     def reverse(
-        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted
+        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: NeedsGradient
     ) -> Inputs:
         if not self.inverts(loop):
             cts = self.replaying.reverse(loop, inputs, residuals, cotangents, wanted)
             n = loop.count if isinstance(residuals[0].n, tuple) else residuals[0].n
-            return cts._replace(told=_told(Report(0, loop.clock.real(0.0)), n))
+            return cts._replace(stats=_stats(Report(0, loop.clock.real(0.0)), n))
         bk, final = loop.bk, residuals[0]
         if final.stored is None:  # a second pull: the first one used the slots up
             final = self.forward(loop, inputs)[1][0]
@@ -121,7 +121,7 @@ class InvertingAdjoint(AbstractAdjoint):
             residuals[0] = final._replace(stored=None, noted=None)
         slots = self.replaying.slots(loop)
         final = fill(loop, slots, final, self.replaying.placed(slots.length or 0))
-        step = StepPull(loop, inputs, final, cotangents, wanted, one_tape=self.one_tape)
+        step = ReverseStep(loop, inputs, final, cotangents, wanted, one_tape=self.one_tape)
         carry, report = reverse_inverting(
             bk,
             slots,
@@ -132,9 +132,9 @@ class InvertingAdjoint(AbstractAdjoint):
             loop.clock,
         )
         ok = final.status == int(Status.converged)
-        return finished(bk, ok, step.finish(carry))._replace(told=_told(report, final.n))
+        return finished(bk, ok, step.finish(carry))._replace(stats=_stats(report, final.n))
 
-    def _invertible(self, loop: Any, step: StepPull, noted: Any) -> Invertible:
+    def _invertible(self, loop: Any, step: ReverseStep, noted: Any) -> Invertible:
         guard, axpy = Guard(loop, self.guard), loop.carried.axpy
         return Invertible(
             advance=step.advance,
@@ -149,8 +149,8 @@ class InvertingAdjoint(AbstractAdjoint):
         )
 
 
-def _told(report: Report, n: Any) -> dict[str, Any]:
-    """Statistics of a reverse sweep."""
+def _stats(report: Report, n: Any) -> dict[str, Any]:
+    """Statistics of a reverse pass."""
     return {
         "inverted": report.inverted,
         "replayed": n - report.inverted,
@@ -291,7 +291,7 @@ class BacksolveAdjoint(InvertingAdjoint):
         return super().forward(loop, inputs) if other is None else other.forward(loop, inputs)
 
     def reverse(
-        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted
+        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: NeedsGradient
     ) -> Inputs:
         other = self.continuous
         if other is None:

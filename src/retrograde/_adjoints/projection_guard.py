@@ -8,7 +8,7 @@ they are: signs or few projections can be blind to them.
 
 The vectors repeat along the state in blocks with random signs, so that they take little memory
 beside a large state, and a projection reads the state once. They come from a fixed seed: both
-sweeps make the same ones. Source: Johnson & Lindenstrauss 1984 for the projections; what is
+passes make the same ones. Source: Johnson & Lindenstrauss 1984 for the projections; what is
 guarded follows the error of reconstructed states, not of continuous adjoints, whose states' error
 does not bound the gradient's.
 """
@@ -52,7 +52,7 @@ class Guard:
 
     Parameters
     ----------
-    loop : ForwardLoop
+    loop : Integrator
     every : int or None
         Steps from one noted state to the next; None notes nothing (``apart`` is left).
     """
@@ -73,7 +73,7 @@ class Guard:
         """The table with the state before step i noted, if it is one to be noted."""
 
         def keep(table: Any, y: State) -> Any:
-            return self.bk.set_int(table, self._row(i), self._sketch(y))
+            return self.bk.table_set(table, self._row(i), self._sketch(y))
 
         if self.every == 1:
             return keep(table, y)
@@ -106,7 +106,7 @@ class Guard:
 
     def error(self, table: Any, i: Any, y: State) -> Any:
         """Relative distance of y from the noted state before step i; nan where y is."""
-        e = self._sketch(y) - self.bk.look(table, self._row(i))
+        e = self._sketch(y) - self.bk.table_get(table, self._row(i))
         square = self.bk.xp.sum(e * e)
         return self._relative(square if self.whole else square / PROJECTIONS, y)
 

@@ -16,13 +16,13 @@ from __future__ import annotations
 from typing import Any
 
 from .._base.types import Scalar, State
-from .step_vjp import PullCarry, StepPull
+from .step_vjp import PullCarry, ReverseStep
 
 __all__ = ["ClockedPull", "ClockedStates"]
 
 
 class ClockedStates:
-    """States with what an adaptive march needs to go on from them.
+    """States with what an adaptive integration needs to go on from them.
 
     Attributes
     ----------
@@ -63,36 +63,36 @@ class ClockedPull:
 
     Parameters
     ----------
-    step : StepPull
+    step : ReverseStep
     states : ClockedStates
     """
 
-    def __init__(self, step: StepPull, states: ClockedStates) -> None:
+    def __init__(self, step: ReverseStep, states: ClockedStates) -> None:
         self.step, self.states = step, states
         loop, inputs = step.loop, step.inputs
         self.bk, self.clock = loop.bk, loop.clock
         self.t1 = self.clock.real(inputs.clocked[1])
         field = loop.problem.bind(inputs.params)
         scale = loop.tolerances(inputs)
-        self.sweep = loop.solver.forward_sweep(self.bk, loop.layout, field, scale)
+        self.stepper = loop.solver.stepper(self.bk, loop.layout, field, scale)
         self.adapt = loop.controller.adapter(self.clock, loop.solver.error_order)
 
     def advance(self, i: Any, state: Any) -> Any:
-        """Try from a state until a step is accepted, as the march does."""
-        clock, sweep = self.clock, self.sweep
+        """Try from a state until a step is accepted, as the integration does."""
+        clock, stepper = self.clock, self.stepper
 
         def body(s: Any) -> Any:
             _, t, h, memory, y, k0 = s
             t_new, step = clock.land(t, h, self.t1)
-            y1, k1, kept = sweep.attempt(t, step, y, k0)
-            e2 = sweep.error2(y1)
+            y1, k1, kept = stepper.attempt(t, step, y, k0)
+            e2 = stepper.error2(y1)
             h = clock.where(abs(step) < abs(h), step, h)
             ok, h, memory = self.adapt(e2, h, memory)
             t, y, k0 = clock.select(ok, (t_new, y1, k1), (t, y, kept))
             return ok, t, h, memory, y, k0
 
         y, t, h, memory = self.states.unpack(state)
-        k0 = sweep.first(t, y)
+        k0 = stepper.first(t, y)
         k0 = None if k0 is None else tuple(1.0 * k for k in k0)  # f may reuse them
         start = (t != t, t, h, memory, y, k0)
         _, t, h, memory, y, _ = self.bk.while_loop(lambda s: self._rejected(s[0]), body, start)

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from .._autodiff import TapePullback, UserPullback, VectorField
 from .._backend.interface import Capability
-from .._base.types import Inputs, Scalar, State, Wanted
+from .._base.types import Inputs, NeedsGradient, Scalar, State
 
-__all__ = ["PullCarry", "StepPull", "field_pullback", "output_pullback"]
+__all__ = ["PullCarry", "ReverseStep", "field_pullback", "output_pullback"]
 
 
 class PullCarry(NamedTuple):
@@ -29,15 +29,15 @@ class PullCarry(NamedTuple):
     row: Any
 
 
-class StepPull:
+class ReverseStep:
     """Pulls steps of one solve back, for ``_checkpointing.reverse``.
 
     Parameters
     ----------
-    loop : ForwardLoop
+    loop : Integrator
     inputs : Inputs
     final : Final
-        Where the forward march ended.
+        Where the forward integration ended.
     cotangents : tuple of array, shape (k, *shape)
         Of the output rows.
     wanted : Wanted
@@ -45,8 +45,8 @@ class StepPull:
         Hold the tape of one stage at a time, for one more evaluation of f a stage.
     stored : bool
         Every state is stored, so that no step is replayed.
-    sweep
-        The reverse sweep, where it is made already.
+    pass
+        The reverse pass, where it is made already.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class StepPull:
         inputs: Inputs,
         final: Any,
         cotangents: Any,
-        wanted: Wanted,
+        wanted: NeedsGradient,
         *,
         one_tape: bool = False,
         stored: bool = False,
-        sweep: Any = None,
+        step_vjp: Any = None,
     ) -> None:
         bk, problem, out = loop.bk, loop.problem, loop.outputs
         self.loop, self.bk, self.inputs, self.wanted = loop, bk, inputs, wanted
@@ -73,11 +73,11 @@ class StepPull:
         self.inside = bool(out.inside)
         field = problem.bind(inputs.params)
         parts = self.layout, self.vjp
-        asked = {"outputs": self.inside, "time": wanted.time}
-        if sweep is None and not one_tape:
-            sweep = bk.own_sweep(loop.solver, *parts, **asked, stored=stored)
-        self.sweep = sweep or loop.solver.reverse_sweep(
-            bk, *parts, **asked, field=field if one_tape else None
+        needs = {"outputs": self.inside, "time": wanted.time}
+        if step_vjp is None and not one_tape:
+            step_vjp = bk.own_step_vjp(loop.solver, *parts, **needs, stored=stored)
+        self.step_vjp = step_vjp or loop.solver.step_vjp(
+            bk, *parts, **needs, field=field if one_tape else None
         )
         self.field = field
         self.first_row = 1 if out.saveat.t0 else 0
@@ -92,7 +92,7 @@ class StepPull:
             row = self.out.layout.row(self.cts, self.first_row + rows)
             y = None if self.fn_vjp is None else self.loop.state(final.y)
             ct, ct_t, params = self._absorb(final.t, y, row, params)
-            g, t1 = self.sweep.embed(ct), t1 + ct_t
+            g, t1 = self.step_vjp.embed(ct), t1 + ct_t
         ts: Any = ()
         if self.wanted.ts and self.out.inside == "ts":
             ts = self.bk.reals(self.out.count, self.layout)
@@ -101,7 +101,7 @@ class StepPull:
     def finish(self, carry: PullCarry) -> Inputs:
         """Cotangents of the inputs, after the last pull."""
         t0, y0 = self.clock.real(self.inputs.clocked[0]), self.inputs.y0
-        g, ct_t, params = self.sweep.finish(t0, y0, carry.g, carry.params)
+        g, ct_t, params = self.step_vjp.finish(t0, y0, carry.g, carry.params)
         carry = carry._replace(g=g, params=params)
         if self.wanted.time:
             carry = self._time_of_no_step(carry._replace(t0=carry.t0 + ct_t))
@@ -149,7 +149,7 @@ class StepPull:
     @functools.cached_property
     def replay(self) -> Any:
         """Steps forward; made where one is asked for, as where states are stored none is."""
-        return self.sweep.replay(self.field)
+        return self.step_vjp.replay(self.field)
 
     def advance(self, i: Any, y: State) -> State:
         """Replay step i."""
@@ -175,7 +175,7 @@ class StepPull:
         moved = last if self.grid.shifts else i == 0
         # the step's size matters where it depends on t0 or t1; a traced index may be any
         size = self.wanted.time and (self.clock.traced or last or moved)
-        out, extra = self.sweep.pull(t, h, y, carry.g, carry.params, sources, size)
+        out, extra = self.step_vjp.pull(t, h, y, carry.g, carry.params, sources, size)
         row, ts, fn_t1, fn_t0 = extra or (carry.row, carry.ts, 0.0, 0.0)
         t0, t1 = carry.t0, carry.t1
         if self.wanted.time:
@@ -195,15 +195,15 @@ class StepPull:
     def _step_row(self, i: Any, t: Scalar, h: Scalar, carry: PullCarry) -> Any:
         """The row of the step's end."""
 
-        def sources(sweep: Any, g: State, params: Any) -> tuple[Any, ...]:
+        def sources(step_vjp: Any, g: State, params: Any) -> tuple[Any, ...]:
             row = self.out.layout.row(self.cts, self.first_row + i)
-            y1 = sweep.result() if self.fn_vjp is not None else None
+            y1 = step_vjp.result() if self.fn_vjp is not None else None
             ct, ct_t, params = self._absorb(t + h, y1, row, params)
             last = i + 1 == self.n
             where = self.clock.where
             moved = ct_t if self.grid.shifts else 0.0  # given times stand still
             extra = (carry.row, carry.ts, where(last, ct_t, 0.0), where(last, 0.0, moved))
-            return self.loop.carried.add(g, sweep.embed(ct)), params, None, 0.0, 0.0, extra
+            return self.loop.carried.add(g, step_vjp.embed(ct)), params, None, 0.0, 0.0, extra
 
         return sources
 
@@ -216,35 +216,37 @@ class StepPull:
             j = bk.pick(s[0] > 0, s[0] - 1, 0)
             both, either, beyond = self.clock.both, self.clock.either, self.clock.beyond
             # a row at t0 itself belongs to the first step, whose slope is its derivative
-            return both(s[0] > 0, either(i == 0, beyond(bk.look(times, j), t, h)))
+            return both(s[0] > 0, either(i == 0, beyond(bk.table_get(times, j), t, h)))
 
-        def sources(sweep: Any, g: State, params: Any) -> tuple[Any, ...]:
+        def sources(step_vjp: Any, g: State, params: Any) -> tuple[Any, ...]:
             def body(s: Any) -> Any:
                 row, ts, params, inside, ct_t, ct_h = s
                 j = row - 1
-                at = bk.look(times, j)
+                at = bk.table_get(times, j)
                 theta = (at - t) / h
                 ct = out.layout.row(self.cts, self.first_row + j)
-                here = sweep.interpolate(theta) if self.fn_vjp is not None else None
+                here = step_vjp.interpolate(theta) if self.fn_vjp is not None else None
                 ct, fn_t, params = self._absorb(at, here, ct, params)
-                inside = sweep.add_source(inside, theta, h, ct)
+                inside = step_vjp.add_source(inside, theta, h, ct)
                 if wanted.time:
-                    d = layout.inner(ct, sweep.slope(theta))
+                    d = layout.inner(ct, step_vjp.slope(theta))
                     ct_t, ct_h = ct_t - d, ct_h - theta * d
                     if wanted.ts:
-                        ts = bk.set_int(ts, j, d + fn_t)
+                        ts = bk.table_set(ts, j, d + fn_t)
                 return j, ts, params, inside, ct_t, ct_h
 
-            if sweep.extra:
-                sweep.extend(mine((carry.row,)))
-            start = (carry.row, carry.ts, params, sweep.sources(), real(0.0), real(0.0))
+            if step_vjp.extra:
+                step_vjp.extend(mine((carry.row,)))
+            start = (carry.row, carry.ts, params, step_vjp.sources(), real(0.0), real(0.0))
             row, ts, params, inside, ct_t, ct_h = bk.while_loop(mine, body, start)
             return g, params, inside, ct_t, ct_h, (row, ts, 0.0, 0.0)
 
         return sources
 
 
-def field_pullback(problem: Any, params: Any, wanted: Wanted, *, prepared: bool = True) -> Any:
+def field_pullback(
+    problem: Any, params: Any, wanted: NeedsGradient, *, prepared: bool = True
+) -> Any:
     """The vjp of the vector field: the user's, the library's, or the tape's.
 
     ``prepared``: sums of cotangents may have the form in which the adapter binds parameters.
@@ -257,7 +259,7 @@ def field_pullback(problem: Any, params: Any, wanted: Wanted, *, prepared: bool 
     return vjp.taking(problem.prepare) if prepared and problem.prepare else vjp
 
 
-def _pullback(problem: Any, f: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
+def _pullback(problem: Any, f: Any, bind: Any, params: Any, wanted: NeedsGradient) -> Any:
     bk = problem.bk
     if isinstance(f, VectorField) and f.vjp is not None:
         return UserPullback(problem, f, params, wanted)
@@ -272,6 +274,6 @@ def _pullback(problem: Any, f: Any, bind: Any, params: Any, wanted: Wanted) -> A
     return vjp
 
 
-def output_pullback(problem: Any, fn: Any, params: Any, wanted: Wanted) -> Any:
+def output_pullback(problem: Any, fn: Any, params: Any, wanted: NeedsGradient) -> Any:
     """The vjp of ``SaveAt.fn``, in the form of :func:`field_pullback`."""
     return _pullback(problem, fn, lambda p: problem.bind_output(fn, p), params, wanted)

@@ -1,7 +1,8 @@
 """TapeAdjoint: what the vjp of f needs is stored at every stage, so that nothing is computed twice.
 
-For traced libraries, whose autodiff can't record a march as it runs (``DirectAdjoint`` takes the
-steps again). The march is the one that every other method runs; on the way back there is no f.
+For traced libraries, whose autodiff can't record an integration as it runs (``DirectAdjoint`` takes
+the steps again). The integration is the one that every other method runs; on the way back there is
+no f.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .._base.errors import UnsupportedByBackend
-from .._base.types import Array, Inputs, Wanted
+from .._base.types import Array, Inputs, NeedsGradient
 from .._integrate.outputs import output_leaves
 from .._integrate.solution import Status
 from .base import AbstractAdjoint
 from .checkpointed import RecursiveCheckpointAdjoint, begun, fill, strip
-from .step_vjp import StepPull
+from .step_vjp import ReverseStep
 
 __all__ = ["TapeAdjoint"]
 
@@ -60,30 +61,30 @@ class TapeAdjoint(AbstractAdjoint):
         return STATES.forward(loop, inputs)
 
     def forward_for(
-        self, loop: Any, inputs: Inputs, wanted: Wanted | None
+        self, loop: Any, inputs: Inputs, wanted: NeedsGradient | None
     ) -> tuple[tuple[Array, ...], Any, Any]:
         if wanted is None or _needs_states(loop, wanted):
             return STATES.forward_for(loop, inputs, wanted)
         tapes = loop.bk.tapes(loop, inputs, wanted)
-        final = loop.march(inputs, record=loop.adaptive, guard=tapes)
+        final = loop.integrate(inputs, record=loop.adaptive, guard=tapes)
         kept = strip(loop, STATES.slots(loop), final._replace(inside=final.inside[:1], y=()))
         return output_leaves(loop, inputs, final), final, [kept]
 
     def reverse(
-        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted
+        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: NeedsGradient
     ) -> Inputs:
         final, bk = residuals[0], loop.bk
         if final.stored is not None:
             return STATES.reverse(loop, inputs, residuals, cotangents, wanted)
         final = fill(loop, STATES.slots(loop), final, ())
-        sweep = bk.tapes(loop, inputs, wanted).reverse_sweep(final.noted)
-        step = StepPull(loop, inputs, final, cotangents, wanted, sweep=sweep)
+        step_vjp = bk.tapes(loop, inputs, wanted).step_vjp(final.noted)
+        step = ReverseStep(loop, inputs, final, cotangents, wanted, step_vjp=step_vjp)
         ok = final.status == int(Status.converged)
         carry: Any = begun(bk, ok, step.start(final, loop.rows_inside(final)))
 
         def back(j: Any, carry: Any) -> Any:
             i = final.n - 1 - j
-            sweep.at = i
+            step_vjp.at = i
             return step.pull(i, None, carry)
 
         return step.finish(bk.for_loop(0, final.n, back, carry))
@@ -93,5 +94,5 @@ STATES = RecursiveCheckpointAdjoint()
 """What stands in where tapes alone are not enough: every state stored."""
 
 
-def _needs_states(loop: Any, wanted: Wanted) -> bool:
+def _needs_states(loop: Any, wanted: NeedsGradient) -> bool:
     return bool(wanted.time or wanted.ts or loop.outputs.saveat.fn is not None)

@@ -17,7 +17,7 @@ from .._base.foreign import refuse
 from .._base.plain_input import kind, parameters, state
 from .._base.types import Inputs, Tree
 from .._controllers import AbstractController, ConstantSteps, PIDController, StepTo
-from .._integrate.integrator import ForwardLoop
+from .._integrate.integrator import Integrator
 from .._integrate.problem import Problem
 from .._integrate.relative_time import clamped, near, relative_times, resolution, spacing
 from .._integrate.saveat import Outputs, SaveAt
@@ -35,7 +35,7 @@ MOST_COUNTED = 2**31 - 1
 def prepare(
     f: Any, y0: Tree, t0: Any, t1: Any, args: Tree, options: Any, *, native: bool = True
 ) -> tuple[Any, Inputs]:
-    """A :class:`ForwardLoop` and its :class:`Inputs`.
+    """A :class:`Integrator` and its :class:`Inputs`.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def _prepared(
     made: Any = solver
     if options.compile:
         made = bk.compiled(problem, solver, dense=saveat.ts is not None)
-    loop = ForwardLoop(problem, made, controller, outputs, max_steps, count)
+    loop = Integrator(problem, made, controller, outputs, max_steps, count)
     given, known = (t0, t1, ts), (start, end, values)
     fixed = controller.adaptive or isinstance(controller, StepTo) or count is not None
     loop.times_checked = fixed and None not in known

@@ -15,24 +15,24 @@ from .._planner import (
     Plan,
     budget_bytes,
     make_plan,
-    probe,
+    measure_problem,
+    method_override,
     remember,
-    switch,
     unmeasured_plan,
 )
-from .solve_program import Program
+from .solve_program import DifferentiableSolve
 
-__all__ = ["follow", "note_steps"]
+__all__ = ["choose_plan", "note_steps"]
 
 
-def follow(
+def choose_plan(
     loop: Any,
     inputs: Inputs,
     options: Any,
     *,
     native: bool,
     vjp: float | None = None,
-    asked: bool = False,
+    plan_only: bool = False,
 ) -> Plan:
     """The user's plan, or a new one.
 
@@ -44,7 +44,7 @@ def follow(
         The library's own gradients are asked for, not ``solve_vjp``.
     vjp : float [F] or None
         Measured cost of a step's vjp.
-    asked : bool
+    plan_only : bool
         The plan itself is asked for. Nothing else is worth the compilation of a probe: what a
         traced library takes depends on the bound of the steps, not on their number.
     """
@@ -62,11 +62,11 @@ def follow(
         budget, source = UNLIMITED, "no budget was given"
     else:
         budget, source = budget_bytes(options.memory, loop.bk, like)
-    short_probe = named is None and (asked or Capability.TRACED not in loop.bk.capabilities)
-    shape = probe(loop, inputs, native=native, short_probe=short_probe, budget=budget)
+    short_probe = named is None and (plan_only or Capability.TRACED not in loop.bk.capabilities)
+    shape = measure_problem(loop, inputs, native=native, short_probe=short_probe, budget=budget)
     if vjp is not None:
         shape = shape._replace(vjp=vjp, calibrated=True)
-    shape, named, why = switch(loop, inputs, shape, budget, named, native=native)
+    shape, named, why = method_override(loop, inputs, shape, budget, named, native=native)
     plan = make_plan(shape, budget, source, named, why)
     if not (loop.problem.steady or plan.adjoint.differentiable):
         raise InputError(
@@ -78,7 +78,7 @@ def follow(
     return replace(plan, made_for=MadeFor.of(loop, inputs))
 
 
-def note_steps(program: Program, inputs: Inputs, n: Any) -> None:
+def note_steps(program: DifferentiableSolve, inputs: Inputs, n: Any) -> None:
     """Let the next plan of the same adaptive problem know how many steps this one took."""
     count = program.loop.bk.concrete(n)
     if program.plan is not None and program.loop.adaptive and count is not None:

@@ -1,6 +1,6 @@
 """The pullback of ``solve_vjp``: an object that can be called, copied and sent elsewhere.
 
-It is kept as the call that it belongs to and what the forward sweep left. Where it arrives, the
+It is kept as the call that it belongs to and what the forward pass left. Where it arrives, the
 call is prepared anew: functions and structures that a library makes of f (traces, compiled
 programs) stay where they are. What the library's own autodiff recorded stays as well: there the
 solve is run once more.
@@ -11,11 +11,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from .._base.types import Inputs, Tree, Wanted
+from .._base.types import Inputs, NeedsGradient, Tree
 from .._integrate.outputs import cotangent_leaves
 from .._integrate.solution import Gradients, without_times
 from .arguments import prepare
-from .solve_program import Program
+from .solve_program import DifferentiableSolve
 
 __all__ = ["Pullback"]
 
@@ -31,7 +31,7 @@ class Pullback:
     inputs : Inputs
     """
 
-    def __init__(self, call: tuple[Any, ...], program: Program, inputs: Inputs) -> None:
+    def __init__(self, call: tuple[Any, ...], program: DifferentiableSolve, inputs: Inputs) -> None:
         self.call, self.program, self.inputs = call, program, inputs
         self.residuals: Any = None
         self.ys: Tree = None
@@ -68,7 +68,7 @@ class Pullback:
         if self.recorded is not None:
             found: Inputs = self.recorded(cotangents)
             return found
-        wanted = Wanted(loop.problem.differentiable, True, True, loop.outputs.inside == "ts")
+        wanted = NeedsGradient(loop.problem.differentiable, True, True, loop.outputs.inside == "ts")
         with loop.bk.quiet():
             cts: Inputs = loop.bk.run_reverse(
                 program, self.inputs, self.residuals, cotangents, wanted
@@ -88,7 +88,7 @@ class Pullback:
         loop, inputs = prepare(f, y0, t0, t1, args, options, native=False)
         loop.problem.notice = loop.problem.note_untimed
         self.inputs = loop.bk.detach(loop.problem, inputs)
-        self.program = Program(loop, plan.adjoint, plan)
+        self.program = DifferentiableSolve(loop, plan.adjoint, plan)
         self.recorded = None
         if plan.adjoint.differentiable:
             self.forward()

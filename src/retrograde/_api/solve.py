@@ -19,9 +19,9 @@ from .._integrate.solution import Gradients, Solution, Status, check
 from .._planner import Plan, measured_vjp
 from .._solvers import AbstractSolver
 from .arguments import prepare
-from .plan import follow, note_steps
+from .plan import choose_plan, note_steps
 from .pullback import Pullback
-from .solve_program import Program
+from .solve_program import DifferentiableSolve
 
 __all__ = [
     "AdjointName",
@@ -273,10 +273,10 @@ def solve(
         find_adjoint(adjoint)
     loop, inputs = prepare(f, y0, t0, t1, args, options)
     bk = loop.bk
-    program = Program(loop, RecursiveCheckpointAdjoint())
+    program = DifferentiableSolve(loop, RecursiveCheckpointAdjoint())
     if bk.needs_gradient(inputs):
-        the_plan = follow(loop, inputs, options, native=True)
-        program = Program(loop, the_plan.adjoint, the_plan)
+        the_plan = choose_plan(loop, inputs, options, native=True)
+        program = DifferentiableSolve(loop, the_plan.adjoint, the_plan)
     loop.progress = progress
     leaves, aux = bk.differentiate(program, inputs)
     return _solution(program, inputs, leaves, aux, throw)
@@ -422,8 +422,8 @@ def solve_vjp(
     loop, inputs = prepare(f, y0, t0, t1, args, options, native=False)
     bk, problem = loop.bk, loop.problem
     problem.notice = problem.note_untimed  # derivatives by times are there for who reads them
-    the_plan = follow(loop, inputs, options, native=False)
-    program = Program(loop, the_plan.adjoint, the_plan)
+    the_plan = choose_plan(loop, inputs, options, native=False)
+    program = DifferentiableSolve(loop, the_plan.adjoint, the_plan)
     loop.progress = options.progress
     inputs = bk.detach(problem, inputs)
     pullback = Pullback((f, y0, t0, t1, args, options), program, inputs)
@@ -519,11 +519,11 @@ def plan(
     options = Options.of(locals())
     loop, inputs = prepare(f, y0, t0, t1, args, options)
     vjp = measured_vjp(loop, inputs) if calibrate else None
-    return follow(loop, inputs, options, native=True, vjp=vjp, asked=True)
+    return choose_plan(loop, inputs, options, native=True, vjp=vjp, plan_only=True)
 
 
 def _solution(
-    program: Program, inputs: Inputs, leaves: Any, aux: Any, throw: bool
+    program: DifferentiableSolve, inputs: Inputs, leaves: Any, aux: Any, throw: bool
 ) -> Solution[Any]:
     """Wrap; raise where the status is known and bad."""
     loop, stats = program.loop, program.stats

@@ -8,25 +8,25 @@ from collections.abc import Callable
 from typing import Any
 
 from .._adjoints import AbstractAdjoint, DirectAdjoint, ForwardMode, check_followed
-from .._base.types import Inputs, Wanted
+from .._base.types import Inputs, NeedsGradient
 from .._integrate.outputs import output_times
 from .._integrate.solution import Status
 from .._planner import Plan, widened
 
-__all__ = ["Program"]
+__all__ = ["DifferentiableSolve"]
 
 
-class Program:
+class DifferentiableSolve:
     """One solve as the adapters see it: a primal, and a forward and reverse for its gradient.
 
     Attributes
     ----------
-    loop : ForwardLoop
+    loop : Integrator
     adjoint : AbstractAdjoint
     fallback : AbstractAdjoint
         What takes over where the adjoint finds that it has no room (``TooManySteps``).
     stats : dict
-        The solution's statistics; a reverse sweep adds its own when it has run.
+        The solution's statistics; a reverse pass adds its own when it has run.
     plan : Plan or None
         Whose limit of steps is kept.
     """
@@ -37,7 +37,7 @@ class Program:
         self.fallback = (plan and plan.fallback) or adjoint
         self.plan = plan
         self.stats: dict[str, Any] = {}
-        self._marched = loop
+        self._bounded_loop = loop
 
     def key(self) -> Any:
         """What a compiled form of this program depends on; unhashable where it can't be kept."""
@@ -81,38 +81,42 @@ class Program:
         leaves, final = self.adjoint.primal(self.loop.placed(inputs), inputs)
         return leaves, self._aux(inputs, final)
 
-    def forward(self, inputs: Inputs, wanted: Wanted | None = None) -> tuple[Any, Any, Any]:
+    def forward(self, inputs: Inputs, wanted: NeedsGradient | None = None) -> tuple[Any, Any, Any]:
         """The same, and what the reverse needs (of what is ``wanted``, where that is known)."""
         leaves, final, residuals = self._forward_within_limits(inputs, wanted)
         return leaves, self._aux(inputs, final), residuals
 
-    def reverse(self, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted) -> Inputs:
+    def reverse(
+        self, inputs: Inputs, residuals: Any, cotangents: Any, wanted: NeedsGradient
+    ) -> Inputs:
         """Cotangents of the inputs."""
         return self.adjoint.reverse(
-            self._marched.placed(inputs), inputs, residuals, cotangents, wanted
+            self._bounded_loop.placed(inputs), inputs, residuals, cotangents, wanted
         )
 
     def resume(self) -> int | None:
-        """Take the plan's limit of steps, which is returned: for a march, or after one."""
+        """Take the plan's limit of steps, which is returned: for an integration, or after one."""
         limit = None if self.plan is None else self.plan.limit
-        self._marched = self.loop
+        self._bounded_loop = self.loop
         if limit is not None:
-            self._marched = copy.copy(self.loop)
-            self._marched.max_steps = limit
+            self._bounded_loop = copy.copy(self.loop)
+            self._bounded_loop.max_steps = limit
         return limit
 
-    def _forward_within_limits(self, inputs: Inputs, wanted: Wanted | None) -> tuple[Any, Any, Any]:
+    def _forward_within_limits(
+        self, inputs: Inputs, wanted: NeedsGradient | None
+    ) -> tuple[Any, Any, Any]:
         """Begun again by a plan for more steps where the solve outgrows its plan.
 
         Never in a traced library: its records and buffers have their size before it runs.
         """
         while True:
             limit = self.resume()
-            loop = self._marched.placed(inputs)
+            loop = self._bounded_loop.placed(inputs)
             leaves, final, residuals = self.adjoint.forward_for(loop, inputs, wanted)
             if self.plan is None or limit is None or final.status != int(Status.max_steps):
                 return leaves, final, residuals
-            self.loop.problem.trials += self._marched.called(final)
+            self.loop.problem.trials += self._bounded_loop.called(final)
             del leaves, final, residuals
             self.plan = widened(self.plan)
             self.adjoint = self.plan.adjoint
@@ -122,12 +126,12 @@ class Program:
         return bool(aux[3] != int(Status.converged))
 
     def tell(self, cotangents: Inputs) -> None:
-        """Note what a finished reverse sweep tells of itself."""
-        for name, value in (cotangents.told or {}).items():
+        """Note what a finished reverse pass tells of itself."""
+        for name, value in (cotangents.stats or {}).items():
             self.stats[name] = self.loop.bk.number(value)
 
     def _aux(self, inputs: Inputs, final: Any) -> tuple[Any, ...]:
-        times, t = output_times(self.loop, inputs, final), self.loop.told(inputs, final.t)
+        times, t = output_times(self.loop, inputs, final), self.loop.user_time(inputs, final.t)
         inside = final.inside[2] if len(final.inside) > 2 else 0
         n = final.inside[0] if self.loop.outputs.inside == "steps" else final.n
         return times, n, final.tries, final.status, t, inside

@@ -4,7 +4,7 @@ Members: ``tape`` (``vjp`` and its ``Pullback``; loaded when it is needed), ``va
 that records, with ``writing`` and ``numpy_protocol``), ``recording`` (the tape's entries),
 ``namespace`` (the functions that record), the rules (``elementwise``, ``shaping``,
 ``products``, ``composed``, ``fitting``), ``vector_field`` (a field with its own vjp) and
-``pullback`` (what the reverse sweep calls).
+``pullback`` (what the reverse pass calls).
 
 To add a rule, write ``rule(xp, x, ...) -> (out, back, ...)`` in array API, put it into the
 table of its module, and its cases into ``tests/derivative/cases.py``: the suite fails for a

@@ -1,7 +1,7 @@
-"""Pullbacks of a vector field for the reverse sweep: by the tape, or by the user's own vjp.
+"""Pullbacks of a vector field for the reverse pass: by the tape, or by the user's own vjp.
 
 The accumulator of parameter cotangents is threaded through the pulls, so that an adapter may
-add in place: it belongs to the sweep.
+add in place: it belongs to the pass.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .._base.errors import InputError
-from .._base.types import Array, State, Wanted
+from .._base.types import Array, NeedsGradient, State
 
 __all__ = ["TapePullback", "UserPullback"]
 
@@ -21,7 +21,7 @@ Pull = Callable[[Any, Any], tuple[Any, Any, Any]]
 class _Pullback:
     """Accumulators shared by the two forms below."""
 
-    def __init__(self, layout: Any, params: Sequence[Array], wanted: Wanted) -> None:
+    def __init__(self, layout: Any, params: Sequence[Array], wanted: NeedsGradient) -> None:
         self.layout = layout
         self.bk = layout.bk
         self.params = params
@@ -59,7 +59,7 @@ class TapePullback(_Pullback):
     """
 
     def __init__(
-        self, layout: Any, bind: Callable[..., Any], params: Sequence[Array], wanted: Wanted
+        self, layout: Any, bind: Callable[..., Any], params: Sequence[Array], wanted: NeedsGradient
     ) -> None:
         # a good part of the package's import, for some libraries only
         from .vjp import Signature, vjp
@@ -126,7 +126,9 @@ class TapePullback(_Pullback):
 class UserPullback(_Pullback):
     """The vjp that came with a :class:`~retrograde.VectorField`."""
 
-    def __init__(self, problem: Any, f: Any, params: Sequence[Array], wanted: Wanted) -> None:
+    def __init__(
+        self, problem: Any, f: Any, params: Sequence[Array], wanted: NeedsGradient
+    ) -> None:
         super().__init__(problem.layout, params, wanted)
         self.problem = problem
         self.f = f

@@ -5,7 +5,7 @@ clock of rows, one time for each sample of a batch, fits the same methods; the l
 look inside. Controllers are written in a clock's arithmetic, so each is written once.
 
 A clock counts from t0 (``_integrate.relative_time``). Times only ever move by ``land``: a step's
-size is always ``t_new - t``, so that a sweep that knows the recorded times alone takes bitwise the
+size is always ``t_new - t``, so that a pass that knows the recorded times alone takes bitwise the
 same steps (T16: (t + h) - t is not h).
 """
 

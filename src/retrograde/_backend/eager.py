@@ -21,11 +21,11 @@ from typing import Any, ClassVar
 from .._base.errors import InputError, UnsupportedByBackend
 from .._base.host_memory import MemoryInfo, host_memory
 from .._base.trees import flatten
-from .._base.types import Array, Asked, State, Tree, Wanted
+from .._base.types import Array, NeedsGradient, RequestedTransforms, State, Tree
 from .._checkpointing import schedules
 from .clock import HostClock
 from .interface import AbstractBackend, Capability
-from .stages import ListAdjoint, ListLayout, ListStages, Scale
+from .stages import ListLayout, Scale, StageCotangents, Stages
 
 __all__ = [
     "DirectHooks",
@@ -90,7 +90,7 @@ class DirectLayout(ListLayout):
         return t if self.bk.is_array(t) else super().time(t)
 
 
-class DirectStages(ListStages):
+class DirectStages(Stages):
     """Stages whose error estimate is no part of the graph: step sizes are constants."""
 
     def error2(self, y1: State) -> Any:
@@ -180,12 +180,12 @@ class IterationHooks:
         arrays = [x for x in leaves if self.is_array(x)]
         copies = [self.xp.asarray(x, copy=True) for x in arrays]
 
-        def look() -> None:
+        def table_get() -> None:
             for x, same in zip(arrays, copies, strict=True):
                 if not bool(self.xp.all((x == same) | (x != x))):
                     raise InputError(f"{whose} in place; return a new array instead.")
 
-        return look
+        return table_get
 
     def capture_loop(self, loop: Any) -> None:
         pass
@@ -377,15 +377,15 @@ class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
         call = self.guard(lambda t, y: fn(t, problem.state_tree(y), args))
         return self.flatten(call(problem.layout.time(t0), problem.y0))
 
-    # --- spaces and clock
+    # --- stages and clock
     def layout(self, leaves: Sequence[Array]) -> Any:
         return ListLayout(self, leaves)
 
     def stages(self, layout: Any, tableau: Any, scale: Scale | None = None) -> Any:
-        return ListStages(layout, tableau, scale)
+        return Stages(layout, tableau, scale)
 
     def adjoint(self, layout: Any, tableau: Any) -> Any:
-        return ListAdjoint(layout, tableau)
+        return StageCotangents(layout, tableau)
 
     def clock(self, layout: Any) -> Any:
         return HostClock()
@@ -444,10 +444,10 @@ class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
         events = schedules.events(rows)
         return Lazy(events.index), Lazy(events.slot)
 
-    def look(self, table: Any, i: Any) -> Any:
+    def table_get(self, table: Any, i: Any) -> Any:
         return table[i]
 
-    def set_int(self, table: Any, i: Any, value: Any) -> Any:
+    def table_set(self, table: Any, i: Any, value: Any) -> Any:
         table[i] = value
         return table
 
@@ -496,7 +496,7 @@ class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
         copy = partial(self.xp.asarray, copy=True)
         return lambda t, y: field(t, self.map_state(copy, y))
 
-    def poison(self, ok: Any, x: Array) -> Array:
+    def nan_unless(self, ok: Any, x: Array) -> Array:
         return x if ok else x * float("nan")
 
     def poison_gradient(self, ok: Any, x: Array) -> Array:
@@ -511,7 +511,7 @@ class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
     def accumulate(self, total: Array, x: Array) -> Array:
         return total + x
 
-    def pullback(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
+    def pullback(self, layout: Any, bind: Any, params: Any, wanted: NeedsGradient) -> Any:
         raise UnsupportedByBackend(
             f"the backend {self.name!r} has no vjp of a vector field; pass "
             "`rg.VectorField(f, vjp=...)`."
@@ -525,14 +525,14 @@ class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
 
     def _unchanged(self, inputs: Any, run: Callable[[Any], Any]) -> Any:
         """``run(inputs)``, whose parameters must be after it what they were."""
-        look = self.watch(inputs.params, "`f` changed its argument `args`")
+        table_get = self.watch(inputs.params, "`f` changed its argument `args`")
         with self.quiet():
             result = run(inputs)
-        look()
+        table_get()
         return result
 
     def run_reverse(
-        self, program: Any, inputs: Any, residuals: Any, cotangents: Any, wanted: Wanted
+        self, program: Any, inputs: Any, residuals: Any, cotangents: Any, wanted: NeedsGradient
     ) -> Any:
         return program.reverse(inputs, residuals, cotangents, wanted)
 
@@ -544,8 +544,8 @@ class EagerBackend(DirectHooks, IterationHooks, AbstractBackend):
     def needs_gradient(self, inputs: Any) -> bool:
         return False
 
-    def asked(self, inputs: Any) -> Asked:
-        return Asked()
+    def requested(self, inputs: Any) -> RequestedTransforms:
+        return RequestedTransforms()
 
     def has_forward_mode(self, problem: Any) -> bool:
         return False

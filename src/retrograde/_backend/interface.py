@@ -1,22 +1,23 @@
-"""The seam: the hooks that an array library's adapter supplies beyond the array API standard.
+"""the backend interface: the hooks that an array library's adapter supplies beyond the array API
+standard.
 
 Hooks state semantics (differentiable or not, traced or not, whether a value is read back to the
 host); names of libraries stay in the adapters. A hook that a library can't honour is absent
 from ``capabilities`` and raises :class:`~retrograde.UnsupportedByBackend`.
 
-The seam: arrays, trees and scalars.
+the backend interface: arrays, trees and scalars.
 
 A part of :class:`~retrograde.backend.AbstractBackend`; ``EagerBackend`` has the generic forms.
 
-The seam: spaces, clock, loops and buffers.
+the backend interface: stages, clock, loops and buffers.
 
 A part of :class:`~retrograde.backend.AbstractBackend`; ``EagerBackend`` has the generic forms.
 
-The seam: derivatives, whole programs, DirectAdjoint, and memory.
+the backend interface: derivatives, whole programs, DirectAdjoint, and memory.
 
 A part of :class:`~retrograde.backend.AbstractBackend`; ``EagerBackend`` has the generic forms.
 
-The seam: public loops (``while_loop``, ``scan``) over bodies of the user's.
+the backend interface: public loops (``while_loop``, ``scan``) over bodies of the user's.
 
 A part of :class:`~retrograde.backend.AbstractBackend`; ``EagerBackend`` has the generic forms.
 """
@@ -31,7 +32,7 @@ from typing import Any, ClassVar
 
 from .._base.errors import UnsupportedByBackend
 from .._base.host_memory import MemoryInfo
-from .._base.types import Array, Asked, State, Tree, Wanted
+from .._base.types import Array, NeedsGradient, RequestedTransforms, State, Tree
 from .stages import Scale
 
 __all__ = [
@@ -116,7 +117,7 @@ class ArrayHooks(ABC):
         """A 0-d array as the clock's scalar: the one host read of a step."""
 
     def held(self, x: Array) -> Any:
-        """A 0-d array as sweeps sum it: a scalar of the clock where that costs no wait, else x."""
+        """A 0-d array as passes sum it: a scalar of the clock where that costs no wait, else x."""
         return self.scalar(x)
 
     @abstractmethod
@@ -161,7 +162,7 @@ class ArrayHooks(ABC):
 
     @abstractmethod
     def accumulate(self, total: Array, x: Array) -> Array:
-        """``total + x``; adapters may add in place, ``total`` belongs to the sweep."""
+        """``total + x``; adapters may add in place, ``total`` belongs to the pass."""
 
     @abstractmethod
     def copied(self, tree: Tree) -> Tree:
@@ -177,7 +178,7 @@ class ArrayHooks(ABC):
 
 
 class LoopHooks(ABC):
-    """Hooks for spaces, clock, loops and buffers."""
+    """Hooks for stages, clock, loops and buffers."""
 
     @abstractmethod
     def layout(self, leaves: Sequence[Array]) -> Any:
@@ -185,11 +186,11 @@ class LoopHooks(ABC):
 
     @abstractmethod
     def stages(self, layout: Any, tableau: Any, scale: Scale | None = None) -> Any:
-        """A stage space, made once a sweep."""
+        """stages, made once a pass."""
 
     @abstractmethod
     def adjoint(self, layout: Any, tableau: Any) -> Any:
-        """An adjoint space, made once a sweep."""
+        """stage cotangents, made once a pass."""
 
     @abstractmethod
     def clock(self, layout: Any) -> Any:
@@ -221,7 +222,7 @@ class LoopHooks(ABC):
 
     @abstractmethod
     def real_rows(self, rows: int | None, width: int, layout: Any) -> Any:
-        """A table of rows of reals (:meth:`look`, :meth:`set_int`); None: it grows."""
+        """A table of rows of reals (:meth:`look`, :meth:`table_set`); None: it grows."""
 
     @abstractmethod
     def new_buffer(self, rows: Any, layout: Any, *, scratch: bool) -> Any:
@@ -242,7 +243,7 @@ class LoopHooks(ABC):
     @abstractmethod
     def at_end(self, here: Any, end: Callable[[], State], inside: Callable[[], State]) -> State:
         """The state at a step's end where ``here``, else inside it; with the inside's derivatives,
-        where autodiff follows the march: those by the saved time are its alone."""
+        where autodiff follows the integration: those by the saved time are its alone."""
 
     @abstractmethod
     def index(self, i: int) -> Any:
@@ -250,18 +251,18 @@ class LoopHooks(ABC):
 
     @abstractmethod
     def ints(self, values: Sequence[int]) -> Any:
-        """A small table of ints to be read with :meth:`look` and changed with :meth:`set_int`."""
+        """A small table of ints to be read with :meth:`look` and changed with :meth:`table_set`."""
 
     @abstractmethod
     def reals(self, n: int, layout: Any) -> Any:
         """A table of n zeros in the clock's reals."""
 
     @abstractmethod
-    def look(self, table: Any, i: Any) -> Any:
+    def table_get(self, table: Any, i: Any) -> Any:
         """Entry i of a table of ints or times."""
 
     @abstractmethod
-    def set_int(self, table: Any, i: Any, value: Any) -> Any:
+    def table_set(self, table: Any, i: Any, value: Any) -> Any:
         """The table with entry i replaced."""
 
     @abstractmethod
@@ -319,7 +320,7 @@ class GradientHooks(ABC):
         return tuple(loop.problem.differentiable)
 
     @abstractmethod
-    def asked(self, inputs: Any) -> Asked:
+    def requested(self, inputs: Any) -> RequestedTransforms:
         """What can be seen of the derivatives that will be asked for."""
 
     @abstractmethod
@@ -336,7 +337,7 @@ class GradientHooks(ABC):
 
     @abstractmethod
     def run_reverse(
-        self, program: Any, inputs: Any, residuals: Any, cotangents: Any, wanted: Wanted
+        self, program: Any, inputs: Any, residuals: Any, cotangents: Any, wanted: NeedsGradient
     ) -> Any:
         """``program.reverse(...)``, compiled where the library compiles."""
 
@@ -349,17 +350,17 @@ class GradientHooks(ABC):
         """(output leaves, aux, pull) of a program that the library differentiates itself."""
 
     @abstractmethod
-    def pullback(self, layout: Any, bind: Any, params: Any, wanted: Wanted) -> Any:
+    def pullback(self, layout: Any, bind: Any, params: Any, wanted: NeedsGradient) -> Any:
         """The vjp of ``bind(params)(t, leaves)``, in the form of ``_autodiff.TapePullback``.
 
         Where it has a true attribute ``scales``, its pulls take a third argument, the weight of
         what they add to the accumulator (sums of states then take theirs where they are formed).
         """
 
-    def own_sweep(
+    def own_step_vjp(
         self, solver: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, stored: bool
     ) -> Any:
-        """A reverse sweep that serves the library better than the solver's own, or None.
+        """A reverse pass that serves the library better than the solver's own, or None.
 
         ``outputs``, ``time``: the inside of steps, and times, have cotangents. ``stored``: every
         state is, so that no step is replayed.
@@ -367,21 +368,22 @@ class GradientHooks(ABC):
         return None
 
     def records_tapes(self, loop: Any) -> bool:
-        """Whether a march of this loop can keep what the vjp of f needs (``TapeAdjoint``)."""
+        """Whether an integration of this loop can keep what the vjp of f needs
+        (``TapeAdjoint``)."""
         return False
 
-    def tapes(self, loop: Any, inputs: Any, wanted: Wanted) -> Any:
-        """What keeps it: it has a guard's ``table``, ``on_grid`` and ``on_tries``, the march's
-        ``forward_sweep``, and ``reverse_sweep(rows)`` that pulls the step ``at``.
+    def tapes(self, loop: Any, inputs: Any, wanted: NeedsGradient) -> Any:
+        """What keeps it: it has a guard's ``table``, ``on_grid`` and ``on_tries``, the
+        integration's ``stepper``, and ``step_vjp(rows)`` that pulls the step ``at``.
         """
         raise UnsupportedByBackend(f"{type(self).__name__} keeps no tapes.")
 
-    def kept_bytes(self, loop: Any, inputs: Any, wanted: Wanted) -> tuple[int, bool]:
+    def kept_bytes(self, loop: Any, inputs: Any, wanted: NeedsGradient) -> tuple[int, bool]:
         """Bytes of a step's tapes as they are kept, and whether that is a gain."""
         return 0, False
 
     @abstractmethod
-    def poison(self, ok: Any, x: Array) -> Array:
+    def nan_unless(self, ok: Any, x: Array) -> Array:
         """x where ok, else nan, as are its derivatives: what failed has no result, no gradient."""
 
     @abstractmethod
@@ -395,14 +397,14 @@ class GradientHooks(ABC):
     @abstractmethod
     def tape_bytes(self, vjp: Any, t: Array, y: State) -> tuple[int, int, Any]:
         """Bytes that one linearisation of f keeps, those where states are leaves of their own
-        (as in a recorded march), and f's leaves there (None: not run)."""
+        (as in a recorded integration), and f's leaves there (None: not run)."""
 
     def pull_bytes(self, vjp: Any, k: Any, pull: Any) -> int | None:
         """Bytes of the arrays alive at most in one pull of f's linearisation, measured: sums of
         parameters' cotangents, and what is made on the way. None where that can't be seen."""
         return None
 
-    def compiled_bytes(self, loop: Any, inputs: Any, wanted: Wanted, one_tape: bool) -> int:
+    def compiled_bytes(self, loop: Any, inputs: Any, wanted: NeedsGradient, one_tape: bool) -> int:
         """What a compiled gradient takes beside its slots, by the compiler's own account.
 
         Asked of traced libraries alone.
@@ -608,7 +610,7 @@ class AbstractBackend(ArrayHooks, LoopHooks, GradientHooks, IterationHooks):
     array_overhead : int [bytes]
         What an array takes beside its elements.
     python_loops : bool
-        Whether an adaptive march may be a loop of Python's own, over numbers of the host.
+        Whether an adaptive integration may be a loop of Python's own, over numbers of the host.
     counts_changes : bool
         Whether arrays count what is written into them, so that ``watch`` costs next to nothing.
 

@@ -1,14 +1,14 @@
-"""Stage and adjoint spaces in plain array-API form: the only place of linear combinations.
+"""Stages and their cotangents in plain array-API form: the only place of linear combinations.
 
 A *layout* turns the leaves of a tree into the state that a loop carries and back. A *stage
-space* holds one step's stages; an *adjoint space* their cotangents. The forms here carry a
+space* holds one step's stages; an *stage cotangents* their cotangents. The forms here carry a
 tuple of leaves and use nothing beyond the array API standard: what an unknown library gets,
 what a tracing library wants, and the oracle that faster adapter forms are tested against.
 
 Notation: Y_i = y + h sum_j a_ij k_j, y1 = y + h sum_i b_i k_i (Hairer, Norsett, Wanner, Solving
-ODEs I, eq. II.1.8). Adjoint spaces: ``stages``.
+ODEs I, eq. II.1.8). Stage cotangents: ``stages``.
 
-Adjoint spaces in plain array-API form: the cotangents of one step's stages (see ``stages``).
+Stage cotangents in plain array-API form: the cotangents of one step's stages (see ``stages``).
 
 u_i = h (b_i g + sum_j>i a_ji mu_j) + q_i (Hager 2000, doi:10.1007/s002110000178; Sanz-Serna 2016,
 doi:10.1137/151002769), over all stages that there are, those of an interpolant alone included.
@@ -31,11 +31,11 @@ from .._base.types import Array, Scalar, State
 
 __all__ = [
     "ORDINARY",
-    "ListAdjoint",
     "ListLayout",
     "ListParts",
-    "ListStages",
     "Scale",
+    "StageCotangents",
+    "Stages",
     "combination_rows",
     "joint",
     "known_zero",
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 
-class ListAdjoint:
+class StageCotangents:
     """The cotangents of one explicit Runge-Kutta step over a ``ListLayout``."""
 
     def __init__(self, layout: Any, tableau: Any) -> None:
@@ -367,7 +367,7 @@ class ListLayout(ListParts):
         return tuple(leaf[i, ...] for leaf in leaves)
 
 
-class ListStages:
+class Stages:
     """The stages of one explicit Runge-Kutta step over a :class:`ListLayout`."""
 
     whole = True

@@ -17,17 +17,17 @@ else:  # a default of a type variable is for type checkers before Python 3.13
 __all__ = [
     "TINY",
     "Array",
-    "Asked",
     "Inputs",
+    "NeedsGradient",
     "Numbers",
     "Plain",
+    "RequestedTransforms",
     "Scalar",
     "State",
     "Time",
     "Times",
     "Tree",
     "VectorFieldFn",
-    "Wanted",
     "Y",
 ]
 
@@ -78,7 +78,7 @@ class Inputs(NamedTuple):
     that ``f`` closes over; ``ts`` are the saved times (a sequence or a 1-D array). ``settings`` are
     constants of the gradient that come as arrays (perhaps traced): the size of constant steps, or
     the two tolerances in state form; empty where they are numbers. Where an ``Inputs`` holds
-    cotangents, ``told`` is what the reverse sweep tells of itself (statistics). ``relative`` are
+    cotangents, ``stats`` are statistics of the reverse pass. ``relative`` are
     the times as the clock counts them, where they differ (``_integrate.relative_time``).
     """
 
@@ -88,7 +88,7 @@ class Inputs(NamedTuple):
     t1: Scalar
     ts: Any
     settings: tuple[Any, ...] = ()
-    told: Any = None
+    stats: Any = None
     relative: tuple[Any, ...] = ()
 
     @property
@@ -97,7 +97,7 @@ class Inputs(NamedTuple):
         return self.relative or (self.t0, self.t1, self.ts)
 
 
-class Asked(NamedTuple):
+class RequestedTransforms(NamedTuple):
     """What can be seen, when a solve is called, of the derivatives that will be asked for.
 
     Attributes
@@ -105,7 +105,7 @@ class Asked(NamedTuple):
     forward : bool
         Nothing but forward mode (jvp).
     again : bool
-        More than one plain reverse sweep, by an autodiff that must follow every step.
+        More than one plain reverse pass, by an autodiff that must follow every step.
     scalars : int or None
         Real numbers that are differentiated in reverse mode; None where that can't be seen.
     measurable : bool
@@ -118,8 +118,8 @@ class Asked(NamedTuple):
     measurable: bool = True
 
 
-class Wanted(NamedTuple):
-    """Which of the :class:`Inputs` a gradient is asked of; reverse sweeps give y0's anyway."""
+class NeedsGradient(NamedTuple):
+    """Which of the :class:`Inputs` a gradient is asked of; reverse passes give y0's anyway."""
 
     params: tuple[bool, ...]
     t0: bool

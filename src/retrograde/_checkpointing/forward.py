@@ -1,14 +1,14 @@
-"""Marching forward while storing states where a schedule says.
+"""Going forward while storing states where a schedule says.
 
 The outer loop runs over placements, not over steps: write a row, then step on to the next
 placement. So the inner loop has no compare with a schedule, no gather and no conditional
 write; a known length (binomial positions) and an unknown one (event table) are the same code.
 
-The adaptive march where times are Python floats: one ``while`` over local variables.
+The adaptive integration where times are Python floats: one ``while`` over local variables.
 
-The same tries, decisions and rows as the conditional march that ``_integrate.integrator`` hands to
-``march``, bit for bit (a test holds them to each other); what it saves are the calls between
-them. For eager libraries whose steps are cheap, those cost as much as the step.
+The same tries, decisions and rows as the conditional integration that ``_integrate.integrator``
+hands to ``checkpointed_while``, bit for bit (a test holds them to each other); what it saves are
+the calls between them. For eager libraries whose steps are cheap, those cost as much as the step.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ __all__ = [
     "Slots",
     "Stored",
     "Tries",
-    "march",
-    "march_counted",
-    "march_on_host",
+    "checkpointed_for",
+    "checkpointed_while",
+    "host_while",
 ]
 
 
@@ -76,7 +76,7 @@ class Stored(NamedTuple):
     positions: Any
 
 
-def march(
+def checkpointed_while(
     bk: Any,
     s: Any,
     body: Callable[[Any], Any],
@@ -105,9 +105,9 @@ def march(
     def placement(z: Any) -> Any:
         s, e, buffer, positions = z
         i, y = view(s)
-        row = bk.look(slots.row, e)
-        buffer, positions = bk.write(buffer, row, y), bk.set_int(positions, row, i)
-        limit = bk.look(slots.index, e + 1)
+        row = bk.table_get(slots.row, e)
+        buffer, positions = bk.write(buffer, row, y), bk.table_set(positions, row, i)
+        limit = bk.table_get(slots.index, e + 1)
         s = bk.while_loop(lambda s: bk.both(running(s), view(s)[0] < limit), body, s)
         return s, e + 1, buffer, positions
 
@@ -117,7 +117,7 @@ def march(
     return s, Stored(buffer, positions)
 
 
-def march_counted(
+def checkpointed_for(
     bk: Any,
     n: Any,
     s: Any,
@@ -141,11 +141,11 @@ def march_counted(
 
     def placement(e: Any, z: Any) -> Any:
         s, buffer, positions = z
-        low, row = bk.look(slots.index, e), bk.look(slots.row, e)
+        low, row = bk.table_get(slots.index, e), bk.table_get(slots.row, e)
         buffer = bk.write(buffer, row, state(s))
         if not slots.segments:  # those are reversed by the index alone
-            positions = bk.set_int(positions, row, low)
-        high = bk.pick(bk.look(slots.index, e + 1) < n, bk.look(slots.index, e + 1), n)
+            positions = bk.table_set(positions, row, low)
+        high = bk.pick(bk.table_get(slots.index, e + 1) < n, bk.table_get(slots.index, e + 1), n)
         return bk.for_loop(low, high, body, s), buffer, positions
 
     assert slots.rows is not None
@@ -156,7 +156,7 @@ def march_counted(
 
 
 class Tries(NamedTuple):
-    """What a march is made of.
+    """What an integration is made of.
 
     Attributes
     ----------
@@ -190,10 +190,10 @@ class Tries(NamedTuple):
     patience: Patience
 
 
-def march_on_host(
+def host_while(
     bk: Any, start: tuple[Any, ...], tries: Tries, slots: Slots | None, layout: Any
 ) -> tuple[tuple[Any, ...], Stored | None]:
-    """March from ``start``, the carry of the conditional march, to its end.
+    """Integration from ``start``, the carry of the conditional integration, to its end.
 
     ``slots``: None, or those that store every state.
     """

@@ -1,4 +1,4 @@
-"""A word about an adaptive march that takes long, and what it may take in all.
+"""A word about an adaptive integration that takes long, and what it may take in all.
 
 It bounds nothing: whoever wants a bound passes ``max_steps``. It looks at the clock of the computer
 after 16, 32, 64, ... tries, and after each thousand later on, so that no try costs more for it.
@@ -18,13 +18,13 @@ FIRST, SPACING = 16, 1024
 
 
 class Patience:
-    """Tells the logger ``retrograde`` where a march is that takes long.
+    """Tells the logger ``retrograde`` where an integration is that takes long.
 
     Parameters
     ----------
     t1 : float [time]
         Its end.
-    told : callable
+    user_time : callable
         A time as the user counts it.
 
     Attributes
@@ -33,13 +33,14 @@ class Patience:
         The number of tries at which to :meth:`look` next.
     """
 
-    def __init__(self, t1: float, told: Callable[[float], float] = float) -> None:
-        self.t1, self.told = t1, told
+    def __init__(self, t1: float, user_time: Callable[[float], float] = float) -> None:
+        self.t1, self.user_time = t1, user_time
         self.began, self.stop = time.monotonic(), FIRST
         self.seconds, self.tries = SECONDS, TRIES
 
     def look(self, t: float, h: float, count: int) -> int:
-        """Say a word if it is time to: the march is at t after so many tries; the next ``stop``."""
+        """Say a word if it is time to: the integration is at t after so many tries; the next
+        ``stop``."""
         self.stop = count + min(count, SPACING)
         passed = time.monotonic() - self.began
         if passed >= self.seconds or count >= self.tries:
@@ -57,5 +58,5 @@ class Patience:
             "A solve is at t = %.6g after %d tries of a step (%.3g s). With steps of %.2g, as now, "
             "it takes some %.2g more to t1 = %.6g, %.2g s in all. It may be stiff, or tolerances "
             "may be tighter than needed; `max_steps` bounds the tries.",
-            self.told(t), count, passed, abs(h), left, self.told(self.t1), total,
+            self.user_time(t), count, passed, abs(h), left, self.user_time(self.t1), total,
         )  # fmt: skip

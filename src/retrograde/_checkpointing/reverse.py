@@ -40,7 +40,7 @@ def reverse(
     Parameters
     ----------
     slots, stored
-        The schedule and what the forward march stored by it.
+        The schedule and what the forward integration stored by it.
     n : int or traced scalar
     step
         ``advance(i, y) -> y`` replays step i; ``pull(i, y, carry) -> carry`` reverses it from
@@ -60,7 +60,7 @@ def reverse(
     Notes
     -----
     Executed advances: ``schedules.binomial.extra_advances(n, slots)`` for a window of one and
-    a known n; one sweep for segments; none where everything is stored.
+    a known n; one pass for segments; none where everything is stored.
     """
     if slots.everything:
         return _walk_back(bk, stored.buffer, 0, n, 0, step[1], carry)
@@ -109,7 +109,7 @@ def _reverse_segments(
 
     def segment(j: Any, z: Any) -> Any:
         e = count - 1 - j
-        low, end = bk.look(slots.index, e), bk.look(slots.index, e + 1)
+        low, end = bk.table_get(slots.index, e), bk.table_get(slots.index, e + 1)
         high = bk.pick(end < n, end, n)
         return _leaf(bk, z[1], low, high, bk.read(stored.buffer, e), step, z[0])
 
@@ -135,9 +135,9 @@ def _reverse_ranges(
 
     def leaf(z: Any) -> Any:
         end, top, positions, buffer, window, carry = z
-        row = bk.look(order, top - 1)
+        row = bk.table_get(order, top - 1)
 
-        start = (bk.look(positions, row), bk.read(buffer, row), top, positions, buffer)
+        start = (bk.table_get(positions, row), bk.read(buffer, row), top, positions, buffer)
         find = (rows, split, order, advance)
         # by reference, a leaf of many steps would hold the cotangents behind it alive
         filled = width == 1 and not bk.slots_by_reference
@@ -149,7 +149,7 @@ def _reverse_ranges(
             carry = step[1](at, y, carry)
         else:
             carry, window = _leaf(bk, window, at, end, y, step, carry)
-        dead = bk.look(positions, bk.look(order, top - 1)) >= at
+        dead = bk.table_get(positions, bk.table_get(order, top - 1)) >= at
         return at, bk.pick(dead, top - 1, top), positions, buffer, window, carry
 
     start = (n, top, stored.positions, stored.buffer, window, carry)
@@ -171,13 +171,13 @@ def _filled_leaf(
 
     def fill(i: Any, z: Any) -> Any:
         y, inside = advance(i, z[0]), i + 2 < high
-        row = bk.look(order, bk.pick(inside, i + 1 + shift, 0))
+        row = bk.table_get(order, bk.pick(inside, i + 1 + shift, 0))
         return y, bk.write(z[1], bk.pick(inside, row, scratch), y)
 
     def back(j: Any, z: Any) -> Any:
         i = low + (high - 1) - j
         carry = pull(i, z[0], z[1])
-        return bk.read(buffer, bk.look(order, bk.pick(i > low, i - 1, low) + shift)), carry
+        return bk.read(buffer, bk.table_get(order, bk.pick(i > low, i - 1, low) + shift)), carry
 
     y, buffer = bk.for_loop(low, high - 1, fill, (y, buffer))
     return bk.for_loop(low, high, back, (y, carry))[1], buffer
@@ -217,8 +217,8 @@ def to_leaf(
             blocks = (end - at + width - 1) // width
             to = at + width * split(blocks, rows - top + 1)
             room = top < rows
-            row = bk.pick(room, bk.look(order, bk.pick(room, top, 0)), rows)
-            return to, row, bk.pick(room, top + 1, top), bk.set_int(positions, row, to)
+            row = bk.pick(room, bk.table_get(order, bk.pick(room, top, 0)), rows)
+            return to, row, bk.pick(room, top + 1, top), bk.table_set(positions, row, to)
 
         to, row, top, positions = bk.as_one(placed)()
         y = bk.for_loop(at, to, advance, y)

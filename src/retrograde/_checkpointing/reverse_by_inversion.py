@@ -1,7 +1,7 @@
 """Walking a loop back by inverting its steps, under guard.
 
 Where a step can be taken back, a state need not be stored to be known again. Whatever is taken
-back is compared with what the forward march noted of the true state before anything is pulled
+back is compared with what the forward integration noted of the true state before anything is pulled
 from it; a range that fails is replayed from the stored state below it, by the schedule of
 ``reversal``. The result is guarded or exact, and what inversion can't do costs what checkpoints do.
 
@@ -109,7 +109,7 @@ def reverse_inverting(
     Parameters
     ----------
     slots, stored
-        The schedule and what the forward march stored by it.
+        The schedule and what the forward integration stored by it.
     ends : tuple
         The number of steps n and the state after the last one.
     step : Invertible
@@ -154,8 +154,8 @@ class _Walker:
 
     def turn(self, z: _Walk) -> _Walk:
         bk, i = self.bk, z.end - 1
-        row = bk.look(self.order, z.top - 1)
-        low = bk.look(z.positions, row)
+        row = bk.table_get(self.order, z.top - 1)
+        low = bk.table_get(z.positions, row)
         length, room = z.end - low, self.rows - z.top + 1
         room = bk.pick(room < _WIDE, room, _WIDE)
         replayed = self.clock.either(z.end > z.floor, length <= replay_limit(room, 1))
@@ -252,7 +252,7 @@ class _Walker:
     def _popped(self, z: _Walk, i: Any) -> Any:
         """The number of stored states below step i."""
         bk = self.bk
-        dead = bk.look(z.positions, bk.look(self.order, z.top - 1)) >= i
+        dead = bk.table_get(z.positions, bk.table_get(self.order, z.top - 1)) >= i
         return bk.pick(dead, z.top - 1, z.top)
 
     def _judged(self, z: _Walk, i: Any, y: Any, error: Any, ok: Any) -> _Walk:
@@ -275,21 +275,21 @@ class _Walker:
         )
         report, lost = z.report, z.end - z.verified
         passed = bk.pick(ok, error, apart)
-        told = clock.both(good, self._told(i, ok))
+        known = clock.both(good, self._known(i, ok))
         return z._replace(
             end=bk.pick(good, i, z.verified),
             top=bk.pick(good, self._popped(z, i), z.top),
             x=y,
             carry=carry,
             floor=bk.pick(good, z.floor, 0),
-            verified=bk.pick(told, i, z.verified),
+            verified=bk.pick(known, i, z.verified),
             report=Report(
                 report.inverted + bk.pick(good, bk.pick(ok, 1, 0), lost),
                 bk.pick(good, clock.maximum(report.error, passed), report.error),
             ),
         )
 
-    def _told(self, i: Any, ok: Any) -> Any:
+    def _known(self, i: Any, ok: Any) -> Any:
         """Whether the state before step i is known to be good: replayed, or noted and passed."""
         every, pick = self.step.every, self.bk.pick
         noted = 0 if every is None else pick(i % every == 0, 1, 0)

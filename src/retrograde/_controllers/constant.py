@@ -129,12 +129,12 @@ class GivenGrid(Grid):
     """Steps between given (or recorded) times; their first and last are t0 and t1."""
 
     def __init__(self, bk: Any, times: Any, whole: Any, count: Any = None, *, shifts: bool) -> None:
-        self.look, self.times, self.shifts = bk.look, times, shifts
+        self.table_get, self.times, self.shifts = bk.table_get, times, shifts
         self.whole, self.count = whole, whole if count is None else count
 
     def step(self, i: Any) -> tuple[Scalar, Scalar]:
-        t = self.look(self.times, i)
-        return t, self.look(self.times, i + 1) - t
+        t = self.table_get(self.times, i)
+        return t, self.table_get(self.times, i + 1) - t
 
     def end(self, i: Any) -> Scalar:
-        return self.look(self.times, i + 1)
+        return self.table_get(self.times, i + 1)

@@ -1,9 +1,9 @@
 """The one forward loop: propose, step, judge, save, count.
 
-Two marches serve every solver and backend: a counted one over a grid known beforehand, and a
+Two integrations serve every solver and backend: a counted one over a grid known beforehand, and a
 conditional one under an adaptive controller. Both can store states on the way
-(``_checkpointing.march``) and record the accepted times; adjoints receive a :class:`ForwardLoop`
-and never import this module.
+(``_checkpointing.checkpointed_while``) and record the accepted times; adjoints receive a
+:class:`Integrator` and never import this module.
 """
 
 from __future__ import annotations
@@ -14,7 +14,15 @@ from typing import Any, NamedTuple
 
 from .._backend.stages import Scale, smallest
 from .._base.types import Inputs, Scalar, State
-from .._checkpointing import Patience, Slots, Stored, Tries, march, march_counted, march_on_host
+from .._checkpointing import (
+    Patience,
+    Slots,
+    Stored,
+    Tries,
+    checkpointed_for,
+    checkpointed_while,
+    host_while,
+)
 from .._controllers import (
     AbstractController,
     ConstantGrid,
@@ -29,10 +37,10 @@ from .progress import reporter
 from .saveat import Outputs
 from .solution import Status
 
-__all__ = ["ForwardLoop"]
+__all__ = ["Integrator"]
 
 
-class ForwardLoop:
+class Integrator:
     """A solve, ready to run from any inputs.
 
     Parameters
@@ -81,7 +89,7 @@ class ForwardLoop:
         """Whether steps can be rejected."""
         return self.controller.adaptive
 
-    def placed(self, inputs: Inputs) -> ForwardLoop:
+    def placed(self, inputs: Inputs) -> Integrator:
         """The same loop, where f and ``SaveAt.fn`` are given t0 + t of a time t of the clock."""
         if not self.shifted:
             return self
@@ -91,7 +99,7 @@ class ForwardLoop:
         twin.carried = self.solver.carried(self.bk, twin.layout)
         return twin
 
-    def told(self, inputs: Inputs, t: Any) -> Any:
+    def user_time(self, inputs: Inputs, t: Any) -> Any:
         """A time (or times, where they are traced) of the clock as the user counts it."""
         if not inputs.relative:
             return t
@@ -103,8 +111,8 @@ class ForwardLoop:
         """y, of what the solver carries from step to step (``carried`` is its layout)."""
         return self.solver.state(self.layout, carried)
 
-    # --- marches
-    def march(
+    # --- integrations
+    def integrate(
         self,
         inputs: Inputs,
         slots: Slots | None = None,
@@ -116,21 +124,21 @@ class ForwardLoop:
         """Solve from t0 to t1; store states by ``slots``, record accepted times if asked.
 
         ``guard.note(table, i, y)`` is called with the state before step i, for i = 1, 2, ...;
-        one with a ``forward_sweep`` makes the march's steps (``TapeAdjoint``).
-        ``clocked.pack(y, t, h, memory)`` is what an adaptive march stores in place of y.
+        one with a ``stepper`` makes the integration's steps (``TapeAdjoint``).
+        ``clocked.pack(y, t, h, memory)`` is what an adaptive integration stores in place of y.
         """
         if self.progress:
             return self._with_progress(inputs, slots, record=record, guard=guard, clocked=clocked)
         inside = self._rows_at_start(inputs)
         record = record or self.outputs.inside == "steps"
         if self.adaptive:
-            final = self._march_adaptive(inputs, inside, slots, record, guard, clocked)
+            final = self._integrate_adaptive(inputs, inside, slots, record, guard, clocked)
         else:
-            final = self._march_grid(inputs, inside, slots, guard)
+            final = self._integrate_grid(inputs, inside, slots, guard)
         return final if self.times_checked else self._judged(inputs, final)
 
     def _judged(self, inputs: Inputs, final: Final) -> Final:
-        """The end of a march, or that of one that was not begun where its times are bad."""
+        """The end of an integration, or that of one that was not begun where its times are bad."""
         clock, controller, out = self.clock, self.controller, self.outputs
         t0, t1 = (clock.real(t) for t in inputs.clocked[:2])
         ts, rows = inputs.clocked[2] if out.inside == "ts" else (), final.inside
@@ -152,13 +160,13 @@ class ForwardLoop:
         return final._replace(status=status, t=clock.where(good, final.t, t0), inside=rows)
 
     def _with_progress(self, inputs: Inputs, slots: Slots | None, **settings: Any) -> Final:
-        """The same march, reported once; replays are not."""
+        """The same integration, reported once; replays are not."""
         report, close = reporter(self.progress)
         start, end = (float(t) for t in inputs.clocked[:2])
         self.progress, span = False, end - start
         self.watch = lambda t: report((t - start) / span if span else 1.0)
         try:
-            final = self.march(inputs, slots, **settings)
+            final = self.integrate(inputs, slots, **settings)
             self.watch(final.t)
         finally:
             self.watch = None
@@ -210,31 +218,33 @@ class ForwardLoop:
 
         def at_start(s: Any) -> Any:
             i = bk.pick(s[0] < out.count, s[0], last)
-            here = self.clock.both(s[0] < out.count, bk.look(ts, i) == t0)
+            here = self.clock.both(s[0] < out.count, bk.table_get(ts, i) == t0)
             return self.clock.both(here, t0 == t1) if self.rows_in_steps else here
 
         written = lambda s: (s[0] + 1, bk.write(s[1], s[0], row), *s[2:])  # noqa: E731
         return bk.while_loop(at_start, written, carry)
 
-    def _march_grid(self, inputs: Inputs, inside: Any, slots: Slots | None, guard: Any) -> Final:
+    def _integrate_grid(
+        self, inputs: Inputs, inside: Any, slots: Slots | None, guard: Any
+    ) -> Final:
         bk, out, clock = self.bk, self.outputs, self.clock
         grid = self.grid(inputs)
         field = self.bind(inputs.params)
-        make = getattr(guard, "forward_sweep", None) or self.solver.forward_sweep
-        sweep = make(bk, self.layout, field)
+        make = getattr(guard, "stepper", None) or self.solver.stepper
+        stepper = make(bk, self.layout, field)
         emit, ts = out.emitter(self.problem, self.layout, inputs.params), inputs.clocked[2]
 
         def plain(i: Any, s: Any) -> Any:
             t, h = grid.step(i)
-            return (sweep.advance(t, h, s[0]),)
+            return (stepper.advance(t, h, s[0]),)
 
         def saving(i: Any, s: Any) -> Any:
             y, k0, rows, reached = s
             t, h = grid.step(i)
-            y1, k1, _ = sweep.attempt(t, h, y, k0)
-            # an eager march that fails is looked at once more; nan and inf last
+            y1, k1, _ = stepper.attempt(t, h, y, k0)
+            # an eager integration that fails is looked at once more; nan and inf last
             ok = self.carried.finite(y1) if clock.traced else clock.yes
-            rows = out.collect(rows, ok, ts, (t, grid.end(i), h, y1), i, sweep, emit)
+            rows = out.collect(rows, ok, ts, (t, grid.end(i), h, y1), i, stepper, emit)
             return y1, k1, rows, bk.pick(ok, i + 1, reached)
 
         def watched(i: Any, s: Any) -> Any:
@@ -243,16 +253,16 @@ class ForwardLoop:
 
         step = saving if out.inside else plain
         t0 = clock.real(inputs.clocked[0])
-        y0 = sweep.start(t0, inputs.y0)
+        y0 = stepper.start(t0, inputs.y0)
         start: tuple[Any, ...] = (y0,)
         if out.inside:
-            start = (y0, sweep.first(t0, y0), inside, clock.count(0))
+            start = (y0, stepper.first(t0, y0), inside, clock.count(0))
         taken = watched if self.watch else step
         if guard is not None:
             start = (*start, guard.table(grid.count if self.count is not None else self.max_steps))
             taken = guard.on_grid(taken)
         n, first = grid.count, lambda s: s[0]
-        s, stored = march_counted(bk, n, start, taken, first, slots, self.carried)
+        s, stored = checkpointed_for(bk, n, start, taken, first, slots, self.carried)
         y, t = s[0], clock.real(inputs.clocked[1])
         inside = s[2] if out.inside else inside
         noted = s[-1] if guard is not None else None
@@ -262,37 +272,37 @@ class ForwardLoop:
         if clock.traced:
             last = bk.pick(finite, n, s[3]) if out.inside else n
         elif not finite:
-            y, n = self._last_finite(y0, grid, sweep)
+            y, n = self._last_finite(y0, grid, stepper)
             last, inside = n, out.reached(inside, ts, grid, n)
         t = clock.where(last == grid.whole, t, grid.end(last - 1))
         if clock.traced and not out.inside:  # no step was looked at: it is not known
             t = clock.where(finite, t, math.nan)
         return Final(y, t, n, n, status, inside, None, stored, noted)
 
-    def _last_finite(self, y: State, grid: Any, sweep: Any) -> tuple[State, int]:
+    def _last_finite(self, y: State, grid: Any, stepper: Any) -> tuple[State, int]:
         """State and index before the first step that gives nan or inf, found by replay.
 
         Only a solve that failed pays for it; nan lasts, so one look at the end tells of it.
         """
         for i in range(grid.count):
             t, h = grid.step(i)
-            y1 = sweep.advance(t, h, y)
+            y1 = stepper.advance(t, h, y)
             if not self.carried.finite(y1):
                 return y, i
             y = y1
-        raise AssertionError("the replay of a failed march did not fail")
+        raise AssertionError("the replay of a failed integration did not fail")
 
-    def _march_adaptive(
+    def _integrate_adaptive(
         self, inputs: Inputs, inside: Any, slots: Slots | None, record: bool, guard: Any,
         clocked: Any,
     ) -> Final:  # fmt: skip
         bk = self.bk
-        make = getattr(guard, "forward_sweep", None) or self.solver.forward_sweep
+        make = getattr(guard, "stepper", None) or self.solver.stepper
         tries = AdaptiveSteps(self, inputs, make, record=record)
         start: Any = tries.begin(inside)
         plain = guard is None and clocked is None and self.watch is None
         if bk.python_loops and plain and (slots is None or slots.everything):
-            s, stored = march_on_host(bk, start, tries.on_host(), slots, self.carried)
+            s, stored = host_while(bk, start, tries.on_host(), slots, self.carried)
             return tries.final(AdaptiveState(*s), stored)
         step: Any = tries.step
         if self.watch:
@@ -307,11 +317,14 @@ class ForwardLoop:
             s = s if guard is None else s[0]
             return s.n, s.y if clocked is None else clocked.pack(s.y, s.t, s.h, s.memory)
 
-        s, stored = march(bk, start, step, running, view, slots, clocked or self.carried)
+        s, stored = checkpointed_while(
+            bk, start, step, running, view, slots, clocked or self.carried
+        )
         return tries.final(s, stored) if guard is None else tries.final(s[0], stored, s[1])
 
     def evaluations(self, n: Any, tries: Any, inside: Any) -> Any:
-        """Calls of f by a march of so many accepted steps, tries, and steps with rows inside."""
+        """Calls of f by an integration of so many accepted steps, tries, and steps with rows
+        inside."""
         out, solver = self.outputs, self.solver
         first = int(bool(out.inside) and solver.keeps_slope)
         if self.adaptive:
@@ -322,7 +335,8 @@ class ForwardLoop:
         return first + solver.calls(tries, full=full, rejected=rejected, inside=inside)
 
     def called(self, final: Final) -> int:
-        """The same of a march that has ended; 0 in a traced library, which runs no f itself."""
+        """The same of an integration that has ended; 0 in a traced library, which runs no f
+        itself."""
         if self.clock.traced:
             return 0
         inside = final.inside[2] if len(final.inside) > 2 else 0
@@ -375,31 +389,29 @@ class AdaptiveSteps:
 
     Parameters
     ----------
-    loop : ForwardLoop
+    loop : Integrator
     inputs : Inputs
-    forward_sweep : callable
+    stepper : callable
         The solver's, or one that does more with each step.
     record : bool
         Note the accepted times.
     """
 
-    def __init__(
-        self, loop: ForwardLoop, inputs: Inputs, forward_sweep: Any, *, record: bool
-    ) -> None:
+    def __init__(self, loop: Integrator, inputs: Inputs, stepper: Any, *, record: bool) -> None:
         self.loop, self.inputs, self.record = loop, inputs, record
         clock = loop.clock
         controller: Any = loop.controller
         self.controller = controller
         self.field = loop.bind(inputs.params)
         self.scale = loop.tolerances(inputs)
-        self.sweep = forward_sweep(loop.bk, loop.layout, self.field, self.scale)
+        self.stepper = stepper(loop.bk, loop.layout, self.field, self.scale)
         self.t1 = clock.real(inputs.clocked[1])
-        self.attempt = self.sweep.judged()
+        self.attempt = self.stepper.judged()
         self.adapt = self.controller.adapter(clock, loop.solver.error_order)
         self.emit = loop.outputs.emitter(loop.problem, loop.layout, inputs.params)
         self.patience = None
         if not clock.traced:
-            self.patience = Patience(self.t1, lambda t: loop.told(inputs, t))
+            self.patience = Patience(self.t1, lambda t: loop.user_time(inputs, t))
 
     def begin(self, inside: Any) -> AdaptiveState:
         """The state before the first try; ``inside`` is the carry of the output rows."""
@@ -408,7 +420,7 @@ class AdaptiveSteps:
         h0, e0, k0 = self._first_step(t0)
         times = clock.record_new(t0, loop.max_steps) if self.record else ()
         zero = clock.count(0)
-        y0, memory = self.sweep.start(t0, self.inputs.y0), self.controller.init(clock)
+        y0, memory = self.stepper.start(t0, self.inputs.y0), self.controller.init(clock)
         return AdaptiveState(t0, h0, clock.real(e0), memory, y0, k0, zero, zero, times, inside)
 
     def _first_step(self, t0: Scalar) -> tuple[Scalar, Scalar, Any]:
@@ -448,7 +460,7 @@ class AdaptiveSteps:
 
     def _collect(self, rows: Any, ok: Any, step: tuple[Any, ...], n: Any) -> Any:
         ts = self.inputs.clocked[2]
-        return self.loop.outputs.collect(rows, ok, ts, step, n, self.sweep, self.emit)
+        return self.loop.outputs.collect(rows, ok, ts, step, n, self.stepper, self.emit)
 
     def running(self, s: AdaptiveState) -> Any:
         """Whether to try another step."""
@@ -459,7 +471,7 @@ class AdaptiveSteps:
         return loop.clock.running(s.t, self.t1, s.h, self.controller.floor, left)
 
     def on_host(self) -> Tries:
-        """The same tries for a loop of Python's own (``march_on_host``)."""
+        """The same tries for a loop of Python's own (``host_while``)."""
         loop, collect = self.loop, None
         if loop.outputs.inside:
             collect = lambda rows, step, n: self._collect(rows, True, step, n)  # noqa: E731

@@ -1,4 +1,5 @@
-"""The end of a march, and its rows: states, times and cotangents, in the order t0, inside, t1.
+"""The end of an integration, and its rows: states, times and cotangents, in the order t0, inside,
+t1.
 
 A row that the solve did not reach is nan, states and time; the padding of ``SaveAt.steps`` behind
 a solve that reached t1 is inf. In eager libraries, whose solves raise, the row for t1 holds the
@@ -19,7 +20,7 @@ __all__ = ["Final", "cotangent_leaves", "output_leaves", "output_times"]
 
 
 class Final(NamedTuple):
-    """Where a march ended.
+    """Where an integration ended.
 
     Attributes
     ----------
@@ -62,7 +63,7 @@ def output_leaves(loop: Any, inputs: Inputs, final: Any) -> tuple[Array, ...]:
     if out.saveat.final:
         ok = final.status == int(Status.converged)
         row = out.layout.stack([emit(final.t, loop.state(final.y))])
-        parts.append(tuple(bk.poison(ok, x) for x in row) if loop.clock.traced else row)
+        parts.append(tuple(bk.nan_unless(ok, x) for x in row) if loop.clock.traced else row)
     if len(parts) == 1:
         return parts[0]  # type: ignore[no-any-return]
     xp = bk.xp
@@ -84,13 +85,13 @@ def output_times(loop: Any, inputs: Inputs, final: Any) -> Array:
         times = final.times if loop.adaptive else bk.grid_times(loop.grid(inputs), n)
         times = bk.accepted_times(times, n, final.inside[0], _fill(loop, final))
         if loop.clock.traced or not inputs.relative:
-            times = loop.told(inputs, times)
+            times = loop.user_time(inputs, times)
         else:
-            times = [loop.told(inputs, t) for t in times]
+            times = [loop.user_time(inputs, t) for t in times]
         arrays.append(array(times))
     if out.saveat.final:
         ok = final.status == int(Status.converged)
-        t = loop.told(inputs, final.t)
+        t = loop.user_time(inputs, final.t)
         arrays.append(array([clock.where(ok, t, math.nan) if clock.traced else t]))
     return arrays[0] if len(arrays) == 1 else bk.xp.concat(arrays, axis=0)
 

@@ -81,7 +81,8 @@ class Problem:
         self.notes: tuple[Any, ...] = ()
         """What an adapter found f and ``SaveAt.fn`` to be made of; part of :meth:`key`."""
         self.trials = 0
-        """Calls of f beside those of the march: checks, the planner's, marches begun again."""
+        """Calls of f beside those of the integration: checks, the planner's, integrations begun
+        again."""
         self.first: list[Array] = []
         """What f returned at (t0, y0), until a plan has compared it with another call."""
         self.steady = True
@@ -206,7 +207,7 @@ class Problem:
         else:
             bound = lambda t, y: field(t, unpack(y))  # noqa: E731
         guarded = self.guarded(bound)
-        if self.single:  # for spaces that save the frame between (``fused``)
+        if self.single:  # for stages that save the frame between (``fused``)
             guarded.call = f, args  # type: ignore[attr-defined]
         return guarded
 

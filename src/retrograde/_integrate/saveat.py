@@ -2,7 +2,7 @@
 
 :class:`SaveAt` is the user's wish. :class:`Outputs` is that wish laid out for one solve: rows
 before the loop (t0), inside it (ts or steps) and after it (t1). Output inside a step comes from
-the solver's own interpolant; a row costs O(1) in both sweeps.
+the solver's own interpolant; a row costs O(1) in both passes.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Outputs:
         return (zero, buffer, zero) if extra and self.inside == "ts" else (zero, buffer)
 
     def collect(
-        self, carry: Any, ok: Any, ts: Any, step: tuple[Any, ...], n: Any, sweep: Any, emit: Any
+        self, carry: Any, ok: Any, ts: Any, step: tuple[Any, ...], n: Any, stepper: Any, emit: Any
     ) -> Any:
         """Add the rows of the step (t, t_new, h, y1) that ends as accepted step n + 1."""
         t, t_new, h, y1 = step
@@ -168,25 +168,26 @@ class Outputs:
         bk = self.bk
         if self.inside == "steps":
             row = bk.pick(ok, n, self.count)
-            return bk.pick(ok, i + 1, i), bk.write(buffer, row, emit(t_new, sweep.state(y1)))
+            return bk.pick(ok, i + 1, i), bk.write(buffer, row, emit(t_new, stepper.state(y1)))
         due = self._due(ok, ts, t, t_new)
         taken: tuple[Any, ...] = ()
-        if sweep.extra:
+        if stepper.extra:
             here = due(carry)
-            sweep.extend(here)
+            stepper.extend(here)
             taken = (bk.pick(here, carry[2] + 1, carry[2]),)
 
         def body(s: Any) -> Any:
-            at = bk.look(ts, s[0])
-            ends = lambda: sweep.state(y1)  # noqa: E731
-            inside = lambda: sweep.interpolate((at - t) / h)  # noqa: E731
+            at = bk.table_get(ts, s[0])
+            ends = lambda: stepper.state(y1)  # noqa: E731
+            inside = lambda: stepper.interpolate((at - t) / h)  # noqa: E731
             return s[0] + 1, bk.write(s[1], s[0], emit(at, bk.at_end(at == t_new, ends, inside)))
 
         rows = bk.while_loop(due, body, (i, buffer))
         return (*rows, *taken) if taken else rows
 
     def reached(self, carry: Any, ts: Any, grid: Any, n: int) -> Any:
-        """The carry of an eager march that turned out to have failed in step n: rows up to it."""
+        """The carry of an eager integration that turned out to have failed in step n: rows up to
+        it."""
         if self.inside != "ts":
             return (n, *carry[1:])
         rows = 0
@@ -203,7 +204,7 @@ class Outputs:
 
         def due(s: Any) -> Any:
             i = bk.pick(s[0] < count, s[0], count - 1)
-            here = clock.reached(bk.look(ts, i), t_new, span)
+            here = clock.reached(bk.table_get(ts, i), t_new, span)
             return clock.both(clock.both(ok, s[0] < count), here)
 
         return due

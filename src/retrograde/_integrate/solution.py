@@ -130,9 +130,9 @@ class Solution(Generic[Y]):
         Time first. Rows that the solve did not reach are nan, in ``ts`` too.
     stats : dict of int
         num_steps (tries), num_accepted_steps, num_rejected_steps; num_f_evals, the calls of f by
-        the march; in eager libraries num_trial_f_evals, those beside it (what f returns is looked
-        at, the planner's probe, a march begun again for want of room); once a reverse
-        sweep that inverts steps has run (not under ``jax.jit``): inverted, replayed, and
+        the integration; in eager libraries num_trial_f_evals, those beside it (what f returns is
+        looked at, the planner's probe, an integration begun again for want of room); once a reverse
+        pass that inverts steps has run (not under ``jax.jit``): inverted, replayed, and
         max_guard_error, the largest error that the guard let pass.
     status : Status or array of int
         A Status where its value is known, else (traced) its number.

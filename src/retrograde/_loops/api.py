@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 from .._adjoints import RecursiveCheckpointAdjoint
 from .._backend.opaque import opaque
 from .._base.errors import InputError
-from .._base.types import Tree, Wanted
+from .._base.types import NeedsGradient, Tree
 from .arguments import (
     cotangents,
     run,
@@ -215,7 +215,7 @@ def loop_vjp(
         raise InputError('`kind` is "lax", which has no pullback; use "checkpointed".')
     the_loop = program.loop
     bk = the_loop.bk
-    wanted = Wanted(tuple(bool(bk.floating(x)) for x in inputs.params), False, False, False)
+    wanted = NeedsGradient(tuple(bool(bk.floating(x)) for x in inputs.params), False, False, False)
     program.adjoint = RecursiveCheckpointAdjoint()
     if kind == "checkpointed":
         first, again = choose(the_loop, checkpoints, memory, wanted)

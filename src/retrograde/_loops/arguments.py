@@ -11,10 +11,10 @@ from .._adjoints import DirectAdjoint, RecursiveCheckpointAdjoint
 from .._backend.interface import Capability
 from .._base.errors import InputError, SolveFailed
 from .._base.plain_input import cotangent_leaf
-from .._base.types import Inputs, Wanted
+from .._base.types import Inputs, NeedsGradient
 from .checkpoints import check, choose
-from .loop import Loop
-from .loop_program import LoopProgram
+from .loop import LoopSpec
+from .loop_program import DifferentiableLoop
 
 __all__ = [
     "cotangents",
@@ -60,22 +60,22 @@ def scan_arguments(
 
 def while_program(
     cond: Any, body: Any, init: Any, max_steps: Any, kind: str, throw: bool
-) -> tuple[LoopProgram, Inputs]:
+) -> tuple[DifferentiableLoop, Inputs]:
     _callable("cond", cond)
     if max_steps is not None and (isinstance(max_steps, bool) or not isinstance(max_steps, int)
                                   or max_steps < 0):  # fmt: skip
         raise InputError(f"`max_steps` is {max_steps!r}; pass a whole number, or None.")
-    loop = Loop(cond, body, init, None, count=None, max_steps=max_steps)
+    loop = LoopSpec(cond, body, init, None, count=None, max_steps=max_steps)
     return _prepared(loop, kind, throw)
 
 
 def scan_program(
     body: Any, init: Any, xs: Any, length: Any, kind: str, reverse: bool
-) -> tuple[LoopProgram, Inputs]:
+) -> tuple[DifferentiableLoop, Inputs]:
     if length is not None and (isinstance(length, bool) or not isinstance(length, int)
                                or length < 0):  # fmt: skip
         raise InputError(f"`length` is {length!r}; pass a whole number, or None.")
-    loop = Loop(None, body, init, xs, count=length, reverse=bool(reverse))
+    loop = LoopSpec(None, body, init, xs, count=length, reverse=bool(reverse))
     for x in loop.xs_leaves:
         if not loop.bk.is_array(x) or not x.shape:
             what = f"shape {tuple(x.shape)}" if loop.bk.is_array(x) else f"type {type(x).__name__}"
@@ -94,7 +94,7 @@ def scan_program(
     return _prepared(loop, kind, True)
 
 
-def _prepared(loop: Loop, kind: str, throw: bool) -> tuple[LoopProgram, Inputs]:
+def _prepared(loop: LoopSpec, kind: str, throw: bool) -> tuple[DifferentiableLoop, Inputs]:
     _callable("body", loop.body)
     if kind not in KINDS:
         raise InputError(f"`kind` is {kind!r}; pass one of {', '.join(map(repr, KINDS))}.")
@@ -105,7 +105,7 @@ def _prepared(loop: Loop, kind: str, throw: bool) -> tuple[LoopProgram, Inputs]:
         )
     loop.capture()
     inputs = Inputs((), tuple(loop.params), None, None, ())
-    return LoopProgram(loop, DirectAdjoint(), throw=throw), inputs
+    return DifferentiableLoop(loop, DirectAdjoint(), throw=throw), inputs
 
 
 def _callable(name: str, fn: Any) -> None:
@@ -114,15 +114,17 @@ def _callable(name: str, fn: Any) -> None:
 
 
 def run(
-    program: LoopProgram, inputs: Inputs, kind: str, checkpoints: Any, memory: Any
+    program: DifferentiableLoop, inputs: Inputs, kind: str, checkpoints: Any, memory: Any
 ) -> tuple[Any, Any]:
     loop = program.loop
     bk = loop.bk
     check(loop, kind, checkpoints, memory)
     if kind == "checkpointed" and bk.needs_gradient(inputs):
-        asked = bk.asked(inputs)
-        if Capability.TRACED in bk.capabilities or not (asked.forward or asked.again):
-            wanted = Wanted(tuple(bk.tracked_leaves(loop, inputs.params)), False, False, False)
+        requested = bk.requested(inputs)
+        if Capability.TRACED in bk.capabilities or not (requested.forward or requested.again):
+            wanted = NeedsGradient(
+                tuple(bk.tracked_leaves(loop, inputs.params)), False, False, False
+            )
             program.adjoint, again = choose(loop, checkpoints, memory, wanted)
             program.fallback = again or program.adjoint
     elif kind == "checkpointed" or (kind == "lax" and _plain(loop)):
@@ -131,12 +133,12 @@ def run(
     return wrapped(program, floats, aux)
 
 
-def _plain(loop: Loop) -> bool:
+def _plain(loop: LoopSpec) -> bool:
     """Whether the library has a loop of its own for a number of steps that is not known."""
     return loop.count is None and Capability.TRACED in loop.bk.capabilities
 
 
-def wrapped(program: LoopProgram, floats: Any, aux: Any) -> tuple[Any, Any]:
+def wrapped(program: DifferentiableLoop, floats: Any, aux: Any) -> tuple[Any, Any]:
     """The result's trees; SolveFailed where the bound is known to have ended the loop."""
     rest, _, ok = aux
     loop = program.loop
@@ -145,7 +147,7 @@ def wrapped(program: LoopProgram, floats: Any, aux: Any) -> tuple[Any, Any]:
         return program.joined(floats, rest)
     ended = bk.concrete(ok)
     if ended is None:  # known when the program runs
-        return program.joined([bk.poison(ok, x) for x in floats], rest)
+        return program.joined([bk.nan_unless(ok, x) for x in floats], rest)
     result = program.joined(floats, rest)
     if not ended:
         raise SolveFailed(
@@ -157,7 +159,7 @@ def wrapped(program: LoopProgram, floats: Any, aux: Any) -> tuple[Any, Any]:
     return result
 
 
-def cotangents(loop: Loop, floats: Any, cotangent: Any) -> tuple[Any, ...]:
+def cotangents(loop: LoopSpec, floats: Any, cotangent: Any) -> tuple[Any, ...]:
     """Cotangents of a result's floating leaves."""
     bk = loop.bk
     carry, ys = cotangent, None

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from .._autodiff import TapePullback
 from .._backend.interface import Capability
-from .._base.types import Array, Wanted
-from .loop import Leaves, Loop
+from .._base.types import Array, NeedsGradient
+from .loop import Leaves, LoopSpec
 
-__all__ = ["LoopPull"]
+__all__ = ["BodyVJP"]
 
 
 class PullCarry(NamedTuple):
@@ -28,7 +28,7 @@ class Span(NamedTuple):
     rows: Sequence[Sequence[Any]]
 
 
-class LoopPull:
+class BodyVJP:
     """Pulls steps of one loop back, for ``_checkpointing.reverse``.
 
     Parameters
@@ -41,7 +41,11 @@ class LoopPull:
     """
 
     def __init__(
-        self, loop: Loop, params: Sequence[Array], wanted: Wanted, cotangents: Sequence[Array]
+        self,
+        loop: LoopSpec,
+        params: Sequence[Array],
+        wanted: NeedsGradient,
+        cotangents: Sequence[Array],
     ) -> None:
         self.loop, self.bk, self.params, self.wanted = loop, loop.bk, params, wanted.params
         self.traced = Capability.TRACED in self.bk.capabilities
@@ -59,7 +63,7 @@ class LoopPull:
         """Leaves of y that do."""
         self.ys = [ct for k, ct in zip(floating, cotangents[count:], strict=False) if rows[k]]
         self.hoisted = self._constants()
-        bind, inner = self._bind, Wanted(self.hoisted, False, False, False)
+        bind, inner = self._bind, NeedsGradient(self.hoisted, False, False, False)
         layout = Leaves(self.bk, ())
         if Capability.AUTODIFF in self.bk.capabilities:
             self.vjp = self.bk.pullback(layout, bind, params, inner)

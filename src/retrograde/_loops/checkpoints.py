@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 from .._adjoints import DirectAdjoint, RecursiveCheckpointAdjoint
 from .._backend.interface import Capability
 from .._base.errors import InputError, PlanInfeasible
-from .._base.types import Wanted
+from .._base.types import NeedsGradient
 from .._base.units import format_bytes
 from .._checkpointing import schedules
 from .._planner import ARRAYS_ONLY, budget_bytes
-from .body_vjp import LoopPull, Span
-from .loop import Loop
+from .body_vjp import BodyVJP, Span
+from .loop import LoopSpec
 
 __all__ = ["SLOTS", "check", "choose"]
 
 SLOTS = 64
-"""Slots of a traced loop of unknown length if nobody says more: one more sweep up to 2,144 steps,
+"""Slots of a traced loop of unknown length if nobody says more: one more pass up to 2,144 steps,
 two up to 47,904. They are a buffer of this many rows whatever the loop takes."""
 
 COUNTERS = 2048
@@ -44,7 +44,7 @@ class Bytes(NamedTuple):
     entries: int
 
 
-def check(loop: Loop, kind: str, checkpoints: Any, memory: Any) -> None:
+def check(loop: LoopSpec, kind: str, checkpoints: Any, memory: Any) -> None:
     """Raise InputError for settings that can't be used, whether a gradient is asked for or not."""
     if checkpoints is None and memory is None:
         return
@@ -63,7 +63,7 @@ def check(loop: Loop, kind: str, checkpoints: Any, memory: Any) -> None:
         )
 
 
-def choose(loop: Loop, checkpoints: Any, memory: Any, wanted: Wanted) -> tuple[Any, Any]:
+def choose(loop: LoopSpec, checkpoints: Any, memory: Any, wanted: NeedsGradient) -> tuple[Any, Any]:
     """(adjoint, fallback) of kind "checkpointed"."""
     if checkpoints is not None:
         return RecursiveCheckpointAdjoint(checkpoints), None
@@ -90,12 +90,12 @@ def _fixed(size: Bytes) -> int:
     return sum(size.fixed.values())
 
 
-def _measured(loop: Loop, wanted: Wanted, budget: int) -> Bytes:
+def _measured(loop: LoopSpec, wanted: NeedsGradient, budget: int) -> Bytes:
     """The bytes of one step's gradient."""
     bk = loop.bk
     leaves = loop.initial(loop.params)
     state = loop.state(leaves)
-    pull = LoopPull(loop, loop.params, wanted, [leaves[i] for i in loop.floating])
+    pull = BodyVJP(loop, loop.params, wanted, [leaves[i] for i in loop.floating])
     pull.vjp.account = True
     fresh = tuple(leaves[i] for i in pull.active)
     fresh += tuple(loop.single[k] for k in pull.moved)
@@ -116,7 +116,7 @@ def _measured(loop: Loop, wanted: Wanted, budget: int) -> Bytes:
     return Bytes(max(1, slot), max(1, tape + slot), fixed, entries)
 
 
-def _traced(loop: Loop, size: Bytes, room: int) -> tuple[Any, Any]:
+def _traced(loop: LoopSpec, size: Bytes, room: int) -> tuple[Any, Any]:
     n, states = loop.count, room // size.slot
     if n is not None and states >= n:
         return RecursiveCheckpointAdjoint(), None
@@ -127,7 +127,7 @@ def _traced(loop: Loop, size: Bytes, room: int) -> tuple[Any, Any]:
     return RecursiveCheckpointAdjoint(min(slots, loop.max_steps or slots)), None
 
 
-def _eager(loop: Loop, size: Bytes, room: int) -> tuple[Any, Any]:
+def _eager(loop: LoopSpec, size: Bytes, room: int) -> tuple[Any, Any]:
     n = loop.count
     fits = room // size.tape
     again = _recursive(n, size, room)

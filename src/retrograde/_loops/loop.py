@@ -14,7 +14,7 @@ from .._backend.registry import backend_of
 from .._base.errors import InputError
 from .._base.types import Array, Tree
 
-__all__ = ["Leaves", "Loop"]
+__all__ = ["Leaves", "LoopSpec"]
 
 
 class Leaves:
@@ -32,7 +32,7 @@ class Leaves:
         return y
 
 
-class Loop:
+class LoopSpec:
     """``while_loop`` or ``scan``, ready to run from any arrays.
 
     Parameters
@@ -213,7 +213,7 @@ class Loop:
 
     def poison_param(self, ok: Any, k: int, x: Array) -> Array:
         """A cotangent of parameter k, nan where the loop has not ended."""
-        return self.bk.poison(ok, x)
+        return self.bk.nan_unless(ok, x)
 
     def truth(self, result: Any) -> Any:
         """A condition's result, checked: one bool."""

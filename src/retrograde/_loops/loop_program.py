@@ -1,7 +1,7 @@
 """One loop as an adapter sees it: a function, with a forward and a reverse for its gradient.
 
-The twin of ``_api.solve_program.Program``, for a body in place of a solver's step: the same march
-and the same reversal (``_checkpointing``), with the vjp of the body from the adapter.
+The twin of ``_api.solve_program.Program``, for a body in place of a solver's step: the same
+integration and the same reversal (``_checkpointing``), with the vjp of the body from the adapter.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 
 from .._adjoints import TooManySteps
 from .._backend.interface import Capability
-from .._base.types import Array, Inputs, Wanted
-from .._checkpointing import FAR, Slots, Stored, march, march_counted, reverse
-from .body_vjp import LoopPull
-from .loop import Loop
+from .._base.types import Array, Inputs, NeedsGradient
+from .._checkpointing import FAR, Slots, Stored, checkpointed_for, checkpointed_while, reverse
+from .body_vjp import BodyVJP
+from .loop import LoopSpec
 
-__all__ = ["LoopProgram"]
+__all__ = ["DifferentiableLoop"]
 
 TABLES = 2**18
 """Steps that the tables of slots reach to where no bound is given; further on none is placed."""
@@ -32,7 +32,7 @@ class _Counts:
     max_steps: int | None
 
 
-class LoopProgram:
+class DifferentiableLoop:
     """A loop as the adapters see it.
 
     Attributes
@@ -41,13 +41,13 @@ class LoopProgram:
     adjoint : AbstractAdjoint
         RecursiveCheckpointAdjoint; DirectAdjoint where the library's autodiff follows the steps.
     fallback : AbstractAdjoint
-        What takes over where a recorded march finds no room (``TooManySteps``).
+        What takes over where a recorded integration finds no room (``TooManySteps``).
     throw : bool
         Whether a loop that ``max_steps`` ended has no gradient.
     """
 
     def __init__(
-        self, loop: Loop, adjoint: Any, fallback: Any = None, *, throw: bool = True
+        self, loop: LoopSpec, adjoint: Any, fallback: Any = None, *, throw: bool = True
     ) -> None:
         self.loop, self.adjoint, self.throw = loop, adjoint, throw
         self.fallback = fallback or adjoint
@@ -71,20 +71,20 @@ class LoopProgram:
         return False
 
     def tell(self, cotangents: Inputs) -> None:
-        """A reverse sweep of a loop has nothing to tell."""
+        """A reverse pass of a loop has nothing to tell."""
 
     # --- what adapters call
     def primal(self, inputs: Inputs) -> tuple[Any, Any]:
         """(floating leaves of the result, the other leaves with the count and the verdict)."""
         if self.adjoint.differentiable:
             return self._result(inputs, *self._followed(inputs))
-        state, ys, n, _ = self._march(inputs, None)
+        state, ys, n, _ = self._iterate(inputs, None)
         return self._result(inputs, state, ys, n)
 
-    def forward(self, inputs: Inputs, wanted: Wanted | None = None) -> tuple[Any, Any, Any]:
+    def forward(self, inputs: Inputs, wanted: NeedsGradient | None = None) -> tuple[Any, Any, Any]:
         """The same, and what the reverse needs."""
         slots = self._slots()
-        state, ys, n, stored = self._march(inputs, slots)
+        state, ys, n, stored = self._iterate(inputs, slots)
         assert stored is not None
         if self._constant(slots):
             stored, kept = stored._replace(positions=()), ()
@@ -93,7 +93,9 @@ class LoopProgram:
         leaves, aux = self._result(inputs, state, ys, n)
         return leaves, aux, [stored, kept, aux[-1]]
 
-    def reverse(self, inputs: Inputs, residuals: Any, cotangents: Any, wanted: Wanted) -> Inputs:
+    def reverse(
+        self, inputs: Inputs, residuals: Any, cotangents: Any, wanted: NeedsGradient
+    ) -> Inputs:
         """Cotangents of the parameters."""
         bk, slots = self.loop.bk, self._slots()
         stored, n, ok = residuals
@@ -103,7 +105,7 @@ class LoopProgram:
             residuals[0] = None
         if self._constant(slots):
             stored, n = self._filled(slots, stored), self.loop.count
-        pull = LoopPull(self.loop, inputs.params, wanted, cotangents)
+        pull = BodyVJP(self.loop, inputs.params, wanted, cotangents)
         leaf = None if pull.traced else pull.pull_range
         step = pull.advance, pull.pull
         end = reverse(bk, slots, stored, n, step, pull.start(), self.loop.layout, leaf=leaf)
@@ -112,13 +114,13 @@ class LoopProgram:
     def along(self, forward: bool) -> Callable[[Inputs], Any]:
         """Floating leaves of the result by operations that autodiff follows.
 
-        ``forward``: forward mode alone, which follows the march as it is.
+        ``forward``: forward mode alone, which follows the integration as it is.
         """
         if forward:
-            return lambda inputs: self._result(inputs, *self._march(inputs, None)[:3])[0]
+            return lambda inputs: self._result(inputs, *self._iterate(inputs, None)[:3])[0]
         return lambda inputs: self._result(inputs, *self._followed(inputs))[0]
 
-    # --- marches
+    # --- integrations
     def _slots(self) -> Slots:
         loop, adjoint = self.loop, self.adjoint
         traced = Capability.TRACED in loop.bk.capabilities
@@ -175,7 +177,7 @@ class LoopProgram:
     def _start(self, inputs: Inputs) -> Any:
         return self.loop.state(self.loop.initial(inputs.params))
 
-    def _march(self, inputs: Inputs, slots: Slots | None) -> tuple[Any, Any, Any, Stored | None]:
+    def _iterate(self, inputs: Inputs, slots: Slots | None) -> tuple[Any, Any, Any, Stored | None]:
         """(state, leaves of ys, number of steps, what was stored)."""
         loop, bk, step = self.loop, self.loop.bk, self._stepper(inputs)
         start = self._start(inputs)
@@ -187,7 +189,7 @@ class LoopProgram:
                 return state, bk.put(s[1], loop.place(i), ys)
 
             first: Callable[[Any], Any] = lambda s: s[0]  # noqa: E731
-            (state, stack), stored = march_counted(
+            (state, stack), stored = checkpointed_for(
                 bk, loop.count, (start, stack), body, first, slots, loop.layout
             )
             return state, self._rows(inputs, stack), loop.count, stored
@@ -201,7 +203,9 @@ class LoopProgram:
             return s[0] + 1, step(s[0], s[1])[0]
 
         begin = (bk.index(0), start)
-        (n, state), stored = march(bk, begin, once, running, lambda s: s, slots, loop.layout)
+        (n, state), stored = checkpointed_while(
+            bk, begin, once, running, lambda s: s, slots, loop.layout
+        )
         return state, [], n, stored
 
     def _followed(self, inputs: Inputs) -> tuple[Any, Any, Any]:

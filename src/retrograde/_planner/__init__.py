@@ -12,8 +12,8 @@ switch to an adjoint that has it), ``rules`` (the choice), ``candidates`` (the r
 from .budget import ARRAYS_ONLY, budget_bytes
 from .measure_vjp import measured_vjp
 from .plan import UNLIMITED, Candidate, MadeFor, Plan
-from .problem_size import probe
-from .requested import switch, unmeasured_plan
+from .problem_size import measure_problem
+from .requested import method_override, unmeasured_plan
 from .rules import make_plan, widened
 from .step_count import remember
 
@@ -25,10 +25,10 @@ __all__ = [
     "Plan",
     "budget_bytes",
     "make_plan",
+    "measure_problem",
     "measured_vjp",
-    "probe",
+    "method_override",
     "remember",
-    "switch",
     "unmeasured_plan",
     "widened",
 ]

@@ -1,7 +1,7 @@
 """What the vjp of a step costs over a step forward, measured here and now.
 
 The actual f, solver, backend and state: some steps forward, and the same with a pull of each, as
-the sweeps take them (compiled where the library compiles). The pull evaluates the stages again,
+the passes take them (compiled where the library compiles). The pull evaluates the stages again,
 so with T the time of the first loop and U that of the second, B/F = U/T - 2.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from .._adjoints import field_pullback
 from .._backend.interface import Capability
 from .._base.errors import InputError
-from .._base.types import Inputs, Wanted
+from .._base.types import Inputs, NeedsGradient
 from .problem_size import CHEAP
 
 __all__ = ["measured_vjp"]
@@ -95,15 +95,15 @@ class _Steps:
         field = loop.bind(inputs.params)
         t0, h = self._first(loop, inputs, field)
         if not self.pulls:
-            sweep = solver.forward_sweep(loop.bk, loop.layout, field)
+            stepper = solver.stepper(loop.bk, loop.layout, field)
 
             def advance(i: Any, y: Any) -> Any:
-                return sweep.advance(t0 + i * h, h, y)
+                return stepper.advance(t0 + i * h, h, y)
 
             return loop.bk.for_loop(0, self.steps, advance, inputs.y0)
-        wanted = Wanted(loop.problem.differentiable, False, False, False)
+        wanted = NeedsGradient(loop.problem.differentiable, False, False, False)
         vjp = field_pullback(loop.problem, inputs.params, wanted)
-        reverse = solver.reverse_sweep(loop.bk, loop.layout, vjp, outputs=False, time=False)
+        reverse = solver.step_vjp(loop.bk, loop.layout, vjp, outputs=False, time=False)
         replay = reverse.replay(field)
 
         def both(i: Any, s: Any) -> Any:

@@ -12,12 +12,12 @@ from .._adjoints.projection_guard import guard_bytes, guard_width
 from .._autodiff import TapePullback, UserPullback
 from .._autodiff.tape import object_bytes
 from .._backend.interface import Capability
-from .._base.types import Inputs, Wanted
+from .._base.types import Inputs, NeedsGradient
 from .._solvers import ExplicitRungeKutta
 from .plan import UNLIMITED
 from .step_count import Prediction, predict
 
-__all__ = ["CHEAP", "CHEAP_BYTES", "PYTHON_OBJECTS", "RECORD", "probe"]
+__all__ = ["CHEAP", "CHEAP_BYTES", "PYTHON_OBJECTS", "RECORD", "measure_problem"]
 
 CHEAP_BYTES = 2**20
 """What rows may take together that are there whether a solve uses them or not."""
@@ -41,7 +41,7 @@ AMPLE = 1024
 """Multiple of state and args from which a bound of what a pull takes does as well as a measure."""
 
 JUDGING = 4
-"""States that an adaptive solve holds for its norm of errors, which is real; a reverse sweep has
+"""States that an adaptive solve holds for its norm of errors, which is real; a reverse pass has
 their room."""
 
 REAL = 8
@@ -53,30 +53,30 @@ SLOT_OBJECTS = 80
 TRACED_TABLES = 24
 """The same in int32 tables: position, order, their copy, and what sorting them takes."""
 
-SWEEP_OBJECTS = 8 * 1024
-"""Python objects of a reverse sweep: views, bound products, tables (measured on NumPy)."""
+PASS_OBJECTS = 8 * 1024
+"""Python objects of a reverse pass: views, bound products, tables (measured on NumPy)."""
 
 
-def probe(
+def measure_problem(
     loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True, budget: int = UNLIMITED
 ) -> Shape:
     """What the cost of a gradient of this loop depends on.
 
-    ``native``: the library's own gradients are asked for (not ``solve_vjp``), so that a march
-    may be recorded by its autodiff. ``short_probe``: some adaptive steps may be taken to predict
-    their number. ``budget``: where it is no large multiple of the state and args, a pull of f is
-    measured too.
+    ``native``: the library's own gradients are asked for (not ``solve_vjp``), so that an
+    integration may be recorded by its autodiff. ``short_probe``: some adaptive steps may be taken
+    to predict their number. ``budget``: where it is no large multiple of the state and args, a pull
+    of f is measured too.
     """
     bk, layout, solver, problem = loop.bk, loop.layout, loop.solver, loop.problem
     traced, carried = Capability.TRACED in bk.capabilities, loop.carried.nbytes
     chosen = bk.likely(loop, inputs) if native else problem.differentiable
     tapes = Capability.AUTODIFF not in bk.capabilities  # those have the derivative by t, too
-    wanted = Wanted(chosen, tapes, False, False)
+    wanted = NeedsGradient(chosen, tapes, False, False)
     vjp = field_pullback(problem, inputs.params, wanted)
     arguments = _differentiable_bytes(problem, inputs.params)
     small = budget < AMPLE * (layout.nbytes + arguments)
-    asked = vjp if isinstance(vjp, TapePullback) or (small and not solver.compiled) else None
-    watched, pulls, pulled = (vjp, [], []) if asked is None else _watched(bk, vjp)
+    looked_into = vjp if isinstance(vjp, TapePullback) or (small and not solver.compiled) else None
+    watched, pulls, pulled = (vjp, [], []) if looked_into is None else _watched(bk, vjp)
     with bk.quiet():
         tape, kept, k0 = bk.tape_bytes(watched, layout.time(loop.clock.real(inputs.t0)), inputs.y0)
         if k0 is not None:
@@ -86,7 +86,7 @@ def probe(
     bound = loop.max_steps
     growing = GROWING_TIME if loop.adaptive and not traced else 0
     stages = _stages(loop)[0]
-    objects = SWEEP_OBJECTS + stages * sum(object_bytes(pull) for pull in pulls)
+    objects = PASS_OBJECTS + stages * sum(object_bytes(pull) for pull in pulls)
     counted = bk.array_overhead > 0  # an account that sees array headers sees all objects
     judges = isinstance(solver, ExplicitRungeKutta) and loop.adaptive and not traced
     spared = 1 + judges * (JUDGING if layout.dtype == layout.real_dtype else JUDGING // 2)
@@ -151,7 +151,7 @@ def _fixed(
     return fixed
 
 
-def _tapes(loop: Any, inputs: Inputs, wanted: Wanted, steps: int) -> dict[str, Any]:
+def _tapes(loop: Any, inputs: Inputs, wanted: NeedsGradient, steps: int) -> dict[str, Any]:
     """Bytes of a step's tapes, and whether those of all are kept without being asked for."""
     size, gains = loop.bk.kept_bytes(loop, inputs, wanted)
     known = loop.count is not None

@@ -11,14 +11,14 @@ from typing import Any
 
 from .._adjoints import AbstractAdjoint, DirectAdjoint, ForwardMode, Shape
 from .._base.errors import InputError, UnsupportedByBackend
-from .._base.types import Asked, Inputs
+from .._base.types import Inputs, RequestedTransforms
 from .costs import forward_cost
 from .plan import UNLIMITED, Plan
 
-__all__ = ["switch", "unmeasured_plan"]
+__all__ = ["method_override", "unmeasured_plan"]
 
 
-def switch(
+def method_override(
     loop: Any,
     inputs: Inputs,
     shape: Shape,
@@ -28,22 +28,22 @@ def switch(
     native: bool,
 ) -> tuple[Shape, AbstractAdjoint | None, str]:
     """The shape with what is asked for; an adjoint and why, or None where the planner is free."""
-    asked = loop.bk.asked(inputs) if native else Asked()
-    shape = shape._replace(numbers=asked.scalars)
+    requested = loop.bk.requested(inputs) if native else RequestedTransforms()
+    shape = shape._replace(numbers=requested.scalars)
     if named is not None:
         return shape, named, "it was named"
-    if asked.forward:
+    if requested.forward:
         return shape, ForwardMode(), "forward mode (a jvp) is asked for"
-    if asked.again:
+    if requested.again:
         return shape, DirectAdjoint(), "forward and reverse mode are asked for at once"
     if _pays(loop, shape, budget):
-        reason = "one number is differentiated, and its tangent needs no reverse sweep"
+        reason = "one number is differentiated, and its tangent needs no reverse pass"
         return shape, ForwardMode(), reason
     return shape, None, ""
 
 
 def _pays(loop: Any, shape: Shape, budget: int) -> bool:
-    """Whether a tangent along the steps beats every reverse sweep: 2.5 F a step against 3."""
+    """Whether a tangent along the steps beats every reverse pass: 2.5 F a step against 3."""
     own = getattr(loop.problem.f, "vjp", None) is not None
     if shape.numbers != 1 or own or forward_cost(shape, 1).bytes > budget:
         return False
@@ -62,8 +62,8 @@ def unmeasured_plan(
     UnsupportedByBackend
         For ``solve_vjp``, and an adjoint by name that has no way through the transforms.
     """
-    asked = loop.bk.asked(inputs)
-    if asked.measurable:
+    requested = loop.bk.requested(inputs)
+    if requested.measurable:
         return None
     if not native:
         raise UnsupportedByBackend(
@@ -75,12 +75,12 @@ def unmeasured_plan(
             "`memory` is set, but under these transforms every step is recorded and the size of "
             "its tape can't be seen; leave it out, or take the gradient without the transform."
         )
-    if named is not None and not named.follows_march:
+    if named is not None and not named.follows_solve:
         raise UnsupportedByBackend(
-            f"`adjoint` is {named.name}, which has a reverse sweep alone and no way through these "
+            f"`adjoint` is {named.name}, which has a reverse pass alone and no way through these "
             "transforms; pass adjoint='auto', 'direct' or 'forward'."
         )
-    chosen = named or (ForwardMode() if asked.forward else DirectAdjoint())
+    chosen = named or (ForwardMode() if requested.forward else DirectAdjoint())
     return Plan(
         adjoint=chosen,
         memory=0,
@@ -90,7 +90,9 @@ def unmeasured_plan(
         known=loop.count is not None,
         items={},
         candidates=(),
-        reason="it was named" if named else "the transforms need a march that autodiff follows",
+        reason="it was named"
+        if named
+        else "the transforms need an integration that autodiff follows",
         fallback=None,
         limit=None,
         shape=_unseen(loop),

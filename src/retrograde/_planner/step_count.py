@@ -54,7 +54,7 @@ FIRST_STEP = 16
 
 UNKNOWN = 64
 """Steps where nothing tells of them: with half as many slots again, a solve of 4,096 steps replays
-less than one sweep."""
+less than one pass."""
 
 
 class Prediction(NamedTuple):
@@ -228,7 +228,7 @@ class _Short:
         """What a compiled form depends on."""
         loop = self.loop
         parts = loop.problem.key(), loop.solver, loop.controller, loop.max_steps, loop.shifted
-        return "probe", *parts
+        return "measure_problem", *parts
 
     def forget(self) -> None:
         """Drop the arrays of the problem."""
@@ -236,7 +236,7 @@ class _Short:
 
     def forward(self, inputs: Inputs) -> tuple[Any, Any]:
         """Record of times, and accepted steps."""
-        final = self.loop.placed(inputs).march(inputs, None, record=True)
+        final = self.loop.placed(inputs).integrate(inputs, None, record=True)
         self.loop.problem.trials += self.loop.called(final)
         return final.times, final.n
 

@@ -1,7 +1,7 @@
 """The one abstract class of solvers.
 
-A solver holds settings, never state. It makes two sweep objects: a forward sweep that attempts
-and replays steps, and a reverse sweep that pulls a cotangent back through one step by formula,
+A solver holds settings, never state. It makes two pass objects: a forward pass that attempts
+and replays steps, and a reverse pass that pulls a cotangent back through one step by formula,
 given only the vjp of f. Loops, checkpoints and controllers are none of its business.
 """
 
@@ -14,18 +14,18 @@ from typing import Any, ClassVar
 
 from .._base.types import Scalar, State
 
-__all__ = ["AbstractForwardSweep", "AbstractSolver"]
+__all__ = ["AbstractSolver", "AbstractStepper"]
 
 
-class AbstractForwardSweep(ABC):
-    """Attempts and replays of steps: what ``AbstractSolver.forward_sweep`` makes."""
+class AbstractStepper(ABC):
+    """Attempts and replays of steps: what ``AbstractSolver.stepper`` makes."""
 
     extra: int = 0
     """The solver's."""
 
     @abstractmethod
     def attempt(self, t: Scalar, h: Scalar, y: State, k0: Any) -> tuple[State, Any, Any]:
-        """One step (see ``explicit_rk.ForwardSweep``): (y1, k1, kept)."""
+        """One step (see ``explicit_rk.Stepper``): (y1, k1, kept)."""
 
     @abstractmethod
     def error2(self, y1: State) -> Scalar:
@@ -67,22 +67,22 @@ class AbstractSolver(ABC):
     copies : int
         How many states of y's layout go from step to step, y the first of them.
     reversible : bool
-        Whether a forward sweep's ``invert`` undoes a step up to rounding.
+        Whether a forward pass's ``invert`` undoes a step up to rounding.
     implicit : bool
         Whether a step solves equations: a method for stiff problems.
     parted : bool
         Whether lines of the method use a part of f's result and drop the rest.
     compiled : bool
-        Whether a step and its vjp are compiled programs: no autodiff that records a march gains
-        on them.
+        Whether a step and its vjp are compiled programs: no autodiff that records an integration
+        gains on them.
 
     Notes
     -----
     What goes from step to step is *carried*: y itself, or more (a slope, a second copy). A
-    forward sweep has ``start(t0, y0) -> carried``, ``state(carried) -> y``, ``advance`` and
+    forward pass has ``start(t0, y0) -> carried``, ``state(carried) -> y``, ``advance`` and
     ``attempt`` from carried to carried, ``invert(t, h, carried after) -> carried before`` with
     the start and size of the forward step, and ``interpolate``, before which ``extend`` is called
-    where ``extra`` is not 0. A reverse sweep has ``pull``,
+    where ``extra`` is not 0. A reverse pass has ``pull``,
     ``embed(cotangent of y) -> of carried``, ``finish(t0, y0, cotangent of carried, acc) ->
     (cotangent of y0, of t0, acc)``, the vjp of ``start``; and, while a pull asks for outputs of
     the step, ``result`` (y at its end), ``extend``, ``interpolate``, ``slope``, ``sources``
@@ -135,11 +135,11 @@ class AbstractSolver(ABC):
         return layout.weighted(((1.0, layout.split(carried, self.copies)[0]),))
 
     @abstractmethod
-    def forward_sweep(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> Any:
-        """The sweep object for steps forward (see ``explicit_rk.ForwardSweep``)."""
+    def stepper(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> Any:
+        """The pass object for steps forward (see ``explicit_rk.Stepper``)."""
 
     @abstractmethod
-    def reverse_sweep(
+    def step_vjp(
         self, bk: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, field: Any = None
     ) -> Any:
-        """The sweep object for steps in reverse (see ``explicit_rk.ReverseSweep``)."""
+        """The pass object for steps in reverse (see ``explicit_rk.StepVJP``)."""

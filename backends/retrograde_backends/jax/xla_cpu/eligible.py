@@ -153,8 +153,8 @@ def platforms_of(arrays: Sequence[Any]) -> tuple[str, ...]:
     known = [x for x in values if x is not None]
     if not known or len(known) < len(values):
         return (default_device().platform,)
-    settled = [x for x in known if getattr(x, "committed", True)] or known
-    return tuple(d.platform for d in {d for x in settled for d in x.devices()})
+    unfused_sum = [x for x in known if getattr(x, "committed", True)] or known
+    return tuple(d.platform for d in {d for x in unfused_sum for d in x.devices()})
 
 
 def value(x: Any) -> Any:

@@ -1,11 +1,11 @@
-"""JAX on the CPU: a whole sweep of a small system as one kernel, and fields as calls of their own.
+"""JAX on the CPU: a whole pass of a small system as one kernel, and fields as calls of their own.
 
 XLA's CPU backend runs a kernel for each fusion, 50-70 ns apiece, and a reversed step of a small
 system is dozens of them. It makes a loop one kernel by itself where an iteration touches less than
 1 KiB; a call with the frontend attribute ``xla_cpu_small_call`` is one whatever it touches (XLA
 ``SmallWhileLoopHoistingPass``; measured on jax 0.10: gradients of Lotka-Volterra 8 to 19 times as
 fast). That way around its own checks has a price: what the emitter of such kernels can't do fails
-to compile, in the user's program. So a gate stands before it (``eligible``), and a sweep that
+to compile, in the user's program. So a gate stands before it (``eligible``), and a pass that
 ``vmap`` made larger is left alone, which is seen when it is lowered.
 
 A field that stacks or shifts its state costs more than its operations, whatever its size: fused

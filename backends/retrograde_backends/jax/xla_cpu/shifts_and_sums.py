@@ -33,8 +33,8 @@ from jax.interpreters import ad, batching, mlir
 from .eligible import equations_of
 
 __all__ = [
-    "settled",
     "shifted",
+    "unfused_sum",
 ]
 
 
@@ -134,7 +134,7 @@ LARGE = 32_768
 """Elements from which on XLA's CPU backend calls the library."""
 
 
-def settled(pull: Callable[..., Any], state: Sequence[Any]) -> Callable[..., Any]:
+def unfused_sum(pull: Callable[..., Any], state: Sequence[Any]) -> Callable[..., Any]:
     """The same linear function with its large sums so formed, if a state has as many numbers."""
     if sum(x.size for x in state) < LARGE:
         return pull

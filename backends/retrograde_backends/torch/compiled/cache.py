@@ -2,9 +2,9 @@
 
 Dynamo's guards make sure that the program it found still belongs to the Python it was found in
 (which f, what f closes over, which settings). Evaluating them takes as long as a step of a small
-system. So a sweep evaluates them once, at its first step: that call notes which inputs of the
+system. So a pass evaluates them once, at its first step: that call notes which inputs of the
 program are the step's own, and the later steps run the same program on new ones. Nothing that
-the guards look at can change between two steps of one sweep but by f itself, and what f changes
+the guards look at can change between two steps of one pass but by f itself, and what f changes
 in Python is not part of a compiled program anyway.
 """
 
@@ -102,7 +102,7 @@ class Kernel:
 
 
 class Run:
-    """Calls of one kernel within one sweep, where all but the ``moving`` inputs stay.
+    """Calls of one kernel within one pass, where all but the ``moving`` inputs stay.
 
     Parameters
     ----------
@@ -161,7 +161,8 @@ def _at(out: Sequence[Any], flat: Sequence[Any], i: int) -> Any:
 def _program(graph: Any, example: Sequence[Any]) -> Callable[..., Any]:
     compile_graph: Any = torch._dynamo.lookup_backend(BACKEND)
     on_gpu = any(isinstance(x, torch.Tensor) and x.is_cuda for x in example)
-    # a recorded march keeps what it saved for backward in the memory that the next step reuses
+    # a recorded integration keeps what it saved for backward in the memory that the next step
+    # reuses
     if BACKEND != "inductor" or not on_gpu or torch.is_grad_enabled():
         program: Callable[..., Any] = compile_graph(graph, example)
         return program

@@ -1,6 +1,6 @@
 """PyTorch: explicit Runge-Kutta steps and their vjps as compiled programs (``compile=True``).
 
-What is compiled is the step written once for every library (``explicit_rk.ForwardSweep`` over
+What is compiled is the step written once for every library (``explicit_rk.Stepper`` over
 sums of arrays), with t and h as a tensor so that no step compiles anew. Its vjp is autograd's,
 taken inside the program; nothing is differentiated stage by stage. One number is read back a
 step.
@@ -26,7 +26,7 @@ from ..modes import Placed
 from ..random_draws import refuse_compiled
 from .cache import SETTINGS, kernel
 from .step import leafwise
-from .sweeps import ForwardSweep, ReverseSweep
+from .steppers import Stepper, StepVJP
 
 __all__ = ["CompileHooks"]
 
@@ -58,7 +58,7 @@ class CompileHooks:
 
 
 class CompiledSolver:
-    """A solver whose sweeps are compiled; all else is the solver's own.
+    """A solver whose passes are compiled; all else is the solver's own.
 
     Parameters
     ----------
@@ -92,19 +92,19 @@ class CompiledSolver:
         """The solver's name, as messages give it."""
         return f"{self.solver.name} with `compile=True`"
 
-    def forward_sweep(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> Any:
+    def stepper(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> Any:
         if transformed() or torch.autograd.forward_ad._current_level >= 0:
             raise UnsupportedByBackend(
                 "`compile` is True, which has reverse mode alone; leave it out for forward mode "
                 "and torch.func transforms."
             )
-        return ForwardSweep(self, layout, field, scale)
+        return Stepper(self, layout, field, scale)
 
-    def reverse_sweep(
+    def step_vjp(
         self, bk: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, field: Any = None
     ) -> Any:
         # a program frees its tapes by itself, so `field` (one tape at a time) is not needed
-        return ReverseSweep(self, layout, vjp, time=time)
+        return StepVJP(self, layout, vjp, time=time)
 
     def program(self, make: Any, layout: Any, *flags: Any) -> Any:
         """The kernel that ``make(tableau, layout, *flags)`` gives for this solver and problem."""

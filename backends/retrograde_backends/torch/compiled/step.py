@@ -1,7 +1,7 @@
 """PyTorch: what ``compile=True`` compiles: one step, and the vjp of one, as functions of tensors.
 
-The step is the library's own (``explicit_rk.ForwardSweep``) over sums of tensors
-(``ListStages``); here it only gets its arguments one by one. Each ``*_step(tableau, layout,
+The step is the library's own (``explicit_rk.Stepper``) over sums of tensors
+(``Stages``); here it only gets its arguments one by one. Each ``*_step(tableau, layout,
 ...)`` returns a function for one kernel; what it closes over never changes.
 
 States are flat where the layout is (one leaf, the vector), else tuples of leaves.
@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 
-from retrograde._backend.stages import ListLayout, ListStages, Scale
+from retrograde._backend.stages import ListLayout, Scale, Stages
 from retrograde._base.errors import UnsupportedByBackend
-from retrograde._solvers.runge_kutta.solver import ForwardSweep
+from retrograde._solvers.runge_kutta.solver import Stepper
 
 from ..flat import TorchLayout
 
 __all__ = ["advance_step", "attempt_step", "inside_step", "leafwise", "pull_step", "slopes_step"]
 
-Program = Callable[..., tuple[Any, ...]]
+DifferentiableSolve = Callable[..., tuple[Any, ...]]
 
 
 class _Forms:
@@ -56,7 +56,7 @@ class _Forms:
         return torch.where(ok, a, b)
 
 
-class _Stages(ListStages):
+class _Stages(Stages):
     """Sums weighted in y's precision, at times of the clock's."""
 
     def begin(self, t: Any, h: Any, y: Any, k0: Any = None) -> Any:
@@ -79,13 +79,13 @@ class _Step:
         self.leaves = ListLayout(_Forms(), like)
         self.width = len(shapes)
 
-    def sweep(self, field: Any, scale: Any = None) -> ForwardSweep:
+    def stepper(self, field: Any, scale: Any = None) -> Stepper:
         """Steps of a field over tuples of leaves."""
         space = _Stages(self.leaves, self.tableau, scale)
-        return ForwardSweep(self.tableau, space, self.leaves, field)
+        return Stepper(self.tableau, space, self.leaves, field)
 
     def of_state(self, field: Any) -> Any:
-        """A field of states, as a march binds it, over leaves.
+        """A field of states, as an integration binds it, over leaves.
 
         Unguarded: without branches, f writes into its argument from the first call on, or never.
         """
@@ -98,78 +98,78 @@ class _Step:
         return lambda t, y: (pack(field(t, unpack(y[0]))),)
 
 
-def _slopes(sweep: Any, width: int) -> tuple[Any, ...]:
+def _slopes(stepper: Any, width: int) -> tuple[Any, ...]:
     """All stages of the step taken last that are known, stacked leaf by leaf."""
-    known = [k for k in sweep.space.k if k is not None]
+    known = [k for k in stepper.space.k if k is not None]
     return tuple(torch.stack([k[i] for k in known]) for i in range(width))
 
 
-def attempt_step(tableau: Any, layout: Any, judged: bool, dense: bool) -> Program:
+def attempt_step(tableau: Any, layout: Any, judged: bool, dense: bool) -> DifferentiableSolve:
     """``(y1, last slope of an FSAL method, squared error, slopes)``, the last two where asked."""
     step = _Step(tableau, layout)
     n = step.width
 
     def attempt(fixed: Any, clock: Any, *states: Any) -> tuple[Any, ...]:
         field, scale = fixed
-        sweep = step.sweep(step.of_state(field), Scale(*scale) if judged else None)
+        stepper = step.stepper(step.of_state(field), Scale(*scale) if judged else None)
         y, k0 = states[:n], states[n:] or None
-        y1, k1, _ = sweep.attempt(clock[0], clock[1], y, k0)
+        y1, k1, _ = stepper.attempt(clock[0], clock[1], y, k0)
         out = (*y1, *(k1 or ()))
         if judged:
             with torch.no_grad():  # step sizes are constants of the gradient
-                out = (*out, sweep.error2(y1))
-        return (*out, *_slopes(sweep, n)) if dense else out
+                out = (*out, stepper.error2(y1))
+        return (*out, *_slopes(stepper, n)) if dense else out
 
     return attempt
 
 
-def advance_step(tableau: Any, layout: Any) -> Program:
+def advance_step(tableau: Any, layout: Any) -> DifferentiableSolve:
     """``y1`` alone."""
     step = _Step(tableau, layout)
 
     def advance(field: Any, clock: Any, *y: Any) -> tuple[Any, ...]:
-        sweep = step.sweep(step.of_state(field))
-        return tuple(sweep.advance(clock[0], clock[1], y))
+        stepper = step.stepper(step.of_state(field))
+        return tuple(stepper.advance(clock[0], clock[1], y))
 
     return advance
 
 
-def inside_step(tableau: Any, layout: Any) -> Program:
+def inside_step(tableau: Any, layout: Any) -> DifferentiableSolve:
     """Slopes of an attempt to those with the interpolant's own."""
     step = _Step(tableau, layout)
     n = step.width
 
     def inside(field: Any, clock: Any, *states: Any) -> tuple[Any, ...]:
-        sweep = step.sweep(step.of_state(field))
-        sweep.space.begin(clock[0], clock[1], states[:n])
+        stepper = step.stepper(step.of_state(field))
+        stepper.space.begin(clock[0], clock[1], states[:n])
         for i, k in enumerate(zip(*(x.unbind() for x in states[n:]), strict=True)):
-            sweep.space.put(i, k)
-        sweep.extend()
-        return _slopes(sweep, n)
+            stepper.space.put(i, k)
+        stepper.extend()
+        return _slopes(stepper, n)
 
     return inside
 
 
-def slopes_step(tableau: Any, layout: Any) -> Program:
+def slopes_step(tableau: Any, layout: Any) -> DifferentiableSolve:
     """``(y1, slopes)`` of flat states, by a field of leaves."""
     step = _Step(tableau, layout)
 
     def slopes(field: Any, clock: Any, y: Any) -> tuple[Any, ...]:
-        sweep = step.sweep(step.of_leaves(field))
-        y1 = _all_stages(sweep, clock, (y,))
-        return (*y1, *_slopes(sweep, 1))
+        stepper = step.stepper(step.of_leaves(field))
+        y1 = _all_stages(stepper, clock, (y,))
+        return (*y1, *_slopes(stepper, 1))
 
     return slopes
 
 
-def _all_stages(sweep: Any, clock: Any, y: Any) -> Any:
+def _all_stages(stepper: Any, clock: Any, y: Any) -> Any:
     t, h = clock[0], clock[1]
-    y1, _, _ = sweep.attempt(t, h, y, sweep.first(t, y))
-    sweep.extend()
+    y1, _, _ = stepper.attempt(t, h, y, stepper.first(t, y))
+    stepper.extend()
     return y1
 
 
-def pull_step(tableau: Any, layout: Any, timed: bool, sources: bool) -> Program:
+def pull_step(tableau: Any, layout: Any, timed: bool, sources: bool) -> DifferentiableSolve:
     """The vjp of a step of flat states: cotangents of y, of (t, h) if asked, of what is wanted.
 
     ``sources``: the slopes have cotangents too.
@@ -182,17 +182,17 @@ def pull_step(tableau: Any, layout: Any, timed: bool, sources: bool) -> Program:
             y = y.detach().requires_grad_()
             if timed:
                 clock = clock.detach().requires_grad_()
-            sweep = step.sweep(step.of_leaves(field))
+            stepper = step.stepper(step.of_leaves(field))
             results: tuple[Any, ...]
             cotangents: tuple[Any, ...]
             if sources:
-                y1 = _all_stages(sweep, clock, (y,))
+                y1 = _all_stages(stepper, clock, (y,))
                 # q holds a factor h, by which a row inside the step depends on h once more
                 h = clock[1].to(layout.real_dtype)
-                results = (*y1, h * _slopes(sweep, 1)[0])
+                results = (*y1, h * _slopes(stepper, 1)[0])
                 cotangents = (g, q / h.detach())
             else:
-                results, cotangents = sweep.advance(clock[0], clock[1], (y,)), (g,)
+                results, cotangents = stepper.advance(clock[0], clock[1], (y,)), (g,)
             by = (y, clock, *wanted) if timed else (y, *wanted)
             return torch.autograd.grad(results, by, cotangents, allow_unused=True)
 

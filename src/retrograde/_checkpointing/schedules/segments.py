@@ -4,7 +4,7 @@ An executor that reverses one step at a time does integer bookkeeping for every 
 reverses a *leaf* of up to ``window`` steps replays the leaf into ``window`` states and walks back
 over them: the schedule is then that of `binomial` in units of blocks of ``window`` steps, the last
 block possibly shorter. With ``slots * window >= n`` no block is advanced twice and the bookkeeping
-vanishes altogether: equal segments, one extra sweep.
+vanishes altogether: equal segments, one extra pass.
 
 In states, a plan costs ``slots + window``. Both counts include one for ``y0``: slot 0 holds it, and
 and the window's first row repeats the state its leaf starts from.
@@ -33,7 +33,7 @@ class Segments(NamedTuple):
 
 
 def choose_segments(n: int, states: int) -> Segments | None:
-    """Return the segments that reverse `n` steps in less than one extra sweep.
+    """Return the segments that reverse `n` steps in less than one extra pass.
 
     Parameters
     ----------

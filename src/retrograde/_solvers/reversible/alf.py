@@ -5,9 +5,9 @@ from typing import ClassVar
 
 from ..._base.errors import InputError
 from .solver import Programs, ProgramSolver, line
-from .straight_line import Combine, Evaluate, Program
+from .straight_line import DifferentiableSolve, Evaluate, LinearCombination
 
-_START = Program(("y",), (Evaluate(("v",), 0.0, ("y",)),), ("y", "v"))
+_START = DifferentiableSolve(("y",), (Evaluate(("v",), 0.0, ("y",)),), ("y", "v"))
 
 
 @dataclass(frozen=True)
@@ -83,23 +83,23 @@ class ALF(ProgramSolver):
 
     def programs(self) -> Programs:
         two, rest = 2.0 * self.eta, 1.0 - 2.0 * self.eta
-        step = Program(
+        step = DifferentiableSolve(
             ("y", "v"),
             (
-                Combine("mid", (("y", 1.0, 0.0), ("v", 0.0, 0.5))),
+                LinearCombination("mid", (("y", 1.0, 0.0), ("v", 0.0, 0.5))),
                 Evaluate(("u",), 0.5, ("mid",)),
-                Combine("v1", (("u", two, 0.0), ("v", rest, 0.0))),
-                Combine("y1", (("mid", 1.0, 0.0), ("v1", 0.0, 0.5))),
+                LinearCombination("v1", (("u", two, 0.0), ("v", rest, 0.0))),
+                LinearCombination("y1", (("mid", 1.0, 0.0), ("v1", 0.0, 0.5))),
             ),
             ("y1", "v1"),
         )
-        inverse = Program(
+        inverse = DifferentiableSolve(
             ("y1", "v1"),
             (
-                Combine("mid", (("y1", 1.0, 0.0), ("v1", 0.0, -0.5))),
+                LinearCombination("mid", (("y1", 1.0, 0.0), ("v1", 0.0, -0.5))),
                 Evaluate(("u",), 0.5, ("mid",)),
-                Combine("v", (("v1", 1.0 / rest, 0.0), ("u", -two / rest, 0.0))),
-                Combine("y", (("mid", 1.0, 0.0), ("v", 0.0, -0.5))),
+                LinearCombination("v", (("v1", 1.0 / rest, 0.0), ("u", -two / rest, 0.0))),
+                LinearCombination("y", (("mid", 1.0, 0.0), ("v", 0.0, -0.5))),
             ),
             ("y", "v"),
         )

@@ -6,9 +6,9 @@ from typing import ClassVar
 from ..._base.errors import InputError
 from ..runge_kutta.solver import ExplicitRungeKutta
 from .solver import Programs, ProgramSolver
-from .straight_line import Combine, Program, Step
+from .straight_line import DifferentiableSolve, LinearCombination, Step
 
-_START = Program(("y",), (), ("y", "y"))
+_START = DifferentiableSolve(("y",), (), ("y", "y"))
 
 
 @dataclass(frozen=True)
@@ -96,23 +96,25 @@ class Reversible(ProgramSolver):
         lam = float(self.coupling)
         forth = Step("forth", 0.0, 1.0, "z", self.base, inside=True)
         back = Step("back", 1.0, -1.0, "y1", self.base)
-        step = Program(
+        step = DifferentiableSolve(
             ("y", "z"),
             (
                 forth,
-                Combine("y1", (("y", lam, 0.0), ("z", -lam, 0.0), ("forth", 1.0, 0.0))),
+                LinearCombination("y1", (("y", lam, 0.0), ("z", -lam, 0.0), ("forth", 1.0, 0.0))),
                 back,
-                Combine("z1", (("y1", 1.0, 0.0), ("back", -1.0, 0.0), ("z", 1.0, 0.0))),
+                LinearCombination("z1", (("y1", 1.0, 0.0), ("back", -1.0, 0.0), ("z", 1.0, 0.0))),
             ),
             ("y1", "z1"),
         )
-        inverse = Program(
+        inverse = DifferentiableSolve(
             ("y1", "z1"),
             (
                 back,
-                Combine("z", (("back", 1.0, 0.0), ("y1", -1.0, 0.0), ("z1", 1.0, 0.0))),
+                LinearCombination("z", (("back", 1.0, 0.0), ("y1", -1.0, 0.0), ("z1", 1.0, 0.0))),
                 forth,
-                Combine("y", (("y1", 1 / lam, 0.0), ("forth", -1 / lam, 0.0), ("z", 1.0, 0.0))),
+                LinearCombination(
+                    "y", (("y1", 1 / lam, 0.0), ("forth", -1 / lam, 0.0), ("z", 1.0, 0.0))
+                ),
             ),
             ("y", "z"),
         )

@@ -4,24 +4,24 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .solver import Programs, ProgramSolver, line
-from .straight_line import Combine, Evaluate, Program
+from .straight_line import DifferentiableSolve, Evaluate, LinearCombination
 
-_START = Program(("y",), (Evaluate(("k",), 0.0, ("y",)),), ("y", "y", "k"))
-_STEP = Program(
+_START = DifferentiableSolve(("y",), (Evaluate(("k",), 0.0, ("y",)),), ("y", "y", "k"))
+_STEP = DifferentiableSolve(
     ("y", "z", "k"),
     (
-        Combine("z1", (("y", 2.0, 0.0), ("z", -1.0, 0.0), ("k", 0.0, 1.0))),
+        LinearCombination("z1", (("y", 2.0, 0.0), ("z", -1.0, 0.0), ("k", 0.0, 1.0))),
         Evaluate(("k1",), 1.0, ("z1",)),
-        Combine("y1", (("y", 1.0, 0.0), ("k", 0.0, 0.5), ("k1", 0.0, 0.5))),
+        LinearCombination("y1", (("y", 1.0, 0.0), ("k", 0.0, 0.5), ("k1", 0.0, 0.5))),
     ),
     ("y1", "z1", "k1"),
 )
-_INVERSE = Program(
+_INVERSE = DifferentiableSolve(
     ("y1", "z1", "k1"),
     (
-        Combine("z", (("y1", 2.0, 0.0), ("z1", -1.0, 0.0), ("k1", 0.0, -1.0))),
+        LinearCombination("z", (("y1", 2.0, 0.0), ("z1", -1.0, 0.0), ("k1", 0.0, -1.0))),
         Evaluate(("k",), 0.0, ("z",)),
-        Combine("y", (("y1", 1.0, 0.0), ("k", 0.0, -0.5), ("k1", 0.0, -0.5))),
+        LinearCombination("y", (("y1", 1.0, 0.0), ("k", 0.0, -0.5), ("k1", 0.0, -0.5))),
     ),
     ("y", "z", "k"),
 )

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from ..._base.errors import InputError
 from .solver import Programs, ProgramSolver, line
-from .straight_line import Combine, Evaluate, Program
+from .straight_line import DifferentiableSolve, Evaluate, LinearCombination
 
 __all__ = [
     "SeparableSolver",
@@ -45,23 +45,23 @@ class SeparableSolver(ProgramSolver):
             )
 
 
-_STEP = Program(
+_STEP = DifferentiableSolve(
     ("q", "p"),
     (
         Evaluate(("v", None), 0.0, ("q", "p")),
-        Combine("q1", (("q", 1.0, 0.0), ("v", 0.0, 1.0))),
+        LinearCombination("q1", (("q", 1.0, 0.0), ("v", 0.0, 1.0))),
         Evaluate((None, "a"), 0.0, ("q1", "p")),
-        Combine("p1", (("p", 1.0, 0.0), ("a", 0.0, 1.0))),
+        LinearCombination("p1", (("p", 1.0, 0.0), ("a", 0.0, 1.0))),
     ),
     ("q1", "p1"),
 )
-_INVERSE = Program(
+_INVERSE = DifferentiableSolve(
     ("q1", "p1"),
     (
         Evaluate((None, "a"), 0.0, ("q1", "p1")),
-        Combine("p", (("p1", 1.0, 0.0), ("a", 0.0, -1.0))),
+        LinearCombination("p", (("p1", 1.0, 0.0), ("a", 0.0, -1.0))),
         Evaluate(("v", None), 0.0, ("q1", "p")),
-        Combine("q", (("q1", 1.0, 0.0), ("v", 0.0, -1.0))),
+        LinearCombination("q", (("q1", 1.0, 0.0), ("v", 0.0, -1.0))),
     ),
     ("q", "p"),
 )

@@ -1,7 +1,7 @@
-"""Solvers whose step is a straight-line program, and their sweeps: forward, inverse, vjp.
+"""Solvers whose step is a straight-line program, and their passes: forward, inverse, vjp.
 
 The programs themselves are the solvers' (one page each); what runs, inverts and transposes them
-is ``linear_program``. Here they are made into the sweeps that loops and adjoints know.
+is ``linear_program``. Here they are made into the passes that loops and adjoints know.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 from ..._base.types import Scalar, State
-from ..base import AbstractForwardSweep, AbstractSolver
+from ..base import AbstractSolver, AbstractStepper
 from ..runge_kutta.solver import Sources, StepCotangents
-from .straight_line import Cotangents, Machine, Program, Registers, Step, Term
+from .straight_line import Cotangents, DifferentiableSolve, Machine, Registers, Step, Term
 
 __all__ = ["ProgramSolver", "Programs", "line"]
 
@@ -34,10 +34,10 @@ class Programs(NamedTuple):
         The error estimate; None where there is none or where a ``Step`` has it.
     """
 
-    step: Program
-    inverse: Program
+    step: DifferentiableSolve
+    inverse: DifferentiableSolve
     dense: tuple[tuple[Term, ...], ...]
-    start: Program | None = None
+    start: DifferentiableSolve | None = None
     error: tuple[Term, ...] | None = None
 
 
@@ -64,27 +64,27 @@ class ProgramSolver(AbstractSolver):
         first = sum(instruction.calls(full) for instruction in start)
         return first + steps * each + inside * self.extra
 
-    def forward_sweep(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> ForwardSweep:
+    def stepper(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> Stepper:
         programs = self.programs()
         bases = {
-            step.out: step.base.forward_sweep(bk, layout, field, scale if step.inside else None)
+            step.out: step.base.stepper(bk, layout, field, scale if step.inside else None)
             for step in _steps(programs)
         }
         machine = Machine(layout, len(programs.dense), field, None, bases, time=False)
-        return ForwardSweep(self, programs, machine, scale)
+        return Stepper(self, programs, machine, scale)
 
-    def reverse_sweep(
+    def step_vjp(
         self, bk: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, field: Any = None
-    ) -> ReverseSweep:
+    ) -> StepVJP:
         programs = self.programs()
         bases = {
-            step.out: step.base.reverse_sweep(
+            step.out: step.base.step_vjp(
                 bk, layout, vjp, outputs=outputs and step.inside, time=time, field=field
             )
             for step in _steps(programs)
         }
         machine = Machine(layout, len(programs.dense), field, vjp, bases, time=time)
-        return ReverseSweep(self, programs, machine)
+        return StepVJP(self, programs, machine)
 
 
 def _steps(programs: Programs) -> list[Step]:
@@ -120,7 +120,7 @@ class _Inside:
         return layout.join([layout.weighted(part) for part in parts])
 
 
-class ForwardSweep(_Inside, AbstractForwardSweep):
+class Stepper(_Inside, AbstractStepper):
     """Steps forward, and their inverses."""
 
     def __init__(
@@ -174,7 +174,7 @@ class ForwardSweep(_Inside, AbstractForwardSweep):
         return layout.error2(e, y, y1, self.scale)
 
 
-class ReverseSweep(_Inside):
+class StepVJP(_Inside):
     """Exact vjps of steps.
 
     Notes
@@ -190,12 +190,12 @@ class ReverseSweep(_Inside):
         self.registers: Registers = {}
         self.h: Scalar = 0.0
 
-    def replay(self, field: Any) -> ForwardSweep:
+    def replay(self, field: Any) -> Stepper:
         """Steps forward; a pull and a replay never interleave."""
         m = self.machine
-        bases = {name: sweep.replay(field) for name, sweep in m.bases.items()}
+        bases = {name: stepper.replay(field) for name, stepper in m.bases.items()}
         machine = Machine(m.layout, m.parts, field, None, bases, time=False)
-        return ForwardSweep(self.solver, self.programs, machine)
+        return Stepper(self.solver, self.programs, machine)
 
     def pull(
         self,
@@ -204,12 +204,12 @@ class ReverseSweep(_Inside):
         y: State,
         g: State,
         acc: Any,
-        outputs: Callable[[ReverseSweep, State, Any], Sources] | None = None,
+        outputs: Callable[[StepVJP, State, Any], Sources] | None = None,
         size: bool = True,
     ) -> tuple[StepCotangents, Any]:
         """Pull the cotangent g of the carried state after a step back to y, the one before it.
 
-        ``outputs`` and ``size`` are those of ``explicit_rk.ReverseSweep.pull``.
+        ``outputs`` and ``size`` are those of ``explicit_rk.StepVJP.pull``.
         """
         machine, program, self.h = self.machine, self.programs.step, h
         self.registers, tapes = machine.linearise(program, t, h, y)
@@ -223,7 +223,9 @@ class ReverseSweep(_Inside):
         self.registers = {}
         return StepCotangents(ct_y, ct.acc, ct.t + ct_t, ct.h + ct_h), extra
 
-    def _cotangents(self, program: Program, g: State, acc: Any, *, size: bool) -> Cotangents:
+    def _cotangents(
+        self, program: DifferentiableSolve, g: State, acc: Any, *, size: bool
+    ) -> Cotangents:
         layout = self.machine.layout
         ct = Cotangents(layout, acc, size=size)
         for name, part in zip(program.outputs, layout.split(g, len(program.outputs)), strict=True):

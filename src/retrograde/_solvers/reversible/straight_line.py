@@ -21,11 +21,11 @@ from typing import Any, NamedTuple, TypeAlias
 from ..._base.types import Scalar, State
 
 __all__ = [
-    "Combine",
     "Cotangents",
+    "DifferentiableSolve",
     "Evaluate",
+    "LinearCombination",
     "Machine",
-    "Program",
     "Registers",
     "Step",
     "Term",
@@ -85,7 +85,7 @@ Term: TypeAlias = tuple[str, float, float]
 """A register and its weight alpha + beta h, as (register, alpha, beta)."""
 
 
-class Program(NamedTuple):
+class DifferentiableSolve(NamedTuple):
     """Instructions from the registers of one carried state to those of another.
 
     Attributes
@@ -96,12 +96,12 @@ class Program(NamedTuple):
     """
 
     inputs: tuple[str, ...]
-    body: tuple[Combine | Evaluate | Step, ...]
+    body: tuple[LinearCombination | Evaluate | Step, ...]
     outputs: tuple[str, ...]
 
 
 class Machine:
-    """What the instructions of one sweep compute with.
+    """What the instructions of one pass compute with.
 
     Parameters
     ----------
@@ -110,10 +110,10 @@ class Machine:
     parts : int
         Registers that make one y.
     field : callable or None
-        Gives slopes; None in a reverse sweep that linearises f at once.
+        Gives slopes; None in a reverse pass that linearises f at once.
     vjp : callable or None
-    bases : dict of str to sweep
-        The sweep of each :class:`Step` by its register.
+    bases : dict of str to pass
+        The pass of each :class:`Step` by its register.
     time : bool
         Whether cotangents of t and h are asked for.
     """
@@ -125,7 +125,7 @@ class Machine:
         self.layout, self.field, self.vjp, self.bases, self.time = layout, field, vjp, bases, time
 
     def run(
-        self, program: Program, t: Scalar, h: Scalar, s: State, *, full: bool = False
+        self, program: DifferentiableSolve, t: Scalar, h: Scalar, s: State, *, full: bool = False
     ) -> Registers:
         """All registers of a program run on the carried state s."""
         r: Registers = dict(
@@ -136,7 +136,7 @@ class Machine:
         return r
 
     def linearise(
-        self, program: Program, t: Scalar, h: Scalar, s: State
+        self, program: DifferentiableSolve, t: Scalar, h: Scalar, s: State
     ) -> tuple[Registers, list[Any]]:
         """The same, and a tape of each instruction."""
         r: Registers = dict(
@@ -145,7 +145,13 @@ class Machine:
         return r, [instruction.linearise(self, t, h, r) for instruction in program.body]
 
     def transpose(
-        self, program: Program, t: Scalar, h: Scalar, r: Registers, tapes: list[Any], ct: Cotangents
+        self,
+        program: DifferentiableSolve,
+        t: Scalar,
+        h: Scalar,
+        r: Registers,
+        tapes: list[Any],
+        ct: Cotangents,
     ) -> State:
         """The cotangent of the carried state that a linearised program was run on."""
         for instruction in reversed(program.body):
@@ -160,13 +166,13 @@ class Machine:
         """A register of zeros."""
         return self.layout.split(self.layout.zeros(), self.parts)[0]
 
-    def outputs(self, program: Program, r: Registers) -> State:
+    def outputs(self, program: DifferentiableSolve, r: Registers) -> State:
         """The carried state after a program."""
         return self.layout.join([r[name] for name in program.outputs])
 
 
 @dataclass(frozen=True)
-class Combine:
+class LinearCombination:
     """``out = sum (alpha + beta h) register``, added in order: first what nearly cancels."""
 
     out: str
@@ -293,17 +299,17 @@ class Step:
 
     def run(self, m: Machine, t: Scalar, h: Scalar, r: Registers, full: bool) -> None:
         """Write the register."""
-        sweep, t, h = m.bases[self.out], t + self.start * h, self.sign * h
+        stepper, t, h = m.bases[self.out], t + self.start * h, self.sign * h
         if full and self.inside:
-            r[self.out] = sweep.attempt(t, h, r[self.arg], None)[0]
+            r[self.out] = stepper.attempt(t, h, r[self.arg], None)[0]
         else:
-            r[self.out] = sweep.advance(t, h, r[self.arg])
+            r[self.out] = stepper.advance(t, h, r[self.arg])
 
     def linearise(self, m: Machine, t: Scalar, h: Scalar, r: Registers) -> Any:
         """The same; the tape is that of its stages."""
-        sweep = m.bases[self.out]
-        tape = sweep.linearise(t + self.start * h, self.sign * h, r[self.arg])
-        r[self.out] = sweep.result()
+        step_vjp = m.bases[self.out]
+        tape = step_vjp.linearise(t + self.start * h, self.sign * h, r[self.arg])
+        r[self.out] = step_vjp.result()
         return tape
 
     def transpose(

@@ -5,29 +5,29 @@ from typing import ClassVar
 
 from .semi_implicit_euler import SeparableSolver
 from .solver import Programs, line
-from .straight_line import Combine, Evaluate, Program
+from .straight_line import DifferentiableSolve, Evaluate, LinearCombination
 
-_STEP = Program(
+_STEP = DifferentiableSolve(
     ("q", "p"),
     (
         Evaluate((None, "a"), 0.0, ("q", "p")),
-        Combine("half", (("p", 1.0, 0.0), ("a", 0.0, 0.5))),
+        LinearCombination("half", (("p", 1.0, 0.0), ("a", 0.0, 0.5))),
         Evaluate(("v", None), 0.5, ("q", "half")),
-        Combine("q1", (("q", 1.0, 0.0), ("v", 0.0, 1.0))),
+        LinearCombination("q1", (("q", 1.0, 0.0), ("v", 0.0, 1.0))),
         Evaluate((None, "a1"), 1.0, ("q1", "half")),
-        Combine("p1", (("half", 1.0, 0.0), ("a1", 0.0, 0.5))),
+        LinearCombination("p1", (("half", 1.0, 0.0), ("a1", 0.0, 0.5))),
     ),
     ("q1", "p1"),
 )
-_INVERSE = Program(
+_INVERSE = DifferentiableSolve(
     ("q1", "p1"),
     (
         Evaluate((None, "a1"), 1.0, ("q1", "p1")),
-        Combine("half", (("p1", 1.0, 0.0), ("a1", 0.0, -0.5))),
+        LinearCombination("half", (("p1", 1.0, 0.0), ("a1", 0.0, -0.5))),
         Evaluate(("v", None), 0.5, ("q1", "half")),
-        Combine("q", (("q1", 1.0, 0.0), ("v", 0.0, -1.0))),
+        LinearCombination("q", (("q1", 1.0, 0.0), ("v", 0.0, -1.0))),
         Evaluate((None, "a"), 0.0, ("q", "half")),
-        Combine("p", (("half", 1.0, 0.0), ("a", 0.0, -0.5))),
+        LinearCombination("p", (("half", 1.0, 0.0), ("a", 0.0, -0.5))),
     ),
     ("q", "p"),
 )

@@ -42,7 +42,7 @@ class Dopri8(ExplicitRungeKutta):
 
     Eager libraries spare the last call where a step is rejected: then it costs 11. The interpolant
     needs 3 stages of its own, evaluated only in steps that have a saved time inside; the reverse
-    sweep of a compiled solve with such times has them in every step.
+    pass of a compiled solve with such times has them in every step.
 
     The method is the one of 12 stages by Hairer, Nørsett and Wanner after Dormand and Prince
     ([1]_, Sec. II.5), with smaller error constants than RK8(7)13M of [2]_. Its error estimate

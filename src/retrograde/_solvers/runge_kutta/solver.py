@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ..base import AbstractSolver
-from .step import ForwardSweep
-from .step_vjp import ReverseSweep, Sources, StepCotangents
+from .step import Stepper
+from .step_vjp import Sources, StepCotangents, StepVJP
 from .tableau import Tableau
 
-__all__ = ["ExplicitRungeKutta", "ForwardSweep", "ReverseSweep", "Sources", "StepCotangents"]
+__all__ = ["ExplicitRungeKutta", "Sources", "StepCotangents", "StepVJP", "Stepper"]
 
 
 class ExplicitRungeKutta(AbstractSolver):
@@ -49,14 +49,14 @@ class ExplicitRungeKutta(AbstractSolver):
         spared = rejected if self.tableau.late else 0
         return steps * self.evaluations - spared + inside * self.extra
 
-    def forward_sweep(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> ForwardSweep:
-        return ForwardSweep(self.tableau, bk.stages(layout, self.tableau, scale), layout, field)
+    def stepper(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> Stepper:
+        return Stepper(self.tableau, bk.stages(layout, self.tableau, scale), layout, field)
 
-    def reverse_sweep(
+    def step_vjp(
         self, bk: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, field: Any = None
-    ) -> ReverseSweep:
+    ) -> StepVJP:
         tableau = self.tableau if outputs else self.tableau.bare
-        return ReverseSweep(
+        return StepVJP(
             tableau,
             bk.stages(layout, tableau),
             bk.adjoint(layout, tableau),

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from ..._base.types import Scalar, State
-from ..base import AbstractForwardSweep
+from ..base import AbstractStepper
 from .tableau import Tableau
 
-__all__ = ["ForwardSweep"]
+__all__ = ["Stepper"]
 
 
-class ForwardSweep(AbstractForwardSweep):
-    """Attempts and replays of steps over one stage space."""
+class Stepper(AbstractStepper):
+    """Attempts and replays of steps over one stages."""
 
     def __init__(self, tableau: Tableau, space: Any, layout: Any, field: Any) -> None:
         self.space = space

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..._base.types import Scalar, State
-from .step import ForwardSweep
+from .step import Stepper
 from .tableau import Tableau
 
-__all__ = ["ReverseSweep", "Sources", "StepCotangents"]
+__all__ = ["Sources", "StepCotangents", "StepVJP"]
 
 
 class StepCotangents(NamedTuple):
@@ -29,7 +29,7 @@ class StepCotangents(NamedTuple):
 class Sources(NamedTuple):
     """Cotangents that output during a step adds: to its end, its inside, t and h.
 
-    ``inside`` is what the sweep's ``sources`` and ``add_source`` made, or None.
+    ``inside`` is what the pass's ``sources`` and ``add_source`` made, or None.
     """
 
     g: State
@@ -40,8 +40,8 @@ class Sources(NamedTuple):
     extra: Any
 
 
-class ReverseSweep:
-    """Exact vjps of steps over one stage space and one adjoint space.
+class StepVJP:
+    """Exact vjps of steps over one stages and one stage cotangents.
 
     Parameters
     ----------
@@ -85,9 +85,9 @@ class ReverseSweep:
         self.known = self.pulled = self.count
         self.pulls: list[Any] = []
 
-    def replay(self, field: Any) -> ForwardSweep:
-        """Steps forward over the same stage space (a pull and a replay never interleave)."""
-        return ForwardSweep(self.tableau, self.space, self.layout, field)
+    def replay(self, field: Any) -> Stepper:
+        """Steps forward over the same stages (a pull and a replay never interleave)."""
+        return Stepper(self.tableau, self.space, self.layout, field)
 
     def pull(
         self,
@@ -96,12 +96,12 @@ class ReverseSweep:
         y: State,
         g: State,
         acc: Any,
-        outputs: Callable[[ReverseSweep, State, Any], Sources] | None = None,
+        outputs: Callable[[StepVJP, State, Any], Sources] | None = None,
         size: bool = True,
     ) -> tuple[StepCotangents, Any]:
         """Pull the cotangent g of y1 (and those of outputs inside the step) back to y.
 
-        ``outputs(sweep, g, acc)`` is called when all stages are known and returns a
+        ``outputs(step_vjp, g, acc)`` is called when all stages are known and returns a
         :class:`Sources` with what output during the step adds. ``size`` asks for the cotangent
         of h, which costs a pairing a stage.
         """
@@ -152,7 +152,7 @@ class ReverseSweep:
     def extend(self, due: Any) -> None:
         """Linearise what the interpolant needs beyond the step, where ``due``.
 
-        A traced sweep does so whether it is due or not: tapes can't leave a branch.
+        A traced pass does so whether it is due or not: tapes can't leave a branch.
         """
         if not self.extra or not (self.layout.bk.clock(self.layout).traced or due):
             return

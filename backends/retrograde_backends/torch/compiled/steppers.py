@@ -1,6 +1,6 @@
-"""PyTorch: sweeps whose steps and pulls are each one call of a compiled program.
+"""PyTorch: passes whose steps and pulls are each one call of a compiled program.
 
-They stand in for ``explicit_rk.ForwardSweep`` and ``ReverseSweep``. Only what a saved time inside
+They stand in for ``explicit_rk.Stepper`` and ``StepVJP``. Only what a saved time inside
 a step asks for is formed outside of the programs.
 """
 
@@ -20,7 +20,7 @@ from ..flat import TorchLayout
 from .cache import Run
 from .step import advance_step, attempt_step, inside_step, pull_step, slopes_step
 
-__all__ = ["ForwardSweep", "ReverseSweep"]
+__all__ = ["StepVJP", "Stepper"]
 
 
 class _Clock:
@@ -55,7 +55,7 @@ class _Clock:
         return torch.scalar_tensor(x, dtype=torch.float64, device=self.device)
 
 
-class ForwardSweep:
+class Stepper:
     """Attempts and replays of steps, each one call of a program."""
 
     def __init__(self, solver: Any, layout: Any, field: Any, scale: Any) -> None:
@@ -155,7 +155,7 @@ class ForwardSweep:
         return self.advance(t + h, -h, y1)
 
 
-class ReverseSweep:
+class StepVJP:
     """Exact vjps of steps, each one call of a program over flat states."""
 
     def __init__(self, solver: Any, layout: Any, vjp: Any, *, time: bool) -> None:
@@ -171,9 +171,9 @@ class ReverseSweep:
         self.step: Any = ()
         self.known: Any = None
 
-    def replay(self, field: Any) -> ForwardSweep:
+    def replay(self, field: Any) -> Stepper:
         """Steps forward."""
-        return ForwardSweep(self.solver, self.layout, field, None)
+        return Stepper(self.solver, self.layout, field, None)
 
     def pull(
         self,
@@ -185,7 +185,7 @@ class ReverseSweep:
         outputs: Callable[..., Any] | None = None,
         size: bool = True,
     ) -> tuple[StepCotangents, Any]:
-        """Pull the cotangent g of y1 back to y (see ``explicit_rk.ReverseSweep``)."""
+        """Pull the cotangent g of y1 back to y (see ``explicit_rk.StepVJP``)."""
         inside, ct_t, ct_h, extra = None, 0.0, 0.0, None
         if outputs is not None:
             self.step, self.known = (t, h, y), None
