@@ -8,12 +8,22 @@ or stages between ids), where its absence is an error. What a test needs it says
 
 so there is no second list of what runs where. Fields are written once, against the namespace of
 the y that they are given: ``xp = backend.namespace(y)``.
+
+A test of many settings names them, and what of them is worth a compilation::
+
+    @pytest.mark.settings(solver=SOLVERS, wish=WISHES, traced=[("euler", "rows")])
+
+NumPy takes every tuple of settings, other eager libraries tuples in which any two settings meet
+(:func:`pairs`), and their rest is slow; JAX takes the named ones: a list for both of its ids, or a
+dict by id. Where some libraries say it all, ``@pytest.mark.libraries("numpy torch jax:jit")`` names
+them (a device goes with its library).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+import itertools
 import os
 from typing import Any, NamedTuple
 
@@ -32,6 +42,8 @@ if "jax:cuda" not in REQUIRED:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*capabilities): skip backends without them")
+    config.addinivalue_line("markers", "libraries(names): the ids that say it all")
+    config.addinivalue_line("markers", "settings(*, traced, **values): which of them run where")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -65,7 +77,47 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return  # a test that names its own
     ids = IDS if not REQUIRED or metafunc.config.option.markexpr != "device" else REQUIRED
     present = [name for name in IDS if name in ids and not isinstance(_find(name), str)]
-    metafunc.parametrize("backend", present, indirect=True)
+    if (libraries := metafunc.definition.get_closest_marker("libraries")) is not None:
+        named = libraries.args[0].split()
+        named += [f"{name.partition(':')[0]}:cuda" for name in named]
+        named += ["cupy"] * ("numpy" in named)
+        present = [name for name in present if name in named]
+    settings = metafunc.definition.get_closest_marker("settings")
+    if settings is None:
+        metafunc.parametrize("backend", present, indirect=True)
+        return
+    values = dict(settings.kwargs)
+    traced = values.pop("traced")
+    rest = metafunc.config.option.markexpr in ("", "slow")  # what is not run is not even made
+    cases = [x for name in present for x in _cases(name, list(values.values()), traced, rest)]
+    metafunc.parametrize(["backend", *values], cases, indirect=["backend"])
+
+
+def _cases(name: str, axes: list[Any], traced: Any, rest: bool) -> list[Any]:
+    """Settings of a test on one library, as parameters."""
+    harness = _harness(name)
+    if not harness.eager:
+        named = traced.get(name, traced["jax"]) if isinstance(traced, dict) else traced
+        return [(name, *(case if len(axes) > 1 else (case,))) for case in named]
+    every = list(itertools.product(*axes))
+    few = every if name == "numpy" else pairs(*axes)
+    more = [case for case in every if case not in few] if rest else []
+    slow = [pytest.param(name, *case, marks=pytest.mark.slow) for case in more]
+    return [(name, *case) for case in few] + slow
+
+
+def pairs(*axes: Any) -> list[tuple[Any, ...]]:
+    """Few tuples of a value of each axis, in which every two values of two axes meet.
+
+    Greedy over the full product, in its order: the same ones in every run.
+    """
+    every = list(itertools.product(*axes))
+    met = {case: set(itertools.combinations(enumerate(case), 2)) for case in every}
+    left, few = set().union(*met.values()), []
+    while left:
+        few.append(max(every, key=lambda case: len(met[case] & left)))
+        left -= met[few[-1]]
+    return few or every
 
 
 @pytest.fixture

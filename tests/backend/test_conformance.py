@@ -22,7 +22,14 @@ DTYPES = {"float64": 1e-13, "float32": 1e-5, "complex128": 1e-13}
 T, H = 0.3, 0.125
 
 form = pytest.mark.parametrize("form", FORMS)
-dtypes = pytest.mark.parametrize("dtype", DTYPES)
+TRACED = [
+    ("vector", "float32"),
+    ("matrix", "float64"),
+    ("scalar", "complex128"),
+    ("leaves", "float64"),
+]
+dtypes = pytest.mark.settings(form=FORMS, dtype=DTYPES, traced=TRACED)
+pytestmark = pytest.mark.libraries("numpy strict torch jax")  # jax.jit says nothing of a hook
 
 
 class Both:
@@ -61,7 +68,6 @@ class Both:
 # --- layouts
 
 
-@form
 @dtypes
 def test_layout(backend, form, dtype):
     both = Both(backend, form, dtype)
@@ -85,7 +91,6 @@ def test_layout(backend, form, dtype):
     assert backend.bk.is_array(t)
 
 
-@form
 @dtypes
 def test_parts(backend, form, dtype):
     """Repeated, joined, cut again, added up with weights; the parts of a part too."""
@@ -107,7 +112,6 @@ def test_parts(backend, form, dtype):
     both.assert_same(both.mine.own(both.mine.unpack(y)), y0)
 
 
-@form
 @dtypes
 def test_error_of_a_state(backend, form, dtype):
     both, scale = Both(backend, form, dtype), Scale(0.01, 0.1)
@@ -115,7 +119,7 @@ def test_error_of_a_state(backend, form, dtype):
     both.assert_numbers(both.mine.error2(e, x, y, scale), both.generic.error2(e0, x0, y0, scale))
 
 
-@form
+@pytest.mark.settings(form=FORMS, traced=["matrix", "leaves"])
 def test_rows(backend, form):
     both = Both(backend, form)
     pairs = [both.states() for _ in range(3)]
@@ -129,9 +133,12 @@ def test_rows(backend, form):
 # --- stages
 
 
-@form
-@dtypes
-@pytest.mark.parametrize("name", TABLEAUS)
+@pytest.mark.settings(
+    form=FORMS,
+    dtype=DTYPES,
+    name=TABLEAUS,
+    traced=[(*x, y) for x, y in zip(TRACED, ("tsit5", "bosh3", "euler", "dopri8"), strict=True)],
+)
 def test_stages(backend, form, dtype, name):
     """One step's calls in their order; then a second one with the slope kept."""
     both, tableau = Both(backend, form, dtype), TABLEAUS[name].tableau
@@ -166,10 +173,19 @@ def test_stages(backend, form, dtype, name):
         kept, kept0 = (both.mine.unpack(mine.derivative(0)), generic.derivative(0))
 
 
-@form
-@dtypes
-@pytest.mark.parametrize("name", TABLEAUS)
-@pytest.mark.parametrize("sources", [False, True])
+@pytest.mark.settings(
+    form=FORMS,
+    dtype=DTYPES,
+    name=TABLEAUS,
+    sources=[False, True],
+    traced=[
+        ("vector", "float32", "tsit5", True),
+        ("matrix", "float64", "dopri8", True),
+        ("scalar", "complex128", "bosh3", False),
+        ("leaves", "float64", "tsit5", True),
+        ("leaves", "complex128", "euler", True),
+    ],
+)
 def test_adjoint(backend, form, dtype, name, sources):
     both, tableau = Both(backend, form, dtype), TABLEAUS[name].tableau
     mine = backend.bk.adjoint(both.mine, tableau)
@@ -195,8 +211,9 @@ def test_adjoint(backend, form, dtype, name, sources):
 # --- clock
 
 
-@pytest.mark.parametrize("t", [0.0, 1.3, -2.0])
-@pytest.mark.parametrize("h", [0.1, 5.0, -0.1])
+@pytest.mark.settings(
+    t=[0.0, 1.3, -2.0], h=[0.1, 5.0, -0.1], traced=[(0.0, 0.1), (1.3, 5.0), (-2.0, -0.1)]
+)
 def test_clock(backend, t, h):
     clock, host = backend.bk.clock(backend.bk.layout([backend.array([1.0])])), HostClock()
     t1 = t + (1.0 if h > 0 else -1.0)
@@ -234,6 +251,7 @@ def test_clock(backend, t, h):
 # --- loops and memory
 
 
+@pytest.mark.libraries("numpy strict torch jax jax:jit")
 @pytest.mark.parametrize("n", [0, 1, 7])
 def test_loops(backend, n):
     """Counted and conditional; no trip is a trip of none."""
@@ -256,8 +274,9 @@ def test_loops(backend, n):
         assert backend.to_numpy(result).tolist() == [expected]
 
 
-@form
-@pytest.mark.parametrize("scratch", [False, True])
+@pytest.mark.settings(
+    form=FORMS, scratch=[False, True], traced=[("matrix", False), ("leaves", True)]
+)
 def test_buffers(backend, form, scratch):
     both, bk = Both(backend, form), backend.bk
     pairs = [both.states() for _ in range(4)]
@@ -335,7 +354,7 @@ def test_arrays(backend):
     assert bk.concrete(backend.array(2.5)) == 2.5
 
 
-@dtypes
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_products_of_matrices(backend, dtype):
     rng = np.random.default_rng(5)
     a, b, x = (rng.normal(size=s).astype(dtype) for s in ((2, 3), (3, 4), (3,)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import runpy
 
@@ -33,6 +34,8 @@ WISHES = {
     "fn": {"ts": [0.33, 0.95], "fn": lambda t, y, p: p[0] * y[0][1] * t},
 }
 
+ADAPTIVE = {"dt": None, "rtol": 1e-3, "atol": 1e-4, "max_steps": 128}
+
 
 def gradient(backend, name, wish, adjoint, weights=None, **keywords):
     f, y0, p = pendulums(backend)
@@ -43,47 +46,44 @@ def gradient(backend, name, wish, adjoint, weights=None, **keywords):
     )
 
 
-COMPILED = {
-    False: {
-        ("velocity_verlet", "rows", "4 slots"),
-        ("reversible_heun", "steps", "window"),
-        ("coupled heun", "rows", "segments"),
-    },
-    True: {
-        ("velocity_verlet", "rows", "direct"),
-        ("reversible_heun", "rows", "direct"),
-        ("alf", "fn", "4 slots"),
-    },
-}
-"""What is compiled for a test, without jax.jit and with it."""
+@functools.cache
+def everything_stored(reference, name, wish, adaptive=False):
+    """Weights of the rows, and the gradient to agree with."""
+    steps = ADAPTIVE if adaptive else {}
+    weights = waves(gradient(reference, name, wish, "all", **steps).ys)
+    return weights, gradient(reference, name, wish, "all", weights, **steps)
 
 
-@each
-@pytest.mark.parametrize("wish", WISHES)
-@pytest.mark.parametrize("adjoint", ADJOINTS)
+@pytest.mark.settings(
+    name=SOLVERS,
+    wish=WISHES,
+    adjoint=ADJOINTS,
+    traced={
+        "jax": [("velocity_verlet", "rows", "4 slots"), ("coupled heun", "rows", "segments")],
+        "jax:jit": [("reversible_heun", "rows", "direct"), ("alf", "fn", "4 slots")],
+    },
+)
 def test_every_adjoint_gives_one_gradient(backend, reference, name, wish, adjoint):
     if adjoint == "direct" and Capability.DIRECT not in backend.bk.capabilities:
         pytest.skip(f"{backend.bk.name} has no autodiff")
-    if not backend.eager and (name, wish, adjoint) not in COMPILED[backend.jit]:
-        pytest.skip("the settings that compile to programs of their own")
-    weights = waves(gradient(reference, name, wish, "all").ys)
-    expected = gradient(reference, name, wish, "all", weights)
+    weights, expected = everything_stored(reference, name, wish)
     same(gradient(backend, name, wish, adjoint, weights), expected)
 
 
-@pytest.mark.parametrize("name", ["reversible_heun", "coupled heun"])
-@pytest.mark.parametrize("wish", ["rows", "steps"])
-@pytest.mark.parametrize("adjoint", ["4 slots", "direct"])
+@pytest.mark.settings(
+    name=["reversible_heun", "coupled heun"],
+    wish=["rows", "steps"],
+    adjoint=["4 slots", "direct"],
+    traced={
+        "jax": [("coupled heun", "rows", "4 slots")],
+        "jax:jit": [("reversible_heun", "rows", "direct")],
+    },
+)
 def test_adaptive_steps(backend, reference, name, wish, adjoint):
     if adjoint == "direct" and Capability.DIRECT not in backend.bk.capabilities:
         pytest.skip(f"{backend.bk.name} has no autodiff")
-    compiled = {("coupled heun", "4 slots", False), ("reversible_heun", "direct", True)}
-    if not backend.eager and (wish == "steps" or (name, adjoint, backend.jit) not in compiled):
-        pytest.skip("a program of each is enough to compile")
-    steps = {"dt": None, "rtol": 1e-3, "atol": 1e-4, "max_steps": 128}
-    weights = waves(gradient(reference, name, wish, "all", **steps).ys)
-    expected = gradient(reference, name, wish, "all", weights, **steps)
-    same(gradient(backend, name, wish, adjoint, weights, **steps), expected)
+    weights, expected = everything_stored(reference, name, wish, adaptive=True)
+    same(gradient(backend, name, wish, adjoint, weights, **ADAPTIVE), expected)
 
 
 def same(g, expected):
