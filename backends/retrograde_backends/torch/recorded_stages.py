@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from retrograde._backend.eager import DirectHooks as EagerDirectHooks
 from retrograde._backend.eager import DirectLayout, DirectStages
 from retrograde._backend.stages import Scale, joint
 from retrograde._base.errors import InputError
@@ -29,7 +28,7 @@ SHORT = 64
 """Vectors of at most this many elements are summed as products."""
 
 
-class DirectHooks(EagerDirectHooks):
+class DirectHooks:
     """What DirectAdjoint is given."""
 
     def direct_kind(self, layout: Any) -> Any:
@@ -135,7 +134,8 @@ class TorchDirectStages(WatchedStages):
                 squares = (self._square(m, bound, weights) for weights in self.errors)
                 totals = [x + part for x, part in zip(totals, squares, strict=True)]
             error2, *coarse = (item(x) / self.layout.size for x in totals)
-            return joint(error2, coarse[0], self.layout.where) if coarse else error2
+            where = self.layout.bk.clock(self.layout).where
+            return joint(error2, coarse[0], where) if coarse else error2
 
     def _square(self, m: int, bound: Any, weights: Sequence[Any]) -> Any:
         """Of leaf m's error by these weights, over the bound."""

@@ -14,9 +14,8 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from typing import Any
 
-from .._base.types import TINY
+from .._base.types import TINY, Array, Index, Scalar, State
 
 __all__ = ["HostClock", "step_count"]
 
@@ -56,7 +55,7 @@ class HostClock:
     def __init__(self, eps: float = 2.0**-52) -> None:
         self.eps = eps
 
-    def real(self, x: Any) -> float:
+    def real(self, x: Array) -> float:
         """A time, step or error as this clock keeps it."""
         return float(x)
 
@@ -85,15 +84,15 @@ class HostClock:
         """Whether a time lies behind t in the direction of h."""
         return at > t if h > 0 else at < t
 
-    def running(self, t: float, t1: float, h: float, floor: float, left: Any) -> bool:
+    def running(self, t: float, t1: float, h: float, floor: float, left: Index) -> bool:
         """Whether to try another step: not at t1, tries left, and h above its floor."""
         return t != t1 and left > 0 and abs(h) > floor + 4 * self.eps * abs(t)
 
-    def select(self, ok: bool, new: Any, old: Any) -> Any:
+    def select(self, ok: bool, new: State, old: State) -> State:
         """``new`` where ok, else ``old``."""
         return new if ok else old
 
-    def where(self, ok: bool, a: Any, b: Any) -> Any:
+    def where(self, ok: bool, a: Array, b: Array) -> Scalar:
         """Scalar choice."""
         return a if ok else b
 
@@ -125,11 +124,11 @@ class HostClock:
         """x between low and high; nan gives low."""
         return min(max(low, x), high)
 
-    def maximum(self, a: Any, b: Any) -> Any:
+    def maximum(self, a: Array, b: Array) -> Scalar:
         """The larger; a where b is nan."""
         return b if b > a else a
 
-    def minimum(self, a: Any, b: Any) -> Any:
+    def minimum(self, a: Array, b: Array) -> Scalar:
         """The smaller; a where b is nan."""
         return b if b < a else a
 

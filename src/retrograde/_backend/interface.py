@@ -1,25 +1,9 @@
-"""the backend interface: the hooks that an array library's adapter supplies beyond the array API
-standard.
+"""The backend interface: what an array library's adapter supplies beyond the array API standard.
 
 Hooks state semantics (differentiable or not, traced or not, whether a value is read back to the
 host); names of libraries stay in the adapters. A hook that a library can't honour is absent
-from ``capabilities`` and raises :class:`~retrograde.UnsupportedByBackend`.
-
-the backend interface: arrays, trees and scalars.
-
-A part of :class:`~retrograde.backend.AbstractBackend`; ``EagerBackend`` has the generic forms.
-
-the backend interface: stages, clock, loops and buffers.
-
-A part of :class:`~retrograde.backend.AbstractBackend`; ``EagerBackend`` has the generic forms.
-
-the backend interface: derivatives, whole programs, DirectAdjoint, and memory.
-
-A part of :class:`~retrograde.backend.AbstractBackend`; ``EagerBackend`` has the generic forms.
-
-the backend interface: public loops (``while_loop``, ``scan``) over bodies of the user's.
-
-A part of :class:`~retrograde.backend.AbstractBackend`; ``EagerBackend`` has the generic forms.
+from ``capabilities`` and raises :class:`~retrograde.UnsupportedByBackend`. The types of what they
+take and give are in ``protocols``; ``EagerBackend`` has the generic forms.
 """
 
 from __future__ import annotations
@@ -28,12 +12,57 @@ import contextlib
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from .._base.errors import UnsupportedByBackend
 from .._base.host_memory import MemoryInfo
-from .._base.types import Array, NeedsGradient, RequestedTransforms, State, Tree
+from .._base.types import (
+    Array,
+    Aux,
+    Body,
+    Bool,
+    Buffer,
+    Carry,
+    Condition,
+    CountedBody,
+    Device,
+    DType,
+    Function,
+    Index,
+    Inputs,
+    Leaves,
+    Namespace,
+    NeedsGradient,
+    RequestedTransforms,
+    Residuals,
+    Scalar,
+    State,
+    Table,
+    Tree,
+    TreeDef,
+)
 from .stages import Scale
+
+if TYPE_CHECKING:
+    from .._api.solve_program import DifferentiableSolve
+    from .._checkpointing.forward import Slots
+    from .._controllers.base import Grid
+    from .._integrate.integrator import Integrator
+    from .._integrate.problem import Problem
+    from .._loops.loop import LoopSpec
+    from .._loops.loop_program import DifferentiableLoop
+    from .._solvers.base import AbstractSolver
+    from .._solvers.runge_kutta.tableau import Tableau
+    from .protocols import (
+        AbstractStepVJP,
+        Clock,
+        FieldVJP,
+        Layout,
+        Pull,
+        StepAdjoint,
+        StepStages,
+        StoredVJPs,
+    )
 
 __all__ = [
     "AbstractBackend",
@@ -53,11 +82,11 @@ class ArrayHooks(ABC):
         """Whether x is an array of this library."""
 
     @abstractmethod
-    def flatten(self, tree: Tree) -> tuple[list[Any], Any]:
+    def flatten(self, tree: Tree) -> tuple[list[Tree], TreeDef]:
         """Leaves and structure of a tree; None is no leaf."""
 
     @abstractmethod
-    def unflatten(self, treedef: Any, leaves: Iterable[Any]) -> Tree:
+    def unflatten(self, treedef: TreeDef, leaves: Iterable[Tree]) -> Tree:
         """The inverse of :meth:`flatten`."""
 
     @abstractmethod
@@ -65,11 +94,11 @@ class ArrayHooks(ABC):
         """'real', 'complex', or '' for a dtype that has no derivative."""
 
     @abstractmethod
-    def real_dtype(self, x: Array) -> Any:
+    def real_dtype(self, x: Array) -> DType:
         """The real floating dtype of the same precision as x's."""
 
     @abstractmethod
-    def itemsize(self, dtype: Any) -> int:
+    def itemsize(self, dtype: DType) -> int:
         """Bytes of one element."""
 
     @abstractmethod
@@ -77,11 +106,11 @@ class ArrayHooks(ABC):
         """Bytes of an array's elements."""
 
     @abstractmethod
-    def device_of(self, x: Array) -> Any:
+    def device_of(self, x: Array) -> Device:
         """Where x lives."""
 
     @abstractmethod
-    def concrete(self, x: Any) -> float | None:
+    def concrete(self, x: Array) -> float | None:
         """The value of a scalar, or None where it is only known when the program runs."""
 
     @abstractmethod
@@ -89,11 +118,11 @@ class ArrayHooks(ABC):
         """Whether the library will ask for x's gradient, as far as that is known now."""
 
     @abstractmethod
-    def concrete_times(self, ts: Any) -> list[float] | None:
+    def concrete_times(self, ts: Table) -> list[float] | None:
         """Values of saved times, None where they are traced."""
 
     @abstractmethod
-    def number(self, x: Any) -> Any:
+    def number(self, x: Array) -> Scalar:
         """A count or time as a Python number where its value is known."""
 
     @abstractmethod
@@ -101,7 +130,7 @@ class ArrayHooks(ABC):
         """Some array of a state."""
 
     @abstractmethod
-    def array(self, values: Any, dtype: Any, device: Any) -> Array:
+    def array(self, values: Sequence[Scalar] | Scalar, dtype: DType, device: Device) -> Array:
         """A number, nested lists of numbers, or an array of this library, in this dtype there."""
 
     @abstractmethod
@@ -109,43 +138,43 @@ class ArrayHooks(ABC):
         """Arrays of one shape along a new first axis."""
 
     @abstractmethod
-    def real_array(self, x: Any, layout: Any) -> Array:
+    def real_array(self, x: Array, layout: Layout) -> Array:
         """A number or array as an array of y's real dtype and device."""
 
     @abstractmethod
-    def scalar(self, x: Array) -> Any:
+    def scalar(self, x: Array) -> Scalar:
         """A 0-d array as the clock's scalar: the one host read of a step."""
 
-    def held(self, x: Array) -> Any:
+    def held(self, x: Array) -> Scalar:
         """A 0-d array as passes sum it: a scalar of the clock where that costs no wait, else x."""
         return self.scalar(x)
 
     @abstractmethod
-    def scalar_array(self, t: Any, layout: Any) -> Array:
+    def scalar_array(self, t: Scalar, layout: Layout) -> Array:
         """A clock's scalar as a 0-d array of y's real dtype and device."""
 
     @abstractmethod
-    def time_sequence(self, ts: Any, layout: Any) -> Any:
+    def time_sequence(self, ts: Table, layout: Layout) -> Table:
         """Times as the clock indexes them (with :meth:`look`)."""
 
     @abstractmethod
-    def times_array(self, ts: Any, layout: Any) -> Array:
+    def times_array(self, ts: Table, layout: Layout) -> Array:
         """Times of the clock as a 1-D array of y's real dtype and device."""
 
     @abstractmethod
-    def accepted_times(self, times: Any, n: int, valid: Any, fill: Any) -> Any:
+    def accepted_times(self, times: Table, n: int, valid: Index, fill: Scalar) -> Table:
         """Times 1..n of a record; ``fill`` behind the first ``valid``."""
 
     @abstractmethod
-    def grid_times(self, grid: Any, n: int) -> Any:
+    def grid_times(self, grid: Grid, n: int) -> Table:
         """Times 0..n of a grid, in the form of a record."""
 
     @abstractmethod
-    def both(self, a: Any, b: Any) -> Any:
+    def both(self, a: Array, b: Array) -> Bool:
         """Logical and of two predicates."""
 
     @abstractmethod
-    def add_scaled(self, a: Array, w: Any, x: Array) -> Array:
+    def add_scaled(self, a: Array, w: Scalar, x: Array) -> Array:
         """``a + w * x`` for a number or 0-d array w, as one node where autodiff records it."""
 
     @abstractmethod
@@ -173,7 +202,7 @@ class ArrayHooks(ABC):
         """fn on every array of a state."""
 
     @abstractmethod
-    def example(self, problem: Any, fn: Callable[..., Tree], t0: Any) -> tuple[list[Array], Any]:
+    def example(self, problem: Problem, fn: Function, t0: Scalar) -> tuple[list[Array], TreeDef]:
         """Leaves like those of ``fn(t0, y0, args)``, and their structure."""
 
 
@@ -181,111 +210,111 @@ class LoopHooks(ABC):
     """Hooks for stages, clock, loops and buffers."""
 
     @abstractmethod
-    def layout(self, leaves: Sequence[Array]) -> Any:
+    def layout(self, leaves: Sequence[Array]) -> Layout:
         """How states of these leaves are carried (:class:`~.stages.ListLayout`)."""
 
     @abstractmethod
-    def stages(self, layout: Any, tableau: Any, scale: Scale | None = None) -> Any:
+    def stages(self, layout: Layout, tableau: Tableau, scale: Scale | None = None) -> StepStages:
         """stages, made once a pass."""
 
     @abstractmethod
-    def adjoint(self, layout: Any, tableau: Any) -> Any:
+    def adjoint(self, layout: Layout, tableau: Tableau) -> StepAdjoint:
         """stage cotangents, made once a pass."""
 
     @abstractmethod
-    def clock(self, layout: Any) -> Any:
+    def clock(self, layout: Layout) -> Clock:
         """The arithmetic of times, steps and counts."""
 
-    def as_one(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+    def as_one(self, fn: Function) -> Function:
         """fn of arrays, scalars and counts as one piece of a compiled program; fn itself else."""
         return fn
 
-    def apart(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+    def apart(self, fn: Function) -> Function:
         """fn as one call to the library's compiler of Python, if it has one (``opaque``)."""
         return fn
 
     @abstractmethod
-    def quiet(self) -> contextlib.AbstractContextManager[Any]:
+    def quiet(self) -> contextlib.AbstractContextManager[object]:
         """A context in which overflow in a trial step, which is rejected, warns nobody."""
 
     @abstractmethod
-    def while_loop(self, cond: Callable[[Any], Any], body: Callable[[Any], Any], s: Any) -> Any:
+    def while_loop(self, cond: Condition, body: Body, s: Carry) -> Carry:
         """``while cond(s): s = body(s)``."""
 
     @abstractmethod
-    def for_loop(self, low: Any, high: Any, body: Callable[[Any, Any], Any], s: Any) -> Any:
+    def for_loop(self, low: Index, high: Index, body: CountedBody, s: Carry) -> Carry:
         """``for i in range(low, high): s = body(i, s)``, counted."""
 
     @abstractmethod
-    def cond(self, ok: Any, yes: Callable[..., Any], no: Callable[..., Any], *operands: Any) -> Any:
+    def cond(self, ok: Bool, yes: Function, no: Function, *operands: Carry) -> Carry:
         """``yes(*operands)`` where ok, else ``no(*operands)``; the other is not run."""
 
     @abstractmethod
-    def real_rows(self, rows: int | None, width: int, layout: Any) -> Any:
+    def real_rows(self, rows: int | None, width: int, layout: Layout) -> Table:
         """A table of rows of reals (:meth:`look`, :meth:`table_set`); None: it grows."""
 
     @abstractmethod
-    def new_buffer(self, rows: Any, layout: Any, *, scratch: bool) -> Any:
+    def new_buffer(self, rows: int | None, layout: Layout, *, scratch: bool) -> Buffer:
         """Room for ``rows`` states, and if asked for a scratch row of index ``rows``."""
 
     @abstractmethod
-    def write(self, buffer: Any, i: Any, y: State) -> Any:
+    def write(self, buffer: Buffer, i: Index, y: State) -> Buffer:
         """The buffer with row i replaced."""
 
     @abstractmethod
-    def read(self, buffer: Any, i: Any) -> State:
+    def read(self, buffer: Buffer, i: Index) -> State:
         """Row i."""
 
     @abstractmethod
-    def rows(self, layout: Any, buffer: Any, n: Any, valid: Any, fill: Any) -> tuple[Array, ...]:
+    def rows(self, layout: Layout, buffer: Buffer, n: Index, valid: Index, fill: Scalar) -> Leaves:
         """The first n rows as leaves of shape (n, *shape); ``fill`` behind the first ``valid``."""
 
     @abstractmethod
-    def at_end(self, here: Any, end: Callable[[], State], inside: Callable[[], State]) -> State:
+    def at_end(self, here: Bool, end: Callable[[], State], inside: Callable[[], State]) -> State:
         """The state at a step's end where ``here``, else inside it; with the inside's derivatives,
         where autodiff follows the integration: those by the saved time are its alone."""
 
     @abstractmethod
-    def index(self, i: int) -> Any:
+    def index(self, i: int) -> Index:
         """An int as the loops carry it."""
 
     @abstractmethod
-    def ints(self, values: Sequence[int]) -> Any:
+    def ints(self, values: Sequence[int]) -> Table:
         """A small table of ints to be read with :meth:`look` and changed with :meth:`table_set`."""
 
     @abstractmethod
-    def reals(self, n: int, layout: Any) -> Any:
+    def reals(self, n: int, layout: Layout) -> Table:
         """A table of n zeros in the clock's reals."""
 
     @abstractmethod
-    def table_get(self, table: Any, i: Any) -> Any:
+    def table_get(self, table: Table, i: Index) -> Scalar:
         """Entry i of a table of ints or times."""
 
     @abstractmethod
-    def table_set(self, table: Any, i: Any, value: Any) -> Any:
+    def table_set(self, table: Table, i: Index, value: Scalar) -> Table:
         """The table with entry i replaced."""
 
     @abstractmethod
-    def placements(self, rows: int, bound: int | None) -> tuple[Any, Any]:
+    def placements(self, rows: int, bound: int | None) -> tuple[Table, Table]:
         """Tables (step index, row) of the online schedule, up to ``bound`` steps."""
 
     @abstractmethod
-    def pick(self, ok: Any, a: Any, b: Any) -> Any:
+    def pick(self, ok: Bool, a: Array, b: Array) -> Index:
         """The index a where ok, else b."""
 
     @abstractmethod
-    def new_positions(self, rows: int) -> Any:
+    def new_positions(self, rows: int) -> Table:
         """A table for the step index of each row and of the scratch row, all of them ``FAR``."""
 
     @abstractmethod
-    def rank(self, slots: Any, positions: Any, n: Any) -> tuple[Any, Any]:
+    def rank(self, slots: Slots, positions: Table, n: Index) -> tuple[Table, Index]:
         """Rows (without the scratch row) by ascending position, and how many are below n.
 
         ``slots`` tells by which placements the positions, all below n, came about.
         """
 
     @abstractmethod
-    def split(self, slots: int) -> Callable[[Any, Any], Any]:
+    def split(self, slots: int) -> Callable[[Index, Index], Index]:
         """``split(length, free)``: the binomial split with at most ``slots`` slots."""
 
 
@@ -293,7 +322,7 @@ class GradientHooks(ABC):
     """Hooks for derivatives, whole programs, DirectAdjoint, and memory."""
 
     @abstractmethod
-    def capture(self, problem: Any, t0: Any) -> None:
+    def capture(self, problem: Problem, t0: Scalar) -> None:
         """Call f once to check its result, and note the arrays that it closes over.
 
         Without autodiff those are constants; an adapter whose library differentiates must find
@@ -304,15 +333,15 @@ class GradientHooks(ABC):
         """An array of the user's as f may have it: read-only where the library knows that."""
         return x
 
-    def guard(self, field: Callable[..., Any]) -> Callable[..., Any]:
+    def guard(self, field: Function) -> Function:
         """``field(t, y)`` of states that it can't change: writing raises, or reaches a copy."""
         return field
 
     @abstractmethod
-    def needs_gradient(self, inputs: Any) -> bool:
+    def needs_gradient(self, inputs: Inputs) -> bool:
         """Whether the library will ask for a gradient of this solve."""
 
-    def likely(self, loop: Any, inputs: Any) -> tuple[bool, ...]:
+    def likely(self, loop: Integrator, inputs: Inputs) -> tuple[bool, ...]:
         """Which parameters the library's own gradient may be asked for: what a plan counts on.
 
         No more than f can be differentiated by, where the others are not asked for.
@@ -320,37 +349,48 @@ class GradientHooks(ABC):
         return tuple(loop.problem.differentiable)
 
     @abstractmethod
-    def requested(self, inputs: Any) -> RequestedTransforms:
+    def requested(self, inputs: Inputs) -> RequestedTransforms:
         """What can be seen of the derivatives that will be asked for."""
 
     @abstractmethod
-    def has_forward_mode(self, problem: Any) -> bool:
+    def has_forward_mode(self, problem: Problem) -> bool:
         """Whether f has a jvp, cheaper than its vjp, that the planner may choose by itself."""
 
     @abstractmethod
-    def differentiate(self, program: Any, inputs: Any) -> Any:
+    def differentiate(self, program: DifferentiableSolve, inputs: Inputs) -> tuple[Leaves, Aux]:
         """Run a program so that the library's own gradients call its reverse."""
 
     @abstractmethod
-    def run_forward(self, program: Any, inputs: Any) -> Any:
+    def run_forward(
+        self, program: DifferentiableSolve, inputs: Inputs
+    ) -> tuple[Leaves, Aux, Residuals]:
         """``program.forward(inputs)``, compiled where the library compiles."""
 
     @abstractmethod
     def run_reverse(
-        self, program: Any, inputs: Any, residuals: Any, cotangents: Any, wanted: NeedsGradient
-    ) -> Any:
+        self,
+        program: DifferentiableSolve,
+        inputs: Inputs,
+        residuals: Residuals,
+        cotangents: Leaves,
+        wanted: NeedsGradient,
+    ) -> Inputs:
         """``program.reverse(...)``, compiled where the library compiles."""
 
     @abstractmethod
-    def detach(self, problem: Any, inputs: Any) -> Any:
+    def detach(self, problem: Problem, inputs: Inputs) -> Inputs:
         """The inputs for ``solve_vjp``: no part of the library's own graph."""
 
     @abstractmethod
-    def autodiff_vjp(self, program: Any, inputs: Any) -> Any:
+    def autodiff_vjp(
+        self, program: DifferentiableSolve, inputs: Inputs
+    ) -> tuple[Leaves, Aux, Callable[[Leaves], Inputs]]:
         """(output leaves, aux, pull) of a program that the library differentiates itself."""
 
     @abstractmethod
-    def pullback(self, layout: Any, bind: Any, params: Any, wanted: NeedsGradient) -> Any:
+    def pullback(
+        self, layout: Layout, bind: Function, params: Sequence[Array], wanted: NeedsGradient
+    ) -> FieldVJP:
         """The vjp of ``bind(params)(t, leaves)``, in the form of ``_autodiff.TapePullback``.
 
         Where it has a true attribute ``scales``, its pulls take a third argument, the weight of
@@ -358,8 +398,15 @@ class GradientHooks(ABC):
         """
 
     def own_step_vjp(
-        self, solver: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, stored: bool
-    ) -> Any:
+        self,
+        solver: AbstractSolver,
+        layout: Layout,
+        vjp: FieldVJP,
+        *,
+        outputs: bool,
+        time: bool,
+        stored: bool,
+    ) -> AbstractStepVJP | None:
         """A reverse pass that serves the library better than the solver's own, or None.
 
         ``outputs``, ``time``: the inside of steps, and times, have cotangents. ``stored``: every
@@ -367,51 +414,57 @@ class GradientHooks(ABC):
         """
         return None
 
-    def records_tapes(self, loop: Any) -> bool:
+    def records_tapes(self, loop: Integrator) -> bool:
         """Whether an integration of this loop can keep what the vjp of f needs
         (``TapeAdjoint``)."""
         return False
 
-    def tapes(self, loop: Any, inputs: Any, wanted: NeedsGradient) -> Any:
+    def tapes(self, loop: Integrator, inputs: Inputs, wanted: NeedsGradient) -> StoredVJPs:
         """What keeps it: it has a guard's ``table``, ``on_grid`` and ``on_tries``, the
         integration's ``stepper``, and ``step_vjp(rows)`` that pulls the step ``at``.
         """
         raise UnsupportedByBackend(f"{type(self).__name__} keeps no tapes.")
 
-    def kept_bytes(self, loop: Any, inputs: Any, wanted: NeedsGradient) -> tuple[int, bool]:
+    def kept_bytes(
+        self, loop: Integrator, inputs: Inputs, wanted: NeedsGradient
+    ) -> tuple[int, bool]:
         """Bytes of a step's tapes as they are kept, and whether that is a gain."""
         return 0, False
 
     @abstractmethod
-    def nan_unless(self, ok: Any, x: Array) -> Array:
+    def nan_unless(self, ok: Bool, x: Array) -> Array:
         """x where ok, else nan, as are its derivatives: what failed has no result, no gradient."""
 
     @abstractmethod
-    def poison_gradient(self, ok: Any, x: Array) -> Array:
+    def poison_gradient(self, ok: Bool, x: Array) -> Array:
         """x itself, whose derivatives by the library's autodiff are nan unless ok."""
 
     @abstractmethod
-    def stop_gradient(self, x: Any) -> Any:
+    def stop_gradient(self, x: Array) -> State:
         """x (an array or a state) as a constant."""
 
     @abstractmethod
-    def tape_bytes(self, vjp: Any, t: Array, y: State) -> tuple[int, int, Any]:
+    def tape_bytes(
+        self, vjp: FieldVJP, t: Array, y: State
+    ) -> tuple[int, int, Sequence[Array] | None]:
         """Bytes that one linearisation of f keeps, those where states are leaves of their own
         (as in a recorded integration), and f's leaves there (None: not run)."""
 
-    def pull_bytes(self, vjp: Any, k: Any, pull: Any) -> int | None:
+    def pull_bytes(self, vjp: FieldVJP, k: Sequence[Array], pull: Pull) -> int | None:
         """Bytes of the arrays alive at most in one pull of f's linearisation, measured: sums of
         parameters' cotangents, and what is made on the way. None where that can't be seen."""
         return None
 
-    def compiled_bytes(self, loop: Any, inputs: Any, wanted: NeedsGradient, one_tape: bool) -> int:
+    def compiled_bytes(
+        self, loop: Integrator, inputs: Inputs, wanted: NeedsGradient, one_tape: bool
+    ) -> int:
         """What a compiled gradient takes beside its slots, by the compiler's own account.
 
         Asked of traced libraries alone.
         """
         raise NotImplementedError
 
-    def compiled(self, problem: Any, solver: Any, *, dense: bool) -> Any:
+    def compiled(self, problem: Problem, solver: AbstractSolver, *, dense: bool) -> AbstractSolver:
         """The solver with compiled steps (``compile=True``), or as it is where all is compiled.
 
         ``dense``: the inside of steps will be asked for.
@@ -422,31 +475,31 @@ class GradientHooks(ABC):
         )
 
     @abstractmethod
-    def direct_layout(self, layout: Any) -> Any:
+    def direct_layout(self, layout: Layout) -> Layout:
         """A layout of leaves whose times may carry derivatives."""
 
     @abstractmethod
     def scan_states(
-        self, n: Any, bound: int | None, advance: Callable[[Any, State], State], y: State
-    ) -> tuple[State, Any]:
+        self, n: Index, bound: int | None, advance: Callable[[Index, State], State], y: State
+    ) -> tuple[State, Buffer]:
         """(state after n steps, the states before each step)."""
 
     @abstractmethod
-    def map_rows(self, row: Callable[[Any], Sequence[Array]], count: int) -> tuple[Array, ...]:
+    def map_rows(self, row: Callable[[Index], Sequence[Array]], count: int) -> Leaves:
         """``row(j)`` for j < count, stacked."""
 
     @abstractmethod
-    def look_state(self, states: Any, i: Any, n: Any = None, final: Any = None) -> State:
+    def look_state(self, states: Buffer, i: Index, n: Index = None, final: State = None) -> State:
         """The state before step i; ``final`` for step n."""
 
     @abstractmethod
-    def step_of(self, grid: Any, n: int, t: float) -> int:
+    def step_of(self, grid: Grid, n: int, t: float) -> int:
         """The step in which time t lies: the last that begins before it."""
 
     @abstractmethod
     def columns(
-        self, run: Callable[[Sequence[Array]], tuple[Any, Any]], arrays: Sequence[Array]
-    ) -> tuple[Any, Any]:
+        self, run: Callable[[Sequence[Array]], tuple[Leaves, Aux]], arrays: Sequence[Array]
+    ) -> tuple[tuple[Leaves, Aux], list[Leaves]]:
         """``run(arrays) -> (leaves, rest)``, and the tangents of its leaves by forward mode.
 
         For each array a tuple of leaves with a leading axis of its real numbers (of a complex
@@ -454,7 +507,7 @@ class GradientHooks(ABC):
         """
 
     @abstractmethod
-    def blank(self, rows: tuple[Array, ...], n: Any, fill: Any) -> tuple[Array, ...]:
+    def blank(self, rows: Leaves, n: Index, fill: Scalar) -> Leaves:
         """Rows with the number ``fill`` behind the first n."""
 
     @abstractmethod
@@ -462,7 +515,7 @@ class GradientHooks(ABC):
         """Names of the devices that arrays can be on."""
 
     @abstractmethod
-    def synchronize(self, x: Any) -> None:
+    def synchronize(self, x: Array) -> None:
         """Wait until the arrays of x are computed, where a device or a runtime works by itself."""
 
     @abstractmethod
@@ -474,7 +527,7 @@ class IterationHooks(ABC):
     """Hooks for loops over bodies of the user's."""
 
     @abstractmethod
-    def carry_leaves(self, leaves: Sequence[Any]) -> Sequence[Any]:
+    def carry_leaves(self, leaves: Sequence[Tree]) -> Sequence[Tree]:
         """Leaves of a carry as the loops take them: arrays, and what else the library's can."""
 
     @abstractmethod
@@ -486,30 +539,30 @@ class IterationHooks(ABC):
         """Something of the shape and dtype of a row."""
 
     @abstractmethod
-    def row(self, x: Array, i: Any) -> Array:
+    def row(self, x: Array, i: Index) -> Array:
         """Row i of an array."""
 
     @abstractmethod
-    def new_stack(self, rows: int, like: Sequence[Array] | None) -> Any:
+    def new_stack(self, rows: int, like: Sequence[Array] | None) -> Buffer:
         """Room for rows of leaves, each to be written once; ``like`` may be unknown if eager."""
 
     @abstractmethod
-    def put(self, stack: Any, i: Any, leaves: Sequence[Array]) -> Any:
+    def put(self, stack: Buffer, i: Index, leaves: Sequence[Array]) -> Buffer:
         """The stack with row i written, in O(row)."""
 
     @abstractmethod
-    def stacked(self, stack: Any, like: Sequence[Array]) -> list[Array]:
+    def stacked(self, stack: Buffer, like: Sequence[Array]) -> list[Array]:
         """A stack's arrays, zeros where nothing was written."""
 
     @abstractmethod
-    def predicate(self, x: Array) -> Any:
+    def predicate(self, x: Array) -> Bool:
         """A 0-d boolean array as ``while_loop`` takes it; InputError if it is none."""
 
     @abstractmethod
-    def negated(self, ok: Any) -> Any:
+    def negated(self, ok: Bool) -> Bool:
         """Logical not of a predicate."""
 
-    def lent(self, leaves: Sequence[Any]) -> Sequence[Any]:
+    def lent(self, leaves: Sequence[Tree]) -> Sequence[Tree]:
         """The same leaves for a body: writing into them raises, or reaches a copy."""
         return leaves
 
@@ -518,54 +571,58 @@ class IterationHooks(ABC):
         return
 
     @abstractmethod
-    def watch(self, leaves: Sequence[Any], whose: str) -> Callable[[], None]:
+    def watch(self, leaves: Sequence[Tree], whose: str) -> Callable[[], None]:
         """A function that raises InputError if arrays were changed in place since.
 
         ``whose``: by whom, and what of his they are (``"`body` changed its argument"``).
         """
 
     @abstractmethod
-    def capture_loop(self, loop: Any) -> None:
+    def capture_loop(self, loop: LoopSpec) -> None:
         """Find what body and cond close over (``loop.hoisted``), as far as it has gradients."""
 
     @abstractmethod
     def followed_scan(
-        self, step: Callable[..., Any], state: Any, count: int, reverse: bool
-    ) -> tuple[Any, list[Array]]:
+        self, step: Function, state: Carry, count: int, reverse: bool
+    ) -> tuple[Carry, list[Array]]:
         """(state, stacked leaves of y) after ``step(i, state) -> (state, leaves)``, by autodiff's
         own operations; ``reverse``: the rows stand in reverse."""
 
     @abstractmethod
-    def bounded_loop(
-        self, running: Callable[[Any], Any], body: Callable[[Any], Any], s: Any, bound: int | None
-    ) -> Any:
+    def bounded_loop(self, running: Condition, body: Body, s: Carry, bound: int | None) -> Carry:
         """At most ``bound`` steps of ``while running(s): s = body(s)``; ``s[0]`` counts them.
         Differentiable in every mode by the library's autodiff."""
 
     @abstractmethod
     def body_tape_bytes(
-        self, vjp: Any, span: Any, leaves: Sequence[Array]
+        self, vjp: FieldVJP, span: Carry, leaves: Sequence[Array]
     ) -> tuple[int, Sequence[bool]]:
         """Bytes that one linearisation of a body keeps, and which of the first leaves it hands
         on in the same memory (as far as the slots of this library gain by it)."""
 
-    def table_entries(self, loop: Any, vjp: Any, span: Any, leaves: Sequence[Array]) -> int:
+    def table_entries(
+        self, loop: LoopSpec, vjp: FieldVJP, span: Carry, leaves: Sequence[Array]
+    ) -> int:
         """Bytes of a slot in the tables of a compiled reversal of this loop."""
         return 0
 
     @abstractmethod
-    def differentiate_loop(self, program: Any, inputs: Any, kind: str) -> Any:
+    def differentiate_loop(
+        self, program: DifferentiableLoop, inputs: Inputs, kind: str
+    ) -> tuple[Leaves, Aux]:
         """Run a loop so that the library's own gradients go through it."""
 
     @abstractmethod
-    def detach_loop(self, loop: Any, inputs: Any) -> Any:
+    def detach_loop(self, loop: LoopSpec, inputs: Inputs) -> Inputs:
         """The inputs for ``loop_vjp``: no part of the library's own graph."""
 
     @abstractmethod
-    def tracked_leaves(self, loop: Any, params: Sequence[Array]) -> Sequence[bool]:
+    def tracked_leaves(self, loop: LoopSpec, params: Sequence[Array]) -> Sequence[bool]:
         """Of which parameters a gradient may be asked for."""
 
-    def reached(self, loop: Any, wanted: Sequence[bool]) -> tuple[Sequence[bool], Sequence[bool]]:
+    def reached(
+        self, loop: LoopSpec, wanted: Sequence[bool]
+    ) -> tuple[Sequence[bool], Sequence[bool]]:
         """Which leaves of the carry, and of y, may depend on the wanted parameters.
 
         The pull of a step differentiates no others: a body may do with them what has no
@@ -623,7 +680,7 @@ class AbstractBackend(ArrayHooks, LoopHooks, GradientHooks, IterationHooks):
 
     name: ClassVar[str]
     capabilities: ClassVar[frozenset[Capability]]
-    xp: Any
+    xp: Namespace
     slots_by_reference: ClassVar[bool]
     array_overhead: ClassVar[int]
     python_loops: ClassVar[bool]

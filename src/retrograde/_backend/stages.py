@@ -25,14 +25,18 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
-from .._base.types import Array, Scalar, State
+from .._base.types import Array, Bool, Field, Function, Leaves, Scalar, State
+
+if TYPE_CHECKING:
+    from .._solvers.runge_kutta.tableau import Tableau
+    from .interface import AbstractBackend
+    from .protocols import Attempt, Layout
 
 __all__ = [
     "ORDINARY",
     "ListLayout",
-    "ListParts",
     "Scale",
     "StageCotangents",
     "Stages",
@@ -45,20 +49,23 @@ __all__ = [
 ]
 
 
+_L = TypeVar("_L", bound="Layout")
+
+
 class StageCotangents:
     """The cotangents of one explicit Runge-Kutta step over a ``ListLayout``."""
 
-    def __init__(self, layout: Any, tableau: Any) -> None:
+    def __init__(self, layout: Layout, tableau: Tableau) -> None:
         self.layout = layout
         self.a = tableau.a
         self.s = tableau.inside
         self.b = (*tableau.b, *[0.0] * (self.s - tableau.stages))
-        self.mu: list[Any] = [None] * self.s
-        self.h: Any = None
+        self.mu: list[Sequence[Array] | None] = [None] * self.s
+        self.h: Scalar = None
         self.g: State = None
-        self.q: Any = None
+        self.q: State = None
 
-    def begin(self, h: Scalar, g: State, q: Any = None) -> None:
+    def begin(self, h: Scalar, g: State, q: State = None) -> None:
         """Start with the cotangent g of y1 and, per stage, q_i on k_i (or None)."""
         self.h, self.g, self.q = h, g, q
         self.mu = [None] * self.s
@@ -66,11 +73,11 @@ class StageCotangents:
     def forget(self, low: int) -> None:
         """Stages from ``low`` on are not pulled from now on: ``begin`` forgets them as it is."""
 
-    def sources(self) -> Any:
+    def sources(self) -> State:
         """The q_i of a step, zero."""
         return (self.layout.zeros(),) * self.s
 
-    def add_source(self, q: Any, weights: Sequence[Scalar], ct: State) -> Any:
+    def add_source(self, q: State, weights: Sequence[Scalar], ct: State) -> State:
         """q_i + w_i ct for every stage."""
         return tuple(
             qi if known_zero(w) else self.layout.axpy(qi, w, ct)
@@ -92,7 +99,7 @@ class StageCotangents:
                 )
         return self.layout.zeros() if out is None else out
 
-    def push(self, i: int, mu: Any) -> None:
+    def push(self, i: int, mu: Sequence[Array]) -> None:
         """Store the cotangent of Y_i (leaves from f's vjp)."""
         self.mu[i] = mu
 
@@ -105,53 +112,9 @@ class StageCotangents:
         return tuple(out)
 
 
-def known_zero(w: Any) -> bool:
+def known_zero(w: Scalar) -> bool:
     """Whether a weight is a number of the host's, and 0."""
     return isinstance(w, (int, float)) and w == 0
-
-
-class ListParts:
-    """Parts of states that are tuples of leaves."""
-
-    bk: Any
-    shapes: tuple[tuple[int, ...], ...]
-    dtypes: tuple[Any, ...]
-    size: int
-    nbytes: int
-
-    def repeat(self, count: int) -> Any:
-        """The layout of ``count`` states in a row."""
-        twin = copy.copy(self)
-        twin.shapes, twin.dtypes = self.shapes * count, self.dtypes * count
-        twin.size, twin.nbytes = self.size * count, self.nbytes * count
-        return twin
-
-    def split(self, s: State, count: int) -> tuple[State, ...]:
-        """``count`` equal parts of a state; they may share its memory."""
-        n = len(s) // count
-        return tuple([s[i * n : (i + 1) * n] for i in range(count)])
-
-    def join(self, parts: Sequence[State]) -> State:
-        """The inverse of :meth:`split`; a new state unless there is but one part."""
-        return tuple([x for part in parts for x in part])
-
-    def own(self, leaves: Sequence[Array]) -> State:
-        """What f or its vjp returned, as a state that stays when they are called again."""
-        return tuple(leaves)
-
-    def weighted(self, terms: Sequence[tuple[Scalar, State]]) -> State:
-        """``sum w x`` over the (w, x) of at least one term: a new state or part."""
-        add, out = self.bk.add_scaled, []
-        for i in range(len(terms[0][1])):
-            total: Any = None
-            for w, x in terms:
-                plain = isinstance(w, float) and w == 1.0
-                if total is None:
-                    total = x[i] if plain else w * x[i]
-                else:
-                    total = total + x[i] if plain else add(total, w, x[i])
-            out.append(total)
-        return tuple(out)
 
 
 class Scale:
@@ -159,12 +122,12 @@ class Scale:
 
     __slots__ = ("atol", "rtol")
 
-    def __init__(self, rtol: Any, atol: Any) -> None:
+    def __init__(self, rtol: Scalar, atol: Scalar) -> None:
         self.rtol = rtol
         self.atol = atol
 
 
-def combination_rows(tableau: Any) -> tuple[tuple[float, ...], ...]:
+def combination_rows(tableau: Tableau) -> tuple[tuple[float, ...], ...]:
     """All weight rows of one step, zero-padded to s: stages, b, the error's and the coarse one's.
 
     The last is there where the tableau has it.
@@ -178,7 +141,7 @@ def combination_rows(tableau: Any) -> tuple[tuple[float, ...], ...]:
     return tuple(rows)
 
 
-def joint(fine: Scalar, coarse: Scalar, where: Callable[..., Any]) -> Scalar:
+def joint(fine: Scalar, coarse: Scalar, where: Function) -> Scalar:
     """The squared norm of an error from those of two estimates of it (``Tableau.b_coarse``).
 
     Formed of norms, not element by element: so it is one division more a step, whatever the size
@@ -207,14 +170,14 @@ def rescaled(most: float, mean: Callable[[float], float]) -> float:
     return mean(most) * most * most
 
 
-def placed(layout: Any, origin: Scalar) -> Any:
+def placed(layout: _L, origin: Scalar) -> _L:
     """A layout whose ``time`` adds the origin; where there is none, nothing is added."""
     twin, time = copy.copy(layout), layout.time
-    twin.origin, twin.time = origin, lambda t: time(origin + t)
+    vars(twin).update(origin=origin, time=lambda t: time(origin + t))
     return twin
 
 
-class ListLayout(ListParts):
+class ListLayout:
     """States as tuples of leaves, each in its user's shape.
 
     Parameters
@@ -227,10 +190,10 @@ class ListLayout(ListParts):
     plain = False
     """Whether a state is the user's one array itself."""
 
-    origin: Any = None
+    origin: Scalar = None
     """The time that the clock counts from, where it is not 0."""
 
-    def __init__(self, bk: Any, like: Sequence[Array]) -> None:
+    def __init__(self, bk: AbstractBackend, like: Sequence[Array]) -> None:
         self.bk = bk
         self.xp = bk.xp
         self.shapes = tuple(tuple(int(d) for d in x.shape) for x in like)
@@ -253,9 +216,43 @@ class ListLayout(ListParts):
         """A time as the 0-d array that a vector field is given."""
         return self.bk.scalar_array(t, self)
 
-    def at(self, origin: Scalar) -> Any:
+    def at(self, origin: Scalar) -> ListLayout:
         """The same layout, where times of the clock count from ``origin``."""
         return placed(self, origin)
+
+    def repeat(self, count: int) -> ListLayout:
+        """The layout of ``count`` states in a row."""
+        twin = copy.copy(self)
+        twin.shapes, twin.dtypes = self.shapes * count, self.dtypes * count
+        twin.size, twin.nbytes = self.size * count, self.nbytes * count
+        return twin
+
+    def split(self, s: State, count: int) -> tuple[State, ...]:
+        """``count`` equal parts of a state; they may share its memory."""
+        n = len(s) // count
+        return tuple([s[i * n : (i + 1) * n] for i in range(count)])
+
+    def join(self, parts: Sequence[State]) -> State:
+        """The inverse of :meth:`split`; a new state unless there is but one part."""
+        return tuple([x for part in parts for x in part])
+
+    def own(self, leaves: Sequence[Array]) -> State:
+        """What f or its vjp returned, as a state that stays when they are called again."""
+        return tuple(leaves)
+
+    def weighted(self, terms: Sequence[tuple[Scalar, State]]) -> State:
+        """``sum w x`` over the (w, x) of at least one term: a new state or part."""
+        add, out = self.bk.add_scaled, []
+        for i in range(len(terms[0][1])):
+            total: Array = None
+            for w, x in terms:
+                plain = isinstance(w, float) and w == 1.0
+                if total is None:
+                    total = x[i] if plain else w * x[i]
+                else:
+                    total = total + x[i] if plain else add(total, w, x[i])
+            out.append(total)
+        return tuple(out)
 
     def axpy(self, y: State, h: Scalar, k: State) -> State:
         """``y + h * k``."""
@@ -276,7 +273,7 @@ class ListLayout(ListParts):
         For complex leaves it is Re(sum conj(x) y) or Re(sum x y), after the library's own
         convention of cotangents.
         """
-        total: Any = None
+        total: Array = None
         for a, b in zip(x, y, strict=True):
             part = self.xp.sum(self.bk.pair(a, b))
             total = part if total is None else total + part
@@ -284,7 +281,7 @@ class ListLayout(ListParts):
 
     def squares(self, x: State) -> Array:
         """Sum of ``|x_i|**2`` over all leaves, as a 0-d array."""
-        total: Any = None
+        total: Array = None
         for a in x:
             a = self.xp.abs(a)
             part = self.xp.sum(a * a)
@@ -325,7 +322,7 @@ class ListLayout(ListParts):
         return self._mean_square(e, size, scale)
 
     def _mean_square(self, e: State, size: Sequence[Array], scale: Scale) -> Scalar:
-        total: Any = None
+        total: Array = None
         for ratio in self._ratios(e, size, scale, signed=True):
             part = self.xp.sum(ratio * ratio)
             total = part if total is None else total + part
@@ -342,13 +339,9 @@ class ListLayout(ListParts):
             x = x if signed and self.dtype == self.real_dtype else xp.abs(x)
             yield xp.reshape(x / (atol + rtol * y), (-1,))
 
-    def where(self, ok: Any, a: Any, b: Any) -> Any:
-        """Choice between scalars of the clock."""
-        return self.bk.clock(self).where(ok, a, b)
-
-    def finite(self, y: State) -> Any:
+    def finite(self, y: State) -> Bool:
         """Whether every element is finite (a bool, or a traced 0-d array)."""
-        result: Any = True
+        result: Bool = True
         for leaf in y:
             result = self.bk.both(result, self.xp.all(self.xp.isfinite(leaf)))
         return result
@@ -373,7 +366,7 @@ class Stages:
     whole = True
     """Whether the last stage of an attempt was evaluated (``Tableau.late``)."""
 
-    def __init__(self, layout: ListLayout, tableau: Any, scale: Scale | None = None) -> None:
+    def __init__(self, layout: Layout, tableau: Tableau, scale: Scale | None = None) -> None:
         self.layout = layout
         self.scale = scale
         self.add = layout.bk.add_scaled
@@ -382,12 +375,12 @@ class Stages:
         self.s = tableau.stages
         self.more = [_nonzero(row) for row in tableau.a[self.s :]]
         self.total = tableau.inside
-        self.k: list[Any] = [None] * self.total
-        self.t: Any = None
-        self.h: Any = None
+        self.k: list[State] = [None] * self.total
+        self.t: Scalar = None
+        self.h: Scalar = None
         self.y: State = None
 
-    def begin(self, t: Scalar, h: Scalar, y: State, k0: Any = None) -> Any:
+    def begin(self, t: Scalar, h: Scalar, y: State, k0: Leaves | None = None) -> Leaves | None:
         """Start a step of size h at (t, y); returns the k0 that is safe to keep."""
         self.t, self.h, self.y = t, h, y
         self.k = [k0] + [None] * (self.total - 1)
@@ -397,7 +390,7 @@ class Stages:
         """t + c_i h as f is given it."""
         return self.layout.time(self.t + self.c[i] * self.h)
 
-    def evaluate(self, field: Callable[[Array, State], Any], low: int, high: int) -> None:
+    def evaluate(self, field: Field, low: int, high: int) -> None:
         """Stages low, ..., high - 1: combine, call f, put."""
         for i in range(low, high):
             self.put(i, field(self.time(i), self.combine(i)))
@@ -410,7 +403,7 @@ class Stages:
         """Y_i of a stage of the interpolant's own."""
         return self._sum(self.y, self.h, self.more[i - self.s])
 
-    def put(self, i: int, k: Any) -> None:
+    def put(self, i: int, k: Sequence[Array]) -> None:
         """Store stage i's derivative (the leaves that f returned)."""
         self.k[i] = k
 
@@ -421,14 +414,16 @@ class Stages:
     def error2(self, y1: State) -> Scalar:
         """The squared norm of the scaled error estimate."""
         error2, *coarse = (self._norm2(row, y1) for row in self.rows[self.s + 1 :])
-        return joint(error2, coarse[0], self.layout.where) if coarse else error2
+        if not coarse:
+            return error2
+        return joint(error2, coarse[0], self.layout.bk.clock(self.layout).where)
 
     def _norm2(self, row: Sequence[tuple[int, Scalar]], y1: State) -> Scalar:
         assert self.scale is not None
         e = self._sum(self._nothing, self.h, row)
         return self.layout.error2(e, self.y, y1, self.scale)
 
-    def fused(self, field: Any) -> Any:
+    def fused(self, field: Field) -> Attempt | None:
         """One attempt and its error in one frame: a method whose last stage is the next's first.
 
         ``(t, h, y, k0) -> (y1, k1, kept, error2)``, with the numbers of the calls one by one; None
@@ -449,10 +444,10 @@ class Stages:
         return tuple(self.k[i])
 
     @property
-    def _nothing(self) -> Sequence[Any]:
+    def _nothing(self) -> tuple[None, ...]:
         return (None,) * len(self.layout.shapes)
 
-    def _sum(self, start: Sequence[Any], h: Scalar, row: Sequence[tuple[int, Scalar]]) -> State:
+    def _sum(self, start: State, h: Scalar, row: Sequence[tuple[int, Scalar]]) -> State:
         """start + h sum_j w_j k_j over the (j, w_j) of a row."""
         add, terms, out = self.add, [(h * w, self.k[j]) for j, w in row], []
         for i, x in enumerate(start):

@@ -17,16 +17,34 @@ else:  # a default of a type variable is for type checkers before Python 3.13
 __all__ = [
     "TINY",
     "Array",
+    "Aux",
+    "Body",
+    "Bool",
+    "Buffer",
+    "Carry",
+    "Condition",
+    "CountedBody",
+    "DType",
+    "Device",
+    "Field",
+    "Function",
+    "Index",
     "Inputs",
+    "Leaves",
+    "Namespace",
     "NeedsGradient",
     "Numbers",
+    "ParamSums",
     "Plain",
     "RequestedTransforms",
+    "Residuals",
     "Scalar",
     "State",
+    "Table",
     "Time",
     "Times",
     "Tree",
+    "TreeDef",
     "VectorFieldFn",
     "Y",
 ]
@@ -40,14 +58,68 @@ Array: TypeAlias = Any
 Tree: TypeAlias = Any
 """Nested containers of arrays."""
 
+Leaves: TypeAlias = tuple[Array, ...]
+"""The arrays of a tree, in its order."""
+
+TreeDef: TypeAlias = Any
+"""A library's account of a tree's structure."""
+
 Scalar: TypeAlias = Any
-"""A time, step or count: a Python number (host clock) or a 0-d array (traced clock)."""
+"""A time, step or error: a Python number (host clock) or a 0-d array (traced clock)."""
+
+Index: TypeAlias = Any
+"""A count or an index: an int, or a 0-d array of integers where loops are traced."""
+
+Bool: TypeAlias = Any
+"""A truth value: a bool, or a 0-d array of them where loops are traced."""
 
 State: TypeAlias = Any
 """What a loop carries for y; opaque to the core (a flat vector, or a tuple of leaves)."""
 
-VectorFieldFn: TypeAlias = Callable[[Any, Any, Any], Any]
+Carry: TypeAlias = Any
+"""What a loop hands from one turn to the next: a tree of states, scalars and tables."""
+
+Buffer: TypeAlias = Any
+"""Room for states, as the library has it."""
+
+Table: TypeAlias = Any
+"""Numbers in a row, as the library's loops read and change them."""
+
+ParamSums: TypeAlias = Any
+"""Sums of cotangents of parameters, in the form of the vjp that adds them up."""
+
+Residuals: TypeAlias = Any
+"""What a forward pass keeps for its reverse pass."""
+
+Aux: TypeAlias = Any
+"""What a run tells beside its output leaves."""
+
+Namespace: TypeAlias = Any
+"""A module of the array API."""
+
+DType: TypeAlias = Any
+"""A library's dtype."""
+
+Device: TypeAlias = Any
+"""A library's device."""
+
+Function: TypeAlias = Callable[..., Any]
+"""A function whose arguments are its caller's affair."""
+
+Condition: TypeAlias = Callable[[Carry], Bool]
+"""Whether a loop takes another turn."""
+
+Body: TypeAlias = Callable[[Carry], Carry]
+"""A turn of a loop."""
+
+CountedBody: TypeAlias = Callable[[Index, Carry], Carry]
+"""A turn of a loop that counts them."""
+
+VectorFieldFn: TypeAlias = Callable[[Array, Tree, Tree], Tree]
 """``f(t, y, args) -> dy/dt``."""
+
+Field: TypeAlias = Callable[[Array, State], Leaves]
+"""f with its args and the form of its state: ``field(t, y) -> leaves of dy/dt``."""
 
 Numbers: TypeAlias = "complex | Sequence[complex] | Sequence[Sequence[complex]]"
 """Numbers of Python, alone or in lists."""
@@ -63,7 +135,7 @@ class Shaped(Protocol):
     """An array of any library, as far as a type checker can tell."""
 
     @property
-    def shape(self) -> Any:
+    def shape(self) -> tuple[int, ...]:
         """Its extents."""
 
 
@@ -83,16 +155,16 @@ class Inputs(NamedTuple):
     """
 
     y0: State
-    params: tuple[Array, ...]
+    params: Leaves
     t0: Scalar
     t1: Scalar
-    ts: Any
-    settings: tuple[Any, ...] = ()
-    stats: Any = None
-    relative: tuple[Any, ...] = ()
+    ts: Table
+    settings: tuple[State, ...] = ()
+    stats: Tree = None
+    relative: tuple[Scalar, Scalar, Table] | tuple[()] = ()
 
     @property
-    def clocked(self) -> tuple[Scalar, Scalar, Any]:
+    def clocked(self) -> tuple[Scalar, Scalar, Table]:
         """Start, end and saved times as the clock counts them: from t0, unless that is 0."""
         return self.relative or (self.t0, self.t1, self.ts)
 

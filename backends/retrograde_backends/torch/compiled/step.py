@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -76,7 +76,7 @@ class _Step:
         self.flat = isinstance(layout, TorchLayout)
         shapes = ((layout.size,),) if self.flat else layout.shapes
         like = [torch.empty(s, dtype=layout.dtype, device="meta") for s in shapes]
-        self.leaves = ListLayout(_Forms(), like)
+        self.leaves = ListLayout(cast(Any, _Forms()), like)
         self.width = len(shapes)
 
     def stepper(self, field: Any, scale: Any = None) -> Stepper:
