@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from retrograde._backend.stages import Scale
 from retrograde._base.errors import InputError
+from retrograde._base.types import Scale
 from retrograde.backend import EagerBackend
 
 from .flat.attempt import host_square, mean_square, with_coarse

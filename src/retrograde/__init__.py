@@ -18,6 +18,7 @@ from ._adjoints import (
 )
 from ._api.solve import plan, solve, solve_vjp
 from ._autodiff import VectorField, check_vjp
+from ._base import __version__ as __version__
 from ._base.errors import (
     InputError,
     PlanInfeasible,
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
         SemiImplicitEuler,
         VelocityVerlet,
     )
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ALF",

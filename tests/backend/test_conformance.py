@@ -11,7 +11,7 @@ import pytest
 
 import retrograde as rg
 from retrograde._backend.clock import HostClock
-from retrograde._backend.stages import Scale
+from retrograde._base.types import Scale
 from retrograde._checkpointing import FAR, Slots
 from retrograde.backend import AbstractBackend, Capability, EagerBackend, MemoryInfo
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde._backend.stages import Scale
+from retrograde._base.types import Scale
 
 flat = pytest.importorskip("retrograde_backends.flat.attempt")
 

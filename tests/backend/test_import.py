@@ -78,6 +78,51 @@ def test_imports_come_from_lower_floors(path):
         )
 
 
+def graph():
+    """Modules of both packages, and what each imports from them when it is loaded."""
+    roots = (ROOT, ROOT.parents[1] / "backends" / "retrograde_backends")
+    if not roots[1].is_dir():
+        roots = (ROOT, ROOT.parent / "retrograde_backends")
+    files = {}
+    for root in roots:
+        for path in root.rglob("*.py"):
+            parts = (root.name, *path.relative_to(root).with_suffix("").parts)
+            files[".".join(parts).removesuffix(".__init__")] = path
+    found = {}
+    for name, path in files.items():
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        found[name] = set()
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import):
+                found[name] |= {a.name for a in node.names if a.name in files}
+            elif isinstance(node, ast.ImportFrom):
+                up = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join(
+                    [*(up if node.level else []), *([node.module] if node.module else [])]
+                )
+                for alias in node.names:
+                    full = f"{base}.{alias.name}"
+                    found[name] |= {full if full in files else base} & set(files)
+        found[name].discard(name)
+    return found
+
+
+def test_a_chain_of_imports_is_at_most_16_files_long():
+    """Whoever follows one call through the house opens that many files at most."""
+    imported, length = graph(), {}
+
+    def chain(name, above=()):
+        if name in above:
+            return ()
+        if name not in length:
+            chains = (chain(other, (*above, name)) for other in imported[name])
+            length[name] = (name, *max(chains, key=len, default=()))
+        return length[name]
+
+    longest = max((chain(name) for name in imported), key=len)
+    assert len(longest) <= 16, " -> ".join(longest)
+
+
 def test_loop_and_adjoints_never_meet():
     """An adjoint receives the integrator as an argument; neither imports the other."""
     for path in MODULES:

@@ -323,7 +323,7 @@ def test_the_limit_is_the_last_step_that_fits(state, steps, room):
 
 
 def limited_shape(state, steps):
-    from retrograde._adjoints import Shape
+    from retrograde._planner import Shape
 
     return Shape(
         state=state,

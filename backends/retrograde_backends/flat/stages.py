@@ -25,7 +25,8 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
-from retrograde._backend.stages import ORDINARY, Scale, combination_rows, placed, rescaled
+from retrograde._backend.stages import ORDINARY, combination_rows, placed, rescaled
+from retrograde._base.types import Scale
 
 from .attempt import fused_attempt
 

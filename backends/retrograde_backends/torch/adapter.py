@@ -16,9 +16,8 @@ from array_api_compat import torch as namespace
 from retrograde._adjoints import DirectAdjoint, TooManySteps
 from retrograde._autodiff import VectorField
 from retrograde._backend.clock import HostClock
-from retrograde._backend.stages import Scale
 from retrograde._base.errors import InputError, UnsupportedByBackend
-from retrograde._base.types import Inputs, NeedsGradient
+from retrograde._base.types import Inputs, NeedsGradient, Scale
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
 from .captured import captured_tensors

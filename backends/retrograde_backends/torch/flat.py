@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from retrograde._backend.stages import Scale
+from retrograde._base.types import Scale
 
 from ..flat.attempt import FEW, bare_call, host_square, with_coarse
 from ..flat.cotangents import FlatCotangents

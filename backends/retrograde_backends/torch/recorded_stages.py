@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from retrograde._backend.eager import DirectLayout, DirectStages
-from retrograde._backend.stages import Scale, joint
+from retrograde._backend.stages import joint
 from retrograde._base.errors import InputError
-from retrograde._base.types import State
+from retrograde._base.types import Scale, State
 
 from .device import uploaded
 from .flat import timer

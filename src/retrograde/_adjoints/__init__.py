@@ -9,7 +9,7 @@ planner's costs, a line here.
 """
 
 from .._base.errors import InputError
-from .base import AbstractAdjoint, Shape
+from .base import AbstractAdjoint
 from .checkpointed import RecursiveCheckpointAdjoint
 from .direct import DirectAdjoint, TooManySteps, check_followed, constant_times
 from .forward_mode import ForwardMode
@@ -25,7 +25,6 @@ __all__ = [
     "InvertingAdjoint",
     "RecursiveCheckpointAdjoint",
     "ReversibleAdjoint",
-    "Shape",
     "TapeAdjoint",
     "TooManySteps",
     "check_followed",

@@ -15,8 +15,8 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-from .._backend.stages import Scale, joint
-from .._base.types import Array, NeedsGradient, Scalar, State
+from .._backend.stages import joint
+from .._base.types import Array, NeedsGradient, Scalar, Scale, State
 from .._solvers.base import AbstractStepper
 from .step_vjp import field_pullback
 

@@ -8,121 +8,13 @@ library's own autodiff follows.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from .._base.errors import UnsupportedByBackend
 from .._base.types import Array, Inputs, NeedsGradient
 from .._integrate.outputs import output_leaves
 
-__all__ = ["AbstractAdjoint", "Shape"]
-
-
-class Shape(NamedTuple):
-    """What the cost of a gradient depends on.
-
-    Attributes
-    ----------
-    state : int [bytes]
-        One state, as it lies in a slot.
-    steps : int
-        Accepted steps: exact on a grid, else a prediction.
-    known : bool
-        Whether ``steps`` is exact.
-    bound : int or None
-        Tries allowed.
-    tape : int [bytes]
-        Tape of one evaluation of f.
-    stages : int
-        Stages of one step.
-    fixed : dict of str to int [bytes]
-        What every gradient needs, by item.
-    free_slot : bool
-        Whether y0's slot costs nothing.
-    recorded : int [bytes]
-        One step recorded by the library's autodiff; 0 where that is not to be had.
-    joint : int [bytes]
-        Cotangents of args more, where many calls of f are one graph of that autodiff.
-    kept : int [bytes]
-        Tapes of one step as TapeAdjoint stores them; 0 where it can't.
-    taping : bool
-        Whether that is a gain.
-    windows : bool
-        Whether a window of states saves time (traced loops of cheap steps).
-    passing : dict of str to int [bytes]
-        Python objects where the library's account of memory sees them: counted in budgets of
-        64 KiB and more.
-    vjp : float [F]
-        The vjp of a step, given its tapes, in units of one step forward.
-    calibrated : bool
-        Whether ``vjp`` was measured here; it is assumed else.
-    stiff : bool
-        Whether the solver is one for stiff problems, whose steps are not to be inverted.
-    source : str
-        Where ``steps`` comes from.
-    growing : int [bytes]
-        Each entry of a record of accepted times that grows with the solve; 0 where none does.
-    header : int [bytes]
-        What an array takes beside its elements, where the library's account of memory sees it.
-    reversible : bool
-        Whether the solver's steps have an exact inverse.
-    noted : int [bytes]
-        What a guard notes of a state.
-    vectors : int [bytes]
-        The projections that it notes.
-    returning : int [bytes]
-        Cotangents kept where pulls wait for a guard's verdict.
-    outputs : dict of str to int [bytes]
-        What the user asked for, by item; beside the budget.
-    beside : dict of str to int [bytes]
-        About what a solve and the cotangents of its rows take, by item; beside the budget too.
-    numbers : int or None
-        Real numbers that are differentiated, where that can be seen.
-    compiled : callable or None
-        ``compiled(one_tape) -> int [bytes]``: what a gradient takes beside its slots, by the
-        compiler's own account; it compiles one. None where nothing is compiled.
-    clock : int [bytes]
-        What a slot takes more where times are not recorded; 0 where that gains nothing.
-    tables : int [bytes]
-        A slot's entries in the tables of a reversal, in budgets of 64 KiB and more; half of them
-        in traced libraries below (position, order and their copy, without what sorting takes).
-    """
-
-    state: int
-    steps: int
-    known: bool
-    bound: int | None
-    tape: int
-    stages: int
-    fixed: dict[str, int]
-    free_slot: bool
-    windows: bool
-    passing: dict[str, int] = {}  # noqa: RUF012
-    recorded: int = 0
-    joint: int = 0
-    kept: int = 0
-    taping: bool = False
-    vjp: float = 2.0
-    calibrated: bool = False
-    stiff: bool = False
-    source: str = ""
-    growing: int = 0
-    header: int = 0
-    reversible: bool = False
-    noted: int = 0
-    vectors: int = 0
-    returning: int = 0
-    outputs: dict[str, int] = {}  # noqa: RUF012
-    beside: dict[str, int] = {}  # noqa: RUF012
-    numbers: int | None = None
-    compiled: Callable[[bool], int] | None = None
-    clock: int = 0
-    tables: int = 0
-
-    @property
-    def rows(self) -> int:
-        """Bytes of the saved states."""
-        return self.outputs.get("saved states", 0)
+__all__ = ["AbstractAdjoint"]
 
 
 class AbstractAdjoint(ABC):

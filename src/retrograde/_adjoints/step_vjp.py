@@ -11,7 +11,8 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
-from .._autodiff import TapePullback, UserPullback, VectorField
+from .._autodiff.field_vjp import TapePullback, UserPullback
+from .._autodiff.vector_field import VectorField
 from .._backend.interface import Capability
 from .._base.types import Inputs, NeedsGradient, Scalar, State
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._adjoints import find_adjoint
 from .._backend.interface import Capability
 from .._base.errors import InputError
 from .._base.types import Inputs
-from .._planner import (
-    UNLIMITED,
-    MadeFor,
-    Plan,
-    budget_bytes,
-    make_plan,
-    measure_problem,
-    method_override,
-    remember,
-    unmeasured_plan,
-)
-from .solve_program import DifferentiableSolve
+from .._planner.budget import budget_bytes
+from .._planner.plan import MadeFor, Plan
+from .._planner.problem_size import measure_problem
+from .._planner.requested import method_override, unmeasured_plan
+from .._planner.rules import make_plan
+from .._planner.shape import UNLIMITED
+from .._planner.step_count import remember
+
+if TYPE_CHECKING:
+    from .solve_program import DifferentiableSolve
 
 __all__ = ["choose_plan", "note_steps"]
 

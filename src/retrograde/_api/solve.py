@@ -16,12 +16,12 @@ from .._base.types import Inputs, Plain, Time, Times, Tree, VectorFieldFn, Y
 from .._controllers import AbstractController
 from .._integrate.saveat import SaveAt
 from .._integrate.solution import Gradients, Solution, Status, check
-from .._planner import Plan, measured_vjp
+from .._planner.measure_vjp import measured_vjp
+from .._planner.plan import Plan
 from .._solvers import AbstractSolver
 from .arguments import prepare
 from .plan import choose_plan, note_steps
-from .pullback import Pullback
-from .solve_program import DifferentiableSolve
+from .solve_program import DifferentiableSolve, Pullback
 
 __all__ = [
     "AdjointName",

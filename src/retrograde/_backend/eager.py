@@ -36,6 +36,7 @@ from .._base.types import (
     RequestedTransforms,
     Residuals,
     Scalar,
+    Scale,
     State,
     Table,
     Tree,
@@ -44,7 +45,7 @@ from .._base.types import (
 from .._checkpointing import schedules
 from .clock import HostClock
 from .interface import AbstractBackend, Capability
-from .stages import ListLayout, Scale, StageCotangents, Stages
+from .stages import ListLayout, StageCotangents, Stages
 
 if TYPE_CHECKING:
     from .._api.solve_program import DifferentiableSolve

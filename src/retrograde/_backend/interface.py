@@ -36,12 +36,12 @@ from .._base.types import (
     RequestedTransforms,
     Residuals,
     Scalar,
+    Scale,
     State,
     Table,
     Tree,
     TreeDef,
 )
-from .stages import Scale
 
 if TYPE_CHECKING:
     from .._api.solve_program import DifferentiableSolve

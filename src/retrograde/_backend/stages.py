@@ -27,7 +27,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from .._base.types import Array, Bool, Field, Function, Leaves, Scalar, State
+from .._base.types import Array, Bool, Field, Function, Leaves, Scalar, Scale, State
 
 if TYPE_CHECKING:
     from .._solvers.runge_kutta.tableau import Tableau
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ORDINARY",
     "ListLayout",
-    "Scale",
     "StageCotangents",
     "Stages",
     "combination_rows",
@@ -115,16 +114,6 @@ class StageCotangents:
 def known_zero(w: Scalar) -> bool:
     """Whether a weight is a number of the host's, and 0."""
     return isinstance(w, (int, float)) and w == 0
-
-
-class Scale:
-    """Tolerances of the error norm: ``atol + rtol * max(|y|, |y1|)``, scalars or states."""
-
-    __slots__ = ("atol", "rtol")
-
-    def __init__(self, rtol: Scalar, atol: Scalar) -> None:
-        self.rtol = rtol
-        self.atol = atol
 
 
 def combination_rows(tableau: Tableau) -> tuple[tuple[float, ...], ...]:

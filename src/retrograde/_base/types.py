@@ -39,6 +39,7 @@ __all__ = [
     "RequestedTransforms",
     "Residuals",
     "Scalar",
+    "Scale",
     "State",
     "Table",
     "Time",
@@ -203,3 +204,13 @@ class NeedsGradient(NamedTuple):
     def time(self) -> bool:
         """Whether any derivative with respect to time is needed."""
         return self.t0 or self.t1 or self.ts
+
+
+class Scale:
+    """Tolerances of the error norm: ``atol + rtol * max(|y|, |y1|)``, scalars or states."""
+
+    __slots__ = ("atol", "rtol")
+
+    def __init__(self, rtol: Scalar, atol: Scalar) -> None:
+        self.rtol = rtol
+        self.atol = atol

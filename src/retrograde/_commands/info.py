@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 
-from .. import __version__
 from .._backend.registry import BUILT_IN, adapter
+from .._base import __version__
 from .._base.units import format_bytes
 
 __all__ = ["INSTALL", "describe_installation", "missing"]

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from .. import __version__
+from .._base import __version__
 from .._base.errors import InputError, PlanInfeasible, RetrogradeError
 
 __all__ = ["main"]

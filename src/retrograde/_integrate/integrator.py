@@ -12,8 +12,8 @@ import copy
 import math
 from typing import Any, NamedTuple
 
-from .._backend.stages import Scale, smallest
-from .._base.types import Inputs, Scalar, State
+from .._backend.stages import smallest
+from .._base.types import Inputs, Scalar, Scale, State
 from .._checkpointing import (
     Patience,
     Slots,

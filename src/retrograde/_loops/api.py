@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
-from .._adjoints import RecursiveCheckpointAdjoint
+from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
 from .._backend.opaque import opaque
 from .._base.errors import InputError
 from .._base.types import NeedsGradient, Tree

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._adjoints import DirectAdjoint, RecursiveCheckpointAdjoint
+from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
+from .._adjoints.direct import DirectAdjoint
 from .._backend.interface import Capability
 from .._base.errors import InputError, SolveFailed
 from .._base.plain_input import cotangent_leaf

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .._autodiff import TapePullback
+from .._autodiff.field_vjp import TapePullback
 from .._backend.interface import Capability
 from .._base.types import Array, NeedsGradient
 from .loop import Leaves, LoopSpec

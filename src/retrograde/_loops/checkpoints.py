@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .._adjoints import DirectAdjoint, RecursiveCheckpointAdjoint
+from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
+from .._adjoints.direct import DirectAdjoint
 from .._backend.interface import Capability
 from .._base.errors import InputError, PlanInfeasible
 from .._base.types import NeedsGradient
 from .._base.units import format_bytes
 from .._checkpointing import schedules
-from .._planner import ARRAYS_ONLY, budget_bytes
+from .._planner.budget import budget_bytes
+from .._planner.shape import ARRAYS_ONLY
 from .body_vjp import BodyVJP, Span
 from .loop import LoopSpec
 

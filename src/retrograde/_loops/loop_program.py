@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .._adjoints import TooManySteps
+from .._adjoints.direct import TooManySteps
 from .._backend.interface import Capability
 from .._base.types import Array, Inputs, NeedsGradient
 from .._checkpointing import FAR, Slots, Stored, checkpointed_for, checkpointed_while, reverse

@@ -1,20 +1,21 @@
 """The planner: which adjoint, from how many bytes.
 
-Members: ``hardware`` (a budget in bytes from what the user or the device says), ``probe`` (the
-shape of a solve, from at most two calls of f), ``predict`` (the number of adaptive steps),
-``calibrate`` (what a vjp costs on this machine), ``costs`` and ``inversion`` (what each method
-takes), ``charges`` (what a budget is charged with), ``asked`` (what is visibly asked for, and the
-switch to an adjoint that has it), ``rules`` (the choice), ``candidates`` (the rows of its table),
-``plan`` (what was chosen), ``report`` (its text, data and picture). To add a method: its row in
-``candidates`` and a rule.
+``plan`` (what was chosen), ``rules`` (the choice and the rows of its table), ``costs`` (what each
+method takes), ``budget`` (a budget in bytes from what the user or the device says, and what it is
+charged with), ``problem_size`` (the shape of a solve, from at most two calls of f), ``step_count``
+and ``likeness`` (the number of adaptive steps), ``measure_vjp`` (what a vjp costs on this machine),
+``requested`` (what is visibly asked for, and the override that has it), ``report`` (a plan's text,
+data and picture), ``shape`` (what costs depend on). To add a method: its row and its rule in
+``rules``, its cost in ``costs``.
 """
 
-from .budget import ARRAYS_ONLY, budget_bytes
+from .budget import budget_bytes
 from .measure_vjp import measured_vjp
-from .plan import UNLIMITED, Candidate, MadeFor, Plan
+from .plan import Candidate, MadeFor, Plan
 from .problem_size import measure_problem
 from .requested import method_override, unmeasured_plan
 from .rules import make_plan, widened
+from .shape import ARRAYS_ONLY, UNLIMITED, Shape
 from .step_count import remember
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Candidate",
     "MadeFor",
     "Plan",
+    "Shape",
     "budget_bytes",
     "make_plan",
     "measure_problem",

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._adjoints import AbstractAdjoint, RecursiveCheckpointAdjoint, Shape
+from .._adjoints.base import AbstractAdjoint
+from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
 from .._base.errors import InputError
 from .._base.units import format_bytes, parse_bytes
 from .costs import as_compiled, slot_bytes, with_tapes
-from .plan import UNLIMITED
-from .problem_size import RECORD
-from .report import ARRAYS_ONLY
+from .shape import ARRAYS_ONLY, RECORD, UNLIMITED, Shape
 
 __all__ = [
     "ARRAYS_ONLY",

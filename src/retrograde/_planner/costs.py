@@ -18,16 +18,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from .._adjoints import (
-    BacksolveAdjoint,
-    InvertingAdjoint,
-    RecursiveCheckpointAdjoint,
-    ReversibleAdjoint,
-    Shape,
-)
+from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
+from .._adjoints.inversion import BacksolveAdjoint, InvertingAdjoint, ReversibleAdjoint
 from .._adjoints.projection_guard import noted_rows
 from .._checkpointing import schedules
-from .problem_size import CHEAP_BYTES, RECORD
+from .shape import CHEAP_BYTES, RECORD, Shape
 
 __all__ = [
     "Cost",

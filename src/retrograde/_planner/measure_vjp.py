@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from .._adjoints import field_pullback
+from .._adjoints.step_vjp import field_pullback
 from .._backend.interface import Capability
 from .._base.errors import InputError
 from .._base.types import Inputs, NeedsGradient
-from .problem_size import CHEAP
+from .shape import CHEAP
 
 __all__ = ["measured_vjp"]
 

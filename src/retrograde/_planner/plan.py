@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from .._adjoints import AbstractAdjoint, Shape
+from .._adjoints.base import AbstractAdjoint
 from .._base.errors import InputError
 from .._base.types import Inputs
-from . import report
+from .shape import UNLIMITED, Shape
 
-__all__ = ["UNLIMITED", "Candidate", "MadeFor", "Plan"]
-
-UNLIMITED = 2**62
-"""The budget where an adjoint was named and no budget given [bytes]."""
+__all__ = ["Candidate", "MadeFor", "Plan"]
 
 
 @dataclass(frozen=True)
@@ -219,6 +216,8 @@ class Plan:
         return self.shape.beside
 
     def __str__(self) -> str:
+        from . import report  # what is never shown needs no words
+
         return report.as_text(self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -239,6 +238,8 @@ class Plan:
         >>> data["adjoint"]["name"], data["budget"], data["steps"]
         ('BacksolveAdjoint', 2048, 100)
         """
+        from . import report  # what is never shown needs no words
+
         return report.as_data(self)
 
     def plot(self, path: Any = None, ax: Any = None) -> Any:
@@ -260,4 +261,6 @@ class Plan:
         RetrogradeError
             Without matplotlib (``pip install "retrograde[plot]"``).
         """
+        from . import report  # what is never shown needs no words
+
         return report.draw(self, path, ax)

@@ -7,35 +7,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._adjoints import Shape, constant_times, field_pullback
+from .._adjoints.direct import constant_times
 from .._adjoints.projection_guard import guard_bytes, guard_width
-from .._autodiff import TapePullback, UserPullback
+from .._adjoints.step_vjp import field_pullback
+from .._autodiff.field_vjp import TapePullback, UserPullback
 from .._autodiff.tape import object_bytes
 from .._backend.interface import Capability
 from .._base.types import Inputs, NeedsGradient
 from .._solvers import ExplicitRungeKutta
-from .plan import UNLIMITED
+from .shape import CHEAP, CHEAP_BYTES, PYTHON_OBJECTS, RECORD, UNLIMITED, Shape
 from .step_count import Prediction, predict
 
-__all__ = ["CHEAP", "CHEAP_BYTES", "PYTHON_OBJECTS", "RECORD", "measure_problem"]
-
-CHEAP_BYTES = 2**20
-"""What rows may take together that are there whether a solve uses them or not."""
-
-CHEAP = 1024
-"""States of at most this many elements make steps that cost less than a loop's bookkeeping."""
-
-RECORD = "record of times"
-"""The item of the accepted times, which a plan can do without."""
+__all__ = ["measure_problem"]
 
 DRAWN = "times of random numbers"
 """The item of what each call of f leaves behind where it draws."""
 
 GROWING_TIME = 9
 """8 bytes a time, and the sixteenth that Python's array keeps beyond its length."""
-
-PYTHON_OBJECTS = "Python objects"
-"""The item of what is no array."""
 
 AMPLE = 1024
 """Multiple of state and args from which a bound of what a pull takes does as well as a measure."""

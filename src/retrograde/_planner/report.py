@@ -10,21 +10,15 @@ import math
 import textwrap
 from typing import Any
 
-from .._adjoints import (
-    AbstractAdjoint,
-    BacksolveAdjoint,
-    DirectAdjoint,
-    InvertingAdjoint,
-    RecursiveCheckpointAdjoint,
-    TapeAdjoint,
-)
+from .._adjoints.base import AbstractAdjoint
+from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
+from .._adjoints.direct import DirectAdjoint
+from .._adjoints.inversion import BacksolveAdjoint, InvertingAdjoint
+from .._adjoints.stored_vjp import TapeAdjoint
 from .._base.units import format_bytes, require
+from .shape import ARRAYS_ONLY
 
 __all__ = ["as_data", "as_text", "counted", "describe", "draw"]
-
-ARRAYS_ONLY = 64 * 1024
-"""Up to here a prediction is a bound: what is counted by arrays is small beside their tables and
-headers. Above, it is within 15 % of what is measured."""
 
 WIDTH = 88
 """Columns of the items' paragraphs."""

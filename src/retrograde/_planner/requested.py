@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._adjoints import AbstractAdjoint, DirectAdjoint, ForwardMode, Shape
+from .._adjoints.base import AbstractAdjoint
+from .._adjoints.direct import DirectAdjoint
+from .._adjoints.forward_mode import ForwardMode
 from .._base.errors import InputError, UnsupportedByBackend
 from .._base.types import Inputs, RequestedTransforms
 from .costs import forward_cost
-from .plan import UNLIMITED, Plan
+from .plan import Plan
+from .shape import UNLIMITED, Shape
 
 __all__ = ["method_override", "unmeasured_plan"]
 

@@ -13,16 +13,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from .._adjoints import (
-    AbstractAdjoint,
-    BacksolveAdjoint,
-    DirectAdjoint,
-    ForwardMode,
-    InvertingAdjoint,
-    RecursiveCheckpointAdjoint,
-    Shape,
-    TapeAdjoint,
-)
+from .._adjoints.base import AbstractAdjoint
+from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
+from .._adjoints.direct import DirectAdjoint
+from .._adjoints.forward_mode import ForwardMode
+from .._adjoints.inversion import BacksolveAdjoint, InvertingAdjoint
+from .._adjoints.stored_vjp import TapeAdjoint
 from .._base.errors import PlanInfeasible
 from .._base.units import format_bytes
 from .._checkpointing import schedules
@@ -41,9 +37,9 @@ from .costs import (
     with_tapes,
     without_record,
 )
-from .plan import UNLIMITED, Candidate, Plan
-from .problem_size import PYTHON_OBJECTS, RECORD
+from .plan import Candidate, Plan
 from .report import counted, describe
+from .shape import PYTHON_OBJECTS, RECORD, UNLIMITED, Shape
 
 __all__ = [
     "RULES",

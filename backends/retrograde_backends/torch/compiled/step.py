@@ -15,8 +15,9 @@ from typing import Any, cast
 
 import torch
 
-from retrograde._backend.stages import ListLayout, Scale, Stages
+from retrograde._backend.stages import ListLayout, Stages
 from retrograde._base.errors import UnsupportedByBackend
+from retrograde._base.types import Scale
 from retrograde._solvers.runge_kutta.solver import Stepper
 
 from ..flat import TorchLayout

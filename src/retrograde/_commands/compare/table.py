@@ -12,7 +12,7 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from ... import __version__
+from ..._base import __version__
 from .measure import Effort, Reference
 from .problem import Problem
 from .rows import Row

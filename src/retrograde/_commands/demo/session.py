@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from ... import __version__
 from ..._backend.registry import adapter
+from ..._base import __version__
 from ..._base.units import format_bytes, parse_bytes
 from ...measure import peak_gradient_bytes
 from ..info import missing
