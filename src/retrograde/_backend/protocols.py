@@ -26,10 +26,10 @@ from .._base.types import (
 )
 
 if TYPE_CHECKING:
+    from .._base.types import Scale
     from .._solvers.base import AbstractStepper
     from .._solvers.runge_kutta.step_vjp import Sources, StepCotangents
     from .interface import AbstractBackend
-    from .stages import Scale
 
 __all__ = [
     "AbstractStepVJP",
