@@ -7,21 +7,13 @@ order is 7 times slower from n = 1,000. y1 itself is formed as y + (h b) K, whic
 the rounding error of the form with y in the product.
 
 What differs between NumPy, CuPy and PyTorch is in a few methods that adapters override.
-
-Where the stages of a step lie in the matrix of ``stages``, so that products skip what they can.
-
-A product goes over neighbouring rows. In some methods of high order the first stages serve the next
-few alone, and all later products would read rows for coefficients of 0: 22 of the 115 that a step
-of Dopri8 reads. Before y, in reverse order, they are out of the way: k3, k2, y, k1, k4, ... That
-pays where products are bound by memory (Burgers of 100,000: a tenth of the solve). An integration
-and its replays must have one order: it decides how sums round.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -33,70 +25,7 @@ from .attempt import fused_attempt
 __all__ = [
     "FlatLayout",
     "FlatStages",
-    "Order",
 ]
-
-
-class Order:
-    """The rows of y and of all stages.
-
-    Parameters
-    ----------
-    tableau : Tableau
-    skips : bool
-        Whether rows are to be skipped; else y comes first and the stages follow.
-
-    Attributes
-    ----------
-    lead : int
-        y's row, behind as many stages.
-    place : list of int
-        Row of each stage.
-    """
-
-    def __init__(self, tableau: Any, skips: bool) -> None:
-        lead = _passing(tableau) if skips else 0
-        self.lead, total = lead, tableau.inside
-        self.place = [lead + 1, *range(lead - 1, -1, -1), *range(lead + 2, total + 1)]
-
-    def columns(self, row: Sequence[float]) -> list[float]:
-        """Coefficients of a step's stages by row of the matrix, y's (1) included."""
-        out = [1.0] * (len(row) + 1)
-        for place, w in zip(self.place, row, strict=False):
-            out[place] = w
-        return out
-
-    def span(self, row: Sequence[float]) -> slice:
-        """Rows of y and of the stages that have coefficients."""
-        if not self.lead:
-            return slice(0, len(row) + 1)
-        found = [self.lead, *(p for p, w in zip(self.place, row, strict=False) if w)]
-        return slice(min(found), max(found) + 1)
-
-    def live(self, weights: Sequence[float]) -> list[float]:
-        """Weights of the stages behind y, in their order; those before it have none."""
-        return [weights[0], *weights[self.lead + 1 :]]
-
-    def scaler(self, multiply: Callable[..., Any]) -> Callable[..., Any]:
-        """``(table, h, out)`` that scales all columns of ``columns`` but y's."""
-
-        def scale(table: Any, h: float, out: Any) -> None:
-            multiply(table, h, out)
-            out[:, self.lead] = 1.0
-
-        return scale
-
-
-def _passing(tableau: Any) -> int:
-    """How many stages after the first have no coefficient three rows later."""
-    rows = [*tableau.a, tableau.b, tableau.b_error or (), tableau.b_coarse or ()]
-    count = 0
-    for i in range(1, tableau.stages - 2):
-        later = rows[i + 3 :]
-        if any(row[i] for row in later if len(row) > i) or any(tableau.interpolation[i]):
-            break
-        count = i
-    return count
 
 
 LARGE = 1 << 12
@@ -252,9 +181,6 @@ class FlatStages:
     whole = True
     """Whether the last stage of an attempt was evaluated (``Tableau.late``)."""
 
-    skips = True
-    """Whether the stages of a large state lie where products can skip them (``Order``)."""
-
     def __init__(self, layout: FlatLayout, tableau: Any, scale: Scale | None = None) -> None:
         bk = layout.bk
         self.bk, self.layout = bk, layout
@@ -262,7 +188,7 @@ class FlatStages:
         total = tableau.inside
         self.c, self.late = tableau.c, tableau.late
         self.stamp = bk.timer(layout)
-        self.store = layout.store
+        self.store, self.scale_into = layout.store, bk.scale_into
         like = (layout.size, layout.dtype, layout.device)
         # One block, with that of the error norm behind the stages. Freed once before it is used:
         # from then on the C library keeps pieces of that size instead of mapping each anew, f's
@@ -274,25 +200,20 @@ class FlatStages:
             del block
             block = bk.matrix(count, *like)
         matrix, rest = block[: total + 1], block[total + 1 :]
-        self.order = order = Order(tableau, self.skips and large)
-        first = order.lead + 1  # behind y
-        self.rows = [matrix[i] for i in (order.lead, *order.place)]
-        self.slopes, self.all = matrix[first : s + 1], matrix[first:]
-        self.more = [(row, matrix[first : s + 1 + j]) for j, row in enumerate(tableau.a[s:])]
+        self.rows = [matrix[i] for i in range(total + 1)]
+        self.slopes, self.all = matrix[1 : s + 1], matrix[1:]
+        self.more = [(row, matrix[1 : s + 1 + j]) for j, row in enumerate(tableau.a[s:])]
         table = [list(row) for row in combination_rows(tableau)]
         self.scale, table[s + 1 :] = self._scaled(scale, table[s + 1 :])
-        made = bk.coefficients([order.columns(row) for row in table], *like[1:])
+        made = bk.coefficients([[1.0, *row] for row in table], *like[1:])
         self.scaled_all = scaled = 1.0 * made
-        self.table, self.scaled, self.scale_into = made, scaled, order.scaler(bk.scale_into)
-        if not order.lead:  # then all but y's column are scaled in one go
-            self.table, self.scaled, self.scale_into = made[:, 1:], scaled[:, 1:], bk.scale_into
+        self.table, self.scaled = made[:, 1:], scaled[:, 1:]
         # stage i needs y and the i slopes before it
-        spans = [order.span(row) for row in tableau.a[:s]]
-        self.products = [bk.product(scaled[i, x], matrix[x]) for i, x in enumerate(spans)]
+        self.products = [bk.product(scaled[i, : i + 1], matrix[: i + 1]) for i in range(s)]
         self.plan = list(zip(self.c[:s], self.products, self.rows[1 : s + 1], strict=True))
         # temporaries that f never sees are formed in place
         self.end = s - tableau.fsal  # the last slope is no part of y1 where the next step has it
-        parts = scaled[s, first : self.end + 1], self.slopes[: self.end - order.lead]
+        parts = scaled[s, 1 : self.end + 1], self.slopes[: self.end]
         self.large = large
         self.increment = bk.product(*parts, *([] if self.large else bk.matrix(1, *like)))
         self.y: Any = None
@@ -300,7 +221,7 @@ class FlatStages:
         if scale is not None:
             self.spare = rest[0]
             self.error, *coarse = (
-                bk.product(row, self.slopes, self.spare) for row in scaled[s + 1 :, first:]
+                bk.product(row, self.slopes, self.spare) for row in scaled[s + 1 :, 1:]
             )
             self.coarse = coarse[0] if coarse else None
             self.buffers = rest[1:] if real else bk.matrix(3, like[0], layout.real_dtype, like[2])
@@ -385,5 +306,4 @@ class FlatStages:
         return self.rows[i + 1]
 
     def _row(self, weights: Sequence[float]) -> Any:
-        weights = self.order.live(weights)
         return self.bk.coefficients(weights, self.layout.dtype, self.layout.device)

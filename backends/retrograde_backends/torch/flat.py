@@ -308,8 +308,6 @@ class TorchLayout(FlatLayout):
 class TorchStages(FlatStages):
     """Stages as rows of a matrix."""
 
-    skips = False
-
     def __init__(self, layout: TorchLayout, tableau: Any, scale: Scale | None = None) -> None:
         self.host: HostStep | None = None
         super().__init__(layout, tableau, scale)
