@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from .._loops.loop import LoopSpec
     from .._loops.loop_program import DifferentiableLoop
     from .._solvers.runge_kutta.tableau import Tableau
-    from .protocols import Clock, FieldVJP, Layout, StepAdjoint, StepStages
+    from .protocols import Clock, FieldVJP, Layout, Shapes, StepAdjoint, StepStages
 
 __all__ = [
     "DirectLayout",
@@ -300,7 +300,7 @@ class EagerBackend(AbstractBackend):
     def real_rows(self, rows: int | None, width: int, layout: Layout) -> Table:
         return {}
 
-    def new_buffer(self, rows: int | None, layout: Layout, *, scratch: bool) -> Buffer:
+    def new_buffer(self, rows: int | None, layout: Shapes, *, scratch: bool) -> Buffer:
         return Rows(rows) if scratch else {}
 
     def write(self, buffer: Buffer, i: int, y: State) -> Buffer:

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         FieldVJP,
         Layout,
         Pull,
+        Shapes,
         StepAdjoint,
         StepStages,
         StoredVJPs,
@@ -254,7 +255,7 @@ class LoopHooks(ABC):
         """A table of rows of reals (:meth:`look`, :meth:`table_set`); None: it grows."""
 
     @abstractmethod
-    def new_buffer(self, rows: int | None, layout: Layout, *, scratch: bool) -> Buffer:
+    def new_buffer(self, rows: int | None, layout: Shapes, *, scratch: bool) -> Buffer:
         """Room for ``rows`` states, and if asked for a scratch row of index ``rows``."""
 
     @abstractmethod

@@ -39,10 +39,19 @@ __all__ = [
     "Layout",
     "Observer",
     "Pull",
+    "Shapes",
     "StepAdjoint",
     "StepStages",
     "StoredVJPs",
 ]
+
+
+class Shapes(Protocol):
+    """What room for states is made after: a layout, or less."""
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Those of its leaves."""
 
 
 class Layout(Protocol):

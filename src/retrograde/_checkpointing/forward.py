@@ -14,10 +14,24 @@ the calls between them. For eager libraries whose steps are cheap, those cost as
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from .._base.types import TINY
+from .._base.types import (
+    TINY,
+    Body,
+    Buffer,
+    Carry,
+    Condition,
+    CountedBody,
+    Index,
+    State,
+    Table,
+)
 from .patience import Patience
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
+    from .._backend.protocols import Attempt, Shapes
 
 __all__ = [
     "FAR",
@@ -53,8 +67,8 @@ class Slots(NamedTuple):
     """
 
     rows: int | None
-    index: Any
-    row: Any
+    index: Table
+    row: Table
     window: int
     length: int | None
     segments: bool = False
@@ -64,7 +78,7 @@ class Slots(NamedTuple):
         """Whether every state is stored."""
         return self.index is None
 
-    def new_buffer(self, bk: Any, layout: Any) -> Any:
+    def new_buffer(self, bk: AbstractBackend, layout: Shapes) -> Buffer:
         """Room for the rows; a scratch row where the reversal moves states."""
         return bk.new_buffer(self.rows, layout, scratch=not (self.everything or self.segments))
 
@@ -72,19 +86,19 @@ class Slots(NamedTuple):
 class Stored(NamedTuple):
     """A buffer of states and the step index of each row (None where row i is step i)."""
 
-    buffer: Any
-    positions: Any
+    buffer: Buffer
+    positions: Table
 
 
 def checkpointed_while(
-    bk: Any,
-    s: Any,
-    body: Callable[[Any], Any],
-    running: Callable[[Any], Any],
-    view: Callable[[Any], tuple[Any, Any]],
+    bk: AbstractBackend,
+    s: Carry,
+    body: Body,
+    running: Condition,
+    view: Callable[[Carry], tuple[Index, State]],
     slots: Slots | None,
-    layout: Any,
-) -> tuple[Any, Stored | None]:
+    layout: Shapes,
+) -> tuple[Carry, Stored | None]:
     """``while running(s): s = body(s)``, storing states on the way.
 
     ``view(s)`` gives (step index, state); a body may leave the index as it was (a rejected
@@ -95,14 +109,14 @@ def checkpointed_while(
     buffer = slots.new_buffer(bk, layout)
     if slots.everything:
 
-        def keep(z: Any) -> Any:
+        def keep(z: Carry) -> Carry:
             i, y = view(z[0])
             return body(z[0]), bk.write(z[1], i, y)
 
         s, buffer = bk.while_loop(lambda z: running(z[0]), keep, (s, buffer))
         return s, Stored(buffer, None)
 
-    def placement(z: Any) -> Any:
+    def placement(z: Carry) -> Carry:
         s, e, buffer, positions = z
         i, y = view(s)
         row = bk.table_get(slots.row, e)
@@ -118,28 +132,28 @@ def checkpointed_while(
 
 
 def checkpointed_for(
-    bk: Any,
-    n: Any,
-    s: Any,
-    body: Callable[[Any, Any], Any],
-    state: Callable[[Any], Any],
+    bk: AbstractBackend,
+    n: Index,
+    s: Carry,
+    body: CountedBody,
+    state: Callable[[Carry], State],
     slots: Slots | None,
-    layout: Any,
-) -> tuple[Any, Stored | None]:
+    layout: Shapes,
+) -> tuple[Carry, Stored | None]:
     """``for i in range(n): s = body(i, s)``, storing ``state(s)`` on the way."""
     if slots is None:
         return bk.for_loop(0, n, body, s), None
     buffer = slots.new_buffer(bk, layout)
     if slots.everything:
 
-        def keep(i: Any, z: Any) -> Any:
+        def keep(i: Index, z: Carry) -> Carry:
             buffer = bk.write(z[1], i, state(z[0]))
             return body(i, z[0]), buffer
 
         s, buffer = bk.for_loop(0, n, keep, (s, buffer))
         return s, Stored(buffer, None)
 
-    def placement(e: Any, z: Any) -> Any:
+    def placement(e: Index, z: Carry) -> Carry:
         s, buffer, positions = z
         low, row = bk.table_get(slots.index, e), bk.table_get(slots.row, e)
         buffer = bk.write(buffer, row, state(s))
@@ -153,6 +167,9 @@ def checkpointed_for(
     count = len(slots.index) - 1
     s, buffer, positions = bk.for_loop(0, count, placement, (s, buffer, positions))
     return s, Stored(buffer, positions)
+
+
+Adapt = Callable[[float, float, tuple[float, ...]], tuple[bool, float, tuple[float, ...]]]
 
 
 class Tries(NamedTuple):
@@ -179,10 +196,10 @@ class Tries(NamedTuple):
         Looked at now and then.
     """
 
-    attempt: Callable[..., Any]
-    adapt: Callable[..., Any]
-    note: Callable[..., Any] | None
-    collect: Callable[..., Any] | None
+    attempt: Attempt
+    adapt: Adapt
+    note: Callable[[Table, int, float, bool], Table] | None
+    collect: Callable[[Carry, tuple[float, float, float, State], int], Carry] | None
     t1: float
     floor: float
     least: float
@@ -191,8 +208,8 @@ class Tries(NamedTuple):
 
 
 def host_while(
-    bk: Any, start: tuple[Any, ...], tries: Tries, slots: Slots | None, layout: Any
-) -> tuple[tuple[Any, ...], Stored | None]:
+    bk: AbstractBackend, start: Carry, tries: Tries, slots: Slots | None, layout: Shapes
+) -> tuple[Carry, Stored | None]:
     """Integration from ``start``, the carry of the conditional integration, to its end.
 
     ``slots``: None, or those that store every state.

@@ -13,28 +13,35 @@ moves; integers are permuted.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
+from .._base.types import Bool, Buffer, Carry, Index, State, Table
 from .forward import Slots, Stored
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
+    from .._backend.protocols import Shapes
 
 __all__ = ["reverse"]
 
-Advance = Callable[[Any, Any], Any]
-Pull = Callable[[Any, Any, Any], Any]
-PullRange = Callable[[Any, Any, Any, Any], Any]
+Advance = Callable[[Index, State], State]
+Pull = Callable[[Index, State, Carry], Carry]
+PullRange = Callable[[Index, Index, State, Carry], Carry]
+Split = Callable[[Index, Index], Index]
+Walk = tuple[Index, State, Index, Table, Buffer]
 Step = tuple[Advance, Pull, PullRange | None]
 
 
 def reverse(
-    bk: Any,
+    bk: AbstractBackend,
     slots: Slots,
     stored: Stored,
-    n: Any,
+    n: Index,
     step: tuple[Advance, Pull],
-    carry: Any,
-    layout: Any,
+    carry: Carry,
+    layout: Shapes,
     leaf: PullRange | None = None,
-) -> Any:
+) -> Carry:
     """Pull steps n-1, ..., 0.
 
     Parameters
@@ -70,24 +77,32 @@ def reverse(
 
 
 def _walk_back(
-    bk: Any, buffer: Any, low: Any, high: Any, first: Any, pull: Pull, carry: Any
-) -> Any:
+    bk: AbstractBackend,
+    buffer: Buffer,
+    low: Index,
+    high: Index,
+    first: Index,
+    pull: Pull,
+    carry: Carry,
+) -> Carry:
     """Pull steps high-1, ..., low; the state before step i stands in row i - first."""
 
-    def body(j: Any, carry: Any) -> Any:
+    def body(j: Index, carry: Carry) -> Carry:
         i = low + (high - 1) - j
         return pull(i, bk.read(buffer, i - first), carry)
 
     return bk.for_loop(low, high, body, carry)
 
 
-def _leaf(bk: Any, window: Any, low: Any, high: Any, y: Any, step: Step, carry: Any) -> Any:
+def _leaf(
+    bk: AbstractBackend, window: Buffer, low: Index, high: Index, y: State, step: Step, carry: Carry
+) -> tuple[Carry, Buffer]:
     """Replay steps low..high-2 from the state y before low into the window; pull them all."""
     advance, pull, whole = step
     if whole is not None:
         return whole(low, high, y, carry), window
 
-    def fill(i: Any, z: Any) -> Any:
+    def fill(i: Index, z: Carry) -> Carry:
         window = bk.write(z[1], i - low, z[0])
         return advance(i, z[0]), window
 
@@ -97,17 +112,17 @@ def _leaf(bk: Any, window: Any, low: Any, high: Any, y: Any, step: Step, carry: 
 
 
 def _reverse_segments(
-    bk: Any,
+    bk: AbstractBackend,
     slots: Slots,
     stored: Stored,
     n: int,
     step: Step,
-    carry: Any,
-    layout: Any,
-) -> Any:
+    carry: Carry,
+    layout: Shapes,
+) -> Carry:
     count = len(slots.index) - 1
 
-    def segment(j: Any, z: Any) -> Any:
+    def segment(j: Index, z: Carry) -> Carry:
         e = count - 1 - j
         low, end = bk.table_get(slots.index, e), bk.table_get(slots.index, e + 1)
         high = bk.pick(end < n, end, n)
@@ -118,14 +133,14 @@ def _reverse_segments(
 
 
 def _reverse_ranges(
-    bk: Any,
+    bk: AbstractBackend,
     slots: Slots,
     stored: Stored,
-    n: Any,
+    n: Index,
     step: Step,
-    carry: Any,
-    layout: Any,
-) -> Any:
+    carry: Carry,
+    layout: Shapes,
+) -> Carry:
     assert slots.rows is not None
     rows, width, advance = slots.rows, slots.window, step[0]
     split = bk.split(rows)
@@ -133,7 +148,7 @@ def _reverse_ranges(
     recorded = step[2] is not None
     window = bk.new_buffer(width, layout, scratch=False) if width > 1 and not recorded else ()
 
-    def leaf(z: Any) -> Any:
+    def leaf(z: Carry) -> Carry:
         end, top, positions, buffer, window, carry = z
         row = bk.table_get(order, top - 1)
 
@@ -157,9 +172,14 @@ def _reverse_ranges(
 
 
 def _filled_leaf(
-    bk: Any, rows: tuple[int, Any, Any], buffer: Any, span: tuple[Any, Any], y: Any, step: Step,
-    carry: Any,
-) -> Any:  # fmt: skip
+    bk: AbstractBackend,
+    rows: tuple[int, Table, Index],
+    buffer: Buffer,
+    span: tuple[Index, Index],
+    y: State,
+    step: Step,
+    carry: Carry,
+) -> tuple[Carry, Buffer]:
     """Pull steps low..high-1, whose states all have room in free rows.
 
     The binomial schedule stores each of them too, one by one; here counted loops write them and
@@ -169,12 +189,12 @@ def _filled_leaf(
     (scratch, order, top), (low, high) = rows, span
     shift = top - 1 - low
 
-    def fill(i: Any, z: Any) -> Any:
+    def fill(i: Index, z: Carry) -> Carry:
         y, inside = advance(i, z[0]), i + 2 < high
         row = bk.table_get(order, bk.pick(inside, i + 1 + shift, 0))
         return y, bk.write(z[1], bk.pick(inside, row, scratch), y)
 
-    def back(j: Any, z: Any) -> Any:
+    def back(j: Index, z: Carry) -> Carry:
         i = low + (high - 1) - j
         carry = pull(i, z[0], z[1])
         return bk.read(buffer, bk.table_get(order, bk.pick(i > low, i - 1, low) + shift)), carry
@@ -184,14 +204,14 @@ def _filled_leaf(
 
 
 def to_leaf(
-    bk: Any,
-    find: tuple[int, Any, Any, Advance],
-    end: Any,
+    bk: AbstractBackend,
+    find: tuple[int, Split, Table, Advance],
+    end: Index,
     width: int,
-    start: tuple[Any, ...],
+    start: Walk,
     *,
     filled: bool = False,
-) -> tuple[Any, ...]:
+) -> Walk:
     """From a stored state to at most ``width`` steps before ``end``, storing on the way.
 
     ``filled``: to where all states up to ``end`` have room in free rows, the last one in hand.
@@ -210,10 +230,10 @@ def to_leaf(
     """
     rows, split, order, advance = find
 
-    def refine(q: Any) -> Any:
+    def refine(q: Carry) -> Carry:
         at, y, top, positions, buffer = q
 
-        def placed() -> tuple[Any, ...]:
+        def placed() -> tuple[Index, Index, Index, Table]:
             blocks = (end - at + width - 1) // width
             to = at + width * split(blocks, rows - top + 1)
             room = top < rows
@@ -224,7 +244,7 @@ def to_leaf(
         y = bk.for_loop(at, to, advance, y)
         return to, y, top, positions, bk.write(buffer, row, y)
 
-    def far(q: Any) -> Any:
+    def far(q: Carry) -> Bool:
         return end - q[0] > (rows - q[2] + 2 if filled else width)
 
     return bk.while_loop(far, refine, start)  # type: ignore[no-any-return]

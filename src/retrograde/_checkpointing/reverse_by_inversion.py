@@ -19,11 +19,16 @@ fails once, at the price of its pulls, is not tried again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from .._base.types import Bool, Buffer, Carry, Index, Scalar, State, Table
 from .forward import Slots, Stored
 from .reverse import to_leaf
 from .schedules import replay_limit
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
+    from .._backend.protocols import Clock
 
 __all__ = ["Invertible", "Report", "reverse_inverting"]
 
@@ -54,12 +59,12 @@ class Invertible(NamedTuple):
         Whether an inverted step can be improved by iteration (an inverse that is exact can't).
     """
 
-    advance: Callable[[Any, Any], Any]
-    pull: Callable[[Any, Any, Any], Any]
-    invert: Callable[[Any, Any], Any]
-    correct: Callable[[Any, Any, Any], Any]
-    error: Callable[[Any, Any], Any]
-    apart: Callable[[Any, Any], Any]
+    advance: Callable[[Index, State], State]
+    pull: Callable[[Index, State, Carry], Carry]
+    invert: Callable[[Index, State], State]
+    correct: Callable[[State, State, State], State]
+    error: Callable[[Index, State], Scalar]
+    apart: Callable[[State, State], Scalar]
     every: int | None
     tolerance: float
     corrected: bool
@@ -76,34 +81,34 @@ class Report(NamedTuple):
         Largest error that passed.
     """
 
-    inverted: Any
-    error: Any
+    inverted: Index
+    error: Scalar
 
 
 class _Walk(NamedTuple):
     """Where the walk stands: steps ``end`` and above are pulled; x is the state before them."""
 
-    end: Any
-    top: Any
-    positions: Any
-    buffer: Any
-    x: Any
-    carry: Any
-    floor: Any  # ranges above it are replayed
-    verified: Any  # steps from here on are pulled for good
-    kept: Any  # the carry at ``verified``, where pulls wait for a verdict
+    end: Index
+    top: Index
+    positions: Table
+    buffer: Buffer
+    x: State
+    carry: Carry
+    floor: Index  # ranges above it are replayed
+    verified: Index  # steps from here on are pulled for good
+    kept: Carry  # the carry at ``verified``, where pulls wait for a verdict
     report: Report
 
 
 def reverse_inverting(
-    bk: Any,
+    bk: AbstractBackend,
     slots: Slots,
     stored: Stored,
-    ends: tuple[Any, Any],
+    ends: tuple[Index, State],
     step: Invertible,
-    carry: Any,
-    clock: Any,
-) -> tuple[Any, Report]:
+    carry: Carry,
+    clock: Clock,
+) -> tuple[Carry, Report]:
     """Pull steps n-1, ..., 0.
 
     Parameters
@@ -144,7 +149,13 @@ class _Walker:
     """One turn of the walk: find the state before the next step, and pull the step."""
 
     def __init__(
-        self, bk: Any, slots: Slots, stored: Stored, n: Any, step: Invertible, clock: Any
+        self,
+        bk: AbstractBackend,
+        slots: Slots,
+        stored: Stored,
+        n: Index,
+        step: Invertible,
+        clock: Clock,
     ) -> None:
         assert slots.rows is not None
         self.bk, self.step, self.clock, self.rows = bk, step, clock, slots.rows
@@ -161,7 +172,7 @@ class _Walker:
         replayed = self.clock.either(z.end > z.floor, length <= replay_limit(room, 1))
         z = self._keep(z, replayed)
 
-        def invert(s: Any) -> Any:
+        def invert(s: Carry) -> Carry:
             return s[0] - 1, *self._invert(i, s[1], length, room)
 
         # loops of one trip at most: they work in the memory of x, a branch's results are copied
@@ -172,7 +183,7 @@ class _Walker:
         y, z = self._replay(z, (row, low, i), y, ok)
         return (self._pulled if self.at_once else self._judged)(z, i, y, error, ok)
 
-    def _keep(self, z: _Walk, replayed: Any) -> _Walk:
+    def _keep(self, z: _Walk, replayed: Index) -> _Walk:
         """The carry kept for a way back, where the first step is pulled without a verdict."""
         if self.at_once:
             return z
@@ -182,7 +193,7 @@ class _Walker:
         return z._replace(kept=kept)
 
     # --- the state before step i
-    def _invert(self, i: Any, x: Any, length: Any, room: Any) -> tuple[Any, Any, Any]:
+    def _invert(self, i: Index, x: State, length: Index, room: Index) -> tuple[State, Scalar, Bool]:
         """Step i taken back from x: the state, its error, and whether it passes."""
         bk, step, clock = self.bk, self.step, self.clock
         y, bound = step.invert(i, x), step.tolerance
@@ -198,8 +209,8 @@ class _Walker:
         return y, error, error <= bound
 
     def _corrected(
-        self, i: Any, y: Any, x: Any, error: Any, extent: tuple[Any, Any]
-    ) -> tuple[Any, Any]:
+        self, i: Index, y: State, x: State, error: Scalar, extent: tuple[Index, Index]
+    ) -> tuple[State, Scalar]:
         """y improved by y - (step(y) - x), as often as that is cheaper than a replay."""
         bk, step = self.bk, self.step
         length, room = extent
@@ -207,10 +218,10 @@ class _Walker:
             bk.pick(length > replay_limit(room, k), 1, 0) for k in range(2, CORRECTIONS + 2)
         )
 
-        def left(error: Any, tries: Any) -> Any:
+        def left(error: Scalar, tries: Index) -> Index:
             return bk.pick(error <= step.tolerance, 0, tries)
 
-        def improve(s: Any) -> Any:
+        def improve(s: Carry) -> Carry:
             y, _, tries = s
             y = step.correct(y, step.advance(i, y), x)
             error = step.error(i, y)
@@ -220,13 +231,15 @@ class _Walker:
         y, error, _ = bk.while_loop(lambda s: s[2] > 0, improve, start)
         return y, error
 
-    def _replay(self, z: _Walk, where: tuple[Any, Any, Any], y: Any, ok: Any) -> Any:
+    def _replay(
+        self, z: _Walk, where: tuple[Index, Index, Index], y: State, ok: Bool
+    ) -> tuple[State, _Walk]:
         """y itself where ok, else the state before step i from the stored one below."""
         bk = self.bk
         row, low, i = where
         at = bk.pick(ok, i, low)
 
-        def read(s: Any) -> Any:  # the row as a variable: XLA takes out what does not change
+        def read(s: Carry) -> Carry:  # the row as a variable: XLA takes out what does not change
             return s[0] - 1, bk.read(z.buffer, row + 1 - s[0])
 
         _, y = bk.while_loop(lambda s: s[0] > 0, read, (bk.pick(ok, 0, 1), y))
@@ -236,7 +249,7 @@ class _Walker:
         return y, z._replace(top=top, positions=positions, buffer=buffer)
 
     # --- the pull of step i
-    def _pulled(self, z: _Walk, i: Any, y: Any, error: Any, ok: Any) -> _Walk:
+    def _pulled(self, z: _Walk, i: Index, y: State, error: Scalar, ok: Bool) -> _Walk:
         report, pick = z.report, self.bk.pick
         return z._replace(
             end=i,
@@ -249,13 +262,13 @@ class _Walker:
             ),
         )
 
-    def _popped(self, z: _Walk, i: Any) -> Any:
+    def _popped(self, z: _Walk, i: Index) -> Index:
         """The number of stored states below step i."""
         bk = self.bk
         dead = bk.table_get(z.positions, bk.table_get(self.order, z.top - 1)) >= i
         return bk.pick(dead, z.top - 1, z.top)
 
-    def _judged(self, z: _Walk, i: Any, y: Any, error: Any, ok: Any) -> _Walk:
+    def _judged(self, z: _Walk, i: Index, y: State, error: Scalar, ok: Bool) -> _Walk:
         """The pull where others may wait for a verdict: a replayed state gives theirs.
 
         Where it is bad, the walk goes back to the last good step, and replays all that is left.
@@ -289,7 +302,7 @@ class _Walker:
             ),
         )
 
-    def _known(self, i: Any, ok: Any) -> Any:
+    def _known(self, i: Index, ok: Bool) -> Bool:
         """Whether the state before step i is known to be good: replayed, or noted and passed."""
         every, pick = self.step.every, self.bk.pick
         noted = 0 if every is None else pick(i % every == 0, 1, 0)
