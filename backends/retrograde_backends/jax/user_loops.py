@@ -28,7 +28,7 @@ from jax.extend.core import Literal
 from retrograde._base.errors import InputError, UnsupportedByBackend
 from retrograde._base.types import Inputs, NeedsGradient
 from retrograde._loops.body_vjp import BodyVJP, Span
-from retrograde._loops.loop import Leaves, LoopSpec
+from retrograde._loops.loop import LeafLayout, LoopSpec
 from retrograde._loops.loop_program import DifferentiableLoop
 
 from .derivatives import Differentiable, Tangent
@@ -117,7 +117,7 @@ class Lanes(LoopSpec):
         self.small = False
         self.guarded = guarded(loop, batched)
         like = [self._wide(i, loop.template_like[i]) for i in loop.moving]
-        self.layout = Leaves(loop.bk, like)
+        self.layout = LeafLayout(loop.bk, like)
         # what a batch of these lanes would see
         self.template_like = [self._wide(i, x) for i, x in enumerate(loop.template_like)]
 

@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .._base.errors import InputError
-from .._base.types import Array, NeedsGradient, State
+from .._base.types import Array, Bind, Leaves, NeedsGradient, Scalar, State, Tree
+
+if TYPE_CHECKING:
+    from .._backend.protocols import Layout, Pull
+    from .._integrate.problem import Problem
+    from .._loops.loop import LeafLayout
+    from .vector_field import VectorField
+    from .vjp import Pullback
 
 __all__ = ["TapePullback", "UserPullback"]
-
-Pull = Callable[[Any, Any], tuple[Any, Any, Any]]
 
 
 class _Pullback:
     """Accumulators shared by the two forms below."""
 
-    def __init__(self, layout: Any, params: Sequence[Array], wanted: NeedsGradient) -> None:
+    def __init__(
+        self, layout: Layout | LeafLayout, params: Sequence[Array], wanted: NeedsGradient
+    ) -> None:
         self.layout = layout
         self.bk = layout.bk
         self.params = params
@@ -59,14 +66,18 @@ class TapePullback(_Pullback):
     """
 
     def __init__(
-        self, layout: Any, bind: Callable[..., Any], params: Sequence[Array], wanted: NeedsGradient
+        self,
+        layout: Layout | LeafLayout,
+        bind: Bind,
+        params: Sequence[Array],
+        wanted: NeedsGradient,
     ) -> None:
         # a good part of the package's import, for some libraries only
         from .vjp import Signature, vjp
 
         super().__init__(layout, params, wanted)
         self.bind, self.tape_vjp, self.describe = bind, vjp, Signature
-        self.signature: Any = None
+        self.signature: Signature | None = None
         self.notice: Callable[[Exception], None] | None = None
         """Told why, once, where f takes its time as a plain number; None: then that is an error."""
         # recorded although nothing may ask for it: beside an array of its own library, that of a
@@ -92,7 +103,7 @@ class TapePullback(_Pullback):
                     self.notice(error)
         timed, count = self.timed, len(leaves)
 
-        def pull(ct: Sequence[Array], acc: list[Array]) -> tuple[Any, Any, list[Array]]:
+        def pull(ct: Sequence[Array], acc: list[Array]) -> tuple[Leaves, Scalar, list[Array]]:
             cts = tape_pull(ct)
             found, time = cts.pop(0) if timed else math.nan, None
             if self.time:
@@ -102,11 +113,13 @@ class TapePullback(_Pullback):
         pull.tape = tape_pull  # type: ignore[attr-defined]
         return k, pull
 
-    def _recorded(self, t: Any, leaves: Sequence[Array], *, timed: bool) -> tuple[Any, Any]:
+    def _recorded(
+        self, t: Array, leaves: Sequence[Array], *, timed: bool
+    ) -> tuple[list[Array], Pullback]:
         """Leaves of f, and their pullback to t (if ``timed``), the state and what is wanted."""
         count, where, params, bind = len(leaves), self.where, list(self.params), self.bind
 
-        def fn(*rest: Any) -> Any:
+        def fn(*rest: Array) -> Sequence[Array]:
             at, rest = (rest[0], rest[1:]) if timed else (t, rest)
             for i, x in zip(where, rest[count:], strict=True):
                 params[i] = x
@@ -127,7 +140,7 @@ class UserPullback(_Pullback):
     """The vjp that came with a :class:`~retrograde.VectorField`."""
 
     def __init__(
-        self, problem: Any, f: Any, params: Sequence[Array], wanted: NeedsGradient
+        self, problem: Problem, f: VectorField, params: Sequence[Array], wanted: NeedsGradient
     ) -> None:
         super().__init__(problem.layout, params, wanted)
         self.problem = problem
@@ -145,10 +158,11 @@ class UserPullback(_Pullback):
         k = self.call(t, y)
         tree = problem.tree(bk.lent(problem.layout.unpack(y)))
 
-        def pull(ct: Sequence[Array], acc: list[Array]) -> tuple[Any, Any, list[Array]]:
+        def pull(ct: Sequence[Array], acc: list[Array]) -> tuple[Leaves, Scalar, list[Array]]:
             if any(c is None for c in ct):
                 zeros = problem.layout.unpack(problem.layout.zeros())
                 ct = [z if c is None else c for z, c in zip(zeros, ct, strict=True)]
+            assert self.f.vjp is not None
             ct_t, ct_y, ct_args = self.f.vjp(t, tree, args, problem.tree(ct))
             mu, treedef = bk.flatten(ct_y)
             if treedef != problem.treedef:
@@ -168,12 +182,12 @@ class UserPullback(_Pullback):
         found = super().finish(acc)
         return tuple(None if i in self.absent else x for i, x in enumerate(found))
 
-    def _time(self, ct_t: Any) -> Any:
+    def _time(self, ct_t: Scalar) -> Scalar:
         if not self.time:
             return None
         return self.bk.held(ct_t) if self.bk.is_array(ct_t) else float(ct_t or 0.0)
 
-    def _wanted(self, ct_args: Any) -> list[Array]:
+    def _wanted(self, ct_args: Tree) -> list[Array]:
         """The cotangents asked for, out of those of args."""
         leaves, treedef = self.bk.flatten(ct_args)
         same = len(leaves) == self.problem.leaf_count

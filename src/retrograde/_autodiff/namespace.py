@@ -14,19 +14,18 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
+from .._base.types import Array, Function, Namespace, Tree
 from .rules.composed import COMPOSED, LIKE
 from .rules.elementwise import BINARY, FROM_INPUT, FROM_OUTPUT, UNARY
 from .rules.products import PRODUCTS, inv
 from .rules.shaping import JOINING, SELECTIONS, SHAPING
-from .rules.unbroadcast import fit
+from .rules.unbroadcast import Setting, fit
 from .tape import Recorded, foreign, record, refuse
 
-__all__ = ["LINALG", "PLAIN", "Namespace", "carries", "namespace_of", "unwrapped"]
-
-Function: TypeAlias = Callable[..., Any]
+__all__ = ["LINALG", "PLAIN", "RecordingNamespace", "carries", "namespace_of", "unwrapped"]
 
 PLAIN = frozenset(
     "sign signbit floor ceil round trunc floor_divide equal not_equal less less_equal greater "
@@ -44,7 +43,7 @@ _VIEWS = frozenset(
 _PYTHON = frozenset({int, float})
 
 
-def carries(arguments: Any) -> bool:
+def carries(arguments: object) -> bool:
     """Whether there is a variable in arguments: itself, or in lists, tuples, dicts."""
     if isinstance(arguments, Recorded):
         return True
@@ -55,7 +54,7 @@ def carries(arguments: Any) -> bool:
     return any(carries(x) for x in arguments)
 
 
-def unwrapped(x: Any) -> Any:
+def unwrapped(x: Tree) -> Tree:
     """Arguments with the values of variables in their place."""
     if isinstance(x, Recorded):
         return x.value
@@ -64,10 +63,10 @@ def unwrapped(x: Any) -> Any:
     return {k: unwrapped(v) for k, v in x.items()} if isinstance(x, dict) else x
 
 
-class Namespace:
+class RecordingNamespace:
     """The functions of one array library, those that have rules replaced."""
 
-    def __init__(self, xp: Any, path: str, functions: dict[str, Function]) -> None:
+    def __init__(self, xp: Namespace, path: str, functions: dict[str, Function]) -> None:
         self.__dict__["_xp"] = xp
         self.__dict__["_path"] = path
         self.__dict__["_functions"] = functions
@@ -82,7 +81,7 @@ class Namespace:
         if inspect.ismodule(found):
             inner = self._functions if name == "linalg" else {}
             inner = {k: f for k, f in inner.items() if k in LINALG}
-            found = Namespace(found, f"{self._path}{name}.", inner)
+            found = RecordingNamespace(found, f"{self._path}{name}.", inner)
         elif callable(found) and not isinstance(found, type):
             found = (_plain if name in PLAIN else _guarded)(f"{self._path}{name}", found)
         self.__dict__[name] = found
@@ -93,14 +92,14 @@ class Namespace:
 
 
 @functools.lru_cache(maxsize=16)
-def namespace_of(xp: Any) -> Namespace:
+def namespace_of(xp: Namespace) -> RecordingNamespace:
     """The recording namespace over an array library's namespace."""
     functions: dict[str, Function] = {}
-    namespace = Namespace(xp, "xp.", functions)
+    namespace = RecordingNamespace(xp, "xp.", functions)
     for of_output, table in ((False, FROM_INPUT), (True, FROM_OUTPUT)):
         for name, derivative in table.items():
             functions[name] = _unary(xp, name, derivative, of_output)
-    tables: tuple[tuple[dict[str, Any], int, bool], ...] = (
+    tables: tuple[tuple[dict[str, Function], int, bool], ...] = (
         ({**UNARY, **SHAPING, **SELECTIONS, "inv": inv}, 1, False),
         (BINARY, 2, True),
         (PRODUCTS, 2, False),
@@ -116,12 +115,12 @@ def namespace_of(xp: Any) -> Namespace:
     return namespace
 
 
-def _own(xp: Any, name: str) -> Function:
+def _own(xp: Namespace, name: str) -> Function:
     """The library's function, or what says that there is none."""
     found = getattr(xp, name, None) or getattr(xp.linalg, name, None)
     if found is None:
 
-        def found(*args: Any, **kwargs: Any) -> Any:
+        def found(*args: Setting, **kwargs: Setting) -> Array:
             raise refuse(f"`{name}`, which the library lacks,", "use another function")
 
     return found
@@ -129,7 +128,7 @@ def _own(xp: Any, name: str) -> Function:
 
 def _plain(name: str, function: Function) -> Function:
     @functools.wraps(function)
-    def plain(*args: Any, **kwargs: Any) -> Any:
+    def plain(*args: Setting, **kwargs: Setting) -> Array:
         return function(*unwrapped(args), **unwrapped(kwargs))
 
     return plain
@@ -137,7 +136,7 @@ def _plain(name: str, function: Function) -> Function:
 
 def _guarded(name: str, function: Function) -> Function:
     @functools.wraps(function)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
+    def guarded(*args: Setting, **kwargs: Setting) -> Array:
         if carries(args) or carries(kwargs):
             raise refuse(f"`{name}`", "express it with functions that have a derivative")
         return function(*args, **kwargs)
@@ -145,17 +144,17 @@ def _guarded(name: str, function: Function) -> Function:
     return guarded
 
 
-def _unary(xp: Any, name: str, derivative: Function, of_output: bool) -> Function:
+def _unary(xp: Namespace, name: str, derivative: Function, of_output: bool) -> Function:
     forward = _own(xp, name)
 
-    def recorded(x: Any, /) -> Any:
+    def recorded(x: Array, /) -> Array:
         if not isinstance(x, Recorded):
             return forward(x)
         tape = x.tape
         out = forward(x.value)
         kept = out if of_output else x.value
 
-        def back(g: Any) -> Any:
+        def back(g: Array) -> Array:
             return g * derivative(xp, kept)
 
         if tape.uniform:
@@ -167,11 +166,11 @@ def _unary(xp: Any, name: str, derivative: Function, of_output: bool) -> Functio
     return recorded
 
 
-def _ruled(xp: Any, name: str, rule: Function, operands: int, broadcast: bool) -> Function:
+def _ruled(xp: Namespace, name: str, rule: Function, operands: int, broadcast: bool) -> Function:
     forward = _own(xp, name)
     view = name in _VIEWS
 
-    def recorded(*args: Any, **named: Any) -> Any:
+    def recorded(*args: Setting, **named: Setting) -> Array:
         given, settings = args[:operands], args[operands:]
         if carries(settings) or carries(named):
             raise refuse(f"`{name}` with a variable among its settings", "pass plain numbers")
@@ -183,10 +182,10 @@ def _ruled(xp: Any, name: str, rule: Function, operands: int, broadcast: bool) -
     return recorded
 
 
-def _composed(namespace: Namespace, name: str, function: Function) -> Function:
+def _composed(namespace: RecordingNamespace, name: str, function: Function) -> Function:
     forward = _own(namespace._xp, name)
 
-    def recorded(*args: Any, **named: Any) -> Any:
+    def recorded(*args: Setting, **named: Setting) -> Array:
         if not (carries(args) or carries(named)):
             return forward(*args, **named)
         return function(namespace, *args, **named)
@@ -195,10 +194,10 @@ def _composed(namespace: Namespace, name: str, function: Function) -> Function:
     return recorded
 
 
-def _joining(xp: Any, name: str, rule: Function) -> Function:
+def _joining(xp: Namespace, name: str, rule: Function) -> Function:
     forward = _own(xp, name)
 
-    def recorded(arrays: Any, /, axis: int | None = 0) -> Any:
+    def recorded(arrays: Sequence[Array], /, axis: int | None = 0) -> Array:
         arrays = tuple(arrays)
         for lead in arrays:
             if isinstance(lead, Recorded):
@@ -215,7 +214,7 @@ def _joining(xp: Any, name: str, rule: Function) -> Function:
     return recorded
 
 
-def _stacked_scalars(xp: Any, lead: Any, arrays: Sequence[Any]) -> Any:
+def _stacked_scalars(xp: Namespace, lead: Recorded, arrays: Sequence[Array]) -> Array:
     """``stack`` of 0-d variables and numbers, without the library's overhead (12x in NumPy)."""
     tape = lead.tape
     out = xp.empty((len(arrays),), dtype=tape.dtype, device=tape.device)

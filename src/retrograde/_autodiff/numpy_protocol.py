@@ -13,10 +13,11 @@ a variable (``W @ y``; write ``xp.matmul(W, y)``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
+from .._base.types import Array, Function, Leaves, Namespace
 from .namespace import PLAIN, unwrapped
+from .rules.unbroadcast import Axis, Setting
 from .tape import refuse
 
 __all__ = ["call", "method"]
@@ -62,7 +63,9 @@ _ORDER = {
 """Arguments of methods whose order is NumPy's own."""
 
 
-def _meant(name: str, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _meant(
+    name: str, args: Leaves, kwargs: dict[str, Setting]
+) -> tuple[Leaves, dict[str, Setting]]:
     """Arguments of a method without those that say nothing (``out=None``)."""
     order = _ORDER.get(name, ())
     first = 1 if name == "dot" else 2 if name == "clip" else 0  # the standard's, too
@@ -71,43 +74,45 @@ def _meant(name: str, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str,
     return (args[:first] if order else args), kept
 
 
-def _says_nothing(name: str, value: Any) -> bool:
+def _says_nothing(name: str, value: object) -> bool:
     return (name in ("out", "dtype", "axis") and value is None) or (
         name == "order" and value == "C"
     )
 
 
-def _ravel(ns: Any, x: Any) -> Any:
+def _ravel(ns: Namespace, x: Array) -> Array:
     return ns.reshape(x, (-1,))
 
 
-def _copy(ns: Any, x: Any) -> Any:
+def _copy(ns: Namespace, x: Array) -> Array:
     return ns.asarray(x, copy=True)
 
 
-def _cumsum(ns: Any, x: Any, axis: int | None = None) -> Any:
+def _cumsum(ns: Namespace, x: Array, axis: int | None = None) -> Array:
     return ns.cumulative_sum(_ravel(ns, x) if axis is None else x, axis=axis or 0)
 
 
-def _dot(ns: Any, x: Any, y: Any) -> Any:
+def _dot(ns: Namespace, x: Array, y: Array) -> Array:
     """NumPy's ``dot``: the last axis of x with the last but one of y."""
     if not (getattr(x, "ndim", 0) and getattr(y, "ndim", 0)):
         return x * y
     return ns.tensordot(x, y, axes=((x.ndim - 1,), (max(y.ndim - 2, 0),)))
 
 
-def _norm(ns: Any, x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
+def _norm(
+    ns: Namespace, x: Array, ord: Setting = None, axis: Axis = None, keepdims: bool = False
+) -> Array:
     if ord is not None and x.ndim > 1 and not isinstance(axis, int):
         raise refuse("`norm` of a matrix of a given order", "use `xp.linalg.vector_norm`")
     return ns.linalg.vector_norm(x, axis=axis, keepdims=keepdims, ord=2 if ord is None else ord)
 
 
-def _hstack(ns: Any, arrays: Any) -> Any:
+def _hstack(ns: Namespace, arrays: Sequence[Array]) -> Array:
     arrays = [x if getattr(x, "ndim", 0) else ns.stack([x]) for x in arrays]
     return ns.concat(arrays, axis=0 if arrays[0].ndim == 1 else 1)
 
 
-_COMPOSED: dict[str, Callable[..., Any]] = {
+_COMPOSED: dict[str, Function] = {
     "ravel": _ravel,
     "flatten": _copy,
     "copy": _copy,
@@ -118,13 +123,13 @@ _COMPOSED: dict[str, Callable[..., Any]] = {
 }
 
 
-def _recorded(ns: Any, name: str) -> Callable[..., Any] | None:
+def _recorded(ns: Namespace, name: str) -> Function | None:
     if name in _COMPOSED:
         return lambda *args, **kwargs: _COMPOSED[name](ns, *args, **kwargs)
     return ns._functions.get(_SPELLINGS.get(name, name))  # type: ignore[no-any-return]
 
 
-def call(ns: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def call(ns: Namespace, function: Function, args: Leaves, kwargs: dict[str, Setting]) -> Array:
     """What a NumPy function does with variables among its arguments.
 
     Raises
@@ -142,7 +147,7 @@ def call(ns: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     raise refuse(f"`{name}`", "express it with functions that have a derivative")
 
 
-def method(x: Any, name: str) -> Any:
+def method(x: Array, name: str) -> Array:
     """A method of the library's arrays that the standard does not have, for a variable.
 
     Raises
@@ -163,7 +168,7 @@ def method(x: Any, name: str) -> Any:
     recorded = _recorded(ns, name)
     assert recorded is not None
 
-    def bound(*args: Any, **kwargs: Any) -> Any:
+    def bound(*args: Setting, **kwargs: Setting) -> Array:
         args, kwargs = _meant(name, args, kwargs)
         if name == "flatten":
             return recorded(_ravel(ns, x))

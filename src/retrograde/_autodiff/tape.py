@@ -20,15 +20,19 @@ counted are classes, modules and what functions reach through their globals.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import CellType, FunctionType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from .._base.errors import InputError, UnsupportedByBackend
-from .._base.types import Array
-from .rules.unbroadcast import fit
+from .._base.types import Array, Function
+from .rules.unbroadcast import Key, Setting, fit
+
+if TYPE_CHECKING:
+    from .vjp import Signature
 
 __all__ = [
+    "Edge",
     "Edges",
     "Recorded",
     "Tape",
@@ -40,7 +44,8 @@ __all__ = [
 ]
 
 
-Edges: TypeAlias = tuple[tuple[int, Any, Any], ...]
+Edge: TypeAlias = tuple[int, Function | None, Key]
+Edges: TypeAlias = tuple[Edge, ...]
 _PYTHON = frozenset({int, float, complex, bool, type(None)})
 _VIEW = "a reshaped or converted view of another array"
 
@@ -66,11 +71,11 @@ class Tape(list[Edges]):
 
     __slots__ = ("constants", "device", "dtype", "namespace", "uniform", "xp")
 
-    def __init__(self, signature: Any) -> None:
+    def __init__(self, signature: Signature) -> None:
         self.xp, self.namespace = signature.xp, signature.namespace
         self.uniform, self.dtype = signature.uniform, signature.dtype
         self.device = signature.device
-        self.constants: list[Any] = []
+        self.constants: list[Array] = []
         """Arrays of the user's that took part: not counted as kept alive by the tape."""
 
 
@@ -79,7 +84,7 @@ class Recorded:
 
     __slots__ = ("__weakref__", "base", "index", "tape", "value", "views")
 
-    def __init__(self, value: Array, tape: Tape, edges: Edges, base: Any = None) -> None:
+    def __init__(self, value: Array, tape: Tape, edges: Edges, base: Key = None) -> None:
         self.value = value
         self.tape = tape
         self.index = len(tape)
@@ -88,7 +93,7 @@ class Recorded:
         tape.append(edges)
 
 
-def leaf(like: Any, value: Array) -> Any:
+def leaf(like: Recorded, value: Array) -> Array:
     """A variable made inside the function that depends on nothing yet."""
     tape = like.tape
     if value.dtype != tape.dtype:
@@ -97,14 +102,14 @@ def leaf(like: Any, value: Array) -> Any:
 
 
 def record(
-    rule: Callable[..., Any],
-    operands: Sequence[Any],
-    settings: Sequence[Any] = (),
-    named: Mapping[str, Any] | None = None,
+    rule: Function,
+    operands: Sequence[Array],
+    settings: Sequence[Setting] = (),
+    named: Mapping[str, Setting] | None = None,
     *,
     broadcast: bool = False,
     view: bool = False,
-) -> Any:
+) -> Array:
     """Apply a rule to operands of which at least one is a variable; the result is one.
 
     Parameters
@@ -120,7 +125,7 @@ def record(
     view : bool
         Whether the library may return a view of the first operand.
     """
-    lead: Any = None
+    lead: Array = None
     values = []
     for x in operands:
         if isinstance(x, Recorded):
@@ -152,7 +157,7 @@ def record(
 _CONTAINERS = (tuple, list, set, frozenset)
 
 
-def object_bytes(pull: Any) -> int:
+def object_bytes(pull: object) -> int:
     """Bytes of the objects that a pullback keeps alive, the data of arrays not counted.
 
     Examples
@@ -176,7 +181,7 @@ def object_bytes(pull: Any) -> int:
     return total
 
 
-def _parts(x: Any) -> tuple[int, Iterable[Any]]:
+def _parts(x: object) -> tuple[int, Iterable[object]]:
     """Size of one object, and what it refers to; nothing for what is shared with others."""
     if isinstance(x, _CONTAINERS):
         return sys.getsizeof(x), x

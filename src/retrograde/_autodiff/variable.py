@@ -20,12 +20,12 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from .._base.errors import InputError
-from .._base.types import Array
+from .._base.types import Array, Device, DType, Function, Leaves, Namespace
 from .numpy_protocol import call, method
 from .rules import elementwise, products
 from .rules.shaping import permute_dims, reshape, selection
-from .rules.unbroadcast import fit
-from .tape import Recorded, foreign, record, refuse
+from .rules.unbroadcast import Back, Key, Setting, fit
+from .tape import Edge, Recorded, foreign, record, refuse
 
 __all__ = [
     "Variable",
@@ -37,7 +37,7 @@ __all__ = [
 _BASIC = frozenset({int, slice, type(None), type(Ellipsis)})
 
 
-def basic_key(key: Any) -> tuple[Any, bool]:
+def basic_key(key: Key) -> tuple[Key, bool]:
     """An index with its integer scalars made ints, and whether it is basic (holds no array)."""
     if type(key) in _BASIC:
         return key, True
@@ -50,17 +50,17 @@ def basic_key(key: Any) -> tuple[Any, bool]:
     return (operator.index(key), True) if scalar and not _is_bool(key) else (key, False)
 
 
-def _is_bool(key: Any) -> bool:
+def _is_bool(key: object) -> bool:
     return isinstance(key, bool) or "bool" in str(getattr(key, "dtype", ""))
 
 
-def _cleared(xp: Any, g: Array, key: Any) -> Array:
+def _cleared(xp: Namespace, g: Array, key: Key) -> Array:
     rest = xp.asarray(g, copy=True)
     rest[key] = 0
     return rest
 
 
-def _assigned(xp: Any, old: Array, new: Any, key: Any) -> tuple[Array, Any, Any]:
+def _assigned(xp: Namespace, old: Array, new: Array, key: Key) -> tuple[Array, Back, Back | None]:
     """The rule of ``old[key] = new``."""
     value = xp.asarray(old, copy=True)
     value[key] = new
@@ -73,16 +73,16 @@ class Writable(Recorded):
 
     __slots__ = ()
 
-    def share(self, view: Any, base: Any) -> Any:
+    def share(self, view: Array, base: Key) -> Key:
         """The ``base`` of a view of this array, which is remembered as long as it lives."""
         if type(self.base) is str:
             return self.base
         if not hasattr(self, "views"):
-            self.views: list[weakref.ref[Any]] = []
+            self.views: list[weakref.ref[Array]] = []
         self.views.append(weakref.ref(view))
         return base
 
-    def __setitem__(self, key: Any, new: Any) -> None:
+    def __setitem__(self, key: Key, new: Array) -> None:
         key, basic = basic_key(key)
         if not basic and not _is_bool(key):
             raise refuse("a write at an array of indices", "write slices, or use `xp.where`")
@@ -93,14 +93,14 @@ class Writable(Recorded):
             raise foreign()
         plain = new.value if isinstance(new, Recorded) else new
         self.value, clear, back = _assigned(xp, self.value, plain, key)
-        edges = [(self.index, clear, None)] if tape[self.index] else []
+        edges: list[Edge] = [(self.index, clear, None)] if tape[self.index] else []
         if isinstance(new, Recorded):
             edges.append((new.index, back, None))
         self.index = len(tape)
         tape.append(tuple(edges))
         self._write_through()
 
-    def _store(self, new: Any) -> Any:
+    def _store(self, new: Array) -> Array:
         """What ``x += ...`` leaves in x: x itself, now of the value of ``new``."""
         if not hasattr(self.value, "__setitem__"):
             return new  # a NumPy scalar can't be written into: += binds the name anew
@@ -116,7 +116,7 @@ class Writable(Recorded):
         self._write_through()
         return self
 
-    def _check_write(self, new: Any) -> None:
+    def _check_write(self, new: Array) -> None:
         if type(self.base) is str:
             raise refuse(
                 f"a write into {self.base}", "write into a copy (`xp.asarray(x, copy=True)`)"
@@ -134,29 +134,29 @@ class Writable(Recorded):
             owner, key = self.base
             owner[key] = self
 
-    def __iadd__(self, other: Any) -> Any:
+    def __iadd__(self, other: Array) -> Array:
         return self._store(self + other)
 
-    def __isub__(self, other: Any) -> Any:
+    def __isub__(self, other: Array) -> Array:
         return self._store(self - other)
 
-    def __imul__(self, other: Any) -> Any:
+    def __imul__(self, other: Array) -> Array:
         return self._store(self * other)
 
-    def __itruediv__(self, other: Any) -> Any:
+    def __itruediv__(self, other: Array) -> Array:
         return self._store(self / other)
 
-    def __ipow__(self, other: Any) -> Any:
+    def __ipow__(self, other: Array) -> Array:
         return self._store(self**other)
 
-    def __imatmul__(self, other: Any) -> Any:
+    def __imatmul__(self, other: Array) -> Array:
         return self._store(self @ other)
 
-    def __imod__(self, other: Any) -> Any:
+    def __imod__(self, other: Array) -> Array:
         return self._store(self % other)
 
 
-def _cast(xp: Any, x: Array, dtype: Any) -> tuple[Array, Any]:
+def _cast(xp: Namespace, x: Array, dtype: DType) -> tuple[Array, Back]:
     return xp.asarray(x, dtype=dtype), lambda g: g
 
 
@@ -168,7 +168,7 @@ def _same(g: Array) -> Array:
     return g
 
 
-def _plain(x: Any) -> Any:
+def _plain(x: Array) -> Array:
     return x.value if isinstance(x, Variable) else x
 
 
@@ -183,7 +183,7 @@ class Variable(Writable):
     __hash__ = None  # type: ignore[assignment]
 
     # --- arithmetic
-    def __add__(self, other: Any) -> Any:
+    def __add__(self, other: Array) -> Array:
         tape = self.tape
         if tape.uniform:
             x = self.value
@@ -199,7 +199,7 @@ class Variable(Writable):
 
     __radd__ = __add__
 
-    def __sub__(self, other: Any) -> Any:
+    def __sub__(self, other: Array) -> Array:
         tape = self.tape
         if tape.uniform:
             x = self.value
@@ -213,12 +213,12 @@ class Variable(Writable):
                 return Variable(x - other, tape, ((self.index, _same, None),))
         return record(elementwise.subtract, (self, other), broadcast=True)
 
-    def __rsub__(self, other: Any) -> Any:
+    def __rsub__(self, other: Array) -> Array:
         if self.tape.uniform and type(other) in _PYTHON:
             return Variable(other - self.value, self.tape, ((self.index, _neg, None),))
         return record(elementwise.subtract, (other, self), broadcast=True)
 
-    def __mul__(self, other: Any) -> Any:
+    def __mul__(self, other: Array) -> Array:
         tape = self.tape
         if tape.uniform:
             x = self.value
@@ -234,74 +234,74 @@ class Variable(Writable):
 
     __rmul__ = __mul__
 
-    def __truediv__(self, other: Any) -> Any:
+    def __truediv__(self, other: Array) -> Array:
         if self.tape.uniform and type(other) in _PYTHON:
             return Variable(self.value / other, self.tape, ((self.index, _div, other),))
         return record(elementwise.divide, (self, other), broadcast=True)
 
-    def __rtruediv__(self, other: Any) -> Any:
+    def __rtruediv__(self, other: Array) -> Array:
         return record(elementwise.divide, (other, self), broadcast=True)
 
-    def __pow__(self, other: Any) -> Any:
+    def __pow__(self, other: Array) -> Array:
         if type(other) is int and other == 2 and self.tape.uniform:
             x = self.value
             return Variable(x * x, self.tape, ((self.index, _mul, 2 * x),))
         return record(elementwise.pow, (self, other), broadcast=True)
 
-    def __rpow__(self, other: Any) -> Any:
+    def __rpow__(self, other: Array) -> Array:
         return record(elementwise.pow, (other, self), broadcast=True)
 
-    def __mod__(self, other: Any) -> Any:
+    def __mod__(self, other: Array) -> Array:
         return record(elementwise.remainder, (self, other), broadcast=True)
 
-    def __rmod__(self, other: Any) -> Any:
+    def __rmod__(self, other: Array) -> Array:
         return record(elementwise.remainder, (other, self), broadcast=True)
 
-    def __matmul__(self, other: Any) -> Any:
+    def __matmul__(self, other: Array) -> Array:
         return record(products.matmul, (self, other))
 
-    def __rmatmul__(self, other: Any) -> Any:
+    def __rmatmul__(self, other: Array) -> Array:
         return record(products.matmul, (other, self))
 
-    def __neg__(self) -> Any:
+    def __neg__(self) -> Array:
         return Variable(-self.value, self.tape, ((self.index, _neg, None),))
 
-    def __pos__(self) -> Any:
+    def __pos__(self) -> Array:
         return Variable(+self.value, self.tape, ((self.index, _same, None),))
 
-    def __abs__(self) -> Any:
+    def __abs__(self) -> Array:
         return record(elementwise.abs, (self,))
 
     # --- piecewise constant: plain arrays
-    def __floordiv__(self, other: Any) -> Array:
+    def __floordiv__(self, other: Array) -> Array:
         return self.value // _plain(other)
 
-    def __rfloordiv__(self, other: Any) -> Array:
+    def __rfloordiv__(self, other: Array) -> Array:
         return other // self.value
 
-    def __eq__(self, other: object) -> Any:
+    def __eq__(self, other: object) -> Array:
         return self.value == _plain(other)
 
-    def __ne__(self, other: object) -> Any:
+    def __ne__(self, other: object) -> Array:
         return self.value != _plain(other)
 
-    def __lt__(self, other: Any) -> Any:
+    def __lt__(self, other: Array) -> Array:
         return self.value < _plain(other)
 
-    def __le__(self, other: Any) -> Any:
+    def __le__(self, other: Array) -> Array:
         return self.value <= _plain(other)
 
-    def __gt__(self, other: Any) -> Any:
+    def __gt__(self, other: Array) -> Array:
         return self.value > _plain(other)
 
-    def __ge__(self, other: Any) -> Any:
+    def __ge__(self, other: Array) -> Array:
         return self.value >= _plain(other)
 
     def __bool__(self) -> bool:
         return bool(self.value)
 
     # --- reading
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: Key) -> Array:
         value = self.value
         if type(key) is not int:
             key, basic = basic_key(key)
@@ -321,7 +321,7 @@ class Variable(Writable):
     def __len__(self) -> int:
         return len(self.value) if not self.value.shape else self.value.shape[0]
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Array]:
         if not self.value.shape:
             raise TypeError("iteration over a 0-d array")
         return (self[k, ...] if self.value.ndim > 1 else self[k] for k in range(len(self)))
@@ -339,23 +339,23 @@ class Variable(Writable):
         return self.value.size  # type: ignore[no-any-return]
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> DType:
         return self.value.dtype
 
     @property
-    def device(self) -> Any:
+    def device(self) -> Device:
         return self.value.device
 
     @property
-    def T(self) -> Any:
+    def T(self) -> Array:
         return record(permute_dims, (self,), view=True)
 
     @property
-    def mT(self) -> Any:
+    def mT(self) -> Array:
         return self.tape.namespace.matrix_transpose(self)
 
     # --- protocols
-    def __array_namespace__(self, *, api_version: str | None = None) -> Any:
+    def __array_namespace__(self, *, api_version: str | None = None) -> Namespace:
         return self.tape.namespace
 
     def __getattr__(self, name: str) -> Any:
@@ -365,33 +365,37 @@ class Variable(Writable):
         return method(self, name)
 
     def __array_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+        self, function: Function, types: object, args: Leaves, kwargs: dict[str, Setting]
+    ) -> Array:
         return call(self.tape.namespace, function, args, kwargs)
 
-    def __array_ufunc__(self, ufunc: Any, form: str, *inputs: Any, **kwargs: Any) -> Any:
+    def __array_ufunc__(
+        self, ufunc: Function, form: str, *inputs: Array, **kwargs: Setting
+    ) -> Array:
         if form != "__call__" or kwargs:
             name = ufunc.__name__ if form == "__call__" else f"{ufunc.__name__}.{form}"
             raise refuse(f"`{name}` with {sorted(kwargs)}", "call the plain function")
         return call(self.tape.namespace, ufunc, inputs, {})
 
-    def __cupy_override_elementwise_kernel__(self, kernel: Any, *args: Any, **kwargs: Any) -> Any:
+    def __cupy_override_elementwise_kernel__(
+        self, kernel: Any, *args: Array, **kwargs: Setting
+    ) -> Array:
         # how CuPy's ufuncs hand themselves to their arguments
         if any(value is not None for value in kwargs.values()):
             raise refuse(f"`{kernel.name}` with {sorted(kwargs)}", "call the plain function")
         return call(self.tape.namespace, kernel, args, {})
 
-    def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def __array__(self, *args: object, **kwargs: object) -> NoReturn:
         raise refuse(
             "converting to a plain array (`np.asarray(y)`, `np.array([y[1], -y[0]])`, "
             "`d[0] = y[0]` into a plain array d)",
             "use `xp.stack([...])`, or write into `xp.zeros_like(y)`",
         )
 
-    def __dlpack__(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def __dlpack__(self, *args: object, **kwargs: object) -> NoReturn:
         raise refuse("handing the array to another library (DLPack)", "stay in one library")
 
-    def _number(self, *args: Any) -> NoReturn:
+    def _number(self, *args: object) -> NoReturn:
         raise refuse(
             "converting to a Python number (`float(y[0])`, `math.sin(y[0])`, `d[0] = y[0]` into a "
             "plain array d)",

@@ -6,11 +6,10 @@ import dataclasses
 import math
 import random
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from .._backend.interface import Capability
 from .._base.errors import InputError
-from .._base.types import Array, Tree
+from .._base.types import Array, Tree, VectorFieldFn
 
 __all__ = ["VectorField", "check_vjp"]
 
@@ -51,15 +50,21 @@ class VectorField:
     True
     """
 
-    f: Callable[[Any, Tree, Tree], Tree]
-    vjp: Callable[[Any, Tree, Tree, Tree], tuple[Any, Tree, Tree]] | None = None
+    f: VectorFieldFn
+    vjp: Callable[[Array, Tree, Tree, Tree], tuple[Array, Tree, Tree]] | None = None
 
-    def __call__(self, t: Any, y: Tree, args: Tree = None) -> Tree:
+    def __call__(self, t: Array, y: Tree, args: Tree = None) -> Tree:
         return self.f(t, y, args)
 
 
 def check_vjp(
-    field: Any, t: Any, y: Tree, args: Tree = None, *, rtol: float | None = None, seed: int = 0
+    field: VectorFieldFn,
+    t: Array,
+    y: Tree,
+    args: Tree = None,
+    *,
+    rtol: float | None = None,
+    seed: int = 0,
 ) -> float:
     """Hold the vjp of a vector field to central differences along random directions.
 
@@ -132,7 +137,9 @@ def check_vjp(
 class _Case:
     """One point at which a vjp is checked: everything flat, with a name for each input."""
 
-    def __init__(self, field: Any, t: Any, y: Tree, args: Tree, draw: random.Random) -> None:
+    def __init__(
+        self, field: VectorFieldFn, t: Array, y: Tree, args: Tree, draw: random.Random
+    ) -> None:
         from .._backend.registry import backend_of
 
         self.bk = bk = backend_of(y, args)
@@ -172,13 +179,14 @@ class _Case:
 
     def cotangents(self, ct: list[Array]) -> list[Array]:
         """What the vjp under check gives for each input."""
-        if getattr(self.field, "vjp", None) is None:
+        own_vjp = getattr(self.field, "vjp", None)
+        if own_vjp is None:
             from .vjp import vjp as tape_vjp
 
             return tape_vjp(self.flat, self.points, self.xp)[1](ct)
         tree = self.bk.unflatten(self.y_def, ct)
-        ct_t, ct_y, ct_args = self.field.vjp(*self.trees(*self.points), tree)
-        found: list[Any] = [ct_t]
+        ct_t, ct_y, ct_args = own_vjp(*self.trees(*self.points), tree)
+        found: list[Array] = [ct_t]
         for name, part, n in (("y", ct_y, self.count), ("args", ct_args, len(self.args_leaves))):
             leaves = self.bk.flatten(part)[0]
             if len(leaves) != n and (name == "y" or self.where):
@@ -209,7 +217,7 @@ class _Case:
             x = x + 1j * xp.reshape(imaginary, like.shape)
         return x
 
-    def terms(self, a: Any, b: Array) -> Array:
+    def terms(self, a: Array, b: Array) -> Array:
         """Real parts of conj(a) b, element by element."""
         xp = self.xp
         a = a if hasattr(a, "dtype") else xp.asarray(a, dtype=b.dtype, device=self.bk.device_of(b))
@@ -218,7 +226,7 @@ class _Case:
             return product
         return xp.real(xp.conj(xp.asarray(a, dtype=product.dtype)) * b)
 
-    def pair(self, a: Any, b: Array) -> float:
+    def pair(self, a: Array, b: Array) -> float:
         """The real inner product."""
         return float(self.xp.sum(self.terms(a, b)))
 
@@ -239,11 +247,11 @@ class _Case:
         return value, scale, 8 * eps * rounding / h
 
 
-def _paths(tree: Any, name: str) -> Iterator[str]:
+def _paths(tree: Tree, name: str) -> Iterator[str]:
     """Names of a tree's leaves in their order, such as ``args['rate'][0]``."""
     found: dict[int, str] = {}
 
-    def walk(node: Any, path: str) -> None:
+    def walk(node: Tree, path: str) -> None:
         if isinstance(node, int):
             found[node] = path
         elif isinstance(node, dict):

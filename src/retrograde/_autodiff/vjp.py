@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from .._base.errors import InputError, RetrogradeError, UnsupportedByBackend
-from .._base.types import Array
+from .._base.types import Array, DType, Function, Namespace, Tree
 from .namespace import namespace_of
 from .rules.unbroadcast import device_of
 from .tape import Edges, Tape, foreign
@@ -26,7 +25,7 @@ _FRESH = frozenset({operator.mul, operator.truediv, operator.neg})
 
 
 @functools.lru_cache(maxsize=64)
-def _floating(xp: Any, dtype: Any) -> str:
+def _floating(xp: Namespace, dtype: DType) -> str:
     kinds = ("real floating", "complex floating")
     return next((kind for kind in kinds if xp.isdtype(dtype, kind)), "")
 
@@ -34,7 +33,7 @@ def _floating(xp: Any, dtype: Any) -> str:
 class Signature:
     """What calls of a function with arrays of the same shapes and dtypes have in common."""
 
-    def __init__(self, arrays: Sequence[Array], xp: Any) -> None:
+    def __init__(self, arrays: Sequence[Array], xp: Namespace) -> None:
         self.xp, self.namespace = xp, namespace_of(xp)
         self.inputs = [(x.shape, x.dtype) for x in arrays]
         kinds = [_floating(xp, x.dtype) for x in arrays]
@@ -46,9 +45,9 @@ class Signature:
 
 
 def vjp(
-    fn: Callable[..., Any],
+    fn: Function,
     arrays: Sequence[Array],
-    xp: Any,
+    xp: Namespace,
     *,
     account: bool = True,
     signature: Signature | None = None,
@@ -110,7 +109,7 @@ def vjp(
     return outputs, Pullback(tape, known.inputs, arrays if account else None, outputs, indices)
 
 
-def _called(fn: Callable[..., Any], operands: Sequence[Any]) -> Any:
+def _called(fn: Function, operands: Sequence[Array]) -> Tree:
     """``fn(*operands)``; what fails for it is given variables, not arrays, is told as such."""
     try:
         return fn(*operands)
@@ -127,7 +126,7 @@ def _called(fn: Callable[..., Any], operands: Sequence[Any]) -> Any:
         ) from error
 
 
-def _array(xp: Any, x: Any) -> Array:
+def _array(xp: Namespace, x: Array) -> Array:
     """x as an array proper (NumPy's scalars and Python's numbers are not)."""
     return x if hasattr(x, "__setitem__") and hasattr(x, "shape") else xp.asarray(x)
 
@@ -146,7 +145,7 @@ class Pullback:
     def __init__(
         self,
         tape: Tape,
-        inputs: list[tuple[Any, Any]],
+        inputs: list[tuple[tuple[int, ...], DType]],
         arrays: Sequence[Array] | None,
         outputs: list[Array],
         indices: list[int],
@@ -186,7 +185,7 @@ class Pullback:
             If the number of cotangents or a shape is wrong.
         """
         xp = self._xp
-        cts: list[Any] = [None] * (len(self._inputs) + len(self._nodes))
+        cts: list[Array] = [None] * (len(self._inputs) + len(self._nodes))
         owned: set[int] = set()
         self._seed(cotangents, cts)
         for edges in self._nodes:
@@ -222,7 +221,7 @@ class Pullback:
             for c, (shape, dtype) in zip(cts, self._inputs, strict=True)
         ]
 
-    def _seed(self, cotangents: Sequence[Array], cts: list[Any]) -> None:
+    def _seed(self, cotangents: Sequence[Array], cts: list[Array]) -> None:
         if len(cotangents) != len(self._outputs):
             raise InputError(
                 f"`cotangents` has {len(cotangents)} entries for {len(self._outputs)} outputs."
@@ -252,7 +251,7 @@ class Pullback:
         owners = {id(x) for x in self._owners()}
         return [x for x in arrays if id(_owner(x)) in owners]
 
-    def _owners(self) -> Iterator[Any]:
+    def _owners(self) -> Iterator[Array]:
         """The arrays whose memory the edges keep, some more than once."""
         for edges in self._nodes:
             for _, op, data in edges:
@@ -270,7 +269,7 @@ class Pullback:
         return total
 
 
-def _held(x: Any) -> Iterator[Any]:
+def _held(x: object) -> Iterator[Array]:
     """The arrays that an edge keeps: itself, or in the cells of a closure."""
     if isinstance(getattr(x, "shape", None), tuple) and hasattr(x, "dtype"):
         yield x
@@ -282,7 +281,7 @@ def _held(x: Any) -> Iterator[Any]:
             yield from _held(cell.cell_contents)
 
 
-def _owner(x: Any) -> Any:
+def _owner(x: Array) -> Array:
     """The array whose memory x looks into, where the library tells (NumPy, CuPy)."""
     base = getattr(x, "base", None)
     while base is not None and hasattr(base, "dtype"):
@@ -290,7 +289,7 @@ def _owner(x: Any) -> Any:
     return x
 
 
-def _bytes(xp: Any, x: Array) -> int:
+def _bytes(xp: Namespace, x: Array) -> int:
     if hasattr(x, "nbytes"):
         return int(x.nbytes)
     if xp.isdtype(x.dtype, "bool"):

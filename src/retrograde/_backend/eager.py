@@ -19,6 +19,7 @@ from .._base.trees import flatten
 from .._base.types import (
     Array,
     Aux,
+    Bind,
     Body,
     Bool,
     Buffer,
@@ -403,7 +404,7 @@ class EagerBackend(AbstractBackend):
         return total + x
 
     def pullback(
-        self, layout: Layout, bind: Function, params: Sequence[Array], wanted: NeedsGradient
+        self, layout: Layout, bind: Bind, params: Sequence[Array], wanted: NeedsGradient
     ) -> FieldVJP:
         raise UnsupportedByBackend(
             f"the backend {self.name!r} has no vjp of a vector field; pass "

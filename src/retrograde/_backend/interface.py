@@ -19,6 +19,7 @@ from .._base.host_memory import MemoryInfo
 from .._base.types import (
     Array,
     Aux,
+    Bind,
     Body,
     Bool,
     Buffer,
@@ -390,7 +391,7 @@ class GradientHooks(ABC):
 
     @abstractmethod
     def pullback(
-        self, layout: Layout, bind: Function, params: Sequence[Array], wanted: NeedsGradient
+        self, layout: Layout, bind: Bind, params: Sequence[Array], wanted: NeedsGradient
     ) -> FieldVJP:
         """The vjp of ``bind(params)(t, leaves)``, in the form of ``_autodiff.TapePullback``.
 

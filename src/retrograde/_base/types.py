@@ -18,6 +18,7 @@ __all__ = [
     "TINY",
     "Array",
     "Aux",
+    "Bind",
     "Body",
     "Bool",
     "Buffer",
@@ -121,6 +122,9 @@ VectorFieldFn: TypeAlias = Callable[[Array, Tree, Tree], Tree]
 
 Field: TypeAlias = Callable[[Array, State], Leaves]
 """f with its args and the form of its state: ``field(t, y) -> leaves of dy/dt``."""
+
+Bind: TypeAlias = Callable[[Sequence[Array]], Callable[[Array, Tree], Leaves]]
+"""``bind(params)(t, leaves) -> leaves``: a field as a function of what it is differentiated by."""
 
 Numbers: TypeAlias = "complex | Sequence[complex] | Sequence[Sequence[complex]]"
 """Numbers of Python, alone or in lists."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from .._autodiff.field_vjp import TapePullback
 from .._backend.interface import Capability
 from .._base.types import Array, NeedsGradient
-from .loop import Leaves, LoopSpec
+from .loop import LeafLayout, LoopSpec
 
 __all__ = ["BodyVJP"]
 
@@ -64,7 +64,7 @@ class BodyVJP:
         self.ys = [ct for k, ct in zip(floating, cotangents[count:], strict=False) if rows[k]]
         self.hoisted = self._constants()
         bind, inner = self._bind, NeedsGradient(self.hoisted, False, False, False)
-        layout = Leaves(self.bk, ())
+        layout = LeafLayout(self.bk, ())
         if Capability.AUTODIFF in self.bk.capabilities:
             self.vjp = self.bk.pullback(layout, bind, params, inner)
         else:

@@ -14,10 +14,10 @@ from .._backend.registry import backend_of
 from .._base.errors import InputError
 from .._base.types import Array, Tree
 
-__all__ = ["Leaves", "LoopSpec"]
+__all__ = ["LeafLayout", "LoopSpec"]
 
 
-class Leaves:
+class LeafLayout:
     """Layout of a state that is a tuple of leaves of any kind, for buffers and pullbacks."""
 
     def __init__(self, bk: Any, like: Sequence[Any]) -> None:
@@ -99,7 +99,7 @@ class LoopSpec:
         self.bk.capture_loop(self)
         self.moving = tuple(i for i in range(len(self.template)) if i not in self.still)
         self.varying = tuple(i for i in self.moving if i in set(self.floating))
-        self.layout = Leaves(self.bk, [self.template[i] for i in self.moving])
+        self.layout = LeafLayout(self.bk, [self.template[i] for i in self.moving])
         self.single = [self.bk.row_like(x) for x in self.xs_leaves]
 
     def hoisted(

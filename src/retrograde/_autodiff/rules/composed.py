@@ -7,28 +7,28 @@ depend on nothing yet and may be written into.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
-from ..._base.types import Array
+from ..._base.types import Array, Device, DType, Function, Leaves, Namespace
 from ..tape import Recorded, leaf, record, refuse
 from . import elementwise, shaping
-from .unbroadcast import device_of, is_complex
+from .unbroadcast import Axis, Setting, device_of, is_complex
 
 __all__ = ["COMPOSED", "LIKE"]
 
 
-def clip(ns: Any, x: Any, /, min: Any = None, max: Any = None) -> Any:
+def clip(ns: Namespace, x: Array, /, min: Array = None, max: Array = None) -> Array:
     return record(elementwise.clip, (x, min, max), broadcast=True)
 
 
-def where(ns: Any, condition: Any, x: Any, y: Any, /) -> Any:
+def where(ns: Namespace, condition: Array, x: Array, y: Array, /) -> Array:
     if isinstance(condition, Recorded):
         condition = condition.value
     return record(elementwise.where, (x, y), (condition,), broadcast=True)
 
 
-def astype(ns: Any, x: Any, dtype: Any, /, *, copy: bool = True, device: Any = None) -> Any:
+def astype(
+    ns: Namespace, x: Array, dtype: DType, /, *, copy: bool = True, device: Device = None
+) -> Array:
     xp = x.tape.xp
     dtype = xp.zeros((), dtype=dtype).dtype
     if not xp.isdtype(dtype, ("real floating", "complex floating")):
@@ -37,8 +37,14 @@ def astype(ns: Any, x: Any, dtype: Any, /, *, copy: bool = True, device: Any = N
 
 
 def asarray(
-    ns: Any, x: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None
-) -> Any:
+    ns: Namespace,
+    x: Array,
+    /,
+    *,
+    dtype: DType = None,
+    device: Device = None,
+    copy: bool | None = None,
+) -> Array:
     if isinstance(x, (list, tuple)):
         x = ns.stack([asarray(ns, v) if isinstance(v, (list, tuple)) else v for v in x])
     same = dtype is None or dtype == x.dtype
@@ -47,12 +53,12 @@ def asarray(
     return astype(ns, x, x.dtype if dtype is None else dtype, device=device)
 
 
-def unstack(ns: Any, x: Any, /, axis: int = 0) -> tuple[Any, ...]:
+def unstack(ns: Namespace, x: Array, /, axis: int = 0) -> Leaves:
     lead = (slice(None),) * (axis % x.ndim)
     return tuple(x[(*lead, k, ...)] for k in range(x.shape[axis]))
 
 
-def broadcast_arrays(ns: Any, *arrays: Any) -> tuple[Any, ...]:
+def broadcast_arrays(ns: Namespace, *arrays: Array) -> Leaves:
     values = [x.value if isinstance(x, Recorded) else x for x in arrays]
     tape = next(x.tape for x in arrays if isinstance(x, Recorded))
     shape = tape.xp.broadcast_arrays(*values)[0].shape
@@ -60,14 +66,14 @@ def broadcast_arrays(ns: Any, *arrays: Any) -> tuple[Any, ...]:
 
 
 def var(
-    ns: Any,
-    x: Any,
+    ns: Namespace,
+    x: Array,
     /,
-    axis: Any = None,
+    axis: Axis = None,
     correction: float = 0.0,
     keepdims: bool = False,
     ddof: float = 0.0,
-) -> Any:
+) -> Array:
     """The variance; ``ddof`` is NumPy's name for ``correction``."""
     off = x - ns.mean(x, axis=axis, keepdims=True)
     squares = ns.square(ns.abs(off) if is_complex(x.tape.xp, x.dtype) else off)
@@ -76,19 +82,27 @@ def var(
     return ns.sum(squares, axis=axis, keepdims=keepdims) / (count - correction - ddof)
 
 
-def std(ns: Any, x: Any, /, *settings: Any, **named: Any) -> Any:
+def std(ns: Namespace, x: Array, /, *settings: Setting, **named: Setting) -> Array:
     return ns.sqrt(var(ns, x, *settings, **named))
 
 
-def sort(ns: Any, x: Any, /, axis: int = -1, descending: bool = False, stable: bool = True) -> Any:
+def sort(
+    ns: Namespace, x: Array, /, axis: int = -1, descending: bool = False, stable: bool = True
+) -> Array:
     down = {"descending": True} if descending else {}  # NumPy lacks the argument
     order = x.tape.xp.argsort(x.value, axis=axis, stable=stable, **down)
     return ns.take_along_axis(x, order, axis=axis)
 
 
 def diff(
-    ns: Any, x: Any, /, n: int = 1, axis: int = -1, prepend: Any = None, append: Any = None
-) -> Any:
+    ns: Namespace,
+    x: Array,
+    /,
+    n: int = 1,
+    axis: int = -1,
+    prepend: Array = None,
+    append: Array = None,
+) -> Array:
     ends = [v for v in (prepend, x, append) if v is not None]
     x = ns.concat(ends, axis=axis) if len(ends) > 1 else x
     lead = (slice(None),) * (axis % x.ndim)
@@ -97,21 +111,21 @@ def diff(
     return x
 
 
-def vecdot(ns: Any, x: Any, y: Any, /, axis: int = -1) -> Any:
+def vecdot(ns: Namespace, x: Array, y: Array, /, axis: int = -1) -> Array:
     return ns.sum(ns.conj(x) * y, axis=axis)
 
 
-def outer(ns: Any, x: Any, y: Any, /) -> Any:
+def outer(ns: Namespace, x: Array, y: Array, /) -> Array:
     return ns.reshape(x, (-1, 1)) * ns.reshape(y, (1, -1))
 
 
-def trace(ns: Any, x: Any, /, offset: int = 0) -> Any:
+def trace(ns: Namespace, x: Array, /, offset: int = 0) -> Array:
     return ns.sum(ns.linalg.diagonal(x, offset=offset), axis=-1)
 
 
 def vector_norm(
-    ns: Any, x: Any, /, axis: Any = None, keepdims: bool = False, ord: float = 2
-) -> Any:
+    ns: Namespace, x: Array, /, axis: Axis = None, keepdims: bool = False, ord: float = 2
+) -> Array:
     if ord == 2:
         return record(shaping.vector_norm, (x,), (axis, keepdims))
     size = ns.abs(x)
@@ -123,7 +137,7 @@ def vector_norm(
     return total if ord == 1 else total ** (1 / ord)
 
 
-COMPOSED: dict[str, Callable[..., Any]] = {
+COMPOSED: dict[str, Function] = {
     "clip": clip,
     "where": where,
     "astype": astype,
@@ -141,8 +155,8 @@ COMPOSED: dict[str, Callable[..., Any]] = {
 }
 
 
-def _like(name: str) -> Callable[..., Any]:
-    def make(ns: Any, x: Any, /, *settings: Any, **named: Any) -> Any:
+def _like(name: str) -> Function:
+    def make(ns: Namespace, x: Array, /, *settings: Setting, **named: Setting) -> Array:
         value: Array = getattr(x.tape.xp, name)(x.value, *settings, **named)
         return leaf(x, value)
 

@@ -17,16 +17,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
-from ..._base.types import Array
-from .unbroadcast import conjugates_itself, device_of, is_complex
+from ..._base.types import Array, Namespace
+from .unbroadcast import Back, conjugates_itself, device_of, is_complex
 
 __all__ = ["BINARY", "FROM_INPUT", "FROM_OUTPUT", "UNARY", "clip", "where"]
 
-Back = Callable[[Array], Array]
 
-FROM_INPUT: dict[str, Callable[[Any, Array], Any]] = {
+FROM_INPUT: dict[str, Callable[[Namespace, Array], Array]] = {
     "log": lambda xp, x: 1 / x,
     "log1p": lambda xp, x: 1 / (1 + x),
     "log2": lambda xp, x: 1 / (math.log(2) * x),
@@ -45,7 +43,7 @@ FROM_INPUT: dict[str, Callable[[Any, Array], Any]] = {
 }
 """The derivative as a function of the input."""
 
-FROM_OUTPUT: dict[str, Callable[[Any, Array], Any]] = {
+FROM_OUTPUT: dict[str, Callable[[Namespace, Array], Array]] = {
     "exp": lambda xp, y: y,
     "expm1": lambda xp, y: y + 1,
     "sqrt": lambda xp, y: 0.5 / y,
@@ -56,55 +54,55 @@ FROM_OUTPUT: dict[str, Callable[[Any, Array], Any]] = {
 """The derivative as a function of the output."""
 
 
-def negative(xp: Any, x: Array) -> tuple[Array, Back]:
+def negative(xp: Namespace, x: Array) -> tuple[Array, Back]:
     return -x, lambda g: -g
 
 
-def positive(xp: Any, x: Array) -> tuple[Array, Back]:
+def positive(xp: Namespace, x: Array) -> tuple[Array, Back]:
     return +x, lambda g: g
 
 
 @conjugates_itself
-def abs(xp: Any, x: Array) -> tuple[Array, Back]:
+def abs(xp: Namespace, x: Array) -> tuple[Array, Back]:
     return xp.abs(x), lambda g: g * xp.sign(x)
 
 
 @conjugates_itself
-def conj(xp: Any, x: Array) -> tuple[Array, Back]:
+def conj(xp: Namespace, x: Array) -> tuple[Array, Back]:
     return xp.conj(x), lambda g: xp.conj(g)
 
 
 @conjugates_itself
-def real(xp: Any, x: Array) -> tuple[Array, Back]:
+def real(xp: Namespace, x: Array) -> tuple[Array, Back]:
     return xp.real(x), lambda g: g
 
 
 @conjugates_itself
-def imag(xp: Any, x: Array) -> tuple[Array, Back]:
+def imag(xp: Namespace, x: Array) -> tuple[Array, Back]:
     dtype = x.dtype
     if not is_complex(xp, dtype):
         return xp.imag(x), lambda g: 0 * g
     return xp.imag(x), lambda g: xp.asarray(g, dtype=dtype) * 1j
 
 
-def add(xp: Any, x: Array, y: Array) -> tuple[Array, Back, Back]:
+def add(xp: Namespace, x: Array, y: Array) -> tuple[Array, Back, Back]:
     return x + y, lambda g: g, lambda g: g
 
 
-def subtract(xp: Any, x: Array, y: Array) -> tuple[Array, Back, Back]:
+def subtract(xp: Namespace, x: Array, y: Array) -> tuple[Array, Back, Back]:
     return x - y, lambda g: g, lambda g: -g
 
 
-def multiply(xp: Any, x: Array, y: Array) -> tuple[Array, Back, Back]:
+def multiply(xp: Namespace, x: Array, y: Array) -> tuple[Array, Back, Back]:
     return x * y, lambda g: g * y, lambda g: g * x
 
 
-def divide(xp: Any, x: Array, y: Array) -> tuple[Array, Back, Back]:
+def divide(xp: Namespace, x: Array, y: Array) -> tuple[Array, Back, Back]:
     out = x / y
     return out, lambda g: g / y, lambda g: -g * out / y
 
 
-def pow(xp: Any, x: Array, p: Any) -> tuple[Array, Back, Back]:
+def pow(xp: Namespace, x: Array, p: Array) -> tuple[Array, Back, Back]:
     out = x**p
 
     def back_x(g: Array) -> Array:
@@ -119,11 +117,11 @@ def pow(xp: Any, x: Array, p: Any) -> tuple[Array, Back, Back]:
     return out, back_x, back_p
 
 
-def remainder(xp: Any, x: Array, y: Array) -> tuple[Array, Back, Back]:
+def remainder(xp: Namespace, x: Array, y: Array) -> tuple[Array, Back, Back]:
     return x % y, lambda g: g, lambda g: -g * xp.floor(x / y)
 
 
-def atan2(xp: Any, y: Array, x: Array) -> tuple[Array, Back, Back]:
+def atan2(xp: Namespace, y: Array, x: Array) -> tuple[Array, Back, Back]:
     return (
         xp.atan2(y, x),
         lambda g: g * x / (x * x + y * y),
@@ -131,30 +129,30 @@ def atan2(xp: Any, y: Array, x: Array) -> tuple[Array, Back, Back]:
     )
 
 
-def hypot(xp: Any, x: Array, y: Array) -> tuple[Array, Back, Back]:
+def hypot(xp: Namespace, x: Array, y: Array) -> tuple[Array, Back, Back]:
     out = xp.hypot(x, y)
     return out, lambda g: g * x / out, lambda g: g * y / out
 
 
-def logaddexp(xp: Any, x: Array, y: Array) -> tuple[Array, Back, Back]:
+def logaddexp(xp: Namespace, x: Array, y: Array) -> tuple[Array, Back, Back]:
     out = xp.logaddexp(x, y)
     return out, lambda g: g * xp.exp(x - out), lambda g: g * xp.exp(y - out)
 
 
-def _won(xp: Any, g: Array, more: Array, less: Array) -> Array:
+def _won(xp: Namespace, g: Array, more: Array, less: Array) -> Array:
     """The cotangent of the greater of two arguments; half of it where they are equal."""
     return xp.where(more == less, g / 2, xp.where(more > less, g, xp.zeros_like(g)))
 
 
-def maximum(xp: Any, x: Array, y: Array) -> tuple[Array, Back, Back]:
+def maximum(xp: Namespace, x: Array, y: Array) -> tuple[Array, Back, Back]:
     return xp.maximum(x, y), lambda g: _won(xp, g, x, y), lambda g: _won(xp, g, y, x)
 
 
-def minimum(xp: Any, x: Array, y: Array) -> tuple[Array, Back, Back]:
+def minimum(xp: Namespace, x: Array, y: Array) -> tuple[Array, Back, Back]:
     return xp.minimum(x, y), lambda g: _won(xp, g, y, x), lambda g: _won(xp, g, x, y)
 
 
-def clip(xp: Any, x: Array, low: Any, high: Any) -> tuple[Array, Back, Back, Back]:
+def clip(xp: Namespace, x: Array, low: Array, high: Array) -> tuple[Array, Back, Back, Back]:
     def where_clipped(g: Array, which: int) -> Array:
         # `x != x` stands for "nowhere": a nan is not kept within bounds that are not there.
         below = x < low if low is not None else x != x
@@ -170,7 +168,7 @@ def clip(xp: Any, x: Array, low: Any, high: Any) -> tuple[Array, Back, Back, Bac
     )
 
 
-def where(xp: Any, x: Array, y: Array, condition: Array) -> tuple[Array, Back, Back]:
+def where(xp: Namespace, x: Array, y: Array, condition: Array) -> tuple[Array, Back, Back]:
     return (
         xp.where(condition, x, y),
         lambda g: xp.where(condition, g, xp.zeros_like(g)),

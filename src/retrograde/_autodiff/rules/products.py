@@ -11,19 +11,14 @@ differentiation, doi:10.1007/978-3-540-68942-3_4, sections 2.2.1 (products) and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
-
 from ..._base.errors import InputError
-from ..._base.types import Array
-from .unbroadcast import unbroadcast
+from ..._base.types import Array, Namespace
+from .unbroadcast import Back, Setting, unbroadcast
 
 __all__ = ["PRODUCTS", "inv", "matmul", "solve", "tensordot"]
 
-Back: TypeAlias = Callable[[Array], Array]
 
-
-def matmul(xp: Any, x: Array, y: Array) -> tuple[Array, Back, Back]:
+def matmul(xp: Namespace, x: Array, y: Array) -> tuple[Array, Back, Back]:
     x_shape, y_shape = x.shape, y.shape
 
     def as_matrices(g: Array) -> Array:
@@ -44,7 +39,7 @@ def matmul(xp: Any, x: Array, y: Array) -> tuple[Array, Back, Back]:
     return xp.matmul(x, y), back_x, back_y
 
 
-def tensordot(xp: Any, x: Array, y: Array, axes: Any = 2) -> tuple[Array, Back, Back]:
+def tensordot(xp: Namespace, x: Array, y: Array, axes: Setting = 2) -> tuple[Array, Back, Back]:
     if isinstance(axes, int):
         axes = (range(x.ndim - axes, x.ndim), range(axes))
     over_x, over_y = (
@@ -71,7 +66,7 @@ def tensordot(xp: Any, x: Array, y: Array, axes: Any = 2) -> tuple[Array, Back, 
     return xp.tensordot(x, y, axes=(over_x, over_y)), back_x, back_y
 
 
-def solve(xp: Any, a: Array, b: Array) -> tuple[Array, Back, Back]:
+def solve(xp: Namespace, a: Array, b: Array) -> tuple[Array, Back, Back]:
     out = xp.linalg.solve(a, b)
     vector, a_shape, b_shape = b.ndim == 1, a.shape, b.shape
     if vector and a.ndim > 2:
@@ -92,7 +87,7 @@ def solve(xp: Any, a: Array, b: Array) -> tuple[Array, Back, Back]:
     return out, back_a, back_b
 
 
-def inv(xp: Any, x: Array) -> tuple[Array, Back]:
+def inv(xp: Namespace, x: Array) -> tuple[Array, Back]:
     out = xp.linalg.inv(x)
 
     def back(g: Array) -> Array:

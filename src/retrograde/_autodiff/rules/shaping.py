@@ -14,15 +14,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
 
-from ..._base.types import Array
-from .unbroadcast import conjugates_itself, device_of, unbroadcast
+from ..._base.types import Array, Device, DType, Leaves, Namespace
+from .unbroadcast import Axis, Back, Setting, conjugates_itself, device_of, unbroadcast
 
 __all__ = ["JOINING", "SELECTIONS", "SHAPING", "scatter", "selection"]
-
-Back: TypeAlias = Callable[[Array], Array]
-Axis: TypeAlias = int | tuple[int, ...] | None
 
 
 def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
@@ -37,14 +33,14 @@ def _kept(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
     return tuple(1 if k in axes else n for k, n in enumerate(shape))
 
 
-def _spread(xp: Any, g: Array, shape: tuple[int, ...], axis: Axis) -> Array:
+def _spread(xp: Namespace, g: Array, shape: tuple[int, ...], axis: Axis) -> Array:
     """g of a reduction, repeated along the axes it ran over (an array that owns its data)."""
     zeros = xp.zeros(shape, dtype=g.dtype, device=device_of(g))
     return zeros + xp.reshape(g, _kept(shape, axis))
 
 
 def sum(
-    xp: Any, x: Array, axis: Axis = None, dtype: Any = None, keepdims: bool = False
+    xp: Namespace, x: Array, axis: Axis = None, dtype: DType = None, keepdims: bool = False
 ) -> tuple[Array, Back]:
     shape = x.shape
     out = xp.sum(x, axis=axis, dtype=dtype, keepdims=keepdims)
@@ -52,7 +48,7 @@ def sum(
 
 
 def mean(
-    xp: Any, x: Array, axis: Axis = None, dtype: Any = None, keepdims: bool = False
+    xp: Namespace, x: Array, axis: Axis = None, dtype: DType = None, keepdims: bool = False
 ) -> tuple[Array, Back]:
     shape = x.shape
     count = math.prod(shape[a] for a in _axes(axis, x.ndim))
@@ -61,7 +57,7 @@ def mean(
 
 
 def prod(
-    xp: Any, x: Array, axis: Axis = None, dtype: Any = None, keepdims: bool = False
+    xp: Namespace, x: Array, axis: Axis = None, dtype: DType = None, keepdims: bool = False
 ) -> tuple[Array, Back]:
     def back(g: Array) -> Array:
         zero = x == 0
@@ -76,7 +72,9 @@ def prod(
 
 
 def _extremum(name: str) -> Callable[..., tuple[Array, Back]]:
-    def rule(xp: Any, x: Array, axis: Axis = None, keepdims: bool = False) -> tuple[Array, Back]:
+    def rule(
+        xp: Namespace, x: Array, axis: Axis = None, keepdims: bool = False
+    ) -> tuple[Array, Back]:
         out = getattr(xp, name)(x, axis=axis, keepdims=keepdims)
 
         def back(g: Array) -> Array:
@@ -90,10 +88,10 @@ def _extremum(name: str) -> Callable[..., tuple[Array, Back]]:
 
 
 def cumulative_sum(
-    xp: Any,
+    xp: Namespace,
     x: Array,
     axis: int | None = None,
-    dtype: Any = None,
+    dtype: DType = None,
     include_initial: bool = False,
 ) -> tuple[Array, Back]:
     along = 0 if axis is None else axis % x.ndim
@@ -108,7 +106,9 @@ def cumulative_sum(
 
 
 @conjugates_itself
-def vector_norm(xp: Any, x: Array, axis: Axis = None, keepdims: bool = False) -> tuple[Array, Back]:
+def vector_norm(
+    xp: Namespace, x: Array, axis: Axis = None, keepdims: bool = False
+) -> tuple[Array, Back]:
     """The 2-norm; the other orders are composed (composed.vector_norm)."""
     out = xp.linalg.vector_norm(x, axis=axis, keepdims=keepdims)
 
@@ -121,69 +121,69 @@ def vector_norm(xp: Any, x: Array, axis: Axis = None, keepdims: bool = False) ->
 
 
 def reshape(
-    xp: Any, x: Array, shape: int | tuple[int, ...], *, copy: bool | None = None
+    xp: Namespace, x: Array, shape: int | tuple[int, ...], *, copy: bool | None = None
 ) -> tuple[Array, Back]:
     old = x.shape
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     return xp.reshape(x, shape), lambda g: xp.reshape(g, old)
 
 
-def expand_dims(xp: Any, x: Array, axis: Any = 0) -> tuple[Array, Back]:
+def expand_dims(xp: Namespace, x: Array, axis: Axis = 0) -> tuple[Array, Back]:
     old = x.shape
     return xp.expand_dims(x, axis=axis), lambda g: xp.reshape(g, old)
 
 
-def squeeze(xp: Any, x: Array, axis: Axis = None) -> tuple[Array, Back]:
+def squeeze(xp: Namespace, x: Array, axis: Axis = None) -> tuple[Array, Back]:
     old = x.shape
     axis = tuple(k for k, n in enumerate(old) if n == 1) if axis is None else axis
     return xp.squeeze(x, axis=axis), lambda g: xp.reshape(g, old)
 
 
-def permute_dims(xp: Any, x: Array, axes: Sequence[int] | None = None) -> tuple[Array, Back]:
+def permute_dims(xp: Namespace, x: Array, axes: Sequence[int] | None = None) -> tuple[Array, Back]:
     ndim = x.ndim
     there = tuple(reversed(range(ndim))) if axes is None else tuple(a % ndim for a in axes)
     home = tuple(there.index(k) for k in range(ndim))
     return xp.permute_dims(x, there), lambda g: xp.permute_dims(g, home)
 
 
-def moveaxis(xp: Any, x: Array, source: Any, destination: Any) -> tuple[Array, Back]:
+def moveaxis(xp: Namespace, x: Array, source: Setting, destination: Setting) -> tuple[Array, Back]:
     return xp.moveaxis(x, source, destination), lambda g: xp.moveaxis(g, destination, source)
 
 
-def matrix_transpose(xp: Any, x: Array) -> tuple[Array, Back]:
+def matrix_transpose(xp: Namespace, x: Array) -> tuple[Array, Back]:
     return xp.matrix_transpose(x), lambda g: xp.matrix_transpose(g)
 
 
-def flip(xp: Any, x: Array, axis: Axis = None) -> tuple[Array, Back]:
+def flip(xp: Namespace, x: Array, axis: Axis = None) -> tuple[Array, Back]:
     return xp.flip(x, axis=axis), lambda g: xp.flip(g, axis=axis)
 
 
-def roll(xp: Any, x: Array, shift: Any, axis: Axis = None) -> tuple[Array, Back]:
+def roll(xp: Namespace, x: Array, shift: Setting, axis: Axis = None) -> tuple[Array, Back]:
     back_shift = tuple(-s for s in shift) if isinstance(shift, tuple) else -shift
     return xp.roll(x, shift, axis=axis), lambda g: xp.roll(g, back_shift, axis=axis)
 
 
-def broadcast_to(xp: Any, x: Array, shape: int | tuple[int, ...]) -> tuple[Array, Back]:
+def broadcast_to(xp: Namespace, x: Array, shape: int | tuple[int, ...]) -> tuple[Array, Back]:
     old = x.shape
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     return xp.broadcast_to(x, shape), lambda g: unbroadcast(xp, g, old)
 
 
-def tril(xp: Any, x: Array, k: int = 0) -> tuple[Array, Back]:
+def tril(xp: Namespace, x: Array, k: int = 0) -> tuple[Array, Back]:
     return xp.tril(x, k=k), lambda g: xp.tril(g, k=k)
 
 
-def triu(xp: Any, x: Array, k: int = 0) -> tuple[Array, Back]:
+def triu(xp: Namespace, x: Array, k: int = 0) -> tuple[Array, Back]:
     return xp.triu(x, k=k), lambda g: xp.triu(g, k=k)
 
 
 def astype(
-    xp: Any, x: Array, dtype: Any, *, copy: bool = True, device: Any = None
+    xp: Namespace, x: Array, dtype: DType, *, copy: bool = True, device: Device = None
 ) -> tuple[Array, Back]:
     return xp.asarray(x, dtype=dtype, copy=True, device=device), lambda g: g
 
 
-def scatter(xp: Any, g: Array, positions: Array, size: int) -> Array:
+def scatter(xp: Namespace, g: Array, positions: Array, size: int) -> Array:
     """Zeros of shape (size,) with every element of g added at its position.
 
     Parameters
@@ -208,7 +208,7 @@ def scatter(xp: Any, g: Array, positions: Array, size: int) -> Array:
     return total
 
 
-def selection(xp: Any, x: Array, pick: Callable[[Array], Array]) -> tuple[Array, Back]:
+def selection(xp: Namespace, x: Array, pick: Callable[[Array], Array]) -> tuple[Array, Back]:
     """The rule of ``pick(x)`` for a function that only picks elements of x."""
     shape, device = x.shape, device_of(x)
     size = math.prod(shape)
@@ -220,14 +220,16 @@ def selection(xp: Any, x: Array, pick: Callable[[Array], Array]) -> tuple[Array,
     return pick(x), back
 
 
-def _selecting(find: Callable[[Any], Callable[..., Array]]) -> Callable[..., tuple[Array, Back]]:
-    def rule(xp: Any, x: Array, *settings: Any, **named: Any) -> tuple[Array, Back]:
+def _selecting(
+    find: Callable[[Namespace], Callable[..., Array]],
+) -> Callable[..., tuple[Array, Back]]:
+    def rule(xp: Namespace, x: Array, *settings: Setting, **named: Setting) -> tuple[Array, Back]:
         return selection(xp, x, lambda v: find(xp)(v, *settings, **named))
 
     return rule
 
 
-def concat(xp: Any, *arrays: Array, axis: int | None = 0) -> tuple[Any, ...]:
+def concat(xp: Namespace, *arrays: Array, axis: int | None = 0) -> Leaves:
     if axis is None:
         flat, *backs = concat(xp, *(xp.reshape(x, (-1,)) for x in arrays))
         shapes = [x.shape for x in arrays]
@@ -243,7 +245,7 @@ def concat(xp: Any, *arrays: Array, axis: int | None = 0) -> tuple[Any, ...]:
     return (xp.concat(arrays, axis=along), *backs)
 
 
-def stack(xp: Any, *arrays: Array, axis: int = 0) -> tuple[Any, ...]:
+def stack(xp: Namespace, *arrays: Array, axis: int = 0) -> Leaves:
     out = xp.stack(arrays, axis=axis)
     lead = (slice(None),) * (axis % out.ndim)
     return (out, *(lambda g, key=(*lead, k, ...): g[key] for k in range(len(arrays))))

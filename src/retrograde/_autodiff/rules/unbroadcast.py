@@ -13,23 +13,44 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-from ..._base.types import Array
+from ..._base.types import Array, Device, DType, Function, Namespace
 
-__all__ = ["conjugates_itself", "device_of", "fit", "is_complex", "unbroadcast"]
+__all__ = [
+    "Axis",
+    "Back",
+    "Key",
+    "Setting",
+    "conjugates_itself",
+    "device_of",
+    "fit",
+    "is_complex",
+    "unbroadcast",
+]
 
-Rule = TypeVar("Rule", bound=Callable[..., Any])
-_own: set[Any] = set()
+Back: TypeAlias = Callable[[Array], Array]
+"""A cotangent of a result to one of an operand."""
+
+Axis: TypeAlias = int | tuple[int, ...] | None
+
+Setting: TypeAlias = Any
+"""An axis, a shape, a dtype: what a function takes beside arrays."""
+
+Key: TypeAlias = Any
+"""What stands between the brackets of ``x[...]``."""
+
+Rule = TypeVar("Rule", bound=Function)
+_own: set[Function] = set()
 
 
 @functools.lru_cache(maxsize=64)
-def is_complex(xp: Any, dtype: Any) -> bool:
+def is_complex(xp: Namespace, dtype: DType) -> bool:
     """Whether a dtype is complex."""
     return bool(xp.isdtype(dtype, "complex floating"))
 
 
-def device_of(x: Array) -> Any:
+def device_of(x: Array) -> Device:
     """Where an array lives; None where its library has no such thing."""
     return getattr(x, "device", None)
 
@@ -40,7 +61,7 @@ def conjugates_itself(rule: Rule) -> Rule:
     return rule
 
 
-def unbroadcast(xp: Any, g: Array, shape: tuple[int, ...]) -> Array:
+def unbroadcast(xp: Namespace, g: Array, shape: tuple[int, ...]) -> Array:
     """Sum g over the axes along which an array of this shape was broadcast."""
     if g.shape == shape:
         return g
@@ -52,7 +73,12 @@ def unbroadcast(xp: Any, g: Array, shape: tuple[int, ...]) -> Array:
 
 
 def fit(
-    xp: Any, rule: Any, back: Callable[[Array], Array], x: Array, out: Array, broadcast: bool
+    xp: Namespace,
+    rule: Function,
+    back: Callable[[Array], Array],
+    x: Array,
+    out: Array,
+    broadcast: bool,
 ) -> Callable[[Array], Array]:
     """``back`` with its result in the shape, dtype and convention of the operand x."""
     shape, dtype = x.shape, x.dtype
