@@ -33,6 +33,11 @@ def test_the_figure_is_small() -> None:
     assert (DOCS / "figures" / "complexity.svg").stat().st_size < 150_000
 
 
+def test_the_picture_of_the_house_shows_the_folders_that_are_there() -> None:
+    house = runpy.run_path(str(DOCS / "figures" / "house.py"))
+    assert house["SVG"].read_text(encoding="utf-8") == house["draw"]()
+
+
 CHOICES = {
     "constant": {"ample": "RecursiveCheckpointAdjoint", "else": "BacksolveAdjoint"},
     "adaptive": {"ample": "RecursiveCheckpointAdjoint", "else": "RecursiveCheckpointAdjoint"},

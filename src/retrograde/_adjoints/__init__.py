@@ -1,11 +1,14 @@
-"""Gradient methods.
+"""Gradient methods; they receive the integrator as an argument, and never import it.
 
-Members: :class:`AbstractAdjoint` (the abstract class), :class:`RecursiveCheckpointAdjoint`,
-:class:`BacksolveAdjoint` and :class:`ReversibleAdjoint` (on ``inverting``, with its ``guard``),
-:class:`TapeAdjoint`, :class:`DirectAdjoint`, :class:`ForwardMode`, ``continuous`` (backsolve's
-mode, on ``augmented``, its system); ``step_vjp`` (the vjp of one step, shared by all but the last
-three). To add one: a file with ``forward`` and ``reverse`` (or ``primal``), its row in the
-planner's costs, a line here.
+``base`` is the one abstract class (:class:`AbstractAdjoint`). Exact ones: ``checkpointed``
+(:class:`RecursiveCheckpointAdjoint`), ``inversion`` (:class:`BacksolveAdjoint` and
+:class:`ReversibleAdjoint`, which take steps back, checked by ``projection_guard``), ``stored_vjp``
+(:class:`TapeAdjoint`), ``direct`` (:class:`DirectAdjoint`, the library's own autodiff) and
+``forward_mode`` (:class:`ForwardMode`). ``continuous`` is backsolve's other mode, on the system of
+``augmented_system``. ``step_vjp`` is the vjp of one step, shared by the first three;
+``replay_with_controller`` replays steps where times are not recorded. To add one: a file with
+``forward`` and ``reverse`` (or ``primal``), its cost in ``_planner.costs`` and its row in
+``_planner.rules``, a line here.
 """
 
 from .._base.errors import InputError

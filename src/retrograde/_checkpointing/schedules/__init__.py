@@ -5,7 +5,7 @@ No arrays and nothing but the standard library: a schedule says *which*, the rev
 
 * `binomial`: the number of steps is known. Positions, the optimal split of a range, and the
   closed formulas for what reversing costs.
-* `table`: the same splits by comparisons with one row of a table, for traced loops.
+* `split_table`: the same splits by comparisons with one row of a table, for traced loops.
 * `online`: the number of steps is not known. The `EventTable` of a number of slots lists the
   states to store and the slots to overwrite, near-optimal wherever the solve stops.
 * `segments`: leaves of several steps, for executors whose bookkeeping costs as much as a step.
