@@ -29,7 +29,8 @@ KEYS = {
 
 
 def options(**more: Any) -> Options:
-    return replace(Options(("numpy",), SMALL, quick=True, quiet=True), **more)
+    small = Options(backends=("numpy",), problems=SMALL, quick=True, quiet=True)
+    return replace(small, **more)
 
 
 @pytest.fixture(scope="module")

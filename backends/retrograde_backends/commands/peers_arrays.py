@@ -6,54 +6,41 @@ No peer is known here that differentiates a solve of NumPy or CuPy.
 from __future__ import annotations
 
 import array
+import contextlib
 import importlib
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import numpy as np
 
 import retrograde as rg
-from retrograde._commands.compare.rows import Entrant, Peer
+from retrograde._base.types import Array
+from retrograde._commands.compare import rows
+from retrograde._commands.compare.problem import Problem
+from retrograde._commands.compare.rows import Entrant
 from retrograde.backend import AbstractBackend
 
 __all__ = ["Bench", "kept_bytes"]
 
 
-class Bench:
-    """A problem on NumPy or CuPy.
+class Bench(rows.Bench):
+    """A problem on NumPy or CuPy."""
 
-    Parameters
-    ----------
-    problem : Problem
-    library : str
-
-    Attributes
-    ----------
-    device : str
-    """
-
-    def __init__(self, problem: Any, library: str) -> None:
-        self.xp: Any = importlib.import_module(library)
-        self.problem = problem
-        self.leaves = tuple(self.xp.asarray(x) for x in problem.leaves)
+    def __init__(self, problem: Problem, library: str) -> None:
+        self.xp = importlib.import_module(library)
+        leaves = tuple(self.xp.asarray(x) for x in problem.leaves)
         # NumPy's functions hand arrays of CuPy to CuPy, and record; CuPy's own can't
-        self.f = problem.field(np)
-        self.device = str(self.leaves[0].device)
+        super().__init__(problem, problem.field(np), leaves, str(leaves[0].device))
 
-    def call(self, y0: Any, *args: Any) -> tuple[Any, ...]:
-        """Arguments of ``solve``."""
-        return self.f, y0, 0.0, self.problem.t1, *args
-
-    def forward(self, *leaves: Any) -> Any:
+    def forward(self, *leaves: Array) -> Array:
         """The solve alone: every adjoint's."""
         return rg.solve(*self.call(*leaves), **self.problem.settings).ys[-1]
 
     def ours(self, keywords: dict[str, Any]) -> Entrant:
-        """Our method with these keywords of ``solve``."""
         settings = {**self.problem.settings, **keywords}
 
-        def gradient(*leaves: Any) -> tuple[Any, ...]:
+        def gradient(*leaves: Array) -> tuple[Array, ...]:
             sol, pullback = rg.solve_vjp(*self.call(*leaves), **settings)
             g = pullback(self.xp.ones_like(sol.ys))
             return (g.y0, g.args) if len(leaves) > 1 else (g.y0,)
@@ -64,17 +51,13 @@ class Bench:
 
         return Entrant(self.forward, gradient, self.leaves, residual_bytes, self._wait)
 
-    def peers(self) -> list[Peer]:
-        """None."""
-        return []
-
     def _wait(self, x: Any) -> Any:
         if self.xp is not np:
             self.xp.cuda.Device().synchronize()
         return x
 
 
-def _owner(x: Any) -> tuple[int, int]:
+def _owner(x: Array) -> tuple[int, int]:
     """The array that owns the data of one: its id and its bytes."""
     while isinstance(x.base, type(x)):
         x = x.base
@@ -82,7 +65,10 @@ def _owner(x: Any) -> tuple[int, int]:
 
 
 def kept_bytes(
-    root: Any, kind: type, owner: Callable[[Any], tuple[int, int]], known: Any = ()
+    root: object,
+    kind: type,
+    owner: Callable[[Array], tuple[int, int]],
+    known: Container[object] = (),
 ) -> int:
     """Bytes of the distinct arrays that an object keeps alive.
 
@@ -94,11 +80,12 @@ def kept_bytes(
         Of arrays.
     owner : callable
         ``owner(array) -> (key, bytes)`` of the memory that an array lies in.
-    known : iterable of keys
+    known : container of keys
         Memory that is not to be counted.
     """
-    sizes: dict[Any, int] = {}
-    left, seen = [root], {}
+    sizes: dict[object, int] = {}
+    left: list[object] = [root]
+    seen: dict[int, object] = {}
     while left:
         x = left.pop()
         if id(x) in seen or isinstance(x, (AbstractBackend, type, types.ModuleType)):
@@ -114,25 +101,21 @@ def kept_bytes(
     return sum(size for key, size in sizes.items() if key not in known)
 
 
-def _inside(x: Any) -> list[Any]:
+def _inside(x: object) -> list[object]:
     """What a container, a closure or an object of retrograde holds."""
     if isinstance(x, dict):
         return list(x.values())
     if isinstance(x, (list, tuple, set, frozenset)):
         return list(x)
     if isinstance(x, types.FunctionType):
-        return [cell.cell_contents for cell in x.__closure__ or () if _filled(cell)]
+        found: list[object] = []
+        for cell in x.__closure__ or ():
+            with contextlib.suppress(ValueError):  # it is not filled yet
+                found.append(cell.cell_contents)
+        return found
     if isinstance(x, types.MethodType):
         return [x.__self__, x.__func__]
     if type(x).__module__.startswith("retrograde"):
         slots = [s for c in type(x).__mro__ for s in getattr(c, "__slots__", ())]
         return [*getattr(x, "__dict__", {}).values(), *(getattr(x, s, None) for s in slots)]
     return []
-
-
-def _filled(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True

@@ -2,134 +2,143 @@
 
 Peers have our settings: tolerances, bound of the steps, and coefficients of the controller where
 they have any. torchdiffeq's dopri5 is the pair of Dormand and Prince, its nearest to Tsit5.
+``torchdiffeq`` and ``torchode`` are how the benchmarks call them, too.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
-import retrograde as rg
-from retrograde._commands.compare.rows import Entrant, Peer
+from retrograde._base.types import VectorFieldFn
+from retrograde._commands.compare import rows
+from retrograde._commands.compare.problem import Problem
+from retrograde._commands.compare.rows import Entrant, Peer, Solution
 
 from .peers_arrays import kept_bytes
 
-__all__ = ["Bench"]
+__all__ = ["Bench", "torchdiffeq", "torchode"]
 
 
-class Bench:
-    """A problem on PyTorch.
+class Bench(rows.Bench):
+    """A problem on PyTorch."""
 
-    Parameters
-    ----------
-    problem : Problem
-    library : str
-
-    Attributes
-    ----------
-    device : str
-    """
-
-    def __init__(self, problem: Any, library: str) -> None:
-        self.problem = problem
+    def __init__(self, problem: Problem, library: str) -> None:
         tensors = [torch.tensor(x, dtype=torch.float64) for x in problem.leaves]
-        self.leaves = tuple(torch.nn.Parameter(x) for x in tensors)  # torchode asks for these
-        self.f = problem.field(torch)
-        self.device = str(self.leaves[0].device)
-        self._alone: dict[str, Any] = {}
+        leaves = tuple(torch.nn.Parameter(x) for x in tensors)  # torchode asks for these
+        super().__init__(problem, problem.field(torch), leaves, str(leaves[0].device))
+        self._alone: dict[str, Solution] = {}
 
-    def call(self, y0: Any, *args: Any) -> tuple[Any, ...]:
-        """Arguments of ``solve``."""
-        return self.f, y0, 0.0, self.problem.t1, *args
-
-    def ours(self, keywords: dict[str, Any]) -> Entrant:
-        """Our method with these keywords of ``solve``."""
-        settings = {**self.problem.settings, **keywords}
-        solution = lambda *x: rg.solve(*self.call(*x), **settings).ys[-1]  # noqa: E731
-        return self.entrant("retrograde", solution)
-
-    def entrant(self, package: str, solution: Callable[..., Any]) -> Entrant:
-        """A solution with its gradient by autograd; without one, a package has one solve."""
+    def entrant(self, program: str, solution: Solution) -> Entrant:
         leaves = self.leaves
-        alone = self._alone.setdefault(package, torch.no_grad()(solution))
+        alone = self._alone.setdefault(program, torch.no_grad()(solution))
 
-        def gradient(*leaves: Any) -> Any:
+        def gradient(*leaves: torch.Tensor) -> tuple[torch.Tensor, ...]:
             return torch.autograd.grad(solution(*leaves).sum(), leaves)
 
-        kept = lambda: residual_bytes(solution, leaves)  # noqa: E731
-        return Entrant(alone, gradient, leaves, kept, lambda x: x)
+        return Entrant(alone, gradient, leaves, lambda: residual_bytes(solution, leaves))
 
     def peers(self) -> list[Peer]:
         """Methods of torchdiffeq and torchode."""
-        methods: list[tuple[str, str, Callable[..., Any]]] = [
-            ("torchdiffeq", "odeint", lambda *x: self._torchdiffeq("odeint", *x)),
-            ("torchdiffeq", "odeint_adjoint", lambda *x: self._torchdiffeq("odeint_adjoint", *x)),
-            ("torchode", "AutoDiffAdjoint", lambda *x: self._torchode("AutoDiffAdjoint", *x)),
-            ("torchode", "BacksolveAdjoint", lambda *x: self._torchode("BacksolveAdjoint", *x)),
+        methods: list[tuple[str, str, Callable[[], Solution]]] = [
+            ("torchdiffeq", "odeint", partial(torchdiffeq, self.f, self.problem)),
+            (
+                "torchdiffeq",
+                "odeint_adjoint",
+                partial(torchdiffeq, self.f, self.problem, adjoint=True),
+            ),
+            ("torchode", "AutoDiffAdjoint", lambda: partial(self._torchode, "AutoDiffAdjoint")),
+            ("torchode", "BacksolveAdjoint", lambda: partial(self._torchode, "BacksolveAdjoint")),
         ]
         return [
-            Peer(package, method, functools.partial(self.entrant, package, solution))
-            for package, method, solution in methods
+            Peer(package, method, lambda p=package, make=make: self.entrant(p, make()))  # type: ignore[misc]
+            for package, method, make in methods
             if importlib.util.find_spec(package)
         ]
 
-    def _torchdiffeq(self, name: str, y0: Any, *args: Any) -> Any:
-        solve = getattr(importlib.import_module("torchdiffeq"), name)
-        problem, keywords = self.problem, {}
-        if problem.dt is not None:
-            keywords = {"method": "euler", "options": {"step_size": problem.dt}}
-        else:
-            keywords = {"method": "dopri5", "rtol": problem.rtol, "atol": problem.atol}
-        if name == "odeint_adjoint":
-            keywords["adjoint_params"] = args
-        p = args[0] if args else None
-        times = torch.tensor([0.0, problem.t1], dtype=y0.dtype)
-        return solve(lambda t, y: self.f(t, y, p), y0, times, **keywords)[-1]
+    def _torchode(self, name: str, y0: torch.Tensor, *args: torch.Tensor) -> torch.Tensor:
+        return torchode(_Field(self.f, *args), self.problem, name)(y0[None])[0]
 
-    def _torchode(self, name: str, y0: Any, *args: Any) -> Any:
-        to: Any = importlib.import_module("torchode")
-        problem = self.problem
-        term = to.ODETerm(_Field(self.f, *args))
-        ends = (torch.zeros(1, dtype=y0.dtype), torch.full((1,), problem.t1, dtype=y0.dtype))
-        case = to.InitialValueProblem(y0=y0[None], t_start=ends[0], t_end=ends[1])
-        if problem.dt is not None:
-            method, controller = to.Euler(term=term), to.FixedStepController()
-            dt0 = torch.full((1,), problem.dt, dtype=y0.dtype)
-        else:
-            method, dt0 = to.Tsit5(term=term), None
-            controller = to.PIDController(
-                pcoeff=0.2, icoeff=0.65, dcoeff=0.0, rtol=problem.rtol, atol=problem.atol, term=term
-            )
-        first = (term,) if name == "BacksolveAdjoint" else ()
-        solver = getattr(to, name)(*first, method, controller)
-        return solver.solve(case, dt0=dt0).ys[0, -1]
+
+def torchdiffeq(
+    f: VectorFieldFn, problem: Any, *, adjoint: bool = False, device: Any = None
+) -> Solution:
+    """torchdiffeq's solve; its gradient is by backpropagation, or by the continuous adjoint.
+
+    ``problem`` has ``pack``, ``t1``, ``dt``, ``rtol`` and ``atol``.
+    """
+    package = importlib.import_module("torchdiffeq")
+    odeint = package.odeint_adjoint if adjoint else package.odeint
+    times = torch.tensor([0.0, problem.t1], dtype=torch.float64, device=device)
+    if problem.dt is not None:
+        keywords = {"method": "euler", "options": {"step_size": problem.dt}}
+    else:
+        keywords = {"method": "dopri5", "rtol": problem.rtol, "atol": problem.atol}
+
+    def solution(y0: torch.Tensor, *leaves: torch.Tensor) -> torch.Tensor:
+        args = problem.pack(leaves)
+        more = {"adjoint_params": leaves} if adjoint else {}
+        found: torch.Tensor = odeint(lambda t, y: f(t, y, args), y0, times, **keywords, **more)
+        return found[-1]
+
+    return solution
+
+
+def torchode(
+    f: Callable[..., torch.Tensor], problem: Any, adjoint: str = "AutoDiffAdjoint"
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """torchode's solve of a batch, samples first; it is eager (TorchScript fails with torch 2.13).
+
+    ``problem`` has ``t1``, ``dt``, ``rtol`` and ``atol``; ``f(t, y)`` is of the batch.
+    """
+    to: Any = importlib.import_module("torchode")
+    term = to.ODETerm(f)
+    if problem.dt is not None:
+        method, controller = to.Euler(term=term), to.FixedStepController()
+    else:
+        method = to.Tsit5(term=term)
+        controller = to.PIDController(
+            pcoeff=0.2, icoeff=0.65, dcoeff=0.0, rtol=problem.rtol, atol=problem.atol, term=term
+        )
+    first = (term,) if adjoint == "BacksolveAdjoint" else ()
+    solver = getattr(to, adjoint)(*first, method, controller)
+
+    def solve(start: torch.Tensor) -> torch.Tensor:
+        each = partial(start.new_full, start.shape[:1])
+        case = to.InitialValueProblem(y0=start, t_start=each(0.0), t_end=each(problem.t1))
+        dt0 = None if problem.dt is None else each(problem.dt)
+        found: torch.Tensor = solver.solve(case, dt0=dt0).ys
+        return found[:, -1]
+
+    return solve
 
 
 class _Field(torch.nn.Module):
     """A vector field over a batch of one or (torchode's adjoint) none, args as parameters."""
 
-    def __init__(self, f: Callable[..., Any], p: Any = None) -> None:
+    def __init__(self, f: VectorFieldFn, p: torch.Tensor | None = None) -> None:
         super().__init__()
         self.f, self.p = f, p
 
-    def forward(self, t: Any, y: Any) -> Any:
-        return self.f(t.reshape(()), y.reshape(-1), self.p).reshape(y.shape)
+    def forward(self, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.f(t.reshape(()), y.reshape(-1), self.p)
+        return found.reshape(y.shape)
 
 
 class _Saved:
     """A tensor that a node saves; it lives as long as the node does."""
 
-    def __init__(self, x: Any) -> None:
+    def __init__(self, x: torch.Tensor) -> None:
         self.x = x.detach()
 
 
-def residual_bytes(solution: Callable[..., Any], leaves: tuple[Any, ...]) -> int:
+def residual_bytes(solution: Solution, leaves: tuple[torch.Tensor, ...]) -> int:
     """Bytes of the distinct storages that the graph of a solution keeps.
 
     Counted are the tensors that autograd saves, and those that the nodes written in Python hold
@@ -138,7 +147,7 @@ def residual_bytes(solution: Callable[..., Any], leaves: tuple[Any, ...]) -> int
     """
     saved: weakref.WeakSet[_Saved] = weakref.WeakSet()
 
-    def pack(x: Any) -> _Saved:
+    def pack(x: torch.Tensor) -> _Saved:
         box = _Saved(x)
         saved.add(box)
         return box
@@ -156,6 +165,6 @@ def residual_bytes(solution: Callable[..., Any], leaves: tuple[Any, ...]) -> int
     return kept_bytes([*nodes.values(), tensors], torch.Tensor, _storage, result)
 
 
-def _storage(x: Any) -> tuple[int, int]:
+def _storage(x: torch.Tensor) -> tuple[int, int]:
     storage = x.untyped_storage()
     return storage._cdata, storage.nbytes()

@@ -11,7 +11,7 @@ from .._backend.registry import BUILT_IN, adapter
 from .._base import __version__
 from .._base.units import format_bytes
 
-__all__ = ["INSTALL", "describe_installation", "missing"]
+__all__ = ["INSTALL", "missing", "run"]
 
 INSTALL = {
     "numpy": "pip install retrograde",
@@ -21,7 +21,7 @@ INSTALL = {
 }
 """How to install a library that has an adapter here."""
 
-EXTRAS = (("scipy", "demo"), ("tqdm", "demo"), ("matplotlib", "plot"))
+EXTRAS = {"scipy": "demo", "tqdm": "demo", "matplotlib": "plot"}
 
 
 def missing(name: str) -> str | None:
@@ -31,32 +31,27 @@ def missing(name: str) -> str | None:
     return None
 
 
-def describe_installation() -> Iterator[str]:
-    """Lines for ``retrograde info``: each library's version, devices, memory, capabilities."""
-    python = ".".join(map(str, sys.version_info[:3]))
-    yield f"retrograde {__version__}, Python {python}"
-    names = list(dict.fromkeys([*INSTALL, *_third_party()]))
-    for name in names:
+def run() -> int:
+    """Print each library's version, devices, memory, capabilities."""
+    for line in _lines():
+        print(line)
+    return 0
+
+
+def _lines() -> Iterator[str]:
+    yield f"retrograde {__version__}, Python {'.'.join(map(str, sys.version_info[:3]))}"
+    others = {point.name for point in entry_points(group="retrograde.backends")} - set(BUILT_IN)
+    for name in dict.fromkeys([*INSTALL, *sorted(others)]):
         yield ""
         why = missing(name)
-        if why is not None:
-            yield f"{name}: {why}"
-            continue
         try:
-            yield from _library(name)
+            yield from [f"{name}: {why}"] if why else _library(name)
         except Exception as error:  # a broken library must not hide the others
             yield f"{name}: can't be used: {' '.join(str(error).split()) or repr(error)}"
     yield ""
-    for module, extra in EXTRAS:
-        here = importlib.util.find_spec(module) is not None
-        yield f"{module}: " + (
-            "found" if here else f'not installed: pip install "retrograde[{extra}]"'
-        )
-
-
-def _third_party() -> list[str]:
-    names = {point.name for point in entry_points(group="retrograde.backends")}
-    return sorted(names - set(BUILT_IN))
+    for module, extra in EXTRAS.items():
+        how = f'not installed: pip install "retrograde[{extra}]"'
+        yield f"{module}: {'found' if importlib.util.find_spec(module) else how}"
 
 
 def _library(name: str) -> list[str]:

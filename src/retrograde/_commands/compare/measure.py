@@ -6,12 +6,12 @@ turn, so that a busy machine slows all alike. What is timed has run before.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import importlib
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..._api.solve import plan, solve
@@ -20,15 +20,14 @@ from ..._base.errors import InputError, PlanInfeasible, UnsupportedByBackend
 from ..._integrate.saveat import SaveAt
 from ...measure import peak_gradient_bytes
 from .problem import Problem, relative_error
-from .rows import Entrant, Row, bench, ours
+from .rows import Bench, Entrant, Row, bench, ours
 
 __all__ = ["Effort", "Reference", "examine", "measure", "reference"]
 
 NOT_FOR_THIS = (InputError, PlanInfeasible, UnsupportedByBackend)
 """Errors by which a method of ours says that it is not made for a problem, library or budget."""
 
-EXACT_CLASSES = ("exact",)
-
+Call = Callable[[], object]
 
 WARM = 0.05
 """A first call of fewer seconds tells little of the next one."""
@@ -83,10 +82,10 @@ def measure(
         Told what is done next: each method, then each round of timing.
     """
     rows, ready = examine(problem, libraries, wanted, tick)
-    calls: dict[Any, tuple[Callable[[], Any], float]] = {}
+    calls: dict[Callable[..., Any], tuple[Call, float]] = {}
     for _, entrant, seconds in ready:
-        alone = _call(entrant, entrant.forward)
         if entrant.forward not in calls:  # methods may share it
+            alone = _call(entrant, entrant.forward)
             alone()
             calls[entrant.forward] = alone, _seconds(alone, 1)
         calls[entrant.gradient] = _call(entrant, entrant.gradient), seconds
@@ -131,17 +130,17 @@ def _entries(problem: Problem, library: str) -> Iterator[tuple[Row, Callable[[],
     here = bench(library, problem)
     for method, keywords in ours(problem):
         row = Row(library, "retrograde", method)
-
-        def make(row: Row = row, keywords: dict[str, Any] = keywords) -> Entrant:
-            settings = {**problem.settings, **keywords}
-            chosen = plan(*here.call(*here.leaves), **settings)
-            row.exact = chosen.adjoint.accuracy in EXACT_CLASSES
-            row.chosen = next((c.method for c in chosen.candidates if c.verdict == "chosen"), None)
-            return here.ours(keywords)  # type: ignore[no-any-return]
-
-        yield row, make
+        yield row, partial(_ours, here, row, keywords)
     for package, method, make_peer in here.peers():
         yield Row(library, package, method), make_peer
+
+
+def _ours(here: Bench, row: Row, keywords: dict[str, Any]) -> Entrant:
+    """A method of ours, and what its plan says of it."""
+    chosen = plan(*here.call(*here.leaves), **{**here.problem.settings, **keywords})
+    row.exact = chosen.adjoint.accuracy == "exact"
+    row.chosen = next((c.method for c in chosen.candidates if c.verdict == "chosen"), None)
+    return here.ours(keywords)
 
 
 def _fill(row: Row, entrant: Entrant, problem: Problem, wanted: Reference) -> float:
@@ -172,12 +171,12 @@ def _reason(error: Exception, row: Row) -> str:
     return text if ours and text else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
-def _call(entrant: Entrant, fn: Callable[..., Any]) -> Callable[[], Any]:
+def _call(entrant: Entrant, fn: Callable[..., Any]) -> Call:
     return lambda: entrant.wait(fn(*entrant.leaves))
 
 
 def _timed(
-    calls: Sequence[tuple[Callable[[], Any], float]], effort: Effort, tick: Callable[[], None]
+    calls: Sequence[tuple[Call, float]], effort: Effort, tick: Callable[[], None]
 ) -> list[float]:
     """Median seconds of calls that have run, from (call, seconds of that run).
 
@@ -196,21 +195,15 @@ def _timed(
     return [statistics.median(so_far) for so_far in found]
 
 
-def _seconds(call: Callable[[], Any], n: int) -> float:
+def _seconds(call: Call, n: int) -> float:
     """Mean seconds of n calls, the collector resting."""
-    with _collected():
+    running = gc.isenabled()
+    gc.disable()
+    try:
         start = time.perf_counter()
         for _ in range(n):
             call()
         return (time.perf_counter() - start) / n
-
-
-@contextlib.contextmanager
-def _collected() -> Iterator[None]:
-    running = gc.isenabled()
-    gc.disable()
-    try:
-        yield
     finally:
         if running:
             gc.enable()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..demo.fit import require
+from ..._base.units import require
 from .measure import Reference
 from .problem import Problem
 from .rows import Row
-from .table import WRONG, judged
+from .table import WRONG
 
 __all__ = ["draw"]
 
@@ -19,10 +19,8 @@ DPI = 120
 
 def draw(path: str, found: Sequence[tuple[Problem, Reference, Sequence[Row]]]) -> None:
     """Write one panel for each problem to a file, whose ending names the format."""
-    size = (8.5 * len(found), 7.5)
-    figure = require("matplotlib.figure", "plot").Figure(
-        figsize=size, layout="constrained", dpi=DPI
-    )
+    size, make = (8.5 * len(found), 7.5), require("matplotlib.figure", "plot").Figure
+    figure = make(figsize=size, layout="constrained", dpi=DPI)
     panels = figure.subplots(1, len(found), squeeze=False)[0]
     shown = [[row for row in rows if not row.failed] for *_, rows in found]
     for axes, (problem, *_), rows in zip(panels, found, shown, strict=True):
@@ -43,11 +41,9 @@ def _points(axes: Any, problem: Problem, rows: Sequence[Row]) -> None:
     for row in rows:
         x, y = _place(row)
         mine, colour = row.package == "retrograde", COLOURS.get(row.library, "black")
-        fill = colour if mine else "none"
-        axes.plot(
-            x, y, "o" if mine else "s", color=colour, markersize=7, markerfacecolor=fill, zorder=3
-        )
-        error = judged(row, problem)
+        mark, fill = ("o", colour) if mine else ("s", "none")
+        axes.plot(x, y, mark, color=colour, markersize=7, markerfacecolor=fill, zorder=3)
+        error = row.judged(problem)
         if error is None or not error <= WRONG:
             axes.plot(x, y, "x", color="tab:red", markersize=13, markeredgewidth=2, zorder=4)
     axes.set(xscale="log", yscale="log", xlabel="time of a gradient [us]", ylabel="peak [B]")
@@ -57,15 +53,16 @@ def _points(axes: Any, problem: Problem, rows: Sequence[Row]) -> None:
 
 
 def _legend(axes: Any, shown: Sequence[Sequence[Row]]) -> list[Any]:
-    libraries = dict.fromkeys(row.library for rows in shown for row in rows)
-    handles = [
-        *axes.plot([], [], "s", color="black", markerfacecolor="none", label="other packages"),
-        *axes.plot([], [], "x", color="tab:red", markersize=10, label=f"error above {WRONG:g}"),
-    ]
-    for library in reversed(libraries):
+    handles: list[Any] = []
+    for library in dict.fromkeys(row.library for rows in shown for row in rows):
         colour = COLOURS.get(library, "black")
-        handles[:0] = axes.plot([], [], "o", color=colour, label=f"retrograde, {library}")
-    return handles
+        handles += axes.plot([], [], "o", color=colour, label=f"retrograde, {library}")
+    wrong = {"color": "tab:red", "markersize": 10, "label": f"error above {WRONG:g}"}
+    return [
+        *handles,
+        *axes.plot([], [], "s", color="black", markerfacecolor="none", label="other packages"),
+        *axes.plot([], [], "x", **wrong),
+    ]
 
 
 def _labels(axes: Any, rows: Sequence[Row]) -> None:

@@ -12,8 +12,10 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
+from ..._base.types import Array, VectorFieldFn
 from ..._solvers import Euler, Tableau, Tsit5
 
 __all__ = ["PROBLEMS", "Problem", "lotka_volterra", "relative_error", "toy"]
@@ -51,7 +53,7 @@ class Problem:
 
     name: str
     title: str
-    field: Callable[[Any], Callable[..., Any]]
+    field: Callable[[ModuleType], VectorFieldFn]
     values: Callable[..., Sequence[float]]
     tangent: Callable[..., Sequence[float]]
     y0: tuple[float, ...]
@@ -70,17 +72,26 @@ class Problem:
         return None if self.steps is None else self.t1 / self.steps
 
     @property
+    def solver(self) -> str:
+        """The method's name."""
+        return "tsit5" if self.steps is None else "euler"
+
+    @property
     def leaves(self) -> tuple[tuple[float, ...], ...]:
         """What the gradient is taken of."""
         return (self.y0, self.args) if self.args else (self.y0,)
+
+    def pack(self, leaves: Sequence[Array]) -> Array | None:
+        """Args as the field takes them, from the leaves beyond y0."""
+        return leaves[0] if leaves else None
 
     @property
     def settings(self) -> dict[str, Any]:
         """Keywords of ``retrograde.solve``."""
         if self.dt is not None:
-            return {"solver": "euler", "dt": self.dt}
+            return {"solver": self.solver, "dt": self.dt}
         keywords = {"rtol": self.rtol, "atol": self.atol, "max_steps": self.max_steps}
-        return {"solver": "tsit5", **keywords}
+        return {"solver": self.solver, **keywords}
 
     def grid(self, steps: int) -> Vector:
         """Ends of equal steps from 0 to t1."""
@@ -94,7 +105,9 @@ class Problem:
         unit = [[float(i == j) for i in range(m)] for j in range(m)]
         dys, dps = [u[:n] for u in unit], [u[n:] for u in unit]
         for t, end in itertools.pairwise(times):
-            h, ks, dks = end - t, [], [[] for _ in range(m)]  # type: ignore[var-annotated]
+            h = end - t
+            ks: list[Sequence[float]] = []
+            dks: list[list[Sequence[float]]] = [[] for _ in range(m)]
             for c, row in zip(tableau.c, tableau.a, strict=True):
                 at, z = t + c * h, _along(y, h, row, ks)
                 ks.append(self.values(at, z, p))
@@ -125,7 +138,7 @@ def relative_error(found: Sequence[float], reference: Sequence[float]) -> float:
 def toy(steps: int = 500) -> Problem:
     """x' = cos(y) t^2, y' = sin(x) t^2 by Euler, where a continuous adjoint is 300 % wrong."""
 
-    def field(xp: Any) -> Callable[..., Any]:
+    def field(xp: ModuleType) -> VectorFieldFn:
         return lambda t, y, args: xp.stack((xp.cos(y[1]) * t**2, xp.sin(y[0]) * t**2))
 
     def values(t: float, y: Vector, p: Vector) -> Vector:
@@ -144,8 +157,8 @@ def toy(steps: int = 500) -> Problem:
 def lotka_volterra(t1: float = 10.0) -> Problem:
     """Predator and prey, gradient by the initial state and the four rates."""
 
-    def field(xp: Any) -> Callable[..., Any]:
-        def f(t: Any, y: Any, p: Any) -> Any:
+    def field(xp: ModuleType) -> VectorFieldFn:
+        def f(t: Array, y: Array, p: Array) -> Array:
             hare, lynx = y[0], y[1]
             return xp.stack((p[0] * hare - p[1] * hare * lynx, p[3] * hare * lynx - p[2] * lynx))
 

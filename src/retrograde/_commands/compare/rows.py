@@ -1,22 +1,24 @@
 """Our methods, and what a method gives to be measured.
 
-A library's module (``retrograde_backends._compare_*``) has a class ``Bench(problem)``:
-``ours(keywords)`` makes an :class:`Entrant` of a solve of ours, ``peers()`` lists other packages'
-methods as :class:`Peer`. Both defer their work, so that what fails fails in its own row.
+How each library runs a problem and which peers it has stands with the adapters
+(``retrograde_backends.commands``): a subclass of :class:`Bench` each. ``ours`` makes an
+:class:`Entrant` of a solve of ours, ``peers`` lists other packages' methods; both defer their work,
+so that what fails fails in its own row.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ... import _adjoints
+from ..._api.solve import solve
+from ..._base.types import Array, VectorFieldFn
 from .problem import Problem
 
-__all__ = ["BENCHES", "PACKAGES", "Entrant", "Peer", "Row", "bench", "ours"]
+__all__ = ["PACKAGES", "Bench", "Entrant", "Peer", "Row", "Solution", "bench", "ours"]
 
 BENCHES = {
     "numpy": "retrograde_backends.commands.peers_arrays",
@@ -28,6 +30,9 @@ BENCHES = {
 
 PACKAGES = {"jax": ("diffrax", "equinox"), "torch": ("torchdiffeq", "torchode")}
 """Peers by library, named as they are installed."""
+
+Solution = Callable[..., Array]
+"""``solution(*leaves) -> y(t1)``."""
 
 
 class Entrant(NamedTuple):
@@ -46,11 +51,11 @@ class Entrant(NamedTuple):
         Tracing and compiling of ``gradient``.
     """
 
-    forward: Callable[..., Any]
-    gradient: Callable[..., Any]
-    leaves: tuple[Any, ...]
+    forward: Solution
+    gradient: Callable[..., tuple[Array, ...]]
+    leaves: tuple[Array, ...]
     residual_bytes: Callable[[], int]
-    wait: Callable[[Any], Any]
+    wait: Callable[[Any], Any] = lambda x: x
     compile_seconds: float | None = None
 
 
@@ -62,11 +67,39 @@ class Peer(NamedTuple):
     make: Callable[[], Entrant]
 
 
-class Ours(NamedTuple):
-    """A method of ours: its name, and keywords of ``solve``."""
+class Bench:
+    """A problem on a library.
 
-    method: str
-    keywords: dict[str, Any]
+    Attributes
+    ----------
+    problem : Problem
+    f : callable
+        The vector field.
+    leaves : tuple of array
+    device : str
+    """
+
+    def __init__(
+        self, problem: Problem, f: VectorFieldFn, leaves: tuple[Array, ...], device: str
+    ) -> None:
+        self.problem, self.f, self.leaves, self.device = problem, f, leaves, device
+
+    def call(self, y0: Array, *args: Array) -> tuple[Any, ...]:
+        """Arguments of ``solve``."""
+        return self.f, y0, 0.0, self.problem.t1, self.problem.pack(args)
+
+    def ours(self, keywords: dict[str, Any]) -> Entrant:
+        """Our method with these keywords of ``solve``."""
+        settings = {**self.problem.settings, **keywords}
+        return self.entrant("retrograde", lambda *x: solve(*self.call(*x), **settings).ys[-1])
+
+    def entrant(self, program: str, solution: Solution) -> Entrant:
+        """A solution with its gradient; those of one program are one where no gradient is taken."""
+        raise NotImplementedError
+
+    def peers(self) -> list[Peer]:
+        """Other packages' methods."""
+        return []
 
 
 @dataclass
@@ -105,37 +138,29 @@ class Row:
     failed: str | None = None
     fault: bool = False
 
+    def judged(self, problem: Problem) -> float | None:
+        """The error by which its gradient is called wrong."""
+        return self.error if problem.steps is not None else self.true_error
 
-def bench(library: str, problem: Problem) -> Any:
+
+def bench(library: str, problem: Problem) -> Bench:
     """How a library runs a problem; imports the library."""
-    return importlib.import_module(BENCHES[library]).Bench(problem, library)
+    made: Bench = importlib.import_module(BENCHES[library]).Bench(problem, library)
+    return made
 
 
-NAMED: tuple[tuple[str, str, dict[str, Any], bool], ...] = (
-    ("direct", "DirectAdjoint", {}, False),
-    ("backsolve", "BacksolveAdjoint", {}, False),
-    ("backsolve", "BacksolveAdjoint", {}, True),
-    ("backsolve, continuous", "BacksolveAdjoint", {"mode": "continuous"}, False),
-    ("forward", "ForwardMode", {}, False),
-)
-"""Methods asked for by name: label, class, its arguments, whether within the least budget.
-
-A class that is absent has no row.
-"""
-
-
-def ours(problem: Problem) -> Iterator[Ours]:
-    """Our methods of a problem, from the most memory to the least."""
-    yield Ours("auto, ample", {})
+def ours(problem: Problem) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Our methods of a problem, from the most memory to the least, with keywords of ``solve``."""
+    yield "auto, ample", {}
     for memory in problem.budgets:
-        yield Ours(f"auto, {memory}", {"memory": memory})
+        yield f"auto, {memory}", {"memory": memory}
     for slots in problem.slots:
-        adjoint: Any = _adjoints.RecursiveCheckpointAdjoint(slots)
-        yield Ours(f"recursive, {slots} slots", {"adjoint": adjoint})
+        adjoint = _adjoints.RecursiveCheckpointAdjoint(slots)
+        yield f"recursive, {slots} slots", {"adjoint": adjoint}
     least = problem.budgets[-1]
-    for label, name, arguments, within in NAMED:
-        kind = getattr(_adjoints, name, None)
-        if kind is not None:
-            budget = {"memory": least} if within else {}
-            method = f"{label}, {least}" if within else label
-            yield Ours(method, {"adjoint": kind(**arguments), **budget})
+    backsolve = _adjoints.BacksolveAdjoint
+    yield "direct", {"adjoint": _adjoints.DirectAdjoint()}
+    yield "backsolve", {"adjoint": backsolve()}
+    yield f"backsolve, {least}", {"adjoint": backsolve(), "memory": least}
+    yield "backsolve, continuous", {"adjoint": backsolve(mode="continuous")}
+    yield "forward", {"adjoint": _adjoints.ForwardMode()}

@@ -7,27 +7,18 @@ import os
 import platform
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ..._base import __version__
+from ..terminal import padded
 from .measure import Effort, Reference
 from .problem import Problem
 from .rows import Row
 
-__all__ = [
-    "AGREEMENT",
-    "WIDTH",
-    "WRONG",
-    "as_json",
-    "footnotes",
-    "heading",
-    "judged",
-    "render",
-    "tabulated",
-]
+__all__ = ["AGREEMENT", "WIDTH", "WRONG", "as_json", "footnotes", "heading", "render", "tabulated"]
 
 AGREEMENT = 1e-10
 """Largest relative error of a method that is exact."""
@@ -37,98 +28,90 @@ WRONG = 1e-3
 
 WIDTH = 118
 
-Figures = Sequence[tuple[Problem, Reference, Sequence[Row]]]
+MACHINE = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+
+RESIDUAL = {
+    "numpy": "arrays that the pullback holds",
+    "jax": "leaves of jax.vjp's closure",
+    "torch": "tensors saved for backward",
+}
+PEAK = {
+    "numpy": "tracemalloc, which sees Python objects too",
+    "jax": "XLA's temporaries",
+    "torch": "live storages",
+}
+"""Who counts bytes; NumPy's way is that of others, too."""
 
 
-def heading(effort: Effort, devices: dict[str, str]) -> str:
+def heading(effort: Effort, devices: Mapping[str, str]) -> str:
     """The first lines."""
     where = ", ".join(f"{name} {_version(name)} on {device}" for name, device in devices.items())
     return (
-        f"retrograde {__version__}: gradient methods on this machine ({_machine()}), float64\n"
+        f"retrograde {__version__}: gradient methods on this machine ({MACHINE}), float64\n"
         f"{where}\n"
         f"times: wall clock, medians of up to {effort.rounds} interleaved rounds after warm-up"
     )
 
 
-def _machine() -> str:
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-
-
 def render(problem: Problem, wanted: Reference, rows: Sequence[Row]) -> Iterator[str]:
-    """Lines of one problem's table, with what stands above it."""
+    """Lines of one problem's table, with what the gradient is, and what errors are taken to."""
+    by = "the initial state and args" if problem.args else "the initial state"
+    numbers = ", ".join(f"{x:.6f}" for x in wanted.steps)
     yield f"{problem.name}: {problem.title}"
-    yield from _about(problem, wanted)
+    yield f"  loss: sum of the final state; gradient by {by}"
+    if problem.steps is not None:
+        true = ", ".join(f"{x:.6f}" for x in wanted.true)
+        yield f"  error: to the exact gradient of these {problem.steps} steps, ({numbers})"
+        yield f"  (these steps are far from the true ODE, whose gradient is ({true}))"
+    else:
+        yield (
+            f"  rtol {problem.rtol:g}, atol {problem.atol:g}, at most {problem.max_steps} tries; "
+            f"ours accepts {wanted.accepted} steps"
+        )
+        yield (
+            "  error, ODE: to the gradient of the true ODE (what the tolerance allows); error, "
+            "steps: ours, to the exact"
+        )
+        yield "  gradient of the steps that were taken"
     yield from tabulated(problem, rows)
 
 
 def tabulated(problem: Problem, rows: Sequence[Row], *, times: bool = True) -> Iterator[str]:
     """The table alone, with its columns of seconds or without."""
-    columns = [x for x in _columns(problem) if times or not x[0].endswith("s]")]
-    cells = [[cell(row) for _, cell in columns] for row in rows]
-    names = [[name.partition("|")[part] for name, _ in columns] for part in (0, 2)]
-    widths = [max(len(text) for text in column) for column in zip(*names, *cells, strict=True)]
-    yield from ("  ".join(("", *_padded(line, widths))).rstrip() for line in names)
+    columns = {k: v for k, v in _columns(problem).items() if times or not k.endswith("s]")}
+    names = [[name.partition("|")[part] for name in columns] for part in (0, 2)]
+    cells = padded([*names, *([text(row) for text in columns.values()] for row in rows)], left=2)
+    yield from ("  ".join(("", *line)).rstrip() for line in cells[:2])
     library = None
-    for row, parts in zip(rows, cells, strict=True):
+    for row, parts in zip(rows, cells[2:], strict=True):
         if row.library != library:
             library = row.library
             yield library
+        line = "  ".join(("", *parts)).rstrip()
         if row.failed:
-            yield _cut(f"{'  '.join(('', *_padded(parts[:2], widths)))}  {row.failed}")
-        else:
-            yield "  ".join(("", *_padded(parts, widths))).rstrip()
+            line = "  ".join(("", *parts[:2], row.failed))
+            line = line if len(line) <= WIDTH else line[: WIDTH - 3].rstrip() + "..."
+        yield line
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= WIDTH else text[: WIDTH - 3].rstrip() + "..."
-
-
-def _about(problem: Problem, wanted: Reference) -> list[str]:
-    """What the gradient is, and what errors are taken to."""
-    by = "the initial state and args" if problem.args else "the initial state"
-    lines = [f"  loss: sum of the final state; gradient by {by}"]
-    numbers = ", ".join(f"{x:.6f}" for x in wanted.steps)
-    if problem.steps is not None:
-        true = ", ".join(f"{x:.6f}" for x in wanted.true)
-        lines.append(f"  error: to the exact gradient of these {problem.steps} steps, ({numbers})")
-        lines.append(f"  (these steps are far from the true ODE, whose gradient is ({true}))")
-    else:
-        lines.append(
-            f"  rtol {problem.rtol:g}, atol {problem.atol:g}, at most {problem.max_steps} tries; "
-            f"ours accepts {wanted.accepted} steps"
-        )
-        lines.append(
-            "  error, ODE: to the gradient of the true ODE (what the tolerance allows); error, "
-            "steps: ours, to the exact"
-        )
-        lines.append("  gradient of the steps that were taken")
-    return lines
-
-
-def _columns(problem: Problem) -> list[tuple[str, Any]]:
+def _columns(problem: Problem) -> dict[str, Callable[[Row], str]]:
     """Headings in two lines, and each row's text."""
-    columns: list[tuple[str, Any]] = [
-        ("by", lambda r: r.package),
-        ("method", _method),
-        ("residual|[B]", lambda r: _count(r.residual_bytes)),
-        ("peak|[B]", lambda r: _count(r.peak_bytes)),
-        ("forward|[us]", lambda r: _time(r.forward_seconds, 1e6)),
-        ("gradient|[us]", lambda r: _time(r.gradient_seconds, 1e6)),
-        ("compile|[s]", lambda r: _time(r.compile_seconds, 1.0)),
-    ]
+    columns: dict[str, Callable[[Row], str]] = {
+        "by": lambda r: r.package,
+        "method": _method,
+        "residual|[B]": lambda r: _number(r.residual_bytes, 1, 0),
+        "peak|[B]": lambda r: _number(r.peak_bytes, 1, 0),
+        "forward|[us]": lambda r: _number(r.forward_seconds, 1e6, 0),
+        "gradient|[us]": lambda r: _number(r.gradient_seconds, 1e6, 0),
+        "compile|[s]": lambda r: _number(r.compile_seconds, 1, 2),
+    }
     if problem.steps is not None:
-        return [*columns, ("error", lambda r: _error(r.error))]
-    return [
-        *columns,
-        ("error,|ODE", lambda r: _error(r.true_error)),
-        ("error,|steps", lambda r: _error(r.error)),
-    ]
-
-
-def _padded(parts: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """The first two to the left, the rest to the right."""
-    pairs = zip(parts, widths, strict=False)
-    return [x.ljust(w) if i < 2 else x.rjust(w) for i, (x, w) in enumerate(pairs)]
+        return {**columns, "error": lambda r: _error(r.error)}
+    errors = {
+        "error,|ODE": lambda r: _error(r.true_error),
+        "error,|steps": lambda r: _error(r.error),
+    }
+    return {**columns, **errors}
 
 
 def _method(row: Row) -> str:
@@ -140,19 +123,8 @@ def _method(row: Row) -> str:
     return f"{row.method}: {short.rstrip(',')}"
 
 
-def judged(row: Row, problem: Problem) -> float | None:
-    """The error by which a gradient is called wrong."""
-    return row.error if problem.steps is not None else row.true_error
-
-
-def _count(n: int | None) -> str:
-    return "-" if n is None else f"{n:,}"
-
-
-def _time(seconds: float | None, unit: float) -> str:
-    if seconds is None:
-        return "-"
-    return f"{seconds:.2f}" if unit == 1.0 else f"{seconds * unit:,.0f}"
+def _number(x: float | None, unit: float, digits: int) -> str:
+    return "-" if x is None else f"{x * unit:,.{digits}f}"
 
 
 def _error(error: float | None) -> str:
@@ -161,27 +133,17 @@ def _error(error: float | None) -> str:
     return f"{error:.1e}" + (" !" if not error <= WRONG else "  ")
 
 
-def footnotes(libraries: Sequence[str], absent: dict[str, str]) -> Iterator[str]:
+def footnotes(libraries: Sequence[str], absent: Mapping[str, str]) -> Iterator[str]:
     """How the columns were measured, and how to get what is absent."""
-    residual = {
-        "numpy": "arrays that the pullback holds",
-        "jax": "leaves of jax.vjp's closure",
-        "torch": "tensors saved for backward",
-    }
-    peak = {
-        "numpy": "tracemalloc, which sees Python objects too",
-        "jax": "XLA's temporaries",
-        "torch": "live storages",
-    }
-
-    def each(sources: dict[str, str]) -> str:
-        return "; ".join(f"{x}: {sources.get(x, sources['numpy'])}" for x in libraries)
-
+    residual, peak = (
+        "; ".join(f"{x}: {sources.get(x, sources['numpy'])}" for x in libraries)
+        for sources in (RESIDUAL, PEAK)
+    )
     notes = [
         "residual: bytes of the distinct arrays kept from the solve to its pullback, inputs "
-        f"where a method keeps them ({each(residual)})",
+        f"where a method keeps them ({residual})",
         "peak: most bytes alive during a gradient, beyond those of the same method's solve alone "
-        f"({each(peak)})",
+        f"({peak})",
         "forward: the solve alone; gradient: the solve and its gradient; compile: tracing and "
         "compiling the gradient",
         f"!: a wrong gradient, with a relative error above {WRONG:g}",
@@ -193,24 +155,25 @@ def footnotes(libraries: Sequence[str], absent: dict[str, str]) -> Iterator[str]
 
 
 def _version(package: str) -> str | None:
-    if package in sys.modules:
-        found = getattr(sys.modules[package], "__version__", None)
-        if found is not None:
-            return str(found)
+    found = getattr(sys.modules.get(package), "__version__", None)
     try:
-        return version(package)
+        return version(package) if found is None else str(found)
     except PackageNotFoundError:
         return None
 
 
 def as_json(
-    found: Figures, devices: dict[str, str], absent: dict[str, str], *, quick: bool
+    found: Sequence[tuple[Problem, Reference, Sequence[Row]]],
+    devices: Mapping[str, str],
+    absent: Mapping[str, str],
+    *,
+    quick: bool,
 ) -> dict[str, Any]:
     """The figures as plain containers; what is not finite is None."""
     packages = {name for *_, rows in found for row in rows for name in (row.library, row.package)}
     return {
         "retrograde": __version__,
-        "machine": _machine(),
+        "machine": MACHINE,
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in sorted(packages)},
         "devices": devices,
@@ -221,16 +184,14 @@ def as_json(
                 "name": problem.name,
                 "title": problem.title,
                 "steps": wanted.accepted,
-                "discrete_gradient": list(wanted.steps),
-                "true_gradient": list(wanted.true),
-                "rows": [
-                    {key: _finite(value) for key, value in asdict(row).items()} for row in rows
-                ],
+                "discrete_gradient": wanted.steps,
+                "true_gradient": wanted.true,
+                "rows": [{k: _finite(x) for k, x in asdict(row).items()} for row in rows],
             }
             for problem, wanted, rows in found
         ],
     }
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value

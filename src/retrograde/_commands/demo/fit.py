@@ -10,15 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 from ..._api.solve import plan, solve, solve_vjp
-from ..._base.types import Array
-from ..._base.units import MissingExtra, require
+from ..._backend.interface import AbstractBackend
+from ..._base.types import Array, VectorFieldFn
+from ..._base.units import require
 from ..._integrate.saveat import SaveAt
+from ..._integrate.solution import Solution
+from ..._planner.plan import Plan
 from .problem import SPAN, Series, bounds, lotka_volterra, series
 
-__all__ = ["Fit", "MissingExtra", "Objective", "fit", "require"]
+__all__ = ["Compiled", "Fit", "Objective", "fit"]
+
+Compiled = Callable[[Array], tuple[Array, Array]]
+"""Sums of squares and their gradients, of the unknowns of all starts."""
 
 TOLERANCE = 1e-7
 """Relative and absolute tolerance of the steps: 150 to 250 of them for this series."""
@@ -30,7 +37,7 @@ class Objective:
     Parameters
     ----------
     bk : AbstractBackend
-    memory : str or int [bytes]
+    memory : str, int [bytes] or None
         Budget of the gradient.
     tolerance : float
     field : callable or None
@@ -38,7 +45,11 @@ class Objective:
     """
 
     def __init__(
-        self, bk: Any, memory: Any, tolerance: float = TOLERANCE, field: Any = None
+        self,
+        bk: AbstractBackend,
+        memory: str | int | None,
+        tolerance: float = TOLERANCE,
+        field: VectorFieldFn | None = None,
     ) -> None:
         self.xp = xp = bk.xp
         self.field = field or lotka_volterra(xp)
@@ -59,7 +70,7 @@ class Objective:
         """Gradient of sum(weights * curves(x)): the solve's part of the gradient alone."""
         return self._solve_vjp(x)[1](weights)
 
-    def _solve_vjp(self, x: Array) -> tuple[Any, Any]:
+    def _solve_vjp(self, x: Array) -> tuple[Solution, Callable[[Array], Array]]:
         y0, rates = self.split(x)
         call = (self.field, y0, 0.0, SPAN, rates)
         solution, pullback = solve_vjp(*call, memory=self.memory, **self.keywords)
@@ -73,12 +84,10 @@ class Objective:
     def curves(self, x: Array, years: Array | None = None) -> Array:
         """Log counts at the years of the series, or at others, shape (years, 2, starts)."""
         y0, rates = self.split(x)
-        keywords = dict(self.keywords)
-        if years is not None:
-            keywords["saveat"] = SaveAt(ts=years)
-        return solve(self.field, y0, 0.0, SPAN, rates, **keywords).ys
+        at = {} if years is None else {"saveat": SaveAt(ts=years)}
+        return solve(self.field, y0, 0.0, SPAN, rates, **{**self.keywords, **at}).ys
 
-    def plan(self, x: Array) -> Any:
+    def plan(self, x: Array) -> Plan:
         """The plan of the gradient at x."""
         y0, rates = self.split(x)
         return plan(self.field, y0, 0.0, SPAN, rates, memory=self.memory, **self.keywords)
@@ -119,8 +128,8 @@ class Fit:
 
 
 def fit(
-    gradient: Callable[[Array], tuple[Array, Array]],
-    np: Any,
+    gradient: Compiled,
+    np: ModuleType,
     x0: Array,
     iterations: int,
     progress: Callable[[], None] = lambda: None,
@@ -148,14 +157,10 @@ def fit(
         return float(np.sum(np.where(good, squares, 0.0))), np.where(good, g, 0.0).reshape(-1)
 
     result = optimize.minimize(
-        total,
-        x0.reshape(-1),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=bounds(np, shape[1]),
+        total, x0.reshape(-1), jac=True, method="L-BFGS-B", bounds=bounds(np, shape[1]),
         callback=lambda _: progress(),
         options={"maxiter": iterations, "ftol": 1e-12, "gtol": 1e-7},
-    )
+    )  # fmt: skip
     x = result.x.reshape(shape)
     squares, _ = gradient(x)
     squares = np.where(np.isfinite(squares), squares, np.inf)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from ..._backend.registry import adapter
+from ..._base.types import Array
+from ..._base.units import require
 from ...measure import live_bytes, traced_peak
-from .fit import Fit, Objective, require
+from .fit import Fit, Objective
 from .problem import lotka_volterra
 
 __all__ = ["draw"]
 
 
-def draw(path: str, np: Any, best: Fit, x0: Any, budget: int, memory: str) -> None:
+def draw(path: str, np: ModuleType, best: Fit, x0: Array, budget: int, memory: str) -> None:
     """Write both panels to a file.
 
     Parameters
@@ -35,7 +39,7 @@ def draw(path: str, np: Any, best: Fit, x0: Any, budget: int, memory: str) -> No
     figure.savefig(path, dpi=120)
 
 
-def _curves(axes: Any, np: Any, best: Fit) -> None:
+def _curves(axes: Any, np: ModuleType, best: Fit) -> None:
     objective = Objective(adapter("numpy"), None)
     years, logs = objective.data
     x = best.x[:, [best.best]]
@@ -49,20 +53,21 @@ def _curves(axes: Any, np: Any, best: Fit) -> None:
     axes.legend()
 
 
-def _bytes(axes: Any, np: Any, x0: Any, budget: int, memory: str) -> None:
+def _bytes(axes: Any, np: ModuleType, x0: Array, budget: int, memory: str) -> None:
     """Live bytes, by tracemalloc at every call of the vector field."""
     plain = lotka_volterra(np)
     backend = adapter("numpy")
 
-    def watched(mark: Any) -> Objective:
-        def field(t: Any, y: Any, rates: Any) -> Any:
+    def watched(mark: Callable[[], object]) -> Objective:
+        def field(t: Array, y: Array, rates: Array) -> Array:
             mark()
             return plain(t, y, rates)
 
         return Objective(backend, memory, field=field)
 
-    alone = traced_peak(Objective(backend, memory).curves, x0)
-    weights = np.ones((*Objective(backend, memory).data.logs.shape, x0.shape[1]))
+    objective = Objective(backend, memory)
+    alone = traced_peak(objective.curves, x0)
+    weights = np.ones((*objective.data.logs.shape, x0.shape[1]))
     live = np.asarray(live_bytes(lambda mark: watched(mark).pull(x0, weights))) / 1024
     axes.fill_between(np.arange(live.size), live, step="mid", alpha=0.3)
     axes.plot(live, drawstyle="steps-mid", linewidth=0.8, label="solve and gradient")

@@ -17,15 +17,13 @@ C. Elton, M. Nicholson (1942), doi:10.2307/1358, whence the series; B. Carpenter
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
 from importlib.resources import files
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
-from ..._base.types import Array
+from ..._base.types import Array, VectorFieldFn
 
-__all__ = [
-    "BOX", "SPAN", "UNKNOWNS", "Series", "Unknown", "bounds", "guesses", "lotka_volterra", "series",
-]  # fmt: skip
+__all__ = ["OBSERVATIONS", "SPAN", "UNKNOWNS", "bounds", "guesses", "lotka_volterra", "series"]
 
 
 class Unknown(NamedTuple):
@@ -53,6 +51,9 @@ BOX = 2.718281828459045
 SPAN = 20.0
 """Length of the series [years]."""
 
+OBSERVATIONS = 42
+"""Counts in it: hare and lynx in each of 21 years."""
+
 
 class Series(NamedTuple):
     """The observations.
@@ -69,7 +70,7 @@ class Series(NamedTuple):
     logs: Array
 
 
-def series(xp: Any) -> Series:
+def series(xp: ModuleType) -> Series:
     """The pelts of hare and lynx, 1900 to 1920, as float64 arrays."""
     lines = files("retrograde").joinpath("data/lynx_hare.csv").read_text().splitlines()
     rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
@@ -78,7 +79,7 @@ def series(xp: Any) -> Series:
     return Series(years, xp.log(xp.asarray(counts, dtype=xp.float64)))
 
 
-def lotka_volterra(xp: Any) -> Callable[[Array, Array, Array], Array]:
+def lotka_volterra(xp: ModuleType) -> VectorFieldFn:
     """The vector field of the log counts.
 
     Returns
@@ -95,7 +96,7 @@ def lotka_volterra(xp: Any) -> Callable[[Array, Array, Array], Array]:
     return field
 
 
-def guesses(np: Any, starts: int) -> Array:
+def guesses(np: ModuleType, starts: int) -> Array:
     """Logarithms of the first guesses, shape (6, starts): the same ones in every run.
 
     Points of the additive sequence of the plastic number's powers, which fill a box evenly for
@@ -110,7 +111,7 @@ def guesses(np: Any, starts: int) -> Array:
     return low[:, None] + (high - low)[:, None] * unit
 
 
-def bounds(np: Any, starts: int) -> list[tuple[float, float]]:
+def bounds(np: ModuleType, starts: int) -> list[tuple[float, float]]:
     """Bounds of the flattened unknowns of all starts, as SciPy takes them."""
     pairs = [(float(np.log(u.low / BOX)), float(np.log(u.high * BOX))) for u in UNKNOWNS]
     return [pair for pair in pairs for _ in range(starts)]

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from functools import partial
+from types import ModuleType
+from typing import TextIO
 
 from ..._backend.registry import adapter
+<<<<<<< HEAD
 from ..._base import __version__
 from ..._base.units import format_bytes, parse_bytes
 from ...measure import peak_gradient_bytes
 from ..info import missing
 from .fit import TOLERANCE, Fit, Objective, fit, require
 from .problem import SPAN, UNKNOWNS, guesses, lotka_volterra
+=======
+from ..._base.types import Array
+from ..._base.units import format_bytes, parse_bytes, require
+from ...measure import Measured, peak_gradient_bytes
+from .. import terminal
+from .fit import TOLERANCE, Compiled, Fit, Objective, fit
+from .problem import OBSERVATIONS, SPAN, UNKNOWNS, guesses, lotka_volterra
+>>>>>>> 273fcd0 (Commands: one terminal module for what demo and compare share; peers as functions that benchmarks can call)
 
-__all__ = ["Options", "Report", "run"]
+__all__ = ["Library", "Options", "run"]
 
 ITERATIONS = 40
 """Joint iterations of all starts; the best one is then polished alone."""
@@ -30,39 +40,16 @@ AGREEMENT = 1e-6
 """Largest relative difference between two libraries' gradients that counts as agreement."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """The command line of the demo.
-
-    Attributes
-    ----------
-    memory : str
-    backends : tuple of str
-    starts : int
-    plot : str or None
-        File to draw into.
-    quiet : bool
-        No progress bar.
-    progress : bool
-        A progress bar even where standard error is no terminal.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Options(terminal.Options):
+    """The command line of the demo: a budget, and how many first guesses."""
 
     memory: str = "96KiB"
-    backends: tuple[str, ...] = ("numpy", "jax", "torch", "cupy")
     starts: int = 64
-    plot: str | None = None
-    quiet: bool = False
-    progress: bool = False
 
 
 class Library:
-    """One array library at work on the demo; arrays go in and come out as NumPy's.
-
-    Parameters
-    ----------
-    name : str
-    options : Options
-    """
+    """One array library at work on the demo; arrays go in and come out as NumPy's."""
 
     def __init__(self, name: str, options: Options) -> None:
         self.name = name
@@ -71,9 +58,9 @@ class Library:
         with self.glue.double_precision(name):
             field = lotka_volterra(self.glue.functions(name, self.bk.xp))
             self.objective = Objective(self.bk, options.memory, field=field)
-        self._compiled: dict[tuple[int, ...], Any] = {}
+        self._compiled: dict[tuple[int, ...], Compiled] = {}
 
-    def gradient(self, x: Any) -> tuple[Any, Any]:
+    def gradient(self, x: Array) -> tuple[Array, Array]:
         """Sums of squares and their gradients."""
         here = self.bk.xp.asarray(x)
         if x.shape not in self._compiled:
@@ -81,7 +68,7 @@ class Library:
         squares, g = self._compiled[x.shape](here)
         return self.glue.to_numpy(squares), self.glue.to_numpy(g)
 
-    def peak(self, x: Any) -> Any:
+    def peak(self, x: Array) -> Measured:
         """Measured bytes of one gradient of the solve, beyond the solve's own."""
         xp, objective = self.bk.xp, self.objective
         weights = xp.ones((*objective.data.logs.shape, x.shape[1]), dtype=xp.float64)
@@ -102,7 +89,7 @@ class Report:
     each : float
         Seconds of one gradient of all starts, compiled.
     peak : Measured
-    start, end : (squares, gradients)
+    gradients : tuple of array
         At the first guesses, and where the first library's joint fit ended.
     fit : Fit or None
         None: the library was only compared.
@@ -111,9 +98,8 @@ class Report:
     name: str
     seconds: float
     each: float
-    peak: Any
-    start: Any
-    end: Any
+    peak: Measured
+    gradients: tuple[Array, Array]
     fit: Fit | None
 
 
@@ -125,101 +111,71 @@ def run(options: Options, out: TextIO | None = None) -> int:
     int
         0; 1 if a gradient took more than its budget or two libraries differ.
     """
-    out = out or sys.stdout
+    say = partial(print, sep="\n", file=out or sys.stdout, flush=True)
     budget = parse_bytes(options.memory)
     require("scipy.optimize", "demo")
     if options.plot is not None:
         require("matplotlib", "plot")
     np = adapter("numpy").xp
     x0 = guesses(np, options.starts)
-    libraries, skipped = _libraries(options)
+    libraries, skipped = terminal.available(options.backends, lambda x: Library(x, options))
     reports: list[Report] = []
     joint: Fit | None = None
-    best: Fit | None = None
-    for library in libraries:
+    for library in libraries.values():
         with library.glue.double_precision(library.name):
             if joint is None:
-                plan = _plan(library, x0, options)  # nothing is printed before it holds
-                _say(out, *_title(options), *plan)
-                joint, best, report = _first(library, np, x0, options)
-                _say(out, *_fitted(np, best))
-            else:
-                report = _other(library, np, x0, joint, options)
-            reports.append(report)
+                plan = library.objective.plan(library.bk.xp.asarray(x0))
+                say(*_title(options), plan, "")  # nothing is printed before it holds
+            report, joint = _examined(library, np, x0, joint, options)
+        if not reports and report.fit is not None:
+            say(*_fitted(np, report.fit))
+        reports.append(report)
     table, good = _table(np, reports, budget)
-    _say(out, *table, *(f"  {name:<7}skipped: {why}" for name, why in skipped))
-    if options.plot is not None and best is not None:
+    say(*table, *(f"  {name:<7}skipped: {why}" for name, why in skipped.items()))
+    if options.plot is not None and reports:
         plot = importlib.import_module("retrograde._commands.demo.plot")
-        plot.draw(options.plot, np, best, x0, budget, options.memory)
-        _say(out, "", f"  wrote {options.plot}")
+        plot.draw(options.plot, np, reports[0].fit, x0, budget, options.memory)
+        say("", f"  wrote {options.plot}")
     return 0 if good else 1
 
 
-def _libraries(options: Options) -> tuple[list[Library], list[tuple[str, str]]]:
-    """The libraries that are there, and why the others are not."""
-    found, skipped = [], []
-    for name in options.backends:
-        why = missing(name)
-        if why is None:
-            try:
-                found.append(Library(name, options))
-            except (ImportError, RuntimeError) as error:
-                why = " ".join(str(error).split())
-        if why is not None:
-            skipped.append((name, why))
-    return found, skipped
+def _examined(
+    library: Library, np: ModuleType, x0: Array, joint: Fit | None, options: Options
+) -> tuple[Report, Fit]:
+    """What a library does, and where the first one's joint fit ended.
 
-
-def _first(library: Library, np: Any, x0: Any, options: Options) -> tuple[Fit, Fit, Report]:
-    """Fit from all starts, then polish the best one alone."""
+    The first one fits from all starts, then polishes the best one alone. Any other is compared at
+    two points, and repeats the fit where that is a matter of seconds.
+    """
     began = time.perf_counter()
-    start = library.gradient(x0)
-    with _bar(options, library.name, 2 * ITERATIONS) as tick:
-        joint = fit(library.gradient, np, x0, ITERATIONS, tick)
-        alone = fit(library.gradient, np, joint.x[:, [joint.best]], ITERATIONS, tick)
-    seconds = time.perf_counter() - began
-    end, each = _timed(library, joint.x)
-    best = joint.polished(alone)
-    return joint, best, Report(library.name, seconds, each, library.peak(x0), start, end, best)
+    _, start = library.gradient(x0)
+    result: Fit | None = None
+    with terminal.progress_bar(options, lambda: (2 - bool(joint)) * ITERATIONS) as tick:
+        again = partial(fit, library.gradient, np, iterations=ITERATIONS)
+        progress = partial(tick, f"fit on {library.name}")
+        if joint is None:
+            joint = again(x0, progress=progress)
+            alone = again(joint.x[:, [joint.best]], progress=progress)
+            result = joint.polished(alone)
+            seconds = time.perf_counter() - began
+            end, each = _timed(library, joint.x)
+        else:
+            end, each = _timed(library, joint.x)
+            if each * joint.evaluations < PATIENCE:
+                result = again(x0, progress=progress)
+            seconds = time.perf_counter() - began
+    peak = library.peak(x0)
+    return Report(library.name, seconds, each, peak, (start, end), result), joint
 
 
-def _other(library: Library, np: Any, x0: Any, joint: Fit, options: Options) -> Report:
-    """Compare at two points, and repeat the fit where that is a matter of seconds."""
-    began = time.perf_counter()
-    start = library.gradient(x0)
-    end, each = _timed(library, joint.x)
-    again = None
-    if each * joint.evaluations < PATIENCE:
-        with _bar(options, library.name, ITERATIONS) as tick:
-            again = fit(library.gradient, np, x0, ITERATIONS, tick)
-    seconds = time.perf_counter() - began
-    return Report(library.name, seconds, each, library.peak(x0), start, end, again)
-
-
-def _timed(library: Library, x: Any) -> tuple[Any, float]:
+def _timed(library: Library, x: Array) -> tuple[Array, float]:
     """A gradient, and the seconds that it took."""
     began = time.perf_counter()
-    result = library.gradient(x)
-    return result, time.perf_counter() - began
-
-
-@contextlib.contextmanager
-def _bar(options: Options, name: str, total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on standard error, where somebody looks at it."""
-    wanted = not options.quiet and (options.progress or sys.stderr.isatty())
-    if not wanted:
-        yield lambda: None
-        return
-    tqdm = require("tqdm", "demo").tqdm
-    with tqdm(total=total, desc=f"fit on {name}", file=sys.stderr, leave=False) as bar:
-        yield lambda: bar.update()
+    _, g = library.gradient(x)
+    return g, time.perf_counter() - began
 
 
 # --- what is printed
-def _say(out: TextIO, *lines: str) -> None:
-    print(*lines, sep="\n", file=out, flush=True)
-
-
 def _title(options: Options) -> list[str]:
     return [
         f"retrograde {__version__}: Lotka-Volterra fitted to the Hudson's Bay lynx and hare",
@@ -230,43 +186,31 @@ def _title(options: Options) -> list[str]:
     ]
 
 
-def _plan(library: Library, x0: Any, options: Options) -> list[str]:
-    return [str(library.objective.plan(library.bk.xp.asarray(x0))), ""]
-
-
-def _fitted(np: Any, best: Fit) -> list[str]:
+def _fitted(np: ModuleType, best: Fit) -> Iterator[str]:
     """The fitted values and how well they fit."""
-    values = np.exp(best.x[:, best.best])
     squares, count = best.squares[best.best], best.squares.size
     rms = float(np.sqrt(squares / OBSERVATIONS))
     near = int((best.squares < 1.1 * squares).sum())
-    lines = ["Fit: least squares of log counts, 21 years of hare and lynx"]
-    for unknown, value in zip(UNKNOWNS, values, strict=True):
-        lines.append(f"  {unknown.name:<11} {value:9.5f}  {unknown.unit:<15}{unknown.meaning}")
-    lines.append(f"  rms of log residuals {rms:.5f}: counts are off by {100 * rms:.0f} % or so")
-    lines.append(f"  {near} of {count} starts ended within 10 % of the least sum of squares")
-    return [*lines, ""]
+    yield "Fit: least squares of log counts, 21 years of hare and lynx"
+    for unknown, value in zip(UNKNOWNS, np.exp(best.x[:, best.best]), strict=True):
+        yield f"  {unknown.name:<11} {value:9.5f}  {unknown.unit:<15}{unknown.meaning}"
+    yield f"  rms of log residuals {rms:.5f}: counts are off by {100 * rms:.0f} % or so"
+    yield f"  {near} of {count} starts ended within 10 % of the least sum of squares"
+    yield ""
 
 
-OBSERVATIONS = 42
-
-
-def _table(np: Any, reports: Sequence[Report], budget: int) -> tuple[list[str], bool]:
+def _table(np: ModuleType, reports: Sequence[Report], budget: int) -> tuple[list[str], bool]:
     """One row for each library, and whether all kept budget and agreement."""
-    first = reports[0] if reports else None
     rows = [
         ("library", "seconds", "iterations", "one gradient", "its peak", "of the budget", "differs")
     ]
     good = True
     for report in reports:
-        apart = 0.0
-        if report is not first and first is not None:
-            apart = max(
-                _difference(np, getattr(report, at)[1], getattr(first, at)[1])
-                for at in ("start", "end")
-            )
+        pairs = zip(report.gradients, reports[0].gradients, strict=True)
+        apart = max(0.0 if a is b else _difference(np, a, b) for a, b in pairs)
         within = report.peak.bytes <= budget
         good = good and within and apart <= AGREEMENT
+        differs = f"{apart:.0e}" + ("" if apart <= AGREEMENT else " TOO FAR")
         rows.append((
             report.name,
             f"{report.seconds:.1f}",
@@ -274,20 +218,13 @@ def _table(np: Any, reports: Sequence[Report], budget: int) -> tuple[list[str], 
             f"{1000 * report.each:.1f} ms",
             format_bytes(max(0, report.peak.bytes)),
             f"{100 * report.peak.bytes / budget:.0f} %" + ("" if within else " EXCEEDED"),
-            "-" if report is first else f"{apart:.0e}" + ("" if apart <= AGREEMENT else " TOO FAR"),
+            "-" if report is reports[0] else differs,
         ))  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["Gradients, measured against a budget of " + format_bytes(budget)]
-    for row in rows:
-        cells = [
-            row[0].ljust(widths[0]),
-            *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
-        ]
-        lines.append("  " + "  ".join(cells))
-    lines += [f"  {report.name:<7}bytes by {report.peak.source}" for report in reports]
-    return lines, good
+    lines = [f"Gradients, measured against a budget of {format_bytes(budget)}"]
+    lines += ["  ".join(("", *cells)) for cells in terminal.padded(rows, left=1)]
+    return [*lines, *(f"  {x.name:<7}bytes by {x.peak.source}" for x in reports)], good
 
 
-def _difference(np: Any, g: Any, reference: Any) -> float:
+def _difference(np: ModuleType, g: Array, reference: Array) -> float:
     """Largest difference, relative to the largest component."""
     return float(np.max(np.abs(g - reference)) / np.max(np.abs(reference)))
