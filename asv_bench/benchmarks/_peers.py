@@ -1,9 +1,10 @@
 """How other libraries run the same problems: one small class each, imported when made.
 
 A peer gives runs in the sense of ``_backends``: callables without arguments that return when
-the result is there. Settings are equal to ours: tolerances, coefficients of the controller
-(where the peer has any), precision, one thread. SciPy's RK45 and torchdiffeq's dopri5 are the
-pair of Dormand and Prince, the nearest that these have to Tsit5.
+the result is there. They are called as ``retrograde compare`` calls them
+(``retrograde_backends.commands``): settings are equal to ours, tolerances, coefficients of the
+controller (where the peer has any), precision, one thread. SciPy's RK45 and torchdiffeq's dopri5
+are the pair of Dormand and Prince, the nearest that these have to Tsit5.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import numpy as np
-
+from . import DEVICE
 from ._backends import Run, library
 from ._problem import Problem
 
@@ -61,38 +61,20 @@ class Diffrax(Peer):
     module: ClassVar[str] = "diffrax"
     backend: ClassVar[str] = "jax"
 
+    def solver(self, problem: Problem, *checkpoints: int | None) -> Callable[..., Any]:
+        """``solve(y0, args)``, which gives diffrax' own object."""
+        call = importlib.import_module("retrograde_backends.commands.peers_jax").diffrax
+        return call(problem.field(self.lib.xp), problem, "RecursiveCheckpointAdjoint", *checkpoints)
+
     def solution(self, problem: Problem, checkpoints: int | None = None) -> Callable[..., Any]:
-        dfx, xp = self.peer, self.lib.xp
-        terms, solver = self._method(problem)
-        keywords = {
-            "adjoint": dfx.RecursiveCheckpointAdjoint(checkpoints),
-            "stepsize_controller": self._controller(problem),
-            "max_steps": 4096 if problem.dt is None else problem.steps + 1,  # rounding may add one
-        }
+        solve = self.solver(problem, checkpoints)
 
         def call(y0: Any, *args: Any) -> Any:
-            span, packed = (0.0, problem.t1, problem.dt), problem.pack(args)
-            sol = dfx.diffeqsolve(terms, solver, *span, problem.state(y0), packed, **keywords)
-            return problem.array(xp, self.lib.jax.tree_util.tree_map(lambda y: y[-1], sol.ys))
+            ys = solve(problem.state(y0), problem.pack(args)).ys
+            end = tuple(y[-1] for y in ys) if problem.pair else ys[-1]
+            return problem.array(self.lib.xp, end)
 
         return self.lib.jax.jit(call)
-
-    def _method(self, problem: Problem) -> tuple[Any, Any]:
-        dfx, f = self.peer, problem.field(self.lib.xp)
-        if problem.solver == "euler":
-            return dfx.ODETerm(f), dfx.Euler()
-        if problem.solver == "tsit5":
-            return dfx.ODETerm(f), dfx.Tsit5()
-        drift = dfx.ODETerm(lambda t, p, args: f(t, (p, p), args)[0])
-        kick = dfx.ODETerm(lambda t, q, args: f(t, (q, q), args)[1])
-        return (drift, kick), dfx.SemiImplicitEuler()
-
-    def _controller(self, problem: Problem) -> Any:
-        if problem.dt is not None:
-            return self.peer.ConstantStepSize()
-        return self.peer.PIDController(
-            pcoeff=0.2, icoeff=0.65, dcoeff=0.0, rtol=problem.rtol, atol=problem.atol
-        )
 
     def forward(self, problem: Problem) -> Run:
         return self.lib.run(self.solution(problem), self.lib.inputs(problem))
@@ -106,12 +88,8 @@ class Diffrax(Peer):
 
     def steps(self, problem: Problem) -> int:
         """Steps that its solve tries, rejected ones included."""
-        terms, solver = self._method(problem)
         y0, *args = self.lib.inputs(problem)
-        span, packed = (0.0, problem.t1, problem.dt), problem.pack(args)
-        keywords = {"stepsize_controller": self._controller(problem)}
-        sol = self.peer.diffeqsolve(terms, solver, *span, y0, packed, **keywords)
-        return int(sol.stats["num_steps"])
+        return int(self.solver(problem)(y0, problem.pack(args)).stats["num_steps"])
 
     def batched(self, problem: Problem) -> Run:
         """A problem's solve under ``vmap``, over the last axis of y0."""
@@ -126,17 +104,8 @@ class Torchdiffeq(Peer):
     backend: ClassVar[str] = "torch"
 
     def solution(self, problem: Problem, *, adjoint: bool = False) -> Callable[..., Any]:
-        torch = self.lib.xp
-        f, times = problem.field(torch), self.lib.asarray(np.asarray([0.0, problem.t1]))
-        solve = self.peer.odeint_adjoint if adjoint else self.peer.odeint
-        keywords = {"rtol": problem.rtol, "atol": problem.atol, "method": "dopri5"}
-
-        def call(y0: Any, *args: Any) -> Any:
-            packed = problem.pack(args)
-            extra = {"adjoint_params": args} if adjoint else {}
-            return solve(lambda t, y: f(t, y, packed), y0, times, **keywords, **extra)[-1]
-
-        return call
+        call = importlib.import_module("retrograde_backends.commands.peers_torch").torchdiffeq
+        return call(problem.field(self.lib.xp), problem, adjoint=adjoint, device=DEVICE)
 
     def forward(self, problem: Problem) -> Run:
         call = self.lib.xp.no_grad()(self.solution(problem))
@@ -149,36 +118,26 @@ class Torchdiffeq(Peer):
 
 
 class Torchode(Peer):
-    """Tsit5, eager (its TorchScript form fails with torch 2.13)."""
+    """Tsit5, eager."""
 
     module: ClassVar[str] = "torchode"
     backend: ClassVar[str] = "torch"
 
     def forward(self, problem: Problem) -> Run:
         """As a batch of one."""
-        f, (y0, *args) = problem.field(self.lib.xp), self.lib.inputs(problem)
-        packed = problem.pack(args)
-        call = self._solve(lambda t, y: f(t[0], y[0], packed)[None], y0.detach()[None], problem)
-        return lambda: call()[0]
+        return self._run(problem, lambda y: y[None], lambda ys: ys[0], lambda t: t[0])
 
     def batched(self, problem: Problem) -> Run:
         """A batch over the last axis of y0, each sample with steps of its own."""
-        f, (y0, *args) = problem.field(self.lib.xp), self.lib.inputs(problem)
-        packed = problem.pack(args)
-        start = y0.detach().T.contiguous()
-        call = self._solve(lambda t, y: f(t, y.T, packed).T, start, problem)
-        return lambda: call().T
+        return self._run(problem, lambda y: y.T, lambda ys: ys.T, lambda t: t)
 
-    def _solve(self, f: Callable[..., Any], start: Any, problem: Problem) -> Callable[[], Any]:
-        torch, to = self.lib.xp, self.peer
-        term = to.ODETerm(f)
-        controller = to.PIDController(
-            pcoeff=0.2, icoeff=0.65, dcoeff=0.0, rtol=problem.rtol, atol=problem.atol, term=term
-        )
-        solver = to.AutoDiffAdjoint(to.Tsit5(term=term), controller)
-        ends = (torch.full_like(start[:, 0], t) for t in (0.0, problem.t1))
-        case = to.InitialValueProblem(start, *ends)
-        return torch.no_grad()(lambda: solver.solve(case).ys[:, -1])
+    def _run(self, problem: Problem, into: Any, out: Any, time: Any) -> Run:
+        """A run of a batch, samples first, from a state and back."""
+        f, (y0, *args) = problem.field(self.lib.xp), self.lib.inputs(problem)
+        packed, start = problem.pack(args), into(y0.detach()).contiguous()
+        call = importlib.import_module("retrograde_backends.commands.peers_torch").torchode
+        solve = call(lambda t, y: into(f(time(t), out(y), packed)), problem)
+        return self.lib.run(self.lib.xp.no_grad()(lambda y: out(solve(y))), (start,))
 
 
 def peer(kind: type[Peer]) -> Any:

@@ -44,6 +44,8 @@ class Problem:
         Whether f takes and gives a pair (q, p).
     cell : Problem or None
         One period of what is periodic in its last axes.
+    max_steps : int
+        Tries that peers are allowed.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Problem:
     solver: str = "tsit5"
     pair: bool = False
     cell: Problem | None = None
+    max_steps: int = 4096
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from retrograde._commands.compare import problem as compared
+
 from ._grids import burgers, heat, wave
 from ._problem import Problem
 
@@ -31,13 +33,9 @@ __all__ = [
 def toy() -> Problem:
     """Two coupled unknowns, 500 Euler steps: the seed of the project (row T1)."""
 
-    def make(xp: Any) -> Callable[..., Any]:
-        def f(t: Any, y: Any, args: Any) -> Any:
-            return xp.stack((xp.cos(y[1]) * t**2, xp.sin(y[0]) * t**2))
-
-        return f
-
-    return Problem("toy", make, np.ones(2), None, 5.0, dt=0.01, target=1e-7, solver="euler")
+    return Problem(
+        "toy", compared.toy().field, np.ones(2), None, 5.0, dt=0.01, target=1e-7, solver="euler"
+    )
 
 
 def parts(xp: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -59,13 +57,6 @@ def numbers(p: Any) -> Any:
 def lotka_volterra(*, scalar: bool = False) -> Problem:
     """Predator and prey; ``scalar`` is each library's cheapest way of taking y apart."""
 
-    def make(xp: Any) -> Callable[..., Any]:
-        def f(t: Any, y: Any, p: Any) -> Any:
-            hare, lynx = y[0], y[1]
-            return xp.stack((p[0] * hare - p[1] * hare * lynx, p[3] * hare * lynx - p[2] * lynx))
-
-        return f
-
     def make_scalar(xp: Any) -> Callable[..., Any]:
         apart, join = parts(xp)
 
@@ -77,7 +68,7 @@ def lotka_volterra(*, scalar: bool = False) -> Problem:
         return f
 
     rates = np.array([1.5, 1.0, 3.0, 1.0])
-    field = make_scalar if scalar else make
+    field = make_scalar if scalar else compared.lotka_volterra().field
     return Problem("lotka_volterra", field, np.ones(2), rates, 20.0, target=1e-3)
 
 

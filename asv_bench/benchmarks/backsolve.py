@@ -10,33 +10,16 @@ import numpy as np
 
 import retrograde as rg
 
+from . import _problems as problems
 from .schedule import extra_advances
 
-
-def van_der_pol(t: Any, y: Any, mu: Any) -> Any:
-    """Van der Pol's oscillator; y is (2,)."""
-    xp = y.__array_namespace__()
-    return xp.stack([y[1], mu * (1 - y[0] ** 2) * y[1] - y[0]])
-
-
-def lotka_volterra(t: Any, y: Any, p: Any) -> Any:
-    """Predator and prey; y is (2,)."""
-    xp = y.__array_namespace__()
-    return xp.stack([p[0] * y[0] - p[1] * y[0] * y[1], -p[2] * y[1] + p[3] * y[0] * y[1]])
-
-
-def toy(t: Any, y: Any, p: Any) -> Any:
-    """Two coupled unknowns; y is (2,)."""
-    xp = y.__array_namespace__()
-    return xp.stack([xp.cos(y[1]) * t * t, xp.sin(y[0]) * t * t])
-
-
 CASES: dict[str, tuple[Any, ...]] = {
-    "van der Pol, mu = 10": (van_der_pol, [2.0, 0.0], 10.0, 10.0, "rk4", 4000),
-    "van der Pol, mu = 1000": (van_der_pol, [2.0, 0.0], 1.0, 1000.0, "rk4", 4000),
-    "Lotka-Volterra": (lotka_volterra, [1.0, 1.0], 10.0, [1.5, 1.0, 3.0, 1.0], "rk4", 1000),
-    "toy": (toy, [1.0, 1.0], 5.0, 0.0, "euler", 500),
+    "van der Pol, mu = 10": (problems.van_der_pol, 10.0, 10.0, "rk4", 4000),
+    "van der Pol, mu = 1000": (problems.van_der_pol, 1.0, 1000.0, "rk4", 4000),
+    "Lotka-Volterra": (problems.lotka_volterra, 10.0, [1.5, 1.0, 3.0, 1.0], "rk4", 1000),
+    "toy": (problems.toy, 5.0, 0.0, "euler", 500),
 }
+"""Problems, spans, parameters, methods and steps."""
 
 
 class Guarded:
@@ -53,14 +36,16 @@ class Guarded:
 
     def gradient(self, name: str, adjoint: Any) -> tuple[Any, int]:
         """Gradient by y0, and evaluations of f in the reverse pass."""
-        f, y0, t1, args, solver, n = CASES[name]
+        make, t1, args, solver, n = CASES[name]
+        problem = make()
+        f, y0 = problem.field(np), problem.y0
 
         def field(t: Any, y: Any, p: Any) -> Any:
             self.count += 1
             return f(t, y, p)
 
         keywords = {"solver": solver, "dt": t1 / n, "adjoint": adjoint}
-        sol, pullback = rg.solve_vjp(field, np.asarray(y0), 0.0, t1, np.asarray(args), **keywords)
+        sol, pullback = rg.solve_vjp(field, y0, 0.0, t1, np.asarray(args), **keywords)
         self.count = 0
         g = pullback(np.ones_like(sol.ys))
         return g.y0, self.count

@@ -230,6 +230,7 @@ def make_cupy() -> dict[str, Any]:
     runtime = types.SimpleNamespace(memGetInfo=lambda: (5_000_000, 9_000_000))
     cupy.cuda = types.ModuleType("cupy.cuda")
     cupy.cuda.runtime, cupy.cuda.Device = runtime, Device
+    cupy.cuda.MemoryHook = object  # what counts bytes derives from it
     return {
         "cupy": cupy,
         "cupy.linalg": np.linalg,

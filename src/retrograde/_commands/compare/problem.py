@@ -12,10 +12,9 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
-from ..._base.types import Array, VectorFieldFn
+from ..._base.types import Array, Namespace, VectorFieldFn
 from ..._solvers import Euler, Tableau, Tsit5
 
 __all__ = ["PROBLEMS", "Problem", "lotka_volterra", "relative_error", "toy"]
@@ -53,7 +52,7 @@ class Problem:
 
     name: str
     title: str
-    field: Callable[[ModuleType], VectorFieldFn]
+    field: Callable[[Namespace], VectorFieldFn]
     values: Callable[..., Sequence[float]]
     tangent: Callable[..., Sequence[float]]
     y0: tuple[float, ...]
@@ -138,7 +137,7 @@ def relative_error(found: Sequence[float], reference: Sequence[float]) -> float:
 def toy(steps: int = 500) -> Problem:
     """x' = cos(y) t^2, y' = sin(x) t^2 by Euler, where a continuous adjoint is 300 % wrong."""
 
-    def field(xp: ModuleType) -> VectorFieldFn:
+    def field(xp: Namespace) -> VectorFieldFn:
         return lambda t, y, args: xp.stack((xp.cos(y[1]) * t**2, xp.sin(y[0]) * t**2))
 
     def values(t: float, y: Vector, p: Vector) -> Vector:
@@ -157,7 +156,7 @@ def toy(steps: int = 500) -> Problem:
 def lotka_volterra(t1: float = 10.0) -> Problem:
     """Predator and prey, gradient by the initial state and the four rates."""
 
-    def field(xp: ModuleType) -> VectorFieldFn:
+    def field(xp: Namespace) -> VectorFieldFn:
         def f(t: Array, y: Array, p: Array) -> Array:
             hare, lynx = y[0], y[1]
             return xp.stack((p[0] * hare - p[1] * hare * lynx, p[3] * hare * lynx - p[2] * lynx))

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Any
 
 from ..._api.solve import plan, solve, solve_vjp
 from ..._backend.interface import AbstractBackend
-from ..._base.types import Array, VectorFieldFn
+from ..._base.types import Array, Namespace, VectorFieldFn
 from ..._base.units import require
 from ..._integrate.saveat import SaveAt
 from ..._integrate.solution import Solution
@@ -129,7 +128,7 @@ class Fit:
 
 def fit(
     gradient: Compiled,
-    np: ModuleType,
+    np: Namespace,
     x0: Array,
     iterations: int,
     progress: Callable[[], None] = lambda: None,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 from ..._backend.registry import adapter
-from ..._base.types import Array
+from ..._base.types import Array, Namespace
 from ..._base.units import require
 from ...measure import live_bytes, traced_peak
 from .fit import Fit, Objective
@@ -16,7 +15,7 @@ from .problem import lotka_volterra
 __all__ = ["draw"]
 
 
-def draw(path: str, np: ModuleType, best: Fit, x0: Array, budget: int, memory: str) -> None:
+def draw(path: str, np: Namespace, best: Fit, x0: Array, budget: int, memory: str) -> None:
     """Write both panels to a file.
 
     Parameters
@@ -39,7 +38,7 @@ def draw(path: str, np: ModuleType, best: Fit, x0: Array, budget: int, memory: s
     figure.savefig(path, dpi=120)
 
 
-def _curves(axes: Any, np: ModuleType, best: Fit) -> None:
+def _curves(axes: Any, np: Namespace, best: Fit) -> None:
     objective = Objective(adapter("numpy"), None)
     years, logs = objective.data
     x = best.x[:, [best.best]]
@@ -53,7 +52,7 @@ def _curves(axes: Any, np: ModuleType, best: Fit) -> None:
     axes.legend()
 
 
-def _bytes(axes: Any, np: ModuleType, x0: Array, budget: int, memory: str) -> None:
+def _bytes(axes: Any, np: Namespace, x0: Array, budget: int, memory: str) -> None:
     """Live bytes, by tracemalloc at every call of the vector field."""
     plain = lotka_volterra(np)
     backend = adapter("numpy")

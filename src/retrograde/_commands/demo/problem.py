@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import csv
 from importlib.resources import files
-from types import ModuleType
 from typing import NamedTuple
 
-from ..._base.types import Array, VectorFieldFn
+from ..._base.types import Array, Namespace, VectorFieldFn
 
 __all__ = ["OBSERVATIONS", "SPAN", "UNKNOWNS", "bounds", "guesses", "lotka_volterra", "series"]
 
@@ -70,7 +69,7 @@ class Series(NamedTuple):
     logs: Array
 
 
-def series(xp: ModuleType) -> Series:
+def series(xp: Namespace) -> Series:
     """The pelts of hare and lynx, 1900 to 1920, as float64 arrays."""
     lines = files("retrograde").joinpath("data/lynx_hare.csv").read_text().splitlines()
     rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
@@ -79,7 +78,7 @@ def series(xp: ModuleType) -> Series:
     return Series(years, xp.log(xp.asarray(counts, dtype=xp.float64)))
 
 
-def lotka_volterra(xp: ModuleType) -> VectorFieldFn:
+def lotka_volterra(xp: Namespace) -> VectorFieldFn:
     """The vector field of the log counts.
 
     Returns
@@ -96,7 +95,7 @@ def lotka_volterra(xp: ModuleType) -> VectorFieldFn:
     return field
 
 
-def guesses(np: ModuleType, starts: int) -> Array:
+def guesses(np: Namespace, starts: int) -> Array:
     """Logarithms of the first guesses, shape (6, starts): the same ones in every run.
 
     Points of the additive sequence of the plastic number's powers, which fill a box evenly for
@@ -111,7 +110,7 @@ def guesses(np: ModuleType, starts: int) -> Array:
     return low[:, None] + (high - low)[:, None] * unit
 
 
-def bounds(np: ModuleType, starts: int) -> list[tuple[float, float]]:
+def bounds(np: Namespace, starts: int) -> list[tuple[float, float]]:
     """Bounds of the flattened unknowns of all starts, as SciPy takes them."""
     pairs = [(float(np.log(u.low / BOX)), float(np.log(u.high * BOX))) for u in UNKNOWNS]
     return [pair for pair in pairs for _ in range(starts)]

@@ -8,25 +8,16 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import ModuleType
 from typing import TextIO
 
 from ..._backend.registry import adapter
-<<<<<<< HEAD
 from ..._base import __version__
-from ..._base.units import format_bytes, parse_bytes
-from ...measure import peak_gradient_bytes
-from ..info import missing
-from .fit import TOLERANCE, Fit, Objective, fit, require
-from .problem import SPAN, UNKNOWNS, guesses, lotka_volterra
-=======
-from ..._base.types import Array
+from ..._base.types import Array, Namespace
 from ..._base.units import format_bytes, parse_bytes, require
 from ...measure import Measured, peak_gradient_bytes
 from .. import terminal
 from .fit import TOLERANCE, Compiled, Fit, Objective, fit
 from .problem import OBSERVATIONS, SPAN, UNKNOWNS, guesses, lotka_volterra
->>>>>>> 273fcd0 (Commands: one terminal module for what demo and compare share; peers as functions that benchmarks can call)
 
 __all__ = ["Library", "Options", "run"]
 
@@ -140,7 +131,7 @@ def run(options: Options, out: TextIO | None = None) -> int:
 
 
 def _examined(
-    library: Library, np: ModuleType, x0: Array, joint: Fit | None, options: Options
+    library: Library, np: Namespace, x0: Array, joint: Fit | None, options: Options
 ) -> tuple[Report, Fit]:
     """What a library does, and where the first one's joint fit ended.
 
@@ -186,7 +177,7 @@ def _title(options: Options) -> list[str]:
     ]
 
 
-def _fitted(np: ModuleType, best: Fit) -> Iterator[str]:
+def _fitted(np: Namespace, best: Fit) -> Iterator[str]:
     """The fitted values and how well they fit."""
     squares, count = best.squares[best.best], best.squares.size
     rms = float(np.sqrt(squares / OBSERVATIONS))
@@ -199,7 +190,7 @@ def _fitted(np: ModuleType, best: Fit) -> Iterator[str]:
     yield ""
 
 
-def _table(np: ModuleType, reports: Sequence[Report], budget: int) -> tuple[list[str], bool]:
+def _table(np: Namespace, reports: Sequence[Report], budget: int) -> tuple[list[str], bool]:
     """One row for each library, and whether all kept budget and agreement."""
     rows = [
         ("library", "seconds", "iterations", "one gradient", "its peak", "of the budget", "differs")
@@ -225,6 +216,6 @@ def _table(np: ModuleType, reports: Sequence[Report], budget: int) -> tuple[list
     return [*lines, *(f"  {x.name:<7}bytes by {x.peak.source}" for x in reports)], good
 
 
-def _difference(np: ModuleType, g: Array, reference: Array) -> float:
+def _difference(np: Namespace, g: Array, reference: Array) -> float:
     """Largest difference, relative to the largest component."""
     return float(np.max(np.abs(g - reference)) / np.max(np.abs(reference)))
