@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde._commands.compare import Options, run
 from retrograde._commands.compare import measure as measuring
 from retrograde._commands.compare.problem import lotka_volterra, relative_error, toy
 from retrograde._commands.compare.rows import bench
+from retrograde._commands.compare.session import Options, run
 from retrograde._commands.compare.table import WIDTH
 from retrograde._commands.main import main
 

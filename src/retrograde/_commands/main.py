@@ -13,7 +13,10 @@ from typing import NoReturn
 from .._base import __version__
 from .._base.errors import InputError, PlanInfeasible, RetrogradeError
 from .._base.units import MissingExtra
-from . import compare, demo, info
+from . import info
+from .compare import session as compare
+from .compare.problem import PROBLEMS
+from .demo import session as demo
 from .terminal import one_line
 
 __all__ = ["main"]
@@ -93,9 +96,9 @@ def _parser() -> argparse.ArgumentParser:
         "of those of diffrax, equinox, torchdiffeq and torchode where they are installed.",
     )
     _add_shared(add, "draw peak bytes against time")
-    names = _names(compare.PROBLEMS, "problem")
+    names = _names(PROBLEMS, "problem")
     add.add_argument(
-        "--problems", type=lambda text: tuple(compare.PROBLEMS[x]() for x in names(text)),
+        "--problems", type=lambda text: tuple(PROBLEMS[x]() for x in names(text)),
         default=compare.Options.problems, help="toy, lotka_volterra (both)",
     )  # fmt: skip
     add.add_argument("--quick", action="store_true", help="few, short repeats")

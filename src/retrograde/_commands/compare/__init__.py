@@ -7,8 +7,3 @@ a method, and which peers it has, stands beside the adapters: ``commands.peers_a
 ``commands.peers_jax`` and ``commands.peers_torch`` of ``retrograde_backends``. To add a method of
 ours: a line in ``rows``; a peer: a class there.
 """
-
-from .problem import PROBLEMS
-from .session import Options, run
-
-__all__ = ["PROBLEMS", "Options", "run"]

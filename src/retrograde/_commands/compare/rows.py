@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ... import _adjoints
-from ..._api.solve import solve
 from ..._base.types import Array, VectorFieldFn
 from .problem import Problem
 
@@ -90,6 +89,8 @@ class Bench:
 
     def ours(self, keywords: dict[str, Any]) -> Entrant:
         """Our method with these keywords of ``solve``."""
+        from ..._api.solve import solve  # when needed, as each library's module is
+
         settings = {**self.problem.settings, **keywords}
         return self.entrant("retrograde", lambda *x: solve(*self.call(*x), **settings).ys[-1])
 

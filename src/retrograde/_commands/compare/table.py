@@ -10,13 +10,15 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..._base import __version__
 from ..terminal import padded
-from .measure import Effort, Reference
-from .problem import Problem
-from .rows import Row
+
+if TYPE_CHECKING:
+    from .measure import Effort, Reference
+    from .problem import Problem
+    from .rows import Row
 
 __all__ = ["AGREEMENT", "WIDTH", "WRONG", "as_json", "footnotes", "heading", "render", "tabulated"]
 

@@ -5,7 +5,3 @@ optimiser), ``session`` (every library in turn, what is printed), ``plot`` (the 
 solve is written in array API and runs on every library that has an adapter; NumPy, SciPy, tqdm
 and matplotlib are reached through adapters or imported when needed.
 """
-
-from .session import Options, run
-
-__all__ = ["Options", "run"]
