@@ -17,18 +17,10 @@ adapter: Any = pytest.importorskip("retrograde_backends.jax.adapter")
 stages: Any = pytest.importorskip("retrograde_backends.jax.scanned_stages")
 gate: Any = pytest.importorskip("retrograde_backends.jax.xla_cpu.eligible")
 
-MARK = "xla_cpu_small_call"
-
-marking = pytest.mark.skipif(not gate.enabled(), reason="kernels are for the CPU, from JAX 0.7 on")
-
 
 @pytest.fixture(autouse=True)
 def double() -> None:
     jax.config.update("jax_enable_x64", True)
-
-
-def network(t: Any, y: Any, w: Any) -> Any:
-    return jnp.tanh(y @ w) @ w.T
 
 
 def bodies(t: Any, y: Any, masses: Any) -> Any:
@@ -45,40 +37,6 @@ def gradient(f: Any, **keywords: Any) -> Any:
     return jax.jit(jax.grad(loss, (0, 1)))
 
 
-Y, W = (
-    np.linspace(-1.0, 1.0, 32 * 16).reshape(32, 16),
-    np.linspace(-0.1, 0.2, 16 * 64).reshape(16, 64),
-)
-
-SETTINGS: tuple[dict[str, Any], ...] = (
-    {}, {"dt": 0.25, "solver": "rk4"}, {"saveat": rg.SaveAt(ts=[0.3, 1.0])}, {"solver": "bosh3"},
-    {"dt": 0.2, "saveat": rg.SaveAt(steps=True)},
-    {"adjoint": rg.RecursiveCheckpointAdjoint(3, one_tape=True)},
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_stages_in_a_loop_give_the_same_gradient(settings, monkeypatch):
-    looped = gradient(network, **settings)
-    assert gate.dear(jax.make_jaxpr(network)(0.0, Y, W).jaxpr, Y.size)
-    found = looped(Y, W)
-    monkeypatch.setattr(stages, "dear", lambda *_: False)
-    plain = gradient(lambda t, y, w: network(t, y, w), **settings)
-    calls = [str(fn.lower(Y, W).as_text()).count("stablehlo.tanh") for fn in (looped, plain)]
-    assert calls[0] < calls[1]
-    for a, b in zip(found, plain(Y, W), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
-
-
-def test_stages_in_a_loop_under_jvp_and_vmap():
-    fn = lambda y: rg.solve(network, y, 0.0, 1.0, jnp.asarray(W), dt=0.25).ys  # noqa: E731
-    y = jnp.asarray(Y)
-    value, dot = jax.jvp(fn, (y,), (jnp.ones_like(y),))
-    near = (fn(y + 1e-6) - fn(y - 1e-6)) / 2e-6
-    np.testing.assert_allclose(dot, near, rtol=1e-4, atol=1e-8)
-    np.testing.assert_allclose(jax.vmap(fn)(jnp.stack([y, y]))[1], value, rtol=1e-12)
-
-
 @pytest.mark.parametrize("solver", ["tsit5", "reversible_heun"])
 def test_the_tape_of_a_costly_field_gives_the_same_gradient(solver, monkeypatch):
     y, masses = np.linspace(0.1, 1.0, 18).reshape(6, 3), np.linspace(0.4, 0.6, 3)
@@ -89,18 +47,6 @@ def test_the_tape_of_a_costly_field_gives_the_same_gradient(solver, monkeypatch)
     again = gradient(lambda *x: costly(*x), dt=0.1, solver=solver)(y, masses)
     for a, b in zip(found, again, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
-
-
-@marking
-def test_bookkeeping_of_a_large_state_is_kernels(monkeypatch):
-    fn = gradient(network)
-    marks = str(fn.lower(Y, W).as_text()).count(MARK)
-    assert marks >= 2  # splits, errors
-    monkeypatch.setenv("RETROGRADE_KERNEL", "0")
-    plain = gradient(lambda t, y, w: network(t, y, w))
-    assert MARK not in str(plain.lower(Y, W).as_text())
-    for a, b in zip(fn(Y, W), plain(Y, W), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
 
 
 def test_a_failed_solve_has_no_gradient_by_anything():

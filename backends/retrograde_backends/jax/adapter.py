@@ -177,8 +177,7 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
         return JaxLayout(self, leaves)
 
     def stages(self, layout: Any, tableau: Any, scale: Any = None) -> Any:
-        rolled = layout.dear or (layout.looped and not lanes())
-        plain = tableau.inside > tableau.stages or not rolled
+        plain = tableau.inside > tableau.stages or not layout.looped or lanes()
         kind = Stages if plain else RolledStages
         return kind(layout, tableau, scale)
 

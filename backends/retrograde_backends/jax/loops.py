@@ -12,7 +12,7 @@ from retrograde._checkpointing import FAR, Slots, schedules
 
 from .clock import TracedClock
 from .primitives import for_loop, read_row, splitter, while_loop, write_row
-from .xla_cpu.kernel import joined, loose
+from .xla_cpu.kernel import loose
 
 __all__ = ["LoopHooks"]
 
@@ -27,9 +27,6 @@ class LoopHooks:
 
     def clock(self, layout: Any) -> Any:
         return TracedClock(layout.real_dtype)
-
-    def as_one(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        return joined(fn)
 
     def while_loop(self, cond: Callable[[Any], Any], body: Callable[[Any], Any], s: Any) -> Any:
         return while_loop(cond, body, s)
@@ -100,19 +97,11 @@ class LoopHooks:
         assert slots.rows is not None
         if loose():
             return _walked(slots, positions, n)
-
-        def ranked(taken: Any, n: Any) -> tuple[Any, Any]:
-            return _order(taken), jnp.sum(taken < n, dtype=jnp.int32)
-
-        found = joined(ranked)(positions[: slots.rows], jnp.asarray(n, jnp.int32))
-        return found  # type: ignore[no-any-return]
+        taken = positions[: slots.rows]
+        return jnp.argsort(taken).astype(jnp.int32), jnp.sum(taken < n, dtype=jnp.int32)
 
     def split(self, slots: int) -> Callable[[Any, Any], Any]:
         return splitter(slots)
-
-
-COUNTED = 45
-"""Positions put in order by counting: sorts can't be part of a kernel (``xla_cpu.kernel``)."""
 
 
 def _walked(slots: Slots, positions: Any, n: Any) -> tuple[Any, Any]:
@@ -146,17 +135,3 @@ def _walked(slots: Slots, positions: Any, n: Any) -> tuple[Any, Any]:
     high = jnp.where(most < top, 0, rows)
     order = for_loop(0, high, free, (top, order))[1]
     return order, top
-
-
-def _order(positions: Any) -> Any:
-    """Indices that put positions in ascending order; the free ones at the end are alike.
-
-    What sorts can't be part of a kernel (``xla_cpu.kernel``), and a sort alone is several of them.
-    """
-    rows = positions.shape[0]
-    if rows > COUNTED:
-        return jnp.argsort(positions).astype(jnp.int32)
-    i = jnp.arange(rows, dtype=jnp.int32)
-    p, q = positions[:, None], positions[None, :]
-    place = jnp.sum((q < p) | ((q == p) & (i[None, :] < i[:, None])), axis=1, dtype=jnp.int32)
-    return jnp.sum(jnp.where(place[None, :] == i[:, None], i[None, :], 0), axis=1, dtype=jnp.int32)

@@ -1,10 +1,4 @@
-"""JAX: packed loops, buffers and splits.
-
-Loops carry small floating leaves as one vector. XLA's CPU backend copies every leaf of a loop's
-carry by a kernel of its own; packed, the Lotka-Volterra solve has 2 copies a step in place of 9
-and takes 0.7 of the time. Only floats are packed: under ``vmap`` a vector that mixed batched
-and unbatched integers would batch the row indices.
-"""
+"""JAX: loops, rows of buffers, and splits."""
 
 from __future__ import annotations
 
@@ -18,70 +12,29 @@ from jax import lax
 
 from retrograde._checkpointing.schedules import split_table
 
-from .xla_cpu.kernel import loose
-
 __all__ = ["for_loop", "read_row", "splitter", "while_loop", "write_row"]
-
-PACKED_SIZE = 8
-"""Leaves of at most this many elements are packed."""
 
 
 def while_loop(cond: Callable[[Any], Any], body: Callable[[Any], Any], s: Any) -> Any:
-    """``lax.while_loop`` over a packed carry."""
-    pack, unpack = _packing(s)
-
-    def packed_cond(p: Any) -> Any:
-        return cond(unpack(p))
-
-    return unpack(lax.while_loop(packed_cond, lambda p: pack(body(unpack(p))), pack(s)))
+    """``lax.while_loop``, whose carry stays of the dtypes it begins with."""
+    s = jax.tree_util.tree_map(jnp.asarray, s)
+    return lax.while_loop(cond, lambda x: _like(s, body(x)), s)
 
 
 def for_loop(low: Any, high: Any, body: Callable[[Any, Any], Any], s: Any) -> Any:
-    """``lax.fori_loop`` over a packed carry, with an int32 counter."""
+    """``lax.fori_loop`` of the same kind, with an int32 counter."""
     if isinstance(low, int) and isinstance(high, int) and high <= low:
         return s
-    pack, unpack = _packing(s)
+    s = jax.tree_util.tree_map(jnp.asarray, s)
     low, high = jnp.asarray(low, jnp.int32), jnp.asarray(high, jnp.int32)
-    return unpack(lax.fori_loop(low, high, lambda i, p: pack(body(i, unpack(p))), pack(s)))
+    return lax.fori_loop(low, high, lambda i, x: _like(s, body(i, x)), s)
 
 
-def _packing(s: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """Functions that pack a carry like s and unpack it again."""
+def _like(s: Any, new: Any) -> Any:
+    """New values of a carry, of the dtypes of the old."""
     leaves, treedef = jax.tree_util.tree_flatten(s)
-    leaves = [jnp.asarray(x) for x in leaves]
-    groups: dict[Any, list[int]] = {}
-    for i, x in enumerate(leaves):
-        if not loose() and x.size <= PACKED_SIZE and jnp.issubdtype(x.dtype, jnp.inexact):
-            groups.setdefault(x.dtype, []).append(i)
-    packed = [where for where in groups.values() if len(where) > 1]
-    alone = [i for i in range(len(leaves)) if not any(i in where for where in packed)]
-    shapes = [x.shape for x in leaves]
-    dtypes = [x.dtype for x in leaves]
-
-    def pack(s: Any) -> Any:
-        values = jax.tree_util.tree_leaves(s)
-        vectors = [
-            jnp.concatenate([jnp.asarray(values[i], dtypes[i]).reshape(-1) for i in where])
-            for where in packed
-        ]
-        return vectors, [jnp.asarray(values[i], dtypes[i]) for i in alone]
-
-    def unpack(p: Any) -> Any:
-        values: list[Any] = [None] * len(shapes)
-        for vector, where in zip(p[0], packed, strict=True):
-            at = 0
-            for i in where:
-                size = 1
-                for d in shapes[i]:
-                    size *= d
-                piece = vector[at] if shapes[i] == () else vector[at : at + size]
-                values[i] = piece.reshape(shapes[i])
-                at += size
-        for i, x in zip(alone, p[1], strict=True):
-            values[i] = x
-        return jax.tree_util.tree_unflatten(treedef, values)
-
-    return pack, unpack
+    pairs = zip(leaves, jax.tree_util.tree_leaves(new), strict=True)
+    return jax.tree_util.tree_unflatten(treedef, [jnp.asarray(x, old.dtype) for old, x in pairs])
 
 
 _IN_RANGE: dict[str, Any] = {}

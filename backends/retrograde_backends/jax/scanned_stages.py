@@ -31,8 +31,8 @@ from retrograde._solvers.runge_kutta.solver import StepCotangents, StepVJP
 from .field_vjp import Pullback
 from .linearized_field import Tape
 from .primitives import for_loop, read_row, write_row
-from .xla_cpu.eligible import costly, dear, long
-from .xla_cpu.kernel import joined, lanes, loose, together
+from .xla_cpu.eligible import costly, long
+from .xla_cpu.kernel import lanes, loose, together
 
 __all__ = [
     "JaxLayout",
@@ -49,8 +49,6 @@ class JaxLayout(ListLayout):
 
     Attributes
     ----------
-    dear : bool
-        Its products are many next to the state.
     taped : bool
         It is costly and small: f is not computed again.
     looped : bool
@@ -59,11 +57,10 @@ class JaxLayout(ListLayout):
         And those backward.
     """
 
-    dear = taped = looped = long = False
+    taped = looped = long = False
 
     def judge(self, jaxpr: Any, small: bool, lone: bool) -> None:
         """By the program of f; ``small``: it may be part of a kernel; ``lone``: and no lane."""
-        self.dear = dear(jaxpr, self.size)
         self.taped = small and costly(jaxpr)
         self.looped = self.taped and lone
         self.long = self.looped and long(jaxpr)
@@ -87,14 +84,8 @@ class RolledStages(Stages):
         def attempt(t: Any, h: Any, y: Any, k0: Any) -> tuple[Any, Any, Any, Any]:
             self.begin(t, h, y, k0)
             slopes, y1, _ = self.run(alone, 1, self.s)
-
-            def error2(slopes: Any, y1: Any) -> Any:
-                self.k = as_rows(slopes, self.s)
-                return self.error2(y1)
-
-            e2 = joined(error2)(slopes, y1)  # of the whole buffer: a row of it would be a copy
             self.k = as_rows(slopes, self.s)
-            return y1, self.k[-1], k0, e2
+            return y1, self.k[-1], k0, self.error2(y1)
 
         return attempt
 

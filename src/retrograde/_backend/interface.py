@@ -227,10 +227,6 @@ class LoopHooks(ABC):
     def clock(self, layout: Layout) -> Clock:
         """The arithmetic of times, steps and counts."""
 
-    def as_one(self, fn: Function) -> Function:
-        """fn of arrays, scalars and counts as one piece of a compiled program; fn itself else."""
-        return fn
-
     def apart(self, fn: Function) -> Function:
         """fn as one call to the library's compiler of Python, if it has one (``opaque``)."""
         return fn

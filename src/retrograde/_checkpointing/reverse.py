@@ -232,17 +232,13 @@ def to_leaf(
 
     def refine(q: Carry) -> Carry:
         at, y, top, positions, buffer = q
-
-        def placed() -> tuple[Index, Index, Index, Table]:
-            blocks = (end - at + width - 1) // width
-            to = at + width * split(blocks, rows - top + 1)
-            room = top < rows
-            row = bk.pick(room, bk.table_get(order, bk.pick(room, top, 0)), rows)
-            return to, row, bk.pick(room, top + 1, top), bk.table_set(positions, row, to)
-
-        to, row, top, positions = bk.as_one(placed)()
+        blocks = (end - at + width - 1) // width
+        to = at + width * split(blocks, rows - top + 1)
+        room = top < rows
+        row = bk.pick(room, bk.table_get(order, bk.pick(room, top, 0)), rows)
+        positions = bk.table_set(positions, row, to)
         y = bk.for_loop(at, to, advance, y)
-        return to, y, top, positions, bk.write(buffer, row, y)
+        return to, y, bk.pick(room, top + 1, top), positions, bk.write(buffer, row, y)
 
     def far(q: Carry) -> Bool:
         return end - q[0] > (rows - q[2] + 2 if filled else width)

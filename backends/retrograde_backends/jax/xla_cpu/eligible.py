@@ -7,7 +7,6 @@ that is not on the list of those that work rules a program out, and so do large 
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from jax.interpreters import mlir
 from ..mesh import layers, mesh_note
 
 __all__ = [
-    "ALLOWED", "CALLS", "COSTLY", "ELEMENTWISE", "JOINING", "SHAPES", "UNCACHED", "costly", "dear",
+    "ALLOWED", "CALLS", "COSTLY", "ELEMENTWISE", "JOINING", "SHAPES", "UNCACHED", "costly",
     "default_device", "enabled", "equations_of", "fits", "long", "names", "platforms_of",
     "programs_in", "separate", "small", "value", "working_on",
 ]  # fmt: skip
@@ -224,22 +223,3 @@ def long(jaxpr: Any) -> bool:
 
 LONG = 12
 """Operations of a field from which the stages of its reversed steps are a loop."""
-
-
-def dear(jaxpr: Any, size: int) -> bool:
-    """Whether a field's products are many next to its state, so that sums of states are cheap."""
-    return not small(jaxpr, size) and _products(jaxpr) >= DEAR * size
-
-
-DEAR = 32
-"""Multiplications of f's products for each number of a state from which stages are a loop."""
-
-
-def _products(jaxpr: Any) -> int:
-    count = 0
-    for eqn in equations_of(jaxpr):
-        if eqn.primitive.name == "dot_general":
-            (contracted, _), _ = eqn.params["dimension_numbers"]
-            shape = eqn.invars[0].aval.shape
-            count += eqn.outvars[0].aval.size * math.prod(shape[d] for d in contracted)
-    return count

@@ -28,11 +28,10 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from .eligible import UNCACHED, enabled, fits
+from .eligible import UNCACHED, fits
 
 __all__ = [
     "apart",
-    "joined",
     "kernel_or_lanes",
     "lanes",
     "loose",
@@ -70,14 +69,6 @@ def one_kernel(fn: Callable[..., Any], small: bool = True) -> Callable[..., Any]
         return jax.tree_util.tree_unflatten(out[0], results)
 
     return run
-
-
-def joined(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """A small piece of a program as one kernel: XLA compiles each of its kernels for 10 ms or more.
-
-    Where the whole is to be one kernel, or a piece can't be one, nothing is changed.
-    """
-    return fn if loose() or not enabled() else one_kernel(fn)
 
 
 def _called(closed: Any, arrays: Sequence[Any]) -> list[Any]:
