@@ -39,7 +39,6 @@ class CupyBackend(NumpyBackend):
 
     name: ClassVar[str] = "cupy"
     array_overhead: ClassVar[int] = 0
-    locks: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__(array_api_compat.cupy)
@@ -68,9 +67,6 @@ class CupyBackend(NumpyBackend):
     # CuPy's arrays can't be made read-only: copies, as for any library
     view, lent, watch = EagerBackend.view, EagerBackend.lent, EagerBackend.watch
     guard, capture, example = EagerBackend.guard, EagerBackend.capture, EagerBackend.example
-
-    def owned(self, y: Any) -> Any:
-        return y.copy()
 
     def matrix(self, rows: int, columns: int, dtype: Any, device: Any) -> Any:
         return cupy.zeros((rows, columns), dtype=dtype)

@@ -17,9 +17,8 @@ from retrograde._base.errors import InputError
 from retrograde._base.types import Scale
 from retrograde.backend import EagerBackend
 
-from .flat.attempt import host_square, mean_square, with_coarse
 from .flat.cotangents import FlatCotangents
-from .flat.stages import FlatLayout, FlatStages
+from .flat.stages import FlatLayout, FlatStages, stamper
 
 __all__ = ["NumpyBackend", "backend"]
 
@@ -45,8 +44,6 @@ class NumpyBackend(EagerBackend):
     """The adapter of NumPy, and by its ``np`` argument of CuPy."""
 
     name: ClassVar[str] = "numpy"
-    locks: ClassVar[bool] = True
-    """Whether arrays can be made read-only."""
     array_overhead: ClassVar[int] = 160  # its header, and its entries in a dict and two lists
 
     def __init__(self, xp: Any) -> None:
@@ -88,11 +85,6 @@ class NumpyBackend(EagerBackend):
 
     def watch(self, leaves: Sequence[Any], whose: str) -> Callable[[], None]:
         return _nothing
-
-    def owned(self, y: Any) -> Any:
-        """A state as f may have it that is needed afterwards: read-only, or a copy."""
-        y.setflags(False)
-        return y
 
     def guard(self, field: Callable[..., Any]) -> Callable[..., Any]:
         def guarded(t: Any, y: Any) -> Any:
@@ -170,23 +162,9 @@ class NumpyBackend(EagerBackend):
     def dot(self, row: Any, rows: Any) -> Any:
         return row.dot(rows)
 
-    def timer(self, layout: Any) -> Callable[[float], Any]:
+    def timer(self, layout: FlatLayout) -> Callable[[float], np.ndarray]:
         """The ``time`` of a layout, in the cheapest form."""
-        if layout.origin is not None:
-            return layout.time  # type: ignore[no-any-return]
-        if layout.real_dtype == np.float64:
-            return np.asarray
-        return partial(np.asarray, dtype=layout.real_dtype)
-
-    def squarer(self, space: Any) -> Callable[[Any, Any], float]:
-        """``(y, y1) -> mean of (|e| / (atol + rtol max(|y|, |y1|)))**2``, with one host read."""
-        complex_ = space.layout.dtype != space.layout.real_dtype
-        tolerances = space.scale.rtol, space.scale.atol
-        if self.xp is np:
-            estimates = space.error, space.coarse
-            return host_square(np, estimates, tolerances, space.buffers, complex_)
-        square = mean_square(self.xp, space.error, tolerances, space.buffers, complex_)
-        return with_coarse(square, space.coarse, space.buffers[0], complex_)
+        return stamper(layout.real_dtype, layout.origin)
 
     def flat_inner(self, x: Any, y: Any) -> Any:
         x = x if isinstance(x, self._array) else self._flat(x)

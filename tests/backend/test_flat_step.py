@@ -58,7 +58,7 @@ def test_norms_in_floats_are_those_of_arrays(size):
 
     def norm(few):
         tolerances = (None, np.asarray(1e-3) if few else np.full(size, 1e-3))
-        return flat.host_square(np, (error.copy, None), tolerances, np.zeros((3, size)), False)
+        return flat.squared_norm(np, (error.copy, None), tolerances, np.zeros((3, size)), False)
 
     norms = norm(few=True), norm(few=False)
     assert "_square_of_few" in norms[0].__qualname__

@@ -8,104 +8,110 @@ they cost as much as the arithmetic.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
-__all__ = ["bare_call", "fused_attempt", "host_square", "mean_square", "with_coarse"]
+import numpy as np
+
+from retrograde._base.types import Array, Field, Leaves, Namespace
+
+if TYPE_CHECKING:
+    from retrograde._backend.protocols import Attempt
+
+    from .stages import FlatStages
+
+__all__ = ["fused_attempt", "squared_norm"]
 
 FEW = 8
 """Up to so many elements, the arithmetic of floats takes less time than calls of NumPy."""
 
+Norm: TypeAlias = Callable[[Array, Array], float]
+"""``(y, y1) -> mean of (|e| / (atol + rtol max(|y|, |y1|)))**2``, with one host read."""
 
-def fused_attempt(space: Any, field: Any) -> Callable[..., tuple[Any, Any, Any, float]] | None:
-    """``(t, h, y, k0) -> (y1, k1, kept, error2)``, or None where states have many leaves."""
-    found = bare_call(space, field)
-    if found is None:
-        return None
-    call, args = found
-    first, second, last = space.rows[0], space.rows[1], space.rows[space.s]
-    plan, store, kept, end = space.plan[1:-1], space.store, (second,), space.c[space.s - 1]
-    table, scaled, scale = space.table, space.scaled, space.scale_into
-    time, norm, total, owned = space.stamp, space.square, space.total, space.bk.owned
-
-    locks, ended = space.bk.locks, None
-
-    def attempt(t: float, h: float, y: Any, k0: Any) -> tuple[Any, Any, Any, float]:
-        nonlocal ended
-        space.y, space.h = y, h  # the interpolant asks for them
-        first[...] = y
-        scale(table, h, scaled)
-        if k0 is ended:
-            second[...] = last
-        elif k0 is not kept:
-            store(second, k0)
-        for c, product, row in plan:
-            row[...] = call(time(t + c * h), product(), args)
-        given = y1 = total(y)
-        if locks:  # ``owned`` but for a call
-            y1.setflags(False)
-        else:
-            given = owned(y1)
-        k1 = call(time(t + end * h), given, args)
-        last[...] = k1
-        ended = (k1,)
-        return y1, ended, kept, norm(y, y1)
-
-    def attempt_late(t: float, h: float, y: Any, k0: Any) -> tuple[Any, Any, Any, float]:
-        """The same; the last stage is evaluated where the error is small enough."""
-        space.y, space.h, space.t = y, h, t
-        first[...] = y
-        scale(table, h, scaled)
-        if k0 is not kept:
-            store(second, k0 or (call(time(t), owned(y), args),))
-        for c, product, row in plan:
-            row[...] = call(time(t + c * h), product(), args)
-        y1 = total(y)
-        error2 = norm(y, y1)
-        space.whole = error2 <= 1.0
-        if not space.whole:
-            return y1, None, kept, error2
-        k1 = call(time(t + end * h), owned(y1), args)
-        last[...] = k1
-        return y1, (k1,), kept, error2
-
-    return attempt_late if space.late else attempt
+Estimate: TypeAlias = Callable[[], Array]
+"""Forms an estimate of the error in memory that may be overwritten."""
 
 
-def bare_call(space: Any, field: Any) -> tuple[Callable[..., Any], Any] | None:
-    """``f(t, y, args)`` of flat states, and args; None for a space that has no fused form."""
-    layout, found = space.layout, getattr(field, "call", None)
+def fused_attempt(space: FlatStages, field: Field) -> Attempt | None:
+    """``(t, h, y, k0) -> (y1, k1, kept, error2)``, or None where states have many leaves.
+
+    Where the tableau's last stage is late, it is evaluated if the error is small enough.
+    """
+    found, layout = getattr(field, "call", None), space.layout
     if found is None or not layout.alone or space.scale is None:
         return None
-    call, args = found
-    if layout.plain:
-        return call, args
-    shape = layout.shapes[0]
-    return (lambda t, y, args: call(t, y.reshape(shape), args).reshape(-1)), args
+    (f, args), call, shape = found, found[0], layout.shapes[0]
+    if not layout.plain:
+        call = lambda t, y, args: f(t, y.reshape(shape), args).reshape(-1)  # noqa: E731
+    last = layout.bk.guard(lambda t, y: call(t, y, args))  # of states that are needed afterwards
+    plan = [stage[:3] for stage in space.plan[1 : space.s - 1]]
+    put_last, end, kept = space.puts[space.s - 1], space.c[space.s - 1], (space.rows[1],)
+    start, again, store, table, scaled = (
+        space.start, space.again, space.store, space.table, space.scaled,
+    )  # fmt: skip
+    scale, time, total, norm, late = (
+        space.scale_into, space.stamp, space.total, space.square, space.late,
+    )  # fmt: skip
+    ended: Leaves = ()
+    error2 = 0.0
+
+    def attempt(
+        t: float, h: float, y: Array, k0: Leaves | None
+    ) -> tuple[Array, Leaves | None, Leaves, float]:
+        nonlocal ended, error2
+        space.t, space.h, space.y = t, h, y  # the interpolant asks for them
+        start(y)
+        scale(table, h, scaled)
+        if k0 is ended:
+            again()
+        elif k0 is not kept:
+            store(kept[0], k0 or (last(time(t), y),))
+        for c, product, put in plan:
+            put(call(time(t + c * h), product(), args))
+        y1 = total(y)
+        if late:
+            error2 = norm(y, y1)
+            space.whole = error2 <= 1.0
+            if not space.whole:
+                return y1, None, kept, error2
+        k1 = last(time(t + end * h), y1)
+        put_last(k1)
+        ended = (k1,)
+        return y1, ended, kept, error2 if late else norm(y, y1)
+
+    return attempt
 
 
-def host_square(
-    xp: Any,
-    estimates: tuple[Callable[[], Any], Callable[[], Any] | None],
-    tolerances: tuple[Any, Any],
-    buffers: Any,
+def squared_norm(
+    xp: Namespace,
+    estimates: tuple[Estimate, Estimate | None],
+    tolerances: tuple[Array, Array],
+    buffers: Array,
     complex_: bool,
-) -> Callable[[Any, Any], float]:
-    """``mean_square`` of one or two estimates, in the cheapest form for arrays of NumPy itself."""
+) -> Norm:
+    """The squared norm of one or two estimates, in the cheapest form for their library.
+
+    Parameters
+    ----------
+    tolerances : tuple
+        rtol and atol as arrays; rtol None counts as 1.
+    buffers : array, shape (3, n)
+    """
     error, coarse = estimates
     rtol, atol = tolerances
-    few = buffers.shape[1] <= FEW and coarse is None and rtol is None and not complex_
+    plain = xp is np and coarse is None and rtol is None and not complex_
+    few = plain and buffers.shape[1] <= FEW
     if few and atol.ndim == 0 and atol > 0:
         return _square_of_few(error, float(atol), buffers.shape[1])
-    square = mean_square(xp, error, tolerances, buffers, complex_)
-    return with_coarse(square, coarse, buffers[0], complex_)
+    square = _mean_square(xp, error, tolerances, buffers, complex_)
+    return square if coarse is None else _with_coarse(square, coarse, buffers[0], complex_)
 
 
-def _square_of_few(error: Callable[[], Any], atol: float, n: int) -> Callable[[Any, Any], float]:
+def _square_of_few(error: Estimate, atol: float, n: int) -> Norm:
     """``(y, y1) -> mean of (|e| / (atol + max(|y|, |y1|)))**2`` in floats: 0.8 us, not 2.7."""
-    last: Any = None
+    last: Array = None
     values: list[float] = []
 
-    def square(y: Any, y1: Any) -> float:
+    def square(y: Array, y1: Array) -> float:
         nonlocal last, values
         before = values if y is last else y.tolist()
         last, values = y1, y1.tolist()
@@ -122,22 +128,13 @@ def _square_of_few(error: Callable[[], Any], atol: float, n: int) -> Callable[[A
     return square
 
 
-def with_coarse(
-    square: Callable[[Any, Any], float],
-    coarse: Callable[[], Any] | None,
-    bound: Any,
-    complex_: bool,
-) -> Callable[[Any, Any], float]:
+def _with_coarse(square: Norm, coarse: Estimate, bound: Array, complex_: bool) -> Norm:
     """``square``, joined by a second estimate over the bound that it left
-    (``_backend.stages.joint``).
-
-    One host read more. A method with one estimate gets ``square`` itself.
+    (``_backend.stages.joint``): one host read more.
     """
-    if coarse is None:
-        return square
     part = 0.01 / bound.shape[0]
 
-    def both(y: Any, y1: Any) -> float:
+    def both(y: Array, y1: Array) -> float:
         fine = square(y, y1)
         e = coarse()
         if complex_:
@@ -149,24 +146,20 @@ def with_coarse(
     return both
 
 
-def mean_square(
-    xp: Any, error: Callable[[], Any], tolerances: tuple[Any, Any], buffers: Any, complex_: bool
-) -> Callable[[Any, Any], float]:
-    """``(y, y1) -> mean of (|e| / (atol + rtol max(|y|, |y1|)))**2`` in NumPy's calls.
-
-    Parameters
-    ----------
-    error : callable
-        Forms e in memory that may be overwritten.
-    tolerances : tuple
-        rtol and atol as arrays; rtol None counts as 1.
-    buffers : array, shape (3, n)
-    """
+def _mean_square(
+    xp: Namespace,
+    error: Estimate,
+    tolerances: tuple[Array, Array],
+    buffers: Array,
+    complex_: bool,
+) -> Norm:
+    """The norm in calls of NumPy's, which PyTorch and CuPy have, too."""
     (rtol, atol), (bound, size, spare) = tolerances, buffers
     absolute, maximum, add, divide = xp.absolute, xp.maximum, xp.add, xp.divide
-    count, last = bound.shape[0], None
+    count = bound.shape[0]
+    last: Array = None
 
-    def square(y: Any, y1: Any) -> float:
+    def square(y: Array, y1: Array) -> float:
         nonlocal last, size, spare
         if y is not last:
             absolute(y, out=size)

@@ -13,18 +13,23 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
+from operator import setitem
 from typing import Any
 
-from retrograde._backend.stages import ORDINARY, combination_rows, placed, rescaled
-from retrograde._base.types import Scale
+import numpy as np
 
-from .attempt import fused_attempt
+from retrograde._backend.stages import ORDINARY, combination_rows, placed, rescaled
+from retrograde._base.types import Array, DType, Namespace, Scale
+
+from .attempt import Norm, fused_attempt, squared_norm
 
 __all__ = [
     "FlatLayout",
     "FlatStages",
+    "stamper",
 ]
 
 
@@ -33,6 +38,12 @@ LARGE = 1 << 12
 
 SMALL_RTOL = 1e-15
 """Relative tolerances below this (0, say) are no divisors."""
+
+
+def stamper(dtype: DType, origin: float | None = None) -> Callable[[float], Array]:
+    """``t -> 0-d array of NumPy``, of a time of the clock that counts from the origin."""
+    stamp = np.asarray if dtype == np.float64 else partial(np.asarray, dtype=dtype)
+    return stamp if origin is None else lambda t: stamp(origin + t)
 
 
 class FlatLayout:
@@ -210,7 +221,13 @@ class FlatStages:
         self.table, self.scaled = made[:, 1:], scaled[:, 1:]
         # stage i needs y and the i slopes before it
         self.products = [bk.product(scaled[i, : i + 1], matrix[: i + 1]) for i in range(s)]
-        self.plan = list(zip(self.c[:s], self.products, self.rows[1 : s + 1], strict=True))
+        self.puts = [self.putter(row) for row in self.rows[1 : s + 1]]
+        """Each copies a slope, flat, into its row."""
+        steps = zip(self.c, self.products, self.puts, self.rows[1:], strict=False)
+        self.plan = list(steps)
+        self.start = self.putter(self.rows[0])
+        self.again = partial(self.puts[0], self.rows[s])
+        """The last slope of a step is the first one of the next."""
         # temporaries that f never sees are formed in place
         self.end = s - tableau.fsal  # the last slope is no part of y1 where the next step has it
         parts = scaled[s, 1 : self.end + 1], self.slopes[: self.end]
@@ -225,7 +242,7 @@ class FlatStages:
             )
             self.coarse = coarse[0] if coarse else None
             self.buffers = rest[1:] if real else bk.matrix(3, like[0], layout.real_dtype, like[2])
-            self.square = bk.squarer(self)
+            self.square = self.norm(bk.xp)
 
     def _scaled(self, scale: Scale | None, errors: Any) -> tuple[Scale | None, Any]:
         """Tolerances as arrays; a number rtol is put into the errors' coefficients (rtol None).
@@ -245,10 +262,22 @@ class FlatStages:
         )
         return Scale(*parts), errors
 
+    def putter(self, row: Array) -> Callable[[Array], object]:
+        """A call that copies a flat array into a row."""
+        return partial(setitem, row, ...)
+
+    def norm(self, xp: Namespace) -> Norm:
+        """``(y, y1) -> error2``."""
+        layout, scale = self.layout, self.scale
+        assert scale is not None
+        estimates, tolerances = (self.error, self.coarse), (scale.rtol, scale.atol)
+        complex_ = layout.dtype != layout.real_dtype
+        return squared_norm(xp, estimates, tolerances, self.buffers, complex_)
+
     def begin(self, t: float, h: float, y: Any, k0: Any = None) -> Any:
         self.t, self.h, self.y = t, h, y
         rows = self.rows
-        rows[0][...] = y
+        self.start(y)
         self.scale_into(self.table, h, self.scaled)
         if k0 is None:
             return None
@@ -260,10 +289,10 @@ class FlatStages:
         t, h, stamp = self.t, self.h, self.stamp
         field = getattr(field, "fresh", field)  # what products give is nobody's afterwards
         if self.layout.plain:
-            for c, product, row in self.plan[low:high]:
-                row[...] = field(stamp(t + c * h), product())[0]
+            for c, product, put, _ in self.plan[low:high]:
+                put(field(stamp(t + c * h), product())[0])
             return
-        for c, product, row in self.plan[low:high]:
+        for c, product, _, row in self.plan[low:high]:
             self.store(row, field(stamp(t + c * h), product()))
 
     def time(self, i: int) -> Any:
@@ -291,7 +320,7 @@ class FlatStages:
         return y1
 
     def error2(self, y1: Any) -> float:
-        return self.square(self.y, y1)  # type: ignore[no-any-return]
+        return self.square(self.y, y1)
 
     def fused(self, field: Any) -> Any:
         return fused_attempt(self, field)

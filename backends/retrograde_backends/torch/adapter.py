@@ -25,7 +25,7 @@ from .compiled.solver import CompileHooks
 from .device import on_host, uploaded
 from .distributed import gathered_modules, refuse_replays, spread, whole
 from .field_vjp import RecordHooks, TorchPullback, pull_bytes, tape_bytes
-from .flat import TorchAdjoint, TorchLayout, TorchStages, product, squarer
+from .flat import TorchAdjoint, TorchLayout, product, stages, timer
 from .forward_mode import (
     ForwardHooks,
     dual,
@@ -157,7 +157,7 @@ class TorchBackend(
         return TorchLayout(self, leaves)
 
     def stages(self, layout: Any, tableau: Any, scale: Scale | None = None) -> Any:
-        return TorchStages(layout, tableau, scale)
+        return stages(layout, tableau, scale)
 
     def adjoint(self, layout: Any, tableau: Any) -> Any:
         return TorchAdjoint(layout, tableau)
@@ -201,12 +201,10 @@ class TorchBackend(
         return torch.mv(rows.T, row)
 
     def timer(self, layout: Any) -> Any:
-        return layout.time
+        return timer(layout.real_dtype, layout.device, layout.origin)
 
     def scale_into(self, table: Any, h: float, out: Any) -> None:
         torch.mul(table, h, out=out)
-
-    squarer = staticmethod(squarer)
 
     def add_scaled(self, a: Any, w: Any, x: Any) -> Any:
         return a + w * x if isinstance(w, torch.Tensor) else torch.add(a, x, alpha=w)
