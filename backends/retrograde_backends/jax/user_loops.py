@@ -472,7 +472,8 @@ class IterationHooks:
             fresh = [leaves[i] for i in pull.active] + [loop.single[j] for j in pull.moved]
 
             def pulled(span: Any, fresh: Any) -> Any:
-                out, part = pull.vjp.linearise(span, fresh)
+                vjp: Any = pull.vjp
+                out, part = vjp.linearise(span, fresh)
                 return part(out)
 
             return works(pulled, Span(loop.state(leaves), [loop.single]), tuple(fresh))

@@ -7,7 +7,7 @@ an error at call time.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .._backend.clock import step_count
 from .._backend.interface import Capability
@@ -15,13 +15,17 @@ from .._backend.registry import backend_beside, backend_for
 from .._base.errors import InputError, UnsupportedByBackend
 from .._base.foreign import refuse
 from .._base.plain_input import kind, parameters, state
-from .._base.types import Inputs, Tree
+from .._base.types import Array, Inputs, Scalar, State, Table, Time, Times, Tree, VectorFieldFn
 from .._controllers import AbstractController, ConstantSteps, PIDController, StepTo
 from .._integrate.integrator import Integrator
 from .._integrate.problem import Problem
 from .._integrate.relative_time import clamped, near, relative_times, resolution, spacing
 from .._integrate.saveat import Outputs, SaveAt
 from .._solvers import AbstractSolver, find_solver
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
+    from .solve import Options
 
 __all__ = ["TRACED_MAX_STEPS", "prepare"]
 
@@ -33,8 +37,15 @@ MOST_COUNTED = 2**31 - 1
 
 
 def prepare(
-    f: Any, y0: Tree, t0: Any, t1: Any, args: Tree, options: Any, *, native: bool = True
-) -> tuple[Any, Inputs]:
+    f: VectorFieldFn,
+    y0: Tree,
+    t0: Time,
+    t1: Time,
+    args: Tree,
+    options: Options,
+    *,
+    native: bool = True,
+) -> tuple[Integrator, Inputs]:
     """A :class:`Integrator` and its :class:`Inputs`.
 
     Parameters
@@ -47,7 +58,7 @@ def prepare(
     given = t0, t1
     t0, t1 = (float(t) if kind(t) in ("int", "real") else t for t in given)
     saveat = _saveat(options.saveat)
-    bk: Any = backend_beside(y0, args, (t0, t1, saveat.ts))
+    bk = backend_beside(y0, args, (t0, t1, saveat.ts))
     eps = resolution(bk, given)
     _check_one_library(bk, args, t0, t1, native=native)
     y0 = state(bk, y0, (args, t0, t1))
@@ -69,13 +80,13 @@ def prepare(
 
 
 def _prepared(
-    bk: Any,
-    call: tuple[Any, Tree, Any, Any, Tree],
+    bk: AbstractBackend,
+    call: tuple[VectorFieldFn, Tree, Time, Time, Tree],
     given: Tree,
     saveat: SaveAt,
-    options: Any,
+    options: Options,
     eps: float,
-) -> tuple[Any, Inputs]:
+) -> tuple[Integrator, Inputs]:
     """The same, of a y0 of arrays and of args as f gets them; they were ``given`` by the user."""
     f, y0, t0, t1, args = call
     problem = Problem(bk, f, y0, args)
@@ -106,7 +117,7 @@ def _prepared(
     ts, values = _saved_times(problem, saveat, (start, end), eps)
     outputs = _outputs(bk, problem, saveat, t0 if start is None else start, ts, count, max_steps)
     settings = _settings(problem, controller)
-    made: Any = solver
+    made = solver
     if options.compile:
         made = bk.compiled(problem, solver, dense=saveat.ts is not None)
     loop = Integrator(problem, made, controller, outputs, max_steps, count)
@@ -117,7 +128,7 @@ def _prepared(
     return loop, Inputs(problem.y0, problem.params, t0, t1, ts, settings, relative=relative)
 
 
-def _saveat(saveat: Any) -> SaveAt:
+def _saveat(saveat: SaveAt | Times | None) -> SaveAt:
     """The user's wish; times alone are ``SaveAt(ts=times)``."""
     if saveat is None:
         return SaveAt()
@@ -128,7 +139,9 @@ def _saveat(saveat: Any) -> SaveAt:
     raise InputError(f"`saveat` is {saveat!r}; pass rg.SaveAt(...), or the times to save.")
 
 
-def _check_one_library(bk: Any, args: Tree, t0: Any, t1: Any, *, native: bool) -> None:
+def _check_one_library(
+    bk: AbstractBackend, args: Tree, t0: Time, t1: Time, *, native: bool
+) -> None:
     for name, tree in (("args", args), ("t0", t0), ("t1", t1)):
         for leaf in () if isinstance(tree, (int, float)) else bk.flatten(tree)[0]:
             if kind(leaf):
@@ -143,7 +156,7 @@ def _check_one_library(bk: Any, args: Tree, t0: Any, t1: Any, *, native: bool) -
                 )
 
 
-def _time(bk: Any, name: str, t: Any) -> float | None:
+def _time(bk: AbstractBackend, name: str, t: Scalar) -> float | None:
     """The value of a time, None if it is traced."""
     if isinstance(t, bool) or not (isinstance(t, (int, float)) or bk.is_array(t)):
         raise InputError(f"`{name}` is {t!r}; pass a number or a 0-d array.")
@@ -155,7 +168,7 @@ def _time(bk: Any, name: str, t: Any) -> float | None:
     return value
 
 
-def _controller(options: Any) -> AbstractController:
+def _controller(options: Options) -> AbstractController:
     controller = options.controller
     if controller is not None:
         if not isinstance(controller, AbstractController):
@@ -187,7 +200,7 @@ def _check_solver(solver: AbstractSolver, controller: AbstractController) -> Non
         )
 
 
-def _max_steps(bk: Any, max_steps: Any, count: int | None) -> int | None:
+def _max_steps(bk: AbstractBackend, max_steps: int | None, count: int | None) -> int | None:
     if max_steps is None:
         bounded = Capability.TRACED in bk.capabilities and count is None
         return TRACED_MAX_STEPS if bounded else None
@@ -234,7 +247,7 @@ def _check_size(problem: Problem, dt: float, span: float) -> None:
 
 def _saved_times(
     problem: Problem, saveat: SaveAt, known: tuple[float | None, float | None], eps: float
-) -> tuple[Any, list[float] | None]:
+) -> tuple[Table, list[float] | None]:
     """Saved times as the loops take them, and their values; None where they are traced."""
     if saveat.ts is None:
         return (), []
@@ -247,11 +260,11 @@ def _saved_times(
 
 
 def _outputs(
-    bk: Any,
+    bk: AbstractBackend,
     problem: Problem,
     saveat: SaveAt,
-    t0: Any,
-    ts: Any,
+    t0: Time,
+    ts: Table,
     count: int | None,
     max_steps: int | None,
 ) -> Outputs:
@@ -272,7 +285,7 @@ def _outputs(
     return outputs
 
 
-def _settings(problem: Problem, controller: Any) -> tuple[Any, ...]:
+def _settings(problem: Problem, controller: AbstractController) -> tuple[State, ...]:
     """Step size or tolerances where they come as arrays: they may be traced, so are inputs."""
     bk = problem.bk
     names = ("rtol", "atol") if controller.adaptive else ("dt",)
@@ -290,7 +303,7 @@ def _settings(problem: Problem, controller: Any) -> tuple[Any, ...]:
     return tuple(_tolerance(problem, *pair) for pair in zip(names, values, strict=True))
 
 
-def _tolerance(problem: Problem, name: str, value: Any) -> Any:
+def _tolerance(problem: Problem, name: str, value: float | Array) -> Scalar:
     bk, layout = problem.bk, problem.layout
     if isinstance(value, (int, float)):
         return float(value)

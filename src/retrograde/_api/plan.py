@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._adjoints import find_adjoint
 from .._backend.interface import Capability
 from .._base.errors import InputError
-from .._base.types import Inputs
+from .._base.types import Index, Inputs
 from .._planner.budget import budget_bytes
 from .._planner.plan import MadeFor, Plan
 from .._planner.problem_size import measure_problem
@@ -18,15 +18,17 @@ from .._planner.shape import UNLIMITED
 from .._planner.step_count import remember
 
 if TYPE_CHECKING:
+    from .._integrate.integrator import Integrator
+    from .solve import Options
     from .solve_program import DifferentiableSolve
 
 __all__ = ["choose_plan", "note_steps"]
 
 
 def choose_plan(
-    loop: Any,
+    loop: Integrator,
     inputs: Inputs,
-    options: Any,
+    options: Options,
     *,
     native: bool,
     vjp: float | None = None,
@@ -76,7 +78,7 @@ def choose_plan(
     return replace(plan, made_for=MadeFor.of(loop, inputs))
 
 
-def note_steps(program: DifferentiableSolve, inputs: Inputs, n: Any) -> None:
+def note_steps(program: DifferentiableSolve, inputs: Inputs, n: Index) -> None:
     """Let the next plan of the same adaptive problem know how many steps this one took."""
     count = program.loop.bk.concrete(n)
     if program.plan is not None and program.loop.adaptive and count is not None:

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, overload
 from .._adjoints import AbstractAdjoint, RecursiveCheckpointAdjoint, find_adjoint
 from .._backend.opaque import opaque
 from .._base.errors import InputError
-from .._base.types import Inputs, Plain, Time, Times, Tree, VectorFieldFn, Y
+from .._base.types import Aux, Inputs, Leaves, Memory, Plain, Time, Times, Tree, VectorFieldFn, Y
 from .._controllers import AbstractController
 from .._integrate.saveat import SaveAt
 from .._integrate.solution import Gradients, Solution, Status, check
@@ -60,9 +60,6 @@ AdjointName: TypeAlias = Literal[
 ]
 """Names of gradient methods."""
 
-Memory: TypeAlias = str | float
-"""A budget: text with a unit, bytes, or a fraction below 1."""
-
 
 @dataclass(frozen=True, eq=False)
 class Options:
@@ -70,8 +67,8 @@ class Options:
 
     solver: SolverName | AbstractSolver = "tsit5"
     dt: Time | None = None
-    rtol: Any = 1e-4
-    atol: Any = 1e-6
+    rtol: float | Tree = 1e-4
+    atol: float | Tree = 1e-6
     controller: AbstractController | None = None
     saveat: SaveAt | Times | None = None
     event: None = None
@@ -106,8 +103,8 @@ def solve(
     *,
     solver: SolverName | AbstractSolver = ...,
     dt: Time | None = ...,
-    rtol: Any = ...,
-    atol: Any = ...,
+    rtol: float | Tree = ...,
+    atol: float | Tree = ...,
     controller: AbstractController | None = ...,
     saveat: SaveAt | Times | None = ...,
     event: None = ...,
@@ -118,7 +115,7 @@ def solve(
     progress: bool | Callable[[float], object] = ...,
     throw: bool = ...,
     compile: bool = ...,
-) -> Solution[Any]: ...
+) -> Solution[Tree]: ...
 @overload
 def solve(
     f: VectorFieldFn,
@@ -129,8 +126,8 @@ def solve(
     *,
     solver: SolverName | AbstractSolver = ...,
     dt: Time | None = ...,
-    rtol: Any = ...,
-    atol: Any = ...,
+    rtol: float | Tree = ...,
+    atol: float | Tree = ...,
     controller: AbstractController | None = ...,
     saveat: SaveAt | Times | None = ...,
     event: None = ...,
@@ -152,8 +149,8 @@ def solve(
     *,
     solver: SolverName | AbstractSolver = "tsit5",
     dt: Time | None = None,
-    rtol: Any = 1e-4,
-    atol: Any = 1e-6,
+    rtol: float | Tree = 1e-4,
+    atol: float | Tree = 1e-6,
     controller: AbstractController | None = None,
     saveat: SaveAt | Times | None = None,
     event: None = None,
@@ -164,7 +161,7 @@ def solve(
     progress: bool | Callable[[float], object] = False,
     throw: bool = True,
     compile: bool = False,
-) -> Solution[Any]:
+) -> Solution[Tree]:
     """Solve dy/dt = f(t, y, args) from t0 to t1; the library's own gradients go through it.
 
     Parameters
@@ -292,8 +289,8 @@ def solve_vjp(
     *,
     solver: SolverName | AbstractSolver = ...,
     dt: Time | None = ...,
-    rtol: Any = ...,
-    atol: Any = ...,
+    rtol: float | Tree = ...,
+    atol: float | Tree = ...,
     controller: AbstractController | None = ...,
     saveat: SaveAt | Times | None = ...,
     event: None = ...,
@@ -304,7 +301,7 @@ def solve_vjp(
     progress: bool | Callable[[float], object] = ...,
     throw: bool = ...,
     compile: bool = ...,
-) -> tuple[Solution[Any], Callable[[Tree], Gradients[Any]]]: ...
+) -> tuple[Solution[Tree], Callable[[Tree], Gradients[Tree]]]: ...
 @overload
 def solve_vjp(
     f: VectorFieldFn,
@@ -315,8 +312,8 @@ def solve_vjp(
     *,
     solver: SolverName | AbstractSolver = ...,
     dt: Time | None = ...,
-    rtol: Any = ...,
-    atol: Any = ...,
+    rtol: float | Tree = ...,
+    atol: float | Tree = ...,
     controller: AbstractController | None = ...,
     saveat: SaveAt | Times | None = ...,
     event: None = ...,
@@ -338,8 +335,8 @@ def solve_vjp(
     *,
     solver: SolverName | AbstractSolver = "tsit5",
     dt: Time | None = None,
-    rtol: Any = 1e-4,
-    atol: Any = 1e-6,
+    rtol: float | Tree = 1e-4,
+    atol: float | Tree = 1e-6,
     controller: AbstractController | None = None,
     saveat: SaveAt | Times | None = None,
     event: None = None,
@@ -350,7 +347,7 @@ def solve_vjp(
     progress: bool | Callable[[float], object] = False,
     throw: bool = True,
     compile: bool = False,
-) -> tuple[Solution[Any], Callable[[Tree], Gradients[Any]]]:
+) -> tuple[Solution[Tree], Callable[[Tree], Gradients[Tree]]]:
     """Solve, and a pullback: the gradient on every array library, with autodiff or without.
 
     Takes what :func:`solve` takes. Where the library has no autodiff, the vjp of f comes from
@@ -443,8 +440,8 @@ def plan(
     *,
     solver: SolverName | AbstractSolver = "tsit5",
     dt: Time | None = None,
-    rtol: Any = 1e-4,
-    atol: Any = 1e-6,
+    rtol: float | Tree = 1e-4,
+    atol: float | Tree = 1e-6,
     controller: AbstractController | None = None,
     saveat: SaveAt | Times | None = None,
     event: None = None,
@@ -523,8 +520,8 @@ def plan(
 
 
 def _solution(
-    program: DifferentiableSolve, inputs: Inputs, leaves: Any, aux: Any, throw: bool
-) -> Solution[Any]:
+    program: DifferentiableSolve, inputs: Inputs, leaves: Leaves, aux: Aux, throw: bool
+) -> Solution[Tree]:
     """Wrap; raise where the status is known and bad."""
     loop, stats = program.loop, program.stats
     bk, out = loop.bk, loop.outputs

@@ -11,17 +11,21 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._adjoints import AbstractAdjoint, DirectAdjoint, ForwardMode, check_followed
-from .._base.types import Inputs, NeedsGradient, Tree
+from .._base.types import Aux, Function, Inputs, Leaves, NeedsGradient, Residuals, Scalar, Tree
 from .._integrate.outputs import cotangent_leaves, output_times
 from .._integrate.solution import Gradients, Status, without_times
 from .._planner.plan import Plan
 from .._planner.rules import widened
 from .arguments import prepare
+
+if TYPE_CHECKING:
+    from .._integrate.integrator import Integrator
+    from .._integrate.outputs import Final
 
 __all__ = ["DifferentiableSolve", "Pullback"]
 
@@ -41,15 +45,17 @@ class DifferentiableSolve:
         Whose limit of steps is kept.
     """
 
-    def __init__(self, loop: Any, adjoint: AbstractAdjoint, plan: Plan | None = None) -> None:
+    def __init__(
+        self, loop: Integrator, adjoint: AbstractAdjoint, plan: Plan | None = None
+    ) -> None:
         self.loop = loop
         self.adjoint = adjoint
         self.fallback = (plan and plan.fallback) or adjoint
         self.plan = plan
-        self.stats: dict[str, Any] = {}
+        self.stats: dict[str, Scalar] = {}
         self._bounded_loop = loop
 
-    def key(self) -> Any:
+    def key(self) -> Hashable:
         """What a compiled form of this program depends on; unhashable where it can't be kept."""
         loop = self.loop
         problem, saveat = loop.problem, loop.outputs.saveat
@@ -80,24 +86,26 @@ class DifferentiableSolve:
         """Drop the arrays, once they are inputs of a program that outlives this call."""
         self.loop.problem.forget()
 
-    def along(self, forward: bool) -> Callable[[Inputs], Any]:
+    def along(self, forward: bool) -> Callable[[Inputs], Leaves]:
         """Output leaves by operations that autodiff follows; ``forward``: in forward mode alone."""
         check_followed(self.loop)
         adjoint = ForwardMode() if forward else DirectAdjoint()
         return lambda inputs: tuple(adjoint.primal(self.loop.placed(inputs), inputs)[0])
 
-    def primal(self, inputs: Inputs) -> tuple[Any, Any]:
+    def primal(self, inputs: Inputs) -> tuple[Leaves, Aux]:
         """(output leaves, what else the solve tells)."""
         leaves, final = self.adjoint.primal(self.loop.placed(inputs), inputs)
         return leaves, self._aux(inputs, final)
 
-    def forward(self, inputs: Inputs, wanted: NeedsGradient | None = None) -> tuple[Any, Any, Any]:
+    def forward(
+        self, inputs: Inputs, wanted: NeedsGradient | None = None
+    ) -> tuple[Leaves, Aux, Residuals]:
         """The same, and what the reverse needs (of what is ``wanted``, where that is known)."""
         leaves, final, residuals = self._forward_within_limits(inputs, wanted)
         return leaves, self._aux(inputs, final), residuals
 
     def reverse(
-        self, inputs: Inputs, residuals: Any, cotangents: Any, wanted: NeedsGradient
+        self, inputs: Inputs, residuals: Residuals, cotangents: Leaves, wanted: NeedsGradient
     ) -> Inputs:
         """Cotangents of the inputs."""
         return self.adjoint.reverse(
@@ -115,7 +123,7 @@ class DifferentiableSolve:
 
     def _forward_within_limits(
         self, inputs: Inputs, wanted: NeedsGradient | None
-    ) -> tuple[Any, Any, Any]:
+    ) -> tuple[Leaves, Final, Residuals]:
         """Begun again by a plan for more steps where the solve outgrows its plan.
 
         Never in a traced library: its records and buffers have their size before it runs.
@@ -131,7 +139,7 @@ class DifferentiableSolve:
             self.plan = widened(self.plan)
             self.adjoint = self.plan.adjoint
 
-    def failed(self, aux: Any) -> bool:
+    def failed(self, aux: Aux) -> bool:
         """Whether a run whose status is known did not reach t1, by what it told."""
         return bool(aux[3] != int(Status.converged))
 
@@ -140,14 +148,14 @@ class DifferentiableSolve:
         for name, value in (cotangents.stats or {}).items():
             self.stats[name] = self.loop.bk.number(value)
 
-    def _aux(self, inputs: Inputs, final: Any) -> tuple[Any, ...]:
+    def _aux(self, inputs: Inputs, final: Final) -> Aux:
         times, t = output_times(self.loop, inputs, final), self.loop.user_time(inputs, final.t)
         inside = final.inside[2] if len(final.inside) > 2 else 0
         n = final.inside[0] if self.loop.outputs.inside == "steps" else final.n
         return times, n, final.tries, final.status, t, inside
 
 
-def _static(controller: Any) -> Any:
+def _static(controller: Any) -> Hashable:
     """A controller without the settings that are inputs of a program (``Inputs.settings``)."""
     numbers = (int, float, str, bool, tuple, type(None))
     given = {f.name: getattr(controller, f.name) for f in dataclasses.fields(controller)}
@@ -166,15 +174,17 @@ class Pullback:
     inputs : Inputs
     """
 
-    def __init__(self, call: tuple[Any, ...], program: DifferentiableSolve, inputs: Inputs) -> None:
+    def __init__(
+        self, call: tuple[Tree, ...], program: DifferentiableSolve, inputs: Inputs
+    ) -> None:
         self.call, self.program, self.inputs = call, program, inputs
-        self.residuals: Any = None
+        self.residuals: Residuals = None
         self.ys: Tree = None
 
-    def forward(self) -> Any:
+    def forward(self) -> Aux:
         """Solve; (output leaves, what else the solve tells)."""
         bk, program = self.program.loop.bk, self.program
-        self.recorded: Any = None
+        self.recorded: Function | None = None
         if program.adjoint.differentiable:
             self.leaves, aux, self.recorded = bk.autodiff_vjp(program, self.inputs)
         else:
@@ -198,7 +208,7 @@ class Pullback:
         lost = [k for k, x in times if x is not None and bk.concrete(bk.xp.any(x != x))]
         return without_times(g, lost, problem.untimed)
 
-    def _pull(self, cotangents: Any) -> Inputs:
+    def _pull(self, cotangents: Leaves) -> Inputs:
         program, loop = self.program, self.program.loop
         if self.recorded is not None:
             found: Inputs = self.recorded(cotangents)

@@ -34,6 +34,8 @@ class _Pullback:
         self.params = params
         self.where = tuple(i for i, w in enumerate(wanted.params) if w)
         self.time = wanted.time
+        self.account = False
+        """Whether pulls tell the bytes of their tapes."""
 
     def zero(self) -> list[Array]:
         """An accumulator of zeros for the wanted parameters."""
@@ -83,8 +85,6 @@ class TapePullback(_Pullback):
         # recorded although nothing may ask for it: beside an array of its own library, that of a
         # strict one refuses a variable
         self.timed = True
-        self.account = False
-        """Whether pulls tell the bytes of their tapes."""
 
     def __call__(self, t: Array, y: State) -> tuple[list[Array], Pull]:
         """Leaves of f(t, y), and the pull."""

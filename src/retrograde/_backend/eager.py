@@ -53,10 +53,10 @@ if TYPE_CHECKING:
     from .._checkpointing.forward import Slots
     from .._controllers.base import Grid
     from .._integrate.problem import Problem
-    from .._loops.loop import LoopSpec
+    from .._loops.loop import LeafLayout, LoopSpec
     from .._loops.loop_program import DifferentiableLoop
     from .._solvers.runge_kutta.tableau import Tableau
-    from .protocols import Clock, FieldVJP, Layout, Shapes, StepAdjoint, StepStages
+    from .protocols import Clock, FieldVJP, Layout, Program, Shapes, StepAdjoint, StepStages
 
 __all__ = [
     "DirectLayout",
@@ -404,7 +404,11 @@ class EagerBackend(AbstractBackend):
         return total + x
 
     def pullback(
-        self, layout: Layout, bind: Bind, params: Sequence[Array], wanted: NeedsGradient
+        self,
+        layout: Layout | LeafLayout,
+        bind: Bind,
+        params: Sequence[Array],
+        wanted: NeedsGradient,
     ) -> FieldVJP:
         raise UnsupportedByBackend(
             f"the backend {self.name!r} has no vjp of a vector field; pass "
@@ -414,9 +418,7 @@ class EagerBackend(AbstractBackend):
     def differentiate(self, program: DifferentiableSolve, inputs: Inputs) -> tuple[Leaves, Aux]:
         return self._unchanged(inputs, program.primal)
 
-    def run_forward(
-        self, program: DifferentiableSolve, inputs: Inputs
-    ) -> tuple[Leaves, Aux, Residuals]:
+    def run_forward(self, program: Program, inputs: Inputs) -> tuple[Leaves, Aux, Residuals]:
         return self._unchanged(inputs, program.forward)
 
     def _unchanged(self, inputs: Inputs, run: Callable[[Inputs], _R]) -> _R:
@@ -429,7 +431,7 @@ class EagerBackend(AbstractBackend):
 
     def run_reverse(
         self,
-        program: DifferentiableSolve,
+        program: Program,
         inputs: Inputs,
         residuals: Residuals,
         cotangents: Leaves,

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from .._controllers.base import Grid
     from .._integrate.integrator import Integrator
     from .._integrate.problem import Problem
-    from .._loops.loop import LoopSpec
+    from .._loops.loop import LeafLayout, LoopSpec
     from .._loops.loop_program import DifferentiableLoop
     from .._solvers.base import AbstractSolver
     from .._solvers.runge_kutta.tableau import Tableau
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         Clock,
         FieldVJP,
         Layout,
+        Program,
         Pull,
         Shapes,
         StepAdjoint,
@@ -359,15 +360,13 @@ class GradientHooks(ABC):
         """Run a program so that the library's own gradients call its reverse."""
 
     @abstractmethod
-    def run_forward(
-        self, program: DifferentiableSolve, inputs: Inputs
-    ) -> tuple[Leaves, Aux, Residuals]:
+    def run_forward(self, program: Program, inputs: Inputs) -> tuple[Leaves, Aux, Residuals]:
         """``program.forward(inputs)``, compiled where the library compiles."""
 
     @abstractmethod
     def run_reverse(
         self,
-        program: DifferentiableSolve,
+        program: Program,
         inputs: Inputs,
         residuals: Residuals,
         cotangents: Leaves,
@@ -387,7 +386,11 @@ class GradientHooks(ABC):
 
     @abstractmethod
     def pullback(
-        self, layout: Layout, bind: Bind, params: Sequence[Array], wanted: NeedsGradient
+        self,
+        layout: Layout | LeafLayout,
+        bind: Bind,
+        params: Sequence[Array],
+        wanted: NeedsGradient,
     ) -> FieldVJP:
         """The vjp of ``bind(params)(t, leaves)``, in the form of ``_autodiff.TapePullback``.
 

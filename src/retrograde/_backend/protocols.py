@@ -26,7 +26,10 @@ from .._base.types import (
 )
 
 if TYPE_CHECKING:
+    from .._api.solve_program import DifferentiableSolve
     from .._base.types import Scale
+    from .._loops.loop import LeafLayout
+    from .._loops.loop_program import DifferentiableLoop
     from .._solvers.base import AbstractStepper
     from .._solvers.runge_kutta.step_vjp import Sources, StepCotangents
     from .interface import AbstractBackend
@@ -38,6 +41,7 @@ __all__ = [
     "FieldVJP",
     "Layout",
     "Observer",
+    "Program",
     "Pull",
     "Shapes",
     "StepAdjoint",
@@ -300,14 +304,22 @@ class FieldVJP(Protocol):
     def __call__(self, t: Array, y: State) -> tuple[Sequence[Array], Pull]:
         """Leaves of f(t, y), and the pull."""
 
-    layout: Layout
-    """That of the states at which it is linearised."""
+    account: bool
+    """Whether its pulls are asked for the bytes of their tapes."""
+
+    @property
+    def layout(self) -> Layout | LeafLayout:
+        """That of the states at which it is linearised."""
 
     def zero(self) -> ParamSums:
         """Sums of nothing."""
 
     def finish(self, acc: ParamSums) -> tuple[Array | None, ...]:
         """Cotangents of all parameters; None where not wanted."""
+
+
+Program: TypeAlias = "DifferentiableSolve | DifferentiableLoop"
+"""What has a primal, and a forward and a reverse pass for its gradient."""
 
 
 class AbstractStepVJP(Protocol):

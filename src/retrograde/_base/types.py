@@ -32,6 +32,7 @@ __all__ = [
     "Index",
     "Inputs",
     "Leaves",
+    "Memory",
     "Namespace",
     "NeedsGradient",
     "Numbers",
@@ -131,6 +132,9 @@ Numbers: TypeAlias = "complex | Sequence[complex] | Sequence[Sequence[complex]]"
 
 Plain: TypeAlias = "Numbers | Sequence[Numbers] | Mapping[str, Numbers]"
 """A y0 without arrays: what it becomes has another type."""
+
+Memory: TypeAlias = str | float
+"""A budget: text with a unit, bytes, or a fraction below 1."""
 
 Time: TypeAlias = SupportsFloat
 """A time as the user gives it: a number or a 0-d array."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
-from .._base.types import Scalar
+from .._base.types import Array, Bool, Field, Index, Scalar, Scale, State, Tree
 
-__all__ = ["AbstractController", "Grid"]
+if TYPE_CHECKING:
+    from .._backend.protocols import Clock, Layout
+
+__all__ = ["AbstractController", "Adapt", "AdaptiveController", "Grid"]
 
 
 class AbstractController(ABC):
@@ -16,8 +20,7 @@ class AbstractController(ABC):
     Attributes
     ----------
     adaptive : bool
-        Whether steps can be rejected. An adaptive controller has ``init`` and ``adapt``; the
-        others have ``grid``.
+        Whether steps can be rejected, by an :class:`AdaptiveController`.
 
     Examples
     --------
@@ -33,6 +36,55 @@ class AbstractController(ABC):
         """Raise InputError for settings that can't work between t0 and t1 (None: unknown)."""
 
 
+Adapt: TypeAlias = Callable[
+    [Scalar, Scalar, tuple[Scalar, ...]], tuple[Bool, Scalar, tuple[Scalar, ...]]
+]
+"""``adapt(squared error, h, memory) -> (accepted, next h, memory)``."""
+
+
+class AdaptiveController(AbstractController):
+    """Decides from error estimates.
+
+    Attributes
+    ----------
+    rtol, atol : float or tree
+    dt0 : float [time] or None
+        The first step; None to choose it.
+    floor : float [time]
+        Least step.
+    """
+
+    adaptive: ClassVar[bool] = True
+    rtol: Tree
+    atol: Tree
+    dt0: Scalar | None
+
+    @property
+    @abstractmethod
+    def floor(self) -> float:
+        """Least step."""
+
+    @abstractmethod
+    def init(self, clock: Clock) -> tuple[Scalar, ...]:
+        """What it remembers before the first step."""
+
+    @abstractmethod
+    def adapter(self, clock: Clock, order: int) -> Adapt:
+        """Its verdict on a try, for errors of this order."""
+
+    @abstractmethod
+    def first_step(
+        self,
+        clock: Clock,
+        layout: Layout,
+        field: Field,
+        scale: Scale,
+        start: tuple[Scalar, Scalar, State, Sequence[Array]],
+        order: int,
+    ) -> Scalar:
+        """Size of the first step from (t0, t1, y0, f(t0, y0))."""
+
+
 class Grid(ABC):
     """The times of a solve whose steps are known before it starts.
 
@@ -46,14 +98,14 @@ class Grid(ABC):
         Whether inner times move with t0 (constant steps) or stand still (given times).
     """
 
-    count: Any
-    whole: Any
+    count: Index
+    whole: Index
     shifts: bool
 
     @abstractmethod
-    def step(self, i: Any) -> tuple[Scalar, Scalar]:
+    def step(self, i: Index) -> tuple[Scalar, Scalar]:
         """Start and size of step i."""
 
     @abstractmethod
-    def end(self, i: Any) -> Scalar:
+    def end(self, i: Index) -> Scalar:
         """Where step i ends: the next one's start, or t1; start + size may round elsewhere."""

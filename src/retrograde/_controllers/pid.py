@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from .._base.errors import InputError
 from .._base.types import Scalar
-from .base import AbstractController
+from .base import AdaptiveController
 
 __all__ = ["PIDController"]
 
@@ -32,7 +32,7 @@ _SIZES = (1e-5, 1e-15, 1e-2, 1.0, 1e35)
 
 
 @dataclass(frozen=True)
-class PIDController(AbstractController):
+class PIDController(AdaptiveController):
     """Adaptive steps, accepted where the scaled error estimate is at most 1.
 
     Parameters

@@ -28,6 +28,7 @@ from .._controllers import (
     ConstantGrid,
     ConstantSteps,
     GivenGrid,
+    Grid,
     StepTo,
 )
 from .._solvers import AbstractSolver
@@ -173,7 +174,7 @@ class Integrator:
             close()
         return final
 
-    def grid(self, inputs: Inputs, final: Final | None = None) -> Any:
+    def grid(self, inputs: Inputs, final: Final | None = None) -> Grid:
         """Start and size of every accepted step."""
         clock = self.clock
         if isinstance(self.controller, ConstantSteps):

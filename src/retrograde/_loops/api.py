@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
 from .._backend.opaque import opaque
 from .._base.errors import InputError
-from .._base.types import NeedsGradient, Tree
+from .._base.types import Bool, Function, Memory, NeedsGradient, Tree
 from .arguments import (
     cotangents,
     run,
@@ -27,14 +27,14 @@ __all__ = ["loop_vjp", "scan", "while_loop"]
 
 @opaque
 def while_loop(
-    cond: Callable[[Any], Any],
-    body: Callable[[Any], Any],
+    cond: Callable[[Tree], Bool],
+    body: Callable[[Tree], Tree],
     init: Tree,
     *,
     max_steps: int | None = None,
     kind: Kind = "checkpointed",
     checkpoints: int | None = None,
-    memory: str | float | None = None,
+    memory: Memory | None = None,
     throw: bool = True,
 ) -> Tree:
     """``while cond(carry): carry = body(carry)``, with a gradient that fits into memory.
@@ -103,14 +103,14 @@ def while_loop(
 
 @opaque
 def scan(
-    body: Callable[[Any, Any], Any],
+    body: Callable[[Tree, Tree], tuple[Tree, Tree]],
     init: Tree,
     xs: Tree = None,
     length: int | None = None,
     *,
     kind: Kind = "checkpointed",
     checkpoints: int | None = None,
-    memory: str | float | None = None,
+    memory: Memory | None = None,
     reverse: bool = False,
 ) -> tuple[Tree, Tree]:
     """``carry, y = body(carry, x)`` over the rows of xs; the ys are stacked.
@@ -162,8 +162,8 @@ def scan(
 
 @opaque
 def loop_vjp(
-    loop: Callable[..., Any], *arguments: Any, **keywords: Any
-) -> tuple[Any, Callable[..., Any]]:
+    loop: Function, *arguments: Tree, **keywords: Tree
+) -> tuple[Tree, Callable[[Tree], Tree]]:
     """A loop, and its pullback: the gradient on every array library, with autodiff or without.
 
     Parameters
@@ -224,11 +224,11 @@ def loop_vjp(
     with bk.quiet():
         floats, aux, residuals = bk.run_forward(program, inputs)
 
-    def pullback(cotangent: Any) -> Any:
+    def pullback(cotangent: Tree) -> Tree:
         cts = cotangents(the_loop, floats, cotangent)
         with bk.quiet():
             found = bk.run_reverse(program, inputs, residuals, cts, wanted).params
-        leaves: list[Any] = [None] * len(the_loop.template)
+        leaves: list[Tree] = [None] * len(the_loop.template)
         for i, x in zip(the_loop.where, found, strict=False):
             leaves[i] = x
         init = bk.unflatten(the_loop.treedef, leaves)

@@ -5,17 +5,31 @@ Running a loop as its kind asks for; its result in the user's trees, and cotange
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
 from .._adjoints.direct import DirectAdjoint
 from .._backend.interface import Capability
 from .._base.errors import InputError, SolveFailed
 from .._base.plain_input import cotangent_leaf
-from .._base.types import Inputs, NeedsGradient
+from .._base.types import (
+    Array,
+    Aux,
+    Function,
+    Inputs,
+    Leaves,
+    Memory,
+    NeedsGradient,
+    Tree,
+    TreeDef,
+)
 from .checkpoints import check, choose
 from .loop import LoopSpec
 from .loop_program import DifferentiableLoop
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
 
 __all__ = [
     "cotangents",
@@ -30,37 +44,40 @@ __all__ = [
 
 KINDS = ("checkpointed", "bounded", "lax")
 
+Arguments: TypeAlias = tuple[DifferentiableLoop, Inputs, str, "int | None", "Memory | None"]
+"""(program, inputs, kind, checkpoints, memory)."""
+
 
 def while_arguments(
-    cond: Any,
-    body: Any,
-    init: Any,
+    cond: Function,
+    body: Function,
+    init: Tree,
     *,
-    max_steps: Any = None,
+    max_steps: int | None = None,
     kind: str = "checkpointed",
-    checkpoints: Any = None,
-    memory: Any = None,
+    checkpoints: int | None = None,
+    memory: Memory | None = None,
     throw: bool = True,
-) -> Any:
+) -> Arguments:
     return *while_program(cond, body, init, max_steps, kind, throw), kind, checkpoints, memory
 
 
 def scan_arguments(
-    body: Any,
-    init: Any,
-    xs: Any = None,
-    length: Any = None,
+    body: Function,
+    init: Tree,
+    xs: Tree = None,
+    length: int | None = None,
     *,
     kind: str = "checkpointed",
-    checkpoints: Any = None,
-    memory: Any = None,
+    checkpoints: int | None = None,
+    memory: Memory | None = None,
     reverse: bool = False,
-) -> Any:
+) -> Arguments:
     return *scan_program(body, init, xs, length, kind, reverse), kind, checkpoints, memory
 
 
 def while_program(
-    cond: Any, body: Any, init: Any, max_steps: Any, kind: str, throw: bool
+    cond: Function, body: Function, init: Tree, max_steps: int | None, kind: str, throw: bool
 ) -> tuple[DifferentiableLoop, Inputs]:
     _callable("cond", cond)
     if max_steps is not None and (isinstance(max_steps, bool) or not isinstance(max_steps, int)
@@ -71,7 +88,7 @@ def while_program(
 
 
 def scan_program(
-    body: Any, init: Any, xs: Any, length: Any, kind: str, reverse: bool
+    body: Function, init: Tree, xs: Tree, length: int | None, kind: str, reverse: bool
 ) -> tuple[DifferentiableLoop, Inputs]:
     if length is not None and (isinstance(length, bool) or not isinstance(length, int)
                                or length < 0):  # fmt: skip
@@ -109,14 +126,18 @@ def _prepared(loop: LoopSpec, kind: str, throw: bool) -> tuple[DifferentiableLoo
     return DifferentiableLoop(loop, DirectAdjoint(), throw=throw), inputs
 
 
-def _callable(name: str, fn: Any) -> None:
+def _callable(name: str, fn: object) -> None:
     if not callable(fn):
         raise InputError(f"`{name}` is {fn!r}, which is not callable.")
 
 
 def run(
-    program: DifferentiableLoop, inputs: Inputs, kind: str, checkpoints: Any, memory: Any
-) -> tuple[Any, Any]:
+    program: DifferentiableLoop,
+    inputs: Inputs,
+    kind: str,
+    checkpoints: int | None,
+    memory: Memory | None,
+) -> tuple[Tree, Tree]:
     loop = program.loop
     bk = loop.bk
     check(loop, kind, checkpoints, memory)
@@ -139,7 +160,7 @@ def _plain(loop: LoopSpec) -> bool:
     return loop.count is None and Capability.TRACED in loop.bk.capabilities
 
 
-def wrapped(program: DifferentiableLoop, floats: Any, aux: Any) -> tuple[Any, Any]:
+def wrapped(program: DifferentiableLoop, floats: Sequence[Array], aux: Aux) -> tuple[Tree, Tree]:
     """The result's trees; SolveFailed where the bound is known to have ended the loop."""
     rest, _, ok = aux
     loop = program.loop
@@ -160,7 +181,7 @@ def wrapped(program: DifferentiableLoop, floats: Any, aux: Any) -> tuple[Any, An
     return result
 
 
-def cotangents(loop: LoopSpec, floats: Any, cotangent: Any) -> tuple[Any, ...]:
+def cotangents(loop: LoopSpec, floats: Sequence[Array], cotangent: Tree) -> Leaves:
     """Cotangents of a result's floating leaves."""
     bk = loop.bk
     carry, ys = cotangent, None
@@ -185,7 +206,7 @@ def cotangents(loop: LoopSpec, floats: Any, cotangent: Any) -> tuple[Any, ...]:
     return tuple(_like(bk, x, y) for x, y in zip(out, floats, strict=True))
 
 
-def _like(bk: Any, x: Any, y: Any) -> Any:
+def _like(bk: AbstractBackend, x: Array, y: Array) -> Array:
     """A cotangent of the result y."""
     if x is None:
         return bk.xp.zeros_like(y)
@@ -198,7 +219,9 @@ def _like(bk: Any, x: Any, y: Any) -> Any:
     return found
 
 
-def _matching(bk: Any, tree: Any, treedef: Any, count: int, name: str) -> list[Any]:
+def _matching(
+    bk: AbstractBackend, tree: Tree, treedef: TreeDef, count: int, name: str
+) -> list[Array | None]:
     """Leaves of a cotangent in the places of the result's; None for zeros."""
     if tree is None:
         return [None] * count

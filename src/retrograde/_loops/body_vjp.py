@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .._autodiff.field_vjp import TapePullback
 from .._backend.interface import Capability
-from .._base.types import Array, NeedsGradient
+from .._base.types import (
+    Array,
+    Bool,
+    Buffer,
+    Function,
+    Index,
+    Leaves,
+    NeedsGradient,
+    ParamSums,
+    State,
+    Tree,
+)
 from .loop import LeafLayout, LoopSpec
+
+if TYPE_CHECKING:
+    from .._backend.protocols import FieldVJP
 
 __all__ = ["BodyVJP"]
 
@@ -17,15 +31,15 @@ class PullCarry(NamedTuple):
     """What the reversal threads: cotangents of the state, of parameters, of the rows of xs."""
 
     g: tuple[Array, ...]
-    acc: Any
-    rows: Any
+    acc: ParamSums
+    rows: Buffer
 
 
 class Span(NamedTuple):
     """Steps that are pulled at once, with what of their data is not differentiated."""
 
-    state: Sequence[Any]
-    rows: Sequence[Sequence[Any]]
+    state: Sequence[Tree]
+    rows: Sequence[Sequence[Array]]
 
 
 class BodyVJP:
@@ -66,7 +80,7 @@ class BodyVJP:
         bind, inner = self._bind, NeedsGradient(self.hoisted, False, False, False)
         layout = LeafLayout(self.bk, ())
         if Capability.AUTODIFF in self.bk.capabilities:
-            self.vjp = self.bk.pullback(layout, bind, params, inner)
+            self.vjp: FieldVJP = self.bk.pullback(layout, bind, params, inner)
         else:
             self.vjp = TapePullback(layout, bind, params, inner)
 
@@ -85,10 +99,13 @@ class BodyVJP:
         loop, bk = self.loop, self.bk
         rows = loop.rows(self.params)
         like = [bk.row_like(rows[k]) for k in self.moved]
-        stack = bk.new_stack(loop.count, like) if self.moved else ()
+        stack: Buffer = ()
+        if self.moved:
+            assert loop.count is not None
+            stack = bk.new_stack(loop.count, like)
         return PullCarry(tuple(self.last[i] for i in self.active), self.vjp.zero(), stack)
 
-    def finish(self, carry: PullCarry, ok: Any) -> tuple[Array | None, ...]:
+    def finish(self, carry: PullCarry, ok: Bool) -> tuple[Array | None, ...]:
         """Cotangents of all parameters; None where none is wanted or there is none."""
         loop, bk = self.loop, self.bk
         out = list(self.vjp.finish(carry.acc))
@@ -112,22 +129,22 @@ class BodyVJP:
         return tuple(None if x is None else loop.poison_param(ok, k, x) for k, x in pairs)
 
     # --- steps
-    def advance(self, i: Any, state: Any) -> Any:
+    def advance(self, i: Index, state: State) -> State:
         """Replay step i."""
         loop, rows = self.loop, self.loop.rows(self.params)
         x = [self.bk.row(x, loop.place(i)) for x in rows] if rows else ()
-        leaves, x = self.bk.lent(loop.carry(state, self.params)), self.bk.lent(x)
-        return loop.state(loop.step(leaves, x, self.params)[0])
+        leaves = self.bk.lent(loop.carry(state, self.params))
+        return loop.state(loop.step(leaves, self.bk.lent(x), self.params)[0])
 
-    def pull(self, i: Any, state: Any, carry: PullCarry) -> PullCarry:
+    def pull(self, i: Index, state: State, carry: PullCarry) -> PullCarry:
         """Reverse step i from the state before it."""
         return self._pull(i, 1, state, carry)
 
-    def pull_range(self, low: int, high: int, state: Any, carry: PullCarry) -> PullCarry:
+    def pull_range(self, low: int, high: int, state: State, carry: PullCarry) -> PullCarry:
         """Reverse steps low..high-1 at once: the vjp of all of them, recorded as one."""
         return self._pull(low, high - low, state, carry)
 
-    def _pull(self, low: Any, count: int, state: Any, carry: PullCarry) -> PullCarry:
+    def _pull(self, low: Index, count: int, state: State, carry: PullCarry) -> PullCarry:
         loop, bk = self.loop, self.bk
         active = set(self.active)
         steps = [loop.place(low + k) for k in range(count)]
@@ -145,18 +162,18 @@ class BodyVJP:
             at += len(self.moved)
         return PullCarry(g, acc, stack)
 
-    def _bind(self, params: Sequence[Array]) -> Any:
+    def _bind(self, params: Sequence[Array]) -> Function:
         """The steps of a span as a function of what is differentiated."""
         loop, moved, emitted = self.loop, self.moved, self.emitted
         active = set(self.active)
 
-        def field(span: Span, leaves: Sequence[Any]) -> tuple[Any, ...]:
+        def field(span: Span, leaves: Sequence[Array]) -> Leaves:
             fresh = iter(leaves)
-            state: Sequence[Any] = tuple(
+            state: Sequence[Tree] = tuple(
                 next(fresh) if i in active else x
                 for i, x in zip(loop.moving, span.state, strict=True)
             )
-            out: list[Any] = []
+            out: list[Array] = []
             for row in span.rows:
                 x = list(row)
                 for k in moved:

@@ -7,19 +7,22 @@ recorded as one, which needs no replay of its own, so that tapes and slots share
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
 from .._adjoints.direct import DirectAdjoint
 from .._backend.interface import Capability
 from .._base.errors import InputError, PlanInfeasible
-from .._base.types import NeedsGradient
+from .._base.types import Memory, NeedsGradient
 from .._base.units import format_bytes
 from .._checkpointing import schedules
 from .._planner.budget import budget_bytes
 from .._planner.shape import ARRAYS_ONLY
 from .body_vjp import BodyVJP, Span
 from .loop import LoopSpec
+
+if TYPE_CHECKING:
+    pass
 
 __all__ = ["SLOTS", "check", "choose"]
 
@@ -46,7 +49,12 @@ class Bytes(NamedTuple):
     entries: int
 
 
-def check(loop: LoopSpec, kind: str, checkpoints: Any, memory: Any) -> None:
+Adjoint: TypeAlias = RecursiveCheckpointAdjoint | DirectAdjoint
+Chosen: TypeAlias = tuple[Adjoint, Adjoint | None]
+"""(adjoint, fallback)."""
+
+
+def check(loop: LoopSpec, kind: str, checkpoints: int | None, memory: Memory | None) -> None:
     """Raise InputError for settings that can't be used, whether a gradient is asked for or not."""
     if checkpoints is None and memory is None:
         return
@@ -65,7 +73,9 @@ def check(loop: LoopSpec, kind: str, checkpoints: Any, memory: Any) -> None:
         )
 
 
-def choose(loop: LoopSpec, checkpoints: Any, memory: Any, wanted: NeedsGradient) -> tuple[Any, Any]:
+def choose(
+    loop: LoopSpec, checkpoints: int | None, memory: Memory | None, wanted: NeedsGradient
+) -> Chosen:
     """(adjoint, fallback) of kind "checkpointed"."""
     if checkpoints is not None:
         return RecursiveCheckpointAdjoint(checkpoints), None
@@ -118,7 +128,7 @@ def _measured(loop: LoopSpec, wanted: NeedsGradient, budget: int) -> Bytes:
     return Bytes(max(1, slot), max(1, tape + slot), fixed, entries)
 
 
-def _traced(loop: LoopSpec, size: Bytes, room: int) -> tuple[Any, Any]:
+def _traced(loop: LoopSpec, size: Bytes, room: int) -> Chosen:
     n, states = loop.count, room // size.slot
     if n is not None and states >= n:
         return RecursiveCheckpointAdjoint(), None
@@ -129,7 +139,7 @@ def _traced(loop: LoopSpec, size: Bytes, room: int) -> tuple[Any, Any]:
     return RecursiveCheckpointAdjoint(min(slots, loop.max_steps or slots)), None
 
 
-def _eager(loop: LoopSpec, size: Bytes, room: int) -> tuple[Any, Any]:
+def _eager(loop: LoopSpec, size: Bytes, room: int) -> Chosen:
     n = loop.count
     fits = room // size.tape
     again = _recursive(n, size, room)

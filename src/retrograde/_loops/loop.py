@@ -7,12 +7,15 @@ hand on as they are (loop invariants) are no part of the state: nothing of them 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING
 
 from .._backend.registry import backend_of
 from .._base.errors import InputError
-from .._base.types import Array, Tree
+from .._base.types import Array, Aux, Bool, Function, Index, State, Tree, TreeDef
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
 
 __all__ = ["LeafLayout", "LoopSpec"]
 
@@ -20,14 +23,14 @@ __all__ = ["LeafLayout", "LoopSpec"]
 class LeafLayout:
     """Layout of a state that is a tuple of leaves of any kind, for buffers and pullbacks."""
 
-    def __init__(self, bk: Any, like: Sequence[Any]) -> None:
+    def __init__(self, bk: AbstractBackend, like: Sequence[Tree]) -> None:
         self.bk, self.xp = bk, bk.xp
         arrays = [x for x in like if hasattr(x, "dtype")]
         self.shapes = tuple(tuple(x.shape) for x in arrays)
         self.dtypes = tuple(x.dtype for x in arrays)
         self.nbytes = sum(bk.array_bytes(x) for x in arrays)
 
-    def unpack(self, y: Any) -> Any:
+    def unpack(self, y: Array) -> State:
         """The state itself."""
         return y
 
@@ -58,8 +61,8 @@ class LoopSpec:
 
     def __init__(
         self,
-        cond: Callable[..., Any] | None,
-        body: Callable[..., Any],
+        cond: Function | None,
+        body: Function,
         init: Tree,
         xs: Tree,
         *,
@@ -67,22 +70,22 @@ class LoopSpec:
         max_steps: int | None = None,
         reverse: bool = False,
     ) -> None:
-        self.bk: Any = backend_of(init, xs, names=("init", "xs"))
+        self.bk = backend_of(init, xs, names=("init", "xs"))
         self.cond, self.body, self.scans = cond, body, cond is None
         self.count, self.max_steps, self.reverse = count, max_steps, reverse
         bk = self.bk
         leaves, self.treedef = bk.flatten(init)
         self.template = list(bk.carry_leaves(leaves))
         self.xs_leaves, self.xs_treedef = bk.flatten(xs)
-        self.ys_treedef: Any = None
-        self.ys_like: list[Any] | None = None
+        self.ys_treedef: TreeDef = None
+        self.ys_like: list[Tree] | None = None
         self.checked = False
         self.still: frozenset[int] = frozenset()
-        self._call: Any = None
-        self._test: Any = None
-        self.notes: tuple[Any, ...] = ()
-        self.jaxprs: tuple[Any, ...] = ()
-        self.template_like: list[Any] = []
+        self._call: Function | None = None
+        self._test: Function | None = None
+        self.notes: tuple[Hashable, ...] = ()
+        self.jaxprs: tuple[Aux, ...] = ()
+        self.template_like: list[Tree] = []
         self.describe()
 
     def describe(self) -> None:
@@ -103,7 +106,7 @@ class LoopSpec:
         self.single = [self.bk.row_like(x) for x in self.xs_leaves]
 
     def hoisted(
-        self, call: Any, captured: Sequence[Array], test: Any, noticed: Sequence[Array]
+        self, call: Function, captured: Sequence[Array], test: Function, noticed: Sequence[Array]
     ) -> None:
         """The adapter's finding: ``call(captured, leaves, x)`` and ``test(captured, leaves)``."""
         self._call, self._test = call, test
@@ -116,24 +119,24 @@ class LoopSpec:
             self.template[i] = None
         self.params, self.xs_leaves = (), [None] * len(self.xs_leaves)
 
-    def key(self) -> Any:
+    def key(self) -> Hashable:
         """What the structure of this loop depends on, to keep compiled programs by."""
         return (self.cond, self.body, self.treedef, self.xs_treedef, self.count, self.max_steps,
                 self.reverse, self.notes)  # fmt: skip
 
     # --- states
-    def initial(self, params: Sequence[Array]) -> tuple[Any, ...]:
+    def initial(self, params: Sequence[Array]) -> tuple[Tree, ...]:
         """All leaves of the carry before the first step."""
         leaves = list(self.template)
         for i, x in zip(self.where, params, strict=False):
             leaves[i] = x
         return tuple(leaves)
 
-    def state(self, leaves: Sequence[Any]) -> tuple[Any, ...]:
+    def state(self, leaves: Sequence[Tree]) -> tuple[Tree, ...]:
         """What of the carry a step can change."""
         return tuple(leaves[i] for i in self.moving)
 
-    def carry(self, state: Sequence[Any], params: Sequence[Array]) -> list[Any]:
+    def carry(self, state: Sequence[Tree], params: Sequence[Array]) -> list[Tree]:
         """All leaves of the carry."""
         if not self.still:
             return list(state)
@@ -146,21 +149,25 @@ class LoopSpec:
         """Leaves of xs."""
         return params[len(self.where) : self.given]
 
-    def place(self, i: Any) -> Any:
+    def place(self, i: Index) -> Index:
         """The row of xs and ys that step i is about."""
         return self.count - 1 - i if self.reverse else i  # type: ignore[operator]
 
     # --- one step, and whether there is one
-    def step(self, leaves: Sequence[Any], x: Sequence[Any], params: Sequence[Array]) -> Any:
+    def step(
+        self, leaves: Sequence[Tree], x: Sequence[Tree], params: Sequence[Array]
+    ) -> tuple[list[Tree], list[Tree]]:
         """(leaves of the carry, leaves of y) after a step."""
         if self._call is not None:
-            return self._call(params[self.given : self.first_cond], leaves, x)
+            found: tuple[list[Tree], list[Tree]]
+            found = self._call(params[self.given : self.first_cond], leaves, x)
+            return found
         return self.raw(leaves, x)
 
-    def raw(self, leaves: Sequence[Any], x: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    def raw(self, leaves: Sequence[Tree], x: Sequence[Tree]) -> tuple[list[Tree], list[Tree]]:
         """The same by the user's own body, whose result is checked."""
         bk = self.bk
-        given: tuple[Any, ...] = (bk.unflatten(self.treedef, leaves),)
+        given: tuple[Tree, ...] = (bk.unflatten(self.treedef, leaves),)
         if self.scans:
             given = (*given, bk.unflatten(self.xs_treedef, x))
         try:
@@ -191,7 +198,7 @@ class LoopSpec:
         self.ys_treedef = ys_treedef
         return found, [bk.xp.asarray(y) if isinstance(y, (bool, int, float)) else y for y in ys]
 
-    def goes_on(self, leaves: Sequence[Any], params: Sequence[Array]) -> Any:
+    def goes_on(self, leaves: Sequence[Tree], params: Sequence[Array]) -> Bool:
         """What cond says of a carry: a predicate as the adapter's loops take it."""
         if self._test is not None:
             return self._test(params[self.first_cond :], leaves)
@@ -207,15 +214,15 @@ class LoopSpec:
             watch()
         return self.truth(result)
 
-    def each_goes_on(self, leaves: Sequence[Any], params: Sequence[Array]) -> Any:
+    def each_goes_on(self, leaves: Sequence[Tree], params: Sequence[Array]) -> Bool:
         """The same of every lane, where there are lanes."""
         return self.goes_on(leaves, params)
 
-    def poison_param(self, ok: Any, k: int, x: Array) -> Array:
+    def poison_param(self, ok: Bool, k: int, x: Array) -> Array:
         """A cotangent of parameter k, nan where the loop has not ended."""
         return self.bk.nan_unless(ok, x)
 
-    def truth(self, result: Any) -> Any:
+    def truth(self, result: Tree) -> Bool:
         """A condition's result, checked: one bool."""
         if isinstance(result, bool):
             return result
@@ -228,7 +235,7 @@ class LoopSpec:
             )
         return self.bk.predicate(result)
 
-    def check(self, old: Sequence[Any], new: Sequence[Any]) -> None:
+    def check(self, old: Sequence[Tree], new: Sequence[Tree]) -> None:
         """Raise InputError unless a step kept all shapes and dtypes."""
         for i, (a, b) in enumerate(zip(old, new, strict=True)):
             if not self.bk.is_array(a):

@@ -6,16 +6,36 @@ integration and the same reversal (``_checkpointing``), with the vjp of the body
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
+from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
 from .._adjoints.direct import TooManySteps
 from .._backend.interface import Capability
-from .._base.types import Array, Inputs, NeedsGradient
+from .._base.types import (
+    Array,
+    Aux,
+    Body,
+    Bool,
+    Buffer,
+    Carry,
+    Index,
+    Inputs,
+    Leaves,
+    NeedsGradient,
+    Residuals,
+    Scalar,
+    State,
+    Tree,
+)
 from .._checkpointing import FAR, Slots, Stored, checkpointed_for, checkpointed_while, reverse
 from .body_vjp import BodyVJP
 from .loop import LoopSpec
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
+    from .checkpoints import Adjoint
 
 __all__ = ["DifferentiableLoop"]
 
@@ -23,11 +43,15 @@ TABLES = 2**18
 """Steps that the tables of slots reach to where no bound is given; further on none is placed."""
 
 
+LoopStep: TypeAlias = Callable[[Index, State], tuple[State, list[Array]]]
+"""``step(i, state) -> (state, leaves of y)``."""
+
+
 @dataclass(frozen=True)
 class _Counts:
     """What a schedule asks of a loop."""
 
-    bk: Any
+    bk: AbstractBackend
     count: int | None
     max_steps: int | None
 
@@ -47,18 +71,23 @@ class DifferentiableLoop:
     """
 
     def __init__(
-        self, loop: LoopSpec, adjoint: Any, fallback: Any = None, *, throw: bool = True
+        self,
+        loop: LoopSpec,
+        adjoint: Adjoint,
+        fallback: Adjoint | None = None,
+        *,
+        throw: bool = True,
     ) -> None:
         self.loop, self.adjoint, self.throw = loop, adjoint, throw
         self.fallback = fallback or adjoint
-        self.stats: dict[str, Any] = {}
+        self.stats: dict[str, Scalar] = {}
 
     @property
     def given(self) -> int:
         """How many parameters are arguments of the user's, not found in closures."""
         return self.loop.given
 
-    def key(self) -> Any:
+    def key(self) -> Hashable:
         """What a compiled form of this program depends on."""
         return "loop", self.loop.key(), self.adjoint, self.throw
 
@@ -66,7 +95,7 @@ class DifferentiableLoop:
         """Drop the arrays, once they are inputs of a program that outlives this call."""
         self.loop.forget()
 
-    def failed(self, aux: Any) -> bool:
+    def failed(self, aux: Aux) -> bool:
         """Never: where the bound is a failure, an eager loop raises."""
         return False
 
@@ -74,14 +103,16 @@ class DifferentiableLoop:
         """A reverse pass of a loop has nothing to tell."""
 
     # --- what adapters call
-    def primal(self, inputs: Inputs) -> tuple[Any, Any]:
+    def primal(self, inputs: Inputs) -> tuple[Leaves, Aux]:
         """(floating leaves of the result, the other leaves with the count and the verdict)."""
         if self.adjoint.differentiable:
             return self._result(inputs, *self._followed(inputs))
         state, ys, n, _ = self._iterate(inputs, None)
         return self._result(inputs, state, ys, n)
 
-    def forward(self, inputs: Inputs, wanted: NeedsGradient | None = None) -> tuple[Any, Any, Any]:
+    def forward(
+        self, inputs: Inputs, wanted: NeedsGradient | None = None
+    ) -> tuple[Leaves, Aux, Residuals]:
         """The same, and what the reverse needs."""
         slots = self._slots()
         state, ys, n, stored = self._iterate(inputs, slots)
@@ -94,7 +125,7 @@ class DifferentiableLoop:
         return leaves, aux, [stored, kept, aux[-1]]
 
     def reverse(
-        self, inputs: Inputs, residuals: Any, cotangents: Any, wanted: NeedsGradient
+        self, inputs: Inputs, residuals: Residuals, cotangents: Leaves, wanted: NeedsGradient
     ) -> Inputs:
         """Cotangents of the parameters."""
         bk, slots = self.loop.bk, self._slots()
@@ -111,7 +142,7 @@ class DifferentiableLoop:
         end = reverse(bk, slots, stored, n, step, pull.start(), self.loop.layout, leaf=leaf)
         return Inputs((), pull.finish(end, ok if self.throw else True), None, None, ())
 
-    def along(self, forward: bool) -> Callable[[Inputs], Any]:
+    def along(self, forward: bool) -> Callable[[Inputs], Leaves]:
         """Floating leaves of the result by operations that autodiff follows.
 
         ``forward``: forward mode alone, which follows the integration as it is.
@@ -125,8 +156,8 @@ class DifferentiableLoop:
         loop, adjoint = self.loop, self.adjoint
         traced = Capability.TRACED in loop.bk.capabilities
         bound = TABLES if traced and loop.max_steps is None else loop.max_steps
-        slots: Slots = adjoint.slots(_Counts(loop.bk, loop.count, bound))
-        return slots
+        assert isinstance(adjoint, RecursiveCheckpointAdjoint)
+        return adjoint.slots(_Counts(loop.bk, loop.count, bound))
 
     def _constant(self, slots: Slots) -> bool:
         """Whether the positions of the rows are known to the host, and no part of the residuals."""
@@ -137,16 +168,17 @@ class DifferentiableLoop:
             return stored
         assert slots.rows is not None
         assert self.loop.count is not None
+        assert isinstance(self.adjoint, RecursiveCheckpointAdjoint)
         placed = self.adjoint.placed(self.loop.count)
         empty = [FAR] * (slots.rows + 1 - len(placed))
         return stored._replace(positions=self.loop.bk.ints((*placed, *empty)))
 
-    def _stepper(self, inputs: Inputs) -> Callable[[Any, Any], tuple[Any, list[Any]]]:
+    def _stepper(self, inputs: Inputs) -> LoopStep:
         """``step(i, state) -> (state, leaves of y)``."""
         loop, params, bk = self.loop, inputs.params, self.loop.bk
         rows, traced = loop.rows(params), Capability.TRACED in bk.capabilities
 
-        def step(i: Any, state: Any) -> tuple[Any, list[Any]]:
+        def step(i: Index, state: State) -> tuple[State, list[Array]]:
             leaves = loop.carry(state, params)
             x = [bk.row(x, loop.place(i)) for x in rows] if rows else ()
             if traced:
@@ -157,7 +189,9 @@ class DifferentiableLoop:
 
         return step
 
-    def _checked(self, leaves: Sequence[Any], x: Any) -> tuple[list[Any], list[Any]]:
+    def _checked(
+        self, leaves: Sequence[Tree], x: Sequence[Array]
+    ) -> tuple[list[Tree], list[Array]]:
         """One step of an eager body, which must not change what it is given."""
         loop, bk = self.loop, self.loop.bk
         lent, x = bk.lent(leaves), bk.lent(x)
@@ -174,32 +208,34 @@ class DifferentiableLoop:
             watch()
         return new, ys
 
-    def _start(self, inputs: Inputs) -> Any:
+    def _start(self, inputs: Inputs) -> State:
         return self.loop.state(self.loop.initial(inputs.params))
 
-    def _iterate(self, inputs: Inputs, slots: Slots | None) -> tuple[Any, Any, Any, Stored | None]:
+    def _iterate(
+        self, inputs: Inputs, slots: Slots | None
+    ) -> tuple[State, list[Array], Index, Stored | None]:
         """(state, leaves of ys, number of steps, what was stored)."""
         loop, bk, step = self.loop, self.loop.bk, self._stepper(inputs)
         start = self._start(inputs)
         if loop.count is not None:
             stack = bk.new_stack(loop.count, loop.ys_like)
 
-            def body(i: Any, s: Any) -> Any:
+            def body(i: Index, s: Carry) -> Carry:
                 state, ys = step(i, s[0])
                 return state, bk.put(s[1], loop.place(i), ys)
 
-            first: Callable[[Any], Any] = lambda s: s[0]  # noqa: E731
+            first: Body = lambda s: s[0]  # noqa: E731
             (state, stack), stored = checkpointed_for(
                 bk, loop.count, (start, stack), body, first, slots, loop.layout
             )
             return state, self._rows(inputs, stack), loop.count, stored
         params, limit = inputs.params, loop.max_steps
 
-        def running(s: Any) -> Any:
+        def running(s: Carry) -> Bool:
             on = loop.goes_on(loop.carry(s[1], params), params)
             return on if limit is None else bk.both(s[0] < limit, on)
 
-        def once(s: Any) -> Any:
+        def once(s: Carry) -> Carry:
             return s[0] + 1, step(s[0], s[1])[0]
 
         begin = (bk.index(0), start)
@@ -208,7 +244,7 @@ class DifferentiableLoop:
         )
         return state, [], n, stored
 
-    def _followed(self, inputs: Inputs) -> tuple[Any, Any, Any]:
+    def _followed(self, inputs: Inputs) -> tuple[State, list[Array], Index]:
         """(state, leaves of ys, number of steps), by operations that autodiff follows."""
         loop, bk, step = self.loop, self.loop.bk, self._limited(self._stepper(inputs))
         start, params = self._start(inputs), inputs.params
@@ -216,22 +252,22 @@ class DifferentiableLoop:
             state, rows = bk.followed_scan(step, start, loop.count, loop.reverse)
             return state, rows if loop.count else self._rows(inputs, None), loop.count
 
-        def running(s: Any) -> Any:
+        def running(s: Carry) -> Bool:
             return loop.goes_on(loop.carry(s[1], params), params)
 
-        def once(s: Any) -> Any:
+        def once(s: Carry) -> Carry:
             return s[0] + 1, step(s[0], s[1])[0]
 
         n, state = bk.bounded_loop(running, once, (bk.index(0), start), loop.max_steps)
         return state, [], n
 
-    def _limited(self, step: Callable[..., Any]) -> Callable[..., Any]:
+    def _limited(self, step: LoopStep) -> LoopStep:
         """The same, which gives up after the steps that there is room to record."""
         limit = getattr(self.adjoint, "limit", None)
         if limit is None:
             return step
 
-        def limited(i: Any, state: Any) -> Any:
+        def limited(i: Index, state: State) -> tuple[State, list[Array]]:
             if i >= limit:
                 raise TooManySteps
             return step(i, state)
@@ -239,7 +275,7 @@ class DifferentiableLoop:
         return limited
 
     # --- results
-    def _rows(self, inputs: Inputs, stack: Any) -> list[Array]:
+    def _rows(self, inputs: Inputs, stack: Buffer) -> list[Array]:
         loop, bk = self.loop, self.loop.bk
         if not loop.scans:
             return []
@@ -247,9 +283,11 @@ class DifferentiableLoop:
             leaves = loop.bk.lent(loop.initial(inputs.params))
             loop.ys_like = loop.step(leaves, loop.single, inputs.params)[1]
             stack = bk.new_stack(0, loop.ys_like)
-        return bk.stacked(stack, loop.ys_like)  # type: ignore[no-any-return]
+        return bk.stacked(stack, loop.ys_like)
 
-    def _result(self, inputs: Inputs, state: Any, ys: Any, n: Any) -> tuple[Any, Any]:
+    def _result(
+        self, inputs: Inputs, state: State, ys: Sequence[Array], n: Index
+    ) -> tuple[Leaves, Aux]:
         """Floating leaves of carry and ys; the others, the number of steps, whether it ended."""
         loop, params = self.loop, inputs.params
         leaves = loop.carry(state, params)
@@ -261,14 +299,14 @@ class DifferentiableLoop:
         rest += [y for y in ys if not loop.bk.floating(y)]
         return tuple(floats), (tuple(rest), n, ok)
 
-    def _finished(self, leaves: Sequence[Any], inputs: Inputs, n: Any) -> Any:
+    def _finished(self, leaves: Sequence[Tree], inputs: Inputs, n: Index) -> Bool:
         """Whether cond ended the loop; True where nothing else can."""
         loop = self.loop
         if loop.count is not None or loop.max_steps is None:
             return True
         return loop.bk.negated(loop.each_goes_on(leaves, inputs.params))
 
-    def joined(self, floats: Sequence[Any], rest: Sequence[Any]) -> tuple[Any, Any]:
+    def joined(self, floats: Sequence[Array], rest: Sequence[Array]) -> tuple[Tree, Tree]:
         """The trees (carry, ys) of a result's leaves."""
         loop, bk = self.loop, self.loop.bk
         floating = set(loop.floating)

@@ -9,14 +9,18 @@ steps it holds (:func:`limit`).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .._adjoints.base import AbstractAdjoint
 from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
 from .._base.errors import InputError
+from .._base.types import Array, Memory
 from .._base.units import format_bytes, parse_bytes
 from .costs import as_compiled, slot_bytes, with_tapes
 from .shape import ARRAYS_ONLY, RECORD, UNLIMITED, Shape
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
 
 __all__ = [
     "ARRAYS_ONLY",
@@ -30,7 +34,7 @@ __all__ = [
 DEFAULT_FRACTION = 0.5
 
 
-def budget_bytes(memory: Any, bk: Any, like: Any) -> tuple[int, str]:
+def budget_bytes(memory: Memory | None, bk: AbstractBackend, like: Array) -> tuple[int, str]:
     """Bytes that a gradient may take, and where the number comes from.
 
     Parameters

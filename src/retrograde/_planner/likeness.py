@@ -11,8 +11,14 @@ import dataclasses
 import functools
 import types
 import weakref
-from collections.abc import Hashable
-from typing import Any
+from collections.abc import Callable, Hashable
+from types import CellType
+from typing import TYPE_CHECKING
+
+from .._base.types import Function, Tree
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
 
 __all__ = ["Likeness"]
 
@@ -37,13 +43,13 @@ class Likeness:
         Objects that the key knows by their identity.
     """
 
-    def __init__(self, bk: Any, fn: Any) -> None:
+    def __init__(self, bk: AbstractBackend, fn: Function) -> None:
         self.bk = bk
-        self.alive: list[Any] = []
+        self.alive: list[Callable[[], object]] = []
         self.left = MOST
         self.key = self._of(fn, 0)
 
-    def _of(self, x: Any, depth: int) -> Hashable:
+    def _of(self, x: Tree, depth: int) -> Hashable:
         if self.bk.is_array(x):
             return "array", tuple(x.shape), str(x.dtype)
         if isinstance(x, float):
@@ -56,7 +62,7 @@ class Likeness:
             return self._itself(x)
         return (type(x), *(self._of(part, depth + 1) for part in parts))
 
-    def _parts(self, x: Any) -> list[Any] | None:
+    def _parts(self, x: Tree) -> list[object] | None:
         """What x is made of; None where it is only itself."""
         if isinstance(x, types.FunctionType):
             cells = [_content(cell) for cell in x.__closure__ or ()]
@@ -73,7 +79,7 @@ class Likeness:
             return [getattr(x, part.name) for part in dataclasses.fields(x)]
         return None
 
-    def _itself(self, x: Any) -> Hashable:
+    def _itself(self, x: Tree) -> Hashable:
         if isinstance(x, types.CodeType):
             return x
         try:
@@ -83,7 +89,7 @@ class Likeness:
         return type(x), id(x)
 
 
-def _content(cell: Any) -> Any:
+def _content(cell: CellType) -> object:
     try:
         return cell.cell_contents
     except ValueError:  # an empty cell

@@ -8,15 +8,20 @@ so with T the time of the first loop and U that of the second, B/F = U/T - 2.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .._adjoints.step_vjp import field_pullback
 from .._backend.interface import Capability
 from .._base.errors import InputError
-from .._base.types import Inputs, NeedsGradient
+from .._base.types import Carry, Field, Index, Inputs, NeedsGradient, Scalar, State
+from .._controllers.base import AdaptiveController
 from .shape import CHEAP
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
+    from .._integrate.integrator import Integrator
 
 __all__ = ["measured_vjp"]
 
@@ -33,7 +38,7 @@ LEAST = 0.1
 """The least ratio; below it lies the noise of clocks [F]."""
 
 
-def measured_vjp(loop: Any, inputs: Inputs) -> float:
+def measured_vjp(loop: Integrator, inputs: Inputs) -> float:
     """Cost of one step's vjp, given its tapes, in units of one step forward [F].
 
     Raises
@@ -57,7 +62,7 @@ def measured_vjp(loop: Any, inputs: Inputs) -> float:
     return max(LEAST, pulled / forward - 2.0)
 
 
-def _interleaved(bk: Any, calls: Sequence[Callable[[], Any]]) -> list[list[float]]:
+def _interleaved(bk: AbstractBackend, calls: Sequence[Callable[[], Carry]]) -> list[list[float]]:
     """Seconds of each call's repetitions, taken in turns: a slow moment meets all of them."""
     for call in calls:
         bk.synchronize(call())
@@ -74,12 +79,12 @@ def _interleaved(bk: Any, calls: Sequence[Callable[[], Any]]) -> list[list[float
 class _Steps:
     """The first steps of a solve, all of one size, as adapters run programs."""
 
-    def __init__(self, loop: Any, *, pulls: bool) -> None:
+    def __init__(self, loop: Integrator, *, pulls: bool) -> None:
         self.loop, self.pulls = loop, pulls
         cheap = loop.clock.traced and loop.layout.size <= CHEAP
         self.steps = MANY_STEPS if cheap else STEPS
 
-    def key(self) -> Any:
+    def key(self) -> Hashable:
         """What a compiled form depends on."""
         loop = self.loop
         parts = loop.problem.key(), loop.solver, loop.controller, loop.shifted
@@ -89,7 +94,7 @@ class _Steps:
         """Drop the arrays of the problem."""
         self.loop.problem.forget()
 
-    def forward(self, inputs: Inputs) -> Any:
+    def forward(self, inputs: Inputs) -> Carry:
         """The last state, and where pulls are taken the cotangents."""
         loop, solver = self.loop.placed(inputs), self.loop.solver
         field = loop.bind(inputs.params)
@@ -97,7 +102,7 @@ class _Steps:
         if not self.pulls:
             stepper = solver.stepper(loop.bk, loop.layout, field)
 
-            def advance(i: Any, y: Any) -> Any:
+            def advance(i: Index, y: State) -> State:
                 return stepper.advance(t0 + i * h, h, y)
 
             return loop.bk.for_loop(0, self.steps, advance, inputs.y0)
@@ -106,7 +111,7 @@ class _Steps:
         reverse = solver.step_vjp(loop.bk, loop.layout, vjp, outputs=False, time=False)
         replay = reverse.replay(field)
 
-        def both(i: Any, s: Any) -> Any:
+        def both(i: Index, s: Carry) -> Carry:
             y, g, acc = s
             t = t0 + i * h
             cotangents, _ = reverse.pull(t, h, y, g, acc, None, False)
@@ -117,13 +122,16 @@ class _Steps:
         y, g, acc = loop.bk.for_loop(0, self.steps, both, start)
         return y, g, vjp.finish(acc)
 
-    def _first(self, loop: Any, inputs: Inputs, field: Any) -> tuple[Any, Any]:
+    def _first(self, loop: Integrator, inputs: Inputs, field: Field) -> tuple[Scalar, Scalar]:
         """Start and size of the first step."""
         clock = loop.clock
         t0, t1 = (clock.real(t) for t in inputs.clocked[:2])
         if not loop.adaptive:
-            return loop.grid(inputs).step(0)  # type: ignore[no-any-return]
+            return loop.grid(inputs).step(0)
         k0 = tuple(1.0 * k for k in field(loop.layout.time(t0), inputs.y0))  # f may reuse them
         start = (t0, t1, inputs.y0, k0)
         scale, order = loop.tolerances(inputs), loop.solver.error_order
-        return t0, loop.controller.first_step(clock, loop.layout, field, scale, start, order)
+        controller = loop.controller
+        assert isinstance(controller, AdaptiveController)
+        assert order is not None
+        return t0, controller.first_step(clock, loop.layout, field, scale, start, order)

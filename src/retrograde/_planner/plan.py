@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._adjoints.base import AbstractAdjoint
 from .._base.errors import InputError
-from .._base.types import Inputs
+from .._base.types import DType, Inputs, Tree
 from .shape import UNLIMITED, Shape
+
+if TYPE_CHECKING:
+    from .._integrate.integrator import Integrator
 
 __all__ = ["Candidate", "MadeFor", "Plan"]
 
@@ -63,10 +66,10 @@ class MadeFor(NamedTuple):
     saveat: str
 
     @classmethod
-    def of(cls, loop: Any, inputs: Inputs) -> MadeFor:
+    def of(cls, loop: Integrator, inputs: Inputs) -> MadeFor:
         """That of a loop."""
         problem, layout, solver = loop.problem, loop.layout, loop.solver
-        own = solver.solver if solver.compiled else solver
+        own = getattr(solver, "solver", solver) if solver.compiled else solver
         known = "given" if loop.count is None else "constant"
         return cls(
             loop.bk.name,
@@ -78,7 +81,7 @@ class MadeFor(NamedTuple):
         )
 
 
-def _described(arrays: list[tuple[Any, Any]]) -> str:
+def _described(arrays: list[tuple[tuple[int, ...], DType]]) -> str:
     names = [f"{tuple(int(n) for n in shape)} {dtype}" for shape, dtype in arrays]
     return ", ".join(names) or "none"
 
@@ -155,7 +158,7 @@ class Plan:
     named: AbstractAdjoint | None = field(repr=False)
     made_for: MadeFor | None = field(default=None, repr=False)
 
-    def check(self, loop: Any, inputs: Inputs) -> None:
+    def check(self, loop: Integrator, inputs: Inputs) -> None:
         """Raise InputError where a loop is not what this plan was made for."""
         if self.made_for is None:
             return
@@ -178,7 +181,7 @@ class Plan:
         return hash(self._followed)
 
     @property
-    def _followed(self) -> tuple[Any, ...]:
+    def _followed(self) -> tuple[object, ...]:
         return self.adjoint, self.fallback, self.limit
 
     @property
@@ -220,7 +223,7 @@ class Plan:
 
         return report.as_text(self)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Tree]:
         """The plan as plain data, for ``json.dumps`` and tables.
 
         Returns
@@ -242,7 +245,7 @@ class Plan:
 
         return report.as_data(self)
 
-    def plot(self, path: Any = None, ax: Any = None) -> Any:
+    def plot(self, path: str | None = None, ax: Any = None) -> Any:
         """Draw bytes against time of all candidates, the budget and the choice.
 
         Parameters

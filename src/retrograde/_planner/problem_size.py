@@ -5,7 +5,8 @@ f is called twice at most, and for adaptive steps in a short probe (``predict``)
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from .._adjoints.direct import constant_times
 from .._adjoints.projection_guard import guard_bytes, guard_width
@@ -13,10 +14,17 @@ from .._adjoints.step_vjp import field_pullback
 from .._autodiff.field_vjp import TapePullback, UserPullback
 from .._autodiff.tape import object_bytes
 from .._backend.interface import Capability
-from .._base.types import Inputs, NeedsGradient
+from .._base.types import Array, Inputs, Leaves, NeedsGradient, Scalar, State
+from .._controllers.base import AdaptiveController
 from .._solvers import ExplicitRungeKutta
 from .shape import CHEAP, CHEAP_BYTES, PYTHON_OBJECTS, RECORD, UNLIMITED, Shape
 from .step_count import Prediction, predict
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
+    from .._backend.protocols import FieldVJP, Pull
+    from .._integrate.integrator import Integrator
+    from .._integrate.problem import Problem
 
 __all__ = ["measure_problem"]
 
@@ -47,7 +55,12 @@ PASS_OBJECTS = 8 * 1024
 
 
 def measure_problem(
-    loop: Any, inputs: Inputs, *, native: bool, short_probe: bool = True, budget: int = UNLIMITED
+    loop: Integrator,
+    inputs: Inputs,
+    *,
+    native: bool,
+    short_probe: bool = True,
+    budget: int = UNLIMITED,
 ) -> Shape:
     """What the cost of a gradient of this loop depends on.
 
@@ -118,7 +131,7 @@ def measure_problem(
 
 
 def _fixed(
-    loop: Any, steps: int, growing: int, *, step: int, pull: int, args: int
+    loop: Integrator, steps: int, growing: int, *, step: int, pull: int, args: int
 ) -> dict[str, int]:
     """Bytes that every way back needs; ``step``, ``pull`` and ``args`` are of cotangents."""
     bk, layout, carried = loop.bk, loop.layout, loop.carried.nbytes
@@ -140,7 +153,7 @@ def _fixed(
     return fixed
 
 
-def _tapes(loop: Any, inputs: Inputs, wanted: NeedsGradient, steps: int) -> dict[str, Any]:
+def _tapes(loop: Integrator, inputs: Inputs, wanted: NeedsGradient, steps: int) -> dict[str, Any]:
     """Bytes of a step's tapes, and whether those of all are kept without being asked for."""
     size, gains = loop.bk.kept_bytes(loop, inputs, wanted)
     known = loop.count is not None
@@ -154,14 +167,14 @@ MOST_KEPT = 2**25
 per step, three bodies 2.1 us to 2.9 with states up to 9 MB, 2.7 to 2.9 at 35)."""
 
 
-def _stages(loop: Any) -> tuple[int, int]:
+def _stages(loop: Integrator) -> tuple[int, int]:
     """Stages of a step, those of its interpolant included, and how many get cotangents of rows."""
     saved = loop.outputs.inside == "ts"
     stages = loop.solver.stages + (loop.solver.extra if saved else 0)
     return stages, stages if saved else 0
 
 
-def _steps(loop: Any, inputs: Inputs, k0: Any, *, short_probe: bool) -> Prediction:
+def _steps(loop: Integrator, inputs: Inputs, k0: Leaves | None, *, short_probe: bool) -> Prediction:
     """Steps: counted on a grid, else predicted."""
     count, bound = loop.count, loop.max_steps
     if count is not None:
@@ -171,7 +184,7 @@ def _steps(loop: Any, inputs: Inputs, k0: Any, *, short_probe: bool) -> Predicti
     return predict(loop, inputs, k0, short_probe=short_probe)
 
 
-def _outputs(loop: Any, steps: int) -> dict[str, int]:
+def _outputs(loop: Integrator, steps: int) -> dict[str, int]:
     """Bytes of the rows asked for."""
     out = loop.outputs
     inside = 0 if not out.inside else steps if out.count is None else out.count
@@ -179,7 +192,7 @@ def _outputs(loop: Any, steps: int) -> dict[str, int]:
     return {"saved states": rows * out.layout.nbytes, "their times": rows * 8}
 
 
-def _beside(loop: Any, outputs: dict[str, int], tape: int, judges: bool) -> dict[str, int]:
+def _beside(loop: Integrator, outputs: dict[str, int], tape: int, judges: bool) -> dict[str, int]:
     """Bytes of the cotangents of rows, and about those of the solve itself.
 
     Stages, and the states at both ends of a step, of a stage, and of its slope; what f makes on the
@@ -197,23 +210,25 @@ WORKING = 4
 """States of a step beside its stages."""
 
 
-def _clock_bytes(loop: Any) -> int:
+def _clock_bytes(loop: Integrator) -> int:
     """Time, step and the controller's memory; 0 where the record is an output anyway."""
     if loop.outputs.inside == "steps":
         return 0
-    count = 2 + len(loop.controller.init(loop.clock))
+    controller = loop.controller
+    assert isinstance(controller, AdaptiveController)
+    count = 2 + len(controller.init(loop.clock))
     return count * int(loop.bk.itemsize(loop.carried.dtype))
 
 
-def _watched(bk: Any, vjp: Any) -> tuple[Any, list[Any], list[int]]:
+def _watched(bk: AbstractBackend, vjp: FieldVJP) -> tuple[FieldVJP, list[Pull], list[int]]:
     """The same vjp, a list that pullbacks of tapes are put into, and one of bytes of pulls."""
-    pulls: list[Any] = []
+    pulls: list[Pull] = []
     pulled: list[int] = []
     taped = isinstance(vjp, TapePullback)
     if taped:
         vjp.account = True
 
-    def watched(t: Any, y: Any) -> tuple[Any, Any]:
+    def watched(t: Scalar, y: State) -> tuple[Sequence[Array], Pull]:
         k, pull = vjp(t, y)
         if taped:
             pulls.append(pull)
@@ -223,10 +238,12 @@ def _watched(bk: Any, vjp: Any) -> tuple[Any, list[Any], list[int]]:
         return k, pull
 
     watched.layout = vjp.layout  # type: ignore[attr-defined]
-    return watched, pulls, pulled
+    return cast("FieldVJP", watched), pulls, pulled
 
 
-def _pull(bk: Any, loop: Any, arguments: int, tape: int, pulled: list[int]) -> tuple[int, int]:
+def _pull(
+    bk: AbstractBackend, loop: Integrator, arguments: int, tape: int, pulled: list[int]
+) -> tuple[int, int]:
     """Bytes of cotangents in a pull, and of those of args; measured where they could be.
 
     Beside them: the state that the step starts from, the total that leaves it, and where times are
@@ -244,7 +261,7 @@ def _pull(bk: Any, loop: Any, arguments: int, tape: int, pulled: list[int]) -> t
     return tape + 2 * (nbytes + carried), sums * arguments
 
 
-def _differentiable_bytes(problem: Any, params: Any) -> int:
+def _differentiable_bytes(problem: Problem, params: Sequence[Array]) -> int:
     # not problem.params: a compiled probe has made the problem forget its arrays
     pairs = zip(params, problem.differentiable, strict=True)
     return sum(problem.bk.nbytes(p) for p, wanted in pairs if wanted)

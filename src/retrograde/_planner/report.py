@@ -8,15 +8,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._adjoints.base import AbstractAdjoint
 from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
 from .._adjoints.direct import DirectAdjoint
 from .._adjoints.inversion import BacksolveAdjoint, InvertingAdjoint
 from .._adjoints.stored_vjp import TapeAdjoint
+from .._base.types import Tree
 from .._base.units import format_bytes, require
 from .shape import ARRAYS_ONLY
+
+if TYPE_CHECKING:
+    from .plan import Plan
 
 __all__ = ["as_data", "as_text", "counted", "describe", "draw"]
 
@@ -49,7 +53,7 @@ def counted(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def as_text(plan: Any) -> str:
+def as_text(plan: Plan) -> str:
     """The choice, the table of candidates, and the items."""
     limit = "" if plan.unlimited else f" of {format_bytes(plan.budget)}"
     bound = "at most " if plan.memory <= ARRAYS_ONLY else ""
@@ -92,7 +96,7 @@ def _items(title: str, items: dict[str, int]) -> str:
     )
 
 
-def as_data(plan: Any) -> dict[str, Any]:
+def as_data(plan: Plan) -> dict[str, Tree]:
     """A plan in str, int, float, bool, None, list and dict alone."""
     return {
         "adjoint": _settings(plan.adjoint),
@@ -114,18 +118,18 @@ def as_data(plan: Any) -> dict[str, Any]:
     }
 
 
-def _settings(adjoint: AbstractAdjoint) -> dict[str, Any]:
+def _settings(adjoint: AbstractAdjoint) -> dict[str, Tree]:
     """Name and settings; an adjoint that is no dataclass has its name alone."""
-    found: dict[str, Any] = {}
+    found: dict[str, Tree] = {}
     if dataclasses.is_dataclass(adjoint):
         found = dataclasses.asdict(adjoint)
     return {"name": adjoint.name, **_plain(found)}
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
+def _plain(values: dict[str, Tree]) -> dict[str, Tree]:
     """Values that JSON has; what it has not is written as text."""
 
-    def value(x: Any) -> Any:
+    def value(x: Tree) -> Tree:
         if isinstance(x, float) and not math.isfinite(x):
             return None
         return x if isinstance(x, (str, int, float, bool, type(None))) else repr(x)
@@ -133,7 +137,7 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value(x) for name, x in values.items()}
 
 
-def draw(plan: Any, path: Any, ax: Any) -> Any:
+def draw(plan: Plan, path: str | None, ax: Any) -> Any:
     """Bytes against time of every candidate, with the budget; returns the axes."""
     figure = None
     if ax is None:

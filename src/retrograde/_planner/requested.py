@@ -7,22 +7,25 @@ adapter's derivatives of derivatives, or an error that names the adjoint, take o
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .._adjoints.base import AbstractAdjoint
 from .._adjoints.direct import DirectAdjoint
 from .._adjoints.forward_mode import ForwardMode
 from .._base.errors import InputError, UnsupportedByBackend
-from .._base.types import Inputs, RequestedTransforms
+from .._base.types import Inputs, Memory, RequestedTransforms
 from .costs import forward_cost
 from .plan import Plan
 from .shape import UNLIMITED, Shape
+
+if TYPE_CHECKING:
+    from .._integrate.integrator import Integrator
 
 __all__ = ["method_override", "unmeasured_plan"]
 
 
 def method_override(
-    loop: Any,
+    loop: Integrator,
     inputs: Inputs,
     shape: Shape,
     budget: int,
@@ -45,7 +48,7 @@ def method_override(
     return shape, None, ""
 
 
-def _pays(loop: Any, shape: Shape, budget: int) -> bool:
+def _pays(loop: Integrator, shape: Shape, budget: int) -> bool:
     """Whether a tangent along the steps beats every reverse pass: 2.5 F a step against 3."""
     own = getattr(loop.problem.f, "vjp", None) is not None
     if shape.numbers != 1 or own or forward_cost(shape, 1).bytes > budget:
@@ -54,7 +57,12 @@ def _pays(loop: Any, shape: Shape, budget: int) -> bool:
 
 
 def unmeasured_plan(
-    loop: Any, inputs: Inputs, named: AbstractAdjoint | None, memory: Any, *, native: bool
+    loop: Integrator,
+    inputs: Inputs,
+    named: AbstractAdjoint | None,
+    memory: Memory | None,
+    *,
+    native: bool,
 ) -> Plan | None:
     """The plan under transforms that hide the size of a tape; None without such transforms.
 
@@ -103,6 +111,6 @@ def unmeasured_plan(
     )
 
 
-def _unseen(loop: Any) -> Shape:
+def _unseen(loop: Integrator) -> Shape:
     """The shape of a solve of which no size can be seen."""
     return Shape(0, loop.count or 0, loop.count is not None, None, 0, 0, {}, True, False)

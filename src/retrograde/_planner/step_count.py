@@ -25,15 +25,19 @@ import copy
 import dataclasses
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._backend.interface import Capability
-from .._base.types import Inputs
+from .._base.types import Array, Index, Inputs, Leaves, Table
 from .._controllers import PIDController
+from .._controllers.base import AbstractController, AdaptiveController
 from .._integrate.saveat import Outputs, SaveAt
 from .likeness import Likeness
+
+if TYPE_CHECKING:
+    from .._integrate.integrator import Integrator
 
 __all__ = ["Prediction", "extrapolate", "predict", "remember"]
 
@@ -64,7 +68,9 @@ class Prediction(NamedTuple):
     source: str
 
 
-def predict(loop: Any, inputs: Inputs, k0: Any, *, short_probe: bool) -> Prediction:
+def predict(
+    loop: Integrator, inputs: Inputs, k0: Leaves | None, *, short_probe: bool
+) -> Prediction:
     """Accepted steps of an adaptive solve.
 
     Parameters
@@ -92,7 +98,7 @@ def predict(loop: Any, inputs: Inputs, k0: Any, *, short_probe: bool) -> Predict
 # --- the last solve
 
 
-def remember(loop: Any, inputs: Inputs, steps: int, planned: int) -> None:
+def remember(loop: Integrator, inputs: Inputs, steps: int, planned: int) -> None:
     """Note how many steps a solve took, for the next of the same f, settings, span and shapes.
 
     What was planned stands if it was near: plans that follow every step more or less would have
@@ -108,12 +114,12 @@ def remember(loop: Any, inputs: Inputs, steps: int, planned: int) -> None:
         _counts.popitem(last=False)
 
 
-def _recall(loop: Any, inputs: Inputs) -> int | None:
+def _recall(loop: Integrator, inputs: Inputs) -> int | None:
     found = _counts.get(_key(loop, inputs)[0])
     return found[1] if found is not None and all(ref() is not None for ref in found[0]) else None
 
 
-def _key(loop: Any, inputs: Inputs) -> tuple[int | None, list[Any]]:
+def _key(loop: Integrator, inputs: Inputs) -> tuple[int | None, list[Callable[[], object]]]:
     """A hash, so that nothing is kept alive, and what has to live for it to mean the same.
 
     None where something is unhashable or traced.
@@ -129,7 +135,7 @@ def _key(loop: Any, inputs: Inputs) -> tuple[int | None, list[Any]]:
         return None, []
 
 
-_counts: OrderedDict[int | None, tuple[list[Any], int]] = OrderedDict()
+_counts: OrderedDict[int | None, tuple[list[Callable[[], object]], int]] = OrderedDict()
 
 NEAR = 0.25
 """How far a count may be from the planned one, as a part of it, and leave it as it is."""
@@ -141,7 +147,7 @@ MOST = 256
 # --- a short probe
 
 
-def _probe(loop: Any, inputs: Inputs) -> int | None:
+def _probe(loop: Integrator, inputs: Inputs) -> int | None:
     """Steps by extrapolation of a few real ones; None where they tell nothing."""
     bk = loop.bk
     if Capability.TRACED in bk.capabilities and bk.needs_gradient(inputs):
@@ -159,7 +165,9 @@ def _probe(loop: Any, inputs: Inputs) -> int | None:
         return None  # what fails here by a step too large may not fail in the solve, or will there
     if not n:
         return None if span else 1
-    scale = loose ** (1.0 / loop.solver.error_order)
+    order = loop.solver.error_order
+    assert order is not None
+    scale = loose ** (1.0 / order)
     steps = extrapolate(known, span, scale)
     return max(1, math.ceil(steps)) if math.isfinite(steps) else None
 
@@ -202,7 +210,7 @@ _TAIL = 4
 """Steps whose mean size the extrapolation starts from."""
 
 
-def _looseness(controller: Any) -> float:
+def _looseness(controller: AbstractController) -> float:
     """How much larger than the solve's the tolerances of the probe are."""
     if not isinstance(controller, PIDController):
         return 1.0
@@ -212,19 +220,23 @@ def _looseness(controller: Any) -> float:
     return max(1.0, LOOSE / max(float(rtol), float(atol)))
 
 
+def _loosened(c: Any, loose: float) -> AbstractController:
+    found: AbstractController = dataclasses.replace(c, rtol=c.rtol * loose, atol=c.atol * loose)
+    return found
+
+
 class _Short:
     """The start of a solve at loose tolerances, as adapters run programs."""
 
-    def __init__(self, loop: Any, loose: float) -> None:
+    def __init__(self, loop: Integrator, loose: float) -> None:
         self.loop = twin = copy.copy(loop)
         tries = TRIES if loose > 1 else FEW_TRIES
         twin.max_steps = tries if loop.max_steps is None else min(tries, loop.max_steps)
         twin.outputs = Outputs(loop.bk, SaveAt(), loop.layout, None)
         if loose > 1:
-            c = loop.controller
-            twin.controller = dataclasses.replace(c, rtol=c.rtol * loose, atol=c.atol * loose)
+            twin.controller = _loosened(loop.controller, loose)
 
-    def key(self) -> Any:
+    def key(self) -> Hashable:
         """What a compiled form depends on."""
         loop = self.loop
         parts = loop.problem.key(), loop.solver, loop.controller, loop.max_steps, loop.shifted
@@ -234,7 +246,7 @@ class _Short:
         """Drop the arrays of the problem."""
         self.loop.problem.forget()
 
-    def forward(self, inputs: Inputs) -> tuple[Any, Any]:
+    def forward(self, inputs: Inputs) -> tuple[Table, Index]:
         """Record of times, and accepted steps."""
         final = self.loop.placed(inputs).integrate(inputs, None, record=True)
         self.loop.problem.trials += self.loop.called(final)
@@ -244,18 +256,21 @@ class _Short:
 # --- the first step
 
 
-def _first_step(loop: Any, inputs: Inputs, k0: Any) -> int:
+def _first_step(loop: Integrator, inputs: Inputs, k0: Sequence[Array]) -> int:
     """Steps from the size of the first one; one call of f."""
     loop = loop.placed(inputs)
     clock, problem = loop.clock, loop.problem
-    problem.trials += not clock.traced and loop.controller.dt0 is None
+    controller, order = loop.controller, loop.solver.error_order
+    assert isinstance(controller, AdaptiveController)
+    assert order is not None
+    problem.trials += not clock.traced and controller.dt0 is None
     t0, t1 = (clock.real(t) for t in inputs.clocked[:2])
-    h = loop.controller.first_step(
+    h = controller.first_step(
         clock,
         loop.layout,
         problem.bind(inputs.params),
         loop.tolerances(inputs),
         (t0, t1, inputs.y0, tuple(k0)),
-        loop.solver.error_order,
+        order,
     )
     return max(1, math.ceil(abs(t1 - t0) / abs(h) / FIRST_STEP)) if h else 1
