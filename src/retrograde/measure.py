@@ -42,11 +42,12 @@ import importlib
 import tracemalloc
 from array import array
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ._backend.interface import AbstractBackend
 from ._backend.registry import adapter, backend_of
 from ._base.errors import InputError, UnsupportedByBackend
+from ._base.types import Function, Tree
 
 __all__ = ["Measured", "live_bytes", "peak_gradient_bytes", "traced_peak"]
 
@@ -80,9 +81,9 @@ class Measured(NamedTuple):
 
 
 def peak_gradient_bytes(
-    forward: Callable[..., Any],
-    gradient: Callable[..., Any],
-    *arguments: Any,
+    forward: Function,
+    gradient: Function,
+    *arguments: Tree,
     backend: str | AbstractBackend | None = None,
 ) -> Measured:
     """Bytes that a gradient takes at its peak beyond those of the forward solve alone.
@@ -128,7 +129,7 @@ def peak_gradient_bytes(
     return Measured(peaks[1] - peaks[0], "tracemalloc, arrays and Python objects")
 
 
-def _name(arguments: tuple[Any, ...], backend: str | AbstractBackend | None) -> str:
+def _name(arguments: tuple[Tree, ...], backend: str | AbstractBackend | None) -> str:
     if backend is None:
         try:
             return backend_of(arguments).name
@@ -140,7 +141,7 @@ def _name(arguments: tuple[Any, ...], backend: str | AbstractBackend | None) -> 
     return adapter(backend).name if isinstance(backend, str) else backend.name
 
 
-def traced_peak(fn: Callable[..., Any], *arguments: Any) -> int:
+def traced_peak(fn: Function, *arguments: Tree) -> int:
     """Peak bytes of Python's allocations during a call, beyond those before it.
 
     The least of some calls: the first ones fill caches and the interpreter's lists of free
@@ -191,7 +192,7 @@ def _tracing() -> Iterator[None]:
             tracemalloc.stop()
 
 
-def live_bytes(fn: Callable[[Callable[[], None]], Any]) -> list[int]:
+def live_bytes(fn: Callable[[Callable[[], None]], object]) -> list[int]:
     """Peaks of Python's allocations between the marks that a function sets.
 
     Parameters

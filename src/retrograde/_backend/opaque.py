@@ -10,8 +10,9 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
+from .._base.types import Function
 from .registry import COMPILERS, adapter
 
 __all__ = ["opaque"]
@@ -25,7 +26,7 @@ def opaque(fn: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(fn)
     def call(*args: _P.args, **keywords: _P.kwargs) -> _R:
-        hidden: Any = fn
+        hidden: Function = fn
         for module, library in COMPILERS.items():
             if module in sys.modules:
                 hidden = adapter(library).apart(hidden)

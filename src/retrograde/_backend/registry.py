@@ -17,6 +17,7 @@ from typing import Any
 from .._base.errors import InputError, UnsupportedByBackend
 from .._base.foreign import cure, refuse
 from .._base.plain_input import kind
+from .._base.types import Tree
 from .eager import EagerBackend
 from .interface import AbstractBackend
 
@@ -55,7 +56,7 @@ def backend_for(x: object) -> AbstractBackend | None:
     return _by_type[kind]
 
 
-def backend_of(*trees: Any, names: tuple[str, str] = ("y0", "args")) -> AbstractBackend:
+def backend_of(*trees: Tree, names: tuple[str, str] = ("y0", "args")) -> AbstractBackend:
     """The one adapter of all arrays in some trees.
 
     Raises
@@ -83,7 +84,7 @@ def backend_of(*trees: Any, names: tuple[str, str] = ("y0", "args")) -> Abstract
     )
 
 
-def backend_beside(y0: Any, *others: Any) -> AbstractBackend:
+def backend_beside(y0: Tree, *others: Tree) -> AbstractBackend:
     """The adapter of y0's arrays; where it has numbers alone, of arrays beside it, or NumPy's."""
     found = None if kind(y0) else backend_for(y0)
     if found is not None:
@@ -138,7 +139,7 @@ def _from_entry_points(names: set[str]) -> AbstractBackend | None:
     return None
 
 
-def _leaves(tree: Any) -> Iterable[Any]:
+def _leaves(tree: Tree) -> Iterable[Tree]:
     """Leaves of a tree before its library is known: standard containers, else the thing itself."""
     if backend_for(tree) is not None:
         yield tree
@@ -157,7 +158,7 @@ def _leaves(tree: Any) -> Iterable[Any]:
         yield from _registered(tree)
 
 
-def _registered(tree: Any) -> Iterable[Any]:
+def _registered(tree: Tree) -> Iterable[Tree]:
     """Leaves of a container that only some library's own tree registry knows."""
     for root, module in BUILT_IN.items():
         if root in sys.modules and module in sys.modules:

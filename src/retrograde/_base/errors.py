@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+from .types import Tree
+
+if TYPE_CHECKING:
+    from .._integrate.solution import Solution
 
 __all__ = [
     "InputError",
@@ -87,6 +92,6 @@ class SolveFailed(RetrogradeError, RuntimeError):
     True
     """
 
-    def __init__(self, message: str, solution: Any = None) -> None:
+    def __init__(self, message: str, solution: Solution[Tree] | None = None) -> None:
         super().__init__(message)
         self.solution = solution

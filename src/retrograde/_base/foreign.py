@@ -11,6 +11,7 @@ import functools
 from typing import Any
 
 from .errors import InputError
+from .types import Tree
 
 __all__ = ["cure", "holder", "refuse"]
 
@@ -34,7 +35,7 @@ _SPARSE = "which is sparse; pass `{name}.toarray()`"
 
 
 @functools.lru_cache(maxsize=1024)
-def cure(kind: Any) -> str:
+def cure(kind: type) -> str:
     """What a foreign type is and what to do, with {name} for the argument; '' for others."""
     for base in kind.__mro__:
         root, _, rest = base.__module__.partition(".")
@@ -47,7 +48,7 @@ def cure(kind: Any) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def holder(kind: Any) -> str:
+def holder(kind: type) -> str:
     """The cure for a class that holds arrays and that the library's trees don't know; else ''."""
     name = kind.__name__
     if hasattr(kind, "__pydantic_fields__") or hasattr(kind, "model_fields"):
@@ -65,7 +66,7 @@ def holder(kind: Any) -> str:
     return ""
 
 
-def refuse(name: str, leaf: Any, *, holders: bool = True) -> None:
+def refuse(name: str, leaf: Tree, *, holders: bool = True) -> None:
     """Raise InputError for a leaf of a foreign type, or (``holders``) of one that holds arrays."""
     kind: Any = type(leaf)
     found = cure(kind)

@@ -11,10 +11,13 @@ import functools
 import numbers
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import InputError
-from .types import Array, Tree
+from .types import Array, Device, DType, Tree
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
 
 __all__ = [
     "Like",
@@ -32,18 +35,18 @@ __all__ = [
 class Like(NamedTuple):
     """What new arrays are made like: a real floating dtype, and a device."""
 
-    dtype: Any
-    device: Any
+    dtype: DType
+    device: Device
 
 
-def kind(x: Any) -> str:
+def kind(x: object) -> str:
     """'int', 'real' or 'complex' for a number of Python's or NumPy's; '' else, and for bools."""
     cls: Any = type(x)
     return _kind(cls)
 
 
 @functools.lru_cache(maxsize=1024)
-def _kind(kind: Any) -> str:
+def _kind(kind: type) -> str:
     if issubclass(kind, bool) or not issubclass(kind, numbers.Complex):
         return ""
     if issubclass(kind, numbers.Integral):
@@ -61,7 +64,7 @@ def _integral(dtype: str) -> bool:
     return re.search(r"\bu?int\d+$", dtype) is not None
 
 
-def like(bk: Any, *trees: Tree) -> Like:
+def like(bk: AbstractBackend, *trees: Tree) -> Like:
     """The dtype and device of the arrays in some trees, the library's own where there are none."""
     arrays = [x for tree in trees for x in bk.flatten(tree)[0] if bk.is_array(x)]
     floats = [bk.real_dtype(x) for x in arrays if bk.floating(x)]
@@ -70,7 +73,7 @@ def like(bk: Any, *trees: Tree) -> Like:
     return Like(dtype, bk.device_of(arrays[0] if arrays else one))
 
 
-def state(bk: Any, y0: Tree, others: Sequence[Tree]) -> Tree:
+def state(bk: AbstractBackend, y0: Tree, others: Sequence[Tree]) -> Tree:
     """y0 with its numbers, lists of numbers and integer arrays as floating arrays.
 
     Parameters
@@ -102,7 +105,7 @@ def state(bk: Any, y0: Tree, others: Sequence[Tree]) -> Tree:
     return bk.unflatten(treedef, made)
 
 
-def parameters(bk: Any, args: Tree, y0: Tree, *, given: bool) -> list[Tree]:
+def parameters(bk: AbstractBackend, args: Tree, y0: Tree, *, given: bool) -> list[Tree]:
     """``args`` as f may be given them beside this y0, the best first.
 
     Numbers are 0-d arrays. Where args holds numbers alone its ints are floats too, so that they
@@ -133,7 +136,7 @@ def parameters(bk: Any, args: Tree, y0: Tree, *, given: bool) -> list[Tree]:
     return [*trees, args] if given or not inexact else trees
 
 
-def matched(bk: Any, template: Tree, given: Any) -> dict[int, Any] | None:
+def matched(bk: AbstractBackend, template: Tree, given: Tree) -> dict[int, Tree] | None:
     """What stands in ``given`` in the place of each leaf (a number) of a template; None if unlike.
 
     A list stands for a tuple of the same length, and a tuple for a list.
@@ -152,7 +155,7 @@ def matched(bk: Any, template: Tree, given: Any) -> dict[int, Any] | None:
         places, structure = bk.flatten(template)
         leaves, treedef = bk.flatten(given)
         return dict(zip(places, leaves, strict=True)) if treedef == structure else None
-    out: dict[int, Any] = {}
+    out: dict[int, Tree] = {}
     for part, x in pairs:
         inner = matched(bk, part, x)
         if inner is None:
@@ -161,7 +164,7 @@ def matched(bk: Any, template: Tree, given: Any) -> dict[int, Any] | None:
     return out
 
 
-def fitted(bk: Any, x: Any, dtype: Any, device: Any) -> Any:
+def fitted(bk: AbstractBackend, x: Tree, dtype: DType, device: Device) -> Tree:
     """A number, a list of numbers or arrays, or an integer array, as a floating array.
 
     What is none of these comes back as it is. Derivatives go through.
@@ -185,7 +188,7 @@ def fitted(bk: Any, x: Any, dtype: Any, device: Any) -> Any:
     return bk.array(value, dtype, device)
 
 
-def cotangent_leaf(bk: Any, x: Any, result: Array) -> Array:
+def cotangent_leaf(bk: AbstractBackend, x: Tree, result: Array) -> Array:
     """A cotangent of a result: an array of its library and dtype, from lists and numbers, too.
 
     Raises
@@ -197,7 +200,7 @@ def cotangent_leaf(bk: Any, x: Any, result: Array) -> Array:
     what = f"a {type(x).__name__}"
     whole = bk.floating(result) == "complex"
 
-    def own(x: Any) -> Any:
+    def own(x: Tree) -> Tree:
         if isinstance(x, (list, tuple)):
             return [own(part) for part in x]
         if not whole and (kind(x) == "complex" or "complex" in str(getattr(x, "dtype", ""))):
@@ -221,7 +224,7 @@ def cotangent_leaf(bk: Any, x: Any, result: Array) -> Array:
 class _Numbers:
     """A list of numbers, which is one leaf."""
 
-    def __init__(self, values: Any) -> None:
+    def __init__(self, values: Sequence[Tree]) -> None:
         self.values = values
 
 
@@ -236,17 +239,17 @@ def _gathered(tree: Tree) -> Tree:
     return {k: _gathered(x) for k, x in tree.items()} if type(tree) is dict else tree
 
 
-def _all_numbers(x: Any) -> bool:
+def _all_numbers(x: object) -> bool:
     if isinstance(x, (list, tuple)):
         return bool(x) and all(map(_all_numbers, x))
     return bool(kind(x))
 
 
-def _complex(x: Any) -> bool:
+def _complex(x: object) -> bool:
     return any(map(_complex, x)) if isinstance(x, (list, tuple)) else kind(x) == "complex"
 
 
-def _made(bk: Any, name: str, x: Any, found: Like, *, complex_: bool) -> Array:
+def _made(bk: AbstractBackend, name: str, x: Tree, found: Like, *, complex_: bool) -> Array:
     """Numbers or integers as an array."""
     dtype = bk.xp.result_type(found.dtype, bk.xp.complex64) if complex_ else found.dtype
     try:
@@ -260,6 +263,6 @@ def _made(bk: Any, name: str, x: Any, found: Like, *, complex_: bool) -> Array:
         ) from None
 
 
-def _python(x: Any, number: type) -> Any:
+def _python(x: Tree, number: type) -> Tree:
     """Numbers as Python's own."""
     return [_python(v, number) for v in x] if isinstance(x, (list, tuple)) else number(x)

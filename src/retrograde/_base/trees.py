@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+
+from .types import Tree, TreeDef
 
 __all__ = ["flatten"]
 
 
-def flatten(tree: Any) -> tuple[list[Any], Any]:
+def flatten(tree: Tree) -> tuple[list[Tree], TreeDef]:
     """Leaves and structure of a tree; the structure's ``unflatten(leaves)`` is the inverse."""
     import optree  # loading it takes longer than the rest of the package
 
@@ -20,7 +21,6 @@ def flatten(tree: Any) -> tuple[list[Any], Any]:
     new = {kind for kind in new if not hasattr(kind, "__array_namespace__")}
     if not new:
         return leaves, treedef
-    kind: Any
     for kind in new:
         optree.register_pytree_node(
             kind, _open_dataclass, partial(_close_dataclass, kind), namespace="retrograde"
@@ -28,13 +28,13 @@ def flatten(tree: Any) -> tuple[list[Any], Any]:
     return flatten(tree)
 
 
-def _open_dataclass(x: Any) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+def _open_dataclass(x: Tree) -> tuple[tuple[Tree, ...], tuple[str, ...]]:
     names = tuple(f.name for f in dataclasses.fields(x))
     return tuple(getattr(x, name) for name in names), names
 
 
-def _close_dataclass(kind: type, names: tuple[str, ...], values: Iterable[Any]) -> Any:
-    x: Any = object.__new__(kind)  # not __init__: the values may be cotangents, or None
+def _close_dataclass(kind: type, names: tuple[str, ...], values: Iterable[Tree]) -> Tree:
+    x: Tree = object.__new__(kind)  # not __init__: the values may be cotangents, or None
     for name, value in zip(names, values, strict=True):
         object.__setattr__(x, name, value)
     return x

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 import re
-from typing import Any
+from types import ModuleType
 
 from .errors import InputError, RetrogradeError
 
@@ -78,7 +78,7 @@ class MissingExtra(RetrogradeError):
     """A package is missing that comes with an extra; the message is the command."""
 
 
-def require(module: str, extra: str) -> Any:
+def require(module: str, extra: str) -> ModuleType:
     """Import what only an extra brings.
 
     Raises
