@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .types import Tree
-
 if TYPE_CHECKING:
     from .._integrate.solution import Solution
+    from .types import Tree
 
 __all__ = [
     "InputError",
