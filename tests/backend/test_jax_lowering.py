@@ -92,7 +92,7 @@ def test_programs_for_cuda_hold_nothing_of_the_cpu(name):
     fn, y = PROGRAMS[name]
     for platforms in (("cuda",), ("cpu", "cuda"))[: 1 + (name in FOR_BOTH)]:
         text = export.export(jax.jit(fn), platforms=platforms)(y, np.asarray(0.9)).mlir_module()
-        assert "xla_cpu" not in text, platforms
+        assert "xla_cpu_" not in text, platforms  # a folder of ours is called xla_cpu
         assert "callback" not in text, platforms
 
 
