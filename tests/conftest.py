@@ -9,14 +9,16 @@ or stages between ids), where its absence is an error. What a test needs it says
 so there is no second list of what runs where. Fields are written once, against the namespace of
 the y that they are given: ``xp = backend.namespace(y)``.
 
-A test of many settings names them, and what of them is worth a compilation::
+A test of many settings names them, and those that stand for all where a case is dear::
 
-    @pytest.mark.settings(solver=SOLVERS, wish=WISHES, traced=[("euler", "rows")])
+    @pytest.mark.settings(solver=SOLVERS, wish=WISHES, few={"jax": [("euler", "rows")]})
 
-NumPy takes every tuple of settings, other eager libraries tuples in which any two settings meet
-(:func:`pairs`), and their rest is slow; JAX takes the named ones: a list for both of its ids, or a
-dict by id. Where some libraries say it all, ``@pytest.mark.libraries("numpy torch jax:jit")`` names
-them (a device goes with its library).
+NumPy takes every tuple of settings, another eager library its few, or tuples in which any two
+settings meet (:func:`pairs`), and the rest is slow; JAX takes its few alone, for each is a program
+to compile. Where some libraries say it all,
+``@pytest.mark.libraries("numpy jax:jit", slow="torch")`` names them (a device goes with its
+library). Without these marks a test runs on all libraries, each case on JAX with jit or without;
+its twin is slow.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import dataclasses
 import importlib
 import itertools
 import os
+import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,8 +45,8 @@ if "jax:cuda" not in REQUIRED:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*capabilities): skip backends without them")
-    config.addinivalue_line("markers", "libraries(names): the ids that say it all")
-    config.addinivalue_line("markers", "settings(*, traced, **values): which of them run where")
+    config.addinivalue_line("markers", "libraries(names, *, slow): the ids that say it all")
+    config.addinivalue_line("markers", "settings(*, few, **values): which of them run where")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -57,6 +60,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (chosen if params.get("backend", "") in {"", *REQUIRED} else left).append(item)
     config.hook.pytest_deselected(items=left)
     items[:] = chosen
+
+
+@pytest.hookimpl(tryfirst=True)  # before what is slow is left out
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Of JAX with jit and without one is slow, which one by the case: the programs are twins."""
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    if params.get("backend") not in ("jax", "jax:jit") or any(
+        item.get_closest_marker(name) for name in ("settings", "libraries")
+    ):
+        return
+    twin = item.nodeid.replace("jax:jit", "jax")
+    if ("jax", "jax:jit")[zlib.crc32(twin.encode()) % 2] != params["backend"]:
+        item.add_marker(pytest.mark.slow)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -77,33 +93,40 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return  # a test that names its own
     ids = IDS if not REQUIRED or metafunc.config.option.markexpr != "device" else REQUIRED
     present = [name for name in IDS if name in ids and not isinstance(_find(name), str)]
+    late: list[Any] = []
     if (libraries := metafunc.definition.get_closest_marker("libraries")) is not None:
-        named = libraries.args[0].split()
-        named += [f"{name.partition(':')[0]}:cuda" for name in named]
-        named += ["cupy"] * ("numpy" in named)
-        present = [name for name in present if name in named]
+        fast, slow = (_devices(x) for x in (*libraries.args, libraries.kwargs.get("slow", "")))
+        late = [pytest.param(name, marks=pytest.mark.slow) for name in present if name in slow]
+        present = [name for name in present if name in fast]
     settings = metafunc.definition.get_closest_marker("settings")
     if settings is None:
-        metafunc.parametrize("backend", present, indirect=True)
+        metafunc.parametrize("backend", present + late, indirect=True)
         return
     values = dict(settings.kwargs)
-    traced = values.pop("traced")
+    few = values.pop("few")
     rest = metafunc.config.option.markexpr in ("", "slow")  # what is not run is not even made
-    cases = [x for name in present for x in _cases(name, list(values.values()), traced, rest)]
+    cases = [x for name in present for x in _cases(name, list(values.values()), few, rest)]
     metafunc.parametrize(["backend", *values], cases, indirect=["backend"])
 
 
-def _cases(name: str, axes: list[Any], traced: Any, rest: bool) -> list[Any]:
+def _devices(names: str) -> set[str]:
+    """Ids with those that have a device: CuPy goes with NumPy."""
+    found = set(names.split())
+    cupy = {"cupy"} if "numpy" in found else set()
+    return found | {f"{name.partition(':')[0]}:cuda" for name in found} | cupy
+
+
+def _cases(name: str, axes: list[Any], few: dict[str, list[Any]], rest: bool) -> list[Any]:
     """Settings of a test on one library, as parameters."""
-    harness = _harness(name)
-    if not harness.eager:
-        named = traced.get(name, traced["jax"]) if isinstance(traced, dict) else traced
-        return [(name, *(case if len(axes) > 1 else (case,))) for case in named]
-    every = list(itertools.product(*axes))
-    few = every if name == "numpy" else pairs(*axes)
-    more = [case for case in every if case not in few] if rest else []
+    every, eager = list(itertools.product(*axes)), _harness(name).eager
+    named = few.get(name.removesuffix(":cuda"), None if eager else [])
+    if named is None:
+        named = every if name == "numpy" else pairs(*axes)
+    elif len(axes) == 1:
+        named = [(case,) for case in named]
+    more = [case for case in every if case not in named] if rest and eager else []
     slow = [pytest.param(name, *case, marks=pytest.mark.slow) for case in more]
-    return [(name, *case) for case in few] + slow
+    return [(name, *case) for case in named] + slow
 
 
 def pairs(*axes: Any) -> list[tuple[Any, ...]]:

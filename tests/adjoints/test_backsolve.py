@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -12,12 +14,12 @@ from retrograde.backend import Capability
 EXACT = rg.RecursiveCheckpointAdjoint()
 
 
-def lotka_volterra(backend):
+def lotka_volterra(backend, end=10.0):
     def f(t, y, p):
         xp = backend.namespace(y)
         return xp.stack([p[0] * y[0] - p[1] * y[0] * y[1], -p[2] * y[1] + p[3] * y[0] * y[1]])
 
-    return f, backend.array([1.0, 1.0]), 0.0, 10.0, backend.array([1.5, 1.0, 3.0, 1.0])
+    return f, backend.array([1.0, 1.0]), 0.0, end, backend.array([1.5, 1.0, 3.0, 1.0])
 
 
 def toy(backend):
@@ -95,21 +97,22 @@ def _leaves(tree):
     return [] if tree is None else [np.asarray(tree)]
 
 
-@pytest.mark.parametrize("guard", [1, 7, None])
-def test_lotka_volterra_in_one_slot_replays_nothing(backend, guard):
-    if backend.bk.name not in ("numpy", "torch", "jax") and guard != 1:
-        pytest.skip("slow arithmetic, the same walk")
-    adjoint = rg.BacksolveAdjoint(checkpoints=1, guard=guard)
-    exact, _ = solved(backend, lotka_volterra, 1000, EXACT)
-    g, stats = solved(backend, lotka_volterra, 1000, adjoint)
+@pytest.mark.settings(guard=[1, 7, None], few={"strict": [1], "torch": [7, None], "jax": [7]})
+def test_lotka_volterra_in_one_slot_replays_nothing(backend, reference, guard):
+    """Over a thousand steps on NumPy, a hundred of the same size elsewhere."""
+    n = 1000 if backend is reference else 100
+    problem = functools.partial(lotka_volterra, end=n / 100)
+    exact, _ = solved(reference, problem, n, EXACT)
+    g, stats = solved(backend, problem, n, rg.BacksolveAdjoint(checkpoints=1, guard=guard))
     assert distance(g, exact) <= 1e-8
-    assert stats["inverted"] == 997
+    assert stats["inverted"] == n - 3
     assert stats["replayed"] == 3  # the last range is no dearer to replay than to invert
     assert 0 < stats["max_guard_error"] <= 1e-6 / 30
 
 
-@pytest.mark.parametrize("guard", [1, 7, None])
-@pytest.mark.parametrize("slots", [4, 8])
+@pytest.mark.settings(
+    slots=[4, 8], guard=[1, 7, None], few={"strict": [(4, 7), (8, None)], "jax": [(8, 7)]}
+)
 def test_toy_falls_back(backend, slots, guard):
     """T1: where peers' backsolve is 300 % off, ours replays and is exact."""
     adjoint = rg.BacksolveAdjoint(checkpoints=slots, guard=guard)
@@ -123,10 +126,17 @@ STIFF = {
     "100": (van_der_pol(100, 10.0), 8000),
     "1000": (van_der_pol(1000, 1.0), 4000),
 }
+FEW = {("1000", 64)}
 
 
-@pytest.mark.parametrize("slots", [pytest.param(4, marks=pytest.mark.slow), 16, 64])
-@pytest.mark.parametrize("mu", STIFF)
+@pytest.mark.parametrize(
+    ("mu", "slots"),
+    [
+        pytest.param(mu, slots, marks=() if (mu, slots) in FEW else pytest.mark.slow)
+        for mu in STIFF
+        for slots in (4, 16, 64)
+    ],
+)
 def test_van_der_pol_falls_back_at_no_cost(reference, mu, slots):
     """Within 2 % of checkpoints alone, in evaluations of f; and right."""
     problem, n = STIFF[mu]
@@ -147,24 +157,26 @@ def test_van_der_pol_falls_back_at_no_cost(reference, mu, slots):
     assert taken <= 1.02 * alone
 
 
-@pytest.mark.parametrize("slots", [4, 16])
-@pytest.mark.parametrize("name", ["decay", "network 1", "network 3"])
-def test_dissipative_and_expanding_problems(backend, name, slots):
+@pytest.mark.settings(
+    name=["decay", "network 1", "network 3"],
+    slots=[4, 16],
+    few={"strict": [("decay", 16)], "jax": [("network 1", 4)]},
+)
+def test_dissipative_and_expanding_problems(backend, reference, name, slots):
     problem, n = {
         "decay": (decay, 400),
         "network 1": (network(1.0), 200),
         "network 3": (network(3.0), 800),
     }[name]
-    if not backend.eager and not backend.jit:
-        pytest.skip("the compiled one")
-    exact, _ = solved(backend, problem, n, EXACT)
+    exact, _ = solved(reference, problem, n, EXACT)
     g, stats = solved(backend, problem, n, rg.BacksolveAdjoint(checkpoints=slots))
     assert distance(g, exact) <= 1e-6
     if name != "decay":  # whose errors grow by exp(50 t) on the way back
         assert stats["inverted"] > (0.3 if slots == 4 else 0.1) * n
 
 
-def test_a_path_error_behind_a_small_mismatch_at_y0_is_caught(reference):
+@pytest.mark.parametrize("guard", [pytest.param(1, marks=pytest.mark.slow), 20])
+def test_a_path_error_behind_a_small_mismatch_at_y0_is_caught(reference, guard):
     n, saveat = 400, rg.SaveAt(ts=[1.0], fn=lambda t, y, p: y * y)
 
     def gradient(adjoint):
@@ -176,10 +188,9 @@ def test_a_path_error_behind_a_small_mismatch_at_y0_is_caught(reference):
     assert stats["max_guard_error"] < 2e-9  # what y0 tells: nothing amiss
     wrong = np.linalg.norm(blind.y0 - exact.y0) / np.linalg.norm(exact.y0)
     assert wrong > 1000 * stats["max_guard_error"]
-    for guard in (1, 20):
-        g, stats = gradient(rg.BacksolveAdjoint(checkpoints=1, guard=guard))
-        assert stats["replayed"] > n / 2
-        np.testing.assert_allclose(g.y0, exact.y0, rtol=1e-6)
+    g, stats = gradient(rg.BacksolveAdjoint(checkpoints=1, guard=guard))
+    assert stats["replayed"] > n / 2
+    np.testing.assert_allclose(g.y0, exact.y0, rtol=1e-6)
 
 
 WISHES = {
@@ -189,14 +200,13 @@ WISHES = {
 }
 
 
-@pytest.mark.parametrize("wish", WISHES)
-@pytest.mark.parametrize("guard", [1, None])
-def test_rows_times_and_parameters(backend, guard, wish):
-    if backend.bk.name == "jax" and not backend.jit:
-        pytest.skip("the compiled one")
-    if backend.bk.name not in ("numpy", "torch", "jax") and guard != 1:
-        pytest.skip("slow arithmetic, the same walk")
-    exact, _ = solved(backend, lotka_volterra, 300, EXACT, **WISHES[wish])
+@pytest.mark.settings(
+    wish=WISHES,
+    guard=[1, None],
+    few={"strict": [], "torch": [("rows", 1), ("fn", None)], "jax": [("rows", None)]},
+)
+def test_rows_times_and_parameters(backend, reference, guard, wish):
+    exact, _ = solved(reference, lotka_volterra, 300, EXACT, **WISHES[wish])
     adjoint = rg.BacksolveAdjoint(checkpoints=3, guard=guard)
     g, stats = solved(backend, lotka_volterra, 300, adjoint, **WISHES[wish])
     assert stats["inverted"] > 0
@@ -204,6 +214,7 @@ def test_rows_times_and_parameters(backend, guard, wish):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.libraries("numpy torch jax:jit", slow="strict jax")
 def test_adaptive_steps_by_name(backend):
     """The planner checkpoints them; inverted by name, the accepted steps are the same."""
     f, y0, t0, t1, p = lotka_volterra(backend)
@@ -216,7 +227,7 @@ def test_adaptive_steps_by_name(backend):
     np.testing.assert_array_equal(g.ys, exact.ys)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+@pytest.mark.settings(dtype=["float32", "complex128"], few={"jax:jit": ["float32"]})
 def test_other_dtypes(backend, dtype):
     y0 = backend.array(np.linspace(1, 2, 6), dtype)
     rate = backend.array([-1.0, 0.5, 0.1, -0.3, 0.2, 0.4], dtype)
@@ -229,6 +240,7 @@ def test_other_dtypes(backend, dtype):
     np.testing.assert_allclose(g.args, exact.args, rtol=rtol)
 
 
+@pytest.mark.libraries("numpy strict torch", slow="jax")
 def test_trees_of_many_blocks(backend):
     """Projections over leaves longer and shorter than their blocks."""
     draw = np.random.default_rng(1)
@@ -248,6 +260,7 @@ def test_trees_of_many_blocks(backend):
     np.testing.assert_allclose(g.args, exact.args, rtol=1e-6)
 
 
+@pytest.mark.libraries("numpy strict torch jax")
 @pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
 def test_a_failed_solve_has_no_gradient(backend):
     def f(t, y, p):
@@ -261,6 +274,7 @@ def test_a_failed_solve_has_no_gradient(backend):
     assert np.all(np.isnan(g.args))
 
 
+@pytest.mark.libraries("numpy jax", slow="strict torch")
 def test_a_pullback_can_be_called_again(backend):
     f, y0, t0, t1, p = lotka_volterra(backend)
     adjoint = rg.BacksolveAdjoint(checkpoints=3)
@@ -281,22 +295,27 @@ def test_native_gradients(backend):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
-def test_vmap_on_jax():
+def test_vmap_on_jax(reference):
     jax = pytest.importorskip("jax")
-    xp = jax.numpy
 
-    def f(t, y, p):
-        return xp.stack([xp.cos(y[1]), p * xp.sin(y[0]) - y[1]])
+    def problem(xp):
+        def f(t, y, p):
+            return xp.stack([xp.cos(y[1]), p * xp.sin(y[0]) - y[1]])
+
+        return f
+
+    keywords = {"solver": "rk4", "dt": 0.01}
+    ys = np.asarray([[1.0, 1.0], [0.3, -2.0], [4.0, 0.1]])
+    exact = [reference.solve_vjp(problem(np), y, 0.0, 3.0, 0.7, **keywords).y0 for y in ys]
 
     def loss(y0, adjoint):
-        return rg.solve(f, y0, 0.0, 3.0, 0.7, solver="rk4", dt=0.01, adjoint=adjoint).ys.sum()
+        f = problem(jax.numpy)
+        return rg.solve(f, y0, 0.0, 3.0, 0.7, adjoint=adjoint, **keywords).ys.sum()
 
-    ys = xp.asarray([[1.0, 1.0], [0.3, -2.0], [4.0, 0.1]], xp.float64)
-    for guard in (1, 5, None):
+    for guard in (1, None):
         adjoint = rg.BacksolveAdjoint(checkpoints=3, guard=guard)
-        batch = jax.vmap(jax.grad(lambda y: loss(y, adjoint)))(ys)  # noqa: B023
-        for y, g in zip(ys, batch, strict=True):
-            np.testing.assert_allclose(g, jax.grad(lambda y: loss(y, EXACT))(y), rtol=1e-6)
+        batch = jax.vmap(jax.grad(lambda y: loss(y, adjoint)))(jax.numpy.asarray(ys))  # noqa: B023
+        np.testing.assert_allclose(batch, exact, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -313,12 +332,10 @@ def test_bad_settings(settings, message):
         rg.BacksolveAdjoint(**settings)
 
 
-def test_without_a_budget_there_is_no_limit_of_steps(backend):
+@pytest.mark.libraries("numpy torch", slow="jax strict")
+def test_without_a_budget_there_is_no_limit_of_steps(backend, reference):
     """Notes grow with the steps taken; "as many as fit into all memory" is no number of them."""
-    f, y0, t0, t1, p = lotka_volterra(backend)
-    found = []
-    for adjoint in ("backsolve", EXACT):
-        sol, pullback = rg.solve_vjp(f, y0, t0, t1, p, rtol=1e-6, adjoint=adjoint)
-        ones = backend.namespace(sol.ys).ones_like(sol.ys)
-        found.append(backend.to_numpy(pullback(ones).y0))
+    found, steps = [], {"rtol": 1e-6}
+    for library, adjoint in ((backend, "backsolve"), (reference, EXACT)):
+        found.append(library.solve_vjp(*lotka_volterra(library), adjoint=adjoint, **steps).y0)
     np.testing.assert_allclose(*found, rtol=1e-5)

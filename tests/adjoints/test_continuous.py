@@ -178,19 +178,17 @@ def test_the_controllers_settings_hold_on_the_way_back(reference):
 
 
 # --- one answer on every library
-SLOW_TO_COMPILE = {("constant", "t1", "free"), ("given", "steps", "reset"), ("given", "fn", "free")}
-SLOW_TO_COMPILE |= {("adaptive", "rows", "reset"), ("constant", "steps", "free")}
-SLOW_TO_COMPILE |= {("given", "rows", "reset"), ("adaptive", "steps", "full norm")}
-
-
-@pytest.mark.parametrize("wish", WISHES)
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("name", CONTINUOUS)
+@pytest.mark.settings(
+    steps=STEPS,
+    wish=WISHES,
+    name=CONTINUOUS,
+    few={
+        "numpy": [],  # the reference itself
+        "jax": [("given", "fn", "free"), ("adaptive", "steps", "full norm")],
+        "jax:jit": [("constant", "t1", "free"), ("adaptive", "rows", "reset")],
+    },
+)
 def test_all_libraries_agree(backend, reference, name, steps, wish):
-    if backend is reference:
-        pytest.skip("the reference itself")
-    if not backend.eager and (steps, wish, name) not in SLOW_TO_COMPILE:
-        pytest.skip("compiled for some settings")
     keywords = {**STEPS[steps], "saveat": rg.SaveAt(**WISHES[wish]), "times": True}
     keywords["adjoint"] = CONTINUOUS[name]
     shape = rg.solve(*oscillator(reference), **STEPS[steps], saveat=keywords["saveat"]).ys.shape
@@ -204,8 +202,11 @@ def test_all_libraries_agree(backend, reference, name, steps, wish):
             np.testing.assert_allclose(actual, value, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("steps", ["constant", "adaptive"])
-@pytest.mark.parametrize("name", ["reset", "full norm"])
+@pytest.mark.settings(
+    name=["reset", "full norm"],
+    steps=["constant", "adaptive"],
+    few={"jax": [("reset", "constant")], "jax:jit": [("full norm", "adaptive")]},
+)
 def test_trees_and_mixed_dtypes(backend, name, steps):
     """Parameters of another dtype than y's; integers, None and unused ones pass through."""
 
@@ -314,7 +315,7 @@ def test_resets_help_where_the_flow_contracts(reference):
     assert errors["free"] > 1e3
 
 
-@pytest.mark.parametrize("name", ["reset", "full norm"])
+@pytest.mark.settings(name=["reset", "full norm"], few={"strict": ["full norm"], "jax": ["reset"]})
 def test_a_way_back_that_fails_gives_nan(backend, name):
     """By overflow on constant steps; by ``max_steps`` on adaptive ones, where a is the larger."""
 

@@ -47,11 +47,10 @@ def test_known_to_be_wrong_on_t2(backend):
 
 
 # --- peers
+@pytest.mark.libraries("numpy strict torch jax")  # the same numbers
 @pytest.mark.needs(Capability.TRACED)
 def test_the_numbers_of_diffrax(backend):
     diffrax, jax = pytest.importorskip("diffrax"), pytest.importorskip("jax")
-    if backend.jit:
-        pytest.skip("the same numbers")
 
     def peer(f, y0, t1, args, solver, dt, ts):
         saveat = diffrax.SaveAt(t1=True) if ts is None else diffrax.SaveAt(ts=backend.array(ts))

@@ -60,7 +60,7 @@ def everything_stored(reference, steps, wish):
     return weights, reference.gradient(*oscillator(reference), weights, **keywords)
 
 
-@pytest.mark.settings(name=ADJOINTS, steps=STEPS, wish=WISHES, traced=COMPILED)
+@pytest.mark.settings(name=ADJOINTS, steps=STEPS, wish=WISHES, few=COMPILED)
 def test_all_equal_to_everything_stored(backend, reference, name, steps, wish):
     if name == "direct" and Capability.DIRECT not in backend.bk.capabilities:
         pytest.skip(f"{backend.bk.name} has no autodiff")
@@ -101,10 +101,9 @@ def test_executed_steps_by_schedule(reference, slots, window):
     assert calls.count(False) == n
 
 
+@pytest.mark.libraries("numpy strict torch jax")  # the same pullback
 @pytest.mark.parametrize("slots", [None, 1, 4])
 def test_a_pullback_can_be_called_again(backend, slots):
-    if backend.jit:
-        pytest.skip("the same pullback")
     f, y0, t0, t1, p = oscillator(backend)
     adjoint = rg.RecursiveCheckpointAdjoint(slots)
     _, pullback = rg.solve_vjp(f, y0, t0, t1, p, adjoint=adjoint, **STEPS["constant"])

@@ -25,8 +25,6 @@ WISHES = {
     "steps": {"steps": True},
     "fn": {"ts": [0.3, 1.9], "fn": lambda t, y, p: y * t if p is None else p[0] * y * t},
 }
-SOME = {("constant", "t1"), ("given", "rows"), ("adaptive", "rows"), ("adaptive", "fn")}
-"""What compiles to programs of its own."""
 
 
 def jax_x64():
@@ -87,13 +85,17 @@ def check_against_reverse(backend, call, keywords, times=True):
 
 
 @pytest.mark.needs(Capability.HIGHER_ORDER)
-@pytest.mark.parametrize("wish", WISHES)
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("adjoint", ["auto", "forward", "direct"])
+@pytest.mark.settings(
+    adjoint=["auto", "forward", "direct"],
+    steps=STEPS,
+    wish=WISHES,
+    few={
+        "jax": [("auto", "constant", "t1"), ("forward", "adaptive", "rows")],
+        "jax:jit": [("direct", "adaptive", "fn"), ("forward", "given", "rows")],
+    },
+)
 def test_jvp_is_the_inner_product_with_the_gradient(backend, adjoint, steps, wish):
     """By y0, parameters, t0, t1 and saved times at once."""
-    if not backend.eager and (steps, wish) not in SOME:
-        pytest.skip("the settings that compile to programs of their own")
     keywords = {**STEPS[steps], "saveat": rg.SaveAt(**WISHES[wish]), "adjoint": adjoint}
     check_against_reverse(backend, oscillator(backend), keywords)
 
@@ -132,12 +134,11 @@ def test_trees_and_complex_states(backend, steps):
 
 
 @pytest.mark.needs(Capability.DIRECT)
-@pytest.mark.parametrize("wish", WISHES)
-@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.settings(
+    steps=STEPS, wish=WISHES, few={"jax": [("adaptive", "fn")], "jax:jit": [("constant", "t1")]}
+)
 def test_by_name_a_gradient_equals_that_of_checkpoints(backend, steps, wish):
     """More numbers than are carried with the solve (9 with the times), or few of them."""
-    if not backend.eager and (steps, wish) not in SOME:
-        pytest.skip("the settings that compile to programs of their own")
     f, y0, t0, t1, p = oscillator(backend)
     keywords = {**STEPS[steps], "saveat": rg.SaveAt(**WISHES[wish])}
     for times, args in ((True, p), (False, None)):
@@ -152,10 +153,9 @@ def test_by_name_a_gradient_equals_that_of_checkpoints(backend, steps, wish):
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.max(np.abs(b)))
 
 
+@pytest.mark.libraries("numpy strict torch jax")  # the same programs
 @pytest.mark.needs(Capability.DIRECT)
 def test_by_name_complex_gradients_and_solve_vjp(backend):
-    if backend.jit:
-        pytest.skip("the same programs")
 
     def f(t, y, p):
         return p * y * y

@@ -46,10 +46,9 @@ def advance(backend, solver, y, p, t, h):
     return backend.to_numpy(made.layout.unpack(y1)[0]).copy()
 
 
+@pytest.mark.libraries("numpy strict torch")  # the generic stages, which strict covers
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: s.__name__)
 def test_inner_product_identity(backend, solver):
-    if not backend.eager:
-        pytest.skip("the generic stages, which strict covers")
     made, solver, rng = problem(backend), solver(), np.random.default_rng(1)
     params = (backend.array(P),)
     vjp = field_pullback(made, params, NeedsGradient((True,), True, True, False))

@@ -28,7 +28,7 @@ TRACED = [
     ("scalar", "complex128"),
     ("leaves", "float64"),
 ]
-dtypes = pytest.mark.settings(form=FORMS, dtype=DTYPES, traced=TRACED)
+dtypes = pytest.mark.settings(form=FORMS, dtype=DTYPES, few={"jax": TRACED})
 pytestmark = pytest.mark.libraries("numpy strict torch jax")  # jax.jit says nothing of a hook
 
 
@@ -119,7 +119,7 @@ def test_error_of_a_state(backend, form, dtype):
     both.assert_numbers(both.mine.error2(e, x, y, scale), both.generic.error2(e0, x0, y0, scale))
 
 
-@pytest.mark.settings(form=FORMS, traced=["matrix", "leaves"])
+@pytest.mark.settings(form=FORMS, few={"jax": ["matrix", "leaves"]})
 def test_rows(backend, form):
     both = Both(backend, form)
     pairs = [both.states() for _ in range(3)]
@@ -137,7 +137,7 @@ def test_rows(backend, form):
     form=FORMS,
     dtype=DTYPES,
     name=TABLEAUS,
-    traced=[(*x, y) for x, y in zip(TRACED, ("tsit5", "bosh3", "euler", "dopri8"), strict=True)],
+    few={"jax": [(*x, y) for x, y in zip(TRACED, TABLEAUS, strict=True)]},
 )
 def test_stages(backend, form, dtype, name):
     """One step's calls in their order; then a second one with the slope kept."""
@@ -178,13 +178,15 @@ def test_stages(backend, form, dtype, name):
     dtype=DTYPES,
     name=TABLEAUS,
     sources=[False, True],
-    traced=[
-        ("vector", "float32", "tsit5", True),
-        ("matrix", "float64", "dopri8", True),
-        ("scalar", "complex128", "bosh3", False),
-        ("leaves", "float64", "tsit5", True),
-        ("leaves", "complex128", "euler", True),
-    ],
+    few={
+        "jax": [
+            ("vector", "float32", "tsit5", True),
+            ("matrix", "float64", "dopri8", True),
+            ("scalar", "complex128", "bosh3", False),
+            ("leaves", "float64", "tsit5", True),
+            ("leaves", "complex128", "euler", True),
+        ]
+    },
 )
 def test_adjoint(backend, form, dtype, name, sources):
     both, tableau = Both(backend, form, dtype), TABLEAUS[name].tableau
@@ -212,7 +214,7 @@ def test_adjoint(backend, form, dtype, name, sources):
 
 
 @pytest.mark.settings(
-    t=[0.0, 1.3, -2.0], h=[0.1, 5.0, -0.1], traced=[(0.0, 0.1), (1.3, 5.0), (-2.0, -0.1)]
+    t=[0.0, 1.3, -2.0], h=[0.1, 5.0, -0.1], few={"jax": [(0.0, 0.1), (1.3, 5.0), (-2.0, -0.1)]}
 )
 def test_clock(backend, t, h):
     clock, host = backend.bk.clock(backend.bk.layout([backend.array([1.0])])), HostClock()
@@ -275,7 +277,7 @@ def test_loops(backend, n):
 
 
 @pytest.mark.settings(
-    form=FORMS, scratch=[False, True], traced=[("matrix", False), ("leaves", True)]
+    form=FORMS, scratch=[False, True], few={"jax": [("matrix", False), ("leaves", True)]}
 )
 def test_buffers(backend, form, scratch):
     both, bk = Both(backend, form), backend.bk

@@ -173,10 +173,9 @@ def call(backend, f=None, y0=None, t0=0.0, t1=1.0, args=None, **keywords):
     return rg.solve_vjp(f or (lambda t, y, a: -y), y0, t0, t1, args, **made)
 
 
+@pytest.mark.libraries("numpy strict torch jax")  # the same checks as without jit
 @pytest.mark.parametrize("case", BAD)
 def test_the_message_names_the_argument_and_the_remedy(backend, case):
-    if backend.jit:
-        pytest.skip("the same checks as without jit")
     arguments, named, remedy = BAD[case]
     kind = rg.PlanInfeasible if case == "too few bytes" else rg.InputError
     with pytest.raises(kind) as caught:
@@ -259,11 +258,10 @@ def test_a_cotangent_of_another_shape(backend):
         pullback((backend.array([[1.0, 1.0]]), backend.array([[1.0, 1.0]])))
 
 
+@pytest.mark.libraries("numpy strict torch jax")  # the same checks as without jit
 @pytest.mark.parametrize("cotangent", [1j, "text", None, [[1.0], [1.0, 2.0]]])
 def test_no_cotangent(backend, cotangent):
     """Complex ones of a real solve among them: they are no loss's gradient."""
-    if backend.jit:
-        pytest.skip("the same checks as without jit")
     _, pullback = call(backend, dt=0.5)
     if cotangent == 1j:
         cotangent = 1j * backend.xp.asarray([[1.0, 1.0]], dtype=backend.xp.complex128)

@@ -201,11 +201,10 @@ ADJOINTS = {
 }
 
 
+@pytest.mark.libraries("numpy strict torch jax:jit")  # the same programs as under jit
 @pytest.mark.parametrize("name", ADJOINTS)
 def test_gradients_are_nan_by_every_input_and_adjoint(backend, name):
     """Even those of a loss that looks at rows which were reached alone."""
-    if backend.bk.name == "jax" and not backend.jit:
-        pytest.skip("the same programs as under jit")
     adaptive = name in ("slots without a record", "forward", "every state")
     keywords = {"rtol": 1e-9, "max_steps": 4} if adaptive else {"dt": 0.01, "max_steps": 40}
     if name == "reversible":

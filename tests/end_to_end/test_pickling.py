@@ -27,11 +27,10 @@ def through_pickle(x: Any) -> Any:
     return pickle.loads(pickle.dumps(x))
 
 
+@pytest.mark.libraries("numpy strict torch jax")  # the same programs as those of jax
 @pytest.mark.parametrize("name", SETTINGS)
 def test_what_a_solve_gives_goes_through_pickle_and_copy(backend, name):
     settings = SETTINGS[name]
-    if backend.jit:
-        pytest.skip("the same programs as those of jax")
     if name == "recorded" and backend.bk.name != "torch":
         settings = {**settings, "adjoint": "auto"}
     call = field, backend.array([1.0, 0.5]), 0.0, 1.0, {"rate": backend.array(0.5), "name": "a"}

@@ -13,6 +13,7 @@ import pytest
 import retrograde as rg
 from retrograde.backend import Capability
 
+pytestmark = pytest.mark.libraries("numpy strict torch jax")  # the same programs under jit
 SPAN = (0.0, 1.0)
 TIGHT = {"solver": "rk4", "dt": 1 / 64}
 
@@ -26,9 +27,9 @@ def oscillator(t, y, w):
     return [y[1], -w[0] * y[0]]
 
 
-def skip_jax(backend, ok=False):
+def skip_jax(backend, ok):
     """Every form is a program of its own in JAX: a few are enough."""
-    if backend.jit or (backend.bk.name == "jax" and not ok):
+    if backend.bk.name == "jax" and not ok:
         pytest.skip("another form stands for this one in JAX")
 
 
@@ -55,8 +56,6 @@ def test_numbers_as_y0_are_arrays_of_the_other_arrays_library(backend, y0, shape
 
 def test_integers_are_floats_of_the_library(backend):
     """Integer arrays in y0 take the dtype of the floats beside them, or the library's own."""
-    if backend.jit:
-        pytest.skip("the same without jit")
     whole = backend.xp.asarray([2, 1])
     sol = rg.solve(decay, whole, *SPAN, backend.array(0.5, "float32"), dt=0.25)
     assert sol.ys.dtype == backend.xp.float32
@@ -106,7 +105,6 @@ def test_every_number_in_args_has_a_gradient(backend, form):
 
 def test_what_counts_or_chooses_stays_an_integer(backend):
     """Integer arrays always; ints where arrays stand beside them, or where f needs them so."""
-    skip_jax(backend, ok=True)
     xp, y0 = backend.xp, backend.array([2.0, 1.0])
 
     def f(t, y, args):
@@ -130,8 +128,6 @@ def test_what_counts_or_chooses_stays_an_integer(backend):
 
 def test_a_number_that_f_needs_as_pythons(backend):
     """A solve hands it on as it came where f can't take an array; ``solve_vjp`` says what to do."""
-
-    skip_jax(backend, ok=True)
 
     def f(t, y, k):
         return -y if float(k) > 0 else y
@@ -174,6 +170,7 @@ def test_what_f_may_return(backend, form):
     np.testing.assert_allclose(g, slope, rtol=1e-6)
 
 
+@pytest.mark.libraries("numpy strict torch jax:jit")
 def test_lists_from_f_in_a_jit_and_in_the_librarys_own_gradient(backend):
     y0, w = backend.array([1.0, 0.0]), (backend.array(4.0),)
     if Capability.NATIVE_GRADIENT not in backend.bk.capabilities:
@@ -184,7 +181,6 @@ def test_lists_from_f_in_a_jit_and_in_the_librarys_own_gradient(backend):
 
 
 def test_a_vjp_of_the_users_may_return_lists(backend):
-    skip_jax(backend, ok=True)
 
     def vjp(t, y, w, ct):
         return 0.0, [-w[0] * ct[1], ct[0]], (-ct[1] * y[0],)
@@ -214,7 +210,6 @@ def test_times_to_save(backend, form):
 
 def test_a_cotangent_in_a_list(backend):
     """Of numbers, ints or another library's array; the same of a loop's."""
-    skip_jax(backend, ok=True)
     y0 = (backend.array([1.0, 2.0]), backend.array(3.0))
     _, pullback = rg.solve_vjp(lambda t, y, k: (-y[0], -y[1]), y0, *SPAN, **TIGHT)
     for cotangent in ([[[1, 0.0]], [2]], ([np.array([1.0, 0.0])], np.array([2.0], np.float32))):
@@ -246,7 +241,6 @@ def test_names_of_scipy(reference, name, kind):
 
 def test_plans_of_plain_input(backend):
     """A plan is made from the same arguments as the solve that follows it."""
-    skip_jax(backend, ok=True)
     call = (oscillator, [1, 0], 0, 1, (like(backend),))
     plan = rg.plan(*call, dt=0.01, memory="8 KiB", saveat=[0.5, 1])
     sol = rg.solve(*call, dt=0.01, adjoint=plan, saveat=[0.5, 1])

@@ -40,17 +40,12 @@ SOLVES = {
 }
 
 
-def eager(backend: Any) -> None:
-    if not backend.eager:
-        pytest.skip("a traced time has no number")
-
-
+@pytest.mark.libraries("numpy strict torch")
 @pytest.mark.filterwarnings("ignore:Converting a tensor")
 @pytest.mark.parametrize("keywords", SOLVES.values(), ids=SOLVES)
 @pytest.mark.parametrize("forcing", PLAIN)
 def test_gradients_of_states_and_parameters(backend, forcing, keywords):
     """d/dy0 and d/dk of y' = -k y + u(t): against central differences."""
-    eager(backend)
 
     def f(t: Any, y: Any, k: Any) -> Any:
         return -k * y + forcing(t)
@@ -81,10 +76,9 @@ def test_gradients_of_states_and_parameters(backend, forcing, keywords):
     assert isinstance(g, rg.Gradients if hasattr(rg, "Gradients") else tuple)
 
 
+@pytest.mark.libraries("numpy strict torch")
 @pytest.mark.filterwarnings("ignore:Converting a tensor")
 def test_output_functions_that_use_their_time(backend):
-    eager(backend)
-
     def fn(t: Any, y: Any, k: Any) -> Any:
         return y * math.exp(-float(t))
 
@@ -100,9 +94,9 @@ def test_output_functions_that_use_their_time(backend):
         _ = g.ts
 
 
+@pytest.mark.libraries("numpy strict torch")
 def test_a_time_that_can_be_followed_has_its_gradients(backend):
     """t only in comparisons and through the library: as before."""
-    eager(backend)
 
     def f(t: Any, y: Any, k: Any) -> Any:
         return -k * y * (1.0 if t < 5.0 else 2.0) + t * t

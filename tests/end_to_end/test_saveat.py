@@ -95,12 +95,9 @@ WISHES = {
 }
 
 
-@pytest.mark.parametrize("wish", WISHES)
-@pytest.mark.parametrize("slots", [None, 3])
+@pytest.mark.settings(wish=WISHES, slots=[None, 3], few={"jax": [(x, 3) for x in WISHES]})
 def test_gradients_agree_with_differences(backend, reference, wish, slots):
     """Through every kind of row to y0, args, t0, t1 and ts; steps move with t0 and t1."""
-    if backend.bk.name == "jax" and (backend.jit or slots is None):
-        pytest.skip("one compilation a kind of row")
     keywords, rows = WISHES[wish]
     f, y0, p = spiral(backend)
     solver = {"solver": "bosh3", "dt": 0.2, "adjoint": rg.RecursiveCheckpointAdjoint(slots)}

@@ -39,16 +39,10 @@ def steps(kind, origin):
     return {"rtol": 1e-5, "atol": 1e-6}
 
 
-def few_programs(backend):
-    """Compiled libraries: under jit alone."""
-    if not (backend.eager or backend.jit):
-        pytest.skip("the same programs as under jit")
-
-
+@pytest.mark.libraries("numpy strict torch jax:jit")
 @pytest.mark.parametrize("kind", ["constant", "adaptive", "given"])
 def test_values_in_single_precision(backend, kind):
     """Of an f without time, whatever the resolution of t itself."""
-    few_programs(backend)
     found = []
     for origin in (0.0, 1e6):
         y0, a = backend.array([1.0, 2.0], "float32"), backend.array(1.5, "float32")
@@ -61,13 +55,13 @@ def test_values_in_single_precision(backend, kind):
         np.testing.assert_allclose(mine, twin, rtol=1e-6)
 
 
+@pytest.mark.libraries("numpy strict torch jax:jit")
 @pytest.mark.parametrize("kind", ["constant", "adaptive", "given"])
 @pytest.mark.parametrize("end", [SPAN, -SPAN])
 def test_gradients_by_times(backend, kind, end):
     """By t0, t1 and saved times, of an f of time; forward and backward in time."""
     if end < 0 and (kind == "given" or not backend.eager):
         pytest.skip("forward only")
-    few_programs(backend)
     found = []
     weights = np.array([[1.0, -2.0], [0.5, 1.0], [2.0, 0.25]])
     for origin in (0.0, 1024.0):
@@ -197,11 +191,11 @@ def test_single_precision_alone():
         jax.config.update("jax_enable_x64", before)
 
 
+@pytest.mark.libraries("numpy strict torch jax:jit")
 @pytest.mark.parametrize("end", [0.1, 0.3, 1.1, 5.9, 10.1])
 @pytest.mark.parametrize("begin", [0.0, 3.0])
 def test_an_end_that_rounding_moved_is_the_end(backend, begin, end):
     """Saved times of single precision up to a t1 of double, and back to such a t0."""
-    few_programs(backend)
     y0, a = backend.array([1.0], "float32"), backend.array(0.5, "float32")
     ts = np.linspace(begin, begin + end, 3, dtype="float32")
     exact = np.exp(-0.5 * np.array([0.0, end / 2, end])[:, None])
@@ -228,9 +222,9 @@ def test_an_end_of_a_range(reference):
         rg.solve(lambda t, y, args: -y, y0, 0.0, 0.3, **keywords)
 
 
+@pytest.mark.libraries("numpy strict torch jax:jit")
 def test_ends_of_single_precision(backend):
     """Given and constant steps up to a t1 that float32 moved: as many as up to the t1 meant."""
-    few_programs(backend)
     y0, a = backend.array([1.0], "float32"), backend.array(0.5, "float32")
     for t0, t1 in ((10.0, 11.22), (997.0, 998.13), (0.0, 1.22)):
         end = backend.array(t1, "float32")

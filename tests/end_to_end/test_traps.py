@@ -194,10 +194,9 @@ def test_a_save_at_the_end_is_found_whatever_the_rounding(backend, keywords):
     np.testing.assert_allclose(g.y0, 2 * ys[2], rtol=1e-12)
 
 
+@pytest.mark.libraries("numpy strict torch")  # compiled loops round as the compiler fuses them
 def test_restart_midway_reproduces_the_run(backend):
     """A later part of the recorded steps, started from its state, ends on the same bits (T26)."""
-    if not backend.eager:
-        pytest.skip("compiled loops round as the compiler fuses them")
 
     def f(t, y, args):
         xp = backend.namespace(y)
@@ -215,10 +214,9 @@ def test_restart_midway_reproduces_the_run(backend):
 # --- memory and time
 
 
+@pytest.mark.libraries("numpy strict torch")  # each call would be compiled anew
 def test_a_hundred_gradients_leave_nothing_behind(backend):
     """Objects alive after 110 gradients as after 10 (torchdiffeq#152, #180, T29)."""
-    if not backend.eager:
-        pytest.skip("each call would be compiled anew")
     y0, rate = backend.array([1.0, 2.0]), backend.array(0.5)
     keywords = {"solver": "heun", "dt": 0.1, "adjoint": rg.RecursiveCheckpointAdjoint(3)}
     alive = []

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde.backend import Capability
 
 from .loops import Decay, gradient, rnn, rnn_inputs, weights
 
@@ -81,10 +80,8 @@ def test_at_most_so_many_steps(backend):
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
-@pytest.mark.needs(Capability.TRACED)
+@pytest.mark.libraries("jax:jit")  # an eager loop raises
 def test_gradients_of_a_loop_that_was_cut_are_nan(backend):
-    if not backend.jit:
-        pytest.skip("an eager loop raises")
     loop = Decay(20)
     args = (loop.cond, loop.body), (loop.init(backend),)
     _, grads = gradient(backend, rg.while_loop, *args, max_steps=7)
@@ -163,9 +160,8 @@ def test_a_condition_of_a_shape(backend):
         rg.while_loop(lambda c: None, keep, start)
 
 
+@pytest.mark.libraries("numpy strict torch")  # a traced body has one result
 def test_rows_of_ys_that_change(backend):
-    if not backend.eager:
-        pytest.skip("a traced body has one result")
     xp, calls = backend.xp, []
 
     def body(c: Any, _: Any) -> Any:

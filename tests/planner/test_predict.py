@@ -155,10 +155,9 @@ def test_a_fresh_function_is_known_by_what_it_closes_over(reference):
         assert "last" not in steps_source(*other)
 
 
+@pytest.mark.libraries("numpy strict torch")  # f is traced, not run
 @pytest.mark.parametrize("entry", ["solve", "solve_vjp", "plan"])
 def test_calls_of_a_fresh_function_are_counted(backend, entry):
-    if not backend.eager:
-        pytest.skip("f is traced, not run")
     calls, y0 = [], backend.array([1.0, 1.0])
     if hasattr(y0, "requires_grad_"):
         y0.requires_grad_(entry == "solve")
@@ -271,9 +270,8 @@ def test_a_solve_of_many_more_steps_keeps_the_budget(reference, size):
     assert 0.5 * plan.budget < measured <= plan.budget
 
 
+@pytest.mark.libraries("numpy strict torch")  # traced records have their size
 def test_a_solve_begun_again_has_the_same_gradient(backend):
-    if not backend.eager:
-        pytest.skip("records of traced libraries have their size beforehand")
 
     def f(t, y, args):
         xp = backend.namespace(y)

@@ -26,6 +26,7 @@ def gradient_of(backend, solve):
     return run
 
 
+@pytest.mark.libraries("numpy strict torch jax")  # the measure compiles by itself
 @pytest.mark.device
 @pytest.mark.needs(Capability.NATIVE_GRADIENT)
 @pytest.mark.parametrize("states", [30, 60])
@@ -35,8 +36,6 @@ def gradient_of(backend, solve):
     ids=["constant", "adaptive"],
 )
 def test_measured_peak_is_within_the_budget(backend, keywords, states):
-    if backend.jit:
-        pytest.skip("the measure compiles by itself")
     budget, t1 = states * STATE, 1.0 if "dt" in keywords else 10.0
     xp = backend.xp
 

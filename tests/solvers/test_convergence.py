@@ -53,12 +53,13 @@ def errors(backend, solver, t0, t1, counts):
     return found
 
 
-@each
-@pytest.mark.parametrize(("t0", "t1"), [(0.3, 2.3), (2.3, 0.3)], ids=["forward", "backward"])
-def test_observed_order(backend, name, t0, t1):
-    if not backend.eager and name not in ("euler", "tsit5"):
-        pytest.skip("compiled with `-m slow`; two solvers here")
-    check_order(backend, SOLVERS[name], t0, t1)
+@pytest.mark.settings(
+    name=SOLVERS,
+    way=["forward", "backward"],
+    few={"jax": [("tsit5", "forward")], "jax:jit": [("euler", "backward")]},
+)
+def test_observed_order(backend, name, way):
+    check_order(backend, SOLVERS[name], *((0.3, 2.3) if way == "forward" else (2.3, 0.3)))
 
 
 @pytest.mark.slow

@@ -43,11 +43,10 @@ def van_der_pol(backend, calls=None):
 # --- calls of f
 
 
+@pytest.mark.libraries("numpy strict torch")  # calls of compiled programs can't be counted
 @pytest.mark.parametrize("saveat", [{}, {"ts": [1.0, 1.001, 9.0]}, {"steps": True}], ids=str)
 def test_calls_are_counted_and_no_more_than_needed(backend, saveat):
     """12 an accepted step, 11 a rejected one, 3 more where the inside is asked for, 2 to start."""
-    if not backend.eager:
-        pytest.skip("calls of compiled programs can't be counted")
     calls = []
     f, y0, mu = van_der_pol(backend, calls)
     keywords = {"solver": "dopri8", "rtol": 1e-7, "atol": 1e-7, "saveat": rg.SaveAt(**saveat)}
@@ -82,10 +81,9 @@ def test_compiled_programs_count_their_calls(backend):
 # --- the interpolant
 
 
+@pytest.mark.libraries("numpy strict torch jax")  # the same programs
 def test_saved_times_inside_steps_are_of_order_7(backend):
     """Halve the step, and the largest error of all rows falls by 2**7 at least."""
-    if backend.jit:
-        pytest.skip("the same programs")
     found, one = [], backend.array(1.0)
     for n in (10, 20):
         saveat = rg.SaveAt(ts=TS)
@@ -104,19 +102,17 @@ def test_saved_times_inside_steps_are_of_order_7(backend):
     assert found[1] < 1e-8
 
 
+@pytest.mark.libraries("numpy strict torch jax")  # the same programs
 def test_rows_are_as_accurate_as_the_tolerance(backend):
-    if backend.jit:
-        pytest.skip("the same programs")
     f, y0, saveat = turn(backend), backend.array(Y0), rg.SaveAt(ts=TS)
     keywords = {"solver": "dopri8", "rtol": 1e-10, "atol": 1e-10, "saveat": saveat}
     sol = rg.solve(f, y0, 0.0, T1, backend.array(1.0), **keywords)
     np.testing.assert_allclose(backend.to_numpy(sol.ys), exact(TS), atol=2e-9)
 
 
+@pytest.mark.libraries("numpy strict torch jax")  # the same programs
 def test_gradients_of_rows_inside_steps(backend, reference):
     """Against differences, in y0, args and all times; some steps have rows, some have none."""
-    if backend.jit:
-        pytest.skip("the same programs")
     keywords = {"solver": "dopri8", "dt": 0.55}
     weights = np.cos(np.arange(len(TS) * 2.0)).reshape(len(TS), 2)
     times = [0.1, *TS[1:-2], 2.98, 2.99]
@@ -141,10 +137,9 @@ def test_gradients_of_rows_inside_steps(backend, reference):
         np.testing.assert_allclose(np.sum(given[i] * v), slope, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.libraries("numpy strict torch")  # sums of arrays, whatever their size
 def test_large_states_whose_products_skip_stages(backend, reference):
     """Copies side by side: the steps, rows and gradients of one; replays to the last bit."""
-    if not backend.eager:
-        pytest.skip("sums of arrays, whatever their size")
     copies, start = 2500, np.asarray(Y0)
     keywords = {"solver": "dopri8", "rtol": 1e-8, "atol": 1e-8, "saveat": rg.SaveAt(ts=TS, t1=True)}
     weights = np.cos(np.arange(2.0 * (len(TS) + 1))).reshape(-1, 2)
@@ -167,10 +162,9 @@ def test_large_states_whose_products_skip_stages(backend, reference):
 # --- the last stage, which waits for the verdict
 
 
+@pytest.mark.libraries("numpy strict torch")  # every try is whole
 def test_a_step_accepted_in_spite_of_its_error(backend):
     """``force_dtmin``: its last slope is evaluated by whoever needs it first."""
-    if not backend.eager:
-        pytest.skip("every try is whole")
     f, y0, mu = van_der_pol(backend)
     controller = rg.PIDController(rtol=1e-13, atol=1e-13, dt0=0.05, dtmin=0.05, force_dtmin=True)
     ts = [0.011, 0.24, 0.26, 0.5]
@@ -181,10 +175,9 @@ def test_a_step_accepted_in_spite_of_its_error(backend):
     np.testing.assert_allclose(backend.to_numpy(forced.ys), backend.to_numpy(plain.ys), rtol=1e-12)
 
 
+@pytest.mark.libraries("numpy strict torch jax")  # the same programs
 def test_an_error_of_zero(backend):
     """Both estimates vanish: the step grows, and nothing is divided by 0."""
-    if backend.jit:
-        pytest.skip("the same programs")
     nothing = lambda x: 0.0 * x  # noqa: E731
     for y0 in (backend.array([1.0, 2.0]), (backend.array([1.0]), backend.array(2.0))):
         sol = rg.solve(

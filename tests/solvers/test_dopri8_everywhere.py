@@ -28,10 +28,9 @@ def exact(t):
     return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
 
 
+@pytest.mark.libraries("numpy strict torch jax")  # the same programs
 def test_complex_trees(backend):
     """y' = i rate y in a tree, with rows inside; the leaves go through the sums of arrays."""
-    if backend.jit:
-        pytest.skip("the same programs")
     y0 = {"a": backend.array([1.0, 0.5j], "complex128"), "b": backend.array(2.0 + 0j, "complex128")}
     f = lambda t, y, rate: backend.map(lambda x: 1j * rate * x, y)  # noqa: E731
     keywords = {
@@ -46,10 +45,11 @@ def test_complex_trees(backend):
         np.testing.assert_allclose(backend.to_numpy(sol.ys[name]), rows, rtol=1e-8)
 
 
+@pytest.mark.libraries("numpy strict torch jax")  # the same programs under jit
 @pytest.mark.parametrize("steps", [{"dt": 0.21}, {"rtol": 1e-9, "atol": 1e-9}], ids=str)
 def test_the_reversible_form_has_its_inside_too(backend, steps):
     """Rows within its steps: their accuracy, and the gradient by inversion."""
-    if backend.jit or (not backend.eager and "dt" in steps):
+    if not backend.eager and "dt" in steps:
         pytest.skip("the same programs")
     keywords = {"solver": rg.Reversible(rg.Dopri8()), "max_steps": 64, **steps}
     problem = turn(backend), backend.array(Y0), 0.0, T1, backend.array(1.0)
@@ -89,10 +89,9 @@ def test_field_is_traced_once_whatever_the_stages(backend):
     assert len(traces) <= 3
 
 
+@pytest.mark.libraries("numpy strict torch jax")  # compiled as it is
 @pytest.mark.needs(Capability.TRACED)
 def test_lanes_of_a_batch_are_single_solves(backend):
-    if backend.jit:
-        pytest.skip("compiled as it is")
     import jax
 
     def loss(y0, rate):
@@ -109,11 +108,10 @@ def test_lanes_of_a_batch_are_single_solves(backend):
             np.testing.assert_allclose(a[i], b, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.libraries("numpy strict torch")  # calls of compiled programs can't be counted
 @pytest.mark.parametrize("seminorm", [False, True])
 def test_the_continuous_adjoint(backend, seminorm):
     """Both estimates hold its quadratures too: as few calls as the states alone take, or nearly."""
-    if not backend.eager:
-        pytest.skip("calls of compiled programs can't be counted")
     calls, found = [], []
     problem = turn(backend, calls), backend.array(Y0), 0.0, T1, backend.array(1.0)
     keywords = {"solver": "dopri8", "rtol": 1e-9, "atol": 1e-9}

@@ -32,10 +32,11 @@ def exact(reference):
     return rg.solve(f, y0, 0.0, 1.0, p, rtol=1e-13, atol=1e-13).ys
 
 
-@each
+@pytest.mark.settings(
+    name=SOLVERS,
+    few={"jax": ["velocity_verlet", "coupled bosh3"], "jax:jit": ["reversible_heun"]},
+)
 def test_observed_order(backend, exact, name):
-    if not backend.eager and name not in ("velocity_verlet", "reversible_heun", "coupled bosh3"):
-        pytest.skip("three solvers are enough to compile")
     solver, (f, y0, p), errors = SOLVERS[name], pendulums(backend), []
     for n in (40, 80) if solver.order < 3 else (8, 16):
         ys = backend.to_numpy(rg.solve(f, y0, 0.0, 1.0, p, solver=solver, dt=1 / n).ys)
@@ -44,10 +45,9 @@ def test_observed_order(backend, exact, name):
     assert solver.order - 0.2 < math.log2(errors[0] / errors[1]) < solver.order + 0.4
 
 
+@pytest.mark.libraries("numpy strict torch jax")  # as without jit
 @pytest.mark.parametrize("name", ["reversible_heun", "coupled heun", "coupled bosh3"])
 def test_tolerance_controls_the_error(backend, exact, name):
-    if backend.jit:
-        pytest.skip("as without jit")
     (f, y0, p), found = pendulums(backend), []
     for tol in (1e-3, 1e-5) if backend.eager else (1e-5,):
         sol = rg.solve(f, y0, 0.0, 1.0, p, solver=SOLVERS[name], rtol=tol, atol=tol)
@@ -82,14 +82,13 @@ def test_order_of_the_interpolant(reference, name):
 # --- the inverse
 
 
+@pytest.mark.libraries("numpy strict torch jax")  # as without jit
 @each
 def test_inverse_of_a_step(backend, name):
     """To a few units in the last place, both ways in time.
 
     Steps follow each other: a slope that is carried must be that of its state and time.
     """
-    if backend.jit:
-        pytest.skip("as without jit")
     solver, rng = SOLVERS[name], np.random.default_rng(0)
     stepper, s, made = forward(backend, solver)
     wide, real = solver.carried(backend.bk, made.layout), backend.bk.clock(made.layout).real
@@ -120,10 +119,9 @@ def test_a_solve_and_back(reference, name):
     assert worst < 2e-13
 
 
+@pytest.mark.libraries("numpy strict torch jax")  # as without jit
 def test_runge_kutta_steps_are_inverted_to_their_order(backend):
     """One step back: not exact, O(h**(order + 1)); what a guarded backsolve begins with."""
-    if backend.jit:
-        pytest.skip("as without jit")
     stepper, s, made = forward(backend, rg.RK4())
     real, errors = backend.bk.clock(made.layout).real, []
     for h in (0.2, 0.1):
@@ -138,12 +136,11 @@ def test_runge_kutta_steps_are_inverted_to_their_order(backend):
 # --- the step's vjp
 
 
+@pytest.mark.libraries("numpy strict torch")  # the generic layout, which strict covers
 @each
 @pytest.mark.parametrize("one_tape", [False, True])
 def test_inner_product_identity(backend, name, one_tape):
     """<g, J v> = <J^T g, v> for a carried state, the parameters, t and h."""
-    if not backend.eager:
-        pytest.skip("the generic layout, which strict covers")
     solver, rng = SOLVERS[name], np.random.default_rng(1)
     _, s, made = forward(backend, solver)
     wide, params, t, h = solver.carried(backend.bk, made.layout), backend.array(P), 0.3, 0.25

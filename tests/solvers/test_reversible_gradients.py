@@ -58,7 +58,7 @@ def everything_stored(reference, name, wish, adaptive=False):
     name=SOLVERS,
     wish=WISHES,
     adjoint=ADJOINTS,
-    traced={
+    few={
         "jax": [("velocity_verlet", "rows", "4 slots"), ("coupled heun", "rows", "segments")],
         "jax:jit": [("reversible_heun", "rows", "direct"), ("alf", "fn", "4 slots")],
     },
@@ -74,7 +74,7 @@ def test_every_adjoint_gives_one_gradient(backend, reference, name, wish, adjoin
     name=["reversible_heun", "coupled heun"],
     wish=["rows", "steps"],
     adjoint=["4 slots", "direct"],
-    traced={
+    few={
         "jax": [("coupled heun", "rows", "4 slots")],
         "jax:jit": [("reversible_heun", "rows", "direct")],
     },

@@ -92,11 +92,10 @@ def test_settings_out_of_range(make, message):
         make()
 
 
+@pytest.mark.libraries("numpy strict torch jax")  # as without jit
 @pytest.mark.parametrize("solver", ["leapfrog", "semi_implicit_euler"])
 def test_containers_of_a_pair(backend, solver):
     """Tuple, list and namedtuple; the shapes of q and p may differ, their sizes may not."""
-    if backend.jit:
-        pytest.skip("as without jit")
     from collections import namedtuple
 
     kind = namedtuple("Phase", "q p")
@@ -133,11 +132,10 @@ def test_a_system_that_is_not_separable_is_stepped_and_differentiated(reference)
     assert 1.8 < math.log2(errors[0] / errors[1]) < 2.3
 
 
+@pytest.mark.libraries("numpy strict torch jax")  # as without jit
 @pytest.mark.parametrize("form", ["single", "complex128", "float32"])
 def test_dtypes(backend, form):
     """float32 and complex states come out as they went in, carried copies and all."""
-    if backend.jit:
-        pytest.skip("as without jit")
     dtype = "float64" if form == "single" else form
     for solver in (rg.ReversibleHeun(), rg.ALF(), rg.Reversible(rg.Heun())):
         y0 = backend.array([1.0, 0.5], dtype)
@@ -149,10 +147,9 @@ def test_dtypes(backend, form):
         )
 
 
+@pytest.mark.libraries("numpy torch jax")  # as without jit; strict arrays warn of overflow
 def test_a_failed_solve_says_where(backend):
     """What is carried turns nan: the last good state and a nan gradient."""
-    if backend.jit or backend.bk.name == "array_api_strict":
-        pytest.skip("as without jit; strict arrays warn of overflow")
 
     def blows(t, y, args):
         return y * y
