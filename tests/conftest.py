@@ -18,7 +18,8 @@ settings meet (:func:`pairs`), and the rest is slow; JAX takes its few alone, fo
 to compile. Where some libraries say it all,
 ``@pytest.mark.libraries("numpy jax:jit", slow="torch")`` names them (a device goes with its
 library). Without these marks a test runs on all libraries, each case on JAX with jit or without;
-its twin is slow.
+its twin is slow. ``@pytest.mark.quick("euler-rows")`` names by their ids the cases of a test that
+stand for all; the others are slow.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ if "jax:cuda" not in REQUIRED:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*capabilities): skip backends without them")
+    config.addinivalue_line("markers", "quick(*ids): the others of these cases are slow")
     config.addinivalue_line("markers", "libraries(names, *, slow): the ids that say it all")
     config.addinivalue_line("markers", "settings(*, few, **values): which of them run where")
 
@@ -62,10 +64,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = chosen
 
 
-@pytest.hookimpl(tryfirst=True)  # before what is slow is left out
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Of JAX with jit and without one is slow, which one by the case: the programs are twins."""
-    params = getattr(getattr(item, "callspec", None), "params", {})
+    """What is not in ``quick`` is slow; and of JAX with jit and without, one, by the case."""
+    callspec = getattr(item, "callspec", None)
+    quick = item.get_closest_marker("quick")
+    if callspec is not None and quick is not None and callspec.id not in quick.args:
+        item.add_marker(pytest.mark.slow)
+    params = getattr(callspec, "params", {})
     if params.get("backend") not in ("jax", "jax:jit") or any(
         item.get_closest_marker(name) for name in ("settings", "libraries")
     ):

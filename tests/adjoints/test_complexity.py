@@ -58,11 +58,18 @@ def test_the_integers_take_the_steps_of_real_gradients(adjoint, slots, n):
     assert real(n, ADJOINTS[adjoint](c)).steps == pytest.approx(steps, abs=1)
 
 
-def test_bytes_are_flat():
+@pytest.mark.quick("noted")
+@pytest.mark.parametrize(
+    ("adjoint", "each"),
+    [
+        pytest.param(rg.RecursiveCheckpointAdjoint(16), 0, id="checkpoints"),
+        pytest.param(rg.BacksolveAdjoint(16, guard=None), 0, id="stored"),
+        pytest.param(rg.BacksolveAdjoint(16), NOTED, id="noted"),
+    ],
+)
+def test_bytes_are_flat(adjoint, each):
     """But for a guard's notes, 32 B a step."""
     few, many = 200, 800
-    noted, stored = rg.BacksolveAdjoint(16), rg.BacksolveAdjoint(16, guard=None)
-    for adjoint, each in ((rg.RecursiveCheckpointAdjoint(16), 0), (stored, 0), (noted, NOTED)):
-        sizes = [real(n, adjoint, size=True).bytes for n in (few, many)]
-        assert sizes[0] < 40 * STATE
-        assert sizes[1] - sizes[0] == pytest.approx(each * (many - few), abs=STATE)
+    sizes = [real(n, adjoint, size=True).bytes for n in (few, many)]
+    assert sizes[0] < 40 * STATE
+    assert sizes[1] - sizes[0] == pytest.approx(each * (many - few), abs=STATE)

@@ -30,6 +30,7 @@ def test_known_to_be_wrong_on_t1(backend):
     np.testing.assert_allclose(discrete.y0, [-6.673239, 5.042737], atol=1e-5)
 
 
+@pytest.mark.libraries("numpy torch jax:jit", slow="strict jax")
 def test_known_to_be_wrong_on_t2(backend):
     """Lorenz, dz/drho = 0.446134893 at t = 1, 2.145918785 at t = 2: right there, 60 % out here."""
 
@@ -47,8 +48,8 @@ def test_known_to_be_wrong_on_t2(backend):
 
 
 # --- peers
-@pytest.mark.libraries("numpy strict torch jax")  # the same numbers
-@pytest.mark.needs(Capability.TRACED)
+@pytest.mark.slow
+@pytest.mark.libraries("jax")  # the same numbers
 def test_the_numbers_of_diffrax(backend):
     diffrax, jax = pytest.importorskip("diffrax"), pytest.importorskip("jax")
 
@@ -128,7 +129,7 @@ def oscillator(backend):
     return f, backend.array([1.2, -0.3]), 0.0, 2.0, backend.array([0.8, 1.4])
 
 
-@pytest.mark.needs(Capability.TRACED)
+@pytest.mark.libraries("jax:jit", slow="jax")
 def test_residuals_on_jax(backend):
     """T1's 500 steps leave y(t1), y0, t0, t1 and a status between the passes."""
     jax = pytest.importorskip("jax")
@@ -145,7 +146,7 @@ def test_residuals_on_jax(backend):
     assert sum(x.nbytes for x in jax.tree_util.tree_leaves(pull)) <= 64
 
 
-@pytest.mark.needs(Capability.TRACED)
+@pytest.mark.libraries("jax:jit", slow="jax")
 def test_under_vmap(backend):
     jax = pytest.importorskip("jax")
     f, y0, t0, t1, p = oscillator(backend)

@@ -88,10 +88,10 @@ def rewritten(f: Any, y: Any, p: Any) -> tuple[Any, Any]:
     return flat, run
 
 
+@pytest.mark.quick("forms-complex128", "network-float64")
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [pytest.param(f, d, marks=pytest.mark.slow if d == "float32" else ())
-     for f in FIELDS for d in ("float32", "float64", "complex128")
+    [(f, d) for f in FIELDS for d in ("float32", "float64", "complex128")
      if (f, d) != ("gated", "complex128")],  # complex numbers have no order
 )  # fmt: skip
 def test_values_and_derivatives_of_the_rewritten_field(name: str, dtype: str):
@@ -114,6 +114,7 @@ def test_values_and_derivatives_of_the_rewritten_field(name: str, dtype: str):
         agree(*one, rtol)
 
 
+@pytest.mark.quick("forms")
 @pytest.mark.parametrize("name", FIELDS)
 def test_second_derivatives_of_the_rewritten_field(name: str):
     plain, run = rewritten(FIELDS[name], START, LAYERS)
@@ -128,6 +129,7 @@ def test_second_derivatives_of_the_rewritten_field(name: str):
     agree(hessian(run), hessian(plain))
 
 
+@pytest.mark.quick("0-2-7", "1-7-8", "0-16-16", "1-1-9")
 @pytest.mark.parametrize(
     ("rows", "width"), [(1, 1), (1, 9), (2, 7), (7, 8), (8, 7), (9, 3), (16, 16)]
 )
@@ -185,6 +187,7 @@ def loss(f: Any, y: Any, p: Any, **settings: Any) -> Any:
 
 
 @marking
+@pytest.mark.quick("network-backsolve", "gated-slots", "network-adaptive", "residual-tapes")
 @pytest.mark.parametrize(
     ("name", "settings"),
     [("network", s) for s in SETTINGS] + [(f, s) for f in FIELDS for s in ("tapes", "slots")][2:],
@@ -202,6 +205,15 @@ def test_solves_and_gradients_are_those_of_the_field_as_it_is(
     agree(found, jax.jit(gradient)(*given), 1e-9 if settings == "adaptive" else 1e-10)
 
 
+@marking
+def test_a_batch():
+    y, p = jnp.asarray(START), jax.tree_util.tree_map(jnp.asarray, LAYERS)
+    one = jax.grad(lambda y, p: loss(network, y, p, dt=0.1, solver="rk4"), (0, 1))
+    lanes = jax.jit(jax.vmap(one, (0, None)))(jnp.stack([y, 1.5 * y]), p)
+    agree(jax.tree_util.tree_map(lambda x: x[0], lanes), jax.jit(one)(y, p))
+
+
+@pytest.mark.slow
 @marking
 def test_other_modes_of_a_network():
     y, p = jnp.asarray(START), jax.tree_util.tree_map(jnp.asarray, LAYERS)
@@ -223,6 +235,7 @@ def test_other_modes_of_a_network():
     agree((g.y0, g.args), whole)
 
 
+@pytest.mark.slow
 @marking
 def test_the_continuous_adjoint_and_captured_parameters():
     y, p = jnp.asarray(START), jax.tree_util.tree_map(jnp.asarray, LAYERS)

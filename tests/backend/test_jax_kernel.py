@@ -57,7 +57,11 @@ SETTINGS: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+IDS = ("constant", "adaptive", "rows", "window", "slots", "backsolve")
+
+
+@pytest.mark.quick("adaptive", "rows", "window")
+@pytest.mark.parametrize("settings", SETTINGS, ids=IDS)
 def test_same_gradient_with_and_without(settings, monkeypatch):
     with_kernel = gradient(lotka_volterra, **settings)(Y0, P)
     monkeypatch.setenv("RETROGRADE_KERNEL", "0")
@@ -86,7 +90,8 @@ def test_the_callers_thread_runs_a_small_gradient():
 
 
 @marking
-@pytest.mark.parametrize("settings", [{"max_steps": 5000}, {"adjoint": (100,)}], ids=str)
+@pytest.mark.quick("settings1")
+@pytest.mark.parametrize("settings", [{"max_steps": 5000}, {"adjoint": (100,)}])
 def test_many_slots_and_high_bounds_are_no_cliff(settings):
     """With a sort among the slots, no pass back was a kernel: 20 times as long from 4,100 on."""
     if "adjoint" in settings:
@@ -116,6 +121,7 @@ def test_order_of_the_slots_from_their_table(rows: int):
         assert sorted(np.asarray(order[:rows])) == list(range(rows))
 
 
+@pytest.mark.quick("71680")
 @pytest.mark.parametrize("budget", [70 * 1024, 200 * 1024])  # without and with a record of times
 def test_kernels_with_many_slots_are_within_the_budget(budget: int):
     """A loop in a kernel works in the memory of the slots that it is given, not in a copy."""
@@ -146,6 +152,7 @@ def unread(text: str) -> list[str]:
 
 
 @marking
+@pytest.mark.quick("constants", "unused")
 @pytest.mark.parametrize("how", ["arguments", "constants", "unused"])
 def test_a_kernel_reads_every_input(how):
     """XLA aborts the process at the first that is not read: constants are folded into calls."""
@@ -193,8 +200,11 @@ def _printed(y: Any, p: Any) -> Any:
     return -y * p[0]
 
 
+@pytest.mark.quick(
+    "adaptive-scatter", "adaptive-matrix product", *(f"constant-{x}" for x in rejected())
+)
 @pytest.mark.parametrize("name", list(rejected()))
-@pytest.mark.parametrize("settings", SETTINGS[:2], ids=str)
+@pytest.mark.parametrize("settings", SETTINGS[:2], ids=IDS[:2])
 def test_no_program_fails_to_compile_because_of_it(name, settings):
     f, size = rejected()[name]
     y0 = np.linspace(0.5, 1.0, size)
@@ -203,6 +213,7 @@ def test_no_program_fails_to_compile_because_of_it(name, settings):
         assert np.isfinite(a).all()
 
 
+@pytest.mark.quick("200")
 @pytest.mark.parametrize("size", [3, 200, 2000])
 def test_batches_compile_and_agree(size):
     """A batch makes arrays larger than the gate saw: it is not marked, whatever its size."""
@@ -220,6 +231,7 @@ def test_batches_compile_and_agree(size):
     assert np.isfinite(total(p)).all()
 
 
+@pytest.mark.slow
 def test_other_modes_go_through():
     def loss(y: Any) -> Any:
         return rg.solve(lotka_volterra, y, 0.0, 1.0, p, dt=0.1, solver="rk4").ys.sum()
@@ -275,6 +287,7 @@ def test_halves_of_a_symplectic_step_are_calls_in_reverse_alone():
     assert text(jax.jit(jax.grad(loss)), np.ones(1000)).count('inlineable = "false"') == 1
 
 
+@pytest.mark.slow
 def test_without_jit_and_for_other_platforms():
     program, y, p = gradient(lotka_volterra), jnp.asarray(Y0), jnp.asarray(P)
     found = program(y, p)

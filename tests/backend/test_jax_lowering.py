@@ -109,6 +109,7 @@ def test_one_program_for_both_platforms_gives_the_gradient_here():
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_guard_is_not_of_the_precision_of_a_gpus_products(monkeypatch):
     """float32 products by default are of 10 bits there: rounded so, as many steps are inverted."""
     rounded = []

@@ -37,6 +37,7 @@ def gradient(f: Any, **keywords: Any) -> Any:
     return jax.jit(jax.grad(loss, (0, 1)))
 
 
+@pytest.mark.quick("tsit5")
 @pytest.mark.parametrize("solver", ["tsit5", "reversible_heun"])
 def test_the_tape_of_a_costly_field_gives_the_same_gradient(solver, monkeypatch):
     y, masses = np.linspace(0.1, 1.0, 18).reshape(6, 3), np.linspace(0.4, 0.6, 3)

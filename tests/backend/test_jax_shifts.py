@@ -109,6 +109,7 @@ def wave(t: Any, y: Any, c: Any) -> Any:
     return p, c * (around - 4.0 * q)
 
 
+@pytest.mark.quick("192")
 @pytest.mark.parametrize("m", [16, 192])  # small enough to be left alone; large sums
 def test_gradient_of_a_wave_is_that_of_a_plain_loop(m: int):
     x = np.linspace(0.0, 2 * np.pi, m, endpoint=False)

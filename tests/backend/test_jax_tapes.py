@@ -107,6 +107,7 @@ CASES = [
 ]
 
 
+@pytest.mark.quick("bodies-tsit5-t1", "stiffening-adaptive-steps", "network-bosh3-t1")
 @pytest.mark.parametrize(("name", "steps", "outputs"), CASES)
 def test_the_gradient_of_direct_differentiation(name, steps, outputs):
     keywords = {**STEPS[steps], "saveat": OUTPUTS[outputs]}
@@ -118,6 +119,7 @@ def test_the_gradient_of_direct_differentiation(name, steps, outputs):
     agree(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "adjoint"),
     [("bodies", rg.RecursiveCheckpointAdjoint()), ("stiffening", rg.BacksolveAdjoint(4))],
@@ -146,6 +148,7 @@ def test_steps_of_these_cases_are_rejected():
     assert rg.solve(f, y, 0.0, 1.0, p, **ADAPTIVE).stats["num_rejected_steps"] > 0
 
 
+@pytest.mark.quick("0")
 @pytest.mark.parametrize("wanted", [0, 1])
 def test_of_the_start_or_of_parameters_alone(wanted):
     _, y, p = given("network")
@@ -159,6 +162,7 @@ def test_of_the_start_or_of_parameters_alone(wanted):
     agree(found, expected)
 
 
+@pytest.mark.slow
 def test_states_stand_in_where_times_or_functions_of_states_are_asked_for():
     f, y, p = given("bodies")
     fn = {"saveat": rg.SaveAt(ts=[0.2, 0.8], fn=lambda t, y, p: t * y**2 * p[0])}
@@ -209,6 +213,7 @@ def test_the_planner_takes_tapes_where_they_are_a_gain_and_fit():
 
 
 @marking
+@pytest.mark.quick("False-bodies")
 @pytest.mark.parametrize("name", ["network", "bodies"])
 @pytest.mark.parametrize("by_time", [False, True])
 def test_measured_bytes_are_within_the_plan(name, by_time):
@@ -260,6 +265,15 @@ def test_a_solve_that_fails_has_no_gradient():
 
 
 @pytest.mark.parametrize("name", ["network", "bodies"])
+def test_a_batch(name):
+    _, y, p = given(name)
+    many = jax.tree_util.tree_map(lambda x: jnp.stack([x, 1.1 * x]), y)
+    one = jax.grad(loss(name, rg.TapeAdjoint(), **CONSTANT))
+    agree(jax.vmap(one, (0, None))(many, p)[1], one(many[1], p))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["network", "bodies"])
 def test_transforms_in_any_order(name):
     _, y, p = given(name)
     many = jax.tree_util.tree_map(lambda x: jnp.stack([x, 1.1 * x, 0.9 * x]), y)
@@ -277,6 +291,7 @@ def test_transforms_in_any_order(name):
     agree(jax.hessian(tape)(y, p), jax.hessian(direct)(y, p), 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["network", "bodies"])
 def test_jacobians(name):
     f, y, p = given(name)
