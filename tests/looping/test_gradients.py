@@ -15,11 +15,11 @@ from retrograde.backend import Capability
 
 from .loops import Decay, gradient, rnn, rnn_inputs, weights
 
-SETTINGS: tuple[dict[str, Any], ...] = (
-    {}, {"checkpoints": 1}, {"checkpoints": 2}, {"checkpoints": 5}, {"checkpoints": 64},
-    {"memory": "1500 B"}, {"memory": "4 KiB"}, {"kind": "bounded"},
-)  # fmt: skip
-IDS = [" ".join(f"{k}={v}" for k, v in s.items()) or "default" for s in SETTINGS]
+SETTINGS: dict[str, dict[str, Any]] = {
+    "default": {}, "1 slot": {"checkpoints": 1}, "2 slots": {"checkpoints": 2},
+    "5 slots": {"checkpoints": 5}, "64 slots": {"checkpoints": 64}, "small": {"memory": "1500 B"},
+    "large": {"memory": "4 KiB"}, "bounded": {"kind": "bounded"},
+}  # fmt: skip
 
 
 def assert_same(found: Any, expected: Any, rtol: float = 1e-12) -> None:
@@ -43,10 +43,12 @@ def scan_reference(reference):
     return gradient(reference, rg.scan, (rnn,), rnn_inputs(reference, 17))
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=IDS)
-def test_while_loop(backend, settings, while_reference):
-    loop = Decay()
-    if settings.get("kind") == "bounded":
+@pytest.mark.settings(
+    name=SETTINGS, few={"jax": ["default", "5 slots"], "jax:jit": ["2 slots", "bounded"]}
+)
+def test_while_loop(backend, name, while_reference):
+    loop, settings = Decay(), SETTINGS[name]
+    if name == "bounded":
         settings = {**settings, "max_steps": 100}
     args = (loop.cond, loop.body), (loop.init(backend),)
     result, grads = gradient(backend, rg.while_loop, *args, **settings)
@@ -54,12 +56,18 @@ def test_while_loop(backend, settings, while_reference):
     assert_same(grads, while_reference[1])
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("settings", SETTINGS, ids=IDS)
-def test_scan(backend, settings, reverse, reference):
+@pytest.mark.settings(
+    name=SETTINGS,
+    reverse=[False, True],
+    few={
+        "jax": [("default", True), ("2 slots", False)],
+        "jax:jit": [("small", True), ("bounded", False), ("64 slots", True)],
+    },
+)
+def test_scan(backend, name, reverse, reference):
     expected = gradient(reference, rg.scan, (rnn,), rnn_inputs(reference, 17), reverse=reverse)
     inputs = rnn_inputs(backend, 17)
-    result, grads = gradient(backend, rg.scan, (rnn,), inputs, reverse=reverse, **settings)
+    result, grads = gradient(backend, rg.scan, (rnn,), inputs, reverse=reverse, **SETTINGS[name])
     assert_same(flat(result), flat(expected[0]))
     assert_same(grads, expected[1])
 
@@ -140,8 +148,8 @@ def test_a_second_pull(reference):
 
 
 @pytest.mark.needs(Capability.NATIVE_GRADIENT)
-@pytest.mark.parametrize("settings", SETTINGS, ids=IDS)
-def test_closures(backend, settings):
+@pytest.mark.settings(name=SETTINGS, few={"jax": ["default", "small"], "jax:jit": ["2 slots"]})
+def test_closures(backend, name):
     """What a body closes over gets its gradient."""
     _, expected = gradient(
         backend, rg.scan, (lambda c, _: ((c[0] + 0.1 * c[1] * c[0], c[1]), None),),
@@ -149,7 +157,7 @@ def test_closures(backend, settings):
     )  # fmt: skip
 
     def loss(h: Any, w: Any) -> Any:
-        out, _ = rg.scan(lambda h, _: (h + 0.1 * w * h, None), h, None, 12, **settings)
+        out, _ = rg.scan(lambda h, _: (h + 0.1 * w * h, None), h, None, 12, **SETTINGS[name])
         return out * math.cos(1.0)
 
     h, w = backend.array(0.4), backend.array(1.3)
