@@ -85,6 +85,9 @@ def wrapped(jax, where, outer, inner, fn):
     return jit(whole) if where == "around" else whole
 
 
+@pytest.mark.quick(
+    "jacfwd-grad-nowhere", "jacrev-jacfwd-around", "jacfwd-jacrev-inside", "jacrev-grad-between"
+)
 @pytest.mark.parametrize("where", ["nowhere", "inside", "between", "around"])
 @pytest.mark.parametrize("pair", SECOND, ids="-".join)
 def test_jax_second_derivatives(pair, where):
@@ -95,6 +98,7 @@ def test_jax_second_derivatives(pair, where):
     np.testing.assert_allclose(hessian, np.diag(Y0 * np.exp(-Z)), rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.quick("False-auto", "True-recursive_checkpoint", "True-direct")
 @pytest.mark.parametrize("adjoint", ["auto", "forward", "direct", "recursive_checkpoint"])
 @pytest.mark.parametrize("jitted", [False, True])
 def test_jax_hessian_by_every_adjoint(adjoint, jitted):
@@ -105,9 +109,8 @@ def test_jax_hessian_by_every_adjoint(adjoint, jitted):
     np.testing.assert_allclose(found, np.diag(Y0 * np.exp(-Z)), rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize(
-    "inner", ["grad", "jacfwd", pytest.param("hessian", marks=pytest.mark.slow)]
-)
+@pytest.mark.quick("grad")
+@pytest.mark.parametrize("inner", ["grad", "jacfwd", "hessian"])
 def test_jax_vmap_of_derivatives(inner):
     """Batched inside and outside; every sample as alone."""
     jax = jax_x64()
@@ -121,9 +124,8 @@ def test_jax_vmap_of_derivatives(inner):
         np.testing.assert_allclose(jax.jit(outer)(zs), alone, rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "kind", ["adaptive", "while_loop", pytest.param("direct", marks=pytest.mark.slow)]
-)
+@pytest.mark.quick("while_loop")
+@pytest.mark.parametrize("kind", ["adaptive", "while_loop", "direct"])
 def test_jax_reverse_over_reverse_of_a_batch(kind):
     """grad of grad of vmap, as vmap of grad of grad, by differences, and once more."""
     jax = jax_x64()

@@ -67,6 +67,10 @@ def gradient(body: Any, kind: str, **settings: Any) -> Any:
     return jax.jit(jax.grad(total, (0, 1)))
 
 
+@pytest.mark.quick(
+    *(f"{x}-scan" for x in ("sums", "branch", "sort", "matrix product", "callback")),
+    *(f"{x}-while_loop" for x in ("matrix and vector", "loop", "fft")),
+)
 @pytest.mark.parametrize("kind", ["scan", "while_loop"])
 @pytest.mark.parametrize("name", BODIES)
 def test_any_body_compiles_to_the_gradient_without_kernels(name, kind, monkeypatch):
@@ -84,6 +88,7 @@ def test_any_body_compiles_to_the_gradient_without_kernels(name, kind, monkeypat
 
 
 @marking
+@pytest.mark.quick("{}", "{'memory': '2 KiB'}")
 @pytest.mark.parametrize("settings", [{}, {"checkpoints": 50}, {"memory": "2 KiB"}], ids=str)
 def test_both_passes_are_marked_whatever_is_stored(settings):
     fn = gradient(BODIES["sums"][0], "while_loop", **settings)
@@ -96,6 +101,7 @@ def test_large_carries_are_left_as_they_were():
     assert [sweeps(fn, jnp.ones(n), jnp.asarray(0.9)) for n in (256, 257)] == [2, 0]
 
 
+@pytest.mark.quick("while_loop")
 @pytest.mark.parametrize("kind", ["scan", "while_loop"])
 def test_lanes_of_different_length_and_keys_in_the_carry(kind):
     body = BODIES["sums"][0]

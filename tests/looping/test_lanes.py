@@ -43,6 +43,7 @@ def lanes() -> Any:
     return np.asarray([[v, *g] for v, g in found])
 
 
+@pytest.mark.quick("{'checkpoints': 5}")
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_values_and_gradients_of_lanes(lanes, settings):
     def one(y: Any, p: Any, end: Any) -> Any:
