@@ -14,12 +14,12 @@ A test of many settings names them, and those that stand for all where a case is
     @pytest.mark.settings(solver=SOLVERS, wish=WISHES, few={"jax": [("euler", "rows")]})
 
 NumPy takes every tuple of settings, another eager library its few, or tuples in which any two
-settings meet (:func:`pairs`), and the rest is slow; JAX takes its few alone, for each is a program
-to compile. Where some libraries say it all,
+settings meet (:func:`pairs`), and the rest is slow; JAX takes its few, for each is a program to
+compile, and of the rest what is not many. Where some libraries say it all,
 ``@pytest.mark.libraries("numpy jax:jit", slow="torch")`` names them (a device goes with its
-library). Without these marks a test runs on all libraries, each case on JAX with jit or without;
-its twin is slow. ``@pytest.mark.quick("euler-rows")`` names by their ids the cases of a test that
-stand for all; the others are slow.
+library). ``@pytest.mark.quick("euler-rows")`` names by their ids the cases of a test that stand for
+all; the others are slow. Without these marks a test runs on all libraries, two of its cases on JAX,
+one of them with jit; more of them are slow.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ import retrograde as rg
 from retrograde._backend.registry import adapter, backend_for
 from retrograde.backend import Capability
 
+JAX = ("jax", "jax:jit")
+MOST = 12
+"""Settings of a test that are compiled one and all for ``-m slow``."""
 IDS = ("numpy", "strict", "torch", "jax", "jax:jit", "cupy", "torch:cuda", "jax:cuda")
 REQUIRED = frozenset(os.environ.get("RETROGRADE_REQUIRE", "").replace(",", " ").split())
 if "jax:cuda" not in REQUIRED:
@@ -51,8 +54,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "settings(*, few, **values): which of them run where")
 
 
+@pytest.hookimpl(tryfirst=True)  # before those that are slow are left out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """``-m device`` runs the backends alone that ``RETROGRADE_REQUIRE`` names."""
+    mark_slow(items)
     if config.option.markexpr != "device" or not REQUIRED:
         return
     chosen: list[pytest.Item] = []
@@ -64,20 +69,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = chosen
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """What is not in ``quick`` is slow; and of JAX with jit and without, one, by the case."""
-    callspec = getattr(item, "callspec", None)
-    quick = item.get_closest_marker("quick")
-    if callspec is not None and quick is not None and callspec.id not in quick.args:
-        item.add_marker(pytest.mark.slow)
-    params = getattr(callspec, "params", {})
-    if params.get("backend") not in ("jax", "jax:jit") or any(
-        item.get_closest_marker(name) for name in ("settings", "libraries")
-    ):
-        return
-    twin = item.nodeid.replace("jax:jit", "jax")
-    if ("jax", "jax:jit")[zlib.crc32(twin.encode()) % 2] != params["backend"]:
-        item.add_marker(pytest.mark.slow)
+def mark_slow(items: list[pytest.Item]) -> None:
+    """Cases that others stand for."""
+    tests: dict[str, dict[str, list[pytest.Item]]] = {}
+    for item in items:
+        quick, callspec = item.get_closest_marker("quick"), getattr(item, "callspec", None)
+        if quick is not None and callspec is not None and callspec.id not in quick.args:
+            item.add_marker(pytest.mark.slow)
+        chosen = any(item.get_closest_marker(name) for name in ("settings", "libraries", "quick"))
+        if callspec is not None and not chosen and callspec.params.get("backend") in JAX:
+            cases = tests.setdefault(item.nodeid.partition("[")[0], {})
+            cases.setdefault(item.nodeid.replace("jax:jit", "jax"), []).append(item)
+    for cases in tests.values():
+        order = sorted(cases, key=lambda case: zlib.crc32(case.encode()))
+        for i, case in enumerate(order):
+            kept = JAX[(i + zlib.crc32(order[0].encode())) % 2] if i < 2 else ""
+            for item in cases[case]:
+                if len(cases[case]) > 1 and item.callspec.params["backend"] != kept:
+                    item.add_marker(pytest.mark.slow)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -129,7 +138,8 @@ def _cases(name: str, axes: list[Any], few: dict[str, list[Any]], rest: bool) ->
         named = every if name == "numpy" else pairs(*axes)
     elif len(axes) == 1:
         named = [(case,) for case in named]
-    more = [case for case in every if case not in named] if rest and eager else []
+    rest = rest and (eager or (name in few and len(every) <= MOST))
+    more = [case for case in every if case not in named] if rest else []
     slow = [pytest.param(name, *case, marks=pytest.mark.slow) for case in more]
     return [(name, *case) for case in named] + slow
 

@@ -93,9 +93,8 @@ def test_a_second_pull_solves_again(backend):
     same(*([backend.to_numpy(x) for x in g[:2]] for g in (one, two)))
 
 
+@pytest.mark.libraries("jax", slow="jax:jit")  # an eager record is as long as the solve
 def test_a_traced_plan_drops_the_record_where_it_does_not_fit(backend):
-    if backend.eager:
-        pytest.skip("an eager record is as long as the solve")
     f, y0, rate = pendulum(backend)
     keywords = {**TOLERANCES, "max_steps": 4096}
     small, large = (

@@ -111,6 +111,7 @@ def test_too_small_a_promise_is_told(
     assert "EXCEEDED" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_picture_and_the_bar(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -201,8 +201,9 @@ ADJOINTS = {
 }
 
 
-@pytest.mark.libraries("numpy strict torch jax:jit")  # the same programs as under jit
-@pytest.mark.parametrize("name", ADJOINTS)
+@pytest.mark.settings(
+    name=ADJOINTS, few={"jax:jit": ["every state", "slots without a record", "continuous"]}
+)
 def test_gradients_are_nan_by_every_input_and_adjoint(backend, name):
     """Even those of a loss that looks at rows which were reached alone."""
     adaptive = name in ("slots without a record", "forward", "every state")
@@ -263,6 +264,7 @@ def test_a_solve_that_has_nothing_to_do_asks_f_for_nothing(backend):
     assert backend.to_numpy(sol.ys).tolist() == [[1.0]]
 
 
+@pytest.mark.quick("the first row-auto", "all rows-recursive_checkpoint")
 @pytest.mark.parametrize("adjoint", ["auto", "direct", "recursive_checkpoint", "backsolve"])
 @pytest.mark.parametrize("rows", [slice(0, 1), slice(None)], ids=["the first row", "all rows"])
 def test_what_f_closes_over_gets_nan(adjoint, rows):

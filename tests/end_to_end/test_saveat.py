@@ -72,12 +72,10 @@ def test_backward_rows(backend):
         rg.solve(f, y0, T0, T1, p, saveat=rg.SaveAt(ts=TS[::-1]))
 
 
-@each
+@pytest.mark.settings(steps=KEYWORDS, few={"jax": ["constant"]})
 def test_a_function_of_the_state(backend, steps):
     """``fn`` is applied to each row, whatever the row is."""
     f, y0, p = spiral(backend)
-    if not backend.eager and steps == "adaptive":
-        pytest.skip("one compilation shows it")
     wish = {"t0": True, "ts": TS, "t1": True}
     sol = rg.solve(f, y0, T0, T1, p, saveat=rg.SaveAt(**wish), **KEYWORDS[steps])
     seen = rg.solve(f, y0, T0, T1, p, saveat=rg.SaveAt(**wish, fn=observe), **KEYWORDS[steps])

@@ -10,6 +10,8 @@ import retrograde as rg
 from retrograde._solvers.base import AbstractStepper
 from retrograde._solvers.runge_kutta.solver import Stepper
 
+pytestmark = pytest.mark.libraries("numpy strict torch")  # compiled loops have one form
+
 
 def relax(t, y, args):
     """A field of any shape whose steps are sometimes rejected."""
@@ -54,56 +56,49 @@ def assert_same(backend, fast, plain):
     assert fast.status == plain.status
 
 
-@pytest.fixture
-def eager(backend):
-    if not backend.bk.python_loops:
-        pytest.skip("compiled loops have one form")
-    return backend
-
-
 @pytest.mark.parametrize("saved", SAVED)
 @pytest.mark.parametrize("state", STATES)
-def test_states_and_rows(eager, monkeypatch, state, saved):
+def test_states_and_rows(backend, monkeypatch, state, saved):
     dtype = "complex128" if state == "complex" else "float64"
-    y0, a = eager.array(STATES[state], dtype), eager.array(0.7, dtype)
+    y0, a = backend.array(STATES[state], dtype), backend.array(0.7, dtype)
     solve = lambda: rg.solve(relax, y0, 0.0, 2.0, a, saveat=SAVED[saved])  # noqa: E731
-    fast, plain = both(monkeypatch, eager, solve)
-    assert_same(eager, fast, plain)
+    fast, plain = both(monkeypatch, backend, solve)
+    assert_same(backend, fast, plain)
     assert fast.stats["num_rejected_steps"] > 0
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_settings(eager, monkeypatch, name):
-    y0, a = eager.array([0.1, 0.3]), eager.array(0.7)
+def test_settings(backend, monkeypatch, name):
+    y0, a = backend.array([0.1, 0.3]), backend.array(0.7)
     keywords = {"rtol": 1e-5, **SETTINGS[name]}
     for span in ((0.0, 2.0), (0.2, 0.0)):
         fast, plain = both(
-            monkeypatch, eager, lambda span=span: rg.solve(relax, y0, *span, a, **keywords)
+            monkeypatch, backend, lambda span=span: rg.solve(relax, y0, *span, a, **keywords)
         )
-        assert_same(eager, fast, plain)
+        assert_same(backend, fast, plain)
 
 
-def test_tolerances_of_elements_and_trees(eager, monkeypatch):
-    rtol, y0 = eager.array([1e-3, 1e-6]), eager.array([0.1, 0.3])
-    a, tree = eager.array(0.7), {"a": y0, "b": eager.array([[0.2], [0.4]])}
+def test_tolerances_of_elements_and_trees(backend, monkeypatch):
+    rtol, y0 = backend.array([1e-3, 1e-6]), backend.array([0.1, 0.3])
+    a, tree = backend.array(0.7), {"a": y0, "b": backend.array([[0.2], [0.4]])}
     both_of = lambda t, y, args: {k: relax(t, x, args) for k, x in y.items()}  # noqa: E731
     run = lambda: rg.solve(relax, y0, 0.0, 2.0, a, rtol=rtol)  # noqa: E731
-    assert_same(eager, *both(monkeypatch, eager, run))
-    fast, plain = both(monkeypatch, eager, lambda: rg.solve(both_of, tree, 0.0, 2.0, a))
+    assert_same(backend, *both(monkeypatch, backend, run))
+    fast, plain = both(monkeypatch, backend, lambda: rg.solve(both_of, tree, 0.0, 2.0, a))
     assert fast.stats == plain.stats
     for k in tree:
-        np.testing.assert_array_equal(eager.to_numpy(fast.ys[k]), eager.to_numpy(plain.ys[k]))
+        np.testing.assert_array_equal(backend.to_numpy(fast.ys[k]), backend.to_numpy(plain.ys[k]))
 
 
 @pytest.mark.parametrize("memory", ["1 MiB", "4 KiB"])
-def test_gradients_of_stored_and_replayed_states(eager, monkeypatch, memory):
+def test_gradients_of_stored_and_replayed_states(backend, monkeypatch, memory):
     """Replays go through the calls one by one, so every budget has the same numbers."""
-    y0, a = eager.array([0.1, 0.3]), eager.array(0.7)
+    y0, a = backend.array([0.1, 0.3]), backend.array(0.7)
 
     def run():
         sol, pull = rg.solve_vjp(relax, y0, 0.0, 2.0, a, memory=memory)
-        g = pull(eager.xp.ones_like(sol.ys))
-        return [eager.to_numpy(x) for x in (sol.ys, g.y0, g.args)]
+        g = pull(backend.xp.ones_like(sol.ys))
+        return [backend.to_numpy(x) for x in (sol.ys, g.y0, g.args)]
 
-    for x, y in zip(*both(monkeypatch, eager, run), strict=True):
+    for x, y in zip(*both(monkeypatch, backend, run), strict=True):
         np.testing.assert_array_equal(x, y)

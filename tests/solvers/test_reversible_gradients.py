@@ -74,10 +74,7 @@ def test_every_adjoint_gives_one_gradient(backend, reference, name, wish, adjoin
     name=["reversible_heun", "coupled heun"],
     wish=["rows", "steps"],
     adjoint=["4 slots", "direct"],
-    few={
-        "jax": [("coupled heun", "rows", "4 slots")],
-        "jax:jit": [("reversible_heun", "rows", "direct")],
-    },
+    few={"jax": [("coupled heun", "rows", "4 slots")]},
 )
 def test_adaptive_steps(backend, reference, name, wish, adjoint):
     if adjoint == "direct" and Capability.DIRECT not in backend.bk.capabilities:

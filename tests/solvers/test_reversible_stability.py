@@ -98,13 +98,14 @@ def spring(backend, t1, saves, dt=1e-4):
     np.testing.assert_allclose(g.args, expected, rtol=1e-6 * max(1, dt / 1e-4) ** 2)
 
 
+@pytest.mark.libraries("numpy jax", slow="strict torch")
 def test_spring(backend):
     """T7, a tenth of its time in larger steps."""
     spring(backend, 3.0, 30, 1e-3)
 
 
 @pytest.mark.slow
+@pytest.mark.libraries("numpy jax")
 def test_spring_in_full(backend):
-    if backend.bk.name not in ("numpy", "jax"):
-        pytest.skip("300,000 steps")
+    """300,000 steps."""
     spring(backend, 30.0, 300)
