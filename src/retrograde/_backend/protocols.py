@@ -304,9 +304,6 @@ class FieldVJP(Protocol):
     def __call__(self, t: Array, y: State) -> tuple[Sequence[Array], Pull]:
         """Leaves of f(t, y), and the pull."""
 
-    account: bool
-    """Whether its pulls are asked for the bytes of their tapes."""
-
     @property
     def layout(self) -> Layout | LeafLayout:
         """That of the states at which it is linearised."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
 from .._adjoints.direct import DirectAdjoint
+from .._autodiff.field_vjp import TapePullback
 from .._backend.interface import Capability
 from .._base.errors import InputError, PlanInfeasible
 from .._base.types import Memory, NeedsGradient
@@ -108,7 +109,8 @@ def _measured(loop: LoopSpec, wanted: NeedsGradient, budget: int) -> Bytes:
     leaves = loop.initial(loop.params)
     state = loop.state(leaves)
     pull = BodyVJP(loop, loop.params, wanted, [leaves[i] for i in loop.floating])
-    pull.vjp.account = True
+    if isinstance(pull.vjp, TapePullback):
+        pull.vjp.account = True
     fresh = tuple(leaves[i] for i in pull.active)
     fresh += tuple(loop.single[k] for k in pull.moved)
     span = Span(state, [loop.single])

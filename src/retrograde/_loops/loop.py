@@ -80,6 +80,8 @@ class LoopSpec:
         self.ys_treedef: TreeDef = None
         self.ys_like: list[Tree] | None = None
         self.checked = False
+        self.small = False
+        """Whether it may be one kernel of the device (an adapter's)."""
         self.still: frozenset[int] = frozenset()
         self._call: Function | None = None
         self._test: Function | None = None

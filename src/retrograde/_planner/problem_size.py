@@ -225,7 +225,7 @@ def _watched(bk: AbstractBackend, vjp: FieldVJP) -> tuple[FieldVJP, list[Pull], 
     pulls: list[Pull] = []
     pulled: list[int] = []
     taped = isinstance(vjp, TapePullback)
-    if taped:
+    if isinstance(vjp, TapePullback):
         vjp.account = True
 
     def watched(t: Scalar, y: State) -> tuple[Sequence[Array], Pull]:
