@@ -22,9 +22,9 @@ from retrograde._backend.stages import Stages
 from retrograde._base.types import Inputs, NeedsGradient
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
+from .batched_solves import room_for_lanes, with_gradient
 from .cache import KeptAccounts, KeptPrograms
 from .clock import precision
-from .derivatives import with_gradient
 from .field_vjp import DirectHooks, Pullback
 from .loops import LoopHooks
 from .mesh import mesh_note, refuse_typed
@@ -279,7 +279,9 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
         if followed:
             with forward_mode():
                 return self._compiled(program, "primal", lambda: program.primal)(inputs)
-        return self._compiled(program, "gradient", lambda: with_gradient(program))(inputs)
+        room = room_for_lanes(program)
+        make = partial(with_gradient, program, room)
+        return self._compiled(program, ("gradient", room), make)(inputs)
 
     def run_forward(self, program: Any, inputs: Any) -> Any:
         inputs = _arrays(program, inputs)

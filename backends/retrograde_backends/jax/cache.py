@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from retrograde._base.types import Inputs, NeedsGradient
 
-from .derivatives import with_gradient
+from .batched_solves import room_for_lanes, with_gradient
 
 __all__ = [
     "KeptAccounts",
@@ -118,7 +118,7 @@ class KeptAccounts:
                 leaves = call(inputs._replace(y0=y0, params=params))[0]
                 return sum(jnp.real(x).sum() for x in leaves)
 
-            call = with_gradient(program)
+            call = with_gradient(program, room_for_lanes(program))
             pairs = zip(inputs.params, wanted.params, strict=True)
             return jax.grad(loss, argnums=(0, 1))(inputs.y0, [x for x, w in pairs if w])
 

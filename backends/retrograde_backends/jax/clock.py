@@ -137,13 +137,15 @@ class TracedClock:
         return going if isinstance(left, int) else going & (left > 0)
 
     def select(self, ok: Any, new: Any, old: Any) -> Any:
+        if ok is True:
+            return new
         return jax.tree_util.tree_map(lambda a, b: jnp.where(ok, a, b), new, old)
 
     def where(self, ok: Any, a: Any, b: Any) -> Any:
         return (a if ok else b) if isinstance(ok, bool) else jnp.where(ok, a, b)
 
     def both(self, a: Any, b: Any) -> Any:
-        return jnp.logical_and(a, b)
+        return b if a is True else jnp.logical_and(a, b)
 
     def either(self, a: Any, b: Any) -> Any:
         return jnp.logical_or(a, b)

@@ -34,12 +34,12 @@ from .xla_cpu.eligible import UNCACHED
 from .xla_cpu.kernel import kernel_or_lanes, one_kernel, unmark
 
 __all__ = [
+    "Batched",
     "Derivative",
     "Differentiable",
     "LinearMap",
     "Tangent",
     "linear",
-    "with_gradient",
 ]
 
 
@@ -95,7 +95,7 @@ class Derivative(LinearMap):
         return run, tuple(constants[i] for i in self.moving)
 
 
-class _Batched(LinearMap):
+class Batched(LinearMap):
     """A map under ``vmap``: batch axes come first; None where an array has none."""
 
     def __init__(self, one: LinearMap, size: int, constants: Any, tangents: Any) -> None:
@@ -112,6 +112,10 @@ class _Batched(LinearMap):
         whole = self.one.over_lanes(self.size, self.constants, self.tangents)
         if whole is not None:
             return whole(constants, cotangents)  # type: ignore[no-any-return]
+        return self.lane_by_lane(constants, cotangents)
+
+    def lane_by_lane(self, constants: Any, cotangents: Any) -> tuple[Any, ...]:
+        """``transpose`` by ``vmap`` alone."""
         cts = self._mapped(self.one.transpose, 0)(constants, cotangents)
         # one tangent for the whole batch: its cotangents add up
         return tuple(
@@ -121,6 +125,28 @@ class _Batched(LinearMap):
 
     def _mapped(self, fn: Any, axes: Any) -> Any:
         return jax.vmap(fn, in_axes=(self.constants, axes), axis_size=self.size)
+
+
+def derived_from(plain: Callable[..., Any], fn: Callable[..., Any]) -> Callable[..., Any]:
+    """``fn``, whose derivatives are those of ``plain``, which gives the same."""
+    run = jax.custom_jvp(fn)
+
+    def rule(primals: Any, tangents: Any) -> Any:
+        leaves, structure = jax.tree_util.tree_flatten(primals)
+        dots = _flat(tangents)
+        moving = [i for i, x in enumerate(dots) if not isinstance(x, SymbolicZero)]
+
+        def along(*chosen: Any) -> Any:
+            arrays = list(leaves)
+            for i, x in zip(moving, chosen, strict=True):
+                arrays[i] = x
+            return plain(*jax.tree_util.tree_unflatten(structure, arrays))
+
+        chosen, second = ([x[i] for i in moving] for x in (leaves, dots))
+        return run(*primals), jax.jvp(along, tuple(chosen), tuple(second))[1]
+
+    run.defjvp(rule, symbolic_zeros=True)
+    return run
 
 
 def linear(
@@ -177,7 +203,7 @@ def _batch(
     size = next(x.shape[axis] for x, axis in pairs if axis is not None)
     arrays = [x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in pairs]
     first = tuple(None if axis is None else 0 for axis in axes)
-    batched = _Batched(one, size, first[:count], first[count:])
+    batched = Batched(one, size, first[:count], first[count:])
     shapes = tuple(((size, *shape), dtype) for shape, dtype in shapes)
     out = _linear.bind(*arrays, one=batched, count=count, shapes=shapes)
     return out, [0] * len(out)
@@ -204,11 +230,6 @@ mlir.register_lowering(_linear, _lowered, **UNCACHED)
 
 _SYMBOLIC = jax.__version_info__ >= (0, 8)
 """Whether a rule may return symbolic zeros under ``vmap`` (jax 0.6 and 0.7 fail there)."""
-
-
-def with_gradient(program: Any) -> Any:
-    """The program as a function with derivatives of its own."""
-    return Differentiable(program).solve
 
 
 def as_kernel(program: Any, fn: Any) -> Any:
@@ -362,7 +383,11 @@ class Tangent(LinearMap):
 
     def plain_pull(self, inputs: Inputs, arrays: Any, cotangents: Any) -> tuple[Any, ...]:
         cache = _joined(arrays, self.rest)
-        g = self.program.reverse(inputs, cache, cotangents, self.wanted)
+        return self.pulled(self.program, inputs, cache, cotangents)
+
+    def pulled(self, program: Any, inputs: Inputs, cache: Any, cotangents: Any) -> tuple[Any, ...]:
+        """Cotangents of the chosen inputs by a program's reverse pass."""
+        g = program.reverse(inputs, cache, cotangents, self.wanted)
         # what is not wanted has no cotangent, or one of no meaning
         params = (x if x is not None else 0.0 for x in g.params)
         g = Inputs(g.y0, tuple(params), g.t0, g.t1, g.ts, inputs.settings)

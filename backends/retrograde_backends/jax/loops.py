@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from retrograde._checkpointing import FAR, Slots, schedules
 
 from .clock import TracedClock
-from .primitives import for_loop, read_row, splitter, while_loop, write_row
+from .primitives import for_loop, most, read_row, splitter, while_loop, write_row
 from .xla_cpu.kernel import loose
 
 __all__ = ["LoopHooks"]
@@ -27,6 +27,9 @@ class LoopHooks:
 
     def clock(self, layout: Any) -> Any:
         return TracedClock(layout.real_dtype)
+
+    def most(self, x: Any) -> Any:
+        return most(x)
 
     def while_loop(self, cond: Callable[[Any], Any], body: Callable[[Any], Any], s: Any) -> Any:
         return while_loop(cond, body, s)

@@ -12,7 +12,7 @@ from jax import lax
 
 from retrograde._checkpointing.schedules import split_table
 
-__all__ = ["for_loop", "read_row", "splitter", "while_loop", "write_row"]
+__all__ = ["for_loop", "most", "read_row", "splitter", "while_loop", "write_row"]
 
 
 def while_loop(cond: Callable[[Any], Any], body: Callable[[Any], Any], s: Any) -> Any:
@@ -40,6 +40,18 @@ def _like(s: Any, new: Any) -> Any:
 _IN_RANGE: dict[str, Any] = {}
 if "allow_negative_indices" in inspect.signature(lax.dynamic_slice).parameters:
     _IN_RANGE["allow_negative_indices"] = False  # else each read and write wraps them
+
+
+@jax.custom_batching.custom_vmap
+def most(x: Any) -> Any:
+    """x; of the lanes of a ``vmap`` the largest, a predicate or count without their axis."""
+    return x
+
+
+@most.def_vmap
+def _most(size: int, batched: Any, x: Any) -> Any:
+    # in a ``vmap`` around, of its lanes as well
+    return most(jnp.any(x, axis=0) if x.dtype == bool else jnp.max(x, axis=0)), False
 
 
 def read_row(x: Any, i: Any) -> Any:

@@ -135,9 +135,14 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
         return final, [strip(loop, slots, kept)]
 
     def _clocked(self, loop: Any) -> ClockedStates | None:
-        """Where slots tell the clock; rows at the steps' ends need the record anyway."""
-        needed = self.record or not loop.adaptive or loop.outputs.inside == "steps"
-        return None if needed else ClockedStates(loop)
+        """Where slots tell the clock; rows at the steps' ends need the record anyway.
+
+        In a batch samples accept their steps in different tries: there is no record for all.
+        """
+        needed = self.record or loop.outputs.inside == "steps"
+        if not loop.adaptive or (needed and not loop.masked):
+            return None
+        return ClockedStates(loop)
 
     def reverse(
         self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: NeedsGradient
@@ -155,15 +160,14 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
         carry: Any = step.start(final, loop.rows_inside(final))
         if loop.clock.traced:
             carry = begun(loop.bk, ok, carry)
-        clocked = self._clocked(loop)
+        clocked, trips = self._clocked(loop), final.n if final.trips is None else final.trips
         if clocked is None:
             calls: Any = step.advance, step.pull
-            carry = reverse(loop.bk, slots, final.stored, final.n, calls, carry, loop.carried)
+            carry = reverse(loop.bk, slots, final.stored, trips, calls, carry, loop.carried)
         else:
             again = ClockedPull(step, clocked)
-            calls = again.advance, again.pull
-            carry = (carry, final.t)
-            carry, _ = reverse(loop.bk, slots, final.stored, final.n, calls, carry, clocked)
+            calls, start = (again.advance, again.pull), again.start(carry, final)
+            carry = reverse(loop.bk, slots, final.stored, trips, calls, start, clocked)[0]
         cts = step.finish(carry)
         if loop.clock.traced:
             return cts._replace(ts=_poisoned(loop.bk, ok, cts.ts))

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from .._base.types import Scalar, State
+from .._integrate.outputs import Final
 from .step_vjp import PullCarry, ReverseStep
 
 __all__ = ["ClockedPull", "ClockedStates"]
@@ -61,6 +62,9 @@ class ClockedStates:
 class ClockedPull:
     """Replays and pulls over :class:`ClockedStates`, for ``_checkpointing.reverse``.
 
+    Rows are counted by the accepted step, or, in a batch (``loop.masked``), by the try: then
+    a rejected one, or one behind the end of its sample, is a step that the pull passes over.
+
     Parameters
     ----------
     step : ReverseStep
@@ -69,40 +73,30 @@ class ClockedPull:
 
     def __init__(self, step: ReverseStep, states: ClockedStates) -> None:
         self.step, self.states = step, states
-        loop, inputs = step.loop, step.inputs
-        self.bk, self.clock = loop.bk, loop.clock
-        self.t1 = self.clock.real(inputs.clocked[1])
-        field = loop.problem.bind(inputs.params)
-        scale = loop.tolerances(inputs)
-        self.stepper = loop.solver.stepper(self.bk, loop.layout, field, scale)
-        self.adapt = loop.controller.adapter(self.clock, loop.solver.error_order)
+        self.bk, self.clock, self.masked = step.loop.bk, step.loop.clock, step.loop.masked
+        self.tries = step.loop.tries(step.inputs)
+
+    def start(self, carry: PullCarry, final: Final) -> Any:
+        """What the pulls thread: cotangents, where the step behind ended, and its number."""
+        return carry, final.t, final.n if self.masked else ()
 
     def advance(self, i: Any, state: Any) -> Any:
-        """Try from a state until a step is accepted, as the integration does."""
-        clock, stepper = self.clock, self.stepper
+        """Try from a state until a step is accepted, as the integration does; in a batch, try
+        once."""
+        tries = self.tries
+        s = tries.at(*self.states.unpack(state))
+        if self.masked:
+            s = tries.step(s, tries.running(s))
+        else:
+            s = self.bk.while_loop(lambda s: s.n == 0, tries.step, s)
+        return self.states.pack(s.y, s.t, s.h, s.memory)
 
-        def body(s: Any) -> Any:
-            _, t, h, memory, y, k0 = s
-            t_new, step = clock.land(t, h, self.t1)
-            y1, k1, kept = stepper.attempt(t, step, y, k0)
-            e2 = stepper.error2(y1)
-            h = clock.where(abs(step) < abs(h), step, h)
-            ok, h, memory = self.adapt(e2, h, memory)
-            t, y, k0 = clock.select(ok, (t_new, y1, k1), (t, y, kept))
-            return ok, t, h, memory, y, k0
-
-        y, t, h, memory = self.states.unpack(state)
-        k0 = stepper.first(t, y)
-        k0 = None if k0 is None else tuple(1.0 * k for k in k0)  # f may reuse them
-        start = (t != t, t, h, memory, y, k0)
-        _, t, h, memory, y, _ = self.bk.while_loop(lambda s: self._rejected(s[0]), body, start)
-        return self.states.pack(y, t, h, memory)
-
-    def _rejected(self, ok: Any) -> Any:
-        return self.clock.where(ok, False, True)
-
-    def pull(self, i: Any, state: Any, carry: tuple[PullCarry, Scalar]) -> Any:
+    def pull(self, i: Any, state: Any, carry: tuple[PullCarry, Scalar, Any]) -> Any:
         """Reverse step i, which ended at the time that the carry has."""
         y, t, _, _ = self.states.unpack(state)
-        inner, end = carry
-        return self.step.pull_step(i, (t, end - t), y, inner), t
+        inner, end, n = carry
+        if not self.masked:
+            return self.step.pull_step(i, (t, end - t), y, inner), t, n
+        on = t != end
+        inner = self.step.pull_step(n - 1, (t, end - t), y, inner, on)
+        return inner, t, self.bk.pick(on, n - 1, n)

@@ -15,6 +15,7 @@ from .._autodiff.field_vjp import TapePullback, UserPullback
 from .._autodiff.vector_field import VectorField
 from .._backend.interface import Capability
 from .._base.types import Inputs, NeedsGradient, Scalar, State
+from .._checkpointing import while_any
 
 __all__ = ["PullCarry", "ReverseStep", "field_pullback", "output_pullback"]
 
@@ -65,7 +66,7 @@ class ReverseStep:
         bk, problem, out = loop.bk, loop.problem, loop.outputs
         self.loop, self.bk, self.inputs, self.wanted = loop, bk, inputs, wanted
         self.clock, self.layout, self.out = loop.clock, loop.layout, out
-        self.cts = cotangents
+        self.cts, self.masked = cotangents, loop.masked
         self.n = final.n
         self.grid = loop.grid(inputs, final)
         self.vjp = field_pullback(problem, inputs.params, wanted)
@@ -130,13 +131,15 @@ class ReverseStep:
     def _rows_at_start(self, carry: PullCarry, t0: Scalar, y0: State) -> PullCarry:
         """Rows of a solve without steps: their cotangents go to y0."""
 
-        def body(c: PullCarry) -> PullCarry:
+        def body(c: PullCarry, on: Any) -> PullCarry:
             j = c.row - 1
             row = self.out.layout.row(self.cts, self.first_row + j)
             g, ct_t, params = self._absorb(t0, y0, row, c.params)
-            return c._replace(g=self.layout.add(c.g, g), params=params, t0=c.t0 + ct_t, row=j)
+            new = c._replace(g=self.layout.add(c.g, g), params=params, t0=c.t0 + ct_t, row=j)
+            return self.clock.select(on, new, c)  # type: ignore[no-any-return]
 
-        return self.bk.while_loop(lambda c: c.row > 0, body, carry)  # type: ignore[no-any-return]
+        found: PullCarry = while_any(self.bk, self.masked, lambda c: c.row > 0, body, carry)
+        return found
 
     def _absorb(self, t: Scalar, y: State, row: State, params: Any) -> tuple[State, Any, Any]:
         """Pull a row's cotangent through ``fn`` (if any) to the state it was made of."""
@@ -155,7 +158,7 @@ class ReverseStep:
     def advance(self, i: Any, y: State) -> State:
         """Replay step i."""
         t, h = self.grid.step(i)
-        return self.replay.advance(t, h, y)
+        return self.clock.select(self._taken(i), self.replay.advance(t, h, y), y)
 
     def invert(self, i: Any, y_after: State) -> State:
         """The carried state before step i, from the one after it (see ``reversible``)."""
@@ -164,14 +167,18 @@ class ReverseStep:
 
     def pull(self, i: Any, y: State, carry: PullCarry) -> PullCarry:
         """Reverse step i from the state before it."""
-        return self.pull_step(i, self.grid.step(i), y, carry)
+        return self.pull_step(i, self.grid.step(i), y, carry, self._taken(i))
+
+    def _taken(self, i: Any) -> Any:
+        """Whether step i was taken: in a batch, others may have taken more."""
+        return i < self.n if self.masked else True
 
     def pull_step(
-        self, i: Any, step: tuple[Scalar, Scalar], y: State, carry: PullCarry
+        self, i: Any, step: tuple[Scalar, Scalar], y: State, carry: PullCarry, on: Any = True
     ) -> PullCarry:
-        """The same for a step whose start and size are given."""
+        """The same for a step whose start and size are given, where ``on``."""
         t, h = step
-        sources = self._sources(i, t, h, carry) if self.inside else None
+        sources = self._sources(i, t, h, carry, on) if self.inside else None
         last = i + 1 == self.n
         moved = last if self.grid.shifts else i == 0
         # the step's size matters where it depends on t0 or t1; a traced index may be any
@@ -184,13 +191,15 @@ class ReverseStep:
             inner = out.t if self.grid.shifts else zero
             t0 = t0 + where(moved, out.t - out.h, inner) + fn_t0
             t1 = t1 + where(last, out.h, zero) + fn_t1
-        return PullCarry(out.y, out.params, t0, t1, ts, row)
+        new, old = (out.y, out.params, t0, t1), (carry.g, carry.params, carry.t0, carry.t1)
+        g, params, t0, t1 = self.clock.select(on, new, old)
+        return PullCarry(g, params, t0, t1, ts, row)
 
-    def _sources(self, i: Any, t: Scalar, h: Scalar, carry: PullCarry) -> Any:
+    def _sources(self, i: Any, t: Scalar, h: Scalar, carry: PullCarry, on: Any) -> Any:
         return (
             self._step_row(i, t, h, carry)
             if self.out.inside == "steps"
-            else self._time_rows(i, t, h, carry)
+            else self._time_rows(i, t, h, carry, on)
         )
 
     def _step_row(self, i: Any, t: Scalar, h: Scalar, carry: PullCarry) -> Any:
@@ -208,7 +217,7 @@ class ReverseStep:
 
         return sources
 
-    def _time_rows(self, i: Any, t: Scalar, h: Scalar, carry: PullCarry) -> Any:
+    def _time_rows(self, i: Any, t: Scalar, h: Scalar, carry: PullCarry, taken: Any) -> Any:
         """The rows of saved times inside the step, by its interpolant."""
         bk, layout, out, wanted = self.bk, self.layout, self.out, self.wanted
         times, real = self.inputs.clocked[2], self.clock.real
@@ -217,10 +226,11 @@ class ReverseStep:
             j = bk.pick(s[0] > 0, s[0] - 1, 0)
             both, either, beyond = self.clock.both, self.clock.either, self.clock.beyond
             # a row at t0 itself belongs to the first step, whose slope is its derivative
-            return both(s[0] > 0, either(i == 0, beyond(bk.table_get(times, j), t, h)))
+            here = both(s[0] > 0, either(i == 0, beyond(bk.table_get(times, j), t, h)))
+            return both(taken, here)
 
         def sources(step_vjp: Any, g: State, params: Any) -> tuple[Any, ...]:
-            def body(s: Any) -> Any:
+            def body(s: Any, on: Any) -> Any:
                 row, ts, params, inside, ct_t, ct_h = s
                 j = row - 1
                 at = bk.table_get(times, j)
@@ -233,13 +243,17 @@ class ReverseStep:
                     d = layout.inner(ct, step_vjp.slope(theta))
                     ct_t, ct_h = ct_t - d, ct_h - theta * d
                     if wanted.ts:
-                        ts = bk.table_set(ts, j, d + fn_t)
-                return j, ts, params, inside, ct_t, ct_h
+                        ct = d + fn_t if on is True else bk.pick(on, d + fn_t, bk.table_get(ts, j))
+                        ts = bk.table_set(ts, j, ct)
+                new, old = (j, params, inside, ct_t, ct_h), (s[0], *s[2:])
+                j, *rest = self.clock.select(on, new, old)
+                return j, ts, *rest
 
             if step_vjp.extra:
                 step_vjp.extend(mine((carry.row,)))
             start = (carry.row, carry.ts, params, step_vjp.sources(), real(0.0), real(0.0))
-            row, ts, params, inside, ct_t, ct_h = bk.while_loop(mine, body, start)
+            found = while_any(bk, self.masked, mine, body, start)
+            row, ts, params, inside, ct_t, ct_h = found
             return g, params, inside, ct_t, ct_h, (row, ts, 0.0, 0.0)
 
         return sources

@@ -236,6 +236,10 @@ class LoopHooks(ABC):
     def quiet(self) -> contextlib.AbstractContextManager[object]:
         """A context in which overflow in a trial step, which is rejected, warns nobody."""
 
+    def most(self, x: Index) -> Index:
+        """The largest x of all samples of a batch that the library maps this program over."""
+        return x
+
     @abstractmethod
     def while_loop(self, cond: Condition, body: Body, s: Carry) -> Carry:
         """``while cond(s): s = body(s)``."""

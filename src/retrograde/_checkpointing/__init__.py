@@ -7,7 +7,17 @@ same with steps taken back where a guard allows), ``schedules`` (which states, a
 conditional loops; knows nothing of differential equations.
 """
 
-from .forward import FAR, Slots, Stored, Tries, checkpointed_for, checkpointed_while, host_while
+from .forward import (
+    FAR,
+    Slots,
+    Stored,
+    Tries,
+    checkpointed_for,
+    checkpointed_while,
+    host_while,
+    while_any,
+    write_where,
+)
 from .patience import Patience
 from .reverse import reverse
 from .reverse_by_inversion import Invertible, Report, reverse_inverting
@@ -25,4 +35,6 @@ __all__ = [
     "host_while",
     "reverse",
     "reverse_inverting",
+    "while_any",
+    "write_where",
 ]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .._base.types import (
     TINY,
     Body,
+    Bool,
     Buffer,
     Carry,
     Condition,
@@ -31,7 +32,7 @@ from .patience import Patience
 
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
-    from .._backend.protocols import Attempt, Shapes
+    from .._backend.protocols import Attempt, Clock, Shapes
 
 __all__ = [
     "FAR",
@@ -41,6 +42,8 @@ __all__ = [
     "checkpointed_for",
     "checkpointed_while",
     "host_while",
+    "while_any",
+    "write_where",
 ]
 
 
@@ -88,6 +91,33 @@ class Stored(NamedTuple):
 
     buffer: Buffer
     positions: Table
+
+
+def while_any(
+    bk: AbstractBackend,
+    masked: bool,
+    cond: Condition,
+    body: Callable[[Carry, Bool], Carry],
+    s: Carry,
+) -> Carry:
+    """``while cond(s): s = body(s, True)``; masked, while cond holds for any sample of a batch.
+
+    ``body(s, on)`` is to change nothing of a sample that is not ``on``. So a library that maps the
+    loop over samples has one predicate for all, and no buffer of theirs to choose from.
+    """
+    if not masked:
+        return bk.while_loop(cond, lambda s: body(s, True), s)
+    return bk.while_loop(lambda s: bk.most(cond(s)), lambda s: body(s, cond(s)), s)
+
+
+def write_where(
+    bk: AbstractBackend, clock: Clock, on: Bool, place: tuple[Buffer, Index], row: State
+) -> Buffer:
+    """A buffer with its row i, ``place`` the two, written where ``on``."""
+    buffer, i = place
+    if on is not True:
+        row = clock.select(on, row, bk.read(buffer, i))
+    return bk.write(buffer, i, row)
 
 
 def checkpointed_while(

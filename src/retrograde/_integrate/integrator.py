@@ -22,6 +22,8 @@ from .._checkpointing import (
     checkpointed_for,
     checkpointed_while,
     host_while,
+    while_any,
+    write_where,
 )
 from .._controllers import (
     AbstractController,
@@ -82,6 +84,10 @@ class Integrator:
         """Whether rows at t0 belong to the first step, so that they move with their times."""
         self.times_checked = True
         """Whether the times were known, and so checked, before the solve."""
+        self.masked = False
+        """Whether this is one sample of a batch, that stands still when it has ended."""
+        self.saves = True
+        """Whether rows inside the solve are saved; not where it is solved for its states alone."""
         self.progress: Any = False
         self.watch: Any = None
 
@@ -98,6 +104,14 @@ class Integrator:
         origin = self.clock.real(self.bk.stop_gradient(inputs.t0))
         twin.layout = self.problem.layout.at(origin)
         twin.carried = self.solver.carried(self.bk, twin.layout)
+        return twin
+
+    def in_batch(self, *, saves: bool) -> Integrator:
+        """The same loop for a sample of a batch: as many tries as the longest takes."""
+        twin = copy.copy(self)
+        twin.saves = saves
+        twin.outputs = copy.copy(self.outputs)
+        twin.masked = twin.outputs.masked = True
         return twin
 
     def user_time(self, inputs: Inputs, t: Any) -> Any:
@@ -130,8 +144,8 @@ class Integrator:
         """
         if self.progress:
             return self._with_progress(inputs, slots, record=record, guard=guard, clocked=clocked)
-        inside = self._rows_at_start(inputs)
-        record = record or self.outputs.inside == "steps"
+        inside = self._rows_at_start(inputs) if self.saves else ()
+        record = record or (self.saves and self.outputs.inside == "steps")
         if self.adaptive:
             final = self._integrate_adaptive(inputs, inside, slots, record, guard, clocked)
         else:
@@ -152,10 +166,10 @@ class Integrator:
                 good = clock.both(good, clock.near(clock.real(t), clock.real(given)))
         elif (dt0 := getattr(controller, "dt0", None)) is not None:
             good = clock.both(good, (t1 - t0) * clock.real(dt0) >= 0)
-        if out.inside == "ts":  # a solve to t1 has met all of them
+        if self.saves and out.inside == "ts":  # a solve to t1 has met all of them
             met = clock.either(rows[0] == out.count, final.status != int(Status.converged))
             good = clock.both(good, met)
-        if out.inside:
+        if rows:
             rows = (self.bk.pick(good, rows[0], 0), *rows[1:])
         status = clock.where(good, final.status, int(Status.bad_times))
         return final._replace(status=status, t=clock.where(good, final.t, t0), inside=rows)
@@ -222,8 +236,11 @@ class Integrator:
             here = self.clock.both(s[0] < out.count, bk.table_get(ts, i) == t0)
             return self.clock.both(here, t0 == t1) if self.rows_in_steps else here
 
-        written = lambda s: (s[0] + 1, bk.write(s[1], s[0], row), *s[2:])  # noqa: E731
-        return bk.while_loop(at_start, written, carry)
+        def written(s: Any, on: Any) -> Any:
+            buffer = write_where(bk, self.clock, on, (s[1], s[0]), row)
+            return bk.pick(on, s[0] + 1, s[0]), buffer, *s[2:]
+
+        return while_any(bk, self.masked, at_start, written, carry)
 
     def _integrate_grid(
         self, inputs: Inputs, inside: Any, slots: Slots | None, guard: Any
@@ -235,9 +252,13 @@ class Integrator:
         stepper = make(bk, self.layout, field)
         emit, ts = out.emitter(self.problem, self.layout, inputs.params), inputs.clocked[2]
 
+        n = grid.count
+        trips = bk.most(n) if self.masked else n
+
         def plain(i: Any, s: Any) -> Any:
             t, h = grid.step(i)
-            return (stepper.advance(t, h, s[0]),)
+            y1 = stepper.advance(t, h, s[0])
+            return (clock.select(i < n, y1, s[0]) if self.masked else y1,)
 
         def saving(i: Any, s: Any) -> Any:
             y, k0, rows, reached = s
@@ -245,40 +266,44 @@ class Integrator:
             y1, k1, _ = stepper.attempt(t, h, y, k0)
             # an eager integration that fails is looked at once more; nan and inf last
             ok = self.carried.finite(y1) if clock.traced else clock.yes
+            on = i < n if self.masked else True
+            ok = clock.both(on, ok)
             rows = out.collect(rows, ok, ts, (t, grid.end(i), h, y1), i, stepper, emit)
+            y1, k1 = clock.select(on, (y1, k1), (y, k0))
             return y1, k1, rows, bk.pick(ok, i + 1, reached)
 
         def watched(i: Any, s: Any) -> Any:
             self.watch(grid.step(i)[0])
             return step(i, s)
 
-        step = saving if out.inside else plain
+        step = saving if inside else plain
         t0 = clock.real(inputs.clocked[0])
         y0 = stepper.start(t0, inputs.y0)
         start: tuple[Any, ...] = (y0,)
-        if out.inside:
+        if inside:
             start = (y0, stepper.first(t0, y0), inside, clock.count(0))
         taken = watched if self.watch else step
         if guard is not None:
             start = (*start, guard.table(grid.count if self.count is not None else self.max_steps))
             taken = guard.on_grid(taken)
-        n, first = grid.count, lambda s: s[0]
-        s, stored = checkpointed_for(bk, n, start, taken, first, slots, self.carried)
+        first = lambda s: s[0]  # noqa: E731
+        s, stored = checkpointed_for(bk, trips, start, taken, first, slots, self.carried)
         y, t = s[0], clock.real(inputs.clocked[1])
-        inside = s[2] if out.inside else inside
+        inside = s[2] if inside else inside
         noted = s[-1] if guard is not None else None
         finite, last = self.carried.finite(y), n
         status = clock.where(n == grid.whole, int(Status.converged), int(Status.max_steps))
         status = clock.where(finite, status, int(Status.non_finite))
         if clock.traced:
-            last = bk.pick(finite, n, s[3]) if out.inside else n
+            last = bk.pick(finite, n, s[3]) if inside else n
         elif not finite:
             y, n = self._last_finite(y0, grid, stepper)
             last, inside = n, out.reached(inside, ts, grid, n)
         t = clock.where(last == grid.whole, t, grid.end(last - 1))
-        if clock.traced and not out.inside:  # no step was looked at: it is not known
+        if clock.traced and not inside:  # no step was looked at: it is not known
             t = clock.where(finite, t, math.nan)
-        return Final(y, t, n, n, status, inside, None, stored, noted)
+        turns = trips if self.masked else None
+        return Final(y, t, n, n, status, inside, None, stored, noted, turns)
 
     def _last_finite(self, y: State, grid: Any, stepper: Any) -> tuple[State, int]:
         """State and index before the first step that gives nan or inf, found by replay.
@@ -305,23 +330,34 @@ class Integrator:
         if bk.python_loops and plain and (slots is None or slots.everything):
             s, stored = host_while(bk, start, tries.on_host(), slots, self.carried)
             return tries.final(AdaptiveState(*s), stored)
-        step: Any = tries.step
+        one: Any = tries.step
         if self.watch:
-            step = lambda s: (self.watch(s.t), tries.step(s))[1]  # noqa: E731
-        running = tries.running
+            one = lambda s: (self.watch(s.t), tries.step(s))[1]  # noqa: E731
+        extra: Any = None
+        step: Any = lambda s: (one(s[0]), None)  # noqa: E731
+        running: Any = lambda s: tries.running(s[0])  # noqa: E731
         if guard is not None:
-            table = guard.table(self.max_steps)
-            start, step = (start, table), guard.on_tries(step)
-            running = lambda s: tries.running(s[0])  # noqa: E731
+            extra, step = guard.table(self.max_steps), guard.on_tries(one)
+        elif self.masked:
+            extra = self.clock.count(0)
+            step = lambda s: (one(s[0], tries.running(s[0])), s[1] + 1)  # noqa: E731
+            running = lambda s: bk.most(tries.running(s[0]))  # noqa: E731
 
         def view(s: Any) -> Any:
-            s = s if guard is None else s[0]
-            return s.n, s.y if clocked is None else clocked.pack(s.y, s.t, s.h, s.memory)
+            s, trips = s
+            y = s.y if clocked is None else clocked.pack(s.y, s.t, s.h, s.memory)
+            return trips if self.masked else s.n, y
 
-        s, stored = checkpointed_while(
-            bk, start, step, running, view, slots, clocked or self.carried
+        carry = (start, extra)
+        (s, extra), stored = checkpointed_while(
+            bk, carry, step, running, view, slots, clocked or self.carried
         )
-        return tries.final(s, stored) if guard is None else tries.final(s[0], stored, s[1])
+        final = tries.final(s, stored)
+        return final._replace(trips=extra) if self.masked else final._replace(noted=extra)
+
+    def tries(self, inputs: Inputs) -> AdaptiveSteps:
+        """Tries that record nothing and save no rows, to go on from states that were stored."""
+        return AdaptiveSteps(self, inputs, self.solver.stepper, record=False)
 
     def evaluations(self, n: Any, tries: Any, inside: Any) -> Any:
         """Calls of f by an integration of so many accepted steps, tries, and steps with rows
@@ -441,8 +477,15 @@ class AdaptiveSteps:
         # a constant, as all step sizes of a gradient
         return clock.constant(h0), e0, k0 if loop.solver.keeps_slope else None
 
-    def step(self, s: AdaptiveState) -> AdaptiveState:
-        """One try: a step if it is accepted."""
+    def at(self, y: State, t: Scalar, h: Scalar, memory: tuple[Scalar, ...]) -> AdaptiveState:
+        """The state to go on from, of what is stored of it (``ClockedStates``)."""
+        clock, k0 = self.loop.clock, self.stepper.first(t, y)
+        k0 = None if k0 is None else tuple(1.0 * k for k in k0)  # f may reuse them
+        zero = clock.count(0)
+        return AdaptiveState(t, h, clock.real(0.0), memory, y, k0, zero, zero, (), ())
+
+    def step(self, s: AdaptiveState, on: Any = True) -> AdaptiveState:
+        """One try: a step if it is accepted. Where not ``on``, nothing changes."""
         clock = self.loop.clock
         t_new, step = clock.land(s.t, s.h, self.t1)
         y1, k1, kept, e2 = self.attempt(s.t, step, s.y, s.k0)
@@ -450,14 +493,17 @@ class AdaptiveSteps:
         # (t + h) - t may be above h by rounding: then a forced smallest step is still one (T16)
         h = clock.constant(clock.where(abs(step) < abs(s.h), step, s.h))
         ok, h, memory = self.adapt(e2, h, s.memory)
+        ok = clock.both(on, ok)
         times, rows = s.times, s.rows
-        if self.record:
+        if self.record:  # beyond the last accepted time there may be anything
             times = clock.record(times, s.n, t_new, ok)
-        if self.loop.outputs.inside:
+        if s.rows:
             rows = self._collect(rows, ok, (s.t, t_new, step, y1), s.n)
         new, old = (t_new, y1, k1, s.n + 1), (s.t, s.y, kept, s.n)
         t, y, k0, n = clock.select(ok, new, old)
-        return AdaptiveState(t, h, e2, memory, y, k0, n, s.tries + 1, times, rows)
+        after, before = (h, e2, memory, s.tries + 1), (s.h, s.e2, s.memory, s.tries)
+        h, e2, memory, tries = clock.select(on, after, before)
+        return AdaptiveState(t, h, e2, memory, y, k0, n, tries, times, rows)
 
     def _collect(self, rows: Any, ok: Any, step: tuple[Any, ...], n: Any) -> Any:
         ts = self.inputs.clocked[2]
@@ -482,10 +528,9 @@ class AdaptiveSteps:
         assert self.patience is not None
         return Tries(attempt, adapt, note, collect, t1, floor, least, limit, self.patience)
 
-    def final(self, s: AdaptiveState, stored: Stored | None, noted: Any = None) -> Final:
+    def final(self, s: AdaptiveState, stored: Stored | None) -> Final:
         """Where the tries ended, and why."""
-        status = self._why(s)
-        return Final(s.y, s.t, s.n, s.tries, status, s.rows, s.times, stored, noted)
+        return Final(s.y, s.t, s.n, s.tries, self._why(s), s.rows, s.times, stored)
 
     def _why(self, s: AdaptiveState) -> Any:
         """The status of a solve from where its tries stopped."""

@@ -37,6 +37,9 @@ class Final(NamedTuple):
     stored : Stored or None
     noted : table or None
         What a guard noted of the states.
+    trips : int or traced scalar or None
+        Turns by which states are stored, where these are not the accepted steps: in a batch, the
+        tries of the sample that takes most.
     """
 
     y: State
@@ -48,6 +51,7 @@ class Final(NamedTuple):
     times: Any
     stored: Any
     noted: Any = None
+    trips: Any = None
 
 
 def output_leaves(loop: Any, inputs: Inputs, final: Any) -> tuple[Array, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 from .._base.errors import InputError
 from .._base.foreign import refuse
 from .._base.types import Scalar, State, Times
+from .._checkpointing import while_any, write_where
 
 __all__ = ["Outputs", "SaveAt"]
 
@@ -129,6 +130,8 @@ class Outputs:
         self.saveat = saveat
         self.layout = layout
         self.count = count
+        self.masked = False
+        """Whether a sample of a batch may stand still while others go on (``while_any``)."""
         self.treedef: Any = None
         """Structure of ``fn``'s result."""
 
@@ -176,13 +179,17 @@ class Outputs:
             stepper.extend(here)
             taken = (bk.pick(here, carry[2] + 1, carry[2]),)
 
-        def body(s: Any) -> Any:
+        clock = bk.clock(self.layout)
+
+        def body(s: Any, on: Any) -> Any:
             at = bk.table_get(ts, s[0])
             ends = lambda: stepper.state(y1)  # noqa: E731
             inside = lambda: stepper.interpolate((at - t) / h)  # noqa: E731
-            return s[0] + 1, bk.write(s[1], s[0], emit(at, bk.at_end(at == t_new, ends, inside)))
+            row = emit(at, bk.at_end(at == t_new, ends, inside))
+            buffer = write_where(bk, clock, on, (s[1], s[0]), row)
+            return bk.pick(on, s[0] + 1, s[0]), buffer
 
-        rows = bk.while_loop(due, body, (i, buffer))
+        rows = while_any(bk, self.masked, due, body, (i, buffer))
         return (*rows, *taken) if taken else rows
 
     def reached(self, carry: Any, ts: Any, grid: Any, n: int) -> Any:

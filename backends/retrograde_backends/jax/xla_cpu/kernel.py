@@ -32,6 +32,7 @@ from .eligible import UNCACHED, fits
 
 __all__ = [
     "apart",
+    "as_lanes",
     "kernel_or_lanes",
     "lanes",
     "loose",
@@ -211,7 +212,7 @@ def kernel_or_lanes(fn: Callable[..., Any]) -> Callable[..., Any]:
     @one.def_vmap
     def rule(size: int, batched: Any, *arguments: Any) -> Any:
         def plain(*arguments: Any) -> Any:
-            with within(_lanes):
+            with as_lanes():
                 return fn(*arguments)
 
         axes = jax.tree_util.tree_map(lambda b: 0 if b else None, tuple(batched))
@@ -219,6 +220,11 @@ def kernel_or_lanes(fn: Callable[..., Any]) -> Callable[..., Any]:
         return out, jax.tree_util.tree_map(lambda _: True, out)
 
     return one
+
+
+def as_lanes() -> Any:
+    """For a block, what is traced is one lane of a ``vmap``."""
+    return within(_lanes)
 
 
 def lanes() -> bool:

@@ -1,0 +1,259 @@
+"""JAX: solves under ``vmap`` whose lanes take steps of their own.
+
+Under ``vmap`` JAX makes the body of a loop whose predicate differs between lanes a choice over all
+that it carries: in a gradient, over buffers of ``max_steps`` rows, each try. So a rule puts another
+program in place of the single solve's, one that is told that it is a lane (``Integrator.masked``):
+its predicate is one for all lanes (``most``), what a lane that has ended keeps is chosen number by
+number, and its rows go by the try, a count that all lanes share.
+
+Between forward and reverse a lane keeps nothing: the arrays that the single solve keeps have its
+shapes, and the reverse solves again. They are filled with nan here, which nobody reads.
+
+Large batches are taken in parts, one after the other: what the lanes of a part store stays in the
+cache of a CPU, and within a budget that was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from retrograde._adjoints import RecursiveCheckpointAdjoint, TapeAdjoint
+from retrograde._api.solve_program import DifferentiableSolve
+from retrograde._base.types import Inputs, NeedsGradient
+from retrograde._planner.plan import Plan
+from retrograde._planner.shape import RECORD, UNLIMITED
+
+from .derivatives import Batched, Differentiable, Tangent, derived_from
+from .xla_cpu.eligible import platforms_of
+from .xla_cpu.kernel import as_lanes
+
+__all__ = ["room_for_lanes", "with_gradient"]
+
+MOST_ROWS = 64
+"""Rows of a lane: twice as many, or half, change the time of 100 to 550 tries by an eighth."""
+
+CACHE = 2**22
+"""Bytes of rows and cotangents that a core of a CPU has at hand."""
+
+
+def with_gradient(program: DifferentiableSolve, room: int) -> Callable[[Inputs], Any]:
+    """The program as a function with derivatives and a batching rule of its own.
+
+    ``room``: bytes for what the lanes of a batch store at one time.
+    """
+    loop, adjoint = program.loop, program.adjoint
+    exact = isinstance(adjoint, RecursiveCheckpointAdjoint | TapeAdjoint)
+    steered = loop.count is None and loop.max_steps is not None
+    if exact and steered:
+        return BatchedSolve(program, Lanes(program, room)).solve
+    return Differentiable(program).solve
+
+
+def room_for_lanes(program: DifferentiableSolve) -> int:
+    """Bytes for what the lanes of a batch store at one time: the budget, and on a CPU its cache.
+
+    A power of two: programs are kept by it, and free memory differs from call to call. A batch that
+    may lie on several devices is split for a budget alone.
+    """
+    budget = UNLIMITED if program.plan is None else program.plan.budget
+    room = 1 << max(0, budget.bit_length() - 1)
+    one_core = platforms_of(()) == ("cpu",) and jax.device_count() == 1
+    return min(room, CACHE) if one_core else room
+
+
+class BatchedSolve(Differentiable):
+    """A solve whose number of steps differs between the lanes of a batch."""
+
+    def __init__(self, program: DifferentiableSolve, lanes: Lanes) -> None:
+        self.lanes = lanes
+        super().__init__(program)
+
+    def primal(self) -> Callable[[Inputs], Any]:
+        return self.lanes.under_vmap(super().primal(), self.lanes.primal)
+
+    def batching(self, run: Any, wanted: NeedsGradient) -> Callable[[Inputs], Any]:
+        return self.lanes.under_vmap(super().batching(run, wanted), self.lanes.primal)
+
+    def tangent(self, *arguments: Any) -> Tangent:
+        return BatchedTangent(self.lanes, *arguments)
+
+
+class BatchedTangent(Tangent):
+    """Tangents of such a solve; in a batch, its reverse pass is one of lanes."""
+
+    def __init__(self, lanes: Lanes, *arguments: Any) -> None:
+        self.lanes = lanes
+        super().__init__(*arguments)
+
+    def batching(self, pull: Any) -> Callable[..., Any]:
+        one = super().batching(pull)
+        run = self.lanes.under_vmap(lambda *x: (one(*x),), lambda *x: (self.of_lane(*x),))
+        return lambda *arguments: run(*arguments)[0]
+
+    def of_lane(self, inputs: Inputs, arrays: Any, cotangents: Any) -> tuple[Any, ...]:
+        """The reverse pass of a lane, which begins with its solve."""
+        program = self.lanes.program
+        with as_lanes():
+            loop = program.loop.in_batch(saves=False).placed(inputs)
+            cache = program.adjoint.forward(loop, inputs)[1]
+            return self.pulled(program, inputs, cache, cotangents)
+
+    def over_lanes(self, size: int, constants: Any, tangents: Any) -> Any:
+        """Cotangents of what all lanes share are summed part by part."""
+        flags = [x is not None for x in constants]
+        inputs, arrays = jax.tree_util.tree_unflatten(self.structure, flags)
+        if not self.lanes.steered(inputs):
+            return None
+        shared = [axis is None for axis in tangents]
+
+        def whole(constants: Any, cotangents: Any) -> tuple[Any, ...]:
+            given = (*jax.tree_util.tree_unflatten(self.structure, constants), cotangents)
+            batched = inputs, arrays, _all(True, cotangents)
+            return self.lanes.mapped(self.of_lane, size, batched, given, shared)  # type: ignore[no-any-return]
+
+        return derived_from(Batched(self, size, constants, tangents).lane_by_lane, whole)
+
+
+class Lanes:
+    """The lanes of a batch of one solve.
+
+    Parameters
+    ----------
+    program : Program
+        Of the single solve.
+    room : int [bytes]
+        For what is stored of all lanes at one time.
+    """
+
+    def __init__(self, program: DifferentiableSolve, room: int) -> None:
+        given: Any = program.adjoint
+        rows = min(getattr(given, "checkpoints", None) or MOST_ROWS, MOST_ROWS)
+        one_tape = getattr(given, "one_tape", False)
+        adjoint = RecursiveCheckpointAdjoint(rows, one_tape=one_tape, record=False)
+        self.program = DifferentiableSolve(program.loop.in_batch(saves=True), adjoint)
+        self.at_once = max(1, room // self._bytes(program.plan, rows))
+
+    def _bytes(self, plan: Plan | None, rows: int) -> int:
+        """What a lane takes: its rows, and what every gradient needs."""
+        loop = self.program.loop
+        row = int(loop.carried.nbytes)
+        if loop.adaptive:
+            clock = 2 + len(loop.controller.init(loop.clock))
+            row += clock * int(loop.bk.itemsize(loop.carried.dtype))
+        items = {} if plan is None else plan.items
+        return rows * row + sum(size for name, size in items.items() if name != RECORD)
+
+    def primal(self, inputs: Inputs) -> Any:
+        """The solve of a lane."""
+        with as_lanes():
+            return self.program.primal(inputs)
+
+    def steered(self, batched: Inputs) -> bool:
+        """Whether lanes that differ in these inputs may differ in their number of steps."""
+        if not self.program.loop.adaptive:
+            batched = Inputs((), (), batched.t0, batched.t1, (), batched.settings)
+        return any(jax.tree_util.tree_leaves(batched))
+
+    def under_vmap(self, one: Callable[..., Any], lane: Callable[..., Any]) -> Callable[..., Any]:
+        """``one``, in whose place ``lane`` is mapped where inputs differ.
+
+        Both give tuples. What ``one`` keeps for a reverse, behind the second entry, is nan of a
+        lane.
+        """
+        kept: list[Any] = []
+
+        def traced(*arguments: Any) -> Any:
+            out = one(*arguments)
+            kept[:] = out[2:]
+            return out
+
+        run = jax.custom_batching.custom_vmap(traced)
+
+        @run.def_vmap
+        def rule(size: int, batched: Any, *arguments: Any) -> Any:
+            if not self.steered(batched[0]):
+                axes = jax.tree_util.tree_map(lambda b: 0 if b else None, tuple(batched))
+                mapped = [jax.vmap(fn, in_axes=axes, axis_size=size) for fn in (one, lane)]
+                out = self.under_vmap(*mapped)(*arguments)
+                return out, _all(True, out)
+            out = self.mapped(lane, size, batched, arguments)
+            unread = jax.tree_util.tree_map(_unread, tuple(kept))
+            flags = _all(True, out), _all(False, unread)
+            return (*out, *unread), (*flags[0], *flags[1])
+
+        return run
+
+    # --- parts of a batch
+    def mapped(
+        self,
+        lane: Callable[..., Any],
+        size: int,
+        batched: Any,
+        arguments: Any,
+        shared: Sequence[bool] = (),
+    ) -> Any:
+        """``lane`` of all lanes, of as many at once as there is room for.
+
+        Of the results that are ``shared``, the sum over all lanes.
+        """
+        leaves, structure = jax.tree_util.tree_flatten(tuple(arguments))
+        flags = jax.tree_util.tree_leaves(tuple(batched))
+        moving = [x for x, f in zip(leaves, flags, strict=True) if f]
+
+        def some(moving: Sequence[Any], real: Any) -> Any:
+            rest = iter(moving)
+            given = [next(rest) if f else x for x, f in zip(leaves, flags, strict=True)]
+            axes = [0 if f else None for f in flags]
+
+            def run(*leaves: Any) -> Any:
+                return lane(*jax.tree_util.tree_unflatten(structure, leaves))
+
+            out = jax.vmap(run, in_axes=axes)(*given)
+            if not any(shared):
+                return out
+            return tuple(_total(x, real) if s else x for x, s in zip(out, shared, strict=True))
+
+        parts = -(-size // self.at_once)
+        if parts == 1:
+            return some(moving, None)
+        width = -(-size // parts)
+        numbers = jnp.arange(parts * width)
+        moving = [_in_parts(x, parts, width) for x in moving]
+        real = (numbers < size).reshape(parts, width)
+        out = jax.lax.map(lambda x: some(*x), (moving, real))
+
+        def flat(x: Any) -> Any:
+            return x.reshape(-1, *x.shape[2:])[:size]
+
+        if not any(shared):
+            return jax.tree_util.tree_map(flat, out)
+        pairs = zip(out, shared, strict=True)
+        return tuple(jnp.sum(x, axis=0) if s else flat(x) for x, s in pairs)
+
+
+def _all(flag: bool, tree: Any) -> Any:
+    """The flag in the place of each leaf."""
+    return jax.tree_util.tree_map(lambda _: flag, tree)
+
+
+def _unread(x: Any) -> Any:
+    """What stands in the place of what a single solve keeps: wrong wherever it is used."""
+    fill = jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0
+    return jnp.full(x.shape, fill, x.dtype)
+
+
+def _total(x: Any, real: Any) -> Any:
+    """The sum over lanes, without those that fill a part up."""
+    if real is not None:
+        x = jnp.where(real.reshape(-1, *(1,) * (x.ndim - 1)), x, jnp.zeros((), x.dtype))
+    return jnp.sum(x, axis=0)
+
+
+def _in_parts(x: Any, parts: int, width: int) -> Any:
+    """Lanes in parts of equal width; the first fill the last one up."""
+    x = jnp.concatenate([x, x[: parts * width - x.shape[0]]])
+    return x.reshape(parts, width, *x.shape[1:])
