@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from retrograde._adjoints import RecursiveCheckpointAdjoint, TapeAdjoint
+from retrograde._adjoints.replay_with_controller import ClockedStates
 from retrograde._api.solve_program import DifferentiableSolve
 from retrograde._base.types import Inputs, NeedsGradient
 from retrograde._planner.plan import Plan
@@ -142,7 +143,7 @@ class Lanes:
         loop = self.program.loop
         row = int(loop.carried.nbytes)
         if loop.adaptive:
-            clock = 2 + len(loop.controller.init(loop.clock))
+            clock = ClockedStates(loop).shapes[-1][0]
             row += clock * int(loop.bk.itemsize(loop.carried.dtype))
         items = {} if plan is None else plan.items
         return rows * row + sum(size for name, size in items.items() if name != RECORD)

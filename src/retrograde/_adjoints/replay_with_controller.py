@@ -13,11 +13,13 @@ some 1e-13 a step in float64).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._base.types import Scalar, State
-from .._integrate.outputs import Final
 from .step_vjp import PullCarry, ReverseStep
+
+if TYPE_CHECKING:
+    from .._integrate.outputs import Final
 
 __all__ = ["ClockedPull", "ClockedStates"]
 

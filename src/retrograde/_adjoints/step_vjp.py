@@ -15,7 +15,7 @@ from .._autodiff.field_vjp import TapePullback, UserPullback
 from .._autodiff.vector_field import VectorField
 from .._backend.interface import Capability
 from .._base.types import Inputs, NeedsGradient, Scalar, State
-from .._checkpointing import while_any
+from .._checkpointing.forward import while_any
 
 __all__ = ["PullCarry", "ReverseStep", "field_pullback", "output_pullback"]
 

@@ -15,7 +15,7 @@ from typing import Any
 from .._base.errors import InputError
 from .._base.foreign import refuse
 from .._base.types import Scalar, State, Times
-from .._checkpointing import while_any, write_where
+from .._checkpointing.forward import while_any, write_where
 
 __all__ = ["Outputs", "SaveAt"]
 
