@@ -158,7 +158,7 @@ class ArrayHooks(ABC):
 
     @abstractmethod
     def time_sequence(self, ts: Table, layout: Layout) -> Table:
-        """Times as the clock indexes them (with :meth:`look`)."""
+        """Times as the clock indexes them (with :meth:`table_get`)."""
 
     @abstractmethod
     def times_array(self, ts: Table, layout: Layout) -> Array:
@@ -214,7 +214,7 @@ class LoopHooks(ABC):
 
     @abstractmethod
     def layout(self, leaves: Sequence[Array]) -> Layout:
-        """How states of these leaves are carried (:class:`~.stages.ListLayout`)."""
+        """How states of these leaves are carried (``stages.ListLayout``)."""
 
     @abstractmethod
     def stages(self, layout: Layout, tableau: Tableau, scale: Scale | None = None) -> StepStages:
@@ -254,7 +254,7 @@ class LoopHooks(ABC):
 
     @abstractmethod
     def real_rows(self, rows: int | None, width: int, layout: Layout) -> Table:
-        """A table of rows of reals (:meth:`look`, :meth:`table_set`); None: it grows."""
+        """A table of rows of reals (:meth:`table_get`, :meth:`table_set`); None: it grows."""
 
     @abstractmethod
     def new_buffer(self, rows: int | None, layout: Shapes, *, scratch: bool) -> Buffer:
@@ -283,7 +283,7 @@ class LoopHooks(ABC):
 
     @abstractmethod
     def ints(self, values: Sequence[int]) -> Table:
-        """A small table of ints to be read with :meth:`look` and changed with :meth:`table_set`."""
+        """A small table of ints to be read with :meth:`table_get` and changed with :meth:`table_set`."""
 
     @abstractmethod
     def reals(self, n: int, layout: Layout) -> Table:

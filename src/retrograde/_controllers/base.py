@@ -20,7 +20,7 @@ class AbstractController(ABC):
     Attributes
     ----------
     adaptive : bool
-        Whether steps can be rejected, by an :class:`AdaptiveController`.
+        Whether steps can be rejected, by an ``AdaptiveController``.
 
     Examples
     --------
