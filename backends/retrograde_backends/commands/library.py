@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from retrograde._base.types import Array, Function, Namespace
+
 __all__ = ["compiled", "double_precision", "functions", "to_numpy"]
 
 
-def functions(name: str, xp: Any) -> Any:
+def functions(name: str, xp: Namespace) -> Namespace:
     """The functions that a vector field is written in.
 
     CuPy's own can't record a derivative. NumPy's can, and hand arrays of CuPy to CuPy.
@@ -20,7 +21,7 @@ def functions(name: str, xp: Any) -> Any:
     return np if name == "cupy" else xp
 
 
-def double_precision(name: str) -> contextlib.AbstractContextManager[Any]:
+def double_precision(name: str) -> contextlib.AbstractContextManager[object]:
     """A context in which the library computes with float64 (JAX does so only when asked)."""
     if name != "jax":
         return contextlib.nullcontext()
@@ -30,7 +31,7 @@ def double_precision(name: str) -> contextlib.AbstractContextManager[Any]:
     return jax.enable_x64(True)  # type: ignore[no-any-return]
 
 
-def compiled(name: str, fn: Callable[[Any], Any], like: Any) -> Callable[[Any], Any]:
+def compiled(name: str, fn: Function, like: Array) -> Function:
     """fn of an array like ``like``, compiled where the library compiles."""
     if name != "jax":
         return fn
@@ -38,7 +39,7 @@ def compiled(name: str, fn: Callable[[Any], Any], like: Any) -> Callable[[Any], 
     return jax.jit(fn).lower(like).compile()  # type: ignore[no-any-return]
 
 
-def to_numpy(x: Any) -> Any:
+def to_numpy(x: Array) -> Array:
     """An array of any library as one of NumPy, on the host."""
     if hasattr(x, "get"):  # CuPy
         return x.get()

@@ -283,7 +283,7 @@ class LoopHooks(ABC):
 
     @abstractmethod
     def ints(self, values: Sequence[int]) -> Table:
-        """A small table of ints to be read with :meth:`table_get` and changed with :meth:`table_set`."""
+        """A small table of ints for :meth:`table_get` and :meth:`table_set`."""
 
     @abstractmethod
     def reals(self, n: int, layout: Layout) -> Table:

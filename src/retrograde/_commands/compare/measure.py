@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from ..._api.solve import plan, solve
 from ..._backend.registry import adapter
 from ..._base.errors import InputError, PlanInfeasible, UnsupportedByBackend
+from ..._base.types import Function
 from ..._integrate.saveat import SaveAt
 from ...measure import peak_gradient_bytes
 from .problem import Problem, relative_error
@@ -82,7 +83,7 @@ def measure(
         Told what is done next: each method, then each round of timing.
     """
     rows, ready = examine(problem, libraries, wanted, tick)
-    calls: dict[Callable[..., Any], tuple[Call, float]] = {}
+    calls: dict[Function, tuple[Call, float]] = {}
     for _, entrant, seconds in ready:
         if entrant.forward not in calls:  # methods may share it
             alone = _call(entrant, entrant.forward)
@@ -171,7 +172,7 @@ def _reason(error: Exception, row: Row) -> str:
     return text if ours and text else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
-def _call(entrant: Entrant, fn: Callable[..., Any]) -> Call:
+def _call(entrant: Entrant, fn: Function) -> Call:
     return lambda: entrant.wait(fn(*entrant.leaves))
 
 
