@@ -10,12 +10,11 @@ import contextlib
 import importlib
 import types
 from collections.abc import Callable, Container
-from typing import Any
 
 import numpy as np
 
 import retrograde as rg
-from retrograde._base.types import Array
+from retrograde._base.types import Array, Tree
 from retrograde._commands.compare import rows
 from retrograde._commands.compare.problem import Problem
 from retrograde._commands.compare.rows import Entrant
@@ -37,7 +36,7 @@ class Bench(rows.Bench):
         """The solve alone: every adjoint's."""
         return rg.solve(*self.call(*leaves), **self.problem.settings).ys[-1]
 
-    def ours(self, keywords: dict[str, Any]) -> Entrant:
+    def ours(self, keywords: dict[str, Tree]) -> Entrant:
         settings = {**self.problem.settings, **keywords}
 
         def gradient(*leaves: Array) -> tuple[Array, ...]:
@@ -51,7 +50,7 @@ class Bench(rows.Bench):
 
         return Entrant(self.forward, gradient, self.leaves, residual_bytes, self._wait)
 
-    def _wait(self, x: Any) -> Any:
+    def _wait(self, x: Tree) -> Tree:
         if self.xp is not np:
             self.xp.cuda.Device().synchronize()
         return x

@@ -13,12 +13,11 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from retrograde._base.types import Array, Tree, VectorFieldFn
+from retrograde._base.types import Array, Function, Tree, VectorFieldFn
 from retrograde._commands.compare import rows
 from retrograde._commands.compare.problem import Problem
 from retrograde._commands.compare.rows import Entrant, Peer, Solution
@@ -75,7 +74,7 @@ class Bench(rows.Bench):
         }
         for method, (adjoint, arguments) in adjoints.items():
 
-            def solution(y0: Array, *args: Array, which: Any = (adjoint, *arguments)) -> Array:
+            def solution(y0: Array, *args: Array, which: Tree = (adjoint, *arguments)) -> Array:
                 solved = diffrax(self.f, self.problem, *which)(y0, self.problem.pack(args))
                 return solved.ys[-1]
 
@@ -83,8 +82,11 @@ class Bench(rows.Bench):
 
 
 def diffrax(
-    f: VectorFieldFn, problem: Any, adjoint: str = "RecursiveCheckpointAdjoint", *arguments: Any
-) -> Callable[[Tree, Tree], Any]:
+    f: VectorFieldFn,
+    problem: Problem,
+    adjoint: str = "RecursiveCheckpointAdjoint",
+    *arguments: Tree,
+) -> Callable[[Tree, Tree], Tree]:
     """diffrax' solve by the problem's method, with our controller's coefficients.
 
     Parameters
@@ -109,7 +111,10 @@ def diffrax(
         kick = dfx.ODETerm(lambda t, q, args: f(t, (q, q), args)[1])
         terms, solver = (drift, kick), dfx.SemiImplicitEuler
     if problem.dt is not None:
-        controller, bound = dfx.ConstantStepSize(), problem.steps + 1  # rounding may add a step
+        controller, bound = (
+            dfx.ConstantStepSize(),
+            (problem.steps or 0) + 1,
+        )  # rounding may add a step
     else:
         bound = problem.max_steps
         controller = dfx.PIDController(
@@ -130,7 +135,7 @@ def _by_hand(f: VectorFieldFn, problem: Problem, n: int) -> Iterator[tuple[str, 
     def step(y: Array, i: Array, args: tuple[Array, ...]) -> Array:
         return y + dt * f(i * dt, y, problem.pack(args))
 
-    def scan(y0: Array, *args: Array, wrap: Callable[[Any], Any] = lambda body: body) -> Array:
+    def scan(y0: Array, *args: Array, wrap: Function = lambda body: body) -> Array:
         body = wrap(lambda y, i: (step(y, i, args), None))
         return jax.lax.scan(body, y0, jnp.arange(float(n)))[0]
 
@@ -157,7 +162,7 @@ def _by_hand(f: VectorFieldFn, problem: Problem, n: int) -> Iterator[tuple[str, 
         yield "equinox", f"while_loop, {kind}", partial(loop, kind=kind)
 
 
-def _wait(x: Any) -> Any:
+def _wait(x: Tree) -> Tree:
     return jax.block_until_ready(x)  # type: ignore[no-untyped-call]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from retrograde._base.types import VectorFieldFn
+from retrograde._base.types import Device, Tree, VectorFieldFn
 from retrograde._commands.compare import rows
 from retrograde._commands.compare.problem import Problem
 from retrograde._commands.compare.rows import Entrant, Peer, Solution
@@ -67,7 +67,7 @@ class Bench(rows.Bench):
 
 
 def torchdiffeq(
-    f: VectorFieldFn, problem: Any, *, adjoint: bool = False, device: Any = None
+    f: VectorFieldFn, problem: Problem, *, adjoint: bool = False, device: Device = None
 ) -> Solution:
     """torchdiffeq's solve; its gradient is by backpropagation, or by the continuous adjoint.
 
@@ -77,7 +77,7 @@ def torchdiffeq(
     odeint = package.odeint_adjoint if adjoint else package.odeint
     times = torch.tensor([0.0, problem.t1], dtype=torch.float64, device=device)
     if problem.dt is not None:
-        keywords = {"method": "euler", "options": {"step_size": problem.dt}}
+        keywords: dict[str, Tree] = {"method": "euler", "options": {"step_size": problem.dt}}
     else:
         keywords = {"method": "dopri5", "rtol": problem.rtol, "atol": problem.atol}
 
@@ -91,7 +91,7 @@ def torchdiffeq(
 
 
 def torchode(
-    f: Callable[..., torch.Tensor], problem: Any, adjoint: str = "AutoDiffAdjoint"
+    f: Callable[..., torch.Tensor], problem: Problem, adjoint: str = "AutoDiffAdjoint"
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """torchode's solve of a batch, samples first; it is eager (TorchScript fails with torch 2.13).
 

@@ -10,11 +10,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from .._base.errors import InputError
-from .._base.types import Scalar
+from .._base.types import Index, Scalar, Table
 from .base import AbstractController, Grid
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
+    from .._backend.protocols import Clock
 
 __all__ = ["ConstantSteps", "StepTo"]
 
@@ -39,7 +43,7 @@ class ConstantSteps(AbstractController):
     [0.3, 0.6, 0.9, 1.0]
     """
 
-    dt: Any
+    dt: Scalar
     adaptive: ClassVar[bool] = False
 
     def check(self, t0: float | None, t1: float | None) -> None:
@@ -77,7 +81,7 @@ class StepTo(AbstractController):
     adaptive: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        ts: Any = self.ts
+        ts: Table = self.ts
         try:
             # of an array at once: under jit, iteration makes tracers of what is known
             ts = tuple(float(t) for t in (ts.tolist() if hasattr(ts, "tolist") else ts))
@@ -112,29 +116,31 @@ class ConstantGrid(Grid):
     shifts = True
 
     def __init__(
-        self, clock: Any, span: tuple[Scalar, Scalar], dt: Scalar, whole: Any, count: Any
+        self, clock: Clock, span: tuple[Scalar, Scalar], dt: Scalar, whole: Index, count: Index
     ) -> None:
         self.clock, (self.t0, self.t1), self.dt = clock, span, dt
         self.whole, self.count = whole, count
 
-    def step(self, i: Any) -> tuple[Scalar, Scalar]:
+    def step(self, i: Index) -> tuple[Scalar, Scalar]:
         t = self.t0 + i * self.dt
         return t, self.clock.where(i + 1 == self.whole, self.t1 - t, self.dt)
 
-    def end(self, i: Any) -> Scalar:
+    def end(self, i: Index) -> Scalar:
         return self.clock.where(i + 1 == self.whole, self.t1, self.t0 + (i + 1) * self.dt)
 
 
 class GivenGrid(Grid):
     """Steps between given (or recorded) times; their first and last are t0 and t1."""
 
-    def __init__(self, bk: Any, times: Any, whole: Any, count: Any = None, *, shifts: bool) -> None:
+    def __init__(
+        self, bk: AbstractBackend, times: Table, whole: Index, count: Index = None, *, shifts: bool
+    ) -> None:
         self.table_get, self.times, self.shifts = bk.table_get, times, shifts
         self.whole, self.count = whole, whole if count is None else count
 
-    def step(self, i: Any) -> tuple[Scalar, Scalar]:
+    def step(self, i: Index) -> tuple[Scalar, Scalar]:
         t = self.table_get(self.times, i)
         return t, self.table_get(self.times, i + 1) - t
 
-    def end(self, i: Any) -> Scalar:
+    def end(self, i: Index) -> Scalar:
         return self.table_get(self.times, i + 1)

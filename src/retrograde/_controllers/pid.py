@@ -11,13 +11,17 @@ First step: Hairer, Norsett, Wanner, *Solving ODEs I*, II.4.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from .._base.errors import InputError
-from .._base.types import Scalar
+from .._base.types import Array, Bool, Field, Scalar, Scale, State, Tree
 from .base import AdaptiveController
+
+if TYPE_CHECKING:
+    from .._backend.protocols import Clock, Layout
+    from .base import Adapt
 
 __all__ = ["PIDController"]
 
@@ -60,8 +64,8 @@ class PIDController(AdaptiveController):
     True
     """
 
-    rtol: Any = 1e-4
-    atol: Any = 1e-6
+    rtol: float | Tree = 1e-4
+    atol: float | Tree = 1e-6
     pcoeff: float = 0.2
     icoeff: float = 0.65
     dcoeff: float = 0.0
@@ -98,11 +102,11 @@ class PIDController(AdaptiveController):
         """Steps below this size end the solve [time]."""
         return 0.0 if self.dtmin is None or self.force_dtmin else self.dtmin * (1 - 1e-6)
 
-    def init(self, clock: Any) -> tuple[Scalar, ...]:
+    def init(self, clock: Clock) -> tuple[Scalar, ...]:
         """What is carried from try to try: powers of the errors of the last accepted steps."""
         return (clock.real(1.0),) * (3 if self.dcoeff else 1)
 
-    def adapter(self, clock: Any, order: int) -> Callable[..., tuple[Any, Scalar, Any]]:
+    def adapter(self, clock: Clock, order: int) -> Adapt:
         """``adapt(error2, h, memory) -> (accepted, next h, memory)`` for one solve.
 
         The powers that the next steps need of an error are taken with its first.
@@ -118,7 +122,7 @@ class PIDController(AdaptiveController):
 
         def adapt(
             error2: Scalar, h: Scalar, memory: tuple[Scalar, ...]
-        ) -> tuple[Any, Scalar, tuple[Scalar, ...]]:
+        ) -> tuple[Bool, Scalar, tuple[Scalar, ...]]:
             ok = error2 <= 1.0
             if dtmin is not None:
                 ok = clock.either(ok, abs(h) <= dtmin * (1 + 1e-6))
@@ -130,7 +134,7 @@ class PIDController(AdaptiveController):
 
         return adapt
 
-    def _limit(self, clock: Any) -> Callable[[Scalar], Scalar]:
+    def _limit(self, clock: Clock) -> Callable[[Scalar], Scalar]:
         """Bounds on |h| that keep its sign."""
         low = self.dtmin if self.force_dtmin else None
         high = self.dtmax
@@ -146,7 +150,13 @@ class PIDController(AdaptiveController):
         return limit
 
     def first_step(
-        self, clock: Any, layout: Any, field: Any, scale: Any, start: tuple[Any, ...], order: int
+        self,
+        clock: Clock,
+        layout: Layout,
+        field: Field,
+        scale: Scale,
+        start: tuple[Scalar, Scalar, State, Sequence[Array]],
+        order: int,
     ) -> Scalar:
         """Size and sign of the first step from (t0, t1, y0, k0); one evaluation of f."""
         t0, t1, y0, k0 = start
@@ -157,7 +167,9 @@ class PIDController(AdaptiveController):
         where, top, least = clock.where, clock.maximum, clock.minimum
         # squares of sizes; the sizes where the clock has no room for squares
         squared = clock.holds_squares
-        norm, root = (layout.norm2, clock.root) if squared else (layout.norm, _quotient)
+        root = clock.root if squared else _quotient
+        # clocks of narrow scalars go with layouts in list form
+        norm = layout.norm2 if squared else layout.norm  # type: ignore[attr-defined]
         small, none, aim, power, huge = _SQUARES if squared else _SIZES
         d0, d1 = norm(y0, y0, scale), least(norm(f0, y0, scale), huge)
         flat = clock.either(d0 < small, d1 < small)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from .._base.errors import InputError
 
 __all__ = ["reporter"]
 
 
-def reporter(wish: Any) -> tuple[Callable[[float], None], Callable[[], None]]:
+def reporter(
+    wish: bool | Callable[[float], object],
+) -> tuple[Callable[[float], object], Callable[[], None]]:
     """``report(part done)`` and ``close()`` for ``solve(progress=wish)``.
 
     Raises

@@ -12,9 +12,15 @@ Saved times that rounding has carried beyond an end of the solve are that end (:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
+from .._base.types import Array, Scalar, Table
 from .._controllers import StepTo
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
+    from .._controllers.base import AbstractController
+    from .problem import Problem
 
 __all__ = ["clamped", "near", "relative_times", "resolution", "spacing"]
 
@@ -24,7 +30,7 @@ EPS = {8: 2.0**-52, 4: 2.0**-23}
 COARSEST = 2.0**-8
 
 
-def resolution(bk: Any, times: Sequence[Any]) -> float:
+def resolution(bk: AbstractBackend, times: Sequence[Table]) -> float:
     """Relative spacing of the coarsest of these times (numbers, arrays, lists); Python's at least.
 
     An array of integers is as good as reals of that size.
@@ -73,11 +79,11 @@ def clamped(ts: Sequence[float], t0: float, t1: float, eps: float) -> list[float
 
 
 def relative_times(
-    problem: Any,
-    controller: Any,
-    given: tuple[Any, Any, Any],
+    problem: Problem,
+    controller: AbstractController,
+    given: tuple[Scalar, Scalar, Table],
     known: tuple[float | None, float | None, list[float] | None],
-) -> tuple[tuple[Any, ...], bool]:
+) -> tuple[tuple[Scalar, Scalar, Table] | tuple[()], bool]:
     """Start, end and saved times as the clock counts them, or () where that is as they were given.
 
     Parameters
@@ -122,7 +128,9 @@ def relative_times(
     return (begin, end, own), shifted
 
 
-def _traced_clamp(bk: Any, ts: Any, ends: tuple[Any, Any], slack: Any) -> Any:
+def _traced_clamp(
+    bk: AbstractBackend, ts: Array, ends: tuple[Scalar, Scalar], slack: Scalar
+) -> Array:
     """The same of times whose values are not known."""
     xp, (begin, end) = bk.xp, ends
     low, high = xp.minimum(begin, end), xp.maximum(begin, end)
@@ -130,5 +138,5 @@ def _traced_clamp(bk: Any, ts: Any, ends: tuple[Any, Any], slack: Any) -> Any:
     return xp.where(abs(ts - inside) <= slack, inside, ts)
 
 
-def _sizes(bk: Any, *times: Any) -> list[Any]:
+def _sizes(bk: AbstractBackend, *times: Scalar) -> list[Array]:
     return [abs(bk.xp.asarray(t)) for t in times]

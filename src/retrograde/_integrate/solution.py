@@ -5,10 +5,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple
 
 from .._base.errors import InputError, SolveFailed, UnsupportedByBackend
-from .._base.types import Array, Tree, Y
+from .._base.types import Array, Index, Scalar, Time, Tree, Y
+
+if TYPE_CHECKING:
+    from .._planner.plan import Plan
 
 __all__ = ["Gradients", "Solution", "Status", "check", "without_times"]
 
@@ -152,10 +155,10 @@ class Solution(Generic[Y]):
 
     ts: Array
     ys: Y
-    stats: dict[str, Any]
-    status: Any
-    t_final: Any
-    plan: Any = field(default=None, repr=False)
+    stats: dict[str, Scalar]
+    status: Status | Array
+    t_final: Scalar
+    plan: Plan | None = field(default=None, repr=False)
 
     def raise_if_failed(self) -> Solution[Y]:
         """Raise SolveFailed unless the solve (all of a batch) reached t1.
@@ -196,7 +199,7 @@ class Solution(Generic[Y]):
             who = f"Sample {name} ({len(failed)} of {len(found)} failed): "
         raise SolveFailed(who + _story(t, tries, Status(n)), self)
 
-    def evaluate(self, t: Any) -> Any:
+    def evaluate(self, t: Time) -> Y:
         """Dense output; not in this version: ask for times with ``SaveAt(ts=...)``."""
         raise InputError(
             f"`evaluate({t!r})` needs dense output, which this version does not keep; pass "
@@ -209,7 +212,7 @@ def check(solution: Solution[Y]) -> Solution[Y]:
     return solution.raise_if_failed() if isinstance(solution.status, Status) else solution
 
 
-def _values(x: Any) -> Any:
+def _values(x: Array) -> Tree:
     """Numbers of an array, as (nested lists of) Python's."""
     try:
         return x.tolist() if hasattr(x, "tolist") else x
@@ -220,7 +223,7 @@ def _values(x: Any) -> Any:
         ) from error
 
 
-def _samples(values: Any, where: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], int]]:
+def _samples(values: Tree, where: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], int]]:
     """Numbers of nested lists with their indices."""
     if not isinstance(values, list):
         yield where, int(values)
@@ -229,14 +232,14 @@ def _samples(values: Any, where: tuple[int, ...] = ()) -> Iterator[tuple[tuple[i
         yield from _samples(x, (*where, i))
 
 
-def _at(values: Any, where: tuple[int, ...]) -> Any:
+def _at(values: Tree, where: tuple[int, ...]) -> Scalar:
     """The number at an index, or the one for all."""
     for i in where:
         values = values[i] if isinstance(values, list) else values
     return values
 
 
-def _story(t: Any, tries: Any, status: Status) -> str:
+def _story(t: Scalar, tries: Index, status: Status) -> str:
     """When a solve ended, and why."""
     when = f"At t = {t!r}" if t == t else "At a time that was not looked at (see `t_final`)"
     return f"{when} after {tries} steps: {status.message}"

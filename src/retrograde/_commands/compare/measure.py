@@ -12,12 +12,12 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..._api.solve import plan, solve
 from ..._backend.registry import adapter
 from ..._base.errors import InputError, PlanInfeasible, UnsupportedByBackend
-from ..._base.types import Function
+from ..._base.types import Function, Tree
 from ..._integrate.saveat import SaveAt
 from ...measure import peak_gradient_bytes
 from .problem import Problem, relative_error
@@ -136,7 +136,7 @@ def _entries(problem: Problem, library: str) -> Iterator[tuple[Row, Callable[[],
         yield Row(library, package, method), make_peer
 
 
-def _ours(here: Bench, row: Row, keywords: dict[str, Any]) -> Entrant:
+def _ours(here: Bench, row: Row, keywords: dict[str, Tree]) -> Entrant:
     """A method of ours, and what its plan says of it."""
     chosen = plan(*here.call(*here.leaves), **{**here.problem.settings, **keywords})
     row.exact = chosen.adjoint.accuracy == "exact"

@@ -12,9 +12,8 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from ..._base.types import Array, Namespace, VectorFieldFn
+from ..._base.types import Array, Namespace, Tree, VectorFieldFn
 from ..._solvers import Euler, Tableau, Tsit5
 
 __all__ = ["PROBLEMS", "Problem", "lotka_volterra", "relative_error", "toy"]
@@ -85,7 +84,7 @@ class Problem:
         return leaves[0] if leaves else None
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Tree]:
         """Keywords of ``retrograde.solve``."""
         if self.dt is not None:
             return {"solver": self.solver, "dt": self.dt}

@@ -11,10 +11,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ... import _adjoints
-from ..._base.types import Array, VectorFieldFn
+from ..._base.types import Array, Tree, VectorFieldFn
 from .problem import Problem
 
 __all__ = ["PACKAGES", "Bench", "Entrant", "Peer", "Row", "Solution", "bench", "ours"]
@@ -54,7 +54,7 @@ class Entrant(NamedTuple):
     gradient: Callable[..., tuple[Array, ...]]
     leaves: tuple[Array, ...]
     residual_bytes: Callable[[], int]
-    wait: Callable[[Any], Any] = lambda x: x
+    wait: Callable[[Tree], Tree] = lambda x: x
     compile_seconds: float | None = None
 
 
@@ -83,11 +83,11 @@ class Bench:
     ) -> None:
         self.problem, self.f, self.leaves, self.device = problem, f, leaves, device
 
-    def call(self, y0: Array, *args: Array) -> tuple[Any, ...]:
+    def call(self, y0: Array, *args: Array) -> tuple[Tree, ...]:
         """Arguments of ``solve``."""
         return self.f, y0, 0.0, self.problem.t1, self.problem.pack(args)
 
-    def ours(self, keywords: dict[str, Any]) -> Entrant:
+    def ours(self, keywords: dict[str, Tree]) -> Entrant:
         """Our method with these keywords of ``solve``."""
         from ..._api.solve import solve  # when needed, as each library's module is
 
@@ -150,7 +150,7 @@ def bench(library: str, problem: Problem) -> Bench:
     return made
 
 
-def ours(problem: Problem) -> Iterator[tuple[str, dict[str, Any]]]:
+def ours(problem: Problem) -> Iterator[tuple[str, dict[str, Tree]]]:
     """Our methods of a problem, from the most memory to the least, with keywords of ``solve``."""
     yield "auto, ample", {}
     for memory in problem.budgets:

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..._base import __version__
 from ..terminal import padded
@@ -170,7 +170,7 @@ def as_json(
     absent: Mapping[str, str],
     *,
     quick: bool,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The figures as plain containers; what is not finite is None."""
     packages = {name for *_, rows in found for row in rows for name in (row.library, row.package)}
     return {

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ..._api.solve import plan, solve, solve_vjp
 from ..._backend.interface import AbstractBackend
-from ..._base.types import Array, Namespace, VectorFieldFn
+from ..._base.types import Array, Namespace, Tree, VectorFieldFn
 from ..._base.units import require
 from ..._integrate.saveat import SaveAt
 from ..._integrate.solution import Solution
@@ -54,7 +53,7 @@ class Objective:
         self.field = field or lotka_volterra(xp)
         self.data: Series = series(xp)
         saveat = SaveAt(ts=[float(t) for t in self.data.years])
-        self.keywords: dict[str, Any] = {"rtol": tolerance, "atol": tolerance, "saveat": saveat}
+        self.keywords: dict[str, Tree] = {"rtol": tolerance, "atol": tolerance, "saveat": saveat}
         self.memory = memory
 
     def __call__(self, x: Array) -> tuple[Array, Array]:

@@ -13,11 +13,16 @@ References
    Springer (1993), doi:10.1007/978-3-540-78862-1, Sec. II.2 (Theorem 2.13) and II.6.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from functools import cache
 from math import fsum, prod
 from operator import mul
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from .tableau import Tableau
 
 __all__ = ["order_conditions", "rooted_trees"]
 
@@ -26,7 +31,7 @@ Tree: TypeAlias = "tuple[Tree, ...]"
 
 
 def order_conditions(
-    tableau: Any, order: int, weights: Sequence[float] | None = None, theta: float = 1.0
+    tableau: Tableau, order: int, weights: Sequence[float] | None = None, theta: float = 1.0
 ) -> list[float]:
     """Residuals of all order conditions up to `order`.
 
