@@ -79,7 +79,7 @@ def rewritten(f: Any, y: Any, p: Any) -> tuple[Any, Any]:
         return f(t, y, jax.tree_util.tree_unflatten(tree, leaves))
 
     closed = jax.make_jaxpr(flat)(0.5, y, *leaves)
-    found = columns.Columns(closed.jaxpr, 2)
+    found = columns.Matvec(closed.jaxpr, 2)
 
     def run(t: Any, y: Any, *leaves: Any) -> Any:
         both = found.prepared((*leaves, *closed.consts))
@@ -201,7 +201,7 @@ def test_solves_and_gradients_are_those_of_the_field_as_it_is(
     f = FIELDS[name]
     given = jnp.asarray(START), jax.tree_util.tree_map(jnp.asarray, LAYERS)
     found = jax.jit(gradient)(*given)
-    monkeypatch.setenv("RETROGRADE_KERNEL", "0")
+    monkeypatch.setenv("RETROGRADE_XLA_CPU", "0")
     agree(found, jax.jit(gradient)(*given), 1e-9 if settings == "adaptive" else 1e-10)
 
 

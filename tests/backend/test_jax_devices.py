@@ -95,7 +95,7 @@ if hasattr(jax, "set_mesh"):
 
 def test_two_devices_and_their_meshes():
     flags = "--xla_force_host_platform_device_count=2"
-    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "RETROGRADE_KERNEL": "1"}
+    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "RETROGRADE_XLA_CPU": "1"}
     run = [sys.executable, "-W", "ignore", "-c", TWO_DEVICES]
     done = subprocess.run(run, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

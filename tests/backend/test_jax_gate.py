@@ -18,7 +18,7 @@ gate: Any = pytest.importorskip("retrograde_backends.jax.xla_cpu.eligible")
 
 def test_no_program_is_written_for_kernels_that_will_not_be(monkeypatch):
     """One CPU by the arrays, or where they say nothing the default device."""
-    monkeypatch.setenv("RETROGRADE_KERNEL", "1")
+    monkeypatch.setenv("RETROGRADE_XLA_CPU", "1")
     here = jnp.ones(2)
     for platform in ("cpu", "gpu"):
         device = SimpleNamespace(platform=platform)

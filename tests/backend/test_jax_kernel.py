@@ -64,7 +64,7 @@ IDS = ("constant", "adaptive", "rows", "window", "slots", "backsolve")
 @pytest.mark.parametrize("settings", SETTINGS, ids=IDS)
 def test_same_gradient_with_and_without(settings, monkeypatch):
     with_kernel = gradient(lotka_volterra, **settings)(Y0, P)
-    monkeypatch.setenv("RETROGRADE_KERNEL", "0")
+    monkeypatch.setenv("RETROGRADE_XLA_CPU", "0")
     plain = gradient(lambda t, y, p: lotka_volterra(t, y, p), **settings)
     assert MARK not in text(plain, Y0, P)
     for a, b in zip(with_kernel, plain(Y0, P), strict=True):

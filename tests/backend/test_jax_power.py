@@ -12,7 +12,7 @@ import retrograde as rg
 jax = pytest.importorskip("jax")
 jax.config.update("jax_enable_x64", True)
 jnp = jax.numpy
-power: Any = pytest.importorskip("retrograde_backends.jax.clock")
+power: Any = pytest.importorskip("retrograde_backends.jax.xla_cpu.power")
 
 POWERS = (0.0, -0.085, 0.02, 0.5, -0.5)
 ERRORS = {"float64": 1e-15, "float32": 5e-7}

@@ -233,7 +233,7 @@ def test_measured_bytes_are_within_the_plan(name, by_time):
 
 @marking
 def test_f_stands_in_a_gradient_once_each_way(monkeypatch):
-    monkeypatch.setenv("RETROGRADE_KERNEL", "1")
+    monkeypatch.setenv("RETROGRADE_XLA_CPU", "1")
     _, y, p = given("bodies")
     for adjoint in (rg.TapeAdjoint(), rg.RecursiveCheckpointAdjoint()):
         gradient = jax.jit(jax.grad(loss("bodies", adjoint, **CONSTANT), (0, 1)))

@@ -80,7 +80,7 @@ def test_any_body_compiles_to_the_gradient_without_kernels(name, kind, monkeypat
     if gate.enabled():
         assert sweeps(marked, y, p) == (2 if name in KERNELS else 0)  # forward and back
     found = marked(y, p)
-    monkeypatch.setenv("RETROGRADE_KERNEL", "0")
+    monkeypatch.setenv("RETROGRADE_XLA_CPU", "0")
     plain = gradient(lambda y, p: body(y, p), kind, checkpoints=5)
     assert sweeps(plain, y, p) == 0
     for a, b in zip(found, plain(y, p), strict=True):

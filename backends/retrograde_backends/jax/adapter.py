@@ -25,19 +25,17 @@ from retrograde.backend import Capability, EagerBackend, MemoryInfo
 from .batched_solves import room_for_lanes, with_gradient
 from .cache import KeptAccounts, KeptPrograms
 from .clock import precision
+from .compiled_field import compile_field, compile_output
 from .field_vjp import DirectHooks, Pullback
 from .loops import LoopHooks
-from .mesh import mesh_note, refuse_typed
-from .reach import doubtful, works
-from .scanned_stages import JaxLayout, RolledStages
+from .reach import works
+from .scanned_stages import JaxLayout, ScannedStages
 from .stored_vjp import TapeHooks
-from .transforms import TransformHooks, batched, forward_mode
+from .transforms import TransformHooks, forward_mode
 from .trees import register
 from .user_loops import IterationHooks
-from .xla_cpu.eligible import MOST, default_device, separate, small, value, working_on
-from .xla_cpu.kernel import apart, lanes
-from .xla_cpu.matvec import Columns, multiplies
-from .xla_cpu.shifts_and_sums import shifted
+from .xla_cpu.eligible import default_device, value
+from .xla_cpu.kernel import batched
 
 __all__ = ["JaxBackend", "backend"]
 
@@ -154,7 +152,7 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
         return int(x.size * x.dtype.itemsize)
 
     def example(self, problem: Any, fn: Callable[..., Any], t0: Any) -> tuple[list[Any], Any]:
-        shapes = self._hoist(problem, fn, t0, output=True)
+        shapes = compile_output(problem, fn, t0)
         leaves, treedef = jax.tree_util.tree_flatten(shapes)
         return [jnp.zeros(x.shape, x.dtype) for x in leaves], treedef
 
@@ -170,60 +168,17 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
 
     def capture(self, problem: Any, t0: Any) -> None:
         """Trace f once; what it closes over becomes inputs of the program."""
-        shapes = self._hoist(problem, problem.f, t0, output=False)
-        problem.check_result(shapes, lambda x: hasattr(x, "dtype"))
+        problem.program = problem.layout.field = compile_field(problem, t0)
 
     def layout(self, leaves: Sequence[Any]) -> Any:
         return JaxLayout(self, leaves)
 
     def stages(self, layout: Any, tableau: Any, scale: Any = None) -> Any:
-        plain = tableau.inside > tableau.stages or not layout.looped or lanes()
-        kind = Stages if plain else RolledStages
+        field = layout.field
+        scans = field is not None and field.scan_stages
+        plain = tableau.inside > tableau.stages or not scans or batched()
+        kind = Stages if plain else ScannedStages
         return kind(layout, tableau, scale)
-
-    def _hoist(self, problem: Any, fn: Callable[..., Any], t0: Any, *, output: bool) -> Any:
-        """Shapes of ``fn(t0, y0, args)``, traced once with its closure made an argument."""
-        leaves = problem.layout.unpack(problem.y0)
-        count, params = len(leaves), problem.params[: len(problem.where)]
-
-        def flat(t: Any, *arrays: Any) -> Any:
-            k = fn(t, problem.tree(arrays[:count]), problem.arguments(arrays[count:]))
-            return k if output else problem.taken(k)
-
-        refuse_typed((*leaves, *params))
-        time = problem.layout.time(t0)
-        closed, shapes = jax.make_jaxpr(flat, return_shape=True)(time, *leaves, *params)
-        consts = [jnp.asarray(x) for x in closed.consts]
-        jaxpr, treedef = closed.jaxpr, jax.tree_util.tree_structure(shapes)
-        refuse_typed(consts)
-        program = shifted(jaxpr) if problem.layout.size > MOST else jaxpr
-
-        run: Callable[..., list[Any]] = partial(jax.core.eval_jaxpr, program)
-        problem.doubtful |= doubtful(jaxpr)
-        own = getattr(fn, "vjp", None) is not None
-        with working_on((*leaves, *params, *consts)):
-            problem.small = small(jaxpr, problem.layout.size) and (problem.small or not output)
-            if problem.small and not output and not own and multiplies(jaxpr):
-                shaped = Columns(jaxpr, before=1 + count)
-                run, problem.prepare = shaped.run, shaped.prepared
-            if not output:
-                # of a call every result is computed, whether it is used or not
-                problem.apart = separate(jaxpr, problem.layout.size)
-                run = apart(run) if problem.apart and not problem.parted else run
-                lone = not batched((leaves, params, consts))
-                problem.layout.judge(jaxpr, problem.small, lone)
-                problem.notes = (*problem.notes, lone, problem.small, problem.apart)
-
-        def converted(t: Any, y: Any, args: Any, captured: Any) -> Any:
-            arrays = jax.tree_util.tree_leaves(y)
-            arrays += [x for x in jax.tree_util.tree_leaves(args) if isinstance(x, jax.Array)]
-            return jax.tree_util.tree_unflatten(treedef, run(captured, t, *arrays))
-
-        traced = [isinstance(x, jax.core.Tracer) and bool(self.floating(x)) for x in consts]
-        problem.add_captured(converted, consts, traced, output=output)
-        # a kept program must not outlive a change of what fn closes over: numbers stand in here
-        problem.notes = (*problem.notes, str(jaxpr), mesh_note())
-        return shapes
 
     def needs_gradient(self, inputs: Any) -> bool:
         leaves = jax.tree_util.tree_leaves(inputs)
@@ -231,7 +186,7 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
 
     def likely(self, loop: Any, inputs: Inputs) -> tuple[bool, ...]:
         problem, fn = loop.problem, loop.outputs.saveat.fn
-        if not problem.doubtful:
+        if not problem.program.doubtful:
             return tuple(problem.differentiable)
         params, t0 = inputs.params, loop.layout.time(loop.clock.real(inputs.t0))
 

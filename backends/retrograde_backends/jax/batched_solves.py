@@ -30,7 +30,7 @@ from retrograde._planner.shape import RECORD, UNLIMITED
 
 from .derivatives import Batched, Differentiable, Tangent, derived_from
 from .xla_cpu.eligible import platforms_of
-from .xla_cpu.kernel import as_lanes
+from .xla_cpu.kernel import as_batched
 
 __all__ = ["room_for_lanes", "with_gradient"]
 
@@ -98,7 +98,7 @@ class BatchedTangent(Tangent):
     def of_lane(self, inputs: Inputs, arrays: Any, cotangents: Any) -> tuple[Any, ...]:
         """The reverse pass of a lane, which begins with its solve."""
         program = self.lanes.program
-        with as_lanes():
+        with as_batched():
             loop = program.loop.in_batch(saves=False).placed(inputs)
             cache = program.adjoint.forward(loop, inputs)[1]
             return self.pulled(program, inputs, cache, cotangents)
@@ -150,7 +150,7 @@ class Lanes:
 
     def primal(self, inputs: Inputs) -> Any:
         """The solve of a lane."""
-        with as_lanes():
+        with as_batched():
             return self.program.primal(inputs)
 
     def steered(self, batched: Inputs) -> bool:

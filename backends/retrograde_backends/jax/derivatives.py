@@ -31,7 +31,7 @@ from retrograde._base.types import Inputs, NeedsGradient
 
 from .transforms import forward_mode
 from .xla_cpu.eligible import UNCACHED
-from .xla_cpu.kernel import kernel_or_lanes, one_kernel, unmark
+from .xla_cpu.kernel import kernel_or_batched, one_kernel, unmark
 
 __all__ = [
     "Batched",
@@ -234,9 +234,10 @@ _SYMBOLIC = jax.__version_info__ >= (0, 8)
 
 def as_kernel(program: Any, fn: Any) -> Any:
     """A part of a program as one kernel, where that may be."""
-    if program.small and program.loop.layout.looped:
-        return kernel_or_lanes(fn)
-    return one_kernel(fn, program.small)
+    field = program.loop.problem.program
+    if field.kernel and field.scan_stages:
+        return kernel_or_batched(fn)
+    return one_kernel(fn, field.kernel)
 
 
 class Differentiable:

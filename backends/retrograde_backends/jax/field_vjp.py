@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import compress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
 from retrograde._base.errors import UnsupportedByBackend
-from retrograde._base.types import NeedsGradient
+from retrograde._base.types import Array, Function, Leaves, NeedsGradient, ParamSums, Scalar, State
 
 from .transforms import forward_mode
 from .xla_cpu.eligible import ALLOWED, JOINING
-from .xla_cpu.kernel import apart
+from .xla_cpu.kernel import outlined
 from .xla_cpu.shifts_and_sums import unfused_sum
+
+if TYPE_CHECKING:
+    from retrograde._backend.protocols import Pull
 
 __all__ = ["DirectHooks", "Pullback"]
 
@@ -30,63 +33,53 @@ class Pullback:
         self.layout, self.bind, self.params = layout, bind, params
         self.shapes = [x.shape for x in params]
         self.wanted, self.time, self.over = wanted.params, wanted.time, wanted
-        self.apart: Any = None
-        self.taped: Any = None
+        self.call: Function | None = None
+        """The whole pull, f once more in it, as a call of its own."""
 
-    def taking(self, prepare: Callable[[Any], Any]) -> Pullback:
-        """The same over parameters so prepared; :meth:`finish` gives cotangents of those given."""
-        self.params = prepare(self.params)
+    def with_parameters(self, form: Callable[[Sequence[Array]], Sequence[Array]]) -> Pullback:
+        """The same over parameters in a form; :meth:`finish` gives cotangents of those given."""
+        self.params = form(self.params)
         return self
 
-    def chosen(self, params: Any) -> list[Any]:
+    def chosen(self, params: Sequence[Array]) -> list[Array]:
         """The wanted ones."""
         return [x for x, w in zip(params, self.wanted, strict=True) if w]
 
-    def zero(self) -> list[Any]:
+    def zero(self) -> ParamSums:
         return [jnp.zeros_like(x) for x in self.chosen(self.params)]
 
-    def finish(self, acc: list[Any]) -> tuple[Any, ...]:
+    def finish(self, acc: ParamSums) -> tuple[Array | None, ...]:
         rest, pairs = iter(acc), zip(self.wanted, self.shapes, strict=True)
         return tuple(next(rest).reshape(shape) if w else None for w, shape in pairs)
 
-    def alone(self) -> Pullback:
-        """The same as calls of their own (``apart``).
+    def outlined(self) -> Pullback:
+        """The same as calls of their own: f is linearised where it is pulled, once more."""
 
-        f is linearised where it is pulled, which takes f once more; a costly one where it is
-        computed, and its pull is another call.
-        """
+        def pulled(t: Array, y: State, params: Leaves, ct: Leaves) -> Any:
+            return Pullback(self.layout, self.bind, params, self.over).some(t, y, ct)
 
-        def pulled(t: Any, y: Any, params: Any, ct: Any) -> Any:
-            return again(params).some(t, y, ct)
-
-        def again(params: Any) -> Pullback:
-            return Pullback(self.layout, self.bind, params, self.over)
-
-        self.apart = apart(pulled)
-        if self.layout.taped:
-            self.taped = apart(lambda t, y, params: again(params).linearise(t, y))
-            self.pull_tape = apart(lambda part, ct: part(ct))
+        self.call = outlined(pulled)
         return self
 
-    def __call__(self, t: Any, y: Any) -> tuple[Any, Any]:
-        params = tuple(self.params)
-        part: Any = None
-        if self.taped is not None:
-            k, part = self.taped(t, y, params)
-        elif self.apart is not None:
+    def __call__(self, t: Array, y: State) -> tuple[Leaves, Pull]:
+        params, call = tuple(self.params), self.call
+        part: Function | None = None
+        if call is not None:
             k = self.bind(params)(t, self.layout.unpack(y))
         else:
             k, part = self.linearise(t, y)
 
-        def found(ct: Any) -> Any:
+        def found(ct: Leaves) -> Any:
             whole = all(x is not None for x in ct)
-            if whole and self.taped is not None:
-                return self.pull_tape(part, ct)
-            if self.apart is not None and (whole or self.separate(t, y, ct)):
-                return self.apart(t, y, params, ct)
-            return unfused_sum(part, self.layout.unpack(y))(ct) if whole else self.some(t, y, ct)
+            if call is not None and (whole or self.separate(t, y, ct)):
+                return call(t, y, params, ct)
+            if whole and part is not None:
+                return unfused_sum(part, self.layout.unpack(y))(ct)
+            return self.some(t, y, ct)
 
-        def pull(ct: Any, acc: list[Any], weight: Any = None) -> tuple[Any, Any, list[Any]]:
+        def pull(
+            ct: Sequence[Array], acc: ParamSums, weight: Scalar = None
+        ) -> tuple[Leaves, Scalar, ParamSums]:
             *first, mu, cts = found(tuple(ct))
             cts = cts if weight is None else [weight * x for x in cts]
             return mu, first[0] if first else None, [a + x for a, x in zip(acc, cts, strict=True)]

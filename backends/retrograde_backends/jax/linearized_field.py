@@ -1,9 +1,9 @@
 """JAX: what is kept of one evaluation of f for its vjp, as rows of buffers.
 
-``jax.vjp`` keeps every array that its pull reads. Of those, a row has what is dear to compute: the
-state that f was given, and the results of costly operations and products that the rest can be had
-from again (of tanh: its value, not one less its value, too). Arrays of the parameters alone are
-formed once, outside the loops.
+``jax.vjp`` keeps every array that its pull reads. Of those, a row has what takes long to
+compute: the state that f was given, and the results of transcendental operations and products that
+the rest can be had from again (of tanh: its value, not one less its value, too). Arrays of the
+parameters alone are formed once, outside the loops.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .xla_cpu.eligible import COSTLY, names
-from .xla_cpu.kernel import together
+from .xla_cpu.eligible import TRANSCENDENTAL, names
+from .xla_cpu.kernel import inlined
 
 __all__ = ["Tape"]
 
-DEAR = COSTLY | {"dot_general", "retrograde_product", "while", "scan", "cond"}
+KEPT = TRANSCENDENTAL | {"dot_general", "retrograde_product", "while", "scan", "cond"}
 """What is not computed again from a row."""
 
 
@@ -36,7 +36,7 @@ class Tape:
     def __init__(self, layout: Any, vjp: Any) -> None:
         self.vjp = vjp
         start = layout.time(0.0), *layout.zeros()
-        with together():
+        with inlined():
             closed = jax.make_jaxpr(self._flat)(*start)
         whole, self.consts = closed.jaxpr, closed.consts
         slopes, self.leaves = whole.outvars[: len(start) - 1], whole.outvars[len(start) - 1 :]
@@ -102,7 +102,7 @@ def _cut(program: Any, needed: Sequence[Any], moving: set[int]) -> tuple[list[An
     kept, rest = [], []
     for eqn in reversed(program.eqns):
         found = [v for v in eqn.outvars if id(v) in want and id(v) in moving]
-        if found and names(eqn) & DEAR:
+        if found and names(eqn) & KEPT:
             kept += found
         elif found:
             rest.append(eqn)

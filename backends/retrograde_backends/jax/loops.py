@@ -12,7 +12,7 @@ from retrograde._checkpointing import FAR, Slots, schedules
 
 from .clock import TracedClock
 from .primitives import for_loop, most, read_row, splitter, while_loop, write_row
-from .xla_cpu.kernel import loose
+from .xla_cpu.kernel import in_kernel
 
 __all__ = ["LoopHooks"]
 
@@ -98,7 +98,7 @@ class LoopHooks:
 
     def rank(self, slots: Slots, positions: Any, n: Any) -> tuple[Any, Any]:
         assert slots.rows is not None
-        if loose():
+        if in_kernel():
             return _walked(slots, positions, n)
         taken = positions[: slots.rows]
         return jnp.argsort(taken).astype(jnp.int32), jnp.sum(taken < n, dtype=jnp.int32)

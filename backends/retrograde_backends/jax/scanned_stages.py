@@ -1,26 +1,17 @@
-"""JAX: the stages of a step as one loop, so that f stands in it once and not s times.
+"""JAX: the stages of a step as one loop, so that f, and its vjp, stand in it once and not s times.
 
-The loop is for fields that are dear next to their state (``xla_cpu.eligible.dear``), products of
-matrices above all: a stage then reads all slopes of the step, s where it needs half as many, and
-the program is some hundred operations shorter. Of those, steps forward alone are loops: the pull of
-a step keeps the tapes of its stages, which a loop would copy (13 % of the time of a neural ODE's
-gradient). And for costly fields of small states (``xla_cpu.eligible.costly``) in both directions
-(``scanned_stages``): in a kernel a loop costs nothing, and each copy of f is compiled on its own (a
-gradient of the 3-body problem in half the time).
+For transcendental fields of small states, whose solve is one kernel (``xla_cpu.kernel``), in both
+directions: in a kernel a loop costs nothing, and each copy of f is compiled on its own (a gradient
+of the 3-body problem in half the time). What the vjp of f needs goes into rows, one for each stage,
+and is read from there on the way back.
 
 The numbers are those of the sums written out: what the rows have more are zeros.
-
-JAX: the vjp of a step with its stages as two loops, so that f and its vjp stand in it once.
-
-For costly fields of small states, whose gradient is one kernel (``xla_cpu.kernel``): what the vjp
-of f needs goes into rows, one for each stage, and is read from there on the way back. The sums are
-those of ``explicit_reverse``; see ``scanned_stages``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 
@@ -31,12 +22,14 @@ from retrograde._solvers.runge_kutta.solver import StepCotangents, StepVJP
 from .field_vjp import Pullback
 from .linearized_field import Tape
 from .primitives import for_loop, read_row, write_row
-from .xla_cpu.eligible import costly, long
-from .xla_cpu.kernel import lanes, loose, together
+from .xla_cpu.kernel import batched, in_kernel, inlined
+
+if TYPE_CHECKING:
+    from .compiled_field import CompiledField
 
 __all__ = [
     "JaxLayout",
-    "RolledStages",
+    "ScannedStages",
     "ScannedStepVJP",
     "added",
     "as_rows",
@@ -45,28 +38,12 @@ __all__ = [
 
 
 class JaxLayout(ListLayout):
-    """A layout that knows of the field over it what decides how its stages are written.
+    """A layout that knows the field over it, which decides how stages are written."""
 
-    Attributes
-    ----------
-    taped : bool
-        It is costly and small: f is not computed again.
-    looped : bool
-        The same where the whole may be one kernel: stages forward are a loop.
-    long : bool
-        And those backward.
-    """
-
-    taped = looped = long = False
-
-    def judge(self, jaxpr: Any, small: bool, lone: bool) -> None:
-        """By the program of f; ``small``: it may be part of a kernel; ``lone``: and no lane."""
-        self.taped = small and costly(jaxpr)
-        self.looped = self.taped and lone
-        self.long = self.looped and long(jaxpr)
+    field: CompiledField | None = None
 
 
-class RolledStages(Stages):
+class ScannedStages(Stages):
     """Stages whose slopes stand in one buffer for each leaf while a step goes forward."""
 
     def __init__(self, layout: Any, tableau: Any, scale: Any = None) -> None:
@@ -109,7 +86,7 @@ class RolledStages(Stages):
         def stage(i: Any, z: Any) -> Any:
             slopes, _, kept = z
             y = added(self.y, read_row(rows, i) * self.h, slopes, high - 1)
-            with together():
+            with inlined():
                 k, tape = field(layout.time(self.t + read_row(nodes, i) * self.h), y)
             kept = tuple(write_row(x, first + i, v) for x, v in zip(kept, tape, strict=True))
             return tuple(write_row(x, i, v) for x, v in zip(slopes, k, strict=True)), y, kept
@@ -128,7 +105,7 @@ def added(y: Any, weights: Any, rows: Any, count: int) -> tuple[Any, ...]:
     """y and the sum of the first rows by their weights."""
     out = []
     for a, x in zip(y, rows, strict=True):
-        if loose():  # one operation, whose result is there for all that reads it
+        if in_kernel():  # one operation, whose result is there for all that reads it
             part = weights[:count].reshape((count,) + (1,) * a.ndim) * x[:count]
             out.append(a + jnp.sum(part, axis=0))
             continue
@@ -150,12 +127,12 @@ def _alone(field: Any) -> Any:
 def scanned_step_vjp(solver: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool) -> Any:
     """A :class:`ScannedStepVJP`, or None for what is none of its."""
     explicit = isinstance(solver, ExplicitRungeKutta) and isinstance(vjp, Pullback)
-    if not (explicit and layout.long) or lanes():
+    if not (explicit and layout.field.scan_reverse) or batched():
         return None
     tableau = solver.tableau if outputs else solver.tableau.bare
     if tableau.inside > tableau.stages:  # stages that an output alone asks for
         return None
-    space = RolledStages(layout, tableau)
+    space = ScannedStages(layout, tableau)
     adjoint = StageCotangents(layout, tableau)
     stepper = ScannedStepVJP(tableau, space, adjoint, layout, vjp, outputs=outputs, time=time)
     stepper.tape = Tape(layout, vjp)
@@ -163,7 +140,7 @@ def scanned_step_vjp(solver: Any, layout: Any, vjp: Any, *, outputs: bool, time:
 
 
 class ScannedStepVJP(StepVJP):
-    """Exact vjps of steps over ``RolledStages``."""
+    """Exact vjps of steps over ``ScannedStages``."""
 
     tape: Tape
 

@@ -17,11 +17,10 @@ from retrograde._solvers import ExplicitRungeKutta
 from retrograde._solvers.base import AbstractStepper
 from retrograde._solvers.runge_kutta.solver import Stepper, StepVJP
 
-from .field_vjp import Pullback
 from .linearized_field import Tape
 from .primitives import read_row, write_row
-from .scanned_stages import RolledStages, ScannedStepVJP, as_rows, scanned_step_vjp
-from .xla_cpu.kernel import apart, lanes
+from .scanned_stages import ScannedStages, ScannedStepVJP, as_rows, scanned_step_vjp
+from .xla_cpu.kernel import batched, outlined
 
 __all__ = ["TapeHooks"]
 
@@ -57,7 +56,7 @@ class TapeHooks:
         jax.eval_shape(sized)  # nothing of it is computed
         # no less than the states that stand in where times are differentiated
         size = max(loop.carried.nbytes, loop.solver.evaluations * found[0])
-        return size, loop.layout.looped and loop.outputs.saveat.fn is None
+        return size, loop.problem.program.scan_stages and loop.outputs.saveat.fn is None
 
 
 class Tapes:
@@ -65,18 +64,16 @@ class Tapes:
 
     def __init__(self, loop: Any, inputs: Inputs, wanted: NeedsGradient) -> None:
         problem, self.loop, self.inputs = loop.problem, loop, inputs
-        vjp = Pullback(loop.layout, problem.bind_leaves, inputs.params, wanted)
-        if problem.prepare is not None:
-            vjp = vjp.taking(problem.prepare)
-        self.tape = Tape(loop.layout, vjp)
+        field = problem.program
+        self.tape = Tape(loop.layout, field.stored_vjp(loop.layout, inputs.params, wanted))
         self.tableau = loop.solver.tableau
         self.inner = loop.solver.evaluations
         # calls of their own in lanes, where f is: fused, every element would compute all again
-        self.separate = apart if problem.apart else _plain
+        self.separate = outlined if field.outlined else _plain
 
     def stepper(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> Any:
         """The integration's."""
-        space = RolledStages(layout, self.tableau, scale)
+        space = ScannedStages(layout, self.tableau, scale)
         self.recording = RecordingStepper(self.tableau, space, layout, field)
         self.recording.tape, self.recording.inner = self.tape, self.inner
         self.recording.separate = self.separate
@@ -116,8 +113,9 @@ class Tapes:
         """Pulls of steps, from their tapes; its ``at`` tells which."""
         loop, inside = self.loop, bool(self.loop.outputs.inside)
         layout, tableau = loop.layout, self.tableau if inside else self.tableau.bare
-        parts = tableau, RolledStages(layout, tableau), StageCotangents(layout, tableau), layout
-        kind = RecalledLoop if layout.long and not lanes() else RecalledStepVJP
+        parts = tableau, ScannedStages(layout, tableau), StageCotangents(layout, tableau), layout
+        scans = loop.problem.program.scan_reverse and not batched()
+        kind = RecalledLoop if scans else RecalledStepVJP
         stepper = kind(*parts, self.tape.vjp, outputs=inside, time=False)
         stepper.tape, stepper.rows, stepper.inner = self.tape, rows, self.inner
         stepper.separate = self.separate
@@ -159,7 +157,7 @@ class RecordingStepper(Stepper):
 
     def _stages(self, low: int, high: int) -> Any:
         w, linearise = self.space, self.tape.linearise
-        if lanes():
+        if batched():
             return self._one_by_one(low, high, self.separate(linearise))
         slopes, last, self.rows = w.run(linearise, low, high, self.rows, self.at)
         w.k[:high] = as_rows(slopes, high)
@@ -187,7 +185,7 @@ class RecalledStepVJP(StepVJP):
 
     def linearise(self, t: Any, h: Any, y: Any) -> Any:
         parts: Any = self.tape.recall, self.tape.pull
-        if lanes():
+        if batched():
             parts = tuple(map(self.separate, parts))
         return [self._pull(parts, self.at * self.inner + i) for i in range(self.count)]
 

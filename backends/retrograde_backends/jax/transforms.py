@@ -16,7 +16,7 @@ from jax.interpreters.ad import JVPTracer
 from retrograde._base.errors import UnsupportedByBackend
 from retrograde._base.types import RequestedTransforms
 
-__all__ = ["TransformHooks", "batched", "forward_mode"]
+__all__ = ["TransformHooks", "forward_mode", "has_batch"]
 
 
 class TransformHooks:
@@ -26,8 +26,7 @@ class TransformHooks:
         return _requested(inputs)
 
     def has_forward_mode(self, problem: Any) -> bool:
-        # the program of f, as it was hoisted, stands among the notes
-        return not any("custom_vjp_call" in str(note) for note in problem.notes)
+        return "custom_vjp_call" not in str(problem.program.keys)
 
 
 @contextlib.contextmanager
@@ -44,7 +43,7 @@ def forward_mode() -> Iterator[None]:
         ) from error
 
 
-def batched(arrays: Any) -> bool:
+def has_batch(arrays: Any) -> bool:
     """Whether a ``vmap`` can be seen around these; none can outside of a ``jit``."""
     return any("batch" in _kinds(x) for x in jax.tree_util.tree_leaves(arrays))
 

@@ -243,7 +243,7 @@ class TorchBackend(
                 "`f` closes over tensors that require a gradient, which its own `vjp` does "
                 "not give; pass them through `args`."
             )
-        problem.add_captured(None, found, (True,) * len(found))
+        problem.add_captured(found, (True,) * len(found))
         if any(map(written, copies, before)):
             raise changed()
         table_get()
@@ -267,9 +267,9 @@ class TorchBackend(
             else:
                 known = {id(x) for x in problem.params[count:]}
                 found = [x for x in captured_tensors(fn, run) if id(x) not in known]
-        problem.add_captured(None, found, (True,) * len(found), output=True)
+        problem.add_captured(found, (True,) * len(found))
         if call is not fn:
-            problem.converted_output = lambda t, y, args, captured: call(t, y, args)
+            problem.output_call = call
         if moved:
             hold(problem, fn)
         return results[0], results[1]

@@ -113,9 +113,8 @@ def hold(problem: Any, fn: Any = None) -> None:
         problem.draws, problem.drawn, problem.first = [Draws(device)], DRAWN_TIME, []
         problem.wrap(lambda f: drawing(f, problem.draws[0]))
     if fn is not None:
-        given = problem.converted_output or (lambda t, y, args, captured: fn(t, y, args))
         problem.draws.append(Draws(device))
-        problem.converted_output = drawing(given, problem.draws[-1])
+        problem.output_call = drawing(problem.output_call or fn, problem.draws[-1])
 
 
 def begin(problem: Any) -> None:

@@ -149,7 +149,7 @@ class _Chosen:
     def __init__(self, loop: Any, inputs: Inputs, wanted: NeedsGradient) -> None:
         self.loop, self.inputs, self.wanted = loop, inputs, wanted
         bk, layout, problem = loop.bk, loop.layout, loop.problem
-        if problem.converted is None and any(wanted.params[len(problem.where) :]):
+        if problem.program is None and any(wanted.params[len(problem.where) :]):
             raise InputError(
                 "`adjoint` is ForwardMode, but `f` closes over arrays that require a gradient, "
                 "which can't be replaced by others with tangents; pass them through `args`."

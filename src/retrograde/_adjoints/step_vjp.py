@@ -270,8 +270,10 @@ def field_pullback(
     (mu: leaves; ct_t: a scalar of the clock, or None if no time derivative is wanted),
     ``zero() -> acc`` and ``finish(acc) -> cotangents of params``.
     """
-    vjp = _pullback(problem, problem.f, problem.bind_leaves, params, wanted)
-    return vjp.taking(problem.prepare) if prepared and problem.prepare else vjp
+    f, program = problem.f, problem.program
+    if program is not None and not (isinstance(f, VectorField) and f.vjp is not None):
+        return program.vjp(params, wanted, prepared=prepared)
+    return _pullback(problem, f, problem.bind_leaves, params, wanted)
 
 
 def _pullback(problem: Any, f: Any, bind: Any, params: Any, wanted: NeedsGradient) -> Any:
@@ -281,7 +283,6 @@ def _pullback(problem: Any, f: Any, bind: Any, params: Any, wanted: NeedsGradien
     vjp: Any
     if Capability.AUTODIFF in bk.capabilities:
         vjp = bk.pullback(problem.layout, bind, params, wanted)
-        vjp = vjp.alone() if problem.apart and f is problem.f else vjp
     else:
         vjp = TapePullback(problem.layout, bind, params, wanted)
     if hasattr(vjp, "notice"):

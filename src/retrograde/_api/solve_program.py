@@ -77,11 +77,6 @@ class DifferentiableSolve:
         """How many parameters are arguments of the user's, not found in closures."""
         return len(self.loop.problem.where)
 
-    @property
-    def small(self) -> bool:
-        """Whether it may be one kernel of the device."""
-        return bool(self.loop.problem.small)
-
     def forget(self) -> None:
         """Drop the arrays, once they are inputs of a program that outlives this call."""
         self.loop.problem.forget()

@@ -5,7 +5,7 @@ No code: forms that every library has are in ``stages`` and ``clock``, faster on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from .._base.types import (
@@ -19,6 +19,7 @@ from .._base.types import (
     Index,
     Leaves,
     Namespace,
+    NeedsGradient,
     ParamSums,
     Scalar,
     State,
@@ -38,6 +39,7 @@ __all__ = [
     "AbstractStepVJP",
     "Attempt",
     "Clock",
+    "FieldProgram",
     "FieldVJP",
     "Layout",
     "Observer",
@@ -317,6 +319,24 @@ class FieldVJP(Protocol):
 
 Program: TypeAlias = "DifferentiableSolve | DifferentiableLoop"
 """What has a primal, and a forward and a reverse pass for its gradient."""
+
+
+class FieldProgram(Protocol):
+    """f as a program that an adapter traced once, what f closes over among its inputs."""
+
+    def key(self) -> Hashable:
+        """What it is made of, to keep compiled programs by."""
+
+    def bind(self, params: Sequence[Array]) -> Callable[[Array, Leaves], Leaves]:
+        """``field(t, leaves) -> leaves`` at all parameters of the problem."""
+
+    def bind_output(self, params: Sequence[Array]) -> Callable[[Array, Leaves], Leaves]:
+        """The same of ``SaveAt.fn``."""
+
+    def vjp(
+        self, params: Sequence[Array], wanted: NeedsGradient, *, prepared: bool = True
+    ) -> FieldVJP:
+        """Its vjp; ``prepared``: sums of cotangents may have a form of the adapter's."""
 
 
 class AbstractStepVJP(Protocol):

@@ -8,13 +8,16 @@ when f is called. Checks that need f run on its first call only.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._backend.interface import Capability
 from .._base.errors import InputError
 from .._base.foreign import refuse
 from .._base.plain_input import fitted, integral, matched
-from .._base.types import Array, State, Tree
+from .._base.types import Array, Function, State, Tree, VectorFieldFn
+
+if TYPE_CHECKING:
+    from .._backend.protocols import FieldProgram
 
 __all__ = ["Problem"]
 
@@ -60,26 +63,14 @@ class Problem:
         if Capability.AUTODIFF not in bk.capabilities:
             self.notice = self.note_untimed
         self._key: Any = None
-        self.converted: Callable[..., Any] | None = None
-        """f with what it closes over as a fourth argument, where the adapter hoists that."""
-        self.converted_output: Callable[..., Any] | None = None
-        """The same of ``SaveAt.fn``."""
+        self.program: FieldProgram | None = None
+        """f as a program, where an adapter traces it; None: f is called as it is."""
+        self.output_call: VectorFieldFn | None = None
+        """``SaveAt.fn`` as it is called, where an adapter stands around it."""
         self.leafwise: Callable[..., Any] | None = None
         """``(t, leaves, args) -> leaves``, where the adapter needs f without trees."""
-        self.prepare: Callable[[Sequence[Array]], tuple[Array, ...]] | None = None
-        """What an adapter makes of ``params`` for f, once, outside of loops; idempotent."""
-        self._captured = [slice(len(self.where), None)] * 2
         self.parted = False
         """Whether the solver drops parts of f's results (see ``AbstractSolver``)."""
-        self.small = False
-        """Whether a whole solve may be one kernel of the device (an adapter's)."""
-        self.apart = False
-        """Whether f and its vjp are better not merged with what is around them (an adapter's); of
-        a solver that drops parts, the vjp alone."""
-        self.doubtful = False
-        """Whether f or ``SaveAt.fn`` may hold what has no derivative (an adapter's finding)."""
-        self.notes: tuple[Any, ...] = ()
-        """What an adapter found f and ``SaveAt.fn`` to be made of; part of :meth:`key`."""
         self.trials = 0
         """Calls of f beside those of the integration: checks, the planner's, integrations begun
         again."""
@@ -107,7 +98,7 @@ class Problem:
             static,
             self.where,
             shapes,
-            self.notes,
+            None if self.program is None else self.program.key(),
         )
         return self._key
 
@@ -196,10 +187,11 @@ class Problem:
         Where the library's arrays can be written into, ``field.fresh`` is the same for states that
         nobody needs afterwards, and may be cheaper.
         """
-        params = self.prepared(params)
         field, unpack = self.bind_leaves(params), self.layout.unpack
+        if self.program is not None:
+            return lambda t, y: field(t, unpack(y))
         if self.single:
-            args, f = self.arguments(params), self._hoisted(params)
+            args, f = self.arguments(params), self.call
             if self.layout.plain:
                 bound = lambda t, y: (f(t, y, args),)  # noqa: E731
             else:
@@ -220,8 +212,9 @@ class Problem:
 
     def bind_leaves(self, params: Sequence[Array]) -> Callable[[Array, Any], tuple[Array, ...]]:
         """The same of the leaves of y."""
-        params = self.prepared(params)
-        args, f = self.arguments(params), self._hoisted(params)
+        if self.program is not None:
+            return self.program.bind(params)
+        args, f = self.arguments(params), self.call
         if self.single:
             return lambda t, leaves: (f(t, leaves[0], args),)
         if self.leafwise is not None:
@@ -230,46 +223,19 @@ class Problem:
         flatten, unflatten, treedef = self.bk.flatten, self.bk.unflatten, self.treedef
         return lambda t, leaves: tuple(flatten(f(t, unflatten(treedef, leaves), args))[0])
 
-    def prepared(self, params: Sequence[Array]) -> Sequence[Array]:
-        """Parameters in the form that f is bound to (see ``prepare``)."""
-        return params if self.prepare is None else self.prepare(params)
-
-    def _hoisted(self, params: Sequence[Array]) -> Callable[[Any, Any, Any], Any]:
-        """f with the arrays that it closes over taken from ``params``."""
-        if self.converted is None:
-            plain: Callable[[Any, Any, Any], Any] = self.call
-            return plain
-        converted, captured = self.converted, tuple(params[self._captured[0]])
-        return lambda t, y, args: converted(t, y, args, captured)
-
-    def add_captured(
-        self,
-        converted: Callable[..., Any] | None,
-        arrays: Sequence[Array],
-        differentiable: Sequence[bool],
-        *,
-        output: bool = False,
-    ) -> None:
-        """Note the arrays that f (or ``SaveAt.fn``) closes over: they join ``params`` at its end.
-
-        ``converted``: the function with them as a fourth argument, where the adapter hoists them.
-        """
-        if converted is not None and output:
-            self.converted_output = converted
-        elif converted is not None:
-            self.converted = converted
+    def add_captured(self, arrays: Sequence[Array], differentiable: Sequence[bool]) -> slice:
+        """Note arrays that f (or ``SaveAt.fn``) closes over: they join ``params`` at this place."""
         start = len(self.params)
-        self._captured[output] = slice(start, start + len(arrays))
         self.params = (*self.params, *arrays)
         self.differentiable = (*self.differentiable, *differentiable)
+        return slice(start, len(self.params))
 
-    def bind_output(self, fn: Any, params: Sequence[Array]) -> Callable[[Array, Any], Any]:
+    def bind_output(self, fn: VectorFieldFn, params: Sequence[Array]) -> Function:
         """``fn(t, y, args)`` of SaveAt, from leaves to leaves."""
-        args, call = self.arguments(params), fn
-        if self.converted_output is not None:
-            converted, captured = self.converted_output, tuple(params[self._captured[1]])
-            call = lambda t, y, args: converted(t, y, args, captured)  # noqa: E731
-        return lambda t, leaves: tuple(self.bk.flatten(call(t, self.tree(leaves), args))[0])
+        if self.program is not None:
+            return self.program.bind_output(params)
+        args, call, flatten = self.arguments(params), self.output_call or fn, self.bk.flatten
+        return lambda t, leaves: tuple(flatten(call(t, self.tree(leaves), args))[0])
 
     def taken(self, k: Tree) -> Tree:
         """f's first result as it is meant: where it is made arrays of, all later ones are, too."""

@@ -2,7 +2,7 @@
 
 What XLA's emitter of such kernels can't do fails to compile, in the user's program. Every operation
 that is not on the list of those that work rules a program out, and so do large sums and products.
-``RETROGRADE_KERNEL=0`` in the environment rules out all.
+:func:`allowed` is the one flag of this folder.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from inspect import signature
 from typing import Any
 
 import jax
+from jax.extend.core import Jaxpr
 from jax.interpreters import mlir
 
 from ..mesh import layers, mesh_note
 
 __all__ = [
-    "ALLOWED", "CALLS", "COSTLY", "ELEMENTWISE", "JOINING", "SHAPES", "UNCACHED", "costly",
-    "default_device", "enabled", "equations_of", "fits", "long", "names", "platforms_of",
-    "programs_in", "separate", "small", "value", "working_on",
+    "ALLOWED", "CALLS", "ELEMENTWISE", "JOINING", "MOST", "SHAPES", "TRANSCENDENTAL", "UNCACHED",
+    "allowed", "default_device", "enabled", "equations_of", "fits", "long", "names", "platforms_of",
+    "programs_in", "separate", "small", "transcendental", "value", "working_on",
 ]  # fmt: skip
 
 UNCACHED: Any = (
@@ -64,14 +65,14 @@ ALLOWED = ELEMENTWISE | SHAPES
 JOINING = frozenset({"concatenate", "pad", "scatter", "stack", "dynamic_update_slice"})
 """Operations whose results have elements of several origins."""
 
-COSTLY = frozenset(
+TRANSCENDENTAL = frozenset(
     {"acos", "asin", "atan2", "cbrt", "cos", "cosh", "erf", "exp", "exp2", "expm1", "log", "log1p",
      "logistic", "pow", "sin", "sinh", "tan", "tanh"}
 )  # fmt: skip
 """Operations that take as long as tens of the others."""
 
-DEAREST = 8
-"""Numbers that a field gets by them from which it is not computed again."""
+MANY = 8
+"""Numbers that a field gets by them from which its stages are a loop."""
 
 SUMS = frozenset(
     {"reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or", "reduce_prod", "cumsum",
@@ -79,7 +80,7 @@ SUMS = frozenset(
 )  # fmt: skip
 
 
-def fits(jaxpr: Any) -> bool:
+def fits(jaxpr: Jaxpr) -> bool:
     """Whether all that a program does can be in one kernel."""
     return not jaxpr.effects and all(map(_allowed, equations_of(jaxpr)))
 
@@ -91,7 +92,7 @@ def programs_in(eqn: Any) -> Iterator[Any]:
             yield getattr(x, "jaxpr", x)
 
 
-def equations_of(jaxpr: Any) -> Iterator[Any]:
+def equations_of(jaxpr: Jaxpr) -> Iterator[Any]:
     """All equations, those of loops, branches and calls included."""
     for eqn in jaxpr.eqns:
         yield eqn
@@ -130,14 +131,23 @@ def _allowed(eqn: Any) -> bool:
     return False
 
 
+def allowed() -> bool:
+    """Whether the environment lets this folder do anything: the one flag of all workarounds.
+
+    ``RETROGRADE_XLA_CPU=0`` switches them off, and so does ``RETROGRADE_GENERIC=1``.
+    """
+    environment = os.environ
+    generic = environment.get("RETROGRADE_GENERIC", "") not in ("", "0")
+    return not generic and environment.get("RETROGRADE_XLA_CPU", "1") != "0"
+
+
 def enabled() -> bool:
-    """Whether this JAX can mark calls, the environment lets it, and one CPU alone does the work.
+    """Whether that is so, this JAX can mark calls, and one CPU alone does the work.
 
     A program that is no kernel in the end is better off without what kernels ask for: loops of
-    stages, carries in pieces, orders found turn by turn.
+    stages, orders found turn by turn.
     """
-    wanted = bool(UNCACHED) and os.environ.get("RETROGRADE_KERNEL", "1") != "0"
-    return wanted and platforms_of(_arrays.get()) == ("cpu",)
+    return allowed() and bool(UNCACHED) and platforms_of(_arrays.get()) == ("cpu",)
 
 
 def platforms_of(arrays: Sequence[Any]) -> tuple[str, ...]:
@@ -184,15 +194,15 @@ def working_on(arrays: Sequence[Any]) -> Iterator[None]:
 _arrays: ContextVar[tuple[Any, ...]] = ContextVar("arrays", default=())
 
 
-def small(jaxpr: Any, size: int) -> bool:
+def small(jaxpr: Jaxpr, size: int) -> bool:
     """Whether solves of this field, with states of this size, may become kernels."""
     return size <= MOST and enabled() and fits(jaxpr)
 
 
-def separate(jaxpr: Any, size: int) -> bool:
-    """Whether a field is one that gains by :func:`apart`.
+def separate(jaxpr: Jaxpr, size: int) -> bool:
+    """Whether a field is one that gains by ``outlined``.
 
-    It joins arrays, has no products (which no fusion goes over) and, since a field apart is
+    It joins arrays, has no products (which no fusion goes over) and, since an outlined field is
     computed once more where it is pulled, no loops, unless all is one kernel.
     """
     names = {eqn.primitive.name for eqn in equations_of(jaxpr)}
@@ -201,18 +211,21 @@ def separate(jaxpr: Any, size: int) -> bool:
     return small(jaxpr, size) if size <= MOST else names <= ALLOWED | SUMS | CALLS
 
 
-def costly(jaxpr: Any) -> bool:
-    """Whether a small field is one to keep the tape of, where it is apart: f is not computed again.
+def transcendental(jaxpr: Jaxpr) -> bool:
+    """Whether most of a small field's time goes to exponentials, powers, sines and their like.
 
-    That is calls with more results, which take longer where f is cheap (3-body's gradient 0.84 of
-    its time, a pair of sines 1.16). Its parameters are part of the tape: they have to be few.
+    Its parameters are part of what a loop over stages carries: they have to be few.
     """
-    sizes = (v.aval.size for v in (*jaxpr.constvars, *jaxpr.invars))
-    costs = (e.outvars[0].aval.size for e in equations_of(jaxpr) if e.primitive.name in COSTLY)
-    return bool(sum(sizes) <= MOST and sum(costs) >= DEAREST)
+    given = sum(_numbers(v) for v in (*jaxpr.constvars, *jaxpr.invars))
+    eqns = (e for e in equations_of(jaxpr) if e.primitive.name in TRANSCENDENTAL)
+    return given <= MOST and sum(_numbers(e.outvars[0]) for e in eqns) >= MANY
 
 
-def long(jaxpr: Any) -> bool:
+def _numbers(v: Any) -> int:
+    return int(v.aval.size)
+
+
+def long(jaxpr: Jaxpr) -> bool:
     """Whether copies of a field's vjp, one for each stage, take long to compile.
 
     A loop over the stages takes a tenth longer to run where there are matrices: cotangents of

@@ -11,7 +11,7 @@ to compile, in the user's program. So a gate stands before it (``eligible``), an
 A field that stacks or shifts its state costs more than its operations, whatever its size: fused
 into the sums of stages around it, it is computed again for each element of each. A call that is
 not inlined ends that (heat equation of 1,024 cells: 8 times as fast a gradient, Burgers of 10,000:
-10 times as fast forward). ``RETROGRADE_KERNEL=0`` switches both off.
+10 times as fast forward). The flag of this folder switches both off.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from jax.interpreters import ad, batching, mlir
 from .eligible import UNCACHED, fits
 
 __all__ = [
-    "apart",
-    "as_lanes",
-    "kernel_or_lanes",
-    "lanes",
-    "loose",
+    "as_batched",
+    "batched",
+    "in_kernel",
+    "inlined",
+    "kernel_or_batched",
     "one_kernel",
-    "together",
+    "outlined",
     "unmark",
 ]
 
@@ -60,7 +60,7 @@ def one_kernel(fn: Callable[..., Any], small: bool = True) -> Callable[..., Any]
             out[:] = [tree]
             return [jnp.asarray(x) for x in found]
 
-        with within(_loose):
+        with within(_tracing):
             closed = jax.make_jaxpr(flat)(*leaves)
         traced = [x for x in closed.consts if isinstance(x, jax.core.Tracer)]
         arrays = [*traced, *map(jnp.asarray, leaves)]
@@ -95,9 +95,9 @@ def _called(closed: Any, arrays: Sequence[Any]) -> list[Any]:
     return _tag.bind(*results, shapes=shapes)[:-1]  # type: ignore[no-any-return]
 
 
-def loose() -> bool:
-    """Whether loops carry their arrays one by one: in a kernel, joining them costs time."""
-    return _loose.get()
+def in_kernel() -> bool:
+    """Whether what is being traced may become a kernel: no sorts, one sum in place of many."""
+    return _tracing.get()
 
 
 def _plain(x: Any) -> bool:
@@ -141,7 +141,7 @@ def _after(touch: Any, x: Any) -> Any:
     return jax.lax.dynamic_update_slice(x, kept.reshape((1,) * x.ndim), (0,) * x.ndim)
 
 
-def apart(fn: Callable[..., Any]) -> Callable[..., Any]:
+def outlined(fn: Callable[..., Any]) -> Callable[..., Any]:
     """``fn`` of arrays as a call of its own, which XLA's CPU backend does not fuse into others.
 
     Fused into the sums of stages around it, a field that stacks or indexes is computed again for
@@ -177,13 +177,13 @@ def _of_what_it_reads(fn: Callable[..., Any], given: Any, tree: Any) -> tuple[An
 
 
 _inside: ContextVar[bool] = ContextVar("inside", default=False)
-"""Whether a call of :func:`apart` is being traced."""
+"""Whether a call of :func:`outlined` is being traced."""
 
-_loose: ContextVar[bool] = ContextVar("loose", default=False)
+_tracing: ContextVar[bool] = ContextVar("tracing", default=False)
 """Whether what may become a kernel is being traced."""
 
 
-_lanes: ContextVar[bool] = ContextVar("lanes", default=False)
+_batched: ContextVar[bool] = ContextVar("batched", default=False)
 """Whether what is being traced is known to be under ``vmap``, and so no kernel."""
 
 
@@ -197,13 +197,13 @@ def within(where: ContextVar[bool]) -> Iterator[None]:
         where.reset(token)
 
 
-def together() -> Any:
+def inlined() -> Any:
     """For a block, fields are part of what is around them: one that stands in a loop alone."""
     return within(_inside)
 
 
-def kernel_or_lanes(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """``one_kernel`` of ``fn``, and under ``vmap``, whenever that comes, ``fn`` as ``lanes`` tell.
+def kernel_or_batched(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """``one_kernel`` of ``fn``; under ``vmap``, whenever that comes, ``fn`` as ``batched`` tells.
 
     For programs that are worse than others where they are no kernel.
     """
@@ -212,7 +212,7 @@ def kernel_or_lanes(fn: Callable[..., Any]) -> Callable[..., Any]:
     @one.def_vmap
     def rule(size: int, batched: Any, *arguments: Any) -> Any:
         def plain(*arguments: Any) -> Any:
-            with as_lanes():
+            with as_batched():
                 return fn(*arguments)
 
         axes = jax.tree_util.tree_map(lambda b: 0 if b else None, tuple(batched))
@@ -222,14 +222,14 @@ def kernel_or_lanes(fn: Callable[..., Any]) -> Callable[..., Any]:
     return one
 
 
-def as_lanes() -> Any:
+def as_batched() -> Any:
     """For a block, what is traced is one lane of a ``vmap``."""
-    return within(_lanes)
+    return within(_batched)
 
 
-def lanes() -> bool:
+def batched() -> bool:
     """Whether a ``vmap`` is known to stand around what is being traced."""
-    return _lanes.get()
+    return _batched.get()
 
 
 # --- the mark on the call, which is set or not when the program is lowered

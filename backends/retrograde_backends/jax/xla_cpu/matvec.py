@@ -15,7 +15,7 @@ would make vectors of four or eight of it: a tanh of 16 is 16 of them, with bran
 shape (16, 1), the loop that is written out is that over one element, and the other becomes vectors
 (with what ``matvec`` does, jax 0.10: the gradient of a network 4-16-4 in 0.57 of the time).
 
-:class:`Columns` runs the program of a field in that form.
+:class:`Matvec` runs the program of a field in that form.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from .eligible import ALLOWED, CALLS, COSTLY, ELEMENTWISE, SHAPES, equations_of, names
+from .eligible import ALLOWED, CALLS, ELEMENTWISE, SHAPES, TRANSCENDENTAL, equations_of, names
 
 __all__ = [
-    "Columns",
+    "Matvec",
     "is_product",
     "multiplies",
     "product",
@@ -71,7 +71,7 @@ def product(eqn: Any, matrix: Any, column: Any, *, as_sum: bool) -> Any:
 def products_to_sum(jaxpr: Any, states: Iterable[Any]) -> set[int]:
     """The results, by id, of those that may be sums.
 
-    Its operand has to be an array (what a costly operation or a product gives, a parameter, and
+    Its operand has to be an array (what a transcendental one or a product gives, a parameter, and
     what is cheap of those), or of a state that no other product reads: a sum of slopes, which is
     formed for each of its elements. The result has to be read once, and what is cheap of it.
     """
@@ -88,7 +88,7 @@ def products_to_sum(jaxpr: Any, states: Iterable[Any]) -> set[int]:
 
 def _cheap(eqn: Any) -> bool:
     """Whether XLA makes an operation part of every other one that reads its result."""
-    return not names(eqn) & COSTLY and names(eqn) <= ELEMENTWISE | SHAPES | CALLS
+    return not names(eqn) & TRANSCENDENTAL and names(eqn) <= ELEMENTWISE | SHAPES | CALLS
 
 
 def _sources(jaxpr: Any, states: set[int]) -> dict[int, set[int]]:
@@ -167,7 +167,7 @@ def multiplies(jaxpr: Any) -> bool:
     return any(map(is_product, equations_of(jaxpr)))
 
 
-class Columns:
+class Matvec:
     """The program of a field, with products and what follows on columns.
 
     Parameters
@@ -211,7 +211,7 @@ class Columns:
         closed, values = self._inlined, list[_Value]()
         first = len(self.jaxpr.constvars)
         states = closed.jaxpr.invars[first + 1 : first + self.before]
-        sums, starts = products_to_sum(closed.jaxpr, states), _before_costly(closed.jaxpr)
+        sums, starts = products_to_sum(closed.jaxpr, states), _before_transcendental(closed.jaxpr)
 
         def flat(*arrays: Any) -> list[Any]:
             pairs = zip(arrays, columns, strict=True)
@@ -303,12 +303,12 @@ def _walk(
     return map(read, jaxpr.outvars)
 
 
-def _before_costly(jaxpr: Any) -> set[int]:
-    """Vectors, by id, that costly operations of eight elements or more follow."""
+def _before_transcendental(jaxpr: Any) -> set[int]:
+    """Vectors, by id, that transcendental operations of eight elements or more follow."""
     found: set[int] = set()
     for eqn in reversed(jaxpr.eqns):
         if _elementwise(eqn) and eqn.outvars[0].aval.size >= LEAST:
-            if names(eqn) & COSTLY or any(id(v) in found for v in eqn.outvars):
+            if names(eqn) & TRANSCENDENTAL or any(id(v) in found for v in eqn.outvars):
                 found.update(map(id, eqn.invars))
     return found
 
