@@ -5,5 +5,5 @@ what a row is), ``measure`` (one problem on every library: bytes, errors, interl
 ``session`` (the command), ``table`` (text and JSON), ``plot`` (the picture). How each library runs
 a method, and which peers it has, stands beside the adapters: ``commands.peers_arrays``,
 ``commands.peers_jax`` and ``commands.peers_torch`` of ``retrograde_backends``. To add a method of
-ours: a line in ``rows``; a peer: a class there.
+ours: a line in ``rows``; a peer: a function there, which the benchmarks call, too.
 """
