@@ -19,7 +19,7 @@ SIZES = (1, 2, 8, 9, 100, 2048, 2049)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
 @pytest.mark.parametrize("solver", ["tsit5", "dopri5", "dopri8", "bosh3"])
 def test_an_attempt_is_its_calls_to_the_bit(solver, dtype, size, eager):
-    """An integration attempts, its replays advance: their states must be the same."""
+    """An integration asks for errors, its replays do not: their states must be the same."""
     bk, array = eager
     draw = np.random.default_rng(size)
     y = array(draw.normal(size=size).astype(dtype))
@@ -34,21 +34,25 @@ def test_an_attempt_is_its_calls_to_the_bit(solver, dtype, size, eager):
     field.call = f, 0.3
     made = getattr(rg, solver.title())()
     with bk.quiet():
-        sweeps = [
+        steppers = [
             made.stepper(bk, layout, field, Scale(1e-6, 1e-9)),
             made.stepper(bk, layout, field, Scale(1e-6, 1e-9)),
             made.stepper(bk, layout, field),
         ]
-        judged, whole, bare = sweeps[0].judged(), sweeps[1], sweeps[2]
-        t, k0, k0_whole = 0.5, whole.first(0.5, y), whole.first(0.5, y)
+        fused, whole, bare = steppers
+        assert fused.fused is not None
+        whole.fused = None
+        t, state, state_whole = 0.5, fused.init(0.5, y), whole.init(0.5, y)
         for h in (1e-3, 0.1, 0.02):  # the second, of a large error, is not kept
-            y1, k1, _, error2 = judged(t, h, y, k0)
-            expected, k1_whole, _ = whole.attempt(t, h, y, k0_whole)
-            np.testing.assert_array_equal(np.asarray(y1), np.asarray(expected))
-            np.testing.assert_array_equal(np.asarray(y1), np.asarray(bare.advance(t, h, y)))
-            assert error2 == whole.error2(expected)
-            if error2 <= 1.0:
-                t, y, k0, k0_whole = t + h, y1, k1, k1_whole
+            found = fused.step(t, h, y, state, error=True)
+            expected = whole.step(t, h, y, state_whole, error=True)
+            alone = bare.step(t, h, y, None, error=False)
+            np.testing.assert_array_equal(np.asarray(found.y1), np.asarray(expected.y1))
+            np.testing.assert_array_equal(np.asarray(found.y1), np.asarray(alone.y1))
+            assert found.error2 == expected.error2
+            state, state_whole = found.rejected, expected.rejected
+            if found.error2 <= 1.0:
+                t, y, state, state_whole = t + h, found.y1, found.state, expected.state
 
 
 @pytest.mark.parametrize("size", [1, 2, 8])

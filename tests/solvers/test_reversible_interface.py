@@ -127,7 +127,8 @@ def test_a_system_that_is_not_separable_is_stepped_and_differentiated(reference)
     made = Problem(reference.bk, damped, y0, np.asarray(1.3))
     stepper = rg.VelocityVerlet().stepper(reference.bk, made.layout, made.bind(made.params))
     for h in (0.1, 0.05):
-        back = stepper.invert(0.0, h, stepper.advance(0.0, h, made.y0))
+        after = stepper.step(0.0, h, made.y0, None, error=False).y1
+        back = stepper.invert(0.0, h, after)
         errors.append(np.max(np.abs(back - made.y0)))
     assert 1.8 < math.log2(errors[0] / errors[1]) < 2.3
 

@@ -1,4 +1,4 @@
-"""One attempt of a step in one frame: ``FlatStages``' calls in their order, bound once a solve.
+"""One step in one frame: ``FlatStages``' calls in their order, bound once a solve.
 
 The numbers are those of ``begin``, ``evaluate``, ``result``, ``put`` and ``error2`` one by one, to
 the last bit: replays of an integration go through those. Only calls are saved: between small arrays
@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from retrograde._base.types import Array, Field, Leaves, Namespace
+from retrograde._solvers.base import Step, made
 
 if TYPE_CHECKING:
-    from retrograde._backend.protocols import Attempt
+    from retrograde._backend.protocols import JudgedStep
 
     from .stages import FlatStages
 
@@ -31,8 +32,8 @@ Estimate: TypeAlias = Callable[[], Array]
 """Forms an estimate of the error in memory that may be overwritten."""
 
 
-def fused_attempt(space: FlatStages, field: Field) -> Attempt | None:
-    """``(t, h, y, k0) -> (y1, k1, kept, error2)``, or None where states have many leaves.
+def fused_attempt(space: FlatStages, field: Field) -> JudgedStep | None:
+    """``(t, h, y, k0) -> Step``, or None where states have many leaves.
 
     Where the tableau's last stage is late, it is evaluated if the error is small enough.
     """
@@ -54,9 +55,7 @@ def fused_attempt(space: FlatStages, field: Field) -> Attempt | None:
     ended: Leaves = ()
     error2 = 0.0
 
-    def attempt(
-        t: float, h: float, y: Array, k0: Leaves | None
-    ) -> tuple[Array, Leaves | None, Leaves, float]:
+    def attempt(t: float, h: float, y: Array, k0: Leaves | None) -> Step:
         nonlocal ended, error2
         space.t, space.h, space.y = t, h, y  # the interpolant asks for them
         start(y)
@@ -72,11 +71,11 @@ def fused_attempt(space: FlatStages, field: Field) -> Attempt | None:
             error2 = norm(y, y1)
             space.whole = error2 <= 1.0
             if not space.whole:
-                return y1, None, kept, error2
+                return Step(y1, error2, None, kept)
         k1 = last(time(t + end * h), y1)
         put_last(k1)
         ended = (k1,)
-        return y1, ended, kept, error2 if late else norm(y, y1)
+        return made((y1, error2 if late else norm(y, y1), ended, kept, False, None))
 
     return attempt
 

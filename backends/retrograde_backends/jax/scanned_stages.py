@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from retrograde._backend.stages import ListLayout, StageCotangents, Stages, combination_rows
 from retrograde._solvers import ExplicitRungeKutta
+from retrograde._solvers.base import Step
 from retrograde._solvers.runge_kutta.solver import StepCotangents, StepVJP
 
 from .field_vjp import Pullback
@@ -58,11 +59,11 @@ class ScannedStages(Stages):
         """One attempt and its error; the last stage stands at the step's end."""
         alone = _alone(field)
 
-        def attempt(t: Any, h: Any, y: Any, k0: Any) -> tuple[Any, Any, Any, Any]:
+        def attempt(t: Any, h: Any, y: Any, k0: Any) -> Step:
             self.begin(t, h, y, k0)
             slopes, y1, _ = self.run(alone, 1, self.s)
             self.k = as_rows(slopes, self.s)
-            return y1, self.k[-1], k0, self.error2(y1)
+            return Step(y1, self.error2(y1), self.k[-1], k0)
 
         return attempt
 

@@ -14,7 +14,7 @@ import jax
 from retrograde._backend.stages import StageCotangents
 from retrograde._base.types import Inputs, NeedsGradient
 from retrograde._solvers import ExplicitRungeKutta
-from retrograde._solvers.base import AbstractStepper
+from retrograde._solvers.base import Step
 from retrograde._solvers.runge_kutta.solver import Stepper, StepVJP
 
 from .linearized_field import Tape
@@ -133,27 +133,21 @@ def layout_time(loop: Any, t: Any) -> Any:
 class RecordingStepper(Stepper):
     """Steps whose stages are linearised, and leave their tapes in ``rows`` from ``at`` on."""
 
+    space: RolledStages
     tape: Tape
     inner: int
     at: Any
     rows: Any
     separate: Any
 
-    def attempt(self, t: Any, h: Any, y: Any, k0: Any) -> tuple[Any, Any, Any]:
+    def step(self, t: Any, h: Any, carried: Any, state: Any, *, error: bool) -> Step:
         w = self.space
-        kept = w.begin(t, h, y, k0)
-        y1 = self._stages(0 if k0 is None else 1, self.stages)
-        if not self.fsal:
-            return w.result(), None, None
-        return y1, w.k[-1], kept
-
-    def advance(self, t: Any, h: Any, y: Any) -> Any:
-        self.space.begin(t, h, y)
-        self._stages(0, self.inner)
-        return self.space.result()
-
-    def judged(self) -> Callable[..., tuple[Any, Any, Any, Any]]:
-        return AbstractStepper.judged(self)
+        kept = w.begin(t, h, carried, state if error else None)
+        last = self._stages(0 if kept is None else 1, self.stages if error else self.inner)
+        if not error:
+            return Step(w.result(), None, None, None)
+        y1, k1 = (last, w.k[-1]) if self.fsal else (w.result(), None)
+        return Step(y1, w.error2(y1) if self.judged else None, k1, kept)
 
     def _stages(self, low: int, high: int) -> Any:
         w, linearise = self.space, self.tape.linearise

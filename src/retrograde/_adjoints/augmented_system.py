@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._backend.stages import joint
-from .._base.types import Array, NeedsGradient, Scalar, Scale, State
-from .._solvers.base import AbstractStepper
+from .._base.types import Array, Leaves, NeedsGradient, Scalar, Scale, State
+from .._solvers.base import AbstractStepper, SolverState, Step
 from .step_vjp import field_pullback
 
 __all__ = ["AugmentedField", "AugmentedLayout", "AugmentedSolver", "is_number"]
@@ -164,7 +164,7 @@ class AugmentedSolver:
 
     def __init__(self, solver: Any, layout: AugmentedLayout, field: AugmentedField) -> None:
         self.solver, self.layout, self.field = solver, layout, field
-        self.error_order, self.keeps_slope = solver.error_order, solver.keeps_slope
+        self.error_order = solver.error_order
         self._made: Any = None
 
     def stepper(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> Any:
@@ -191,46 +191,52 @@ class _Stepper(AbstractStepper):
         self.sums: list[Any] = []
         self.stage = 0
         self.slopes: tuple[Array, ...] = ()
-        self.h: Any = None
-        self.ends: Any = None
 
     def start(self, t0: Scalar, state: State) -> State:
         return state
 
-    def advance(self, t: Scalar, h: Scalar, state: State) -> State:
-        self._begin()
-        z1 = self.stepper.advance(t, h, state[0])
-        return z1, self.layout.moved(state[1], h, self.sums[0])
+    def state(self, carried: State) -> State:
+        return carried
 
-    def attempt(self, t: Scalar, h: Scalar, state: State, k0: Any) -> tuple[State, Any, Any]:
-        self._begin()
-        slopes: tuple[Array, ...] = ()
-        if k0 is not None:  # g's slopes stand last; z's may have become one flat leaf
-            at = len(k0) - len(state[1])
-            k0, slopes = tuple(k0[:at]), tuple(k0[at:])
+    def init(self, t: Scalar, carried: State, slope: Leaves | None = None) -> SolverState:
+        """The state of z's own steps, and the slopes of g, where they are known."""
+        if slope is None:
+            return None
+        n = 2 * self.layout.count
+        z = self.stepper.init(t, carried[0], slope[:n])
+        return z, None if z is None else tuple(slope[n:])
+
+    def step(
+        self, t: Scalar, h: Scalar, carried: State, state: SolverState, *, error: bool
+    ) -> Step:
+        self.sums, self.stage = [None] * len(self.weights), 0
+        k0, slopes = state or (None, None)
+        if slopes is not None:
             self._add(slopes)
-        z1, k1, kept = self.stepper.attempt(t, h, state[0], k0)
-        g1 = self.layout.moved(state[1], h, self.sums[0])
-        self.h, self.ends = h, (state[1], g1)
-        if k1 is None:
-            return (z1, g1), None, None
-        return (z1, g1), (*k1, *self.slopes), (*kept, *slopes)
+        (z, g), layout = carried, self.layout
+        z1, e2, k1, kept, _, _ = self.stepper.step(t, h, z, k0, error=error)
+        g1 = layout.moved(g, h, self.sums[0])
+        if not error:
+            return Step((z1, g1), None, None, None)
+        if layout.normed and e2 is not None:
+            e2 = layout.mean(e2, self._square(h, g, g1))
+        after = (k1, None if k1 is None else self.slopes)
+        return Step((z1, g1), e2, after, (kept, slopes))
 
-    def error2(self, state: State) -> Scalar:
-        mean, layout, xp = self.stepper.error2(state[0]), self.layout, self.bk.xp
-        if not layout.normed:
-            return mean
-        sizes = [xp.maximum(xp.abs(x), xp.abs(y)) for x, y in zip(*self.ends, strict=True)]
+    def interpolate(self, theta: Scalar) -> State:
+        raise NotImplementedError  # no walk has saved times inside its steps
+
+    def _square(self, h: Scalar, g: Sequence[Array], g1: Sequence[Array]) -> Scalar:
+        """The sum of squares over g of the error of the last step."""
+        layout, xp = self.layout, self.bk.xp
+        sizes = [xp.maximum(xp.abs(x), xp.abs(y)) for x, y in zip(g, g1, strict=True)]
         square, *coarse = (
-            layout.square([_like(self.h * x, x, xp) for x in row], sizes, self.scale)
+            layout.square([_like(h * x, x, xp) for x in row], sizes, self.scale)
             for row in self.sums[1:]
         )
         if coarse:  # two estimates are made one over z and over g, each by itself
             square = joint(square, coarse[0], layout.clock.where)
-        return layout.mean(mean, square)
-
-    def _begin(self) -> None:
-        self.sums, self.stage = [None] * len(self.weights), 0
+        return square
 
     def _stage(self, t: Array, z: State) -> tuple[Array, ...]:
         """z' for the solver's own pass; g' goes into the sums."""

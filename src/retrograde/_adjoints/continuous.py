@@ -222,7 +222,7 @@ class _Walk:
         state = layout.join(c.y, c.a, c.g)
         if self.single:
             stepper = self.solver.stepper(self.bk, layout, None)
-            state, ok = stepper.advance(c.t, stop - c.t, state), c.ok
+            state, ok = stepper.step(c.t, stop - c.t, state, None, error=False).y1, c.ok
         else:
             state, ok = self._integrate(state, c.t, stop)
         # traced saved times may be nan, and no walk gets there

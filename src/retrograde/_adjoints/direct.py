@@ -184,7 +184,7 @@ class _Retaken:
         return self.loop.solver.state(self.layout, carried)
 
     def _advance(self, i: Any, y: State) -> State:
-        return self._stepper().advance(*self._step(i), y)
+        return self._stepper().step(*self._step(i), y, None, error=False).y1
 
     def _emit(self, t: Any, leaves: Sequence[Array]) -> tuple[Array, ...]:
         fn = self.loop.outputs.saveat.fn
@@ -203,9 +203,8 @@ class _Retaken:
         t, h = self._step(i)
         stepper = self._stepper()
         y = bk.look_state(states, i)
-        k0 = stepper.first(t, y)
-        stepper.attempt(t, h, y, k0)
-        stepper.extend()
+        stepper.step(t, h, y, stepper.init(t, y), error=True)
+        stepper.extra_stages()
         return self._emit(at, stepper.interpolate((at - t) / h))
 
     def _step_rows(self, states: Any, final: State) -> tuple[Array, ...]:

@@ -158,7 +158,8 @@ class ReverseStep:
     def advance(self, i: Any, y: State) -> State:
         """Replay step i."""
         t, h = self.grid.step(i)
-        return self.clock.select(self._taken(i), self.replay.advance(t, h, y), y)
+        y1 = self.replay.step(t, h, y, None, error=False).y1
+        return self.clock.select(self._taken(i), y1, y)
 
     def invert(self, i: Any, y_after: State) -> State:
         """The carried state before step i, from the one after it (see ``reversible``)."""
@@ -250,7 +251,7 @@ class ReverseStep:
                 return j, ts, *rest
 
             if step_vjp.extra:
-                step_vjp.extend(mine((carry.row,)))
+                step_vjp.extra_stages(mine((carry.row,)))
             start = (carry.row, carry.ts, params, step_vjp.sources(), real(0.0), real(0.0))
             found = while_any(bk, self.masked, mine, body, start)
             row, ts, params, inside, ct_t, ct_h = found

@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from .._base.types import Scale
     from .._loops.loop import LeafLayout
     from .._loops.loop_program import DifferentiableLoop
-    from .._solvers.base import AbstractStepper
+    from .._solvers.base import AbstractStepper, Step
     from .._solvers.runge_kutta.step_vjp import Sources, StepCotangents
     from .interface import AbstractBackend
 
 __all__ = [
     "AbstractStepVJP",
-    "Attempt",
     "Clock",
     "FieldProgram",
     "FieldVJP",
+    "JudgedStep",
     "Layout",
     "Observer",
     "Program",
@@ -222,17 +222,18 @@ class Clock(Protocol):
         """Note t_new as time n + 1 if the step was accepted."""
 
 
-Attempt: TypeAlias = Callable[
-    [Scalar, Scalar, State, "Leaves | None"], tuple[State, "Leaves | None", "Leaves | None", Scalar]
-]
-"""``(t, h, y, k0) -> (y1, k1, kept, error2)``: a step, slopes for the next, its squared error."""
+JudgedStep: TypeAlias = Callable[[Scalar, Scalar, State, "Leaves | None"], "Step"]
+"""``(t, h, y, k0) -> Step``: a step and its error; k0 is f(t, y), where it is known."""
 
 
 class StepStages(Protocol):
     """The stages of one explicit Runge-Kutta step: the only place of their linear combinations."""
 
+    scale: Scale | None
+    """Tolerances of the error; None where it is not asked for."""
+
     whole: bool
-    """Whether the last stage of an attempt was evaluated (``Tableau.late``)."""
+    """Whether the last stage of a step was evaluated (``Tableau.late``)."""
 
     def begin(self, t: Scalar, h: Scalar, y: State, k0: Leaves | None = None) -> Leaves | None:
         """Start a step of size h at (t, y); returns the k0 that is safe to keep."""
@@ -267,8 +268,8 @@ class StepStages(Protocol):
     def derivative(self, i: int) -> State:
         """k_i in state form."""
 
-    def fused(self, field: Field) -> Attempt | None:
-        """One attempt and its error in one frame, where there is such a form."""
+    def fused(self, field: Field) -> JudgedStep | None:
+        """One step and its error in one frame, where there is such a form."""
 
 
 class StepAdjoint(Protocol):
@@ -371,7 +372,7 @@ class AbstractStepVJP(Protocol):
     def result(self) -> State:
         """y at the end of the step that is pulled."""
 
-    def extend(self, due: Bool) -> None:
+    def extra_stages(self, due: Bool) -> None:
         """Linearise what its inside needs beyond the step, where ``due``."""
 
     def interpolate(self, theta: Scalar) -> State:

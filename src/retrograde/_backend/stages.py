@@ -32,7 +32,7 @@ from .._base.types import Array, Bool, Field, Function, Leaves, Scalar, Scale, S
 if TYPE_CHECKING:
     from .._solvers.runge_kutta.tableau import Tableau
     from .interface import AbstractBackend
-    from .protocols import Attempt, Layout
+    from .protocols import JudgedStep, Layout
 
 __all__ = [
     "ORDINARY",
@@ -412,11 +412,11 @@ class Stages:
         e = self._sum(self._nothing, self.h, row)
         return self.layout.error2(e, self.y, y1, self.scale)
 
-    def fused(self, field: Field) -> Attempt | None:
-        """One attempt and its error in one frame: a method whose last stage is the next's first.
+    def fused(self, field: Field) -> JudgedStep | None:
+        """One step and its error in one frame: a method whose last stage is the next's first.
 
-        ``(t, h, y, k0) -> (y1, k1, kept, error2)``, with the numbers of the calls one by one; None
-        where a space has no such form.
+        ``(t, h, y, k0) -> Step``, with the numbers of the calls one by one; None where the stages
+        have no such form.
         """
         return None
 

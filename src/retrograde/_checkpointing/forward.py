@@ -24,6 +24,7 @@ from .._base.types import (
     Carry,
     Condition,
     CountedBody,
+    Function,
     Index,
     State,
     Table,
@@ -32,7 +33,7 @@ from .patience import Patience
 
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
-    from .._backend.protocols import Attempt, Clock, Shapes
+    from .._backend.protocols import Clock, Shapes
 
 __all__ = [
     "FAR",
@@ -208,7 +209,7 @@ class Tries(NamedTuple):
     Attributes
     ----------
     attempt : callable
-        ``attempt(t, h, y, k0) -> (y1, k1, kept, error2)``.
+        ``attempt(t, h, y, state, error=True) -> Step``.
     adapt : callable
         ``adapt(error2, h, memory) -> (accepted, next h, memory)``.
     note : callable or None
@@ -226,7 +227,7 @@ class Tries(NamedTuple):
         Looked at now and then.
     """
 
-    attempt: Attempt
+    attempt: Function
     adapt: Adapt
     note: Callable[[Table, int, float, bool], Table] | None
     collect: Callable[[Carry, tuple[float, float, float, State], int], Carry] | None
@@ -244,7 +245,7 @@ def host_while(
 
     ``slots``: None, or those that store every state.
     """
-    t, h, e2, memory, y, k0, n, count, times, rows = start
+    t, h, e2, memory, y, state, n, count, times, rows = start
     attempt, adapt, note, collect, t1, floor, least, limit, patience = tries
     buffer = None if slots is None else slots.new_buffer(bk, layout)
     write, nearly = bk.write, 1.0 - TINY
@@ -259,24 +260,24 @@ def host_while(
             else:
                 t_new = t + h
                 step = t_new - t
-            y1, k1, kept, e2 = attempt(t, step, y, k0)
+            y1, e2, after, again, _, _ = attempt(t, step, y, state, error=True)
             # (t + h) - t may be above h by rounding: then a forced smallest step is still one (T16)
             if abs(step) < abs(h):
                 h = step
             ok, h, memory = adapt(e2, h, memory)
             count += 1
             if not ok:
-                k0 = kept
+                state = again
                 continue
             if note is not None:
                 times = note(times, n, t_new, True)
             if collect is not None:
                 rows = collect(rows, (t, t_new, step, y1), n)
-            t, y, k0 = t_new, y1, k1
+            t, y, state = t_new, y1, after
             n += 1
         if t == t1 or count == limit or count != stop:
             break
         stop = patience.look(t, h, count)
         stop = stop if limit is None else min(stop, limit)
     stored = None if buffer is None else Stored(buffer, None)
-    return (t, h, e2, memory, y, k0, n, count, times, rows), stored
+    return (t, h, e2, memory, y, state, n, count, times, rows), stored

@@ -257,20 +257,20 @@ class Integrator:
 
         def plain(i: Any, s: Any) -> Any:
             t, h = grid.step(i)
-            y1 = stepper.advance(t, h, s[0])
+            y1 = stepper.step(t, h, s[0], None, error=False).y1
             return (clock.select(i < n, y1, s[0]) if self.masked else y1,)
 
         def saving(i: Any, s: Any) -> Any:
-            y, k0, rows, reached = s
+            y, state, rows, reached = s
             t, h = grid.step(i)
-            y1, k1, _ = stepper.attempt(t, h, y, k0)
+            y1, _, after, _, _, _ = stepper.step(t, h, y, state, error=True)
             # an eager integration that fails is looked at once more; nan and inf last
             ok = self.carried.finite(y1) if clock.traced else clock.yes
             on = i < n if self.masked else True
             ok = clock.both(on, ok)
             rows = out.collect(rows, ok, ts, (t, grid.end(i), h, y1), i, stepper, emit)
-            y1, k1 = clock.select(on, (y1, k1), (y, k0))
-            return y1, k1, rows, bk.pick(ok, i + 1, reached)
+            y1, state = clock.select(on, (y1, after), (y, state))
+            return y1, state, rows, bk.pick(ok, i + 1, reached)
 
         def watched(i: Any, s: Any) -> Any:
             self.watch(grid.step(i)[0])
@@ -281,7 +281,7 @@ class Integrator:
         y0 = stepper.start(t0, inputs.y0)
         start: tuple[Any, ...] = (y0,)
         if inside:
-            start = (y0, stepper.first(t0, y0), inside, clock.count(0))
+            start = (y0, stepper.init(t0, y0), inside, clock.count(0))
         taken = watched if self.watch else step
         if guard is not None:
             start = (*start, guard.table(grid.count if self.count is not None else self.max_steps))
@@ -312,7 +312,7 @@ class Integrator:
         """
         for i in range(grid.count):
             t, h = grid.step(i)
-            y1 = stepper.advance(t, h, y)
+            y1 = stepper.step(t, h, y, None, error=False).y1
             if not self.carried.finite(y1):
                 return y, i
             y = y1
@@ -363,7 +363,7 @@ class Integrator:
         """Calls of f by an integration of so many accepted steps, tries, and steps with rows
         inside."""
         out, solver = self.outputs, self.solver
-        first = int(bool(out.inside) and solver.keeps_slope)
+        first = solver.init_evaluations if out.inside else 0
         if self.adaptive:
             controller: Any = self.controller
             first = 1 if controller.dt0 is not None else 2
@@ -401,8 +401,8 @@ class AdaptiveState(NamedTuple):
         The controller's.
     y : state
         What the solver carries, and
-    k0 : leaves or None
-        its slope there, where it keeps that.
+    state : Any
+        its own state there.
     n, tries : int or traced scalar
         Accepted steps, and all of them.
     times, rows : Any
@@ -414,7 +414,7 @@ class AdaptiveState(NamedTuple):
     e2: Scalar
     memory: tuple[Scalar, ...]
     y: State
-    k0: Any
+    state: Any
     n: Any
     tries: Any
     times: Any
@@ -443,7 +443,6 @@ class AdaptiveSteps:
         self.scale = loop.tolerances(inputs)
         self.stepper = stepper(loop.bk, loop.layout, self.field, self.scale)
         self.t1 = clock.real(inputs.clocked[1])
-        self.attempt = self.stepper.judged()
         self.adapt = self.controller.adapter(clock, loop.solver.error_order)
         self.emit = loop.outputs.emitter(loop.problem, loop.layout, inputs.params)
         self.patience = None
@@ -455,10 +454,11 @@ class AdaptiveSteps:
         loop, clock = self.loop, self.loop.clock
         t0 = clock.real(self.inputs.clocked[0])
         h0, e0, k0 = self._first_step(t0)
+        y0, memory = self.stepper.start(t0, self.inputs.y0), self.controller.init(clock)
+        state = self.stepper.init(t0, y0, k0)
         times = clock.record_new(t0, loop.max_steps) if self.record else ()
         zero = clock.count(0)
-        y0, memory = self.stepper.start(t0, self.inputs.y0), self.controller.init(clock)
-        return AdaptiveState(t0, h0, clock.real(e0), memory, y0, k0, zero, zero, times, inside)
+        return AdaptiveState(t0, h0, clock.real(e0), memory, y0, state, zero, zero, times, inside)
 
     def _first_step(self, t0: Scalar) -> tuple[Scalar, Scalar, Any]:
         """Size of the first step, nan for its error where f or y0 is not finite, and its slope."""
@@ -475,20 +475,19 @@ class AdaptiveSteps:
             h = self.controller.first_step(clock, layout, field, self.scale, first, order)
             h0 = clock.where(sound, h, h0)
         # a constant, as all step sizes of a gradient
-        return clock.constant(h0), e0, k0 if loop.solver.keeps_slope else None
+        return clock.constant(h0), e0, k0
 
     def at(self, y: State, t: Scalar, h: Scalar, memory: tuple[Scalar, ...]) -> AdaptiveState:
         """The state to go on from, of what is stored of it (``ClockedStates``)."""
-        clock, k0 = self.loop.clock, self.stepper.first(t, y)
-        k0 = None if k0 is None else tuple(1.0 * k for k in k0)  # f may reuse them
+        clock, state = self.loop.clock, self.stepper.init(t, y)
         zero = clock.count(0)
-        return AdaptiveState(t, h, clock.real(0.0), memory, y, k0, zero, zero, (), ())
+        return AdaptiveState(t, h, clock.real(0.0), memory, y, state, zero, zero, (), ())
 
     def step(self, s: AdaptiveState, on: Any = True) -> AdaptiveState:
         """One try: a step if it is accepted. Where not ``on``, nothing changes."""
         clock = self.loop.clock
         t_new, step = clock.land(s.t, s.h, self.t1)
-        y1, k1, kept, e2 = self.attempt(s.t, step, s.y, s.k0)
+        y1, e2, after, again, _, _ = self.stepper.step(s.t, step, s.y, s.state, error=True)
         e2 = clock.constant(e2)
         # (t + h) - t may be above h by rounding: then a forced smallest step is still one (T16)
         h = clock.constant(clock.where(abs(step) < abs(s.h), step, s.h))
@@ -499,11 +498,11 @@ class AdaptiveSteps:
             times = clock.record(times, s.n, t_new, ok)
         if s.rows:
             rows = self._collect(rows, ok, (s.t, t_new, step, y1), s.n)
-        new, old = (t_new, y1, k1, s.n + 1), (s.t, s.y, kept, s.n)
-        t, y, k0, n = clock.select(ok, new, old)
-        after, before = (h, e2, memory, s.tries + 1), (s.h, s.e2, s.memory, s.tries)
-        h, e2, memory, tries = clock.select(on, after, before)
-        return AdaptiveState(t, h, e2, memory, y, k0, n, tries, times, rows)
+        new, old = (t_new, y1, after, s.n + 1), (s.t, s.y, again, s.n)
+        t, y, state, n = clock.select(ok, new, old)
+        new, old = (h, e2, memory, s.tries + 1), (s.h, s.e2, s.memory, s.tries)
+        h, e2, memory, tries = clock.select(on, new, old)
+        return AdaptiveState(t, h, e2, memory, y, state, n, tries, times, rows)
 
     def _collect(self, rows: Any, ok: Any, step: tuple[Any, ...], n: Any) -> Any:
         ts = self.inputs.clocked[2]
@@ -524,7 +523,7 @@ class AdaptiveSteps:
             collect = lambda rows, step, n: self._collect(rows, True, step, n)  # noqa: E731
         note = loop.clock.record if self.record else None
         floor, least, limit = self.controller.floor, 4 * loop.clock.eps, loop.max_steps
-        attempt, adapt, t1 = self.attempt, self.adapt, self.t1
+        attempt, adapt, t1 = self.stepper.step, self.adapt, self.t1
         assert self.patience is not None
         return Tries(attempt, adapt, note, collect, t1, floor, least, limit, self.patience)
 

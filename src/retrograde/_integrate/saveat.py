@@ -176,7 +176,7 @@ class Outputs:
         taken: tuple[Any, ...] = ()
         if stepper.extra:
             here = due(carry)
-            stepper.extend(here)
+            stepper.extra_stages(here)
             taken = (bk.pick(here, carry[2] + 1, carry[2]),)
 
         clock = bk.clock(self.layout)

@@ -1,8 +1,8 @@
 """The one abstract class of solvers.
 
-A solver holds settings, never state. It makes two pass objects: a forward pass that attempts
-and replays steps, and a reverse pass that pulls a cotangent back through one step by formula,
-given only the vjp of f. Loops, checkpoints and controllers are none of its business.
+A solver holds settings, never state. It makes two objects: a stepper takes steps forward, and hands
+a state of the solver's own from one to the next; a step vjp pulls a cotangent back through one step
+by formula, given only the vjp of f. Loops, checkpoints and controllers are none of its business.
 """
 
 from __future__ import annotations
@@ -10,40 +10,96 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
-from .._base.types import Scalar, State
+from .._base.types import Bool, Field, Leaves, Scalar, Scale, State
 
-__all__ = ["AbstractSolver", "AbstractStepper"]
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
+    from .._backend.protocols import AbstractStepVJP, FieldVJP, Layout
+
+__all__ = ["AbstractSolver", "AbstractStepper", "SolverState", "Step", "made"]
+
+SolverState: TypeAlias = Any
+"""What a solver hands from step to step beside what is carried; its own affair."""
+
+
+class Step(NamedTuple):
+    """One step, and how the next one begins.
+
+    Attributes
+    ----------
+    y1 : state
+        What is carried from its end.
+    error2 : scalar or None
+        Squared norm of the scaled error; None where it is not asked for.
+    state, rejected : SolverState
+        The solver's own state for the next step from there; and from where this one began, if it is
+        rejected.
+    failed : bool or traced
+        Whether no y1 was found (a method that solves equations). Such a step is rejected.
+    calls : int or None
+        Evaluations of f; None where they are a constant of the method (``AbstractSolver.calls``).
+    """
+
+    y1: State
+    error2: Scalar | None
+    state: SolverState
+    rejected: SolverState
+    failed: Bool = False
+    calls: int | None = None
+
+
+made: Callable[[tuple[object, ...]], Step] = partial(tuple.__new__, Step)
+"""A :class:`Step` of its six fields, in half the time that its class takes."""
 
 
 class AbstractStepper(ABC):
-    """Attempts and replays of steps: what ``AbstractSolver.stepper`` makes."""
+    """Steps forward: what ``AbstractSolver.stepper`` makes.
+
+    Two things go from step to step. What is *carried* is y, or y and more, all of it part of the
+    solution: it is stored in checkpoints and differentiated. The *state* of the solver, beside it,
+    saves work (the slope at the end of the last step): ``init`` makes it anew wherever a replay
+    begins, and no y1 depends on which of the two it was but by rounding.
+    """
 
     extra: int = 0
     """The solver's."""
 
     @abstractmethod
-    def attempt(self, t: Scalar, h: Scalar, y: State, k0: Any) -> tuple[State, Any, Any]:
-        """One step (see ``explicit_rk.Stepper``): (y1, k1, kept)."""
+    def start(self, t0: Scalar, y0: State) -> State:
+        """What is carried at t0."""
 
     @abstractmethod
-    def error2(self, y1: State) -> Scalar:
-        """Squared norm of the scaled error of the last attempt."""
+    def state(self, carried: State) -> State:
+        """y, of what is carried."""
 
-    def extend(self, due: Any = True) -> None:
-        """Evaluate what the inside of the last attempt needs beyond the step, where ``due``."""
+    def init(self, t: Scalar, carried: State, slope: Leaves | None = None) -> SolverState:
+        """The solver's own state where a step begins; ``slope`` is f(t, y), where it is known.
+
+        None for a solver that has none.
+        """
+        return None
+
+    @abstractmethod
+    def step(
+        self, t: Scalar, h: Scalar, carried: State, state: SolverState, *, error: bool
+    ) -> Step:
+        """One step of size h.
+
+        ``error``: its error is asked for (where the stepper was made with tolerances), or its
+        inside. Else y1 is all, the same to the last bit, by as few evaluations as it takes, and the
+        state may be None.
+        """
+
+    def extra_stages(self, due: Bool = True) -> None:
+        """Evaluate what the inside of the last step needs beyond it, where ``due``."""
         return
 
-    def judged(self) -> Callable[..., tuple[State, Any, Any, Scalar]]:
-        """``attempt`` and ``error2`` as one call: ``(t, h, y, k0) -> (y1, k1, kept, error2)``."""
-        attempt, error2 = self.attempt, self.error2
-
-        def both(t: Scalar, h: Scalar, y: State, k0: Any) -> tuple[State, Any, Any, Scalar]:
-            y1, k1, kept = attempt(t, h, y, k0)
-            return y1, k1, kept, error2(y1)
-
-        return both
+    @abstractmethod
+    def interpolate(self, theta: Scalar) -> State:
+        """y(t + theta h) of the last step."""
 
 
 class AbstractSolver(ABC):
@@ -58,8 +114,8 @@ class AbstractSolver(ABC):
         (then only constant steps are possible).
     evaluations : int
         Evaluations of f in one accepted step after the first.
-    keeps_slope : bool
-        Whether the last stage is the next step's first (FSAL).
+    init_evaluations : int
+        Evaluations of f by a stepper's ``init`` that is given no slope.
     stages : int
         Evaluations of f that the pull of a step linearises.
     extra : int
@@ -67,7 +123,7 @@ class AbstractSolver(ABC):
     copies : int
         How many states of y's layout go from step to step, y the first of them.
     reversible : bool
-        Whether a forward pass's ``invert`` undoes a step up to rounding.
+        Whether a stepper's ``invert`` undoes a step up to rounding.
     implicit : bool
         Whether a step solves equations: a method for stiff problems.
     parted : bool
@@ -78,14 +134,12 @@ class AbstractSolver(ABC):
 
     Notes
     -----
-    What goes from step to step is *carried*: y itself, or more (a slope, a second copy). A
-    forward pass has ``start(t0, y0) -> carried``, ``state(carried) -> y``, ``advance`` and
-    ``attempt`` from carried to carried, ``invert(t, h, carried after) -> carried before`` with
-    the start and size of the forward step, and ``interpolate``, before which ``extend`` is called
-    where ``extra`` is not 0. A reverse pass has ``pull``,
+    A stepper is an :class:`AbstractStepper`, with ``invert(t, h, carried after) -> carried before``
+    beside its methods, where t and h are those of the step forward; ``extra_stages`` is called
+    before ``interpolate`` where ``extra`` is not 0. A step vjp has ``pull``,
     ``embed(cotangent of y) -> of carried``, ``finish(t0, y0, cotangent of carried, acc) ->
     (cotangent of y0, of t0, acc)``, the vjp of ``start``; and, while a pull asks for outputs of
-    the step, ``result`` (y at its end), ``extend``, ``interpolate``, ``slope``, ``sources``
+    the step, ``result`` (y at its end), ``extra_stages``, ``interpolate``, ``slope``, ``sources``
     and ``add_source``.
 
     Examples
@@ -98,8 +152,8 @@ class AbstractSolver(ABC):
     order: ClassVar[int]
     error_order: ClassVar[int | None]
     evaluations: ClassVar[int]
-    keeps_slope: ClassVar[bool]
     stages: ClassVar[int]
+    init_evaluations: ClassVar[int] = 0
     extra: ClassVar[int] = 0
     copies: ClassVar[int] = 1
     reversible: ClassVar[bool] = False
@@ -124,22 +178,31 @@ class AbstractSolver(ABC):
         """
         return steps * self.evaluations
 
-    def carried(self, bk: Any, layout: Any) -> Any:
+    def carried(self, bk: AbstractBackend, layout: Layout) -> Layout:
         """Layout of what goes from step to step where y has this layout."""
         return layout if self.copies == 1 else layout.repeat(self.copies)
 
-    def state(self, layout: Any, carried: Any) -> Any:
+    def state(self, layout: Layout, carried: State) -> State:
         """y, of what goes from step to step; memory of its own where that is more than y."""
         if self.copies == 1:
             return carried
         return layout.weighted(((1.0, layout.split(carried, self.copies)[0]),))
 
     @abstractmethod
-    def stepper(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> Any:
-        """The pass object for steps forward (see ``explicit_rk.Stepper``)."""
+    def stepper(
+        self, bk: AbstractBackend, layout: Layout, field: Field, scale: Scale | None = None
+    ) -> AbstractStepper:
+        """Steps forward, an :class:`AbstractStepper`; ``scale`` are tolerances of errors."""
 
     @abstractmethod
     def step_vjp(
-        self, bk: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, field: Any = None
-    ) -> Any:
-        """The pass object for steps in reverse (see ``explicit_rk.StepVJP``)."""
+        self,
+        bk: AbstractBackend,
+        layout: Layout,
+        vjp: FieldVJP,
+        *,
+        outputs: bool,
+        time: bool,
+        field: Field | None = None,
+    ) -> AbstractStepVJP:
+        """Vjps of steps (see ``runge_kutta.step_vjp.StepVJP``)."""

@@ -22,7 +22,7 @@ from retrograde._solvers.runge_kutta.solver import Stepper
 
 from ..flat import TorchLayout
 
-__all__ = ["advance_step", "attempt_step", "inside_step", "leafwise", "pull_step", "slopes_step"]
+__all__ = ["bare_step", "inside_step", "leafwise", "pull_step", "slopes_step", "whole_step"]
 
 DifferentiableSolve = Callable[..., tuple[Any, ...]]
 
@@ -30,7 +30,7 @@ DifferentiableSolve = Callable[..., tuple[Any, ...]]
 class _Forms:
     """What sums of tensors ask of a backend, where numbers are 0-d tensors."""
 
-    xp = torch
+    xp, traced = torch, True
 
     def add_scaled(self, a: Any, w: Any, x: Any) -> Any:
         return a + w * x
@@ -66,6 +66,10 @@ class _Stages(Stages):
 
     def time(self, i: int) -> Any:
         return self.layout.time(self.t + self.c[i] * self.size)
+
+    def error2(self, y1: Any) -> Any:
+        with torch.no_grad():  # step sizes are constants of the gradient
+            return super().error2(y1)
 
 
 class _Step:
@@ -105,34 +109,31 @@ def _slopes(stepper: Any, width: int) -> tuple[Any, ...]:
     return tuple(torch.stack([k[i] for k in known]) for i in range(width))
 
 
-def attempt_step(tableau: Any, layout: Any, judged: bool, dense: bool) -> DifferentiableSolve:
+def whole_step(tableau: Any, layout: Any, judged: bool, dense: bool) -> DifferentiableSolve:
     """``(y1, last slope of an FSAL method, squared error, slopes)``, the last two where asked."""
     step = _Step(tableau, layout)
     n = step.width
 
-    def attempt(fixed: Any, clock: Any, *states: Any) -> tuple[Any, ...]:
+    def whole(fixed: Any, clock: Any, *states: Any) -> tuple[Any, ...]:
         field, scale = fixed
         stepper = step.stepper(step.of_state(field), Scale(*scale) if judged else None)
         y, k0 = states[:n], states[n:] or None
-        y1, k1, _ = stepper.attempt(clock[0], clock[1], y, k0)
-        out = (*y1, *(k1 or ()))
-        if judged:
-            with torch.no_grad():  # step sizes are constants of the gradient
-                out = (*out, stepper.error2(y1))
+        y1, e2, k1, _, _, _ = stepper.step(clock[0], clock[1], y, k0, error=True)
+        out = (*y1, *(k1 or ()), *((e2,) if judged else ()))
         return (*out, *_slopes(stepper, n)) if dense else out
 
-    return attempt
+    return whole
 
 
-def advance_step(tableau: Any, layout: Any) -> DifferentiableSolve:
+def bare_step(tableau: Any, layout: Any) -> DifferentiableSolve:
     """``y1`` alone."""
     step = _Step(tableau, layout)
 
-    def advance(field: Any, clock: Any, *y: Any) -> tuple[Any, ...]:
+    def bare(field: Any, clock: Any, *y: Any) -> tuple[Any, ...]:
         stepper = step.stepper(step.of_state(field))
-        return tuple(stepper.advance(clock[0], clock[1], y))
+        return tuple(stepper.step(clock[0], clock[1], y, None, error=False).y1)
 
-    return advance
+    return bare
 
 
 def inside_step(tableau: Any, layout: Any) -> DifferentiableSolve:
@@ -145,7 +146,7 @@ def inside_step(tableau: Any, layout: Any) -> DifferentiableSolve:
         stepper.space.begin(clock[0], clock[1], states[:n])
         for i, k in enumerate(zip(*(x.unbind() for x in states[n:]), strict=True)):
             stepper.space.put(i, k)
-        stepper.extend()
+        stepper.extra_stages()
         return _slopes(stepper, n)
 
     return inside
@@ -165,8 +166,8 @@ def slopes_step(tableau: Any, layout: Any) -> DifferentiableSolve:
 
 def _all_stages(stepper: Any, clock: Any, y: Any) -> Any:
     t, h = clock[0], clock[1]
-    y1, _, _ = stepper.attempt(t, h, y, stepper.first(t, y))
-    stepper.extend()
+    y1 = stepper.step(t, h, y, stepper.init(t, y), error=True).y1
+    stepper.extra_stages()
     return y1
 
 
@@ -193,7 +194,8 @@ def pull_step(tableau: Any, layout: Any, timed: bool, sources: bool) -> Differen
                 results = (*y1, h * _slopes(stepper, 1)[0])
                 cotangents = (g, q / h.detach())
             else:
-                results, cotangents = stepper.advance(clock[0], clock[1], (y,)), (g,)
+                results = stepper.step(clock[0], clock[1], (y,), None, error=False).y1
+                cotangents = (g,)
             by = (y, clock, *wanted) if timed else (y, *wanted)
             return torch.autograd.grad(results, by, cotangents, allow_unused=True)
 

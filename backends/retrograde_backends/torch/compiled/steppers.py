@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from retrograde._base.errors import InputError
+from retrograde._solvers.base import AbstractStepper, Step
 from retrograde._solvers.runge_kutta.solver import StepCotangents
 
 from ..device import on_host, uploaded
 from ..flat import TorchLayout
 from .cache import Run
-from .step import advance_step, attempt_step, inside_step, pull_step, slopes_step
+from .step import bare_step, inside_step, pull_step, slopes_step, whole_step
 
 __all__ = ["StepVJP", "Stepper"]
 
@@ -55,8 +56,8 @@ class _Clock:
         return torch.scalar_tensor(x, dtype=torch.float64, device=self.device)
 
 
-class Stepper:
-    """Attempts and replays of steps, each one call of a program."""
+class Stepper(AbstractStepper):
+    """Steps, each one call of a program."""
 
     def __init__(self, solver: Any, layout: Any, field: Any, scale: Any) -> None:
         self.solver, self.layout, self.field = solver, layout, field
@@ -67,8 +68,8 @@ class Stepper:
         self.width = 1 if self.flat else len(layout.shapes)
         self.clock = _Clock(layout)
         self.scale = scale
-        self._attempt: Run | None = None
-        self._advance: Run | None = None
+        self._whole: Run | None = None
+        self._bare: Run | None = None
         self._inside: Run | None = None
         self.at: Any = None
         self.size = 0.0
@@ -83,49 +84,45 @@ class Stepper:
         """y, of what the loop carries."""
         return carried
 
-    def first(self, t: Any, y: Any) -> Any:
-        """f(t, y) for an FSAL method, else None."""
-        return self.field(self.layout.time(t), y) if self.fsal else None
-
-    def _new_attempt(self) -> Run:
-        scale, flags = self.scale, (self.scale is not None, self.solver.dense)
-        program = self.solver.program(attempt_step, self.layout, *flags)
-        self._attempt = Run(program, (self.field, _tolerances(self.layout, scale)))
-        return self._attempt
-
-    def attempt(self, t: Any, h: Any, y: Any, k0: Any) -> tuple[Any, Any, Any]:
-        """One step whose error and inside can be asked for (see ``explicit_rk``)."""
-        self.size, self.start_of, self.at = h, y, t
-        run = self._attempt or self._new_attempt()
-        if not self.flat:
-            self.last = out = run(self.clock(t, h), *y, *(k0 or ()))
-            n = self.width
-            return tuple(out[:n]), tuple(out[n : 2 * n]) if self.fsal else None, k0
-        y = _plain(y)
+    def init(self, t: Any, carried: Any, slope: Any = None) -> Any:
+        """f(t, y) as a state is, for an FSAL method, else None."""
         if not self.fsal:
-            self.last = out = run(self.clock(t, h), y)
-            return out[0], None, None
-        if isinstance(k0, tuple):  # what f returned, for the first step
-            k0 = _plain(self.layout.pack(k0))
-        self.last = out = run(self.clock(t, h), y, k0)
-        return out[0], out[1], k0
+            return None
+        slope = self.field(self.layout.time(t), carried) if slope is None else slope
+        return _plain(self.layout.pack(slope)) if self.flat else slope
 
-    def error2(self, y1: Any) -> float:
-        """Squared norm of the scaled error of the last attempt: the one number that is read."""
-        i = self.width * (2 if self.fsal else 1)
-        return self.last[i].item()  # type: ignore[no-any-return]
+    def step(self, t: Any, h: Any, carried: Any, state: Any, *, error: bool) -> Step:
+        if not error:
+            return Step(self._end(t, h, carried), None, None, None)
+        self.size, self.start_of, self.at = h, carried, t
+        run, n = self._whole or self._new_whole(), self.width
+        if self.flat:
+            known = () if state is None else (state,)
+            self.last = out = run(self.clock(t, h), _plain(carried), *known)
+            y1, k1 = out[0], out[1] if self.fsal else None
+        else:
+            self.last = out = run(self.clock(t, h), *carried, *(state or ()))
+            y1, k1 = tuple(out[:n]), tuple(out[n : 2 * n]) if self.fsal else None
+        # the one number that is read
+        e2 = None if self.scale is None else self.last[2 * n if self.fsal else n].item()
+        return Step(y1, e2, k1, state)
 
-    def judged(self) -> Callable[..., tuple[Any, Any, Any, float]]:
-        """``attempt`` and ``error2`` as one call: ``(t, h, y, k0) -> (y1, k1, kept, error2)``."""
+    def _new_whole(self) -> Run:
+        scale, flags = self.scale, (self.scale is not None, self.solver.dense)
+        program = self.solver.program(whole_step, self.layout, *flags)
+        self._whole = Run(program, (self.field, _tolerances(self.layout, scale)))
+        return self._whole
 
-        def both(t: Any, h: Any, y: Any, k0: Any) -> tuple[Any, Any, Any, float]:
-            y1, k1, kept = self.attempt(t, h, y, k0)
-            return y1, k1, kept, self.error2(y1)
+    def _end(self, t: Any, h: Any, y: Any) -> Any:
+        """y1 of a step where neither error nor inside is asked for."""
+        if self._bare is None:
+            self._bare = Run(self.solver.program(bare_step, self.layout), self.field)
+        if self.flat:
+            return self._bare(self.clock(t, h), _plain(y))[0]
+        return tuple(self._bare(self.clock(t, h), *y))
 
-        return both
-
-    def extend(self, due: Any = True) -> None:
-        """Evaluate the interpolant's own stages of the last attempt, where ``due``."""
+    def extra_stages(self, due: Any = True) -> None:
+        """Evaluate the interpolant's own stages of the last step, where ``due``."""
         if not self.extra or not due:
             return
         if self._inside is None:
@@ -134,7 +131,7 @@ class Stepper:
         self.last = self._inside(self.clock(self.at, self.size), *y, *self.last[-self.width :])
 
     def interpolate(self, theta: Any) -> Any:
-        """y(t + theta h) of the last attempt."""
+        """y(t + theta h) of the last step."""
         weights = [self.size * w for w in self.weights(theta)]
         rows = self.last[-self.width :]
         if self.flat:
@@ -142,17 +139,9 @@ class Stepper:
         pairs = zip(self.start_of, rows, strict=True)
         return tuple(_combined(y, weights, k) for y, k in pairs)
 
-    def advance(self, t: Any, h: Any, y: Any) -> Any:
-        """One step where neither error nor inside is asked for."""
-        if self._advance is None:
-            self._advance = Run(self.solver.program(advance_step, self.layout), self.field)
-        if self.flat:
-            return self._advance(self.clock(t, h), _plain(y))[0]
-        return tuple(self._advance(self.clock(t, h), *y))
-
     def invert(self, t: Any, h: Any, y1: Any) -> Any:
         """A step of -h from the end of the step (t, h)."""
-        return self.advance(t + h, -h, y1)
+        return self._end(t + h, -h, y1)
 
 
 class StepVJP:
@@ -233,7 +222,7 @@ class StepVJP:
         return ct, 0.0, acc
 
     # --- outputs of the step that is pulled
-    def extend(self, due: Any = True) -> None:
+    def extra_stages(self, due: Any = True) -> None:
         """Nothing to do: its programs have all stages where the inside may be asked for."""
 
     def result(self) -> Any:

@@ -6,7 +6,7 @@ from typing import ClassVar
 from ..._base.errors import InputError
 from ..runge_kutta.solver import ExplicitRungeKutta
 from .solver import Programs, ProgramSolver
-from .straight_line import DifferentiableSolve, LinearCombination, Step
+from .straight_line import BaseStep, DifferentiableSolve, LinearCombination
 
 _START = DifferentiableSolve(("y",), (), ("y", "y"))
 
@@ -94,8 +94,8 @@ class Reversible(ProgramSolver):
     def programs(self) -> Programs:
         # x + Psi_h(t, x) is the base's step; y and z are near each other: their difference first
         lam = float(self.coupling)
-        forth = Step("forth", 0.0, 1.0, "z", self.base, inside=True)
-        back = Step("back", 1.0, -1.0, "y1", self.base)
+        forth = BaseStep("forth", 0.0, 1.0, "z", self.base, inside=True)
+        back = BaseStep("back", 1.0, -1.0, "y1", self.base)
         step = DifferentiableSolve(
             ("y", "z"),
             (

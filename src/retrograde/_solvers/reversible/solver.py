@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 from ..._base.types import Scalar, State
-from ..base import AbstractSolver, AbstractStepper
+from ..base import AbstractSolver, AbstractStepper, Step
 from ..runge_kutta.solver import Sources, StepCotangents
-from .straight_line import Cotangents, DifferentiableSolve, Machine, Registers, Step, Term
+from ..runge_kutta.solver import Stepper as BaseStepper
+from .straight_line import BaseStep, Cotangents, DifferentiableSolve, Machine, Registers, Term
 
 __all__ = ["ProgramSolver", "Programs", "line"]
 
@@ -27,11 +28,11 @@ class Programs(NamedTuple):
         Both of the start t and the size h of the step forward.
     dense : tuple of tuple of Term
         y(t + theta h), part by part, as sums of registers of ``step`` with weights
-        alpha + beta theta (beside what a ``Step`` with an ``inside`` adds).
+        alpha + beta theta (beside what a ``BaseStep`` with an ``inside`` adds).
     start : Program or None
         From y0 to what is carried, run with h = 0; None where that is y0 itself.
     error : tuple of Term or None
-        The error estimate; None where there is none or where a ``Step`` has it.
+        The error estimate; None where there is none or where a ``BaseStep`` has it.
     """
 
     step: DifferentiableSolve
@@ -50,7 +51,6 @@ class ProgramSolver(AbstractSolver):
     """A solver whose step, inverse and start are straight-line programs."""
 
     error_order: ClassVar[int | None] = None
-    keeps_slope: ClassVar[bool] = False
     reversible: ClassVar[bool] = True
 
     @abstractmethod
@@ -67,7 +67,13 @@ class ProgramSolver(AbstractSolver):
     def stepper(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> Stepper:
         programs = self.programs()
         bases = {
-            step.out: step.base.stepper(bk, layout, field, scale if step.inside else None)
+            step.out: BaseStepper(
+                step.base.tableau,
+                bk.stages(layout, step.base.tableau, scale if step.inside else None),
+                layout,
+                field,
+                judged=False,
+            )
             for step in _steps(programs)
         }
         machine = Machine(layout, len(programs.dense), field, None, bases, time=False)
@@ -87,8 +93,8 @@ class ProgramSolver(AbstractSolver):
         return StepVJP(self, programs, machine)
 
 
-def _steps(programs: Programs) -> list[Step]:
-    return [x for x in programs.step.body if isinstance(x, Step)]
+def _steps(programs: Programs) -> list[BaseStep]:
+    return [x for x in programs.step.body if isinstance(x, BaseStep)]
 
 
 class _Inside:
@@ -106,10 +112,10 @@ class _Inside:
         parts = ([(weigh(a, b), r[x]) for x, a, b in part] for part in self.programs.dense)
         return [[(w, x) for w, x in part if not _zero(w)] for part in parts]
 
-    def extend(self, due: Any = True) -> None:
+    def extra_stages(self, due: Any = True) -> None:
         """Evaluate what the inside of the step needs beyond it, where ``due``."""
         if self.base is not None:
-            self.machine.bases[self.base].extend(due)
+            self.machine.bases[self.base].extra_stages(due)
 
     def interpolate(self, theta: Scalar) -> State:
         """y(t + theta h)."""
@@ -132,10 +138,6 @@ class Stepper(_Inside, AbstractStepper):
         self.registers: Registers = {}
         self.h: Scalar = 0.0
 
-    def first(self, t: Scalar, carried: State) -> None:
-        """What the first attempt needs beyond the carried state: nothing."""
-        return
-
     def start(self, t0: Scalar, y0: State) -> State:
         """What the loop carries at t0."""
         program, machine = self.programs.start, self.machine
@@ -147,29 +149,26 @@ class Stepper(_Inside, AbstractStepper):
         """y, of what the loop carries."""
         return self.solver.state(self.machine.layout, carried)
 
-    def attempt(self, t: Scalar, h: Scalar, carried: State, k0: Any) -> tuple[State, Any, Any]:
-        """One step whose error and inside can be asked for."""
-        program, self.h = self.programs.step, h
-        self.registers = self.machine.run(program, t, h, carried, full=True)
-        return self.machine.outputs(program, self.registers), None, None
-
-    def advance(self, t: Scalar, h: Scalar, carried: State) -> State:
-        """One step where neither error nor output inside the step is asked for."""
+    def step(self, t: Scalar, h: Scalar, carried: State, state: None, *, error: bool) -> Step:
         program, machine = self.programs.step, self.machine
-        return machine.outputs(program, machine.run(program, t, h, carried))
+        registers, found = machine.run(program, t, h, carried, full=error), None
+        if error:
+            self.registers, self.h = registers, h
+            found = None if self.scale is None else self._error2()
+        return Step(machine.outputs(program, registers), found, None, None)
 
     def invert(self, t: Scalar, h: Scalar, carried: State) -> State:
         """The carried state before the step (t, h), from the one after it."""
         program, machine = self.programs.inverse, self.machine
         return machine.outputs(program, machine.run(program, t, h, carried))
 
-    def error2(self, carried: State) -> Scalar:
-        """Squared norm of the scaled error of the last attempt."""
+    def _error2(self) -> Scalar:
+        """Squared norm of the scaled error of the step whose registers are known."""
         layout, r, step = self.machine.layout, self.registers, self.programs.step
         y, y1 = r[step.inputs[0]], r[step.outputs[0]]
         if self.programs.error is None:
             assert self.base is not None
-            return self.machine.bases[self.base].error2(y1)
+            return self.machine.bases[self.base].space.error2(y1)
         e = layout.weighted([(a + b * self.h, r[x]) for x, a, b in self.programs.error])
         return layout.error2(e, y, y1, self.scale)
 

@@ -7,7 +7,7 @@ list read backwards with every instruction transposed (reverse accumulation; Gri
 once, here, for all solvers of this form; a solver states its lists.
 
 Explicit Runge-Kutta methods have a faster form of their own (``explicit_rk``); one of them may
-be an instruction (:class:`Step`).
+be an instruction (:class:`BaseStep`).
 
 Cotangents of the registers of a straight-line program (``linear_program``), read backwards.
 """
@@ -21,13 +21,13 @@ from typing import Any, NamedTuple, TypeAlias
 from ..._base.types import Scalar, State
 
 __all__ = [
+    "BaseStep",
     "Cotangents",
     "DifferentiableSolve",
     "Evaluate",
     "LinearCombination",
     "Machine",
     "Registers",
-    "Step",
     "Term",
 ]
 
@@ -42,7 +42,7 @@ class Cotangents:
     t, h : scalar
         Cotangents of the step's start and size.
     inside : dict of str to Any
-        Cotangents of the inside of a :class:`Step`, by its register.
+        Cotangents of the inside of a :class:`BaseStep`, by its register.
     """
 
     def __init__(self, layout: Any, acc: Any, *, size: bool) -> None:
@@ -92,11 +92,11 @@ class DifferentiableSolve(NamedTuple):
     ----------
     inputs, outputs : tuple of str
         The parts of the carried state before and after, in order.
-    body : tuple of Combine, Evaluate or Step
+    body : tuple of Combine, Evaluate or BaseStep
     """
 
     inputs: tuple[str, ...]
-    body: tuple[LinearCombination | Evaluate | Step, ...]
+    body: tuple[LinearCombination | Evaluate | BaseStep, ...]
     outputs: tuple[str, ...]
 
 
@@ -113,7 +113,7 @@ class Machine:
         Gives slopes; None in a reverse pass that linearises f at once.
     vjp : callable or None
     bases : dict of str to pass
-        The pass of each :class:`Step` by its register.
+        The pass of each :class:`BaseStep` by its register.
     time : bool
         Whether cotangents of t and h are asked for.
     """
@@ -280,7 +280,7 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
-class Step:
+class BaseStep:
     """``out`` = the end of another solver's step of ``sign * h`` from (t + start h, arg).
 
     ``inside``: whether the error and the interpolant of the whole are those of this step.
@@ -300,10 +300,7 @@ class Step:
     def run(self, m: Machine, t: Scalar, h: Scalar, r: Registers, full: bool) -> None:
         """Write the register."""
         stepper, t, h = m.bases[self.out], t + self.start * h, self.sign * h
-        if full and self.inside:
-            r[self.out] = stepper.attempt(t, h, r[self.arg], None)[0]
-        else:
-            r[self.out] = stepper.advance(t, h, r[self.arg])
+        r[self.out] = stepper.step(t, h, r[self.arg], None, error=full and self.inside).y1
 
     def linearise(self, m: Machine, t: Scalar, h: Scalar, r: Registers) -> Any:
         """The same; the tape is that of its stages."""

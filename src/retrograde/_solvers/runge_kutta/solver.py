@@ -42,7 +42,7 @@ class ExplicitRungeKutta(AbstractSolver):
         cls.error_order = None if tableau.b_error is None else tableau.error_order
         cls.stages = tableau.stages
         cls.extra = tableau.inside - tableau.stages
-        cls.keeps_slope = tableau.fsal
+        cls.init_evaluations = int(tableau.fsal)
         cls.evaluations = tableau.stages - tableau.fsal
 
     def calls(self, steps: Any, *, full: bool, rejected: Any = 0, inside: Any = 0) -> Any:

@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
-from ..._base.types import Scalar, State
-from ..base import AbstractStepper
+from ..._base.types import Bool, Field, Leaves, Scalar, State
+from ..base import AbstractStepper, Step
 from .tableau import Tableau
+
+if TYPE_CHECKING:
+    from ..._backend.protocols import JudgedStep, Layout, StepStages
 
 __all__ = ["Stepper"]
 
 
 class Stepper(AbstractStepper):
-    """Attempts and replays of steps over one stages."""
+    """Steps over one set of stages.
 
-    def __init__(self, tableau: Tableau, space: Any, layout: Any, field: Any) -> None:
+    Parameters
+    ----------
+    tableau : Tableau
+    space : Stages
+        Their errors are formed where it has tolerances, unless ``judged`` is False.
+    layout
+    field : callable
+        ``(t, y) -> leaves``.
+    """
+
+    def __init__(
+        self,
+        tableau: Tableau,
+        space: StepStages,
+        layout: Layout,
+        field: Field,
+        *,
+        judged: bool = True,
+    ) -> None:
         self.space = space
         self.layout = layout
         self.field = field
         self.fsal = tableau.fsal
         self.stages = tableau.stages
         self.inner = tableau.stages - tableau.fsal
-        self.late = tableau.late
+        self.judged = judged = judged and space.scale is not None
+        self.late = judged and tableau.late and not layout.bk.clock(layout).traced
+        """Whether the last stage waits until the error is known to be small enough."""
+        self.fused: JudgedStep | None = space.fused(field) if judged and self.fsal else None
+        """A step with its error in one frame, where the stages have such a form."""
         self.extra = tableau.inside - tableau.stages
         self.weights = tableau.weights
 
@@ -36,57 +60,36 @@ class Stepper(AbstractStepper):
 
     def invert(self, t: Scalar, h: Scalar, y1: State) -> State:
         """A step of -h from the end of the step (t, h): its inverse but for O(h**(order + 1))."""
-        return self.advance(t + h, -h, y1)
+        return self.step(t + h, -h, y1, None, error=False).y1
 
-    def first(self, t: Scalar, y: State) -> Any:
-        """What the first attempt needs beyond y: f(t, y) for an FSAL method, else None."""
-        return self.field(self.layout.time(t), y) if self.fsal else None
+    def init(self, t: Scalar, carried: State, slope: Leaves | None = None) -> Leaves | None:
+        """f(t, y) for an FSAL method: the first stage of the step from there."""
+        if not self.fsal or slope is not None:
+            return slope if self.fsal else None
+        return tuple(1.0 * k for k in self.field(self.layout.time(t), carried))  # f may reuse them
 
-    def attempt(self, t: Scalar, h: Scalar, y: State, k0: Any) -> tuple[State, Any, Any]:
-        """One step with every stage known at its end.
-
-        Returns
-        -------
-        y1 : state
-        k1 : leaves or None
-            First stage of the next step if this one is accepted.
-        kept : leaves or None
-            First stage of the next attempt if this one is rejected.
-        """
+    def step(
+        self, t: Scalar, h: Scalar, carried: State, state: Leaves | None, *, error: bool
+    ) -> Step:
+        if error and self.fused is not None:
+            return self.fused(t, h, carried, state)
+        if error and self.late:
+            return self._late(t, h, carried, state)
         w, field = self.space, self.field
-        kept = w.begin(t, h, y, k0)
-        if k0 is None:
-            w.put(0, field(w.time(0), y))
+        kept = w.begin(t, h, carried, state if error else None)
+        if kept is None:
+            w.put(0, field(w.time(0), carried))
         w.evaluate(field, 1, self.inner)
-        y1 = w.result()
-        if not self.fsal:
-            return y1, None, None
-        k1 = field(w.time(self.inner), y1)
-        w.put(self.inner, k1)
-        return y1, k1, kept
+        y1, k1 = w.result(), None
+        if not error:
+            return Step(y1, None, None, None)
+        if self.fsal:
+            k1 = field(w.time(self.inner), y1)
+            w.put(self.inner, k1)
+        return Step(y1, w.error2(y1) if self.judged else None, k1, kept)
 
-    def advance(self, t: Scalar, h: Scalar, y: State) -> State:
-        """One step where neither error nor output inside the step is asked for."""
-        w, field = self.space, self.field
-        w.begin(t, h, y)
-        w.put(0, field(w.time(0), y))
-        w.evaluate(field, 1, self.inner)
-        return w.result()
-
-    def error2(self, y1: State) -> Scalar:
-        """Squared norm of the scaled error of the last attempt."""
-        return self.space.error2(y1)
-
-    def judged(self) -> Callable[..., tuple[State, Any, Any, Scalar]]:
-        """``attempt`` and ``error2`` as one call, in one frame where the space has such a form."""
-        late = self.late and not self.layout.bk.clock(self.layout).traced
-        other = self._attempt_late if late else super().judged()
-        return (self.fsal and self.space.fused(self.field)) or other
-
-    def _attempt_late(
-        self, t: Scalar, h: Scalar, y: State, k0: Any
-    ) -> tuple[State, Any, Any, Scalar]:
-        """An attempt whose last stage is evaluated once the error is known to be small enough.
+    def _late(self, t: Scalar, h: Scalar, y: State, k0: Leaves | None) -> Step:
+        """A step whose last stage is evaluated once the error is known to be small enough.
 
         Where a controller accepts a step all the same, its k1 is None, and so the next one's k0.
         """
@@ -94,21 +97,20 @@ class Stepper(AbstractStepper):
         kept = w.begin(t, h, y, field(self.layout.time(t), y) if k0 is None else k0)
         w.evaluate(field, 1, self.inner)
         y1 = w.result()
-        error2 = w.error2(y1)
+        error2, k1 = w.error2(y1), None
         w.whole = bool(error2 <= 1.0)
-        if not w.whole:
-            return y1, None, kept, error2
-        k1 = field(w.time(self.inner), y1)
-        w.put(self.inner, k1)
-        return y1, k1, kept, error2
+        if w.whole:
+            k1 = field(w.time(self.inner), y1)
+            w.put(self.inner, k1)
+        return Step(y1, error2, k1, kept)
 
-    def extend(self, due: Any = True) -> None:
-        """Evaluate the interpolant's own stages of the last attempt, where ``due``."""
+    def extra_stages(self, due: Bool = True) -> None:
+        """Evaluate the interpolant's own stages of the last step, where ``due``."""
         if not self.extra:
             return
         w, field, layout, low = self.space, self.field, self.layout, self.stages
 
-        def stages() -> tuple[Any, ...]:
+        def stages() -> tuple[Leaves, ...]:
             if self.late and not w.whole:
                 w.put(self.inner, field(w.time(self.inner), w.result()))
             found = []
@@ -129,5 +131,5 @@ class Stepper(AbstractStepper):
             w.put(i, k)
 
     def interpolate(self, theta: Scalar) -> State:
-        """y(t + theta h) of the last attempt."""
+        """y(t + theta h) of the last step."""
         return self.space.interpolate(self.weights(theta))

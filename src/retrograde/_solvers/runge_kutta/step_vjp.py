@@ -79,7 +79,7 @@ class StepVJP:
         self.last = tableau.stages - 1 if tableau.fsal else None
         self.inner = tableau.stages - tableau.fsal
         self.total = tableau.inside
-        self.extra = outputs and tableau.inside > tableau.stages
+        self.extra = tableau.inside - tableau.stages if outputs else 0
         # with stages of the interpolant's own, even the last waits until an output asks for it
         self.count = tableau.stages if outputs and not self.extra else self.inner
         self.known = self.pulled = self.count
@@ -149,7 +149,7 @@ class StepVJP:
         return ct, 0.0, acc
 
     # --- outputs of the step linearised last
-    def extend(self, due: Any) -> None:
+    def extra_stages(self, due: Any) -> None:
         """Linearise what the interpolant needs beyond the step, where ``due``.
 
         A traced pass does so whether it is due or not: tapes can't leave a branch.
