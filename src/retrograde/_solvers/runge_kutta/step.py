@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..._base.types import Bool, Field, Leaves, Scalar, State
-from ..base import AbstractStepper, Step
+from ..base import AbstractStepper, Step, made
 from .tableau import Tableau
 
 if TYPE_CHECKING:
@@ -71,18 +71,22 @@ class Stepper(AbstractStepper):
     def step(
         self, t: Scalar, h: Scalar, carried: State, state: Leaves | None, *, error: bool
     ) -> Step:
-        if error and self.fused is not None:
-            return self.fused(t, h, carried, state)
-        if error and self.late:
-            return self._late(t, h, carried, state)
         w, field = self.space, self.field
-        kept = w.begin(t, h, carried, state if error else None)
+        if not error:
+            w.begin(t, h, carried)
+            w.put(0, field(w.time(0), carried))
+            if self.inner > 1:
+                w.evaluate(field, 1, self.inner)
+            return made((w.result(), None, None, None, False, None))
+        if self.fused is not None:
+            return self.fused(t, h, carried, state)
+        if self.late:
+            return self._late(t, h, carried, state)
+        kept = w.begin(t, h, carried, state)
         if kept is None:
             w.put(0, field(w.time(0), carried))
         w.evaluate(field, 1, self.inner)
         y1, k1 = w.result(), None
-        if not error:
-            return Step(y1, None, None, None)
         if self.fsal:
             k1 = field(w.time(self.inner), y1)
             w.put(self.inner, k1)
