@@ -133,7 +133,7 @@ def layout_time(loop: Any, t: Any) -> Any:
 class RecordingStepper(Stepper):
     """Steps whose stages are linearised, and leave their tapes in ``rows`` from ``at`` on."""
 
-    space: RolledStages
+    space: ScannedStages
     tape: Tape
     inner: int
     at: Any
