@@ -19,7 +19,7 @@ gate: Any = pytest.importorskip("retrograde_backends.jax.xla_cpu.eligible")
 TWO_DEVICES = """
 import jax, jax.numpy as jnp, numpy as np, retrograde as rg
 from jax.sharding import NamedSharding, PartitionSpec as P
-from retrograde_backends import _jax_gate as gate
+from retrograde_backends.jax.xla_cpu import eligible as gate
 jax.config.update("jax_enable_x64", True)
 
 def loss(y, a):
