@@ -3,10 +3,9 @@
 A program is kept by what it is made of: f by identity and by its trace (so that a change of what
 f closes over is noticed), settings, structures, shapes and dtypes.
 
-JAX's account of memory: what the compiler reserves for a program's temporaries.
-
-XLA plans all buffers of a compiled program beforehand; arguments and results are counted apart
-from temporaries, which are what a gradient adds to the solve. Nothing is run.
+So is JAX's account of memory, what the compiler reserves for a program's temporaries: XLA plans all
+buffers of a compiled program beforehand; arguments and results are counted apart from temporaries,
+which are what a gradient adds to the solve. Nothing is run.
 """
 
 from __future__ import annotations

@@ -6,12 +6,11 @@ gradients run as with a ``custom_vjp``, and jvp works as well. What the adjoint 
 forward to reverse is a cache without derivatives: a derivative of a derivative is that of
 DirectAdjoint's at the same inputs, and so on to any order.
 
-JAX: a linear function of tangents, with a transpose and derivatives of its own.
-
-What ``jax.custom_derivatives.linear_call`` lacks is here: a batching rule, and a derivative by
-the constants that the function depends on. So the tangent of a solve goes through ``jvp``,
-``vjp``, ``vmap``, ``jit``, loops and rematerialisation in any order, and nothing of it is traced
-before it is asked for: a plain gradient only ever traces the transpose.
+The linear function has a transpose and derivatives of its own. What
+``jax.custom_derivatives.linear_call`` lacks is here: a batching rule, and a derivative by the
+constants that the function depends on. So the tangent of a solve goes through ``jvp``, ``vjp``,
+``vmap``, ``jit``, loops and rematerialisation in any order, and nothing of it is traced before it
+is asked for: a plain gradient only ever traces the transpose.
 """
 
 from __future__ import annotations
@@ -365,12 +364,12 @@ class Tangent(LinearMap):
             known = adjoint.push(self.program.loop, cache, self._spread(inputs, tangents))
             if known is not None:
                 return known  # type: ignore[no-any-return]
-        run = self._along(True, inputs)
+        run = self._jvp_path(True, inputs)
         return tuple(jax.jvp(run, self._chosen(inputs), tuple(tangents))[1])
 
     def again(self, constants: Any, tangents: Any) -> tuple[Any, ...]:
         inputs, _ = jax.tree_util.tree_unflatten(self.structure, constants)
-        run = self._along(False, inputs)
+        run = self._jvp_path(False, inputs)
         return tuple(jax.jvp(run, self._chosen(inputs), tuple(tangents))[1])
 
     def transpose(self, constants: Any, cotangents: Any) -> tuple[Any, ...]:
@@ -402,7 +401,7 @@ class Tangent(LinearMap):
 
         def again(*arrays: Any) -> tuple[Any, ...]:
             inputs, cts = jax.tree_util.tree_unflatten(structure, arrays)
-            run = self._along(False, inputs)
+            run = self._jvp_path(False, inputs)
             return tuple(jax.vjp(run, *self._chosen(inputs))[1](cts))
 
         found = self.pull(*primals)
@@ -410,9 +409,9 @@ class Tangent(LinearMap):
         return found, tuple(linear(Derivative(again, moving), arrays, second, found))
 
     # --- choosing inputs
-    def _along(self, forward: bool, inputs: Inputs) -> Any:
+    def _jvp_path(self, forward: bool, inputs: Inputs) -> Any:
         """Output leaves of the chosen inputs, by operations that autodiff follows."""
-        primal = self.program.along(forward)
+        primal = self.program.jvp_path(forward)
 
         def run(*chosen: Any) -> tuple[Any, ...]:
             with forward_mode():

@@ -4,14 +4,13 @@ A carry leaf that the traced body hands on as it is (a loop invariant) is no par
 The bounded loop is nested scans in chunks that grow by 16, skipped once the loop has ended: its
 cost follows the steps taken, and derivatives of any order and mode go through it.
 
-JAX: a while loop under ``vmap``, as one loop over lanes with counters of its own.
-
-JAX's own batching of a loop whose predicate is batched selects every leaf of its carry each trip,
-the buffer of checkpoints included, and batches the counters, so that rows are gathered and
-scattered. Here the loop is batched as what it is: one count of trips for all lanes, until the last
-has ended; a lane that has ended keeps its values (and its body sees the values it began with, so
-that no derivative is asked for where the loop would not have gone). What does not depend on
-batched data stays unbatched, the predicate above all: then nothing is selected.
+Under ``vmap`` a while loop is one loop over lanes with counters of its own. JAX's own batching of a
+loop whose predicate is batched selects every leaf of its carry each trip, the buffer of checkpoints
+included, and batches the counters, so that rows are gathered and scattered. Here the loop is
+batched as what it is: one count of trips for all lanes, until the last has ended; a lane that has
+ended keeps its values (and its body sees the values it began with, so that no derivative is asked
+for where the loop would not have gone). What does not depend on batched data stays unbatched, the
+predicate above all: then nothing is selected.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class DifferentiableSolve:
         """Drop the arrays, once they are inputs of a program that outlives this call."""
         self.loop.problem.forget()
 
-    def along(self, forward: bool) -> Callable[[Inputs], Leaves]:
+    def jvp_path(self, forward: bool) -> Callable[[Inputs], Leaves]:
         """Output leaves by operations that autodiff follows; ``forward``: in forward mode alone."""
         check_followed(self.loop)
         adjoint = ForwardMode() if forward else DirectAdjoint()

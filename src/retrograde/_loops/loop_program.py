@@ -142,7 +142,7 @@ class DifferentiableLoop:
         end = reverse(bk, slots, stored, n, step, pull.start(), self.loop.layout, leaf=leaf)
         return Inputs((), pull.finish(end, ok if self.throw else True), None, None, ())
 
-    def along(self, forward: bool) -> Callable[[Inputs], Leaves]:
+    def jvp_path(self, forward: bool) -> Callable[[Inputs], Leaves]:
         """Floating leaves of the result by operations that autodiff follows.
 
         ``forward``: forward mode alone, which follows the integration as it is.

@@ -8,12 +8,11 @@ twice, it is formed twice. So sums are for products whose operand is there anywa
 is read once (jax 0.10: gradients of ``A @ y`` of 3 to 6 unknowns in two thirds of the time; of
 ``(A @ y) * (B @ y)`` it would be 1.7 times, of layers with residuals 3).
 
-JAX on the CPU: vectors that products of a small field make, as columns.
-
-In a kernel (``kernel``), LLVM writes a loop over the 16 elements of a vector out before it
-would make vectors of four or eight of it: a tanh of 16 is 16 of them, with branches. Of a column,
-shape (16, 1), the loop that is written out is that over one element, and the other becomes vectors
-(with what ``matvec`` does, jax 0.10: the gradient of a network 4-16-4 in 0.57 of the time).
+The vectors that such products make are columns. In a kernel, LLVM writes a loop over the 16
+elements of a vector out before it would make vectors of four or eight of it: a tanh of 16 is 16 of
+them, with branches. Of a column, shape (16, 1), the loop that is written out is that over one
+element, and the other becomes vectors (with what ``matvec`` does, jax 0.10: the gradient of a
+network 4-16-4 in 0.57 of the time).
 
 :class:`Matvec` runs the program of a field in that form.
 """

@@ -9,15 +9,14 @@ are: joined, they are a tenth faster.
 
 ``shifted`` rewrites the program of a field before it is run. Other platforms get the join again.
 
-JAX on the CPU: sums over large products in a vjp, kept out of a slow library call.
+Sums over large products in a vjp are kept out of a slow library call. The cotangent of a number
+that multiplies an array is a sum over the array. From 32,768 elements on XLA's CPU backend hands
+such a sum to YNNPACK, with all the elementwise operations before it, whose shifted operands are
+then written out one by one (five point stencil of 256 x 256: 340 us, 160 with the product formed
+first; jax 0.10). A choice between the product and zero, by something that XLA can't know to be
+true, is an operation that the call doesn't take.
 
-The cotangent of a number that multiplies an array is a sum over the array. From 32,768 elements on
-XLA's CPU backend hands such a sum to YNNPACK, with all the elementwise operations before it, whose
-shifted operands are then written out one by one (five point stencil of 256 x 256: 340 us, 160 with
-the product formed first; jax 0.10). A choice between the product and zero, by something that XLA
-can't know to be true, is an operation that the call doesn't take.
-
-``settled`` rewrites the program of a pull. Other platforms get the plain sum.
+``unfused_sum`` rewrites the program of a pull. Other platforms get the plain sum.
 """
 
 from __future__ import annotations
