@@ -57,7 +57,7 @@ def choose_plan(
     hidden = unmeasured_plan(loop, inputs, named, options.memory, native=native)
     if hidden is not None:
         return hidden
-    like = loop.bk.any_array(inputs.y0)
+    like = loop.layout.unpack(inputs.y0)[0]
     if named is not None and options.memory is None:
         budget, source = UNLIMITED, "no budget was given"
     else:

@@ -257,9 +257,6 @@ class EagerBackend(AbstractBackend):
     def concrete_times(self, ts: Table) -> list[float] | None:
         return [float(t) for t in ts]
 
-    def any_array(self, y: State) -> Array:
-        return y[0] if isinstance(y, tuple) else y
-
     def nbytes(self, x: Array) -> int:
         return int(math.prod(x.shape)) * self.itemsize(x.dtype)
 

@@ -129,10 +129,6 @@ class ArrayHooks(ABC):
         """A count or time as a Python number where its value is known."""
 
     @abstractmethod
-    def any_array(self, y: State) -> Array:
-        """Some array of a state."""
-
-    @abstractmethod
     def array(self, values: Sequence[Scalar] | Scalar, dtype: DType, device: Device) -> Array:
         """A number, nested lists of numbers, or an array of this library, in this dtype there."""
 
