@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,26 @@ import numpy as np
 from retrograde._adjoints import ForwardMode, RecursiveCheckpointAdjoint
 from retrograde._api.solve_program import DifferentiableSolve
 from retrograde._backend.stages import Stages
-from retrograde._base.types import Inputs, NeedsGradient
+from retrograde._base.types import (
+    Array,
+    Aux,
+    Bind,
+    Bool,
+    Device,
+    DType,
+    Function,
+    Index,
+    Inputs,
+    Leaves,
+    NeedsGradient,
+    Residuals,
+    Scalar,
+    Scale,
+    State,
+    Table,
+    Tree,
+    TreeDef,
+)
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
 from .batched_solves import room_for_lanes, with_gradient
@@ -36,6 +55,16 @@ from .trees import register
 from .user_loops import IterationHooks
 from .xla_cpu.eligible import default_device, value
 from .xla_cpu.kernel import batched
+
+if TYPE_CHECKING:
+    from retrograde._backend.protocols import FieldVJP, Layout, Program, StepStages
+    from retrograde._controllers.base import Grid
+    from retrograde._integrate.integrator import Integrator
+    from retrograde._integrate.problem import Problem
+    from retrograde._loops.loop import LeafLayout
+    from retrograde._solvers.runge_kutta.tableau import Tableau
+
+    from .compiled_field import CompiledField
 
 __all__ = ["JaxBackend", "backend"]
 
@@ -71,27 +100,27 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
     def is_array(self, x: object) -> bool:
         return isinstance(x, jax.Array)
 
-    def flatten(self, tree: Any) -> tuple[list[Any], Any]:
+    def flatten(self, tree: Tree) -> tuple[list[Tree], TreeDef]:
         return jax.tree_util.tree_flatten(tree)
 
-    def unflatten(self, treedef: Any, leaves: Iterable[Any]) -> Any:
+    def unflatten(self, treedef: TreeDef, leaves: Iterable[Tree]) -> Tree:
         return jax.tree_util.tree_unflatten(treedef, leaves)
 
-    def floating(self, x: Any) -> str:
+    def floating(self, x: Array) -> str:
         if jnp.issubdtype(x.dtype, jnp.floating):
             return "real"
         return "complex" if jnp.issubdtype(x.dtype, jnp.complexfloating) else ""
 
-    def real_dtype(self, x: Any) -> Any:
+    def real_dtype(self, x: Array) -> DType:
         return precision(x.dtype).dtype
 
-    def itemsize(self, dtype: Any) -> int:
+    def itemsize(self, dtype: DType) -> int:
         return int(np.dtype(dtype).itemsize)
 
-    def device_of(self, x: Any) -> Any:
+    def device_of(self, x: Array) -> Device:
         return None  # JAX itself refuses to mix devices, and a tracer has none
 
-    def concrete(self, x: Any) -> float | None:
+    def concrete(self, x: Array) -> float | None:
         if not isinstance(x, jax.core.Tracer):
             return float(x)
         try:
@@ -99,7 +128,7 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
         except jax.errors.ConcretizationTypeError:
             return None
 
-    def concrete_times(self, ts: Any) -> list[float] | None:
+    def concrete_times(self, ts: Table) -> list[float] | None:
         if self.is_array(ts):  # not one by one: under jit, iteration makes tracers of them
             try:
                 known = jax.lax.stop_gradient(ts) if isinstance(ts, jax.core.Tracer) else ts
@@ -109,84 +138,86 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
         values = [self.concrete(t) for t in ts]
         return None if any(v is None for v in values) else values  # type: ignore[return-value]
 
-    def scalar(self, x: Any) -> Any:
+    def scalar(self, x: Array) -> Scalar:
         return x
 
-    def scalar_array(self, t: Any, layout: Any) -> Any:
+    def scalar_array(self, t: Scalar, layout: Layout) -> Array:
         return jnp.asarray(t, layout.real_dtype)
 
-    def array(self, values: Any, dtype: Any, device: Any) -> Any:
+    def array(self, values: Sequence[Scalar] | Scalar, dtype: DType, device: Device) -> Array:
         return jnp.asarray(values, dtype)
 
-    def real_array(self, x: Any, layout: Any) -> Any:
+    def real_array(self, x: Array, layout: Layout) -> Array:
         return jnp.asarray(x, layout.real_dtype)
 
-    def time_sequence(self, ts: Any, layout: Any) -> Any:
+    def time_sequence(self, ts: Table, layout: Layout) -> Table:
         return jnp.asarray(ts, layout.real_dtype)
 
-    def times_array(self, ts: Any, layout: Any) -> Any:
+    def times_array(self, ts: Table, layout: Layout) -> Array:
         return jnp.asarray(ts, layout.real_dtype)
 
-    def accepted_times(self, times: Any, n: int, valid: Any, fill: Any) -> Any:
+    def accepted_times(self, times: Table, n: int, valid: Index, fill: Scalar) -> Table:
         return jnp.where(jnp.arange(n) < valid, times[1 : n + 1], fill)
 
-    def grid_times(self, grid: Any, n: int) -> Any:
+    def grid_times(self, grid: Grid, n: int) -> Table:
         return jnp.concatenate([grid.step(0)[0][None], jax.vmap(grid.end)(jnp.arange(n))])
 
-    def number(self, x: Any) -> Any:
+    def number(self, x: Array) -> Scalar:
         if isinstance(x, jax.core.Tracer) or not isinstance(x, jax.Array):
             return x
         return x.item()
 
-    def both(self, a: Any, b: Any) -> Any:
+    def both(self, a: Array, b: Array) -> Bool:
         return b if a is True else jnp.logical_and(a, b)
 
-    def pair(self, a: Any, b: Any) -> Any:
+    def pair(self, a: Array, b: Array) -> Array:
         return jnp.real(a * b)  # JAX pairs cotangents without conjugation
 
-    def matmul(self, a: Any, b: Any) -> Any:
+    def matmul(self, a: Array, b: Array) -> Array:
         # the default precision of float32 is that of 10 bits on recent GPUs
         return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
-    def nbytes(self, x: Any) -> int:
+    def nbytes(self, x: Array) -> int:
         return int(x.size * x.dtype.itemsize)
 
-    def example(self, problem: Any, fn: Callable[..., Any], t0: Any) -> tuple[list[Any], Any]:
+    def example(self, problem: Problem, fn: Function, t0: Scalar) -> tuple[list[Array], TreeDef]:
         shapes = compile_output(problem, fn, t0)
         leaves, treedef = jax.tree_util.tree_flatten(shapes)
         return [jnp.zeros(x.shape, x.dtype) for x in leaves], treedef
 
     # --- derivatives; nothing can be written into, so what f is given needs no guard
-    def guard(self, field: Callable[..., Any]) -> Callable[..., Any]:
+    def guard(self, field: Function) -> Function:
         return field
 
-    def lent(self, leaves: Sequence[Any]) -> Sequence[Any]:
+    def lent(self, leaves: Sequence[Tree]) -> Sequence[Tree]:
         return leaves
 
-    def watch(self, leaves: Sequence[Any], whose: str) -> Callable[[], None]:
+    def watch(self, leaves: Sequence[Tree], whose: str) -> Callable[[], None]:
         return lambda: None
 
-    def capture(self, problem: Any, t0: Any) -> None:
+    def capture(self, problem: Problem, t0: Scalar) -> None:
         """Trace f once; what it closes over becomes inputs of the program."""
-        problem.program = problem.layout.field = compile_field(problem, t0)
+        layout = cast(JaxLayout, problem.layout)
+        problem.program = layout.field = compile_field(problem, t0)
 
-    def layout(self, leaves: Sequence[Any]) -> Any:
+    def layout(self, leaves: Sequence[Array]) -> Layout:
         return JaxLayout(self, leaves)
 
-    def stages(self, layout: Any, tableau: Any, scale: Any = None) -> Any:
-        field = layout.field
+    def stages(self, layout: Layout, tableau: Tableau, scale: Scale | None = None) -> StepStages:
+        field = cast(JaxLayout, layout).field
         scans = field is not None and field.scan_stages
         plain = tableau.inside > tableau.stages or not scans or batched()
-        kind = Stages if plain else ScannedStages
-        return kind(layout, tableau, scale)
+        if plain:
+            return Stages(layout, tableau, scale)
+        return ScannedStages(cast(JaxLayout, layout), tableau, scale)
 
-    def needs_gradient(self, inputs: Any) -> bool:
+    def needs_gradient(self, inputs: Inputs) -> bool:
         leaves = jax.tree_util.tree_leaves(inputs)
         return any(isinstance(x, jax.core.Tracer) for x in leaves)
 
-    def likely(self, loop: Any, inputs: Inputs) -> tuple[bool, ...]:
+    def likely(self, loop: Integrator, inputs: Inputs) -> tuple[bool, ...]:
         problem, fn = loop.problem, loop.outputs.saveat.fn
-        if not problem.program.doubtful:
+        if not cast("CompiledField", problem.program).doubtful:
             return tuple(problem.differentiable)
         params, t0 = inputs.params, loop.layout.time(loop.clock.real(inputs.t0))
 
@@ -196,7 +227,7 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
             binds += [] if fn is None else [partial(problem.bind_output, fn)]
             vjps = [Pullback(loop.layout, bind, params, wanted) for bind in binds]
 
-            def pulled(t: Any, y: Any) -> Any:
+            def pulled(t: Scalar, y: State) -> Tree:
                 found = [vjp.linearise(t, y) for vjp in vjps]
                 return [part(k) for k, part in found]
 
@@ -204,13 +235,21 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
 
         return tuple(d and one(k) for k, d in enumerate(problem.differentiable))
 
-    def pullback(self, layout: Any, bind: Any, params: Any, wanted: NeedsGradient) -> Any:
+    def pullback(
+        self,
+        layout: Layout | LeafLayout,
+        bind: Bind,
+        params: Sequence[Array],
+        wanted: NeedsGradient,
+    ) -> FieldVJP:
         return Pullback(layout, bind, params, wanted)
 
-    def stop_gradient(self, x: Any) -> Any:
+    def stop_gradient(self, x: Array) -> State:
         return jax.lax.stop_gradient(x)
 
-    def tape_bytes(self, vjp: Any, t: Any, y: Any) -> tuple[int, int, Any]:
+    def tape_bytes(
+        self, vjp: FieldVJP, t: Array, y: State
+    ) -> tuple[int, int, Sequence[Array] | None]:
         if not isinstance(vjp, Pullback):  # the user's own keeps y
             size = sum(self.nbytes(x) for x in y)
             return size, size, None
@@ -219,45 +258,58 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
         return size, size, None
 
     def compiled_bytes(
-        self, loop: Any, inputs: Inputs, wanted: NeedsGradient, one_tape: bool
+        self, loop: Integrator, inputs: Inputs, wanted: NeedsGradient, one_tape: bool
     ) -> int:
         adjoint = RecursiveCheckpointAdjoint(SLOTS, one_tape=one_tape)
         program = DifferentiableSolve(loop, adjoint)
         return self._accounts(program, _arrays(program, inputs), wanted, SLOTS + 1)
 
     # --- programs
-    def differentiate(self, program: Any, inputs: Any) -> Any:
+    def differentiate(self, program: DifferentiableSolve, inputs: Inputs) -> tuple[Leaves, Aux]:
         inputs = _arrays(program, inputs)
         followed = program.adjoint.differentiable
         if isinstance(program.adjoint, ForwardMode):
             followed = self.requested(inputs).forward  # one jvp follows the integration itself
         if followed:
             with forward_mode():
-                return self._compiled(program, "primal", lambda: program.primal)(inputs)
+                call = self._compiled(program, "primal", lambda: program.primal)
+                found: tuple[Leaves, Aux] = call(inputs)
+                return found
         room = room_for_lanes(program)
         make = partial(with_gradient, program, room)
-        return self._compiled(program, ("gradient", room), make)(inputs)
+        found = self._compiled(program, ("gradient", room), make)(inputs)
+        return found
 
-    def run_forward(self, program: Any, inputs: Any) -> Any:
-        inputs = _arrays(program, inputs)
-        return self._compiled(program, "forward", lambda: program.forward)(inputs)
+    def run_forward(self, program: Program, inputs: Inputs) -> tuple[Leaves, Aux, Residuals]:
+        inputs = _arrays(cast(DifferentiableSolve, program), inputs)
+        found: tuple[Leaves, Aux, Residuals]
+        found = self._compiled(program, "forward", lambda: program.forward)(inputs)
+        return found
 
     def run_reverse(
-        self, program: Any, inputs: Any, residuals: Any, cotangents: Any, wanted: NeedsGradient
-    ) -> Any:
-        inputs = _arrays(program, inputs)
+        self,
+        program: Program,
+        inputs: Inputs,
+        residuals: Residuals,
+        cotangents: Leaves,
+        wanted: NeedsGradient,
+    ) -> Inputs:
+        inputs = _arrays(cast(DifferentiableSolve, program), inputs)
 
-        def make() -> Callable[..., Any]:
+        def make() -> Function:
             return lambda i, r, c: program.reverse(i, r, c, wanted)
 
         call = self._compiled(program, ("reverse", wanted), make)
-        return call(inputs, residuals, tuple(cotangents))
+        found: Inputs = call(inputs, residuals, tuple(cotangents))
+        return found
 
-    def autodiff_vjp(self, program: Any, inputs: Any) -> Any:
+    def autodiff_vjp(
+        self, program: DifferentiableSolve, inputs: Inputs
+    ) -> tuple[Leaves, Aux, Callable[[Leaves], Inputs]]:
         call = self._compiled(program, "primal", lambda: program.primal)
         leaves, pull, aux = jax.vjp(call, _arrays(program, inputs), has_aux=True)
 
-        def pullback(cotangents: Any) -> Inputs:
+        def pullback(cotangents: Leaves) -> Inputs:
             cts: Inputs = pull(tuple(cotangents))[0]
             wanted = program.loop.problem.differentiable
             params = tuple(x if w else None for x, w in zip(cts.params, wanted, strict=True))
@@ -265,10 +317,10 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
 
         return leaves, aux, pullback
 
-    def synchronize(self, x: Any) -> None:
+    def synchronize(self, x: Array) -> None:
         jax.block_until_ready(x)  # type: ignore[no-untyped-call]
 
-    def memory(self, like: Any = None) -> MemoryInfo:
+    def memory(self, like: Array | None = None) -> MemoryInfo:
         """Of the device of ``like`` that has least; of the one that JAX would take where it hides.
 
         For a device that keeps no account, and is no CPU, some room is assumed, and named as such.
@@ -278,7 +330,7 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
         found = [self._free(d) for d in devices if d.platform != "cpu"]
         return min(found, key=lambda x: x.free, default=super().memory(like))
 
-    def _free(self, device: Any) -> MemoryInfo:
+    def _free(self, device: Device) -> MemoryInfo:
         stats = device.memory_stats() or {}
         if "bytes_limit" in stats:
             limit = stats["bytes_limit"]
@@ -287,7 +339,7 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
         return MemoryInfo(free, free, f"assumed: {device} keeps no account of its memory")
 
 
-def _arrays(program: Any, inputs: Inputs) -> Inputs:
+def _arrays(program: DifferentiableSolve, inputs: Inputs) -> Inputs:
     """Times as arrays: inputs of a compiled program."""
     if inputs.t0 is None:  # a loop has none
         return inputs

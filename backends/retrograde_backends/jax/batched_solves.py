@@ -24,11 +24,12 @@ import jax.numpy as jnp
 from retrograde._adjoints import RecursiveCheckpointAdjoint, TapeAdjoint
 from retrograde._adjoints.replay_with_controller import ClockedStates
 from retrograde._api.solve_program import DifferentiableSolve
-from retrograde._base.types import Inputs, NeedsGradient
+from retrograde._base.types import Array, Function, Inputs, Leaves, NeedsGradient, Tree
 from retrograde._planner.plan import Plan
 from retrograde._planner.shape import RECORD, UNLIMITED
 
 from .derivatives import Batched, Differentiable, Tangent, derived_from
+from .types import Axes, Ref
 from .xla_cpu.eligible import platforms_of
 from .xla_cpu.kernel import as_batched
 
@@ -41,7 +42,7 @@ CACHE = 2**22
 """Bytes of rows and cotangents that a core of a CPU has at hand."""
 
 
-def with_gradient(program: DifferentiableSolve, room: int) -> Callable[[Inputs], Any]:
+def with_gradient(program: DifferentiableSolve, room: int) -> Callable[[Inputs], Tree]:
     """The program as a function with derivatives and a batching rule of its own.
 
     ``room``: bytes for what the lanes of a batch store at one time.
@@ -73,29 +74,29 @@ class BatchedSolve(Differentiable):
         self.lanes = lanes
         super().__init__(program)
 
-    def primal(self) -> Callable[[Inputs], Any]:
+    def primal(self) -> Callable[[Inputs], Tree]:
         return self.lanes.under_vmap(super().primal(), self.lanes.primal)
 
-    def batching(self, run: Any, wanted: NeedsGradient) -> Callable[[Inputs], Any]:
+    def batching(self, run: Function, wanted: NeedsGradient) -> Callable[[Inputs], Tree]:
         return self.lanes.under_vmap(super().batching(run, wanted), self.lanes.primal)
 
-    def tangent(self, *arguments: Any) -> Tangent:
+    def tangent(self, *arguments: Array) -> Tangent:
         return BatchedTangent(self.lanes, *arguments)
 
 
 class BatchedTangent(Tangent):
     """Tangents of such a solve; in a batch, its reverse pass is one of lanes."""
 
-    def __init__(self, lanes: Lanes, *arguments: Any) -> None:
+    def __init__(self, lanes: Lanes, *arguments: Array) -> None:
         self.lanes = lanes
         super().__init__(*arguments)
 
-    def batching(self, pull: Any) -> Callable[..., Any]:
+    def batching(self, pull: Any) -> Function:
         one = super().batching(pull)
         run = self.lanes.under_vmap(lambda *x: (one(*x),), lambda *x: (self.of_lane(*x),))
         return lambda *arguments: run(*arguments)[0]
 
-    def of_lane(self, inputs: Inputs, arrays: Any, cotangents: Any) -> tuple[Any, ...]:
+    def of_lane(self, inputs: Inputs, arrays: Sequence[Array], cotangents: Leaves) -> Leaves:
         """The reverse pass of a lane, which begins with its solve."""
         program = self.lanes.program
         with as_batched():
@@ -103,7 +104,7 @@ class BatchedTangent(Tangent):
             cache = program.adjoint.forward(loop, inputs)[1]
             return self.pulled(program, inputs, cache, cotangents)
 
-    def over_lanes(self, size: int, constants: Any, tangents: Any) -> Any:
+    def over_lanes(self, size: int, constants: Sequence[Array], tangents: Sequence[Array]) -> Tree:
         """Cotangents of what all lanes share are summed part by part."""
         flags = [x is not None for x in constants]
         inputs, arrays = jax.tree_util.tree_unflatten(self.structure, flags)
@@ -111,7 +112,7 @@ class BatchedTangent(Tangent):
             return None
         shared = [axis is None for axis in tangents]
 
-        def whole(constants: Any, cotangents: Any) -> tuple[Any, ...]:
+        def whole(constants: Sequence[Array], cotangents: Leaves) -> Leaves:
             given = (*jax.tree_util.tree_unflatten(self.structure, constants), cotangents)
             batched = inputs, arrays, _all(True, cotangents)
             return self.lanes.mapped(self.of_lane, size, batched, given, shared)  # type: ignore[no-any-return]
@@ -131,7 +132,7 @@ class Lanes:
     """
 
     def __init__(self, program: DifferentiableSolve, room: int) -> None:
-        given: Any = program.adjoint
+        given: Ref = program.adjoint
         rows = min(getattr(given, "checkpoints", None) or MOST_ROWS, MOST_ROWS)
         one_tape = getattr(given, "one_tape", False)
         adjoint = RecursiveCheckpointAdjoint(rows, one_tape=one_tape, record=False)
@@ -148,7 +149,7 @@ class Lanes:
         items = {} if plan is None else plan.items
         return rows * row + sum(size for name, size in items.items() if name != RECORD)
 
-    def primal(self, inputs: Inputs) -> Any:
+    def primal(self, inputs: Inputs) -> Tree:
         """The solve of a lane."""
         with as_batched():
             return self.program.primal(inputs)
@@ -159,15 +160,15 @@ class Lanes:
             batched = Inputs((), (), batched.t0, batched.t1, (), batched.settings)
         return any(jax.tree_util.tree_leaves(batched))
 
-    def under_vmap(self, one: Callable[..., Any], lane: Callable[..., Any]) -> Callable[..., Any]:
+    def under_vmap(self, one: Function, lane: Function) -> Function:
         """``one``, in whose place ``lane`` is mapped where inputs differ.
 
         Both give tuples. What ``one`` keeps for a reverse, behind the second entry, is nan of a
         lane.
         """
-        kept: list[Any] = []
+        kept: list[Array] = []
 
-        def traced(*arguments: Any) -> Any:
+        def traced(*arguments: Array) -> Tree:
             out = one(*arguments)
             kept[:] = out[2:]
             return out
@@ -175,7 +176,7 @@ class Lanes:
         run = jax.custom_batching.custom_vmap(traced)
 
         @run.def_vmap
-        def rule(size: int, batched: Any, *arguments: Any) -> Any:
+        def rule(size: int, batched: Axes, *arguments: Array) -> Tree:
             if not self.steered(batched[0]):
                 axes = jax.tree_util.tree_map(lambda b: 0 if b else None, tuple(batched))
                 mapped = [jax.vmap(fn, in_axes=axes, axis_size=size) for fn in (one, lane)]
@@ -191,12 +192,12 @@ class Lanes:
     # --- parts of a batch
     def mapped(
         self,
-        lane: Callable[..., Any],
+        lane: Function,
         size: int,
-        batched: Any,
+        batched: Axes,
         arguments: Any,
         shared: Sequence[bool] = (),
-    ) -> Any:
+    ) -> Tree:
         """``lane`` of all lanes, of as many at once as there is room for.
 
         Of the results that are ``shared``, the sum over all lanes.
@@ -205,12 +206,12 @@ class Lanes:
         flags = jax.tree_util.tree_leaves(tuple(batched))
         moving = [x for x, f in zip(leaves, flags, strict=True) if f]
 
-        def some(moving: Sequence[Any], real: Any) -> Any:
+        def some(moving: Sequence[Array], real: Any) -> Tree:
             rest = iter(moving)
             given = [next(rest) if f else x for x, f in zip(leaves, flags, strict=True)]
             axes = [0 if f else None for f in flags]
 
-            def run(*leaves: Any) -> Any:
+            def run(*leaves: Array) -> Tree:
                 return lane(*jax.tree_util.tree_unflatten(structure, leaves))
 
             out = jax.vmap(run, in_axes=axes)(*given)
@@ -227,7 +228,7 @@ class Lanes:
         real = (numbers < size).reshape(parts, width)
         out = jax.lax.map(lambda x: some(*x), (moving, real))
 
-        def flat(x: Any) -> Any:
+        def flat(x: Array) -> Tree:
             return x.reshape(-1, *x.shape[2:])[:size]
 
         if not any(shared):
@@ -236,25 +237,25 @@ class Lanes:
         return tuple(jnp.sum(x, axis=0) if s else flat(x) for x, s in pairs)
 
 
-def _all(flag: bool, tree: Any) -> Any:
+def _all(flag: bool, tree: Tree) -> Tree:
     """The flag in the place of each leaf."""
     return jax.tree_util.tree_map(lambda _: flag, tree)
 
 
-def _unread(x: Any) -> Any:
+def _unread(x: Array) -> Tree:
     """What stands in the place of what a single solve keeps: wrong wherever it is used."""
     fill = jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0
     return jnp.full(x.shape, fill, x.dtype)
 
 
-def _total(x: Any, real: Any) -> Any:
+def _total(x: Array, real: Any) -> Tree:
     """The sum over lanes, without those that fill a part up."""
     if real is not None:
         x = jnp.where(real.reshape(-1, *(1,) * (x.ndim - 1)), x, jnp.zeros((), x.dtype))
     return jnp.sum(x, axis=0)
 
 
-def _in_parts(x: Any, parts: int, width: int) -> Any:
+def _in_parts(x: Array, parts: int, width: int) -> Tree:
     """Lanes in parts of equal width; the first fill the last one up."""
     x = jnp.concatenate([x, x[: parts * width - x.shape[0]]])
     return x.reshape(parts, width, *x.shape[1:])

@@ -11,15 +11,20 @@ which are what a gradient adds to the solve. Nothing is run.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
-from retrograde._base.types import Inputs, NeedsGradient
+from retrograde._base.types import Array, Function, Inputs, NeedsGradient, State, Tree
 
 from .batched_solves import room_for_lanes, with_gradient
+from .types import Ref
+
+if TYPE_CHECKING:
+    from retrograde._api.solve_program import DifferentiableSolve
+    from retrograde._backend.protocols import Program
 
 __all__ = [
     "KeptAccounts",
@@ -30,16 +35,16 @@ __all__ = [
 
 
 def peak_gradient_bytes(
-    forward: Callable[..., Any], gradient: Callable[..., Any], *arguments: Any
+    forward: Function, gradient: Function, *arguments: Array
 ) -> tuple[int, str]:
     """Temporary bytes of ``gradient(*arguments)`` beyond those of ``forward``, and the source."""
     sizes = [temporary_bytes(fn, *arguments) for fn in (forward, gradient)]
     return sizes[1] - sizes[0], "XLA's plan of temporaries"
 
 
-def temporary_bytes(fn: Callable[..., Any], *arguments: Any) -> int:
+def temporary_bytes(fn: Function, *arguments: Array) -> int:
     """Bytes of the temporaries of a function's compiled form (compiled here if need be)."""
-    compiled: Any = fn
+    compiled: Function = fn
     if not hasattr(compiled, "memory_analysis"):
         if not hasattr(compiled, "lower"):
             compiled = jax.jit(compiled)
@@ -55,7 +60,7 @@ class KeptPrograms:
     """Jitted functions of programs, least recently used first."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Any, Any] = OrderedDict()
+        self._kept: OrderedDict[Hashable, Function] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -64,7 +69,7 @@ class KeptPrograms:
         """Keep none."""
         self._kept.clear()
 
-    def __call__(self, program: Any, kind: Any, make: Callable[[], Any]) -> Any:
+    def __call__(self, program: Program, kind: Ref, make: Function) -> Tree:
         """The jitted function of a program, kept if the program has a key."""
         key = (kind, program.key())
         try:
@@ -86,7 +91,9 @@ class KeptAccounts:
     def __init__(self) -> None:
         self._kept: OrderedDict[Any, int] = OrderedDict()
 
-    def __call__(self, program: Any, inputs: Inputs, wanted: NeedsGradient, rows: int) -> int:
+    def __call__(
+        self, program: DifferentiableSolve, inputs: Inputs, wanted: NeedsGradient, rows: int
+    ) -> int:
         """Bytes of temporaries beyond those of the solve and those of the rows of slots.
 
         Compiles both; nothing is run, and inputs may be tracers.
@@ -105,12 +112,14 @@ class KeptAccounts:
             self._kept.popitem(last=False)
         return found
 
-    def _measured(self, program: Any, shapes: Any, wanted: NeedsGradient, rows: int) -> int:
-        def solve(inputs: Inputs) -> Any:
+    def _measured(
+        self, program: DifferentiableSolve, shapes: Ref, wanted: NeedsGradient, rows: int
+    ) -> int:
+        def solve(inputs: Inputs) -> Tree:
             return program.primal(inputs)[0]
 
-        def gradient(inputs: Inputs) -> Any:
-            def loss(y0: Any, chosen: Any) -> Any:
+        def gradient(inputs: Inputs) -> Tree:
+            def loss(y0: State, chosen: Sequence[Array]) -> Tree:
                 rest = iter(chosen)
                 pairs = zip(inputs.params, wanted.params, strict=True)
                 params = tuple(next(rest) if w else x for x, w in pairs)

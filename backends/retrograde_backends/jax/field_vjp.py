@@ -10,7 +10,21 @@ import jax
 import jax.numpy as jnp
 
 from retrograde._base.errors import UnsupportedByBackend
-from retrograde._base.types import Array, Function, Leaves, NeedsGradient, ParamSums, Scalar, State
+from retrograde._base.types import (
+    Array,
+    Aux,
+    Bind,
+    Bool,
+    Buffer,
+    Function,
+    Index,
+    Leaves,
+    NeedsGradient,
+    ParamSums,
+    Scalar,
+    State,
+    Tree,
+)
 
 from .transforms import forward_mode
 from .xla_cpu.eligible import ALLOWED, JOINING
@@ -18,7 +32,9 @@ from .xla_cpu.kernel import outlined
 from .xla_cpu.shifts_and_sums import unfused_sum
 
 if TYPE_CHECKING:
-    from retrograde._backend.protocols import Pull
+    from retrograde._backend.protocols import Layout, Pull
+    from retrograde._controllers.base import Grid
+    from retrograde._loops.loop import LeafLayout
 
 __all__ = ["DirectHooks", "Pullback"]
 
@@ -29,7 +45,13 @@ class Pullback:
     scales = True
     """Whether what is added to the accumulator can have a weight."""
 
-    def __init__(self, layout: Any, bind: Any, params: Any, wanted: NeedsGradient) -> None:
+    def __init__(
+        self,
+        layout: Layout | LeafLayout,
+        bind: Bind,
+        params: Sequence[Array],
+        wanted: NeedsGradient,
+    ) -> None:
         self.layout, self.bind, self.params = layout, bind, params
         self.shapes = [x.shape for x in params]
         self.wanted, self.time, self.over = wanted.params, wanted.time, wanted
@@ -55,7 +77,7 @@ class Pullback:
     def outlined(self) -> Pullback:
         """The same as calls of their own: f is linearised where it is pulled, once more."""
 
-        def pulled(t: Array, y: State, params: Leaves, ct: Leaves) -> Any:
+        def pulled(t: Array, y: State, params: Leaves, ct: Leaves) -> Tree:
             return Pullback(self.layout, self.bind, params, self.over).some(t, y, ct)
 
         self.call = outlined(pulled)
@@ -69,7 +91,7 @@ class Pullback:
         else:
             k, part = self.linearise(t, y)
 
-        def found(ct: Leaves) -> Any:
+        def found(ct: Leaves) -> Tree:
             whole = all(x is not None for x in ct)
             if call is not None and (whole or self.separate(t, y, ct)):
                 return call(t, y, params, ct)
@@ -86,18 +108,18 @@ class Pullback:
 
         return k, pull
 
-    def part(self, t: Any, there: Sequence[bool]) -> Callable[[Any], Any]:
+    def part(self, t: Scalar, there: Sequence[bool]) -> Function:
         """f of leaves to its leaves ``there``."""
         return lambda leaves: tuple(compress(self.bind(self.params)(t, leaves), there))
 
-    def separate(self, t: Any, y: Any, ct: Sequence[Any]) -> bool:
+    def separate(self, t: Scalar, y: State, ct: Sequence[Array]) -> bool:
         """Whether the pull of some leaves of f is better a call: one of a part that joins nothing
         (a momentum handed on, say) is a term of the sum that follows."""
         part = self.part(t, [x is not None for x in ct])
         _, names = reached(part, self.layout.unpack(y))
         return not names <= ALLOWED - JOINING
 
-    def some(self, t: Any, y: Any, ct: Sequence[Any]) -> Any:
+    def some(self, t: Scalar, y: State, ct: Sequence[Array]) -> Tree:
         """The pull of cotangents of leaves of f, where None is zero; None for leaves of y that
         the rest of f does not depend on."""
         leaves, there = self.layout.unpack(y), [x is not None for x in ct]
@@ -109,11 +131,11 @@ class Pullback:
         rest = iter(mu)
         return *first, tuple(next(rest) if m else None for m in moved), cts
 
-    def linearise(self, t: Any, y: Any, there: Any = None, moved: Any = None) -> Any:
+    def linearise(self, t: Scalar, y: State, there: Any = None, moved: Any = None) -> Tree:
         """``jax.vjp`` of f, or of the leaves ``there`` by those of y that are ``moved``."""
         still, chosen = self.layout.unpack(y), self.chosen(self.params)
 
-        def fn(t: Any, leaves: Any, chosen: Any) -> Any:
+        def fn(t: Scalar, leaves: Sequence[Array], chosen: Sequence[Array]) -> Tree:
             rest, given = iter(chosen), iter(leaves)
             params = [next(rest) if w else x for x, w in zip(self.params, self.wanted, strict=True)]
             if moved is not None:
@@ -127,7 +149,7 @@ class Pullback:
         return jax.vjp(lambda leaves, chosen: fn(t, leaves, chosen), leaves, chosen)
 
 
-def reached(fn: Callable[[Any], Any], leaves: Any) -> tuple[list[bool], set[str]]:
+def reached(fn: Function, leaves: Sequence[Array]) -> tuple[list[bool], set[str]]:
     """Which of the arrays ``fn(arrays)`` depends on, and by what operations.
 
     A call depends on all that it takes.
@@ -142,41 +164,43 @@ def reached(fn: Callable[[Any], Any], leaves: Any) -> tuple[list[bool], set[str]
 
 
 @jax.custom_jvp
-def _poisoned(ok: Any, x: Any) -> Any:
+def _poisoned(ok: Bool, x: Array) -> Tree:
     """x, with a tangent of nan unless ok."""
     return x
 
 
 @jax.custom_jvp
-def _lost(ok: Any, x: Any) -> Any:
+def _lost(ok: Bool, x: Array) -> Tree:
     """x where ok, else nan, and so its tangent: that of ``where`` alone would be 0."""
     return jnp.where(ok, x, complex(jnp.nan, jnp.nan) if jnp.iscomplexobj(x) else jnp.nan)
 
 
 @_poisoned.defjvp
-def _poisoned_jvp(primals: Any, tangents: Any) -> Any:
+def _poisoned_jvp(primals: Sequence[Array], tangents: Sequence[Array]) -> Tree:
     ok, x = primals
     return x, jnp.where(ok, 1.0, jnp.nan).astype(x.dtype) * tangents[1]
 
 
 @_lost.defjvp
-def _lost_jvp(primals: Any, tangents: Any) -> Any:
+def _lost_jvp(primals: Sequence[Array], tangents: Sequence[Array]) -> Tree:
     return _lost(*primals), _poisoned_jvp(primals, tangents)[1]
 
 
 class DirectHooks:
     """What DirectAdjoint needs: loops that jvp and vjp follow."""
 
-    def nan_unless(self, ok: Any, x: Any) -> Any:
+    def nan_unless(self, ok: Bool, x: Array) -> Array:
         return _lost(ok, x)
 
-    def poison_gradient(self, ok: Any, x: Any) -> Any:
+    def poison_gradient(self, ok: Bool, x: Array) -> Array:
         return _poisoned(ok, x)
 
-    def direct_layout(self, layout: Any) -> Any:
+    def direct_layout(self, layout: Layout) -> Layout:
         return layout
 
-    def scan_states(self, n: Any, bound: int | None, advance: Any, y: Any) -> tuple[Any, Any]:
+    def scan_states(
+        self, n: Index, bound: int | None, advance: Callable[[Index, State], State], y: State
+    ) -> tuple[State, Buffer]:
         """A scan that jvp and vjp follow; steps behind n are skipped."""
         if isinstance(n, int):
             return jax.lax.scan(lambda y, i: (advance(i, y), y), y, jnp.arange(n))
@@ -185,31 +209,34 @@ class DirectHooks:
                 "`adjoint` is DirectAdjoint, and the number of steps is traced: pass `max_steps`."
             )
 
-        def body(y: Any, i: Any) -> tuple[Any, Any]:
+        def body(y: State, i: Index) -> tuple[Tree, Tree]:
             # clamped, so that a skipped step stays finite where vmap runs both branches
             taken = jnp.minimum(i, jnp.maximum(n - 1, 0))
             return jax.lax.cond(i < n, lambda: advance(taken, y), lambda: y), y
 
         return jax.lax.scan(body, y, jnp.arange(bound, dtype=jnp.int32))
 
-    def map_rows(self, row: Callable[[Any], Any], count: int) -> tuple[Any, ...]:
+    def map_rows(self, row: Callable[[Index], Sequence[Array]], count: int) -> Leaves:
         return tuple(jax.vmap(row)(jnp.arange(count, dtype=jnp.int32)))
 
-    def look_state(self, states: Any, i: Any, n: Any = None, final: Any = None) -> Any:
+    def look_state(self, states: Buffer, i: Index, n: Index = None, final: State = None) -> State:
         last = states[0].shape[0] - 1
         found = tuple(x[jnp.minimum(i, last)] for x in states)
         if n is None:
             return found
         return tuple(jnp.where(i == n, a, b) for a, b in zip(final, found, strict=True))
 
-    def step_of(self, grid: Any, n: Any, t: Any) -> Any:
-        def earlier(i: Any) -> Any:
+    def step_of(self, grid: Grid, n: int, t: float) -> int:
+        def earlier(i: Index) -> Tree:
             start, h = grid.step(i)
             return jnp.where(h > 0, t > start, t < start)
 
-        return jax.lax.fori_loop(0, n, lambda i, at: jnp.where(earlier(i), i, at), 0)
+        found: int = jax.lax.fori_loop(0, n, lambda i, at: jnp.where(earlier(i), i, at), 0)
+        return found
 
-    def columns(self, run: Callable[[Any], Any], arrays: Sequence[Any]) -> tuple[Any, Any]:
+    def columns(
+        self, run: Callable[[Sequence[Array]], tuple[Leaves, Aux]], arrays: Sequence[Array]
+    ) -> tuple[tuple[Leaves, Aux], list[Leaves]]:
         seeds, first = [], 0
         total = sum(2 * x.size if jnp.iscomplexobj(x) else x.size for x in arrays)
         slices = []
@@ -223,16 +250,16 @@ class DirectHooks:
             slices.append(slice(first, first + count))
             first += count
 
-        def along(seed: Any) -> Any:
+        def along(seed: Sequence[Array]) -> Tree:
             with forward_mode():
                 leaves, tangents, final = jax.jvp(run, (list(arrays),), (seed,), has_aux=True)
             return (leaves, final), tangents
 
         out, rows = jax.vmap(along, out_axes=(None, 0), axis_size=total)(seeds)
-        return out, tuple(tuple(x[part] for x in rows) for part in slices)
+        return out, [tuple(x[part] for x in rows) for part in slices]
 
-    def blank(self, rows: tuple[Any, ...], n: Any, fill: Any) -> tuple[Any, ...]:
-        def filled(x: Any) -> Any:
+    def blank(self, rows: Leaves, n: Index, fill: Scalar) -> Leaves:
+        def filled(x: Array) -> Tree:
             there = (jnp.arange(x.shape[0]) < n).reshape((-1,) + (1,) * (x.ndim - 1))
             rest = jnp.asarray(fill, x.real.dtype)
             if jnp.iscomplexobj(x):  # nan in both parts

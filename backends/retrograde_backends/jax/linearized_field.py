@@ -9,13 +9,20 @@ parameters alone are formed once, outside the loops.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
+from retrograde._base.types import Array, Leaves, Scalar
+
+from .types import Eqn, Jaxpr, Var
 from .xla_cpu.eligible import TRANSCENDENTAL, names
 from .xla_cpu.kernel import inlined
+
+if TYPE_CHECKING:
+    from .field_vjp import Pullback
+    from .scanned_stages import JaxLayout
 
 __all__ = ["Tape"]
 
@@ -33,7 +40,7 @@ class Tape:
         What is to be linearised, and by what.
     """
 
-    def __init__(self, layout: Any, vjp: Any) -> None:
+    def __init__(self, layout: JaxLayout, vjp: Pullback) -> None:
         self.vjp = vjp
         start = layout.time(0.0), *layout.zeros()
         with inlined():
@@ -57,33 +64,33 @@ class Tape:
         program = whole.replace(eqns=fixed, outvars=still)
         self.still = jax.core.eval_jaxpr(program, self.consts, *start)
 
-    def rows(self, count: int) -> tuple[Any, ...]:
+    def rows(self, count: int) -> Leaves:
         """Room for so many stages."""
         return tuple(jnp.zeros((count, *x.shape), x.dtype) for x in self.like)
 
-    def linearise(self, t: Any, y: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    def linearise(self, t: Scalar, y: Sequence[Array]) -> tuple[list[Array], list[Array]]:
         """f, and what goes into a row."""
         found = jax.core.eval_jaxpr(self.first, self.consts, t, *y)
         return found[: len(y)], found[len(y) :]
 
-    def recall(self, row: Sequence[Any]) -> list[Any]:
+    def recall(self, row: Sequence[Array]) -> list[Array]:
         """What a pull reads, at the stage of that row."""
         values = jax.core.eval_jaxpr(self.again, (), *row, *self.still)
         found = dict(zip(self.known, values, strict=True))
         return [found[id(v)] if _named(v) else v.val for v in self.leaves]
 
-    def pull(self, read: Sequence[Any], ct: Any) -> tuple[Any, ...]:
+    def pull(self, read: Sequence[Array], ct: Sequence[Array]) -> Leaves:
         """The vjp at that stage: cotangents of t (where it is wanted), y, parameters."""
-        pulled: tuple[Any, ...] = jax.tree_util.tree_unflatten(self.structure, read)(ct)
+        pulled: Leaves = jax.tree_util.tree_unflatten(self.structure, read)(ct)
         return pulled
 
-    def _flat(self, t: Any, *y: Any) -> list[Any]:
+    def _flat(self, t: Scalar, *y: Array) -> list[Array]:
         k, pull = self.vjp.linearise(t, y)
         leaves, self.structure = jax.tree_util.tree_flatten(pull)
         return [*k, *leaves]
 
 
-def _moving(program: Any) -> set[int]:
+def _moving(program: Jaxpr) -> set[int]:
     """Variables that depend on what is given, by id."""
     found = {id(v) for v in program.invars}
     for eqn in program.eqns:
@@ -92,11 +99,13 @@ def _moving(program: Any) -> set[int]:
     return found
 
 
-def _touches(eqn: Any, variables: set[int]) -> bool:
+def _touches(eqn: Eqn, variables: set[int]) -> bool:
     return any(id(v) in variables for v in (*eqn.invars, *eqn.outvars))
 
 
-def _cut(program: Any, needed: Sequence[Any], moving: set[int]) -> tuple[list[Any], list[Any]]:
+def _cut(
+    program: Jaxpr, needed: Sequence[Array], moving: set[int]
+) -> tuple[list[Array], list[Array]]:
     """What to keep of a program so that the rest of what is needed is cheap, and that rest."""
     want = {id(v) for v in needed}
     kept, rest = [], []
@@ -110,14 +119,14 @@ def _cut(program: Any, needed: Sequence[Any], moving: set[int]) -> tuple[list[An
     return [*kept, *(v for v in program.invars if id(v) in want)], rest[::-1]
 
 
-def _named(v: Any) -> bool:
+def _named(v: Var) -> bool:
     """Whether v is a variable, no number."""
     return not hasattr(v, "val")
 
 
-def _once(variables: Iterable[Any]) -> list[Any]:
+def _once(variables: Iterable[Var]) -> list[Array]:
     return list({id(v): v for v in variables}.values())
 
 
-def _numbers(variables: Iterable[Any]) -> int:
+def _numbers(variables: Iterable[Var]) -> int:
     return sum(v.aval.size for v in variables)

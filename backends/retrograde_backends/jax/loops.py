@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import jax
 import jax.numpy as jnp
 
+from retrograde._base.types import (
+    Array,
+    Body,
+    Bool,
+    Buffer,
+    Carry,
+    Condition,
+    CountedBody,
+    Function,
+    Index,
+    Leaves,
+    Scalar,
+    State,
+    Table,
+    Tree,
+)
 from retrograde._checkpointing import FAR, Slots, schedules
 
 from .clock import TracedClock
 from .primitives import for_loop, most, read_row, splitter, while_loop, write_row
 from .xla_cpu.kernel import in_kernel
+
+if TYPE_CHECKING:
+    from retrograde._backend.protocols import Clock, Layout, Shapes
+    from retrograde._integrate.problem import Problem
+    from retrograde._solvers.base import AbstractSolver
+
+    from .scanned_stages import JaxLayout
 
 __all__ = ["LoopHooks"]
 
@@ -20,94 +43,94 @@ __all__ = ["LoopHooks"]
 class LoopHooks:
     """Clock, loops and memory of traced programs."""
 
-    blank: Callable[..., Any]
+    blank: Function
 
-    def compiled(self, problem: Any, solver: Any, *, dense: bool) -> Any:
+    def compiled(self, problem: Problem, solver: AbstractSolver, *, dense: bool) -> AbstractSolver:
         return solver  # a whole solve is one compiled program as it is
 
-    def clock(self, layout: Any) -> Any:
+    def clock(self, layout: Layout) -> Clock:
         return TracedClock(layout.real_dtype)
 
-    def most(self, x: Any) -> Any:
+    def most(self, x: Index) -> Index:
         return most(x)
 
-    def while_loop(self, cond: Callable[[Any], Any], body: Callable[[Any], Any], s: Any) -> Any:
+    def while_loop(self, cond: Condition, body: Body, s: Carry) -> Carry:
         return while_loop(cond, body, s)
 
-    def for_loop(self, low: Any, high: Any, body: Callable[[Any, Any], Any], s: Any) -> Any:
+    def for_loop(self, low: Index, high: Index, body: CountedBody, s: Carry) -> Carry:
         return for_loop(low, high, body, s)
 
-    def cond(self, ok: Any, yes: Callable[..., Any], no: Callable[..., Any], *operands: Any) -> Any:
+    def cond(self, ok: Bool, yes: Function, no: Function, *operands: Carry) -> Carry:
         if isinstance(ok, bool):
             return yes(*operands) if ok else no(*operands)
         return jax.lax.cond(ok, yes, no, *operands)
 
-    def copied(self, tree: Any) -> Any:
+    def copied(self, tree: Tree) -> Tree:
         return tree  # arrays can't change
 
-    def real_rows(self, rows: int | None, width: int, layout: Any) -> Any:
+    def real_rows(self, rows: int | None, width: int, layout: Layout) -> Table:
         assert rows is not None
         return jnp.zeros((rows, width), layout.real_dtype)
 
-    def new_buffer(self, rows: int | None, layout: Any, *, scratch: bool) -> Any:
+    def new_buffer(self, rows: int | None, layout: Shapes, *, scratch: bool) -> Buffer:
         assert rows is not None
-        pairs = zip(layout.shapes, layout.dtypes, strict=True)
+        pairs = zip(layout.shapes, cast("JaxLayout", layout).dtypes, strict=True)
         return tuple(jnp.zeros((rows + scratch, *s), dtype) for s, dtype in pairs)
 
-    def write(self, buffer: Any, i: Any, y: Any) -> Any:
+    def write(self, buffer: Buffer, i: Index, y: State) -> Buffer:
         return tuple(write_row(x, i, row) for x, row in zip(buffer, y, strict=True))
 
-    def read(self, buffer: Any, i: Any) -> Any:
+    def read(self, buffer: Buffer, i: Index) -> State:
         return tuple(read_row(x, i) for x in buffer)
 
-    def rows(self, layout: Any, buffer: Any, n: int, valid: Any, fill: Any) -> tuple[Any, ...]:
-        leaves: tuple[Any, ...] = self.blank(tuple(x[:n] for x in buffer), valid, fill)
+    def rows(self, layout: Layout, buffer: Buffer, n: int, valid: Index, fill: Scalar) -> Leaves:
+        leaves: Leaves = self.blank(tuple(x[:n] for x in buffer), valid, fill)
         return leaves
 
-    def at_end(self, here: Any, end: Callable[[], Any], inside: Callable[[], Any]) -> Any:
+    def at_end(self, here: Bool, end: Callable[[], State], inside: Callable[[], State]) -> State:
         # v - x is exact where the two are so near, and so is the sum
         rest = jax.lax.stop_gradient
         pairs = zip(inside(), end(), strict=True)
         return tuple(x + rest(jnp.where(here, v - x, 0.0)) for x, v in pairs)
 
-    def ints(self, values: Sequence[int]) -> Any:
+    def ints(self, values: Sequence[int]) -> Table:
         return jnp.asarray(values, jnp.int32)
 
-    def reals(self, n: int, layout: Any) -> Any:
+    def reals(self, n: int, layout: Layout) -> Table:
         return jnp.zeros(n, layout.real_dtype)
 
-    def placements(self, rows: int, bound: int | None) -> tuple[Any, Any]:
+    def placements(self, rows: int, bound: int | None) -> tuple[Table, Table]:
         assert bound is not None
         index, row = schedules.events(rows).upto(bound)
         return self.ints([*index, FAR]), self.ints([*row, rows])
 
-    def table_get(self, table: Any, i: Any) -> Any:
+    def table_get(self, table: Table, i: Index) -> Scalar:
         return read_row(table, i)
 
-    def table_set(self, table: Any, i: Any, value: Any) -> Any:
+    def table_set(self, table: Table, i: Index, value: Scalar) -> Table:
         return write_row(table, i, value)
 
-    def pick(self, ok: Any, a: Any, b: Any) -> Any:
+    def pick(self, ok: Bool, a: Array, b: Array) -> Index:
         return (a if ok else b) if isinstance(ok, bool) else jnp.where(ok, a, b)
 
-    def index(self, i: int) -> Any:
+    def index(self, i: int) -> Index:
         return jnp.asarray(i, jnp.int32)
 
-    def new_positions(self, rows: int) -> Any:
+    def new_positions(self, rows: int) -> Table:
         return jnp.full(rows + 1, FAR, jnp.int32)
 
-    def rank(self, slots: Slots, positions: Any, n: Any) -> tuple[Any, Any]:
+    def rank(self, slots: Slots, positions: Table, n: Index) -> tuple[Table, Index]:
         assert slots.rows is not None
         if in_kernel():
             return _walked(slots, positions, n)
         taken = positions[: slots.rows]
         return jnp.argsort(taken).astype(jnp.int32), jnp.sum(taken < n, dtype=jnp.int32)
 
-    def split(self, slots: int) -> Callable[[Any, Any], Any]:
+    def split(self, slots: int) -> Callable[[Index, Index], Index]:
         return splitter(slots)
 
 
-def _walked(slots: Slots, positions: Any, n: Any) -> tuple[Any, Any]:
+def _walked(slots: Slots, positions: Table, n: Index) -> tuple[Tree, Tree]:
     """The same from the table of placements, which is in order: those not written over are left.
 
     For kernels: as many cheap turns as there were placements, and no sort.
@@ -115,10 +138,10 @@ def _walked(slots: Slots, positions: Any, n: Any) -> tuple[Any, Any]:
     rows, keep = slots.rows, jnp.asarray(n, jnp.int32)
     assert rows is not None
 
-    def placed(s: Any) -> Any:
+    def placed(s: Carry) -> Tree:
         return read_row(slots.index, s[0]) < keep
 
-    def step(s: Any) -> Any:
+    def step(s: Carry) -> Tree:
         e, top, most, order = s
         row = read_row(slots.row, e)
         live = (row < rows) & (read_row(positions, row) == read_row(slots.index, e))
@@ -129,7 +152,7 @@ def _walked(slots: Slots, positions: Any, n: Any) -> tuple[Any, Any]:
     order = jnp.arange(rows + 1, dtype=jnp.int32)
     _, top, most, order = while_loop(placed, step, (zero, zero, zero - 1, order))
 
-    def free(r: Any, s: Any) -> Any:
+    def free(r: Array, s: Carry) -> Tree:
         last, order = s
         dead = read_row(positions, r) >= keep
         return last + dead, write_row(order, jnp.where(dead, last, rows), r)

@@ -13,11 +13,14 @@ from typing import Any
 import jax
 
 from retrograde._base.errors import UnsupportedByBackend
+from retrograde._base.types import Array, Function, Leaves, Tree
+
+from .types import Ref, Var
 
 __all__ = ["layers", "mesh_note", "refuse_typed"]
 
 
-def layers(x: Any) -> Iterator[Any]:
+def layers(x: Array) -> Iterator[Var]:
     """An array or tracer, and those that it stands for in turn: of a batch, of a derivative."""
     while isinstance(x, jax.Array):
         yield x
@@ -26,7 +29,7 @@ def layers(x: Any) -> Iterator[Any]:
         x = getattr(x, "primal", getattr(x, "val", None))
 
 
-def refuse_typed(arrays: Iterable[Any]) -> None:
+def refuse_typed(arrays: Iterable[Var]) -> None:
     """Raise UnsupportedByBackend for arrays that vary over a mesh, or are sharded, by type."""
     for layer in chain.from_iterable(map(layers, arrays)):
         kind: Any = jax.typeof(layer)
@@ -50,13 +53,13 @@ def refuse_typed(arrays: Iterable[Any]) -> None:
             )
 
 
-def _names(part: Any) -> tuple[Any, ...]:
+def _names(part: Function) -> Leaves:
     """Axes of one dimension's part of a specification."""
     return part if isinstance(part, tuple) else (part,) if isinstance(part, str) else ()
 
 
-def mesh_note() -> Any:
+def mesh_note() -> Tree:
     """What a traced program depends on beside its arrays: the mesh around it."""
-    found: Any = getattr(jax.sharding, "get_abstract_mesh", None)
+    found: Ref = getattr(jax.sharding, "get_abstract_mesh", None)
     mesh = None if found is None else found()
     return None if mesh is None or mesh.empty else mesh

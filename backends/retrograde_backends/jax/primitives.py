@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from retrograde._base.types import Array, Carry, Function, Index, State, Tree
 from retrograde._checkpointing.schedules import split_table
+
+from .types import Axes
 
 __all__ = ["for_loop", "most", "read_row", "splitter", "while_loop", "write_row"]
 
 
-def while_loop(cond: Callable[[Any], Any], body: Callable[[Any], Any], s: Any) -> Any:
+def while_loop(cond: Function, body: Function, s: Carry) -> Tree:
     """``lax.while_loop``, whose carry stays of the dtypes it begins with."""
     s = jax.tree_util.tree_map(jnp.asarray, s)
     return lax.while_loop(cond, lambda x: _like(s, body(x)), s)
 
 
-def for_loop(low: Any, high: Any, body: Callable[[Any, Any], Any], s: Any) -> Any:
+def for_loop(low: Index, high: Index, body: Function, s: Carry) -> Tree:
     """``lax.fori_loop`` of the same kind, with an int32 counter."""
     if isinstance(low, int) and isinstance(high, int) and high <= low:
         return s
@@ -30,7 +33,7 @@ def for_loop(low: Any, high: Any, body: Callable[[Any, Any], Any], s: Any) -> An
     return lax.fori_loop(low, high, lambda i, x: _like(s, body(i, x)), s)
 
 
-def _like(s: Any, new: Any) -> Any:
+def _like(s: Carry, new: State) -> Tree:
     """New values of a carry, of the dtypes of the old."""
     leaves, treedef = jax.tree_util.tree_flatten(s)
     pairs = zip(leaves, jax.tree_util.tree_leaves(new), strict=True)
@@ -43,36 +46,36 @@ if "allow_negative_indices" in inspect.signature(lax.dynamic_slice).parameters:
 
 
 @jax.custom_batching.custom_vmap
-def most(x: Any) -> Any:
+def most(x: Array) -> Tree:
     """x; of the lanes of a ``vmap`` the largest, a predicate or count without their axis."""
     return x
 
 
 @most.def_vmap
-def _most(size: int, batched: Any, x: Any) -> Any:
+def _most(size: int, batched: Axes, x: Array) -> Tree:
     # in a ``vmap`` around, of its lanes as well
     return most(jnp.any(x, axis=0) if x.dtype == bool else jnp.max(x, axis=0)), False
 
 
-def read_row(x: Any, i: Any) -> Any:
+def read_row(x: Array, i: Index) -> Tree:
     """``x[i]`` for an index known to be in range: no wrap of negative ones, no bounds check."""
     if isinstance(i, int):
         return x[i]
     return lax.dynamic_index_in_dim(x, i, 0, keepdims=False, **_IN_RANGE)
 
 
-def write_row(x: Any, i: Any, row: Any) -> Any:
+def write_row(x: Array, i: Index, row: Sequence[Array]) -> Tree:
     """x with row i replaced."""
     return lax.dynamic_update_index_in_dim(x, jnp.asarray(row, x.dtype), i, 0, **_IN_RANGE)
 
 
-def splitter(slots: int) -> Callable[[Any, Any], Any]:
+def splitter(slots: int) -> Function:
     """The binomial split over traced lengths (recipe: ``schedules.split_table``)."""
     rows = split_table(slots)
     table = jnp.asarray(rows, jnp.int32)
     most = len(rows) - 1
 
-    def split(length: Any, free: Any) -> Any:
+    def split(length: Index, free: Index) -> Tree:
         row = read_row(table, jnp.minimum(free, most))
         a = jnp.max(jnp.where(row < length, row, 0))
         b = jnp.max(jnp.where(row < a, row, 0))

@@ -9,13 +9,15 @@ counts on what can be differentiated at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.interpreters import ad
 
+from retrograde._base.types import Array, Function
+
+from .types import Eqn, Jaxpr, Var
 from .xla_cpu.eligible import CALLS, programs_in
 
 __all__ = ["doubtful", "reached", "works"]
@@ -28,7 +30,7 @@ _DOUBTED = frozenset({"while", "pure_callback", "io_callback"})
 _FOLLOWED = CALLS | {"remat", "checkpoint"}
 
 
-def reached(jaxpr: Any, inputs: Sequence[bool]) -> list[bool]:
+def reached(jaxpr: Jaxpr, inputs: Sequence[bool]) -> list[bool]:
     """Which results of a program can have a tangent, where the marked inputs have one.
 
     ``inputs``: of its constants, then of its arguments. Loops and branches count as one operation.
@@ -36,7 +38,7 @@ def reached(jaxpr: Any, inputs: Sequence[bool]) -> list[bool]:
     pairs = zip((*jaxpr.constvars, *jaxpr.invars), inputs, strict=True)
     marked = {v for v, m in pairs if m and _inexact(v)}
 
-    def moves(v: Any) -> bool:
+    def moves(v: Var) -> bool:
         return not hasattr(v, "val") and v in marked
 
     for eqn in jaxpr.eqns:
@@ -47,7 +49,7 @@ def reached(jaxpr: Any, inputs: Sequence[bool]) -> list[bool]:
     return [*map(moves, jaxpr.outvars)]
 
 
-def _through(eqn: Any, given: Sequence[bool]) -> list[bool]:
+def _through(eqn: Eqn, given: Sequence[bool]) -> list[bool]:
     inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
     inner = getattr(inner, "jaxpr", inner)
     if eqn.primitive.name in _FOLLOWED and len(getattr(inner, "invars", ())) == len(given):
@@ -55,11 +57,11 @@ def _through(eqn: Any, given: Sequence[bool]) -> list[bool]:
     return [True] * len(eqn.outvars)
 
 
-def _inexact(v: Any) -> bool:
+def _inexact(v: Var) -> bool:
     return hasattr(v.aval, "dtype") and bool(jnp.issubdtype(v.aval.dtype, jnp.inexact))
 
 
-def doubtful(jaxpr: Any) -> bool:
+def doubtful(jaxpr: Jaxpr) -> bool:
     """Whether a program holds anything that may have no derivative in reverse mode."""
     for eqn in jaxpr.eqns:
         name = eqn.primitive.name
@@ -72,7 +74,7 @@ def doubtful(jaxpr: Any) -> bool:
     return False
 
 
-def works(fn: Callable[..., Any], *arrays: Any) -> bool:
+def works(fn: Function, *arrays: Array) -> bool:
     """Whether a function of arrays (their shapes are enough) can be traced."""
     try:
         jax.eval_shape(fn, *arrays)

@@ -11,11 +11,25 @@ The numbers are those of the sums written out: what the rows have more are zeros
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
 from retrograde._backend.stages import ListLayout, StageCotangents, Stages, combination_rows
+from retrograde._base.types import (
+    Array,
+    Aux,
+    Carry,
+    Field,
+    Function,
+    Index,
+    Leaves,
+    ParamSums,
+    Scalar,
+    Scale,
+    State,
+    Tree,
+)
 from retrograde._solvers import ExplicitRungeKutta
 from retrograde._solvers.base import Step
 from retrograde._solvers.runge_kutta.solver import StepCotangents, StepVJP
@@ -23,9 +37,14 @@ from retrograde._solvers.runge_kutta.solver import StepCotangents, StepVJP
 from .field_vjp import Pullback
 from .linearized_field import Tape
 from .primitives import for_loop, read_row, write_row
+from .types import Ref
 from .xla_cpu.kernel import batched, in_kernel, inlined
 
 if TYPE_CHECKING:
+    from retrograde._backend.protocols import Attempt, FieldVJP
+    from retrograde._solvers.base import AbstractSolver
+    from retrograde._solvers.runge_kutta.tableau import Tableau
+
     from .compiled_field import CompiledField
 
 __all__ = [
@@ -47,19 +66,19 @@ class JaxLayout(ListLayout):
 class ScannedStages(Stages):
     """Stages whose slopes stand in one buffer for each leaf while a step goes forward."""
 
-    def __init__(self, layout: Any, tableau: Any, scale: Any = None) -> None:
+    def __init__(self, layout: JaxLayout, tableau: Tableau, scale: Scale | None = None) -> None:
         super().__init__(layout, tableau, scale)
         self.last = combination_rows(tableau)[: self.s]
         self.fsal = tableau.fsal
 
-    def evaluate(self, field: Any, low: int, high: int) -> None:
+    def evaluate(self, field: Field, low: int, high: int) -> None:
         self.k[:high] = as_rows(self.run(_alone(field), low, high)[0], high)
 
-    def fused(self, field: Any) -> Any:
+    def fused(self, field: Field) -> Attempt | None:
         """One attempt and its error; the last stage stands at the step's end."""
         alone = _alone(field)
 
-        def attempt(t: Any, h: Any, y: Any, k0: Any) -> Step:
+        def attempt(t: Scalar, h: Scalar, y: State, k0: Leaves | None) -> Step:
             self.begin(t, h, y, k0)
             slopes, y1, _ = self.run(alone, 1, self.s)
             self.k = as_rows(slopes, self.s)
@@ -68,9 +87,9 @@ class ScannedStages(Stages):
         return attempt
 
     def run(
-        self, field: Callable[..., tuple[Any, Any]], low: int, high: int, kept: Any = (),
-        first: Any = 0,
-    ) -> tuple[Any, Any, Any]:  # fmt: skip
+        self, field: Callable[..., tuple[Tree, Tree]], low: int, high: int, kept: Leaves = (),
+        first: Index = 0,
+    ) -> tuple[Tree, Tree, Tree]:  # fmt: skip
         """Stages low, ..., high - 1 of ``field(t, y) -> (slope, what it keeps)``.
 
         Returns
@@ -84,7 +103,7 @@ class ScannedStages(Stages):
         layout, real = self.layout, self.layout.real_dtype
         rows, nodes = jnp.asarray(self.last, real), jnp.asarray(self.c[: self.s], real)
 
-        def stage(i: Any, z: Any) -> Any:
+        def stage(i: Index, z: Carry) -> Tree:
             slopes, _, kept = z
             y = added(self.y, read_row(rows, i) * self.h, slopes, high - 1)
             with inlined():
@@ -97,12 +116,12 @@ class ScannedStages(Stages):
         for j in range(low):
             pairs = zip(slopes, self.k[j], strict=True)
             slopes = tuple(write_row(x, j, k) for x, k in pairs)
-        found: tuple[Any, Any, Any]
+        found: tuple[Tree, Tree, Tree]
         found = for_loop(low, high, stage, (slopes, tuple(self.y), tuple(kept)))
         return found
 
 
-def added(y: Any, weights: Any, rows: Any, count: int) -> tuple[Any, ...]:
+def added(y: State, weights: Array, rows: Leaves, count: int) -> Leaves:
     """y and the sum of the first rows by their weights."""
     out = []
     for a, x in zip(y, rows, strict=True):
@@ -116,19 +135,22 @@ def added(y: Any, weights: Any, rows: Any, count: int) -> tuple[Any, ...]:
     return tuple(out)
 
 
-def as_rows(slopes: Any, count: int) -> list[Any]:
+def as_rows(slopes: Leaves, count: int) -> list[Array]:
     """The slopes of each stage."""
     return [tuple(x[j] for x in slopes) for j in range(count)]
 
 
-def _alone(field: Any) -> Any:
+def _alone(field: Field) -> Function:
     return lambda t, y: (field(t, y), ())
 
 
-def scanned_step_vjp(solver: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool) -> Any:
+def scanned_step_vjp(
+    solver: AbstractSolver, layout: JaxLayout, vjp: FieldVJP, *, outputs: bool, time: bool
+) -> ScannedStepVJP | None:
     """A :class:`ScannedStepVJP`, or None for what is none of its."""
-    explicit = isinstance(solver, ExplicitRungeKutta) and isinstance(vjp, Pullback)
-    if not (explicit and layout.field.scan_reverse) or batched():
+    if not isinstance(solver, ExplicitRungeKutta) or not isinstance(vjp, Pullback):
+        return None
+    if layout.field is None or not layout.field.scan_reverse or batched():
         return None
     tableau = solver.tableau if outputs else solver.tableau.bare
     if tableau.inside > tableau.stages:  # stages that an output alone asks for
@@ -145,14 +167,14 @@ class ScannedStepVJP(StepVJP):
 
     tape: Tape
 
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
+    def __init__(self, *arguments: Array, **settings: Ref) -> None:
         super().__init__(*arguments, **settings)
         self.columns = [
             [row[i] if i < len(row) else 0.0 for row in self.tableau.a[: self.count]]
             for i in range(self.count)
         ]
 
-    def linearise(self, t: Any, h: Any, y: Any) -> Any:
+    def linearise(self, t: Scalar, h: Scalar, y: State) -> Tree:
         w = self.space
         w.begin(t, h, y)
         slopes, _, rows = w.run(self.tape.linearise, 0, self.count, self.tape.rows(self.count))
@@ -160,7 +182,15 @@ class ScannedStepVJP(StepVJP):
         return rows, 0
 
     def transpose(
-        self, h: Any, y: Any, g: Any, acc: Any, pulls: Any, inside: Any = None, *, size: bool
+        self,
+        h: Scalar,
+        y: State,
+        g: State,
+        acc: ParamSums,
+        pulls: Aux,
+        inside: Carry = None,
+        *,
+        size: bool,
     ) -> StepCotangents:
         layout, count, tape, (rows, low) = self.layout, self.count, self.tape, pulls
         real, inner = layout.real_dtype, layout.inner
@@ -172,7 +202,7 @@ class ScannedStepVJP(StepVJP):
         known = self.space.k[:count] if self.time and size else ()
         slopes = tuple(jnp.stack(x) for x in zip(*known, strict=True))
 
-        def stage(j: Any, z: Any) -> Any:
+        def stage(j: Index, z: Carry) -> Tree:
             i, (pulled, acc, ct_t, ct_h) = count - 1 - j, z
             start = tuple(read_row(weights, i) * x for x in g)
             if sources:

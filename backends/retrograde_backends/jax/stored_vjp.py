@@ -6,21 +6,47 @@ FSAL method, at the end of a step, the row of the next step's first. A rejected 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 
 from retrograde._backend.stages import StageCotangents
-from retrograde._base.types import Inputs, NeedsGradient
+from retrograde._base.types import (
+    Array,
+    Body,
+    Carry,
+    CountedBody,
+    Field,
+    Function,
+    Index,
+    Inputs,
+    Leaves,
+    NeedsGradient,
+    ParamSums,
+    Scalar,
+    Scale,
+    State,
+    Table,
+    Tree,
+)
 from retrograde._solvers import ExplicitRungeKutta
-from retrograde._solvers.base import Step
+from retrograde._solvers.base import SolverState, Step
 from retrograde._solvers.runge_kutta.solver import Stepper, StepVJP
 
 from .linearized_field import Tape
 from .primitives import read_row, write_row
 from .scanned_stages import ScannedStages, ScannedStepVJP, as_rows, scanned_step_vjp
 from .xla_cpu.kernel import batched, outlined
+
+if TYPE_CHECKING:
+    from retrograde._backend.interface import AbstractBackend
+    from retrograde._backend.protocols import AbstractStepVJP, FieldVJP, Layout, StoredVJPs
+    from retrograde._integrate.integrator import Integrator
+    from retrograde._solvers.base import AbstractSolver
+
+    from .compiled_field import CompiledField
+    from .scanned_stages import JaxLayout
 
 __all__ = ["TapeHooks"]
 
@@ -29,26 +55,38 @@ class TapeHooks:
     """The hooks behind loops of stages on the way back, and behind tapes that are kept."""
 
     def own_step_vjp(
-        self, solver: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, stored: bool
-    ) -> Any:
-        return scanned_step_vjp(solver, layout, vjp, outputs=outputs, time=time)
+        self,
+        solver: AbstractSolver,
+        layout: Layout,
+        vjp: FieldVJP,
+        *,
+        outputs: bool,
+        time: bool,
+        stored: bool,
+    ) -> AbstractStepVJP | None:
+        step_vjp = scanned_step_vjp(
+            solver, cast("JaxLayout", layout), vjp, outputs=outputs, time=time
+        )
+        return cast("AbstractStepVJP | None", step_vjp)
 
-    def records_tapes(self, loop: Any) -> bool:
+    def records_tapes(self, loop: Integrator) -> bool:
         explicit = isinstance(loop.solver, ExplicitRungeKutta)
         bounded = loop.count is not None or loop.max_steps is not None
         if not (explicit and bounded) or getattr(loop.problem.f, "vjp", None) is not None:
             return False
         return not (loop.outputs.inside and loop.solver.extra)
 
-    def tapes(self, loop: Any, inputs: Inputs, wanted: NeedsGradient) -> Tapes:
-        return Tapes(loop, inputs, wanted)
+    def tapes(self, loop: Integrator, inputs: Inputs, wanted: NeedsGradient) -> StoredVJPs:
+        return cast("StoredVJPs", Tapes(loop, inputs, wanted))
 
-    def kept_bytes(self, loop: Any, inputs: Inputs, wanted: NeedsGradient) -> tuple[int, bool]:
+    def kept_bytes(
+        self, loop: Integrator, inputs: Inputs, wanted: NeedsGradient
+    ) -> tuple[int, bool]:
         if not self.records_tapes(loop):
             return 0, False
         found: list[int] = []
 
-        def sized() -> Any:
+        def sized() -> Tree:
             tape = Tapes(loop, inputs, wanted).tape
             found.append(sum(x.size * x.dtype.itemsize for x in tape.like))
             return 0
@@ -56,22 +94,26 @@ class TapeHooks:
         jax.eval_shape(sized)  # nothing of it is computed
         # no less than the states that stand in where times are differentiated
         size = max(loop.carried.nbytes, loop.solver.evaluations * found[0])
-        return size, loop.problem.program.scan_stages and loop.outputs.saveat.fn is None
+        return size, cast(
+            "CompiledField", loop.problem.program
+        ).scan_stages and loop.outputs.saveat.fn is None
 
 
 class Tapes:
     """The tapes of one solve; an integration takes it as it takes a guard."""
 
-    def __init__(self, loop: Any, inputs: Inputs, wanted: NeedsGradient) -> None:
+    def __init__(self, loop: Integrator, inputs: Inputs, wanted: NeedsGradient) -> None:
         problem, self.loop, self.inputs = loop.problem, loop, inputs
-        field = problem.program
+        field = cast("CompiledField", problem.program)
         self.tape = Tape(loop.layout, field.stored_vjp(loop.layout, inputs.params, wanted))
-        self.tableau = loop.solver.tableau
+        self.tableau = cast("ExplicitRungeKutta", loop.solver).tableau
         self.inner = loop.solver.evaluations
         # calls of their own in lanes, where f is: fused, every element would compute all again
         self.separate = outlined if field.outlined else _plain
 
-    def stepper(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> Any:
+    def stepper(
+        self, bk: AbstractBackend, layout: JaxLayout, field: Field, scale: Scale | None = None
+    ) -> Tree:
         """The integration's."""
         space = ScannedStages(layout, self.tableau, scale)
         self.recording = RecordingStepper(self.tableau, space, layout, field)
@@ -79,7 +121,7 @@ class Tapes:
         self.recording.separate = self.separate
         return self.recording
 
-    def table(self, n: int) -> tuple[Any, ...]:
+    def table(self, n: int) -> Table:
         """Room for the rows of so many steps; the first stage of all is there."""
         loop = self.loop
         start = layout_time(loop, self.inputs.clocked[0]), self.inputs.y0
@@ -87,34 +129,34 @@ class Tapes:
         rows = self.tape.rows(n * self.inner + 1)
         return tuple(write_row(x, 0, v) for x, v in zip(rows, first, strict=True))
 
-    def on_grid(self, step: Any) -> Callable[..., Any]:
+    def on_grid(self, step: CountedBody) -> CountedBody:
         """A counted step that keeps its tapes; the rows are the carry's last entry."""
 
-        def kept(i: Any, s: Any) -> Any:
+        def kept(i: Index, s: Carry) -> Tree:
             return self._kept(i, s[-1], lambda: step(i, s[:-1]))
 
         return kept
 
-    def on_tries(self, step: Any) -> Callable[..., Any]:
+    def on_tries(self, step: Body) -> Body:
         """A try that keeps its tapes, over pairs of its state and the rows."""
 
-        def kept(s: Any) -> Any:
+        def kept(s: Carry) -> Tree:
             return self._kept(s[0].n, s[1], lambda: (step(s[0]),))
 
         return kept
 
-    def _kept(self, i: Any, rows: Any, step: Callable[[], Any]) -> Any:
+    def _kept(self, i: Index, rows: Leaves, step: Function) -> Tree:
         stepper = self.recording
         stepper.at, stepper.rows = i * self.inner, rows
         after = step()
         return (*after, stepper.rows)
 
-    def step_vjp(self, rows: Any) -> Any:
+    def step_vjp(self, rows: Leaves) -> Tree:
         """Pulls of steps, from their tapes; its ``at`` tells which."""
         loop, inside = self.loop, bool(self.loop.outputs.inside)
         layout, tableau = loop.layout, self.tableau if inside else self.tableau.bare
         parts = tableau, ScannedStages(layout, tableau), StageCotangents(layout, tableau), layout
-        scans = loop.problem.program.scan_reverse and not batched()
+        scans = cast("CompiledField", loop.problem.program).scan_reverse and not batched()
         kind = RecalledLoop if scans else RecalledStepVJP
         stepper = kind(*parts, self.tape.vjp, outputs=inside, time=False)
         stepper.tape, stepper.rows, stepper.inner = self.tape, rows, self.inner
@@ -122,11 +164,11 @@ class Tapes:
         return stepper
 
 
-def _plain(fn: Any) -> Any:
+def _plain(fn: Function) -> Tree:
     return fn
 
 
-def layout_time(loop: Any, t: Any) -> Any:
+def layout_time(loop: Integrator, t: Scalar) -> Tree:
     return loop.layout.time(loop.clock.real(t))
 
 
@@ -136,11 +178,13 @@ class RecordingStepper(Stepper):
     space: ScannedStages
     tape: Tape
     inner: int
-    at: Any
-    rows: Any
-    separate: Any
+    at: Index
+    rows: Leaves
+    separate: Function
 
-    def step(self, t: Any, h: Any, carried: Any, state: Any, *, error: bool) -> Step:
+    def step(
+        self, t: Scalar, h: Scalar, carried: State, state: SolverState, *, error: bool
+    ) -> Step:
         w = self.space
         kept = w.begin(t, h, carried, state if error else None)
         last = self._stages(0 if kept is None else 1, self.stages if error else self.inner)
@@ -149,7 +193,7 @@ class RecordingStepper(Stepper):
         y1, k1 = (last, w.k[-1]) if self.fsal else (w.result(), None)
         return Step(y1, w.error2(y1) if self.judged else None, k1, kept)
 
-    def _stages(self, low: int, high: int) -> Any:
+    def _stages(self, low: int, high: int) -> Tree:
         w, linearise = self.space, self.tape.linearise
         if batched():
             return self._one_by_one(low, high, self.separate(linearise))
@@ -157,7 +201,7 @@ class RecordingStepper(Stepper):
         w.k[:high] = as_rows(slopes, high)
         return last
 
-    def _one_by_one(self, low: int, high: int, linearise: Any) -> Any:
+    def _one_by_one(self, low: int, high: int, linearise: Any) -> Tree:
         w = self.space
         for i in range(low, high):
             last = w.combine(i)
@@ -172,22 +216,22 @@ class RecalledStepVJP(StepVJP):
     """Pulls of steps whose tapes stand in ``rows``; ``at`` is the step."""
 
     tape: Tape
-    rows: Any
+    rows: Tree
     inner: int
-    at: Any
-    separate: Any
+    at: Index
+    separate: Function
 
-    def linearise(self, t: Any, h: Any, y: Any) -> Any:
-        parts: Any = self.tape.recall, self.tape.pull
+    def linearise(self, t: Scalar, h: Scalar, y: State) -> Tree:
+        parts: Tree = self.tape.recall, self.tape.pull
         if batched():
             parts = tuple(map(self.separate, parts))
         return [self._pull(parts, self.at * self.inner + i) for i in range(self.count)]
 
-    def _pull(self, parts: Any, row: Any) -> Callable[..., Any]:
+    def _pull(self, parts: Any, row: Sequence[Array]) -> Function:
         recall, whole = parts
         read = recall([read_row(x, row) for x in self.rows])
 
-        def pull(ct: Any, acc: Any) -> tuple[Any, Any, Any]:
+        def pull(ct: Sequence[Array], acc: ParamSums) -> tuple[Tree, Tree, Tree]:
             mu, cts = whole(read, tuple(ct))
             return mu, None, [a + x for a, x in zip(acc, cts, strict=True)]
 
@@ -197,10 +241,10 @@ class RecalledStepVJP(StepVJP):
 class RecalledLoop(ScannedStepVJP):
     """The same as a loop over the stages."""
 
-    rows: Any
+    rows: Tree
     inner: int
-    at: Any
-    separate: Any
+    at: Index
+    separate: Function
 
-    def linearise(self, t: Any, h: Any, y: Any) -> Any:
+    def linearise(self, t: Scalar, h: Scalar, y: State) -> Tree:
         return self.rows, self.at * self.inner

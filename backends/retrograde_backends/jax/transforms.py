@@ -7,14 +7,19 @@ around a solve are hidden, and nothing is said.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, cast
 
 import jax
 from jax.interpreters.ad import JVPTracer
 
 from retrograde._base.errors import UnsupportedByBackend
-from retrograde._base.types import RequestedTransforms
+from retrograde._base.types import Array, Inputs, RequestedTransforms
+
+if TYPE_CHECKING:
+    from retrograde._integrate.problem import Problem
+
+    from .compiled_field import CompiledField
 
 __all__ = ["TransformHooks", "forward_mode", "has_batch"]
 
@@ -22,11 +27,11 @@ __all__ = ["TransformHooks", "forward_mode", "has_batch"]
 class TransformHooks:
     """What is asked of a solve, and whether f has a forward mode."""
 
-    def requested(self, inputs: Any) -> RequestedTransforms:
+    def requested(self, inputs: Inputs) -> RequestedTransforms:
         return _requested(inputs)
 
-    def has_forward_mode(self, problem: Any) -> bool:
-        return "custom_vjp_call" not in str(problem.program.keys)
+    def has_forward_mode(self, problem: Problem) -> bool:
+        return "custom_vjp_call" not in str(cast("CompiledField", problem.program).keys)
 
 
 @contextlib.contextmanager
@@ -43,12 +48,12 @@ def forward_mode() -> Iterator[None]:
         ) from error
 
 
-def has_batch(arrays: Any) -> bool:
+def has_batch(arrays: Sequence[Array]) -> bool:
     """Whether a ``vmap`` can be seen around these; none can outside of a ``jit``."""
     return any("batch" in _kinds(x) for x in jax.tree_util.tree_leaves(arrays))
 
 
-def _requested(inputs: Any) -> RequestedTransforms:
+def _requested(inputs: Inputs) -> RequestedTransforms:
     """Forward mode, or the number of differentiated scalars, where all can be seen."""
     kinds, numbers = set(), 0
     for x in jax.tree_util.tree_leaves(inputs):
@@ -63,7 +68,7 @@ def _requested(inputs: Any) -> RequestedTransforms:
     return RequestedTransforms(scalars=None if "forward" in kinds or "batch" in kinds else numbers)
 
 
-def _kinds(x: Any) -> set[str]:
+def _kinds(x: Array) -> set[str]:
     """The transforms that an array is under."""
     if not isinstance(x, jax.core.Tracer):
         return set()

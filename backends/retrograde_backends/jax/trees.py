@@ -6,11 +6,13 @@ registered when the adapter is loaded, which is before there is one with an arra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from retrograde import Plan, Solution, Status
+from retrograde._base.types import Leaves, Tree
 
 __all__ = ["register"]
 
@@ -24,19 +26,19 @@ def register() -> None:
     tree.register_pytree_node(Plan, lambda plan: ((), plan), lambda plan, _: plan)
 
 
-def _children(solution: Solution[Any]) -> tuple[tuple[Any, ...], Any]:
+def _children(solution: Solution[Any]) -> tuple[Leaves, Any]:
     status = solution.status
     status = int(status) if isinstance(status, Status) else status  # JAX takes no enumerations
     children = (solution.ts, solution.ys, solution.stats, status, solution.t_final)
     return children, solution.plan
 
 
-def _with_keys(solution: Solution[Any]) -> tuple[Any, Any]:
+def _with_keys(solution: Solution[Any]) -> tuple[Tree, Tree]:
     children, plan = _children(solution)
     keys = map(jax.tree_util.GetAttrKey, CHILDREN)
     return tuple(zip(keys, children, strict=True)), plan
 
 
-def _solution(plan: Any, children: Any) -> Solution[Any]:
+def _solution(plan: Plan, children: Sequence[Tree]) -> Solution[Any]:
     ts, ys, stats, status, t = children
     return Solution(ts, ys, stats, Status(status) if type(status) is int else status, t, plan)

@@ -17,15 +17,30 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from retrograde._base.errors import InputError, UnsupportedByBackend
-from retrograde._base.types import Inputs, NeedsGradient
+from retrograde._base.types import (
+    Array,
+    Aux,
+    Body,
+    Bool,
+    Buffer,
+    Carry,
+    Condition,
+    Function,
+    Index,
+    Inputs,
+    Leaves,
+    NeedsGradient,
+    State,
+    Tree,
+)
 from retrograde._loops.body_vjp import BodyVJP, Span
 from retrograde._loops.loop import LeafLayout, LoopSpec
 from retrograde._loops.loop_program import DifferentiableLoop
@@ -34,8 +49,14 @@ from .derivatives import Differentiable, Tangent
 from .mesh import mesh_note, refuse_typed
 from .primitives import read_row, write_row
 from .reach import doubtful, reached, works
+from .types import Axes, Jaxpr, Ref, Var
 from .xla_cpu.eligible import fits, small, working_on
 from .xla_cpu.kernel import one_kernel
+
+if TYPE_CHECKING:
+    from retrograde._backend.protocols import FieldVJP
+
+    from .field_vjp import Pullback
 
 __all__ = [
     "IterationHooks",
@@ -43,12 +64,12 @@ __all__ = [
 ]
 
 
-def touched(jaxpr: Any, inputs: Sequence[bool]) -> list[bool]:
+def touched(jaxpr: Jaxpr, inputs: Sequence[bool]) -> list[bool]:
     """Which results of a jaxpr depend on the marked inputs."""
     sources = (*jaxpr.constvars, *jaxpr.invars)
     marked = {v for v, m in zip(sources, inputs, strict=True) if m}
 
-    def depends(v: Any) -> bool:
+    def depends(v: Var) -> bool:
         return not isinstance(v, Literal) and v in marked
 
     for eqn in jaxpr.eqns:
@@ -57,7 +78,7 @@ def touched(jaxpr: Any, inputs: Sequence[bool]) -> list[bool]:
     return [depends(v) for v in jaxpr.outvars]
 
 
-def _spread(loop: Any, batched: Sequence[bool]) -> tuple[list[bool], bool]:
+def _spread(loop: LoopSpec, batched: Sequence[bool]) -> tuple[list[bool], bool]:
     """(which leaves of the carry differ between lanes, whether the predicate does)."""
     body, cond = loop.jaxprs
     leaves = [False] * len(loop.template)
@@ -90,7 +111,7 @@ def guarded(loop: LoopSpec, batched: Sequence[bool]) -> LoopSpec:
 class _Guarded(LoopSpec):
     """A loop whose body changes nothing where cond says that it has ended."""
 
-    def step(self, leaves: Sequence[Any], x: Sequence[Any], params: Sequence[Any]) -> Any:
+    def step(self, leaves: Sequence[Array], x: Sequence[Array], params: Sequence[Array]) -> Tree:
         on = self.goes_on(leaves, params)
         start = self.initial(params)
         safe = [jnp.where(on, a, b) for a, b in zip(leaves, start, strict=True)]
@@ -109,7 +130,7 @@ class Lanes(LoopSpec):
         Which parameters have an axis of lanes, their first.
     """
 
-    def __init__(self, loop: Any, size: int, batched: Sequence[bool]) -> None:
+    def __init__(self, loop: LoopSpec, size: int, batched: Sequence[bool]) -> None:
         self.__dict__.update(loop.__dict__)
         self.one, self.size, self.batched = loop, size, tuple(batched)
         self.flags, self.steered = _spread(loop, batched)
@@ -120,20 +141,20 @@ class Lanes(LoopSpec):
         # what a batch of these lanes would see
         self.template_like = [self._wide(i, x) for i, x in enumerate(loop.template_like)]
 
-    def _wide(self, i: int, x: Any) -> Any:
+    def _wide(self, i: int, x: Array) -> Tree:
         shape = (self.size, *x.shape) if self.flags[i] else x.shape
         struct: Any = jax.ShapeDtypeStruct
         return struct(shape, x.dtype)
 
-    def _axes(self) -> tuple[list[Any], list[Any]]:
+    def _axes(self) -> tuple[list[Array], list[Array]]:
         return [0 if f else None for f in self.flags], [0 if b else None for b in self.batched]
 
-    def _mapped(self, fn: Callable[..., Any], out: Any) -> Callable[..., Any]:
+    def _mapped(self, fn: Function, out: Tree) -> Function:
         leaves, params = self._axes()
         return jax.vmap(fn, in_axes=(leaves, params), out_axes=out, axis_size=self.size)
 
     # --- the loop's interface
-    def initial(self, params: Sequence[Any]) -> tuple[Any, ...]:
+    def initial(self, params: Sequence[Array]) -> Leaves:
         leaves = list(self.one.initial(params))
         given = dict(zip(self.one.where, self.batched, strict=False))
         for i, flag in enumerate(self.flags):
@@ -141,23 +162,23 @@ class Lanes(LoopSpec):
                 leaves[i] = jnp.broadcast_to(leaves[i], (self.size, *leaves[i].shape))
         return tuple(leaves)
 
-    def step(self, leaves: Sequence[Any], x: Sequence[Any], params: Sequence[Any]) -> Any:
-        def one(leaves: Any, params: Any) -> Any:
+    def step(self, leaves: Sequence[Array], x: Sequence[Array], params: Sequence[Array]) -> Tree:
+        def one(leaves: Sequence[Array], params: Sequence[Array]) -> Tree:
             return self.guarded.step(leaves, (), params)[0]
 
         axes = self._axes()[0]
         return self._mapped(one, axes)(list(leaves), list(params)), []
 
-    def goes_on(self, leaves: Sequence[Any], params: Sequence[Any]) -> Any:
+    def goes_on(self, leaves: Sequence[Array], params: Sequence[Array]) -> Tree:
         each = self.each_goes_on(leaves, params)
         return jnp.any(each) if self.steered else each
 
-    def each_goes_on(self, leaves: Sequence[Any], params: Sequence[Any]) -> Any:
+    def each_goes_on(self, leaves: Sequence[Array], params: Sequence[Array]) -> Tree:
         test = self._mapped(self.one.each_goes_on, 0 if self.steered else None)
         return test(list(leaves), list(params))
 
-    def poison_param(self, ok: Any, k: int, x: Any) -> Any:
-        def one(ok: Any, x: Any) -> Any:
+    def poison_param(self, ok: Bool, k: int, x: Array) -> Tree:
+        def one(ok: Bool, x: Array) -> Tree:
             return self.one.poison_param(ok, k, x)
 
         if self.batched[k]:
@@ -172,7 +193,9 @@ def _with(program: DifferentiableLoop, loop: LoopSpec) -> DifferentiableLoop:
 class LoopGradient(Differentiable):
     """A loop with its derivatives, batched over lanes."""
 
-    def primal(self) -> Any:
+    program: DifferentiableLoop
+
+    def primal(self) -> Tree:
         program = self.program
         primal = one_kernel(program.primal, program.loop.small)
         if program.loop.count is not None:  # counted: nothing to steer
@@ -180,14 +203,14 @@ class LoopGradient(Differentiable):
         run = jax.custom_batching.custom_vmap(primal)
 
         @run.def_vmap
-        def rule(size: int, batched: Any, inputs: Inputs) -> Any:
+        def rule(size: int, batched: Axes, inputs: Inputs) -> Tree:
             lanes = Lanes(program.loop, size, batched[0].params)
             out = LoopGradient(_with(program, lanes)).primal()(inputs)
             return out, _result_axes(lanes, out)
 
         return run
 
-    def batching(self, run: Any, wanted: NeedsGradient) -> Any:
+    def batching(self, run: Function, wanted: NeedsGradient) -> Tree:
         program = self.program
         run = one_kernel(run, program.loop.small)
         if program.loop.count is not None:
@@ -195,7 +218,7 @@ class LoopGradient(Differentiable):
         fn = jax.custom_batching.custom_vmap(run)
 
         @fn.def_vmap
-        def rule(size: int, batched: Any, inputs: Inputs) -> Any:
+        def rule(size: int, batched: Axes, inputs: Inputs) -> Tree:
             lanes = Lanes(program.loop, size, batched[0].params)
             leaves, aux, arrays = LoopGradient(_with(program, lanes)).forward(wanted)(inputs)
             axes = _kept_axes(lanes, arrays)
@@ -206,11 +229,11 @@ class LoopGradient(Differentiable):
 
         return fn
 
-    def tangent(self, *arguments: Any) -> Tangent:
+    def tangent(self, *arguments: Array) -> Tangent:
         return _LoopTangent(*arguments)
 
 
-def _result_axes(lanes: Lanes, out: Any) -> Any:
+def _result_axes(lanes: Lanes, out: Tree) -> Tree:
     """Which parts of a primal's result have lanes."""
     _, (rest, _, _) = out
     floating = set(lanes.floating)
@@ -221,9 +244,9 @@ def _result_axes(lanes: Lanes, out: Any) -> Any:
         others, False, lanes.steered and bounded)  # fmt: skip
 
 
-def _kept_axes(lanes: Lanes, arrays: Sequence[Any]) -> list[Any]:
+def _kept_axes(lanes: Lanes, arrays: Sequence[Array]) -> list[Array]:
     """The axis of lanes of what a forward keeps: buffers, positions, count, verdict."""
-    axes: list[Any] = [1 if lanes.flags[i] else None for i in lanes.moving]
+    axes: list[Array] = [1 if lanes.flags[i] else None for i in lanes.moving]
     axes += [None] * (len(arrays) - len(axes))
     if lanes.max_steps is not None and lanes.steered:
         axes[-1] = 0
@@ -233,14 +256,16 @@ def _kept_axes(lanes: Lanes, arrays: Sequence[Any]) -> list[Any]:
 class _LoopTangent(Tangent):
     """Tangents of a loop's result; the reverse pass of a batch of loops is one of lanes."""
 
-    def batching(self, pull: Any) -> Any:
+    program: DifferentiableLoop
+
+    def batching(self, pull: Any) -> Tree:
         pull = one_kernel(pull, self.program.loop.small)
         if self.program.loop.count is not None:
             return pull
         fn = jax.custom_batching.custom_vmap(pull)
 
         @fn.def_vmap
-        def rule(size: int, batched: Any, *arguments: Any) -> Any:
+        def rule(size: int, batched: Axes, *arguments: Array) -> Tree:
             # each lane by itself, for as many steps as the longest takes
             one = guarded(self.program.loop, batched[0].params)
             again = self._of(_with(self.program, one))
@@ -253,7 +278,7 @@ class _LoopTangent(Tangent):
     def _of(self, program: DifferentiableLoop) -> _LoopTangent:
         return _LoopTangent(program, (self.structure, self.rest), self.where, self.wanted)
 
-    def over_lanes(self, size: int, constants: Any, tangents: Any) -> Any:
+    def over_lanes(self, size: int, constants: Sequence[Array], tangents: Sequence[Array]) -> Tree:
         """Cotangents of what all lanes share are summed where they arise, not lane by lane."""
         if self.program.loop.count is not None:
             return None
@@ -264,7 +289,7 @@ class _LoopTangent(Tangent):
             return None
         lanes = Lanes(self.program.loop, size, inputs.params)
 
-        def whole(constants: Any, cotangents: Any) -> tuple[Any, ...]:
+        def whole(constants: Sequence[Array], cotangents: Leaves) -> Leaves:
             inputs, arrays = jax.tree_util.tree_unflatten(self.structure, constants)
             axes = _kept_axes(lanes, arrays)
             arrays = [jnp.moveaxis(x, 0, 1) if a == 1 else x
@@ -295,39 +320,39 @@ SHALLOW = 1024
 class IterationHooks:
     """What ``while_loop`` and ``scan`` need."""
 
-    _compiled: Any
+    _compiled: Tree
 
-    def carry_leaves(self, leaves: Sequence[Any]) -> list[Any]:
+    def carry_leaves(self, leaves: Sequence[Tree]) -> Sequence[Tree]:
         return [jnp.asarray(x) for x in leaves]
 
-    def array_bytes(self, x: Any) -> int:
+    def array_bytes(self, x: Array) -> int:
         return int(math.prod(x.shape)) * int(x.dtype.itemsize)
 
-    def row_like(self, x: Any) -> Any:
+    def row_like(self, x: Array) -> Array:
         return struct(x.shape[1:], x.dtype)
 
-    def row(self, x: Any, i: Any) -> Any:
+    def row(self, x: Array, i: Index) -> Array:
         return read_row(x, i)
 
-    def new_stack(self, rows: int, like: Sequence[Any] | None) -> Any:
+    def new_stack(self, rows: int, like: Sequence[Array] | None) -> Buffer:
         return tuple(jnp.zeros((rows, *x.shape), x.dtype) for x in like or ())
 
-    def put(self, stack: Any, i: Any, leaves: Sequence[Any]) -> Any:
+    def put(self, stack: Buffer, i: Index, leaves: Sequence[Array]) -> Buffer:
         return tuple(write_row(x, i, row) for x, row in zip(stack, leaves, strict=True))
 
-    def stacked(self, stack: Any, like: Sequence[Any]) -> list[Any]:
+    def stacked(self, stack: Buffer, like: Sequence[Array]) -> list[Array]:
         return list(stack)
 
-    def predicate(self, x: Any) -> Any:
+    def predicate(self, x: Array) -> Bool:
         if x.dtype != jnp.bool_:
             raise InputError(f"`cond` returned {x.dtype}; return one bool.")
         return x
 
-    def negated(self, ok: Any) -> Any:
+    def negated(self, ok: Bool) -> Bool:
         return jnp.logical_not(ok)
 
     # --- tracing
-    def capture_loop(self, loop: Any) -> None:
+    def capture_loop(self, loop: LoopSpec) -> None:
         """Trace body and cond once, or twice where a plain number must become another dtype."""
         refuse_typed(loop.params)
         closed, shapes = self._trace(loop)
@@ -344,7 +369,9 @@ class IterationHooks:
         pairs = zip(jaxpr.invars[:count], jaxpr.outvars[:count], strict=True)
         loop.still = frozenset(i for i, (a, b) in enumerate(pairs) if a is b)
 
-        def call(captured: Any, leaves: Any, x: Any) -> tuple[list[Any], list[Any]]:
+        def call(
+            captured: Sequence[Array], leaves: Sequence[Array], x: Array
+        ) -> tuple[list[Array], list[Array]]:
             out = jax.core.eval_jaxpr(jaxpr, captured, *leaves, *x)
             return out[:count], out[count:]
 
@@ -360,10 +387,10 @@ class IterationHooks:
             loop.small = all(small(x, size) for x in loop.jaxprs)
         loop.notes = (*loop.notes, loop.small)
 
-    def _trace(self, loop: Any) -> Any:
+    def _trace(self, loop: LoopSpec) -> Tree:
         count = len(loop.template)
 
-        def flat(*arrays: Any) -> Any:
+        def flat(*arrays: Array) -> Tree:
             new, ys = loop.raw(arrays[:count], arrays[count:])
             return [jnp.asarray(x) for x in new], [jnp.asarray(y) for y in ys]
 
@@ -372,50 +399,49 @@ class IterationHooks:
                   for x in loop.template]  # fmt: skip
         return jax.make_jaxpr(flat, return_shape=True)(*leaves, *rows)
 
-    def _condition(self, loop: Any) -> tuple[Any, list[Any]]:
-        if loop.cond is None:
+    def _condition(self, loop: LoopSpec) -> tuple[Tree, list[Array]]:
+        cond = loop.cond
+        if cond is None:
             return None, []
 
-        def flat(*leaves: Any) -> Any:
-            return loop.truth(loop.cond(jax.tree_util.tree_unflatten(loop.treedef, leaves)))
+        def flat(*leaves: Array) -> Tree:
+            return loop.truth(cond(jax.tree_util.tree_unflatten(loop.treedef, leaves)))
 
         closed = jax.make_jaxpr(flat)(*loop.template)
         loop.notes, loop.jaxprs = (*loop.notes, str(closed.jaxpr)), (closed.jaxpr,)
 
-        def test(captured: Any, leaves: Any) -> Any:
+        def test(captured: Sequence[Array], leaves: Sequence[Array]) -> Tree:
             return jax.core.eval_jaxpr(closed.jaxpr, captured, *leaves)[0]
 
         return test, [jnp.asarray(x) for x in closed.consts]
 
     # --- loops that autodiff follows
     def followed_scan(
-        self, step: Callable[..., Any], state: Any, count: int, reverse: bool
-    ) -> tuple[Any, list[Any]]:
-        def body(state: Any, i: Any) -> Any:
+        self, step: Function, state: Carry, count: int, reverse: bool
+    ) -> tuple[Carry, list[Array]]:
+        def body(state: State, i: Index) -> Tree:
             return step(i, state)
 
         state, rows = jax.lax.scan(body, state, jnp.arange(count, dtype=jnp.int32))
         return state, [x[::-1] for x in rows] if reverse else list(rows)
 
-    def bounded_loop(
-        self, running: Callable[[Any], Any], body: Callable[[Any], Any], s: Any, bound: int | None
-    ) -> Any:
+    def bounded_loop(self, running: Condition, body: Body, s: Carry, bound: int | None) -> Carry:
         if bound is None:
             raise UnsupportedByBackend(
                 "derivatives that follow the steps of a `while_loop` (kind='bounded'; of the other "
                 "kinds those of derivatives) need a bound in JAX: pass `max_steps`."
             )
 
-        def going(s: Any) -> Any:
+        def going(s: Carry) -> Tree:
             return jnp.logical_and(s[0] < bound, running(s))
 
-        def times(count: int, inner: Callable[[Any], Any]) -> Callable[[Any], Any]:
-            def maybe(s: Any, _: Any) -> Any:
+        def times(count: int, inner: Function) -> Function:
+            def maybe(s: Carry, _: Ref) -> Tree:
                 return jax.lax.cond(going(s), inner, lambda s: s, s), None
 
             return lambda s: jax.lax.scan(maybe, s, length=count)[0]
 
-        def chunk(size: int) -> Callable[[Any], Any]:
+        def chunk(size: int) -> Function:
             levels = 2 if size <= SHALLOW else 3
             width = next(w for w in range(1, size + 1) if w**levels >= size)
             inner = body
@@ -423,12 +449,12 @@ class IterationHooks:
                 inner = jax.checkpoint(times(width, inner))
             return inner
 
-        def rest(done: int, size: int) -> Callable[[Any], Any]:
+        def rest(done: int, size: int) -> Function:
             """The chunks from step ``done`` on, behind one predicate."""
             size = min(size, bound - done)
             inner = chunk(size)
 
-            def run(s: Any) -> Any:
+            def run(s: Carry) -> Tree:
                 s = inner(s)
                 return s if done + size >= bound else rest(done + size, 16 * size)(s)
 
@@ -437,14 +463,18 @@ class IterationHooks:
         return rest(0, FIRST)(s) if bound else s
 
     def body_tape_bytes(
-        self, vjp: Any, span: Any, leaves: Sequence[Any]
+        self, vjp: FieldVJP, span: Carry, leaves: Sequence[Array]
     ) -> tuple[int, Sequence[bool]]:
-        shapes = jax.eval_shape(lambda *x: vjp.linearise(*x)[1], span, tuple(leaves))
+        shapes = jax.eval_shape(
+            lambda *x: cast("Pullback", vjp).linearise(*x)[1], span, tuple(leaves)
+        )
         return sum(self.array_bytes(x) for x in jax.tree_util.tree_leaves(shapes)), ()
 
-    def table_entries(self, loop: Any, vjp: Any, span: Any, leaves: Sequence[Any]) -> int:
-        def whole(*arrays: Any) -> Any:
-            new, pull = vjp.linearise(*arrays)
+    def table_entries(
+        self, loop: LoopSpec, vjp: FieldVJP, span: Carry, leaves: Sequence[Array]
+    ) -> int:
+        def whole(*arrays: Array) -> Tree:
+            new, pull = cast("Pullback", vjp).linearise(*arrays)
             return pull(new)
 
         if loop.small:
@@ -452,12 +482,17 @@ class IterationHooks:
         return WALKED if loop.small else SORTED
 
     # --- programs
-    def differentiate_loop(self, program: Any, inputs: Any, kind: str) -> Any:
+    def differentiate_loop(
+        self, program: DifferentiableLoop, inputs: Inputs, kind: str
+    ) -> tuple[Leaves, Aux]:
         if kind != "checkpointed":
-            return self._compiled(program, ("loop", kind), lambda: program.primal)(inputs)
-        return self._compiled(program, "gradient", lambda: LoopGradient(program).solve)(inputs)
+            call = self._compiled(program, ("loop", kind), lambda: program.primal)
+        else:
+            call = self._compiled(program, "gradient", lambda: LoopGradient(program).solve)
+        found: tuple[Leaves, Aux] = call(inputs)
+        return found
 
-    def tracked_leaves(self, loop: Any, params: Sequence[Any]) -> Sequence[bool]:
+    def tracked_leaves(self, loop: LoopSpec, params: Sequence[Array]) -> Sequence[bool]:
         """Tracers; where something has no derivative, of those that the body has one by."""
         found = [isinstance(x, jax.core.Tracer) and jnp.issubdtype(x.dtype, jnp.inexact)
                  for x in params]  # fmt: skip
@@ -470,8 +505,8 @@ class IterationHooks:
             pull = BodyVJP(loop, params, wanted, [leaves[i] for i in loop.floating])
             fresh = [leaves[i] for i in pull.active] + [loop.single[j] for j in pull.moved]
 
-            def pulled(span: Any, fresh: Any) -> Any:
-                vjp: Any = pull.vjp
+            def pulled(span: Carry, fresh: Leaves) -> Tree:
+                vjp: Pullback = cast("Pullback", pull.vjp)
                 out, part = vjp.linearise(span, fresh)
                 return part(out)
 
@@ -479,7 +514,9 @@ class IterationHooks:
 
         return [f and one(k) for k, f in enumerate(found)]
 
-    def reached(self, loop: Any, wanted: Sequence[bool]) -> tuple[Sequence[bool], Sequence[bool]]:
+    def reached(
+        self, loop: LoopSpec, wanted: Sequence[bool]
+    ) -> tuple[Sequence[bool], Sequence[bool]]:
         jaxpr, count = loop.jaxprs[0], len(loop.template)
         leaves, rows = [False] * count, list(wanted[len(loop.where) : loop.given])
         for i, w in zip(loop.where, wanted, strict=False):

@@ -18,7 +18,10 @@ import jax
 from jax.extend.core import Jaxpr
 from jax.interpreters import mlir
 
+from retrograde._base.types import Array, Leaves, Tree
+
 from ..mesh import layers, mesh_note
+from ..types import Eqn, Var
 
 __all__ = [
     "ALLOWED", "CALLS", "ELEMENTWISE", "JOINING", "MOST", "SHAPES", "TRANSCENDENTAL", "UNCACHED",
@@ -85,14 +88,14 @@ def fits(jaxpr: Jaxpr) -> bool:
     return not jaxpr.effects and all(map(_allowed, equations_of(jaxpr)))
 
 
-def programs_in(eqn: Any) -> Iterator[Any]:
+def programs_in(eqn: Eqn) -> Iterator[Var]:
     """The programs of an equation's calls, loops and branches."""
     for x in jax.tree_util.tree_leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
         if _is_jaxpr(x):
             yield getattr(x, "jaxpr", x)
 
 
-def equations_of(jaxpr: Jaxpr) -> Iterator[Any]:
+def equations_of(jaxpr: Jaxpr) -> Iterator[Var]:
     """All equations, those of loops, branches and calls included."""
     for eqn in jaxpr.eqns:
         yield eqn
@@ -100,7 +103,7 @@ def equations_of(jaxpr: Jaxpr) -> Iterator[Any]:
             yield from equations_of(program)
 
 
-def names(eqn: Any) -> set[str]:
+def names(eqn: Eqn) -> set[str]:
     """What an equation does, and what those do that it calls."""
     found = {eqn.primitive.name}
     for program in programs_in(eqn):
@@ -108,11 +111,11 @@ def names(eqn: Any) -> set[str]:
     return found
 
 
-def _is_jaxpr(x: Any) -> bool:
+def _is_jaxpr(x: Array) -> bool:
     return hasattr(getattr(x, "jaxpr", x), "eqns")
 
 
-def _allowed(eqn: Any) -> bool:
+def _allowed(eqn: Eqn) -> bool:
     name = eqn.primitive.name
     if name in ALLOWED or name in CONTAINERS:
         return True
@@ -150,7 +153,7 @@ def enabled() -> bool:
     return allowed() and bool(UNCACHED) and platforms_of(_arrays.get()) == ("cpu",)
 
 
-def platforms_of(arrays: Sequence[Any]) -> tuple[str, ...]:
+def platforms_of(arrays: Sequence[Array]) -> tuple[str, ...]:
     """The platform of each device that works on these arrays.
 
     Where they hide (in the tracers of a ``jit``, or in a mesh), those that JAX would take.
@@ -166,13 +169,13 @@ def platforms_of(arrays: Sequence[Any]) -> tuple[str, ...]:
     return tuple(d.platform for d in {d for x in unfused_sum for d in x.devices()})
 
 
-def value(x: Any) -> Any:
+def value(x: Array) -> Tree:
     """The array behind an array or a tracer, None where it is not known."""
     found = [*layers(x)]
     return None if not found or isinstance(found[-1], jax.core.Tracer) else found[-1]
 
 
-def default_device() -> Any:
+def default_device() -> Tree:
     """Where JAX computes if no array says otherwise."""
     config: Any = jax.config
     device = config.jax_default_device
@@ -182,7 +185,7 @@ def default_device() -> Any:
 
 
 @contextmanager
-def working_on(arrays: Sequence[Any]) -> Iterator[None]:
+def working_on(arrays: Sequence[Array]) -> Iterator[None]:
     """For a block, programs are judged for the devices that these arrays are on."""
     token = _arrays.set(tuple(arrays))
     try:
@@ -191,7 +194,7 @@ def working_on(arrays: Sequence[Any]) -> Iterator[None]:
         _arrays.reset(token)
 
 
-_arrays: ContextVar[tuple[Any, ...]] = ContextVar("arrays", default=())
+_arrays: ContextVar[Leaves] = ContextVar("arrays", default=())
 
 
 def small(jaxpr: Jaxpr, size: int) -> bool:
@@ -221,7 +224,7 @@ def transcendental(jaxpr: Jaxpr) -> bool:
     return given <= MOST and sum(_numbers(e.outvars[0]) for e in eqns) >= MANY
 
 
-def _numbers(v: Any) -> int:
+def _numbers(v: Var) -> int:
     return int(v.aval.size)
 
 

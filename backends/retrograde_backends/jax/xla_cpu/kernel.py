@@ -16,7 +16,7 @@ not inlined ends that (heat equation of 1,024 cells: 8 times as fast a gradient,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -28,6 +28,9 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from retrograde._base.types import Array, Function, Tree
+
+from ..types import Axes, Jaxpr, Lowering, Ref, Var
 from .eligible import UNCACHED, fits
 
 __all__ = [
@@ -42,18 +45,18 @@ __all__ = [
 ]
 
 
-def one_kernel(fn: Callable[..., Any], small: bool = True) -> Callable[..., Any]:
+def one_kernel(fn: Function, small: bool = True) -> Function:
     """``fn`` of arrays, as one kernel on the CPU where that is safe."""
     if not small:
         return fn
 
-    def run(*args: Any) -> Any:
+    def run(*args: Array) -> Tree:
         if getattr(jax.config, "jax_disable_jit", False):
             return fn(*args)
         leaves, structure = jax.tree_util.tree_flatten(args)
-        out: list[Any] = []
+        out: list[Array] = []
 
-        def flat(*leaves: Any) -> list[Any]:
+        def flat(*leaves: Array) -> list[Array]:
             found, tree = jax.tree_util.tree_flatten(
                 fn(*jax.tree_util.tree_unflatten(structure, leaves))
             )
@@ -72,7 +75,7 @@ def one_kernel(fn: Callable[..., Any], small: bool = True) -> Callable[..., Any]
     return run
 
 
-def _called(closed: Any, arrays: Sequence[Any]) -> list[Any]:
+def _called(closed: Jaxpr, arrays: Sequence[Array]) -> list[Array]:
     """What a program makes of its traced constants and arguments, by a call that is marked."""
     jaxpr, carries = closed.jaxpr, carried(closed.jaxpr)
     inputs = [v for v, x in zip(jaxpr.constvars, closed.consts, strict=True)
@@ -80,7 +83,7 @@ def _called(closed: Any, arrays: Sequence[Any]) -> list[Any]:
     moved = [id(v) in carries for v in (*inputs, *jaxpr.invars)]
 
     @jax.jit
-    def kernel(*arrays: Any) -> Any:
+    def kernel(*arrays: Array) -> Tree:
         touch = _touch(arrays)
         arrays = tuple(_after(touch, x) if m else x for x, m in zip(arrays, moved, strict=True))
         # known constants stay constants: as inputs, tables would take memory
@@ -100,18 +103,18 @@ def in_kernel() -> bool:
     return _tracing.get()
 
 
-def _plain(x: Any) -> bool:
+def _plain(x: Array) -> bool:
     """Whether x has numbers, and no other elements."""
     return bool(x.size) and bool(jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool)
 
 
-def _touch(arrays: Sequence[Any]) -> Any:
+def _touch(arrays: Sequence[Array]) -> Tree:
     """Something that depends on every array: the first or second of their first elements.
 
     XLA's emitter of such kernels knows the buffers that an operation reads or makes. An input that
     no operation is left to read, after its simplifications, makes it abort the whole process.
     """
-    firsts: dict[Any, list[Any]] = {}
+    firsts: dict[Any, list[Array]] = {}
     for x in arrays:
         firsts.setdefault(x.dtype, []).append(jnp.ravel(x)[:1])
     # unsigned, or JAX would look for negative ones; beyond the last is the last
@@ -120,7 +123,7 @@ def _touch(arrays: Sequence[Any]) -> Any:
     return sum(jnp.real(x[0]).astype(jnp.float32) for x in found)
 
 
-def carried(jaxpr: Any) -> set[int]:
+def carried(jaxpr: Jaxpr) -> set[int]:
     """Inputs that a loop carries on, by id."""
     found: set[int] = set()
     for eqn in jaxpr.eqns:
@@ -130,7 +133,7 @@ def carried(jaxpr: Any) -> set[int]:
     return found
 
 
-def _after(touch: Any, x: Any) -> Any:
+def _after(touch: Any, x: Array) -> Tree:
     """x, by an operation that can't come before ``touch``: so a loop may work in x's memory.
 
     XLA would copy an array that a loop writes into and that anything else reads, in either order.
@@ -141,16 +144,16 @@ def _after(touch: Any, x: Any) -> Any:
     return jax.lax.dynamic_update_slice(x, kept.reshape((1,) * x.ndim), (0,) * x.ndim)
 
 
-def outlined(fn: Callable[..., Any]) -> Callable[..., Any]:
+def outlined(fn: Function) -> Function:
     """``fn`` of arrays as a call of its own, which XLA's CPU backend does not fuse into others.
 
     Fused into the sums of stages around it, a field that stacks or indexes is computed again for
     each of its elements; of a call, nothing is. Calls within calls are merged. What is not read
     (the time, most often) is no argument: it would be computed for each stage.
     """
-    calls: dict[Any, Any] = {}
+    calls: dict[Var, Tree] = {}
 
-    def run(*args: Any) -> Any:
+    def run(*args: Array) -> Tree:
         if _inside.get():
             return fn(*args)
         given, tree = jax.tree_util.tree_flatten(args)
@@ -165,7 +168,9 @@ def outlined(fn: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _of_what_it_reads(fn: Callable[..., Any], given: Any, tree: Any) -> tuple[Any, list[bool], Any]:
+def _of_what_it_reads(
+    fn: Function, given: Sequence[Array], tree: Tree
+) -> tuple[Tree, list[bool], Any]:
     """Jitted, ``fn(*args)`` of those arrays that it reads; which these are; its results' tree."""
     flat = lambda *x: fn(*jax.tree_util.tree_unflatten(tree, x))  # noqa: E731
     closed, shapes = jax.make_jaxpr(flat, return_shape=True)(*given)
@@ -197,12 +202,12 @@ def within(where: ContextVar[bool]) -> Iterator[None]:
         where.reset(token)
 
 
-def inlined() -> Any:
+def inlined() -> Tree:
     """For a block, fields are part of what is around them: one that stands in a loop alone."""
     return within(_inside)
 
 
-def kernel_or_batched(fn: Callable[..., Any]) -> Callable[..., Any]:
+def kernel_or_batched(fn: Function) -> Function:
     """``one_kernel`` of ``fn``; under ``vmap``, whenever that comes, ``fn`` as ``batched`` tells.
 
     For programs that are worse than others where they are no kernel.
@@ -210,8 +215,8 @@ def kernel_or_batched(fn: Callable[..., Any]) -> Callable[..., Any]:
     one = jax.custom_batching.custom_vmap(one_kernel(fn))
 
     @one.def_vmap
-    def rule(size: int, batched: Any, *arguments: Any) -> Any:
-        def plain(*arguments: Any) -> Any:
+    def rule(size: int, batched: Axes, *arguments: Array) -> Tree:
+        def plain(*arguments: Array) -> Tree:
             with as_batched():
                 return fn(*arguments)
 
@@ -222,7 +227,7 @@ def kernel_or_batched(fn: Callable[..., Any]) -> Callable[..., Any]:
     return one
 
 
-def as_batched() -> Any:
+def as_batched() -> Tree:
     """For a block, what is traced is one lane of a ``vmap``."""
     return within(_batched)
 
@@ -235,17 +240,17 @@ def batched() -> bool:
 # --- the mark on the call, which is set or not when the program is lowered
 
 
-_tag: Any = Primitive("retrograde_kernel")
+_tag: Ref = Primitive("retrograde_kernel")
 _tag.multiple_results = True
 _tag.def_impl(lambda *xs, **_: list(xs))
 _tag.def_abstract_eval(lambda *xs, **_: list(xs))
 
 
-def _batch(arrays: Any, axes: Any, **keywords: Any) -> Any:
+def _batch(arrays: Sequence[Array], axes: Axes, **keywords: Ref) -> Tree:
     return _tag.bind(*arrays, **keywords), axes
 
 
-def _mark(ctx: Any, *xs: Any, shapes: Any) -> Any:
+def _mark(ctx: Lowering, *xs: Array, shapes: Ref) -> Tree:
     """Mark the call that made these; as a kernel unless a batch made its arrays larger."""
     calls = [x.owner for x in xs if getattr(x.owner, "name", "") == "func.call"]
     if calls and alone(ctx):
@@ -256,12 +261,12 @@ def _mark(ctx: Any, *xs: Any, shapes: Any) -> Any:
             if not all(_within(a, b) for a, b in zip(found, shapes, strict=True)):
                 return xs
             attributes["xla_cpu_small_call"] = "true"
-        values: Any = {k: mlir.ir.StringAttr.get(v) for k, v in attributes.items()}
+        values: Lowering = {k: mlir.ir.StringAttr.get(v) for k, v in attributes.items()}
         call.attributes[_ATTRIBUTES] = mlir.ir.DictAttr.get(values)
     return xs
 
 
-def unmark(values: Sequence[Any]) -> None:
+def unmark(values: Sequence[Array]) -> None:
     """Let XLA merge the calls that made these with what is around them, and drop what is not read.
 
     Of a marked call, every result is computed.
@@ -274,7 +279,7 @@ def unmark(values: Sequence[Any]) -> None:
 _ATTRIBUTES = "mhlo.frontend_attributes"
 
 
-def alone(ctx: Any) -> bool:
+def alone(ctx: Lowering) -> bool:
     """Whether a program is for one CPU alone: a partitioned one may exchange data anywhere."""
     context = ctx.module_context
     return tuple(context.platforms) == ("cpu",) and _devices(context.axis_context) == 1
@@ -285,13 +290,13 @@ def _devices(context: Any) -> int:
     return int(context.mesh.size if hasattr(context, "mesh") else context.num_devices)
 
 
-def _within(found: Any, shapes: Any) -> bool:
+def _within(found: Any, shapes: Ref) -> bool:
     """Whether these are the shapes given, in order, without those that nobody uses."""
     rest = iter(shapes)
     return all(shape in rest for shape in found)
 
 
-def _jvp(primals: Any, tangents: Any, **keywords: Any) -> Any:
+def _jvp(primals: Sequence[Array], tangents: Sequence[Array], **keywords: Ref) -> Tree:
     return _tag.bind(*primals, **keywords), list(tangents)
 
 

@@ -30,6 +30,9 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from retrograde._base.types import Array, Function, Leaves, Tree
+
+from ..types import Axes, Eqn, Jaxpr, Ref, Var
 from .eligible import ALLOWED, CALLS, ELEMENTWISE, SHAPES, TRANSCENDENTAL, equations_of, names
 
 __all__ = [
@@ -45,7 +48,7 @@ FILLED = 8
 """Numbers of a last axis from which XLA's emitter of products fills its vectors."""
 
 
-def is_product(eqn: Any) -> bool:
+def is_product(eqn: Eqn) -> bool:
     """Whether it is the product of a matrix and a vector, all of one inexact dtype."""
     if eqn.primitive.name != "dot_general":
         return False
@@ -60,14 +63,14 @@ def is_product(eqn: Any) -> bool:
     )
 
 
-def product(eqn: Any, matrix: Any, column: Any, *, as_sum: bool) -> Any:
+def product(eqn: Eqn, matrix: Array, column: Array, *, as_sum: bool) -> Tree:
     """What the equation makes of these, as a column."""
     at = [v.aval.ndim for v in eqn.invars].index(2)
     (axis,), precision = eqn.params["dimension_numbers"][0][at], eqn.params["precision"]
     return _product.bind(matrix, column, axis=axis, precision=precision, as_sum=as_sum)
 
 
-def products_to_sum(jaxpr: Any, states: Iterable[Any]) -> set[int]:
+def products_to_sum(jaxpr: Jaxpr, states: Iterable[Var]) -> set[int]:
     """The results, by id, of those that may be sums.
 
     Its operand has to be an array (what a transcendental one or a product gives, a parameter, and
@@ -85,12 +88,12 @@ def products_to_sum(jaxpr: Any, states: Iterable[Any]) -> set[int]:
     }
 
 
-def _cheap(eqn: Any) -> bool:
+def _cheap(eqn: Eqn) -> bool:
     """Whether XLA makes an operation part of every other one that reads its result."""
     return not names(eqn) & TRANSCENDENTAL and names(eqn) <= ELEMENTWISE | SHAPES | CALLS
 
 
-def _sources(jaxpr: Any, states: set[int]) -> dict[int, set[int]]:
+def _sources(jaxpr: Jaxpr, states: set[int]) -> dict[int, set[int]]:
     """The states that each variable is a cheap function of."""
     found: dict[int, set[int]] = {s: {s} for s in states}
     for eqn in jaxpr.eqns:
@@ -99,11 +102,11 @@ def _sources(jaxpr: Any, states: set[int]) -> dict[int, set[int]]:
     return found
 
 
-def _union(sources: dict[int, set[int]], variables: Iterable[Any]) -> set[int]:
+def _union(sources: dict[int, set[int]], variables: Iterable[Var]) -> set[int]:
     return {s for v in variables for s in sources.get(id(v), ())}
 
 
-def _read_once(jaxpr: Any) -> set[int]:
+def _read_once(jaxpr: Jaxpr) -> set[int]:
     """Variables that are read once, as is everything cheap that is made of them."""
     reads = Counter(id(v) for eqn in jaxpr.eqns for v in eqn.invars)
     reads.update(map(id, jaxpr.outvars))
@@ -117,15 +120,15 @@ def _read_once(jaxpr: Any) -> set[int]:
 # --- the primitive: ``(matrix, column) -> column``, over an axis of the matrix
 
 
-_product: Any = Primitive("retrograde_product")
+_product: Array = Primitive("retrograde_product")
 
 
-def _plain(matrix: Any, column: Any, *, axis: int, precision: Any, as_sum: bool) -> Any:
+def _plain(matrix: Array, column: Array, *, axis: int, precision: Ref, as_sum: bool) -> Tree:
     numbers = ((axis,), (0,)), ((), ())
     return jax.lax.dot_general(matrix, column, numbers, precision=precision)
 
 
-def _formed(matrix: Any, column: Any, *, axis: int, precision: Any, as_sum: bool) -> Any:
+def _formed(matrix: Array, column: Array, *, axis: int, precision: Ref, as_sum: bool) -> Tree:
     width = matrix.shape[1]
     if not as_sum or width > FILLED or (axis, width) == (0, FILLED):
         return _plain(matrix, column, axis=axis, precision=precision, as_sum=as_sum)
@@ -133,19 +136,19 @@ def _formed(matrix: Any, column: Any, *, axis: int, precision: Any, as_sum: bool
     return jnp.sum(matrix * factor, axis=axis)[:, None]
 
 
-def _shape(matrix: Any, column: Any, *, axis: int, **_: Any) -> Any:
+def _shape(matrix: Array, column: Array, *, axis: int, **_: Ref) -> Tree:
     return column.update(shape=(matrix.shape[1 - axis], 1))
 
 
-def _by_matrix(ct: Any, matrix: Any, column: Any, *, axis: int, **_: Any) -> Any:
+def _by_matrix(ct: Array, matrix: Array, column: Array, *, axis: int, **_: Ref) -> Tree:
     return ct * column.reshape(1, -1) if axis else column * ct.reshape(1, -1)
 
 
-def _by_column(ct: Any, matrix: Any, column: Any, *, axis: int, **rest: Any) -> Any:
+def _by_column(ct: Array, matrix: Array, column: Array, *, axis: int, **rest: Any) -> Tree:
     return _product.bind(matrix, ct, axis=1 - axis, **rest)
 
 
-def _batch(arrays: Any, axes: Any, **settings: Any) -> Any:
+def _batch(arrays: Sequence[Array], axes: Axes, **settings: Ref) -> Tree:
     return jax.vmap(partial(_plain, **settings), in_axes=axes)(*arrays), 0
 
 
@@ -161,7 +164,7 @@ LEAST = 8
 """Elements from which vectors become columns: below, what is written out is faster."""
 
 
-def multiplies(jaxpr: Any) -> bool:
+def multiplies(jaxpr: Jaxpr) -> bool:
     """Whether a program has products that become columns."""
     return any(map(is_product, equations_of(jaxpr)))
 
@@ -176,22 +179,22 @@ class Matvec:
         How many inputs (time, leaves of the state) stand before the parameters.
     """
 
-    def __init__(self, jaxpr: Any, before: int) -> None:
+    def __init__(self, jaxpr: Jaxpr, before: int) -> None:
         self.jaxpr, self.before = jaxpr, before
         self.given = [*jaxpr.constvars, *jaxpr.invars]
         self._programs: dict[tuple[bool, ...], Any] = {}
 
-    def run(self, consts: Sequence[Any], *arrays: Any) -> list[Any]:
+    def run(self, consts: Sequence[Array], *arrays: Array) -> list[Array]:
         """Its results; vectors among the arrays may be given as columns."""
         arrays = (*consts, *arrays)
         columns = tuple(jnp.ndim(x) > v.aval.ndim for x, v in zip(arrays, self.given, strict=True))
         if columns not in self._programs:
             self._programs[columns] = self._written(columns)[0]
         program = self._programs[columns]
-        found: list[Any] = jax.core.eval_jaxpr(program.jaxpr, program.consts, *arrays)
+        found: list[Array] = jax.core.eval_jaxpr(program.jaxpr, program.consts, *arrays)
         return found
 
-    def prepared(self, params: Sequence[Any]) -> tuple[Any, ...]:
+    def prepared(self, params: Sequence[Array]) -> Leaves:
         """Parameters (inputs, then constants), with the vectors that meet columns as such.
 
         To be made once, before loops. In a loop XLA would move the change of shape to what follows,
@@ -205,14 +208,14 @@ class Matvec:
         met, first = self._written((False,) * len(self.given))[1], len(self.jaxpr.constvars)
         return [*met[first + self.before :], *met[:first]]
 
-    def _written(self, columns: Sequence[bool]) -> tuple[Any, list[bool]]:
+    def _written(self, columns: Sequence[bool]) -> tuple[Tree, list[bool]]:
         """The program for such constants and arrays, and which of these met a column."""
         closed, values = self._inlined, list[_Value]()
         first = len(self.jaxpr.constvars)
         states = closed.jaxpr.invars[first + 1 : first + self.before]
         sums, starts = products_to_sum(closed.jaxpr, states), _before_transcendental(closed.jaxpr)
 
-        def flat(*arrays: Any) -> list[Any]:
+        def flat(*arrays: Array) -> list[Array]:
             pairs = zip(arrays, columns, strict=True)
             values[:] = [_Value(x, is_column=column) for x, column in pairs]
             return [x.flat() for x in _walk(closed, values, sums, starts)]
@@ -223,20 +226,20 @@ class Matvec:
         return jax.make_jaxpr(flat)(*like), [x.met for x in values]
 
     @cached_property
-    def _inlined(self) -> Any:
+    def _inlined(self) -> Tree:
         """The program of constants and arrays with no calls of ``jax.jit`` in it."""
         first = len(self.jaxpr.constvars)
 
-        def flat(*arrays: Any) -> list[Any]:
+        def flat(*arrays: Array) -> list[Array]:
             return _without_calls(self.jaxpr, arrays[:first], arrays[first:])
 
         return jax.make_jaxpr(flat)(*(v.aval for v in self.given))
 
 
-def _without_calls(jaxpr: Any, consts: Sequence[Any], arrays: Sequence[Any]) -> list[Any]:
+def _without_calls(jaxpr: Jaxpr, consts: Sequence[Array], arrays: Sequence[Array]) -> list[Array]:
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arrays), strict=True))
 
-    def read(v: Any) -> Any:
+    def read(v: Var) -> Tree:
         return v.val if hasattr(v, "val") else values[v]
 
     for eqn in jaxpr.eqns:
@@ -250,12 +253,12 @@ def _without_calls(jaxpr: Any, consts: Sequence[Any], arrays: Sequence[Any]) -> 
     return [*map(read, jaxpr.outvars)]
 
 
-def _named(eqn: Any) -> list[Any]:
+def _named(eqn: Eqn) -> list[Array]:
     """What it reads that is no number written in the program."""
     return list(dict.fromkeys(v for v in eqn.invars if not hasattr(v, "val")))
 
 
-def _alone(jaxpr: Any, eqn: Any, named: Sequence[Any]) -> Any:
+def _alone(jaxpr: Jaxpr, eqn: Eqn, named: Sequence[Array]) -> Function:
     """One equation as a function."""
     program = jaxpr.replace(constvars=[], invars=[*named], eqns=[eqn], outvars=eqn.outvars)
     return lambda *arrays: jax.core.eval_jaxpr(program, (), *arrays)
@@ -267,23 +270,23 @@ class _Value:
     def __init__(self, array: Any, *, is_column: bool = False) -> None:
         self.array, self.is_column, self.met = array, is_column, False
 
-    def flat(self) -> Any:
+    def flat(self) -> Tree:
         return self.array.reshape(-1) if self.is_column else self.array
 
-    def column(self) -> Any:
+    def column(self) -> Tree:
         self.met = True
         return self.array if self.is_column else jnp.reshape(self.array, (-1, 1))
 
 
 def _walk(
-    closed: Any, given: Sequence[_Value], sums: set[int], starts: set[int]
+    closed: Jaxpr, given: Sequence[_Value], sums: set[int], starts: set[int]
 ) -> Iterator[_Value]:
     """Results of the program, of whose products these become sums, and these stay columns."""
     jaxpr = closed.jaxpr
     constants = map(_Value, closed.consts)
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *given), strict=True))
 
-    def read(v: Any) -> _Value:
+    def read(v: Var) -> _Value:
         return _Value(v.val) if hasattr(v, "val") else values[v]
 
     for eqn in jaxpr.eqns:
@@ -302,7 +305,7 @@ def _walk(
     return map(read, jaxpr.outvars)
 
 
-def _before_transcendental(jaxpr: Any) -> set[int]:
+def _before_transcendental(jaxpr: Jaxpr) -> set[int]:
     """Vectors, by id, that transcendental operations of eight elements or more follow."""
     found: set[int] = set()
     for eqn in reversed(jaxpr.eqns):
@@ -316,7 +319,7 @@ def _rank(pair: tuple[Any, _Value]) -> int:
     return int(pair[0].aval.ndim)
 
 
-def _applied(run: Any, eqn: Any, given: dict[Any, _Value]) -> list[_Value]:
+def _applied(run: Function, eqn: Eqn, given: dict[Any, _Value]) -> list[_Value]:
     """An equation of what is given: of columns, where one is among them, if it can be."""
     if not (_elementwise(eqn) and any(x.is_column for x in given.values())):
         return [_Value(x) for x in run(*(x.flat() for x in given.values()))]
@@ -326,7 +329,7 @@ def _applied(run: Any, eqn: Any, given: dict[Any, _Value]) -> list[_Value]:
     return [_Value(x, is_column=True) for x in along(*arrays)]
 
 
-def _elementwise(eqn: Any) -> bool:
+def _elementwise(eqn: Eqn) -> bool:
     """Whether it takes numbers and vectors of one length, two at least, element by element."""
     name = eqn.primitive.name
     if name == "custom_jvp_call":

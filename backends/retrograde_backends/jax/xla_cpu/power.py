@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from jax import lax
 
+from retrograde._base.types import Array, Index, Tree
+
 from ..primitives import read_row
 
 __all__ = ["fixed_power"]
@@ -39,7 +41,7 @@ _PARTS = 7
 """Bits of the mantissa that are looked up."""
 
 
-def fixed_power(x: Any, p: float) -> Any:
+def fixed_power(x: Array, p: float) -> Tree:
     """x**p for x >= 2**-64; nan where x is nan or infinite.
 
     Its relative error is that of rounding, some units in the last place, for |p| <= 1/2.
@@ -51,7 +53,7 @@ def fixed_power(x: Any, p: float) -> Any:
     """
     integer, digits, highest, count = _FORMATS[str(x.dtype)]
 
-    def table_get(values: Any, i: Any) -> Any:
+    def table_get(values: Sequence[float], i: Index) -> Tree:
         # as NumPy's: where JAX before 0.8 makes an array of them, it puts it on a device
         return read_row(np.asarray(values, x.dtype), i)
 
@@ -76,7 +78,7 @@ def _binomials(p: float, count: int) -> list[float]:
     return terms
 
 
-def _sum(terms: Sequence[Any], r: Any) -> Any:
+def _sum(terms: Sequence[Array], r: Array) -> Tree:
     while len(terms) > 1:
         pairs = itertools.zip_longest(terms[::2], terms[1::2])
         terms, r = [a if b is None else a + b * r for a, b in pairs], r * r

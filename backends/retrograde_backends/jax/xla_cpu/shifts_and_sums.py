@@ -21,7 +21,7 @@ true, is an operation that the call doesn't take.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,9 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from retrograde._base.types import Array, Function, Index, Tree
+
+from ..types import Axes, Eqn, Jaxpr, Ref, Var
 from .eligible import equations_of
 
 __all__ = [
@@ -37,9 +40,9 @@ __all__ = [
 ]
 
 
-def shifted(jaxpr: Any) -> Any:
+def shifted(jaxpr: Jaxpr) -> Tree:
     """The program with every join that is a shift replaced, in calls too."""
-    made: dict[Any, Any] = {}
+    made: dict[Var, Tree] = {}
     equations = []
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "concatenate":
@@ -52,7 +55,7 @@ def shifted(jaxpr: Any) -> Any:
     return jaxpr if same else jaxpr.replace(eqns=equations)
 
 
-def _in_call(call: Any) -> Any:
+def _in_call(call: Eqn) -> Eqn:
     """A call with the same done inside; ``jnp.roll`` is one that does nothing else."""
     closed = call.params["jaxpr"]
     old, new = closed.jaxpr, shifted(closed.jaxpr)
@@ -64,7 +67,7 @@ def _in_call(call: Any) -> Any:
     return call.replace(params={**call.params, "jaxpr": closed.replace(jaxpr=new)})
 
 
-def _as_shift(join: Any, made: dict[Any, Any]) -> Any:
+def _as_shift(join: Any, made: dict[Var, Tree]) -> Eqn:
     """The join as a shift, if it is one of all of an array."""
     axis, parts = join.params["dimension"], [made[id(v)] for v in join.invars if id(v) in made]
     if len(parts) != 2 or len(join.invars) != 2 or {x.primitive.name for x in parts} != {"slice"}:
@@ -82,7 +85,7 @@ def _as_shift(join: Any, made: dict[Any, Any]) -> Any:
     return join.replace(primitive=_shift, invars=[source], params={"by": by, "axis": axis})
 
 
-def _span(part: Any, axis: int, shape: Any) -> tuple[int, int] | None:
+def _span(part: Eqn, axis: int, shape: tuple[int, ...]) -> tuple[int, int] | None:
     """What a slice takes of an axis, if it takes all of the others."""
     low, high = part.params["start_indices"], part.params["limit_indices"]
     strides = part.params["strides"] or ()
@@ -92,19 +95,19 @@ def _span(part: Any, axis: int, shape: Any) -> tuple[int, int] | None:
     return (low[axis], high[axis]) if whole else None
 
 
-_shift: Any = Primitive("retrograde_shift")
+_shift: Ref = Primitive("retrograde_shift")
 
 
-def _joined(x: Any, *, by: int, axis: int) -> Any:
+def _joined(x: Array, *, by: int, axis: int) -> Tree:
     rest = x.shape[axis] - by
     first, second = (jax.lax.slice_in_dim(x, a, b, 1, axis) for a, b in ((rest, None), (0, rest)))
     return jax.lax.concatenate([first, second], axis)
 
 
-def _padded(x: Any, *, by: int, axis: int) -> Any:
+def _padded(x: Array, *, by: int, axis: int) -> Tree:
     rest, zero = x.shape[axis] - by, jnp.zeros((), x.dtype)
 
-    def moved(low: int, high: int) -> Any:
+    def moved(low: int, high: int) -> Tree:
         around = [(low, high, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
         return jax.lax.pad(x, zero, around)
 
@@ -112,11 +115,11 @@ def _padded(x: Any, *, by: int, axis: int) -> Any:
     return jnp.where(place < by, moved(-rest, rest), moved(by, -by))
 
 
-def _transpose(ct: Any, x: Any, *, by: int, axis: int) -> Any:
+def _transpose(ct: Array, x: Array, *, by: int, axis: int) -> Tree:
     return [_shift.bind(ct, by=ct.shape[axis] - by, axis=axis)]
 
 
-def _batch(arrays: Any, axes: Any, *, by: int, axis: int) -> Any:
+def _batch(arrays: Sequence[Array], axes: Axes, *, by: int, axis: int) -> Tree:
     (x,), (at,) = arrays, axes
     return _shift.bind(x, by=by, axis=axis + (at <= axis)), at
 
@@ -133,12 +136,12 @@ LARGE = 32_768
 """Elements from which on XLA's CPU backend calls the library."""
 
 
-def unfused_sum(pull: Callable[..., Any], state: Sequence[Any]) -> Callable[..., Any]:
+def unfused_sum(pull: Function, state: Sequence[Array]) -> Function:
     """The same linear function with its large sums so formed, if a state has as many numbers."""
     if sum(x.size for x in state) < LARGE:
         return pull
 
-    def run(ct: Any) -> Any:
+    def run(ct: Array) -> Tree:
         closed, shapes = jax.make_jaxpr(pull, return_shape=True)(ct)
         if not any(eqn.primitive.name == "retrograde_shift" for eqn in equations_of(closed.jaxpr)):
             return pull(ct)  # with nothing shifted the library is faster (by a third)
@@ -150,7 +153,7 @@ def unfused_sum(pull: Callable[..., Any], state: Sequence[Any]) -> Callable[...,
     return run
 
 
-def _settle(eqn: Any) -> Any:
+def _settle(eqn: Eqn) -> Eqn:
     if eqn.primitive.name != "reduce_sum":
         return eqn
     x = eqn.invars[0].aval
@@ -159,23 +162,23 @@ def _settle(eqn: Any) -> Any:
     return eqn.replace(primitive=_sum, params={"axes": tuple(eqn.params["axes"])})
 
 
-_sum: Any = Primitive("retrograde_sum")
+_sum: Ref = Primitive("retrograde_sum")
 
 
-def _plain(x: Any, *, axes: tuple[int, ...]) -> Any:
+def _plain(x: Array, *, axes: tuple[int, ...]) -> Tree:
     return jnp.sum(x, axis=axes)
 
 
-def _chosen(x: Any, *, axes: tuple[int, ...]) -> Any:
+def _chosen(x: Array, *, axes: tuple[int, ...]) -> Tree:
     barrier: Any = jax.lax.optimization_barrier
     return jnp.sum(jnp.where(barrier(jnp.array(True)), x, 0), axis=axes)
 
 
-def _transpose_sum(ct: Any, x: Any, *, axes: tuple[int, ...]) -> Any:
+def _transpose_sum(ct: Array, x: Array, *, axes: tuple[int, ...]) -> Tree:
     return [jnp.broadcast_to(jnp.expand_dims(ct, axes), x.aval.shape)]
 
 
-def _batch_sum(arrays: Any, at: Any, *, axes: tuple[int, ...]) -> Any:
+def _batch_sum(arrays: Sequence[Array], at: Index, *, axes: tuple[int, ...]) -> Tree:
     x = jnp.moveaxis(arrays[0], at[0], 0)
     return _sum.bind(x, axes=tuple(axis + 1 for axis in axes)), 0
 
