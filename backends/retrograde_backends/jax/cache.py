@@ -44,7 +44,7 @@ def peak_gradient_bytes(
 
 def temporary_bytes(fn: Function, *arguments: Array) -> int:
     """Bytes of the temporaries of a function's compiled form (compiled here if need be)."""
-    compiled: Function = fn
+    compiled: Ref = fn
     if not hasattr(compiled, "memory_analysis"):
         if not hasattr(compiled, "lower"):
             compiled = jax.jit(compiled)
