@@ -41,7 +41,7 @@ from .types import Ref
 from .xla_cpu.kernel import batched, in_kernel, inlined
 
 if TYPE_CHECKING:
-    from retrograde._backend.protocols import Attempt, FieldVJP
+    from retrograde._backend.protocols import JudgedStep, FieldVJP
     from retrograde._solvers.base import AbstractSolver
     from retrograde._solvers.runge_kutta.tableau import Tableau
 
@@ -74,7 +74,7 @@ class ScannedStages(Stages):
     def evaluate(self, field: Field, low: int, high: int) -> None:
         self.k[:high] = as_rows(self.run(_alone(field), low, high)[0], high)
 
-    def fused(self, field: Field) -> Attempt | None:
+    def fused(self, field: Field) -> JudgedStep | None:
         """One attempt and its error; the last stage stands at the step's end."""
         alone = _alone(field)
 

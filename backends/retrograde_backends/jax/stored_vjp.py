@@ -6,7 +6,7 @@ FSAL method, at the end of a step, the row of the next step's first. A rejected 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import jax
