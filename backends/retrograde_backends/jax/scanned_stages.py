@@ -41,7 +41,7 @@ from .types import Ref
 from .xla_cpu.kernel import batched, in_kernel, inlined
 
 if TYPE_CHECKING:
-    from retrograde._backend.protocols import JudgedStep, FieldVJP
+    from retrograde._backend.protocols import FieldVJP, JudgedStep
     from retrograde._solvers.base import AbstractSolver
     from retrograde._solvers.runge_kutta.tableau import Tableau
 
