@@ -17,6 +17,7 @@ from ._backends import library
 from ._by_hand import EquinoxLoop, Scan
 from ._cases import Fact, tighter
 from ._problem import Problem
+from ._rows_batches import batch_facts
 from ._rows_jax import half_of_diffrax
 from .compile import program_bytes, traces
 from .import_time import imported
@@ -193,5 +194,6 @@ def other_facts() -> Iterator[Fact]:
 
 
 FACTS = (
-    toy_facts, program_facts, trace_facts, torch_facts, length_facts, schedule_facts, other_facts,
+    toy_facts, program_facts, batch_facts, trace_facts, torch_facts, length_facts, schedule_facts,
+    other_facts,
 )  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 
 from ._problem import Problem
 
-__all__ = ["burgers", "heat", "wave"]
+__all__ = ["burgers", "heat", "heat_batch", "wave"]
 
 
 def burgers(n: int, t1: float = 20.0) -> Problem:
@@ -46,6 +46,19 @@ def heat(n: int, t1: float = 20.0, dt: float | None = None) -> Problem:
     y0 = 1.0 + np.sin(2 * np.pi * x / 32) + 0.5 * np.cos(2 * np.pi * x / 8)
     cell = heat(32, t1, dt) if n > 32 and n % 32 == 0 else None
     return Problem(f"heat_{n}", make, y0, np.array(0.5), t1, dt, cell=cell)
+
+
+def heat_batch(size: int, n: int = 64) -> Problem:
+    """So many heat equations of n unknowns from different starts, state (n, size)."""
+
+    def make(xp: Any) -> Callable[..., Any]:
+        def f(t: Any, u: Any, k: Any) -> Any:
+            return k * (xp.roll(u, 1, axis=0) - 2.0 * u + xp.roll(u, -1, axis=0))
+
+        return f
+
+    start = 1.0 + 0.5 * np.sin(np.arange(n * size).reshape(n, size))
+    return Problem(f"heat_{n}_x{size}", make, start, np.array(0.5), 40.0)
 
 
 def wave(m: int = 256, steps: int = 200) -> Problem:

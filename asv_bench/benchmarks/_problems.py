@@ -10,7 +10,7 @@ import numpy as np
 
 from retrograde._commands.compare import problem as compared
 
-from ._grids import burgers, heat, wave
+from ._grids import burgers, heat, heat_batch, wave
 from ._problem import Problem
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "burgers",
     "decay",
     "heat",
+    "heat_batch",
     "lorenz",
     "lorenz_batch",
     "lotka_volterra",

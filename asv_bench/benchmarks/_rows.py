@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ._cases import Skipped
 from ._facts import FACTS
+from ._rows_batches import batch_rows
 from ._rows_device import DEVICE_ROWS
 from ._rows_eager import EAGER
 from ._rows_jax import FLAGGED, JAX
@@ -20,4 +21,4 @@ def elsewhere() -> Iterator[Skipped]:
     yield Skipped("M1p", "budgets from 2^-6 to 2^6 of the states", elsewhere)
 
 
-ROWS = (*JAX, *EAGER, elsewhere)
+ROWS = (*JAX, batch_rows, *EAGER, elsewhere)
