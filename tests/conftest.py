@@ -25,6 +25,7 @@ one of them with jit; more of them are slow.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib
 import itertools
 import os
@@ -67,6 +68,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (chosen if params.get("backend", "") in {"", *REQUIRED} else left).append(item)
     config.hook.pytest_deselected(items=left)
     items[:] = chosen
+
+
+def pytest_collection_finish() -> None:
+    """What lives when tests begin is no garbage: full collections, many, need not see it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def mark_slow(items: list[pytest.Item]) -> None:

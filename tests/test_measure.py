@@ -117,6 +117,7 @@ def test_jax_counts_what_a_scan_keeps() -> None:
     assert "XLA" in source
 
 
+@pytest.mark.quick("160")
 @pytest.mark.parametrize("kib", [96, 160, 256])
 def test_a_gradient_on_numpy_keeps_its_budget_and_uses_it(kib: int) -> None:
     numpy = adapter("numpy")

@@ -295,7 +295,9 @@ def test_native_gradients(backend):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
-def test_vmap_on_jax(reference):
+@pytest.mark.quick("None")
+@pytest.mark.parametrize("guard", [1, None])
+def test_vmap_on_jax(reference, guard):
     jax = pytest.importorskip("jax")
 
     def problem(xp):
@@ -312,10 +314,9 @@ def test_vmap_on_jax(reference):
         f = problem(jax.numpy)
         return rg.solve(f, y0, 0.0, 3.0, 0.7, adjoint=adjoint, **keywords).ys.sum()
 
-    for guard in (1, None):
-        adjoint = rg.BacksolveAdjoint(checkpoints=3, guard=guard)
-        batch = jax.vmap(jax.grad(lambda y: loss(y, adjoint)))(jax.numpy.asarray(ys))  # noqa: B023
-        np.testing.assert_allclose(batch, exact, rtol=1e-6)
+    adjoint = rg.BacksolveAdjoint(checkpoints=3, guard=guard)
+    batch = jax.vmap(jax.grad(lambda y: loss(y, adjoint)))(jax.numpy.asarray(ys))
+    np.testing.assert_allclose(batch, exact, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def rewritten(f: Any, y: Any, p: Any) -> tuple[Any, Any]:
     return flat, run
 
 
-@pytest.mark.quick("forms-complex128", "network-float64")
+@pytest.mark.quick("forms-complex128")
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [(f, d) for f in FIELDS for d in ("float32", "float64", "complex128")
@@ -114,7 +114,7 @@ def test_values_and_derivatives_of_the_rewritten_field(name: str, dtype: str):
         agree(*one, rtol)
 
 
-@pytest.mark.quick("forms")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIELDS)
 def test_second_derivatives_of_the_rewritten_field(name: str):
     plain, run = rewritten(FIELDS[name], START, LAYERS)

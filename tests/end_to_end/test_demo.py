@@ -60,6 +60,7 @@ def test_gradients_agree_with_differences() -> None:
         np.testing.assert_allclose(g[k], (up - down) / 2e-5, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.quick("torch")
 @pytest.mark.parametrize("name", ["jax", "torch"])
 def test_every_library_has_the_same_gradient(name: str) -> None:
     pytest.importorskip(name)

@@ -63,6 +63,7 @@ def measured(library, name, rows, budget, *, native=False):
     return size, plan
 
 
+@pytest.mark.quick("indices-40-120000-solve_vjp", "slices-40-120000-backward")
 @pytest.mark.parametrize("native", [False, True], ids=["solve_vjp", "backward"])
 @pytest.mark.parametrize(
     ("name", "rows", "budget"),

@@ -83,6 +83,7 @@ def test_a_thousand_gradients_leave_nothing_on_numpy(reference):
         tracemalloc.stop()
 
 
+@pytest.mark.quick("2 KiB")
 @pytest.mark.parametrize("memory", ["2 KiB", "1 MiB"])
 def test_a_thousand_gradients_leave_no_tensors(memory):
     """T29 by live tensors, through both of PyTorch's routes."""
