@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tracemalloc
 
 import numpy as np
@@ -43,6 +44,16 @@ def weights_of(shape):
     return np.cos(np.arange(np.prod(shape, dtype=int))).reshape(shape)
 
 
+ROWS = {"t1": 1, "rows": 8, "fn": 3}
+
+
+@functools.cache
+def exact_of(reference, wish):
+    """Weights of the rows, and the gradient of the true ODE."""
+    weights = weights_of((ROWS[wish], 2))
+    return weights, flow(reference, weights, **WISHES[wish])
+
+
 def flow(reference, weights, **wish):
     """The gradient of the true ODE: the discrete one of so fine a grid that they agree."""
     keywords = {"dt": 1 / 256, "saveat": rg.SaveAt(**wish), "times": True}
@@ -64,16 +75,12 @@ def test_the_order_is_the_solvers(reference, solver, order, name, wish):
     """y0, parameters, t0, t1 and ts alike; rows inside steps are of the interpolant's order."""
     if solver == "tsit5" and wish != "t1":
         order = 4  # its interpolant's
-    rows = {"t1": 1, "rows": 8, "fn": 3}[wish]
-    exact = flow(reference, weights_of((rows, 2)), **WISHES[wish])
+    w, exact = exact_of(reference, wish)
     keywords = {"solver": solver, "saveat": rg.SaveAt(**WISHES[wish]), "times": True}
     keywords["adjoint"] = CONTINUOUS[name]
     coarse, fine = 0.08, 0.02
     errors = [
-        error(
-            reference.gradient(*oscillator(reference), weights_of((rows, 2)), dt=dt, **keywords),
-            exact,
-        )
+        error(reference.gradient(*oscillator(reference), w, dt=dt, **keywords), exact)
         for dt in (coarse, fine)
     ]
     observed = np.log(errors[0] / errors[1]) / np.log(coarse / fine)
@@ -102,9 +109,7 @@ def test_rows_of_all_steps(reference, steps):
 @pytest.mark.parametrize("name", CONTINUOUS)
 @pytest.mark.parametrize("wish", ["t1", "rows", "fn"])
 def test_adaptive_errors_follow_the_tolerance(reference, name, wish):
-    rows = {"t1": 1, "rows": 8, "fn": 3}[wish]
-    w = weights_of((rows, 2))
-    exact, errors = flow(reference, w, **WISHES[wish]), []
+    (w, exact), errors = exact_of(reference, wish), []
     for tol in (1e-4, 1e-8):
         keywords = {"rtol": tol, "atol": tol, "saveat": rg.SaveAt(**WISHES[wish])}
         g = reference.gradient(

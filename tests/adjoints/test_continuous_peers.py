@@ -146,7 +146,8 @@ def test_residuals_on_jax(backend):
     assert sum(x.nbytes for x in jax.tree_util.tree_leaves(pull)) <= 64
 
 
-@pytest.mark.libraries("jax:jit", slow="jax")
+@pytest.mark.slow
+@pytest.mark.libraries("jax jax:jit")
 def test_under_vmap(backend):
     jax = pytest.importorskip("jax")
     f, y0, t0, t1, p = oscillator(backend)

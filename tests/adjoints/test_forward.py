@@ -91,7 +91,7 @@ def check_against_reverse(backend, call, keywords, times=True):
     wish=WISHES,
     few={
         "jax": [("auto", "constant", "t1"), ("forward", "adaptive", "rows")],
-        "jax:jit": [("direct", "adaptive", "fn"), ("forward", "given", "rows")],
+        "jax:jit": [("direct", "given", "t1"), ("forward", "given", "rows")],
     },
 )
 def test_jvp_is_the_inner_product_with_the_gradient(backend, adjoint, steps, wish):

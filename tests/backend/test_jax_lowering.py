@@ -102,6 +102,7 @@ def test_kernels_come_back_where_the_cpu_is_the_only_one():
     assert ("xla_cpu_small_call" in text) == (bool(gate.UNCACHED) and gate.enabled())
 
 
+@pytest.mark.slow
 def test_one_program_for_both_platforms_gives_the_gradient_here():
     fn, y = PROGRAMS["gradient"]
     both = export.export(jax.jit(fn), platforms=("cpu", "cuda"))(y, np.asarray(0.9))

@@ -107,7 +107,7 @@ CASES = [
 ]
 
 
-@pytest.mark.quick("bodies-tsit5-t1", "stiffening-adaptive-steps", "network-bosh3-t1")
+@pytest.mark.quick("bodies-tsit5-t1", "stiffening-adaptive-t1", "network-bosh3-t1")
 @pytest.mark.parametrize(("name", "steps", "outputs"), CASES)
 def test_the_gradient_of_direct_differentiation(name, steps, outputs):
     keywords = {**STEPS[steps], "saveat": OUTPUTS[outputs]}

@@ -24,7 +24,7 @@ Z = np.asarray([2.3, 1.1])
 
 
 @pytest.mark.needs(Capability.HIGHER_ORDER)
-@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.settings(steps=STEPS, few={"jax": ["constant"], "jax:jit": []})
 def test_second_derivative_by_a_parameter(backend, steps):
     """y1 = y0 exp(a b), with the default adjoint (torchdiffeq#29, T5)."""
     y0, a, b = backend.array([4.0]), backend.array(2.0), 3.0
@@ -96,7 +96,7 @@ def test_jax_second_derivatives(pair, where):
     np.testing.assert_allclose(hessian, np.diag(Y0 * np.exp(-Z)), rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.quick("False-auto", "True-recursive_checkpoint", "True-direct")
+@pytest.mark.quick("True-recursive_checkpoint")
 @pytest.mark.parametrize("adjoint", ["auto", "forward", "direct", "recursive_checkpoint"])
 @pytest.mark.parametrize("jitted", [False, True])
 def test_jax_hessian_by_every_adjoint(adjoint, jitted):

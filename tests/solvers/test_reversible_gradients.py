@@ -60,7 +60,7 @@ def everything_stored(reference, name, wish, adaptive=False):
     adjoint=ADJOINTS,
     few={
         "jax": [("velocity_verlet", "rows", "4 slots"), ("coupled heun", "rows", "segments")],
-        "jax:jit": [("reversible_heun", "rows", "direct"), ("alf", "fn", "4 slots")],
+        "jax:jit": [("velocity_verlet", "rows", "direct"), ("alf", "fn", "4 slots")],
     },
 )
 def test_every_adjoint_gives_one_gradient(backend, reference, name, wish, adjoint):
