@@ -140,7 +140,8 @@ def _devices(names: str) -> set[str]:
 def _cases(name: str, axes: list[Any], few: dict[str, list[Any]], rest: bool) -> list[Any]:
     """Settings of a test on one library, as parameters."""
     every, eager = list(itertools.product(*axes)), _harness(name).eager
-    named = few.get(name.removesuffix(":cuda"), None if eager else [])
+    default = None if eager else few.get("jax:jit", []) if name == "jax:cuda" else []
+    named = few.get(name.removesuffix(":cuda"), default)
     if named is None:
         named = every if name == "numpy" else pairs(*axes)
     elif len(axes) == 1:
