@@ -1,4 +1,7 @@
-"""Attempts in one frame: the numbers of the calls one by one, in every form for a size of state."""
+"""Attempts in one frame: the numbers of the calls one by one, in every form for a size of state.
+
+Guards rows N1 and T1p of ``asv_bench/report.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""JAX: products of small fields as sums, and what they make as columns: the same numbers."""
+"""JAX: products of small fields as sums, and what they make as columns: the same numbers.
+
+Guards row J5 of ``asv_bench/report.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What may be part of a kernel in JAX, as the gate reads it off a program."""
+"""What may be part of a kernel in JAX, as the gate reads it off a program.
+
+Guards rows J4 and J5 of ``asv_bench/report.py``.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Where the point is what is compiled and how often, dynamo alone runs (the back end ``eager``, half
 a second a program); one test goes through the real compiler.
+
+Guards row T3p of ``asv_bench/report.py``.
 """
 
 from __future__ import annotations

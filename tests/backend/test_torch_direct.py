@@ -1,4 +1,7 @@
-"""Stages that autograd records, PyTorch's form of them against the plain one."""
+"""Stages that autograd records, PyTorch's form of them against the plain one.
+
+Guards row T4p of ``asv_bench/report.py``.
+"""
 
 from __future__ import annotations
 

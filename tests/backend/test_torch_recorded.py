@@ -1,4 +1,7 @@
-"""Steps that are recorded whole: the same gradients as stage by stage, in fewer calls."""
+"""Steps that are recorded whole: the same gradients as stage by stage, in fewer calls.
+
+Guards row T4p of ``asv_bench/report.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 """The integration of eager libraries against the one written once: the same numbers, bit for
-bit."""
+bit.
+
+Guards row N1 of ``asv_bench/report.py``.
+"""
 
 from __future__ import annotations
 
