@@ -1,6 +1,6 @@
 """Public loops of small carries in JAX: one kernel each way where that is safe, never elsewhere.
 
-Guards row E1 of ``asv_bench/report.py``.
+Guards the times of ``asv_bench/benchmarks/loops.py``.
 """
 
 from __future__ import annotations
