@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -129,9 +130,10 @@ def test_loop_and_adjoints_never_meet():
         text = path.read_text()
         if room(path) == "_integrate":
             assert "_adjoints" not in set(imports(path))
-        elif room(path) == "_adjoints":
-            assert "_integrate.integrator" not in text
-            assert "import integrator" not in text
+        elif room(path) == "_adjoints":  # its type apart
+            run = re.sub(r"\nif TYPE_CHECKING:\n(    .*\n|\n)+", "", text)
+            assert "_integrate.integrator import" not in run
+            assert "import integrator" not in run
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))

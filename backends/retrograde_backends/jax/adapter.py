@@ -57,7 +57,7 @@ from .xla_cpu.eligible import default_device, value
 from .xla_cpu.kernel import batched
 
 if TYPE_CHECKING:
-    from retrograde._backend.protocols import FieldVJP, Layout, Program, StepStages
+    from retrograde._backend.protocols import FieldVJP, Layout, Program, Runnable, StepStages
     from retrograde._controllers.base import Grid
     from retrograde._integrate.integrator import Integrator
     from retrograde._integrate.problem import Problem
@@ -280,11 +280,9 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
         found = self._compiled(program, ("gradient", room), make)(inputs)
         return found
 
-    def run_forward(self, program: Program, inputs: Inputs) -> tuple[Leaves, Aux, Residuals]:
+    def run_forward(self, program: Runnable, inputs: Inputs) -> Aux:
         inputs = _arrays(cast(DifferentiableSolve, program), inputs)
-        found: tuple[Leaves, Aux, Residuals]
-        found = self._compiled(program, "forward", lambda: program.forward)(inputs)
-        return found
+        return self._compiled(program, "forward", lambda: program.forward)(inputs)
 
     def run_reverse(
         self,

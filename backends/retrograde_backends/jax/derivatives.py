@@ -377,7 +377,8 @@ class Tangent(LinearMap):
         adjoint = self.program.adjoint
         if adjoint.forward_depends_on_wanted:
             cache = _joined(arrays, self.rest)
-            known = adjoint.push(self.program.loop, cache, self._spread(inputs, tangents))
+            loop = cast("Integrator", self.program.loop)
+            known = adjoint.push(loop, cache, self._spread(inputs, tangents))
             if known is not None:
                 return known
         run = self._jvp_path(True, inputs)

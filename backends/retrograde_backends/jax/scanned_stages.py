@@ -165,6 +165,7 @@ def scanned_step_vjp(
 class ScannedStepVJP(StepVJP):
     """Exact vjps of steps over ``ScannedStages``."""
 
+    space: ScannedStages
     tape: Tape
 
     def __init__(self, *arguments: Array, **settings: Ref) -> None:

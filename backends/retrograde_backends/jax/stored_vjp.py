@@ -105,7 +105,8 @@ class Tapes:
     def __init__(self, loop: Integrator, inputs: Inputs, wanted: NeedsGradient) -> None:
         problem, self.loop, self.inputs = loop.problem, loop, inputs
         field = cast("CompiledField", problem.program)
-        self.tape = Tape(loop.layout, field.stored_vjp(loop.layout, inputs.params, wanted))
+        layout = cast("JaxLayout", loop.layout)
+        self.tape = Tape(layout, field.stored_vjp(loop.layout, inputs.params, wanted))
         self.tableau = cast("ExplicitRungeKutta", loop.solver).tableau
         self.inner = loop.solver.evaluations
         # calls of their own in lanes, where f is: fused, every element would compute all again
@@ -154,7 +155,8 @@ class Tapes:
     def step_vjp(self, rows: Leaves) -> Tree:
         """Pulls of steps, from their tapes; its ``at`` tells which."""
         loop, inside = self.loop, bool(self.loop.outputs.inside)
-        layout, tableau = loop.layout, self.tableau if inside else self.tableau.bare
+        layout = cast("JaxLayout", loop.layout)
+        tableau = self.tableau if inside else self.tableau.bare
         parts = tableau, ScannedStages(layout, tableau), StageCotangents(layout, tableau), layout
         scans = cast("CompiledField", loop.problem.program).scan_reverse and not batched()
         kind = RecalledLoop if scans else RecalledStepVJP

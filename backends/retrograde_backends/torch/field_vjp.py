@@ -24,7 +24,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch.autograd.graph import get_gradient_edge
@@ -32,6 +32,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
 from retrograde._autodiff import UserPullback
+from retrograde._backend.stages import Stages
 from retrograde._base.errors import InputError, UnsupportedByBackend
 from retrograde._base.types import NeedsGradient
 from retrograde._solvers import ExplicitRungeKutta
@@ -241,6 +242,8 @@ class RecordHooks:
 class RecordedStepVJP(StepVJP):
     """Exact vjps of steps, where neither their inside nor times have cotangents."""
 
+    vjp: TorchPullback
+
     def __init__(self, tableau: Any, layout: Any, vjp: TorchPullback) -> None:
         self.tableau, self.layout, self.vjp = tableau, layout, vjp
         bk = layout.bk
@@ -268,7 +271,7 @@ class RecordedStepVJP(StepVJP):
         with torch.enable_grad():
             leaves = tuple(x.detach().requires_grad_() for x in layout.unpack(y))
             end = self.forward.step(t, h, leaves, None, error=False).y1
-        self.space.k = []  # the graph alone holds slopes, as long as it needs them
+        cast(Stages, self.space).k = []  # the graph alone holds slopes, as long as it needs them
         # y is a term of its step's end, so none is missing
         found, acc = self.vjp.pull(self.vjp.ends(end), cts, leaves, acc)
         pairs = zip(found, cts, strict=True)

@@ -13,12 +13,18 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .._backend.stages import joint
-from .._base.types import Array, Leaves, NeedsGradient, Scalar, Scale, State
+from .._base.types import Array, Bool, Field, Leaves, Namespace, NeedsGradient, Scalar, Scale, State
 from .._solvers.base import AbstractStepper, SolverState, Step
 from .step_vjp import field_pullback
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
+    from .._backend.protocols import Layout
+    from .._integrate.problem import Problem
+    from .._solvers import ExplicitRungeKutta
 
 __all__ = ["AugmentedField", "AugmentedLayout", "AugmentedSolver", "is_number"]
 
@@ -40,7 +46,9 @@ class AugmentedLayout:
 
     plain = False
 
-    def __init__(self, layout: Any, like: State, params: Sequence[Array], seminorm: bool) -> None:
+    def __init__(
+        self, layout: Layout, like: State, params: Sequence[Array], seminorm: bool
+    ) -> None:
         self.bk, self.own, self.params = layout.bk, layout, params
         leaves = layout.unpack(like)
         self.count = len(leaves)
@@ -56,12 +64,12 @@ class AugmentedLayout:
         """The state of y, a and the parameters' cotangents g."""
         return self.pair.pack([*self.own.unpack(y), *self.own.unpack(a)]), tuple(g)
 
-    def split(self, state: State) -> tuple[State, State, tuple[Array, ...]]:
+    def split(self, state: State) -> tuple[State, State, Leaves]:
         """y, a and g."""
         leaves, n = self.pair.unpack(state[0]), self.count
         return self.own.pack(leaves[:n]), self.own.pack(leaves[n:]), state[1]
 
-    def tolerance(self, value: Any) -> Any:
+    def tolerance(self, value: Scalar) -> Scalar:
         """A tolerance of y as one of y and a."""
         if is_number(value):
             return value
@@ -79,7 +87,7 @@ class AugmentedLayout:
     def axpy(self, x: State, h: Scalar, k: State) -> State:
         return self.pair.axpy(x[0], h, k[0]), self.moved(x[1], h, k[1])
 
-    def moved(self, g: Sequence[Array], h: Scalar, slopes: Sequence[Array]) -> tuple[Array, ...]:
+    def moved(self, g: Sequence[Array], h: Scalar, slopes: Sequence[Array]) -> Leaves:
         """``g + h * slopes``; a traced h may be of a wider dtype than a parameter."""
         add = self.bk.add_scaled
         pairs = zip(g, slopes, strict=True)
@@ -93,7 +101,7 @@ class AugmentedLayout:
 
     def norm(self, x: State, y: State, scale: Scale) -> Scalar:
         if not self.normed:
-            return self.pair.norm(x[0], y[0], scale)
+            return self.pair.norm(x[0], y[0], scale)  # type: ignore[attr-defined]
         return self.clock.root(self.norm2(x, y, scale), 1.0)
 
     def mean(self, mean: Scalar, square: Scalar) -> Scalar:
@@ -108,8 +116,8 @@ class AugmentedLayout:
             total = total + real(self.bk.scalar(xp.sum(ratio * ratio)))
         return total
 
-    def finite(self, state: State) -> Any:
-        result: Any = self.pair.finite(state[0])
+    def finite(self, state: State) -> Bool:
+        result: Bool = self.pair.finite(state[0])
         for x in state[1]:
             result = self.bk.both(result, self.bk.xp.all(self.bk.xp.isfinite(x)))
         return result
@@ -128,19 +136,23 @@ class AugmentedField:
     """
 
     def __init__(
-        self, problem: Any, params: Sequence[Array], wanted: NeedsGradient, layout: Any
+        self,
+        problem: Problem,
+        params: Sequence[Array],
+        wanted: NeedsGradient,
+        layout: AugmentedLayout,
     ) -> None:
         timeless = wanted._replace(t0=False, t1=False, ts=False)
         self.vjp = field_pullback(problem, params, timeless, prepared=False)
         self.layout = layout
         self.zeros_like = problem.bk.zeros_like
 
-    def __call__(self, t: Array, state: State) -> tuple[Array, ...]:
+    def __call__(self, t: Array, state: State) -> Leaves:
         """Leaves of the slope of a state."""
         slopes, quadratures = self.slopes(t, state[0])
         return (*slopes, *quadratures)
 
-    def slopes(self, t: Array, z: State) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    def slopes(self, t: Array, z: State) -> tuple[Leaves, Leaves]:
         """Leaves of z' and g'."""
         layout = self.layout
         leaves, n = layout.pair.unpack(z), layout.count
@@ -162,12 +174,20 @@ class AugmentedSolver:
 
     extra = 0  # no walk has saved times inside its steps
 
-    def __init__(self, solver: Any, layout: AugmentedLayout, field: AugmentedField) -> None:
+    def __init__(
+        self, solver: ExplicitRungeKutta, layout: AugmentedLayout, field: AugmentedField
+    ) -> None:
         self.solver, self.layout, self.field = solver, layout, field
         self.error_order = solver.error_order
-        self._made: Any = None
+        self._made: AbstractStepper | None = None
 
-    def stepper(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> Any:
+    def stepper(
+        self,
+        bk: AbstractBackend,
+        layout: AugmentedLayout,
+        field: Field | None,
+        scale: Scale | None = None,
+    ) -> AbstractStepper:
         """The pass, made once: all legs of a walk back share its stages."""
         if self._made is None:
             self._made = _Stepper(self.solver, self.layout, self.field, scale)
@@ -177,20 +197,26 @@ class AugmentedSolver:
 class _Stepper(AbstractStepper):
     """Steps of the augmented system: those of z by the solver's own pass, sums for g."""
 
-    def __init__(self, solver: Any, layout: Any, slopes: AugmentedField, scale: Any) -> None:
+    def __init__(
+        self,
+        solver: ExplicitRungeKutta,
+        layout: AugmentedLayout,
+        slopes: AugmentedField,
+        scale: Scale | None,
+    ) -> None:
         tableau, self.bk = solver.tableau, layout.bk
         self.layout, self.field, self.scale = layout, slopes, scale
         stage = weakref.WeakMethod(self._stage)  # no cycle: nothing waits for the collector
 
-        def field(t: Array, z: State) -> tuple[Array, ...]:
+        def field(t: Array, z: State) -> Leaves:
             return stage()(t, z)  # type: ignore[misc]
 
         self.stepper = solver.stepper(self.bk, layout.pair, field, scale)
         errors = (tableau.b_error, tableau.b_coarse) if layout.normed and scale is not None else ()
         self.weights = (tableau.b, *(row for row in errors if row is not None))
-        self.sums: list[Any] = []
+        self.sums: list[State] = []
         self.stage = 0
-        self.slopes: tuple[Array, ...] = ()
+        self.slopes: Leaves = ()
 
     def start(self, t0: Scalar, state: State) -> State:
         return state
@@ -228,23 +254,23 @@ class _Stepper(AbstractStepper):
 
     def _square(self, h: Scalar, g: Sequence[Array], g1: Sequence[Array]) -> Scalar:
         """The sum of squares over g of the error of the last step."""
-        layout, xp = self.layout, self.bk.xp
+        layout, xp, scale = self.layout, self.bk.xp, self.scale
+        assert scale is not None
         sizes = [xp.maximum(xp.abs(x), xp.abs(y)) for x, y in zip(g, g1, strict=True)]
         square, *coarse = (
-            layout.square([_like(h * x, x, xp) for x in row], sizes, self.scale)
-            for row in self.sums[1:]
+            layout.square([_like(h * x, x, xp) for x in row], sizes, scale) for row in self.sums[1:]
         )
         if coarse:  # two estimates are made one over z and over g, each by itself
             square = joint(square, coarse[0], layout.clock.where)
         return square
 
-    def _stage(self, t: Array, z: State) -> tuple[Array, ...]:
+    def _stage(self, t: Array, z: State) -> Leaves:
         """z' for the solver's own pass; g' goes into the sums."""
         k, self.slopes = self.field.slopes(t, z)
         self._add(self.slopes)
         return k
 
-    def _add(self, slopes: tuple[Array, ...]) -> None:
+    def _add(self, slopes: Leaves) -> None:
         add = self.bk.add_scaled
         for r, weights in enumerate(self.weights):
             w, total = weights[self.stage], self.sums[r]
@@ -255,11 +281,11 @@ class _Stepper(AbstractStepper):
         self.stage += 1
 
 
-def is_number(tolerance: Any) -> bool:
+def is_number(tolerance: Scalar) -> bool:
     """Whether a tolerance is one number for all; compiled programs have them as 0-d arrays."""
     return isinstance(tolerance, float) or getattr(tolerance, "shape", None) == ()
 
 
-def _like(x: Array, y: Array, xp: Any) -> Array:
+def _like(x: Array, y: Array, xp: Namespace) -> Array:
     """x in the dtype of y."""
     return x if x.dtype == y.dtype else xp.astype(x, y.dtype)

@@ -8,11 +8,15 @@ library's own autodiff follows.
 from __future__ import annotations
 
 from abc import ABC
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from .._base.errors import UnsupportedByBackend
-from .._base.types import Array, Inputs, NeedsGradient
+from .._base.types import Inputs, Leaves, NeedsGradient, Residuals
 from .._integrate.outputs import output_leaves
+
+if TYPE_CHECKING:
+    from .._integrate.integrator import Integrator
+    from .._integrate.outputs import Final
 
 __all__ = ["AbstractAdjoint"]
 
@@ -54,37 +58,42 @@ class AbstractAdjoint(ABC):
         """``accuracy``, as it is with these settings."""
         return self.accuracy
 
-    def check(self, loop: Any) -> None:
+    def check(self, loop: Integrator) -> None:
         """Raise InputError or UnsupportedByBackend where this method can't serve a loop."""
         return
 
-    def primal(self, loop: Any, inputs: Inputs) -> tuple[tuple[Array, ...], Any]:
+    def primal(self, loop: Integrator, inputs: Inputs) -> tuple[Leaves, Final]:
         """(output leaves, where the integration ended): a plain solve unless a method differs."""
         final = loop.integrate(inputs)
         return output_leaves(loop, inputs, final), final
 
-    def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
+    def forward(self, loop: Integrator, inputs: Inputs) -> tuple[Final, Residuals]:
         """Solve; returns (where the loop ended, what reverse needs)."""
         raise UnsupportedByBackend(self._no_reverse(loop))
 
     def forward_for(
-        self, loop: Any, inputs: Inputs, wanted: NeedsGradient | None
-    ) -> tuple[tuple[Array, ...], Any, Any]:
+        self, loop: Integrator, inputs: Inputs, wanted: NeedsGradient | None
+    ) -> tuple[Leaves, Final, Residuals]:
         """Output leaves and what ``forward`` gives; ``wanted``: what is asked for, if known."""
         final, residuals = self.forward(loop, inputs)
         return output_leaves(loop, inputs, final), final, residuals
 
     def reverse(
-        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: NeedsGradient
+        self,
+        loop: Integrator,
+        inputs: Inputs,
+        residuals: Residuals,
+        cotangents: Leaves,
+        wanted: NeedsGradient,
     ) -> Inputs:
         """Cotangents of the inputs from those of the output rows, shape (k, *shape) each."""
         raise UnsupportedByBackend(self._no_reverse(loop))
 
-    def push(self, loop: Any, residuals: Any, tangents: Inputs) -> tuple[Array, ...] | None:
+    def push(self, loop: Integrator, residuals: Residuals, tangents: Inputs) -> Leaves | None:
         """Tangents of the rows from what ``forward_for`` kept; None where it does not tell."""
         return None
 
-    def _no_reverse(self, loop: Any) -> str:
+    def _no_reverse(self, loop: Integrator) -> str:
         return (
             f"`adjoint` {self.name} has no reverse pass of its own on {loop.bk.name}; use "
             "adjoint='auto'."

@@ -14,15 +14,31 @@ of the program: kept as arrays, they would be a good part of the residuals of a 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from .._base.errors import InputError
-from .._base.types import Inputs, NeedsGradient
+from .._base.types import (
+    Array,
+    Bool,
+    Carry,
+    Function,
+    Inputs,
+    Leaves,
+    NeedsGradient,
+    Residuals,
+    Scalar,
+    Table,
+)
 from .._checkpointing import FAR, Slots, reverse, schedules
 from .._integrate.solution import Status
 from .base import AbstractAdjoint
 from .replay_with_controller import ClockedPull, ClockedStates
 from .step_vjp import PullCarry, ReverseStep
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
+    from .._integrate.integrator import Integrator
+    from .._integrate.outputs import Final
 
 __all__ = [
     "RecursiveCheckpointAdjoint",
@@ -32,7 +48,7 @@ __all__ = [
 ]
 
 
-def strip(loop: Any, slots: Slots, final: Any) -> Any:
+def strip(loop: Integrator, slots: Slots, final: Final) -> Final:
     """The end of an integration without what :func:`fill` finds again."""
     if not _known(loop, slots):
         return final
@@ -41,7 +57,7 @@ def strip(loop: Any, slots: Slots, final: Any) -> Any:
     return final._replace(t=t, n=(), tries=(), stored=stored)
 
 
-def fill(loop: Any, slots: Slots, final: Any, placed: tuple[int, ...]) -> Any:
+def fill(loop: Integrator, slots: Slots, final: Final, placed: tuple[int, ...]) -> Final:
     """The end of an integration as it was; ``placed`` are the steps whose states were stored."""
     if not _known(loop, slots):
         return final
@@ -53,8 +69,24 @@ def fill(loop: Any, slots: Slots, final: Any, placed: tuple[int, ...]) -> Any:
     return final._replace(n=n, tries=n, stored=stored)
 
 
-def _known(loop: Any, slots: Slots) -> bool:
+def _known(loop: Integrator, slots: Slots) -> bool:
     return loop.clock.traced and slots.length is not None
+
+
+class Counted(Protocol):
+    """What a schedule asks of a loop."""
+
+    @property
+    def bk(self) -> AbstractBackend:
+        """Its library."""
+
+    @property
+    def count(self) -> int | None:
+        """Number of steps, where it is known."""
+
+    @property
+    def max_steps(self) -> int | None:
+        """Their bound."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +129,7 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise InputError(f"`{name}` is {value!r}; pass a whole number of at least 1.")
 
-    def slots(self, loop: Any) -> Slots:
+    def slots(self, loop: Counted) -> Slots:
         """The schedule for one loop."""
         c, n, bk = self.checkpoints, loop.count, loop.bk
         bound = n if n is not None else loop.max_steps
@@ -126,7 +158,7 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
             return schedules.segment_positions(n, c)
         return tuple(i * self.window for i in schedules.positions(-(-n // self.window), c))
 
-    def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
+    def forward(self, loop: Integrator, inputs: Inputs) -> tuple[Final, Residuals]:
         slots, clocked = self.slots(loop), self._clocked(loop)
         record = loop.adaptive and clocked is None
         final = loop.integrate(inputs, slots, record=record, clocked=clocked)
@@ -134,7 +166,7 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
         kept = final._replace(inside=final.inside[:1], y=final.y if needs_end else ())
         return final, [strip(loop, slots, kept)]
 
-    def _clocked(self, loop: Any) -> ClockedStates | None:
+    def _clocked(self, loop: Integrator) -> ClockedStates | None:
         """Where slots tell the clock; rows at the steps' ends need the record anyway.
 
         In a batch samples accept their steps in different tries: there is no record for all.
@@ -145,7 +177,12 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
         return ClockedStates(loop)
 
     def reverse(
-        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: NeedsGradient
+        self,
+        loop: Integrator,
+        inputs: Inputs,
+        residuals: Residuals,
+        cotangents: Leaves,
+        wanted: NeedsGradient,
     ) -> Inputs:
         final = residuals[0]
         slots = self.slots(loop)
@@ -154,15 +191,17 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
         if not slots.everything and loop.bk.slots_by_reference:
             residuals[0] = final._replace(stored=None)
         final = fill(loop, slots, final, self.placed(slots.length or 0))
-        settings = {"one_tape": self.one_tape, "stored": slots.everything}
-        step = ReverseStep(loop, inputs, final, cotangents, wanted, **settings)
+        step = ReverseStep(
+            loop, inputs, final, cotangents, wanted,
+            one_tape=self.one_tape, stored=slots.everything,
+        )  # fmt: skip
         ok = final.status == int(Status.converged)
-        carry: Any = step.start(final, loop.rows_inside(final))
+        carry: Carry = step.start(final, loop.rows_inside(final))
         if loop.clock.traced:
             carry = begun(loop.bk, ok, carry)
         clocked, trips = self._clocked(loop), final.n if final.trips is None else final.trips
         if clocked is None:
-            calls: Any = step.advance, step.pull
+            calls: tuple[Function, Function] = step.advance, step.pull
             carry = reverse(loop.bk, slots, final.stored, trips, calls, carry, loop.carried)
         else:
             again = ClockedPull(step, clocked)
@@ -174,24 +213,24 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
         return finished(loop.bk, ok, cts)
 
 
-def begun(bk: Any, ok: Any, carry: PullCarry) -> PullCarry:
+def begun(bk: AbstractBackend, ok: Bool, carry: PullCarry) -> PullCarry:
     """What a compiled pass starts with, nan unless the solve reached t1: so is all it gives then.
 
     But for cotangents of saved times, which stand alone. (To look at every cotangent when the pass
     has ended would be as many kernels more to compile.)
     """
 
-    def fix(x: Any) -> Any:
+    def fix(x: Array) -> Scalar:
         return bk.nan_unless(ok, x)
 
     g, params = bk.map_state(fix, carry.g), [fix(x) for x in carry.params]
     return carry._replace(g=g, params=params, t0=fix(carry.t0), t1=fix(carry.t1))
 
 
-def finished(bk: Any, ok: Any, cts: Inputs) -> Inputs:
+def finished(bk: AbstractBackend, ok: Bool, cts: Inputs) -> Inputs:
     """All cotangents, nan unless the solve reached t1: never a number that means nothing."""
 
-    def fix(x: Any) -> Any:
+    def fix(x: Array) -> Scalar:
         return bk.nan_unless(ok, x)
 
     params = tuple(None if x is None else fix(x) for x in cts.params)
@@ -199,7 +238,7 @@ def finished(bk: Any, ok: Any, cts: Inputs) -> Inputs:
     return Inputs(bk.map_state(fix, cts.y0), params, fix(cts.t0), fix(cts.t1), ts)
 
 
-def _poisoned(bk: Any, ok: Any, ts: Any) -> Any:
+def _poisoned(bk: AbstractBackend, ok: Bool, ts: Table) -> Table:
     """Cotangents of saved times, nan unless ok."""
     if isinstance(ts, list):
         return [bk.nan_unless(ok, t) for t in ts]

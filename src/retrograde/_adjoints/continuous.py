@@ -14,10 +14,20 @@ from __future__ import annotations
 import copy
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 from .._base.errors import InputError, UnsupportedByBackend
-from .._base.types import Array, Inputs, NeedsGradient, Scalar, State
+from .._base.types import (
+    Bool,
+    Index,
+    Inputs,
+    Leaves,
+    NeedsGradient,
+    Residuals,
+    Scalar,
+    State,
+    Table,
+)
 from .._controllers import ConstantSteps
 from .._integrate.saveat import Outputs, SaveAt
 from .._integrate.solution import Status
@@ -26,6 +36,11 @@ from .augmented_system import AugmentedField, AugmentedLayout, AugmentedSolver, 
 from .base import AbstractAdjoint
 from .checkpointed import finished
 from .step_vjp import output_pullback
+
+if TYPE_CHECKING:
+    from .._backend.protocols import Layout
+    from .._integrate.integrator import Integrator
+    from .._integrate.outputs import Final
 
 __all__ = ["ContinuousAdjoint"]
 
@@ -69,7 +84,7 @@ class ContinuousAdjoint(AbstractAdjoint):
     seminorm: bool = True
     accuracy: ClassVar[str] = "O(h^p)"
 
-    def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
+    def forward(self, loop: Integrator, inputs: Inputs) -> tuple[Final, Residuals]:
         if not isinstance(loop.solver, ExplicitRungeKutta):
             raise UnsupportedByBackend(
                 f"`adjoint` is {self.name}, which needs an explicit Runge-Kutta `solver`, but "
@@ -85,11 +100,16 @@ class ContinuousAdjoint(AbstractAdjoint):
         inside = final.inside if self._resets(loop) else final.inside[:1]
         return final, final._replace(inside=inside)
 
-    def _resets(self, loop: Any) -> bool:
+    def _resets(self, loop: Integrator) -> bool:
         return self.reset and bool(loop.outputs.inside) and loop.outputs.saveat.fn is None
 
     def reverse(
-        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: NeedsGradient
+        self,
+        loop: Integrator,
+        inputs: Inputs,
+        residuals: Residuals,
+        cotangents: Leaves,
+        wanted: NeedsGradient,
     ) -> Inputs:
         saved = residuals.inside[1] if self._resets(loop) else None
         walk = _Walk(loop, inputs, residuals, (cotangents, saved), wanted, self.seminorm)
@@ -104,15 +124,15 @@ class _Carry(NamedTuple):
     """
 
     t: Scalar
-    row: Any
-    mark: Any
+    row: Index
+    mark: Scalar
     y: State
     a: State
-    g: tuple[Array, ...]
+    g: Leaves
     t0: Scalar
     t1: Scalar
-    ts: Any
-    ok: Any
+    ts: Table
+    ok: Bool
 
 
 class _Walk:
@@ -132,10 +152,10 @@ class _Walk:
 
     def __init__(
         self,
-        loop: Any,
+        loop: Integrator,
         inputs: Inputs,
-        final: Any,
-        rows: Any,
+        final: Final,
+        rows: Index,
         wanted: NeedsGradient,
         seminorm: bool,
     ) -> None:
@@ -146,7 +166,9 @@ class _Walk:
         chosen = [x for x, w in zip(params, wanted.params, strict=True) if w]
         self.layout = AugmentedLayout(self.own, inputs.y0, chosen, seminorm)
         self.augmented = AugmentedField(problem, params, wanted, self.layout)
-        self.solver = AugmentedSolver(loop.solver, self.layout, self.augmented)
+        self.solver = AugmentedSolver(
+            cast("ExplicitRungeKutta", loop.solver), self.layout, self.augmented
+        )
         self.field = problem.bind(params)
         fn = self.out.saveat.fn
         self.fn_vjp = fn and output_pullback(problem, fn, params, wanted)
@@ -167,18 +189,20 @@ class _Walk:
 
     def _twin(self) -> Any:
         """The forward loop, made one of the augmented system on its way back."""
-        twin, loop, layout = copy.copy(self.loop), self.loop, self.layout
+        loop, layout = self.loop, self.layout
+        twin: Any = copy.copy(loop)  # steps of another kind, over states of another
         twin.layout = twin.carried = layout
         augmented = self.augmented  # not self: a cycle would keep its states for the collector
         twin.solver, twin.bind = self.solver, lambda params: augmented
-        twin.outputs = Outputs(self.bk, SaveAt(), layout, None)
+        twin.outputs = Outputs(self.bk, SaveAt(), cast("Layout", layout), None)
         twin.count, twin.progress, twin.watch, twin.times_checked = None, False, None, True
         settings = self.inputs.settings
         if loop.adaptive:
             twin.settings = tuple(layout.tolerance(x) for x in settings)
             first = getattr(loop.controller, "dt0", None)
             if first is not None:
-                twin.controller = dataclasses.replace(loop.controller, dt0=-first)
+                controller: Any = loop.controller
+                twin.controller = dataclasses.replace(controller, dt0=-first)
             return twin
         twin.max_steps, twin.settings = None, ()
         if isinstance(loop.controller, ConstantSteps):
@@ -192,7 +216,7 @@ class _Walk:
         zero, rows = clock.real(0.0), clock.count(0)
         if self.inside:
             rows = final.n if self.inside == "steps" else clock.count(self.out.count)
-        ts: Any = ()
+        ts: Table = ()
         if self.wanted.ts and self.out.inside == "ts":
             ts = bk.reals(self.out.count, own)
         mark = clock.count(self.grid.whole) if self.given else ()
@@ -204,7 +228,7 @@ class _Walk:
             t1 = t1 + ct_t + self._rate(self.t1, final.y, a)
         return self._rows_here(_Carry(self.t1, rows, mark, final.y, a, g, zero, t1, ts, ok))
 
-    def running(self, c: _Carry) -> Any:
+    def running(self, c: _Carry) -> Bool:
         """Whether there is a leg to go."""
         clock = self.clock
         left = c.t != self.t0
@@ -230,7 +254,7 @@ class _Walk:
         y, a, g = layout.split(state)
         return self._rows_here(c._replace(t=stop, mark=mark, y=y, a=a, g=g, ok=ok))
 
-    def _integrate(self, state: State, t: Scalar, stop: Scalar) -> tuple[State, Any]:
+    def _integrate(self, state: State, t: Scalar, stop: Scalar) -> tuple[State, Bool]:
         """A solve of the augmented system, and whether it got there."""
         twin = self.twin
         if self.inside == "steps" and hasattr(twin.controller, "dt0"):
@@ -252,7 +276,7 @@ class _Walk:
         return finished(bk, ok, Inputs(a, params, t0, c.t1, c.ts))
 
     # --- rows
-    def _time(self, row: Any) -> Scalar:
+    def _time(self, row: Index) -> Scalar:
         """Time of the row before ``row``."""
         j = self.bk.pick(row > 0, row - 1, 0)
         if self.inside == "ts":
@@ -265,7 +289,7 @@ class _Walk:
             return c
         left = self.bk.pick(c.row > 0, c.row - 1, 0)
 
-        def here(c: _Carry) -> Any:
+        def here(c: _Carry) -> Bool:
             if self.inside == "steps":  # one each; a traced end may round elsewhere the next time
                 return c.row > left
             return self.clock.both(c.row > 0, self._time(c.row) == c.t)
@@ -295,9 +319,7 @@ class _Walk:
             return 0.0
         return self.own.inner(ct, self.own.pack(self.field(self.own.time(t), y)))
 
-    def _pull_row(
-        self, t: Scalar, y: State, row: State, g: tuple[Array, ...]
-    ) -> tuple[State, Scalar, tuple[Array, ...]]:
+    def _pull_row(self, t: Scalar, y: State, row: State, g: Leaves) -> tuple[State, Scalar, Leaves]:
         """A row's cotangent pulled through ``fn`` (if any) to state, time and parameters."""
         if self.fn_vjp is None:
             return row, 0.0, g

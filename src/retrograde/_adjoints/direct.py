@@ -12,15 +12,36 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from .._backend.interface import Capability
 from .._base.errors import InputError, UnsupportedByBackend
-from .._base.types import Array, Inputs, State
+from .._base.types import (
+    Array,
+    Body,
+    Buffer,
+    Carry,
+    Condition,
+    CountedBody,
+    Index,
+    Inputs,
+    Leaves,
+    Scalar,
+    Scale,
+    State,
+)
 from .._integrate.outputs import output_leaves
 from .._integrate.saveat import Outputs
 from .._integrate.solution import Status
 from .base import AbstractAdjoint
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
+    from .._backend.protocols import Layout, StepStages
+    from .._integrate.integrator import Integrator
+    from .._integrate.outputs import Final
+    from .._solvers.base import AbstractStepper
+    from .._solvers.runge_kutta.tableau import Tableau
 
 __all__ = ["DirectAdjoint", "TooManySteps", "check_followed", "constant_times"]
 
@@ -62,7 +83,7 @@ class DirectAdjoint(AbstractAdjoint):
     differentiable: ClassVar[bool] = True
     follows_solve: ClassVar[bool] = True
 
-    def primal(self, loop: Any, inputs: Inputs) -> tuple[tuple[Array, ...], Any]:
+    def primal(self, loop: Integrator, inputs: Inputs) -> tuple[Leaves, Final]:
         """(output leaves, where the integration ended), by differentiable operations alone."""
         bk = loop.bk
         check_followed(loop, self.name)
@@ -82,7 +103,7 @@ class DirectAdjoint(AbstractAdjoint):
         return tuple(bk.poison_gradient(ok, x) for x in leaves), final
 
 
-def check_followed(loop: Any, name: str | None = None) -> None:
+def check_followed(loop: Integrator, name: str | None = None) -> None:
     """Raise unless the library's autodiff can follow an integration of this loop.
 
     ``name``: the adjoint that the user named; None if a derivative asks for it that no reverse
@@ -110,11 +131,11 @@ def constant_times(inputs: Inputs) -> bool:
     return plain and isinstance(inputs.ts, (list, tuple))
 
 
-def _recorded(loop: Any, inputs: Inputs, limit: int | None) -> tuple[tuple[Array, ...], Any]:
+def _recorded(loop: Integrator, inputs: Inputs, limit: int | None) -> tuple[Leaves, Final]:
     """The integration itself under autodiff, with states as tuples of leaves."""
     bk = loop.bk
     twin = copy.copy(loop)
-    twin.bk = _ListForms(bk, limit)
+    twin.bk = cast("AbstractBackend", _ListForms(bk, limit))
     twin.layout = bk.direct_layout(loop.layout)
     twin.carried = loop.solver.carried(twin.bk, twin.layout)
     problem = loop.problem
@@ -130,14 +151,14 @@ def _recorded(loop: Any, inputs: Inputs, limit: int | None) -> tuple[tuple[Array
     return output_leaves(twin, inputs, final), final
 
 
-def _as_leaves(layout: Any, tolerance: Any) -> Any:
+def _as_leaves(layout: Layout, tolerance: Scalar) -> State:
     return tolerance if isinstance(tolerance, float) else tuple(layout.unpack(tolerance))
 
 
 class _Retaken:
     """The accepted steps of a finished integration, taken again under autodiff."""
 
-    def __init__(self, loop: Any, inputs: Inputs, constant: Inputs, final: Any) -> None:
+    def __init__(self, loop: Integrator, inputs: Inputs, constant: Inputs, final: Final) -> None:
         self.loop, self.bk, self.inputs, self.final = loop, loop.bk, inputs, final
         self.grid = loop.grid(constant, final)
         self.layout = self.bk.direct_layout(loop.layout)
@@ -150,7 +171,7 @@ class _Retaken:
         if inputs.relative:
             self.start, self.end = inputs.relative[0] + self.t0, inputs.relative[1] + self.t1
 
-    def rows(self) -> tuple[Array, ...]:
+    def rows(self) -> Leaves:
         """All output rows."""
         out, bk = self.loop.outputs, self.bk
         start = self._stepper().start(self.start, self.leaves)
@@ -167,7 +188,7 @@ class _Retaken:
             return blocks[0]
         return tuple(bk.xp.concat(leaves, axis=0) for leaves in zip(*blocks, strict=True))
 
-    def _step(self, i: Any) -> tuple[Any, Any]:
+    def _step(self, i: Index) -> tuple[Scalar, Scalar]:
         """Start and size of step i, with their derivatives."""
         t, h = self.grid.step(i)
         where = self.loop.clock.where
@@ -177,23 +198,25 @@ class _Retaken:
         start = where(first, self.t0, 0.0)
         return t + start, h - start + where(last, self.t1, 0.0)
 
-    def _stepper(self) -> Any:
-        return self.loop.solver.stepper(_ListForms(self.bk), self.layout, self.field)
+    def _stepper(self) -> AbstractStepper:
+        return self.loop.solver.stepper(
+            cast("AbstractBackend", _ListForms(self.bk)), self.layout, self.field
+        )
 
     def _state(self, carried: State) -> State:
         return self.loop.solver.state(self.layout, carried)
 
-    def _advance(self, i: Any, y: State) -> State:
+    def _advance(self, i: Index, y: State) -> State:
         return self._stepper().step(*self._step(i), y, None, error=False).y1
 
-    def _emit(self, t: Any, leaves: Sequence[Array]) -> tuple[Array, ...]:
+    def _emit(self, t: Scalar, leaves: Sequence[Array]) -> Leaves:
         fn = self.loop.outputs.saveat.fn
         if fn is None:
             return tuple(leaves)
         call = self.bk.guard(self.loop.problem.bind_output(fn, self.inputs.params))
         return tuple(call(self.layout.time(t), leaves))
 
-    def _at(self, j: Any, states: Any) -> tuple[Array, ...]:
+    def _at(self, j: Index, states: Buffer) -> Leaves:
         """The row of saved time j: its step once more, then the interpolant."""
         bk = self.bk
         at = bk.table_get(self.inputs.ts, j)
@@ -207,16 +230,16 @@ class _Retaken:
         stepper.extra_stages()
         return self._emit(at, stepper.interpolate((at - t) / h))
 
-    def _step_rows(self, states: Any, final: State) -> tuple[Array, ...]:
+    def _step_rows(self, states: Buffer, final: State) -> Leaves:
         """Rows of the steps' ends: the state before the next step, and the last."""
         bk, n = self.bk, self.final.n
 
-        def row(i: Any) -> tuple[Array, ...]:
+        def row(i: Index) -> Leaves:
             t, h = self._step(i)
             return self._emit(t + h, self._state(bk.look_state(states, i + 1, n, final)))
 
         rows = bk.map_rows(row, self.loop.rows_inside(self.final))
-        return bk.blank(rows, n, 0.0)  # type: ignore[no-any-return]
+        return bk.blank(rows, n, 0.0)
 
 
 class _ListForms:
@@ -224,25 +247,25 @@ class _ListForms:
 
     python_loops = False  # each turn is counted
 
-    def __init__(self, bk: Any, limit: int | None = None) -> None:
+    def __init__(self, bk: AbstractBackend, limit: int | None = None) -> None:
         self.bk = bk
         self.left = limit
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.bk, name)
 
-    def stages(self, layout: Any, tableau: Any, scale: Any = None) -> Any:
+    def stages(self, layout: Layout, tableau: Tableau, scale: Scale | None = None) -> StepStages:
         return self.bk.direct_stages(layout, tableau, scale)
 
-    def while_loop(self, cond: Any, body: Any, s: Any) -> Any:
+    def while_loop(self, cond: Condition, body: Body, s: Carry) -> Carry:
         return self.bk.while_loop(cond, self._counted(body), s)
 
-    def for_loop(self, low: Any, high: Any, body: Any, s: Any) -> Any:
+    def for_loop(self, low: Index, high: Index, body: CountedBody, s: Carry) -> Carry:
         count = self._counted(lambda x: body(*x))
         return self.bk.for_loop(low, high, lambda i, s: count((i, s)), s)
 
-    def _counted(self, body: Any) -> Any:
-        def counted(s: Any) -> Any:
+    def _counted(self, body: Body) -> Body:
+        def counted(s: Carry) -> Carry:
             if self.left is not None:
                 self.left -= 1
                 if self.left < 0:
@@ -252,5 +275,5 @@ class _ListForms:
         return counted
 
 
-def _stack(bk: Any, rows: Sequence[Sequence[Array]]) -> tuple[Array, ...]:
+def _stack(bk: AbstractBackend, rows: Sequence[Sequence[Array]]) -> Leaves:
     return tuple(bk.xp.stack([row[i] for row in rows]) for i in range(len(rows[0])))

@@ -16,15 +16,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from .._backend.interface import Capability
 from .._base.errors import InputError
-from .._base.types import Array, Inputs, NeedsGradient
+from .._base.types import Array, Carry, Inputs, Leaves, NeedsGradient, Residuals, Scalar
+from .._controllers import GivenGrid
 from .._integrate.outputs import output_leaves
 from .._integrate.solution import Status
 from .base import AbstractAdjoint
 from .direct import DirectAdjoint, check_followed
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
+    from .._controllers.base import Grid
+    from .._integrate.integrator import Integrator
+    from .._integrate.outputs import Final
 
 __all__ = ["ForwardMode"]
 
@@ -57,7 +64,7 @@ class ForwardMode(AbstractAdjoint):
     forward_depends_on_wanted: ClassVar[bool] = True
     follows_solve: ClassVar[bool] = True
 
-    def primal(self, loop: Any, inputs: Inputs) -> tuple[tuple[Array, ...], Any]:
+    def primal(self, loop: Integrator, inputs: Inputs) -> tuple[Leaves, Final]:
         """(output leaves, where the integration ended), by operations that a jvp can follow."""
         check_followed(loop, self.name)
         bk = loop.bk
@@ -65,8 +72,8 @@ class ForwardMode(AbstractAdjoint):
             return DirectAdjoint().primal(loop, inputs)
         twin = copy.copy(loop)
         constant = bk.stop_gradient(inputs)
-        twin.grid = lambda i, final=None: _moved(loop.grid(i, final), bk, inputs, constant)
-        twin.rows_in_steps = True
+        grid = lambda i, final=None: _moved(loop.grid(i, final), bk, inputs, constant)  # noqa: E731
+        vars(twin).update(grid=grid, rows_in_steps=True)
         moving = inputs
         if inputs.relative:  # zeros that carry the derivatives
             times = zip(inputs.relative, inputs[2:5], constant[2:5], strict=True)
@@ -79,32 +86,37 @@ class ForwardMode(AbstractAdjoint):
         final = final._replace(t=times[0], times=times[1])
         return tuple(bk.poison_gradient(ok, x) for x in leaves), final
 
-    def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
+    def forward(self, loop: Integrator, inputs: Inputs) -> tuple[Final, Residuals]:
         check_followed(loop, self.name)
         return loop.integrate(inputs), None
 
     def forward_for(
-        self, loop: Any, inputs: Inputs, wanted: NeedsGradient | None
-    ) -> tuple[tuple[Array, ...], Any, Any]:
+        self, loop: Integrator, inputs: Inputs, wanted: NeedsGradient | None
+    ) -> tuple[Leaves, Final, Residuals]:
         if wanted is None or _Chosen(loop, inputs, wanted).count > FEW:
             return super().forward_for(loop, inputs, wanted)
         return self._columns(loop, inputs, wanted)
 
     def _columns(
-        self, loop: Any, inputs: Inputs, wanted: NeedsGradient
-    ) -> tuple[tuple[Array, ...], Any, Any]:
+        self, loop: Integrator, inputs: Inputs, wanted: NeedsGradient
+    ) -> tuple[Leaves, Final, Residuals]:
         """Output leaves, where the integration ended, and the leaves' tangents by all that is
         wanted."""
         chosen = _Chosen(loop, inputs, wanted)
 
-        def run(arrays: Sequence[Array]) -> tuple[Any, Any]:
+        def run(arrays: Sequence[Array]) -> tuple[Leaves, Final]:
             return self.primal(loop, chosen.put(arrays))
 
         (leaves, final), columns = loop.bk.columns(run, chosen.arrays)
         return leaves, final, columns
 
     def reverse(
-        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: NeedsGradient
+        self,
+        loop: Integrator,
+        inputs: Inputs,
+        residuals: Residuals,
+        cotangents: Leaves,
+        wanted: NeedsGradient,
     ) -> Inputs:
         chosen, bk, columns = _Chosen(loop, inputs, wanted), loop.bk, residuals
         if columns is None or len(columns) != len(chosen.arrays):  # fewer are asked for now
@@ -115,7 +127,7 @@ class ForwardMode(AbstractAdjoint):
         ]
         return chosen.cotangents(cts)
 
-    def push(self, loop: Any, residuals: Any, tangents: Inputs) -> tuple[Array, ...] | None:
+    def push(self, loop: Integrator, residuals: Residuals, tangents: Inputs) -> Leaves | None:
         """Tangents of the rows from those of the inputs (None: constant), or None if unknown.
 
         ``residuals`` are what ``forward_for`` kept, which had the same inputs in mind.
@@ -126,7 +138,7 @@ class ForwardMode(AbstractAdjoint):
         moved = any(x is not None for x in y0)
         times = (tangents.t0, tangents.t1, tangents.ts)
         rest = [x for x in (*tangents.params, *times) if not _absent(x)]
-        total: list[Any] = [0.0] * len(residuals[0])
+        total: list[Scalar] = [0.0] * len(residuals[0])
         for x, column in zip([*(y0 if moved else ()), *rest], residuals, strict=True):
             if x is not None:
                 parts = _pushed(loop.bk, x, column)
@@ -134,19 +146,19 @@ class ForwardMode(AbstractAdjoint):
         return tuple(total)
 
 
-def _carrying(t: Any, given: Any, constant: Any) -> Any:
+def _carrying(t: Scalar, given: Scalar, constant: Scalar) -> Scalar:
     """Times of the clock with the derivatives of those given; no saved times are ()."""
     return t if isinstance(t, tuple) else t + (given - constant)
 
 
-def _absent(x: Any) -> bool:
+def _absent(x: Array) -> bool:
     return x is None or isinstance(x, (tuple, list))
 
 
 class _Chosen:
     """The inputs that are differentiated as one list of arrays, and the way back."""
 
-    def __init__(self, loop: Any, inputs: Inputs, wanted: NeedsGradient) -> None:
+    def __init__(self, loop: Integrator, inputs: Inputs, wanted: NeedsGradient) -> None:
         self.loop, self.inputs, self.wanted = loop, inputs, wanted
         bk, layout, problem = loop.bk, loop.layout, loop.problem
         if problem.program is None and any(wanted.params[len(problem.where) :]):
@@ -191,7 +203,7 @@ class _Chosen:
                       relative=rest.relative)  # fmt: skip
 
 
-def _directions(bk: Any, x: Array) -> int:
+def _directions(bk: AbstractBackend, x: Array) -> int:
     """Real numbers in an array."""
     size = 1
     for d in x.shape:
@@ -199,10 +211,12 @@ def _directions(bk: Any, x: Array) -> int:
     return 2 * size if bk.floating(x) == "complex" else size
 
 
-def _pulled(bk: Any, x: Array, column: Sequence[Array], cotangents: Sequence[Array]) -> Array:
+def _pulled(
+    bk: AbstractBackend, x: Array, column: Sequence[Array], cotangents: Sequence[Array]
+) -> Array:
     """The cotangent of x: the rows' cotangents paired with the rows' tangents by its numbers."""
     xp = bk.xp
-    total: Any = 0.0
+    total: Scalar = 0.0
     for ct, rows in zip(cotangents, column, strict=True):
         pairs = bk.pair(ct[None, ...], rows)
         total = total + xp.sum(xp.reshape(pairs, (rows.shape[0], -1)), axis=1)
@@ -214,7 +228,7 @@ def _pulled(bk: Any, x: Array, column: Sequence[Array], cotangents: Sequence[Arr
     return real + 1j * bk.pair(unit, unit) * imag  # the sign of the library's own pairing
 
 
-def _pushed(bk: Any, x: Array, column: Sequence[Array]) -> list[Array]:
+def _pushed(bk: AbstractBackend, x: Array, column: Sequence[Array]) -> list[Array]:
     """The tangent of the rows that comes of the tangent x of one array."""
     xp = bk.xp
     parts = [xp.real(x), xp.imag(x)] if bk.floating(x) == "complex" else [x]
@@ -226,9 +240,9 @@ def _pushed(bk: Any, x: Array, column: Sequence[Array]) -> list[Array]:
     return found
 
 
-def _moved(grid: Any, bk: Any, inputs: Inputs, constant: Inputs) -> Any:
+def _moved(grid: Grid, bk: AbstractBackend, inputs: Inputs, constant: Inputs) -> Grid:
     """A grid of given times whose ends move with t0 and t1; others do so themselves."""
-    if grid.shifts:
+    if not isinstance(grid, GivenGrid) or grid.shifts:
         return grid
     times = bk.table_set(grid.times, 0, grid.times[0] + (inputs.t0 - constant.t0))
     last = times.shape[0] - 1
@@ -236,7 +250,7 @@ def _moved(grid: Any, bk: Any, inputs: Inputs, constant: Inputs) -> Any:
     return grid
 
 
-def _slope_without_steps(loop: Any, inputs: Inputs, constant: Inputs, final: Any) -> Any:
+def _slope_without_steps(loop: Integrator, inputs: Inputs, constant: Inputs, final: Final) -> Carry:
     """The last state, which moves with t0 and t1 even where they are equal: by dy/dt = f."""
     if isinstance(loop.count, int) and loop.count > 0:
         return final.y

@@ -15,16 +15,20 @@ step at the state that it finds, under guard. The textbook's adjoint ODE is ``co
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from .._base.errors import InputError
-from .._base.types import Inputs, NeedsGradient
+from .._base.types import Index, Inputs, Leaves, NeedsGradient, Residuals, Scalar, Table
 from .._checkpointing import Invertible, Report, reverse_inverting, schedules
 from .._integrate.solution import Status
 from .base import AbstractAdjoint
 from .checkpointed import RecursiveCheckpointAdjoint, fill, finished, strip
 from .projection_guard import Guard
 from .step_vjp import ReverseStep
+
+if TYPE_CHECKING:
+    from .._integrate.integrator import Integrator
+    from .._integrate.outputs import Final
 
 __all__ = [
     "BacksolveAdjoint",
@@ -80,13 +84,13 @@ class InvertingAdjoint(AbstractAdjoint):
         """The same slots without inversion."""
         return RecursiveCheckpointAdjoint(self.slots, self.window, self.one_tape)
 
-    def tolerance(self, loop: Any) -> float:
+    def tolerance(self, loop: Integrator) -> float:
         """Relative error that a reconstructed state may have."""
         size = loop.bk.itemsize(loop.layout.real_dtype)
         trust = TRUST_REVERSIBLE if loop.solver.reversible and size > 4 else TRUST
         return (self.grad_rtol or DEFAULT_RTOL.get(size, 1e-2)) / trust
 
-    def inverts(self, loop: Any) -> bool:
+    def inverts(self, loop: Integrator) -> bool:
         """Whether any step of a solve may be inverted."""
         n, most = loop.count, loop.max_steps
         if n is None:
@@ -99,7 +103,7 @@ class InvertingAdjoint(AbstractAdjoint):
         # up to there the binomial splits leave no range longer than its `replay_limit`
         return self.guard != 0 and self.window == 1 and n > schedules.capacity(c, 2)
 
-    def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
+    def forward(self, loop: Integrator, inputs: Inputs) -> tuple[Final, Residuals]:
         if not self.inverts(loop):
             return self.replaying.forward(loop, inputs)
         guard = None if self.guard is None else Guard(loop, self.guard)
@@ -108,7 +112,12 @@ class InvertingAdjoint(AbstractAdjoint):
         return final, [strip(loop, slots, final._replace(inside=final.inside[:1]))]
 
     def reverse(
-        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: NeedsGradient
+        self,
+        loop: Integrator,
+        inputs: Inputs,
+        residuals: Residuals,
+        cotangents: Leaves,
+        wanted: NeedsGradient,
     ) -> Inputs:
         if not self.inverts(loop):
             cts = self.replaying.reverse(loop, inputs, residuals, cotangents, wanted)
@@ -134,7 +143,7 @@ class InvertingAdjoint(AbstractAdjoint):
         ok = final.status == int(Status.converged)
         return finished(bk, ok, step.finish(carry))._replace(stats=_stats(report, final.n))
 
-    def _invertible(self, loop: Any, step: ReverseStep, noted: Any) -> Invertible:
+    def _invertible(self, loop: Integrator, step: ReverseStep, noted: Table) -> Invertible:
         guard, axpy = Guard(loop, self.guard), loop.carried.axpy
         return Invertible(
             advance=step.advance,
@@ -149,7 +158,7 @@ class InvertingAdjoint(AbstractAdjoint):
         )
 
 
-def _stats(report: Report, n: Any) -> dict[str, Any]:
+def _stats(report: Report, n: Index) -> dict[str, Scalar]:
     """Statistics of a reverse pass."""
     return {
         "inverted": report.inverted,
@@ -190,7 +199,7 @@ class ReversibleAdjoint(InvertingAdjoint):
 
     corrected: ClassVar[bool] = False
 
-    def check(self, loop: Any) -> None:
+    def check(self, loop: Integrator) -> None:
         if not loop.solver.reversible:
             solver = getattr(loop.solver, "solver", loop.solver)  # a compiled one's own
             name = type(solver).__name__
@@ -286,12 +295,17 @@ class BacksolveAdjoint(InvertingAdjoint):
 
         return ContinuousAdjoint(self.reset, self.seminorm)
 
-    def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
+    def forward(self, loop: Integrator, inputs: Inputs) -> tuple[Final, Residuals]:
         other = self.continuous
         return super().forward(loop, inputs) if other is None else other.forward(loop, inputs)
 
     def reverse(
-        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: NeedsGradient
+        self,
+        loop: Integrator,
+        inputs: Inputs,
+        residuals: Residuals,
+        cotangents: Leaves,
+        wanted: NeedsGradient,
     ) -> Inputs:
         other = self.continuous
         if other is None:

@@ -16,9 +16,14 @@ does not bound the gradient's.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
-from .._base.types import Array, State
+from .._base.types import Array, Body, Carry, CountedBody, Index, Scalar, State, Table
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
+    from .._backend.protocols import Layout
+    from .._integrate.integrator import Integrator
 
 __all__ = ["Guard", "guard_bytes", "guard_width", "noted_rows"]
 
@@ -29,7 +34,7 @@ LONGEST = 4096
 """Longest block of the vectors."""
 
 
-def guard_width(layout: Any) -> int:
+def guard_width(layout: Layout) -> int:
     """Reals noted for each state."""
     return int(min(PROJECTIONS, _reals(layout)))
 
@@ -39,7 +44,7 @@ def noted_rows(n: int, every: int) -> int:
     return max(1, n // every)
 
 
-def guard_bytes(layout: Any) -> int:
+def guard_bytes(layout: Layout) -> int:
     """Bytes of the projection vectors."""
     if _reals(layout) <= PROJECTIONS:
         return 0
@@ -57,65 +62,65 @@ class Guard:
         Steps from one noted state to the next; None notes nothing (``apart`` is left).
     """
 
-    def __init__(self, loop: Any, every: int | None) -> None:
+    def __init__(self, loop: Integrator, every: int | None) -> None:
         self.bk, self.layout, self.clock = loop.bk, loop.carried, loop.clock
         self.every = 0 if every is None else every
         self.width = guard_width(self.layout)
         self.whole = _reals(self.layout) <= PROJECTIONS
         self.vectors = None if self.whole or not every else _Vectors(self.bk, self.layout)
 
-    def table(self, n: int | None) -> Any:
+    def table(self, n: int | None) -> Table:
         """Room for what is noted of n steps (None: of any number)."""
         rows = None if n is None else noted_rows(n, self.every)
         return self.bk.real_rows(rows, self.width, self.layout)
 
-    def note(self, table: Any, i: Any, y: State) -> Any:
+    def note(self, table: Table, i: Index, y: State) -> Table:
         """The table with the state before step i noted, if it is one to be noted."""
 
-        def keep(table: Any, y: State) -> Any:
+        def keep(table: Table, y: State) -> Table:
             return self.bk.table_set(table, self._row(i), self._sketch(y))
 
         if self.every == 1:
             return keep(table, y)
         return self.bk.cond(i % self.every == 0, keep, lambda table, y: table, table, y)
 
-    def _row(self, i: Any) -> Any:
+    def _row(self, i: Index) -> Index:
         """The row of the state before step i; a first try that fails writes one it gives up."""
         return self.bk.pick(i < self.every, 0, i // self.every - 1)
 
-    def on_grid(self, step: Any) -> Any:
+    def on_grid(self, step: CountedBody) -> CountedBody:
         """A counted step that notes its end; the table is the carry's last entry.
 
         Noting its start, which takes a pass over the state, keeps XLA from stepping in place.
         """
 
-        def noted(i: Any, s: Any) -> Any:
+        def noted(i: Index, s: Carry) -> Carry:
             after = step(i, s[:-1])
             return *after, self.note(s[-1], i + 1, after[0])
 
         return noted
 
-    def on_tries(self, step: Any) -> Any:
+    def on_tries(self, step: Body) -> Body:
         """A try that notes where it ends, over pairs of its state and the table."""
 
-        def noted(s: Any) -> Any:
+        def noted(s: Carry) -> Carry:
             after = step(s[0])
             return after, self.note(s[1], after.n, after.y)
 
         return noted
 
-    def error(self, table: Any, i: Any, y: State) -> Any:
+    def error(self, table: Table, i: Index, y: State) -> Scalar:
         """Relative distance of y from the noted state before step i; nan where y is."""
         e = self._sketch(y) - self.bk.table_get(table, self._row(i))
         square = self.bk.xp.sum(e * e)
         return self._relative(square if self.whole else square / PROJECTIONS, y)
 
-    def apart(self, x: State, y: State) -> Any:
+    def apart(self, x: State, y: State) -> Scalar:
         """Relative distance of the state x from the true one y."""
         e = self.layout.axpy(x, -1.0, y)
         return self._relative(self.layout.squares(e), y)
 
-    def _relative(self, square: Any, y: State) -> Any:
+    def _relative(self, square: Scalar, y: State) -> Scalar:
         size = self.layout.squares(y)
         if not self.clock.traced:  # one number is read, not two
             square, size = self.bk.scalar(square / size), 1.0
@@ -124,7 +129,7 @@ class Guard:
     def _sketch(self, y: State) -> Array:
         """What is noted of a state, shape (width,)."""
         xp, complex_ = self.bk.xp, _parts(self.layout) == 2
-        total: Any = None
+        total: Array = None
         found: list[Array] = []
         at = 0
         for leaf in y if isinstance(y, tuple) else (y,):
@@ -145,7 +150,7 @@ class Guard:
 class _Vectors:
     """Four Gaussian vectors in blocks with random signs (twice where states are complex)."""
 
-    def __init__(self, bk: Any, layout: Any) -> None:
+    def __init__(self, bk: AbstractBackend, layout: Layout) -> None:
         self.bk, self.xp, self.block = bk, bk.xp, _block(layout.size)
         drawn = [_drawn(kind, self.block, _blocks(layout)) for kind in range(_parts(layout))]
         self.rows = [bk.real_array(rows, layout) for rows, _ in drawn]
@@ -156,7 +161,7 @@ class _Vectors:
         rows, block = self.rows[kind], self.block
         count, first = x.shape[0] // block, at // block
         rest = x.shape[0] - count * block
-        total: Any = None
+        total: Array = None
         if count:
             parts = self.xp.reshape(x[: count * block], (count, block))
             blocks = self.bk.matmul(parts, rows.T)
@@ -185,14 +190,14 @@ def _block(size: int) -> int:
     return size if size <= WHOLE else min(max(WHOLE, size // 16), LONGEST)
 
 
-def _blocks(layout: Any) -> int:
+def _blocks(layout: Layout) -> int:
     return max(1, int(layout.size) // _block(layout.size))
 
 
-def _parts(layout: Any) -> int:
+def _parts(layout: Layout) -> int:
     """Reals of an element."""
     return 1 if layout.dtype == layout.real_dtype else 2
 
 
-def _reals(layout: Any) -> int:
+def _reals(layout: Layout) -> int:
     return int(layout.size) * _parts(layout)

@@ -13,12 +13,14 @@ some 1e-13 a step in float64).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .._base.types import Scalar, State
+from .._base.types import Carry, Index, Scalar, State
 from .step_vjp import PullCarry, ReverseStep
 
 if TYPE_CHECKING:
+    from .._controllers.base import AdaptiveController
+    from .._integrate.integrator import Integrator
     from .._integrate.outputs import Final
 
 __all__ = ["ClockedPull", "ClockedStates"]
@@ -35,23 +37,25 @@ class ClockedStates:
         Of the arrays of one such state, where the clock is traced.
     """
 
-    def __init__(self, loop: Any) -> None:
+    def __init__(self, loop: Integrator) -> None:
         self.xp, self.traced = loop.bk.xp, loop.clock.traced
         layout = loop.carried
         self.complex = layout.dtype != layout.real_dtype
         self.dtype = layout.dtype
         self.dtypes = (self.dtype,) * (len(layout.shapes) + 1)
-        self.shapes = (*layout.shapes, (2 + len(loop.controller.init(loop.clock)),))
+        controller = loop.controller
+        assert isinstance(controller, AdaptiveController)
+        self.shapes = (*layout.shapes, (2 + len(controller.init(loop.clock)),))
         self.layout = self
 
-    def pack(self, y: State, t: Scalar, h: Scalar, memory: tuple[Scalar, ...]) -> Any:
+    def pack(self, y: State, t: Scalar, h: Scalar, memory: tuple[Scalar, ...]) -> State:
         """One state: a row of a buffer, where the clock is traced."""
         if not self.traced:
             return y, (t, h, memory)
         clock = self.xp.stack([t, h, *memory])
         return (*y, self.xp.astype(clock, self.dtype) if self.complex else clock)
 
-    def unpack(self, state: Any) -> tuple[State, Scalar, Scalar, tuple[Scalar, ...]]:
+    def unpack(self, state: State) -> tuple[State, Scalar, Scalar, tuple[Scalar, ...]]:
         """(y, t, h, memory)."""
         if not self.traced:
             y, (t, h, memory) = state
@@ -78,11 +82,11 @@ class ClockedPull:
         self.bk, self.clock, self.masked = step.loop.bk, step.loop.clock, step.loop.masked
         self.tries = step.loop.tries(step.inputs)
 
-    def start(self, carry: PullCarry, final: Final) -> Any:
+    def start(self, carry: PullCarry, final: Final) -> Carry:
         """What the pulls thread: cotangents, where the step behind ended, and its number."""
         return carry, final.t, final.n if self.masked else ()
 
-    def advance(self, i: Any, state: Any) -> Any:
+    def advance(self, i: Index, state: State) -> State:
         """Try from a state until a step is accepted, as the integration does; in a batch, try
         once."""
         tries = self.tries
@@ -93,7 +97,7 @@ class ClockedPull:
             s = self.bk.while_loop(lambda s: s.n == 0, tries.step, s)
         return self.states.pack(s.y, s.t, s.h, s.memory)
 
-    def pull(self, i: Any, state: Any, carry: tuple[PullCarry, Scalar, Any]) -> Any:
+    def pull(self, i: Index, state: State, carry: Carry) -> Carry:
         """Reverse step i, which ended at the time that the carry has."""
         y, t, _, _ = self.states.unpack(state)
         inner, end, n = carry

@@ -9,13 +9,37 @@ adds ct_t - ct_h to dL/dt0 and ct_h to dL/dt1.
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from .._autodiff.field_vjp import TapePullback, UserPullback
 from .._autodiff.vector_field import VectorField
 from .._backend.interface import Capability
-from .._base.types import Inputs, NeedsGradient, Scalar, State
+from .._base.types import (
+    Array,
+    Bind,
+    Bool,
+    Carry,
+    Function,
+    Index,
+    Inputs,
+    Leaves,
+    NeedsGradient,
+    ParamSums,
+    Scalar,
+    State,
+    Table,
+    VectorFieldFn,
+)
 from .._checkpointing.forward import while_any
+
+if TYPE_CHECKING:
+    from .._backend.protocols import AbstractStepVJP, FieldVJP
+    from .._integrate.integrator import Integrator
+    from .._integrate.outputs import Final
+    from .._integrate.problem import Problem
+    from .._solvers.base import AbstractStepper
+    from .._solvers.runge_kutta.step_vjp import Sources
 
 __all__ = ["PullCarry", "ReverseStep", "field_pullback", "output_pullback"]
 
@@ -24,11 +48,15 @@ class PullCarry(NamedTuple):
     """What the reversal threads from step to step: cotangents, and the next row inside."""
 
     g: State
-    params: Any
+    params: ParamSums
     t0: Scalar
     t1: Scalar
-    ts: Any
-    row: Any
+    ts: Table
+    row: Index
+
+
+RowSources: TypeAlias = "Callable[[AbstractStepVJP, State, ParamSums], Sources]"
+"""What the rows of a step add to its pull."""
 
 
 class ReverseStep:
@@ -53,15 +81,15 @@ class ReverseStep:
 
     def __init__(
         self,
-        loop: Any,
+        loop: Integrator,
         inputs: Inputs,
-        final: Any,
-        cotangents: Any,
+        final: Final,
+        cotangents: Leaves,
         wanted: NeedsGradient,
         *,
         one_tape: bool = False,
         stored: bool = False,
-        step_vjp: Any = None,
+        step_vjp: AbstractStepVJP | None = None,
     ) -> None:
         bk, problem, out = loop.bk, loop.problem, loop.outputs
         self.loop, self.bk, self.inputs, self.wanted = loop, bk, inputs, wanted
@@ -75,7 +103,7 @@ class ReverseStep:
         self.inside = bool(out.inside)
         field = problem.bind(inputs.params)
         parts = self.layout, self.vjp
-        needs = {"outputs": self.inside, "time": wanted.time}
+        needs: Any = {"outputs": self.inside, "time": wanted.time}
         if step_vjp is None and not one_tape:
             step_vjp = bk.own_step_vjp(loop.solver, *parts, **needs, stored=stored)
         self.step_vjp = step_vjp or loop.solver.step_vjp(
@@ -85,7 +113,7 @@ class ReverseStep:
         self.first_row = 1 if out.saveat.t0 else 0
 
     # --- the ends of a solve
-    def start(self, final: Any, rows: Any) -> PullCarry:
+    def start(self, final: Final, rows: Index) -> PullCarry:
         """Cotangents at t1; ``rows`` is the number of rows inside the loop."""
         real = self.clock.real
         g, params = self.loop.carried.zeros(), self.vjp.zero()
@@ -95,7 +123,7 @@ class ReverseStep:
             y = None if self.fn_vjp is None else self.loop.state(final.y)
             ct, ct_t, params = self._absorb(final.t, y, row, params)
             g, t1 = self.step_vjp.embed(ct), t1 + ct_t
-        ts: Any = ()
+        ts: Table = ()
         if self.wanted.ts and self.out.inside == "ts":
             ts = self.bk.reals(self.out.count, self.layout)
         return PullCarry(g, params, real(0.0), t1, ts, rows)
@@ -131,7 +159,7 @@ class ReverseStep:
     def _rows_at_start(self, carry: PullCarry, t0: Scalar, y0: State) -> PullCarry:
         """Rows of a solve without steps: their cotangents go to y0."""
 
-        def body(c: PullCarry, on: Any) -> PullCarry:
+        def body(c: PullCarry, on: Bool) -> PullCarry:
             j = c.row - 1
             row = self.out.layout.row(self.cts, self.first_row + j)
             g, ct_t, params = self._absorb(t0, y0, row, c.params)
@@ -141,7 +169,9 @@ class ReverseStep:
         found: PullCarry = while_any(self.bk, self.masked, lambda c: c.row > 0, body, carry)
         return found
 
-    def _absorb(self, t: Scalar, y: State, row: State, params: Any) -> tuple[State, Any, Any]:
+    def _absorb(
+        self, t: Scalar, y: State, row: State, params: ParamSums
+    ) -> tuple[State, Scalar, ParamSums]:
         """Pull a row's cotangent through ``fn`` (if any) to the state it was made of."""
         if self.fn_vjp is None:
             return row, 0.0, params
@@ -151,31 +181,31 @@ class ReverseStep:
 
     # --- one step
     @functools.cached_property
-    def replay(self) -> Any:
+    def replay(self) -> AbstractStepper:
         """Steps forward; made where one is asked for, as where states are stored none is."""
         return self.step_vjp.replay(self.field)
 
-    def advance(self, i: Any, y: State) -> State:
+    def advance(self, i: Index, y: State) -> State:
         """Replay step i."""
         t, h = self.grid.step(i)
         y1 = self.replay.step(t, h, y, None, error=False).y1
         return self.clock.select(self._taken(i), y1, y)
 
-    def invert(self, i: Any, y_after: State) -> State:
+    def invert(self, i: Index, y_after: State) -> State:
         """The carried state before step i, from the one after it (see ``reversible``)."""
         t, h = self.grid.step(i)
         return self.replay.invert(t, h, y_after)
 
-    def pull(self, i: Any, y: State, carry: PullCarry) -> PullCarry:
+    def pull(self, i: Index, y: State, carry: PullCarry) -> PullCarry:
         """Reverse step i from the state before it."""
         return self.pull_step(i, self.grid.step(i), y, carry, self._taken(i))
 
-    def _taken(self, i: Any) -> Any:
+    def _taken(self, i: Index) -> Index:
         """Whether step i was taken: in a batch, others may have taken more."""
         return i < self.n if self.masked else True
 
     def pull_step(
-        self, i: Any, step: tuple[Scalar, Scalar], y: State, carry: PullCarry, on: Any = True
+        self, i: Index, step: tuple[Scalar, Scalar], y: State, carry: PullCarry, on: Bool = True
     ) -> PullCarry:
         """The same for a step whose start and size are given, where ``on``."""
         t, h = step
@@ -196,17 +226,17 @@ class ReverseStep:
         g, params, t0, t1 = self.clock.select(on, new, old)
         return PullCarry(g, params, t0, t1, ts, row)
 
-    def _sources(self, i: Any, t: Scalar, h: Scalar, carry: PullCarry, on: Any) -> Any:
+    def _sources(self, i: Index, t: Scalar, h: Scalar, carry: PullCarry, on: Bool) -> RowSources:
         return (
             self._step_row(i, t, h, carry)
             if self.out.inside == "steps"
             else self._time_rows(i, t, h, carry, on)
         )
 
-    def _step_row(self, i: Any, t: Scalar, h: Scalar, carry: PullCarry) -> Any:
+    def _step_row(self, i: Index, t: Scalar, h: Scalar, carry: PullCarry) -> RowSources:
         """The row of the step's end."""
 
-        def sources(step_vjp: Any, g: State, params: Any) -> tuple[Any, ...]:
+        def sources(step_vjp: AbstractStepVJP, g: State, params: ParamSums) -> Sources:
             row = self.out.layout.row(self.cts, self.first_row + i)
             y1 = step_vjp.result() if self.fn_vjp is not None else None
             ct, ct_t, params = self._absorb(t + h, y1, row, params)
@@ -218,20 +248,22 @@ class ReverseStep:
 
         return sources
 
-    def _time_rows(self, i: Any, t: Scalar, h: Scalar, carry: PullCarry, taken: Any) -> Any:
+    def _time_rows(
+        self, i: Index, t: Scalar, h: Scalar, carry: PullCarry, taken: Bool
+    ) -> RowSources:
         """The rows of saved times inside the step, by its interpolant."""
         bk, layout, out, wanted = self.bk, self.layout, self.out, self.wanted
         times, real = self.inputs.clocked[2], self.clock.real
 
-        def mine(s: Any) -> Any:
+        def mine(s: Carry) -> Bool:
             j = bk.pick(s[0] > 0, s[0] - 1, 0)
             both, either, beyond = self.clock.both, self.clock.either, self.clock.beyond
             # a row at t0 itself belongs to the first step, whose slope is its derivative
             here = both(s[0] > 0, either(i == 0, beyond(bk.table_get(times, j), t, h)))
             return both(taken, here)
 
-        def sources(step_vjp: Any, g: State, params: Any) -> tuple[Any, ...]:
-            def body(s: Any, on: Any) -> Any:
+        def sources(step_vjp: AbstractStepVJP, g: State, params: ParamSums) -> Sources:
+            def body(s: Carry, on: Bool) -> Carry:
                 row, ts, params, inside, ct_t, ct_h = s
                 j = row - 1
                 at = bk.table_get(times, j)
@@ -261,8 +293,8 @@ class ReverseStep:
 
 
 def field_pullback(
-    problem: Any, params: Any, wanted: NeedsGradient, *, prepared: bool = True
-) -> Any:
+    problem: Problem, params: Sequence[Array], wanted: NeedsGradient, *, prepared: bool = True
+) -> FieldVJP:
     """The vjp of the vector field: the user's, the library's, or the tape's.
 
     ``prepared``: sums of cotangents may have the form in which the adapter binds parameters.
@@ -277,11 +309,13 @@ def field_pullback(
     return _pullback(problem, f, problem.bind_leaves, params, wanted)
 
 
-def _pullback(problem: Any, f: Any, bind: Any, params: Any, wanted: NeedsGradient) -> Any:
+def _pullback(
+    problem: Problem, f: VectorFieldFn, bind: Bind, params: Sequence[Array], wanted: NeedsGradient
+) -> FieldVJP:
     bk = problem.bk
     if isinstance(f, VectorField) and f.vjp is not None:
         return UserPullback(problem, f, params, wanted)
-    vjp: Any
+    vjp: FieldVJP
     if Capability.AUTODIFF in bk.capabilities:
         vjp = bk.pullback(problem.layout, bind, params, wanted)
     else:
@@ -291,6 +325,8 @@ def _pullback(problem: Any, f: Any, bind: Any, params: Any, wanted: NeedsGradien
     return vjp
 
 
-def output_pullback(problem: Any, fn: Any, params: Any, wanted: NeedsGradient) -> Any:
+def output_pullback(
+    problem: Problem, fn: Function, params: Sequence[Array], wanted: NeedsGradient
+) -> FieldVJP:
     """The vjp of ``SaveAt.fn``, in the form of :func:`field_pullback`."""
     return _pullback(problem, fn, lambda p: problem.bind_output(fn, p), params, wanted)

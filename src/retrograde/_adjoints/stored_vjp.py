@@ -8,15 +8,19 @@ no f.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .._base.errors import UnsupportedByBackend
-from .._base.types import Array, Inputs, NeedsGradient
+from .._base.types import Carry, Index, Inputs, Leaves, NeedsGradient, Residuals
 from .._integrate.outputs import output_leaves
 from .._integrate.solution import Status
 from .base import AbstractAdjoint
 from .checkpointed import RecursiveCheckpointAdjoint, begun, fill, strip
 from .step_vjp import ReverseStep
+
+if TYPE_CHECKING:
+    from .._integrate.integrator import Integrator
+    from .._integrate.outputs import Final
 
 __all__ = ["TapeAdjoint"]
 
@@ -48,7 +52,7 @@ class TapeAdjoint(AbstractAdjoint):
     accuracy: ClassVar[str] = "exact"
     forward_depends_on_wanted: ClassVar[bool] = True
 
-    def check(self, loop: Any) -> None:
+    def check(self, loop: Integrator) -> None:
         if not loop.bk.records_tapes(loop):
             raise UnsupportedByBackend(
                 f"`adjoint` TapeAdjoint can't store the tapes of this solve ({loop.bk.name}, "
@@ -57,12 +61,12 @@ class TapeAdjoint(AbstractAdjoint):
                 "and `max_steps` where the number of steps is not known. Else use adjoint='auto'."
             )
 
-    def forward(self, loop: Any, inputs: Inputs) -> tuple[Any, Any]:
+    def forward(self, loop: Integrator, inputs: Inputs) -> tuple[Final, Residuals]:
         return STATES.forward(loop, inputs)
 
     def forward_for(
-        self, loop: Any, inputs: Inputs, wanted: NeedsGradient | None
-    ) -> tuple[tuple[Array, ...], Any, Any]:
+        self, loop: Integrator, inputs: Inputs, wanted: NeedsGradient | None
+    ) -> tuple[Leaves, Final, Residuals]:
         if wanted is None or _needs_states(loop, wanted):
             return STATES.forward_for(loop, inputs, wanted)
         tapes = loop.bk.tapes(loop, inputs, wanted)
@@ -71,18 +75,23 @@ class TapeAdjoint(AbstractAdjoint):
         return output_leaves(loop, inputs, final), final, [kept]
 
     def reverse(
-        self, loop: Any, inputs: Inputs, residuals: Any, cotangents: Any, wanted: NeedsGradient
+        self,
+        loop: Integrator,
+        inputs: Inputs,
+        residuals: Residuals,
+        cotangents: Leaves,
+        wanted: NeedsGradient,
     ) -> Inputs:
         final, bk = residuals[0], loop.bk
         if final.stored is not None:
             return STATES.reverse(loop, inputs, residuals, cotangents, wanted)
         final = fill(loop, STATES.slots(loop), final, ())
-        step_vjp = bk.tapes(loop, inputs, wanted).step_vjp(final.noted)
+        step_vjp: Any = bk.tapes(loop, inputs, wanted).step_vjp(final.noted)
         step = ReverseStep(loop, inputs, final, cotangents, wanted, step_vjp=step_vjp)
         ok = final.status == int(Status.converged)
-        carry: Any = begun(bk, ok, step.start(final, loop.rows_inside(final)))
+        carry: Carry = begun(bk, ok, step.start(final, loop.rows_inside(final)))
 
-        def back(j: Any, carry: Any) -> Any:
+        def back(j: Index, carry: Carry) -> Carry:
             i = final.n - 1 - j
             step_vjp.at = i
             return step.pull(i, None, carry)
@@ -94,5 +103,5 @@ STATES = RecursiveCheckpointAdjoint()
 """What stands in where tapes alone are not enough: every state stored."""
 
 
-def _needs_states(loop: Any, wanted: NeedsGradient) -> bool:
+def _needs_states(loop: Integrator, wanted: NeedsGradient) -> bool:
     return bool(wanted.time or wanted.ts or loop.outputs.saveat.fn is not None)

@@ -56,7 +56,16 @@ if TYPE_CHECKING:
     from .._loops.loop import LeafLayout, LoopSpec
     from .._loops.loop_program import DifferentiableLoop
     from .._solvers.runge_kutta.tableau import Tableau
-    from .protocols import Clock, FieldVJP, Layout, Program, Shapes, StepAdjoint, StepStages
+    from .protocols import (
+        Clock,
+        FieldVJP,
+        Layout,
+        Program,
+        Runnable,
+        Shapes,
+        StepAdjoint,
+        StepStages,
+    )
 
 __all__ = [
     "DirectLayout",
@@ -354,7 +363,7 @@ class EagerBackend(AbstractBackend):
     def index(self, i: int) -> Index:
         return i
 
-    def reals(self, n: int, layout: Layout) -> Table:
+    def reals(self, n: Index, layout: Layout) -> Table:
         return [0.0] * n
 
     def new_positions(self, rows: int) -> Table:
@@ -415,7 +424,7 @@ class EagerBackend(AbstractBackend):
     def differentiate(self, program: DifferentiableSolve, inputs: Inputs) -> tuple[Leaves, Aux]:
         return self._unchanged(inputs, program.primal)
 
-    def run_forward(self, program: Program, inputs: Inputs) -> tuple[Leaves, Aux, Residuals]:
+    def run_forward(self, program: Runnable, inputs: Inputs) -> Aux:
         return self._unchanged(inputs, program.forward)
 
     def _unchanged(self, inputs: Inputs, run: Callable[[Inputs], _R]) -> _R:
@@ -508,7 +517,7 @@ class EagerBackend(AbstractBackend):
             y = advance(i, y)
         return y, states
 
-    def map_rows(self, row: Callable[[Index], Sequence[Array]], count: int) -> Leaves:
+    def map_rows(self, row: Callable[[Index], Sequence[Array]], count: Index) -> Leaves:
         rows = [row(j) for j in range(count)]
         return tuple(self.xp.stack(leaves) for leaves in zip(*rows, strict=True))
 

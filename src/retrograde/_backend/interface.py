@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         Layout,
         Program,
         Pull,
+        Runnable,
         Shapes,
         StepAdjoint,
         StepStages,
@@ -282,7 +283,7 @@ class LoopHooks(ABC):
         """A small table of ints for :meth:`table_get` and :meth:`table_set`."""
 
     @abstractmethod
-    def reals(self, n: int, layout: Layout) -> Table:
+    def reals(self, n: Index, layout: Layout) -> Table:
         """A table of n zeros in the clock's reals."""
 
     @abstractmethod
@@ -360,7 +361,7 @@ class GradientHooks(ABC):
         """Run a program so that the library's own gradients call its reverse."""
 
     @abstractmethod
-    def run_forward(self, program: Program, inputs: Inputs) -> tuple[Leaves, Aux, Residuals]:
+    def run_forward(self, program: Runnable, inputs: Inputs) -> Aux:
         """``program.forward(inputs)``, compiled where the library compiles."""
 
     @abstractmethod
@@ -480,13 +481,17 @@ class GradientHooks(ABC):
         """A layout of leaves whose times may carry derivatives."""
 
     @abstractmethod
+    def direct_stages(self, layout: Layout, tableau: Tableau, scale: Scale | None) -> StepStages:
+        """Stages over such a layout, whose sums autodiff can follow."""
+
+    @abstractmethod
     def scan_states(
         self, n: Index, bound: int | None, advance: Callable[[Index, State], State], y: State
     ) -> tuple[State, Buffer]:
         """(state after n steps, the states before each step)."""
 
     @abstractmethod
-    def map_rows(self, row: Callable[[Index], Sequence[Array]], count: int) -> Leaves:
+    def map_rows(self, row: Callable[[Index], Sequence[Array]], count: Index) -> Leaves:
         """``row(j)`` for j < count, stacked."""
 
     @abstractmethod

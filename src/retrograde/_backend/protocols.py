@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from .._base.types import (
     Array,
+    Aux,
     Body,
     Bool,
     CountedBody,
@@ -17,6 +18,7 @@ from .._base.types import (
     DType,
     Field,
     Index,
+    Inputs,
     Leaves,
     Namespace,
     NeedsGradient,
@@ -45,6 +47,7 @@ __all__ = [
     "Observer",
     "Program",
     "Pull",
+    "Runnable",
     "Shapes",
     "StepAdjoint",
     "StepStages",
@@ -164,7 +167,7 @@ class Clock(Protocol):
     def constant(self, x: Scalar) -> Scalar:
         """A step size or error that derivatives see as a constant."""
 
-    def count(self, n: int) -> Index:
+    def count(self, n: Index) -> Index:
         """A counter as this clock keeps it."""
 
     def steps(self, t0: Scalar, t1: Scalar, dt: Scalar) -> Index:
@@ -320,6 +323,19 @@ class FieldVJP(Protocol):
 
 Program: TypeAlias = "DifferentiableSolve | DifferentiableLoop"
 """What has a primal, and a forward and a reverse pass for its gradient."""
+
+
+class Runnable(Protocol):
+    """What is run, and kept compiled, as a program is."""
+
+    def key(self) -> Hashable:
+        """What a compiled form of it depends on."""
+
+    def forget(self) -> None:
+        """Drop the arrays, once they are inputs of a program that outlives this call."""
+
+    def forward(self, inputs: Inputs) -> Aux:
+        """What it gives."""
 
 
 class FieldProgram(Protocol):

@@ -10,10 +10,25 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._backend.stages import smallest
-from .._base.types import Inputs, Scalar, Scale, State
+from .._base.types import (
+    Body,
+    Bool,
+    Carry,
+    Condition,
+    CountedBody,
+    Function,
+    Index,
+    Inputs,
+    Leaves,
+    Scalar,
+    Scale,
+    State,
+    Table,
+)
 from .._checkpointing import (
     Patience,
     Slots,
@@ -39,6 +54,11 @@ from .problem import Problem
 from .progress import reporter
 from .saveat import Outputs
 from .solution import Status
+
+if TYPE_CHECKING:
+    from .._adjoints.replay_with_controller import ClockedStates
+    from .._backend.protocols import Observer
+    from .._solvers.base import AbstractStepper
 
 __all__ = ["Integrator"]
 
@@ -88,8 +108,8 @@ class Integrator:
         """Whether this is one sample of a batch, that stands still when it has ended."""
         self.saves = True
         """Whether rows inside the solve are saved; not where it is solved for its states alone."""
-        self.progress: Any = False
-        self.watch: Any = None
+        self.progress: bool | Callable[[float], object] = False
+        self.watch: Callable[[Scalar], object] | None = None
 
     @property
     def adaptive(self) -> bool:
@@ -114,7 +134,7 @@ class Integrator:
         twin.masked = twin.outputs.masked = True
         return twin
 
-    def user_time(self, inputs: Inputs, t: Any) -> Any:
+    def user_time(self, inputs: Inputs, t: Scalar) -> Scalar:
         """A time (or times, where they are traced) of the clock as the user counts it."""
         if not inputs.relative:
             return t
@@ -133,8 +153,8 @@ class Integrator:
         slots: Slots | None = None,
         *,
         record: bool = False,
-        guard: Any = None,
-        clocked: Any = None,
+        guard: Observer | None = None,
+        clocked: ClockedStates | None = None,
     ) -> Final:
         """Solve from t0 to t1; store states by ``slots``, record accepted times if asked.
 
@@ -154,7 +174,8 @@ class Integrator:
 
     def _judged(self, inputs: Inputs, final: Final) -> Final:
         """The end of an integration, or that of one that was not begun where its times are bad."""
-        clock, controller, out = self.clock, self.controller, self.outputs
+        clock: Any = self.clock  # a traced one
+        controller, out = self.controller, self.outputs
         t0, t1 = (clock.real(t) for t in inputs.clocked[:2])
         ts, rows = inputs.clocked[2] if out.inside == "ts" else (), final.inside
         good = clock.in_order(t0, ts, t1)
@@ -197,7 +218,7 @@ class Integrator:
             whole = clock.steps(t0, t1, dt) if self.count is None else self.count
             return ConstantGrid(clock, (t0, t1), dt, whole, self._bounded(whole))
         if isinstance(self.controller, StepTo):
-            times: Any = self.controller.ts
+            times: Table = self.controller.ts
             whole = len(times) - 1
             if self.shifted:
                 times = tuple(t - times[0] for t in times)
@@ -214,13 +235,13 @@ class Integrator:
         least = smallest(self.bk.itemsize(self.problem.layout.real_dtype))
         return Scale(float(controller.rtol), max(float(controller.atol), least))
 
-    def _bounded(self, count: Any) -> Any:
+    def _bounded(self, count: Index) -> Index:
         if self.max_steps is None:
             return count
         known = isinstance(count, int)
         return (min if known else self.clock.minimum)(count, self.max_steps)
 
-    def _rows_at_start(self, inputs: Inputs) -> Any:
+    def _rows_at_start(self, inputs: Inputs) -> Carry:
         """Rows for the saved times that equal t0."""
         out, bk = self.outputs, self.bk
         carry = out.start(self.solver.extra)
@@ -231,19 +252,19 @@ class Integrator:
         row = out.emitter(self.problem, self.layout, inputs.params)(t0, inputs.y0)
         last = out.count - 1 if out.count else 0
 
-        def at_start(s: Any) -> Any:
+        def at_start(s: Carry) -> Bool:
             i = bk.pick(s[0] < out.count, s[0], last)
             here = self.clock.both(s[0] < out.count, bk.table_get(ts, i) == t0)
             return self.clock.both(here, t0 == t1) if self.rows_in_steps else here
 
-        def written(s: Any, on: Any) -> Any:
+        def written(s: Carry, on: Bool) -> Carry:
             buffer = write_where(bk, self.clock, on, (s[1], s[0]), row)
             return bk.pick(on, s[0] + 1, s[0]), buffer, *s[2:]
 
         return while_any(bk, self.masked, at_start, written, carry)
 
     def _integrate_grid(
-        self, inputs: Inputs, inside: Any, slots: Slots | None, guard: Any
+        self, inputs: Inputs, inside: Carry, slots: Slots | None, guard: Observer | None
     ) -> Final:
         bk, out, clock = self.bk, self.outputs, self.clock
         grid = self.grid(inputs)
@@ -255,12 +276,12 @@ class Integrator:
         n = grid.count
         trips = bk.most(n) if self.masked else n
 
-        def plain(i: Any, s: Any) -> Any:
+        def plain(i: Index, s: Carry) -> Carry:
             t, h = grid.step(i)
             y1 = stepper.step(t, h, s[0], None, error=False).y1
             return (clock.select(i < n, y1, s[0]) if self.masked else y1,)
 
-        def saving(i: Any, s: Any) -> Any:
+        def saving(i: Index, s: Carry) -> Carry:
             y, state, rows, reached = s
             t, h = grid.step(i)
             y1, _, after, _, _, _ = stepper.step(t, h, y, state, error=True)
@@ -272,17 +293,18 @@ class Integrator:
             y1, state = clock.select(on, (y1, after), (y, state))
             return y1, state, rows, bk.pick(ok, i + 1, reached)
 
-        def watched(i: Any, s: Any) -> Any:
+        def watched(i: Index, s: Carry) -> Carry:
+            assert self.watch is not None
             self.watch(grid.step(i)[0])
             return step(i, s)
 
         step = saving if inside else plain
         t0 = clock.real(inputs.clocked[0])
         y0 = stepper.start(t0, inputs.y0)
-        start: tuple[Any, ...] = (y0,)
+        start: Carry = (y0,)
         if inside:
             start = (y0, stepper.init(t0, y0), inside, clock.count(0))
-        taken = watched if self.watch else step
+        taken: CountedBody = watched if self.watch else step
         if guard is not None:
             start = (*start, guard.table(grid.count if self.count is not None else self.max_steps))
             taken = guard.on_grid(taken)
@@ -305,7 +327,7 @@ class Integrator:
         turns = trips if self.masked else None
         return Final(y, t, n, n, status, inside, None, stored, noted, turns)
 
-    def _last_finite(self, y: State, grid: Any, stepper: Any) -> tuple[State, int]:
+    def _last_finite(self, y: State, grid: Grid, stepper: AbstractStepper) -> tuple[State, int]:
         """State and index before the first step that gives nan or inf, found by replay.
 
         Only a solve that failed pays for it; nan lasts, so one look at the end tells of it.
@@ -319,23 +341,24 @@ class Integrator:
         raise AssertionError("the replay of a failed integration did not fail")
 
     def _integrate_adaptive(
-        self, inputs: Inputs, inside: Any, slots: Slots | None, record: bool, guard: Any,
-        clocked: Any,
+        self, inputs: Inputs, inside: Carry, slots: Slots | None, record: bool, guard: Observer | None,
+        clocked: ClockedStates | None,
     ) -> Final:  # fmt: skip
         bk = self.bk
         make = getattr(guard, "stepper", None) or self.solver.stepper
         tries = AdaptiveSteps(self, inputs, make, record=record)
-        start: Any = tries.begin(inside)
+        start: Carry = tries.begin(inside)
         plain = guard is None and clocked is None and self.watch is None
         if bk.python_loops and plain and (slots is None or slots.everything):
             s, stored = host_while(bk, start, tries.on_host(), slots, self.carried)
             return tries.final(AdaptiveState(*s), stored)
-        one: Any = tries.step
-        if self.watch:
-            one = lambda s: (self.watch(s.t), tries.step(s))[1]  # noqa: E731
-        extra: Any = None
-        step: Any = lambda s: (one(s[0]), None)  # noqa: E731
-        running: Any = lambda s: tries.running(s[0])  # noqa: E731
+        one: Function = tries.step
+        watch = self.watch
+        if watch:
+            one = lambda s: (watch(s.t), tries.step(s))[1]  # noqa: E731
+        extra: Table = None
+        step: Body = lambda s: (one(s[0]), None)  # noqa: E731
+        running: Condition = lambda s: tries.running(s[0])  # noqa: E731
         if guard is not None:
             extra, step = guard.table(self.max_steps), guard.on_tries(one)
         elif self.masked:
@@ -343,7 +366,7 @@ class Integrator:
             step = lambda s: (one(s[0], tries.running(s[0])), s[1] + 1)  # noqa: E731
             running = lambda s: bk.most(tries.running(s[0]))  # noqa: E731
 
-        def view(s: Any) -> Any:
+        def view(s: Carry) -> Carry:
             s, trips = s
             y = s.y if clocked is None else clocked.pack(s.y, s.t, s.h, s.memory)
             return trips if self.masked else s.n, y
@@ -359,7 +382,7 @@ class Integrator:
         """Tries that record nothing and save no rows, to go on from states that were stored."""
         return AdaptiveSteps(self, inputs, self.solver.stepper, record=False)
 
-    def evaluations(self, n: Any, tries: Any, inside: Any) -> Any:
+    def evaluations(self, n: Index, tries: Index, inside: Index) -> Index:
         """Calls of f by an integration of so many accepted steps, tries, and steps with rows
         inside."""
         out, solver = self.outputs, self.solver
@@ -380,7 +403,7 @@ class Integrator:
         number = self.bk.number
         return int(self.evaluations(number(final.n), number(final.tries), number(inside)))
 
-    def rows_inside(self, final: Final) -> Any:
+    def rows_inside(self, final: Final) -> Index:
         """Number of rows collected inside the loop."""
         if not self.outputs.inside:
             return 0
@@ -401,11 +424,11 @@ class AdaptiveState(NamedTuple):
         The controller's.
     y : state
         What the solver carries, and
-    state : Any
+    state : SolverState
         its own state there.
     n, tries : int or traced scalar
         Accepted steps, and all of them.
-    times, rows : Any
+    times, rows : table and carry
         Record of accepted times, and the output rows inside the loop; () for none.
     """
 
@@ -414,11 +437,11 @@ class AdaptiveState(NamedTuple):
     e2: Scalar
     memory: tuple[Scalar, ...]
     y: State
-    state: Any
-    n: Any
-    tries: Any
-    times: Any
-    rows: Any
+    state: State
+    n: Index
+    tries: Index
+    times: Table
+    rows: Carry
 
 
 class AdaptiveSteps:
@@ -434,7 +457,14 @@ class AdaptiveSteps:
         Note the accepted times.
     """
 
-    def __init__(self, loop: Integrator, inputs: Inputs, stepper: Any, *, record: bool) -> None:
+    def __init__(
+        self,
+        loop: Integrator,
+        inputs: Inputs,
+        stepper: Callable[..., AbstractStepper],
+        *,
+        record: bool,
+    ) -> None:
         self.loop, self.inputs, self.record = loop, inputs, record
         clock = loop.clock
         controller: Any = loop.controller
@@ -449,7 +479,7 @@ class AdaptiveSteps:
         if not clock.traced:
             self.patience = Patience(self.t1, lambda t: loop.user_time(inputs, t))
 
-    def begin(self, inside: Any) -> AdaptiveState:
+    def begin(self, inside: Index) -> AdaptiveState:
         """The state before the first try; ``inside`` is the carry of the output rows."""
         loop, clock = self.loop, self.loop.clock
         t0 = clock.real(self.inputs.clocked[0])
@@ -460,11 +490,11 @@ class AdaptiveSteps:
         zero = clock.count(0)
         return AdaptiveState(t0, h0, clock.real(e0), memory, y0, state, zero, zero, times, inside)
 
-    def _first_step(self, t0: Scalar) -> tuple[Scalar, Scalar, Any]:
+    def _first_step(self, t0: Scalar) -> tuple[Scalar, Scalar, Leaves]:
         """Size of the first step, nan for its error where f or y0 is not finite, and its slope."""
         loop, field, y0 = self.loop, self.field, self.inputs.y0
         clock, layout = loop.clock, loop.layout
-        k0: Any = tuple(1.0 * k for k in field(layout.time(t0), y0))  # f may reuse them
+        k0: Leaves = tuple(1.0 * k for k in field(layout.time(t0), y0))  # f may reuse them
         sound = layout.finite(layout.pack(k0))
         if clock.traced:
             sound = clock.both(sound, layout.finite(y0))
@@ -483,7 +513,7 @@ class AdaptiveSteps:
         zero = clock.count(0)
         return AdaptiveState(t, h, clock.real(0.0), memory, y, state, zero, zero, (), ())
 
-    def step(self, s: AdaptiveState, on: Any = True) -> AdaptiveState:
+    def step(self, s: AdaptiveState, on: Bool = True) -> AdaptiveState:
         """One try: a step if it is accepted. Where not ``on``, nothing changes."""
         clock = self.loop.clock
         t_new, step = clock.land(s.t, s.h, self.t1)
@@ -504,11 +534,13 @@ class AdaptiveSteps:
         h, e2, memory, tries = clock.select(on, new, old)
         return AdaptiveState(t, h, e2, memory, y, state, n, tries, times, rows)
 
-    def _collect(self, rows: Any, ok: Any, step: tuple[Any, ...], n: Any) -> Any:
+    def _collect(
+        self, rows: Carry, ok: Bool, step: tuple[Scalar, Scalar, Scalar, State], n: Index
+    ) -> Carry:
         ts = self.inputs.clocked[2]
         return self.loop.outputs.collect(rows, ok, ts, step, n, self.stepper, self.emit)
 
-    def running(self, s: AdaptiveState) -> Any:
+    def running(self, s: AdaptiveState) -> Bool:
         """Whether to try another step."""
         loop, limit = self.loop, self.loop.max_steps
         if self.patience is not None and s.tries == self.patience.stop:
@@ -531,7 +563,7 @@ class AdaptiveSteps:
         """Where the tries ended, and why."""
         return Final(s.y, s.t, s.n, s.tries, self._why(s), s.rows, s.times, stored)
 
-    def _why(self, s: AdaptiveState) -> Any:
+    def _why(self, s: AdaptiveState) -> Index:
         """The status of a solve from where its tries stopped."""
         clock, limit = self.loop.clock, self.loop.max_steps
         why = int(Status.dt_min)

@@ -9,12 +9,16 @@ state and the time where the solve stopped.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .._base.errors import InputError
 from .._base.plain_input import cotangent_leaf, matched
-from .._base.types import Array, Inputs, Scalar, State, Tree
+from .._base.types import Array, Index, Inputs, Leaves, Scalar, State, Table, Tree
 from .solution import Status
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
+    from .integrator import Integrator
 
 __all__ = ["Final", "cotangent_leaves", "output_leaves", "output_times"]
 
@@ -30,9 +34,9 @@ class Final(NamedTuple):
     n, tries : int or traced scalar
         Accepted steps and all of them.
     status : Status value
-    inside : Any
+    inside : carry
         Carry of the outputs collected inside the loop.
-    times : Any
+    times : table or None
         Record of accepted times, or None.
     stored : Stored or None
     noted : table or None
@@ -44,17 +48,17 @@ class Final(NamedTuple):
 
     y: State
     t: Scalar
-    n: Any
-    tries: Any
-    status: Any
-    inside: Any
-    times: Any
-    stored: Any
-    noted: Any = None
-    trips: Any = None
+    n: Index
+    tries: Index
+    status: Index
+    inside: State
+    times: Table
+    stored: Table
+    noted: Table = None
+    trips: Index = None
 
 
-def output_leaves(loop: Any, inputs: Inputs, final: Any) -> tuple[Array, ...]:
+def output_leaves(loop: Integrator, inputs: Inputs, final: Final) -> tuple[Array, ...]:
     """All rows, as leaves of shape (k, *shape)."""
     out, bk = loop.outputs, loop.bk
     emit = out.emitter(loop.problem, loop.layout, inputs.params)
@@ -69,16 +73,16 @@ def output_leaves(loop: Any, inputs: Inputs, final: Any) -> tuple[Array, ...]:
         row = out.layout.stack([emit(final.t, loop.state(final.y))])
         parts.append(tuple(bk.nan_unless(ok, x) for x in row) if loop.clock.traced else row)
     if len(parts) == 1:
-        return parts[0]  # type: ignore[no-any-return]
+        return parts[0]
     xp = bk.xp
     return tuple(xp.concat(leaves, axis=0) for leaves in zip(*parts, strict=True))
 
 
-def output_times(loop: Any, inputs: Inputs, final: Any) -> Array:
+def output_times(loop: Integrator, inputs: Inputs, final: Final) -> Array:
     """Times of the rows, shape (k,)."""
     out, clock, bk = loop.outputs, loop.clock, loop.bk
 
-    def array(times: Any) -> Array:
+    def array(times: Table) -> Array:
         return bk.times_array(times, loop.layout)
 
     arrays = [array([clock.real(inputs.t0)])] if out.saveat.t0 else []
@@ -100,13 +104,15 @@ def output_times(loop: Any, inputs: Inputs, final: Any) -> Array:
     return arrays[0] if len(arrays) == 1 else bk.xp.concat(arrays, axis=0)
 
 
-def _fill(loop: Any, final: Any) -> Scalar:
+def _fill(loop: Integrator, final: Final) -> Scalar:
     """What stands in rows that the solve has not filled."""
     ok = final.status == int(Status.converged)
     return loop.clock.where(ok, math.inf, math.nan)
 
 
-def cotangent_leaves(bk: Any, leaves: Any, ys: Tree, cotangent: Tree) -> tuple[Array, ...]:
+def cotangent_leaves(
+    bk: AbstractBackend, leaves: Leaves, ys: Tree, cotangent: Tree
+) -> tuple[Array, ...]:
     """Leaves of a cotangent, checked against ``ys`` and as long as the program's rows."""
     xp = bk.xp
     own, treedef = bk.flatten(ys)

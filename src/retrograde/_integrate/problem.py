@@ -7,16 +7,17 @@ when f is called. Checks that need f run on its first call only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING
 
 from .._backend.interface import Capability
 from .._base.errors import InputError
 from .._base.foreign import refuse
 from .._base.plain_input import fitted, integral, matched
-from .._base.types import Array, Function, State, Tree, VectorFieldFn
+from .._base.types import Array, Function, Leaves, State, Tree, VectorFieldFn
 
 if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
     from .._backend.protocols import FieldProgram
 
 __all__ = ["Problem"]
@@ -33,7 +34,7 @@ class Problem:
     y0, args : tree
     """
 
-    def __init__(self, bk: Any, f: Any, y0: Tree, args: Tree) -> None:
+    def __init__(self, bk: AbstractBackend, f: VectorFieldFn, y0: Tree, args: Tree) -> None:
         if not callable(f):
             raise InputError(f"`f` is {f!r}, which is not callable; pass f(t, y, args) -> dy/dt.")
         self.bk = bk
@@ -62,12 +63,12 @@ class Problem:
         """What notes that; None where a derivative by a time was asked for by name."""
         if Capability.AUTODIFF not in bk.capabilities:
             self.notice = self.note_untimed
-        self._key: Any = None
+        self._key: tuple[Hashable, ...] | None = None
         self.program: FieldProgram | None = None
         """f as a program, where an adapter traces it; None: f is called as it is."""
         self.output_call: VectorFieldFn | None = None
         """``SaveAt.fn`` as it is called, where an adapter stands around it."""
-        self.leafwise: Callable[..., Any] | None = None
+        self.leafwise: Function | None = None
         """``(t, leaves, args) -> leaves``, where the adapter needs f without trees."""
         self.parted = False
         """Whether the solver drops parts of f's results (see ``AbstractSolver``)."""
@@ -81,11 +82,11 @@ class Problem:
         self.drawn = 0
         """Bytes that each call of f leaves behind, for its random numbers (an adapter's)."""
 
-    def key(self) -> Any:
+    def key(self) -> tuple[Hashable, ...]:
         """What the structure of this problem depends on, to keep compiled programs by."""
         return self.f, *self.alike()
 
-    def alike(self) -> Any:
+    def alike(self) -> tuple[Hashable, ...]:
         """The same without f."""
         if self._key is not None:
             return self._key
@@ -109,7 +110,7 @@ class Problem:
             self._args_leaves[i] = None
 
     # --- checks
-    def _check_state(self, leaves: Sequence[Any]) -> None:
+    def _check_state(self, leaves: Sequence[Tree]) -> None:
         bk = self.bk
         if not leaves:
             raise InputError("`y0` is empty; pass an array or a tree of arrays.")
@@ -164,7 +165,7 @@ class Problem:
 
     def gradient_tree(self, cotangents: Sequence[Array]) -> Tree:
         """Cotangents of ``params`` in the form of ``args``; None where there is none."""
-        leaves: list[Any] = [None] * len(self._args_leaves)
+        leaves: list[Array | None] = [None] * len(self._args_leaves)
         for i, x in zip(self.where, cotangents, strict=False):
             leaves[i] = x
         return self.bk.unflatten(self._args_treedef, leaves)
@@ -203,14 +204,14 @@ class Problem:
             guarded.call = f, args  # type: ignore[attr-defined]
         return guarded
 
-    def guarded(self, field: Callable[..., Any]) -> Callable[..., Any]:
+    def guarded(self, field: Function) -> Function:
         """A field whose states f can't change; ``fresh`` is the field itself where that differs."""
-        guarded: Callable[..., Any] = self.bk.guard(field)
+        guarded: Function = self.bk.guard(field)
         if guarded is not field:
             guarded.fresh = field  # type: ignore[attr-defined]
         return guarded
 
-    def bind_leaves(self, params: Sequence[Array]) -> Callable[[Array, Any], tuple[Array, ...]]:
+    def bind_leaves(self, params: Sequence[Array]) -> Callable[[Array, Leaves], Leaves]:
         """The same of the leaves of y."""
         if self.program is not None:
             return self.program.bind(params)
@@ -253,10 +254,10 @@ class Problem:
 
     def _fitted(self) -> None:
         """Let every result of f be made to fit."""
-        f: Callable[[Any, Any, Any], Any] = self.f
+        f: VectorFieldFn = self.f
         self.call = lambda t, y, args: self.fit(f(t, y, args))
 
-    def wrap(self, make: Callable[[Any], Any]) -> None:
+    def wrap(self, make: Callable[[VectorFieldFn], VectorFieldFn]) -> None:
         """Let an adapter stand around f, wherever it is called: f becomes ``make(f)``."""
         fits = self.call is not self.f
         self.f = self.call = make(self.f)
@@ -280,7 +281,7 @@ class Problem:
                 return None
         return self.tree(leaves)
 
-    def check_result(self, k: Tree, is_array: Callable[[Any], bool] | None = None) -> Tree:
+    def check_result(self, k: Tree, is_array: Callable[[Tree], bool] | None = None) -> Tree:
         """A result of f (or its shapes) as it is meant; InputError unless it is like y0."""
         bk = self.bk
         called = is_array is None  # by an eager library: a traced one has shapes
@@ -333,7 +334,7 @@ class Problem:
         return self.state_tree(self.y0)
 
 
-def _describe(bk: Any, tree: Any) -> str:
+def _describe(bk: AbstractBackend, tree: Tree) -> str:
     """A tree in a few words, for messages."""
     if hasattr(tree, "shape") and not bk.is_array(tree) and hasattr(tree, "__array_namespace__"):
         return f"an array of {type(tree).__module__.partition('.')[0]}"

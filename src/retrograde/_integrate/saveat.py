@@ -10,12 +10,33 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .._base.errors import InputError
 from .._base.foreign import refuse
-from .._base.types import Scalar, State, Times
+from .._base.types import (
+    Bool,
+    Carry,
+    Condition,
+    Function,
+    Index,
+    Leaves,
+    ParamSums,
+    Scalar,
+    State,
+    Table,
+    Times,
+    TreeDef,
+    VectorFieldFn,
+)
 from .._checkpointing.forward import while_any, write_where
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
+    from .._backend.protocols import Layout
+    from .._controllers.base import Grid
+    from .._solvers.base import AbstractStepper
+    from .problem import Problem
 
 __all__ = ["Outputs", "SaveAt"]
 
@@ -57,7 +78,7 @@ class SaveAt:
     t1: bool = False
     ts: Times | None = None
     steps: bool = False
-    fn: Callable[[Any, Any, Any], Any] | None = None
+    fn: VectorFieldFn | None = None
 
     def __post_init__(self) -> None:
         if self.ts is not None and self.steps:
@@ -92,7 +113,7 @@ class SaveAt:
             before = t
 
 
-def _check_form(ts: Any) -> None:
+def _check_form(ts: Table) -> None:
     """Raise InputError unless ts has the form of at least one time in a row."""
     refuse("saveat.ts", ts)
     shape = getattr(ts, "shape", None)
@@ -125,14 +146,16 @@ class Outputs:
         Length of ts; None for steps on a backend without bounds.
     """
 
-    def __init__(self, bk: Any, saveat: SaveAt, layout: Any, count: int | None) -> None:
+    def __init__(
+        self, bk: AbstractBackend, saveat: SaveAt, layout: Layout, count: int | None
+    ) -> None:
         self.bk = bk
         self.saveat = saveat
         self.layout = layout
         self.count = count
         self.masked = False
         """Whether a sample of a batch may stand still while others go on (``while_any``)."""
-        self.treedef: Any = None
+        self.treedef: TreeDef = None
         """Structure of ``fn``'s result."""
 
     @property
@@ -142,7 +165,9 @@ class Outputs:
             return "ts"
         return "steps" if self.saveat.steps else ""
 
-    def emitter(self, problem: Any, layout: Any, params: Any) -> Callable[[Scalar, State], State]:
+    def emitter(
+        self, problem: Problem, layout: Layout, params: ParamSums
+    ) -> Callable[[Scalar, State], State]:
         """``emit(t, y) -> row``: y itself, or the result of ``fn`` in this layout."""
         if self.saveat.fn is None:
             return lambda t, y: y
@@ -150,7 +175,7 @@ class Outputs:
         call = self.bk.guard(lambda t, y: self.layout.pack(fn(t, layout.unpack(y))))
         return lambda t, y: call(layout.time(t), y)
 
-    def start(self, extra: int = 0) -> Any:
+    def start(self, extra: int = 0) -> Carry:
         """The carry of the rows inside the loop: (next row, buffer).
 
         Where the inside of a step takes ``extra`` evaluations of f: and how many steps did.
@@ -163,8 +188,15 @@ class Outputs:
         return (zero, buffer, zero) if extra and self.inside == "ts" else (zero, buffer)
 
     def collect(
-        self, carry: Any, ok: Any, ts: Any, step: tuple[Any, ...], n: Any, stepper: Any, emit: Any
-    ) -> Any:
+        self,
+        carry: Carry,
+        ok: Bool,
+        ts: Table,
+        step: tuple[Scalar, Scalar, Scalar, State],
+        n: Index,
+        stepper: AbstractStepper,
+        emit: Function,
+    ) -> Carry:
         """Add the rows of the step (t, t_new, h, y1) that ends as accepted step n + 1."""
         t, t_new, h, y1 = step
         i, buffer = carry[0], carry[1]
@@ -173,7 +205,7 @@ class Outputs:
             row = bk.pick(ok, n, self.count)
             return bk.pick(ok, i + 1, i), bk.write(buffer, row, emit(t_new, stepper.state(y1)))
         due = self._due(ok, ts, t, t_new)
-        taken: tuple[Any, ...] = ()
+        taken: Leaves = ()
         if stepper.extra:
             here = due(carry)
             stepper.extra_stages(here)
@@ -181,7 +213,7 @@ class Outputs:
 
         clock = bk.clock(self.layout)
 
-        def body(s: Any, on: Any) -> Any:
+        def body(s: Carry, on: Bool) -> Carry:
             at = bk.table_get(ts, s[0])
             ends = lambda: stepper.state(y1)  # noqa: E731
             inside = lambda: stepper.interpolate((at - t) / h)  # noqa: E731
@@ -192,7 +224,7 @@ class Outputs:
         rows = while_any(bk, self.masked, due, body, (i, buffer))
         return (*rows, *taken) if taken else rows
 
-    def reached(self, carry: Any, ts: Any, grid: Any, n: int) -> Any:
+    def reached(self, carry: Carry, ts: Table, grid: Grid, n: int) -> Carry:
         """The carry of an eager integration that turned out to have failed in step n: rows up to
         it."""
         if self.inside != "ts":
@@ -202,14 +234,14 @@ class Outputs:
             rows += 1
         return (rows, *carry[1:])
 
-    def _due(self, ok: Any, ts: Any, t: Any, t_new: Any) -> Callable[[Any], Any]:
+    def _due(self, ok: Bool, ts: Table, t: Scalar, t_new: Scalar) -> Condition:
         """Whether the next saved time lies in the step just accepted."""
         bk, count = self.bk, self.count
         assert count is not None
         clock = bk.clock(self.layout)
         span = t_new - t
 
-        def due(s: Any) -> Any:
+        def due(s: Carry) -> Bool:
             i = bk.pick(s[0] < count, s[0], count - 1)
             here = clock.reached(bk.table_get(ts, i), t_new, span)
             return clock.both(clock.both(ok, s[0] < count), here)

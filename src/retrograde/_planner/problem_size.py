@@ -14,7 +14,7 @@ from .._adjoints.step_vjp import field_pullback
 from .._autodiff.field_vjp import TapePullback, UserPullback
 from .._autodiff.tape import object_bytes
 from .._backend.interface import Capability
-from .._base.types import Array, Inputs, Leaves, NeedsGradient, Scalar, State
+from .._base.types import Array, Inputs, NeedsGradient, Scalar, State
 from .._controllers.base import AdaptiveController
 from .._solvers import ExplicitRungeKutta
 from .shape import CHEAP, CHEAP_BYTES, PYTHON_OBJECTS, RECORD, UNLIMITED, Shape
@@ -174,7 +174,9 @@ def _stages(loop: Integrator) -> tuple[int, int]:
     return stages, stages if saved else 0
 
 
-def _steps(loop: Integrator, inputs: Inputs, k0: Leaves | None, *, short_probe: bool) -> Prediction:
+def _steps(
+    loop: Integrator, inputs: Inputs, k0: Sequence[Array] | None, *, short_probe: bool
+) -> Prediction:
     """Steps: counted on a grid, else predicted."""
     count, bound = loop.count, loop.max_steps
     if count is not None:

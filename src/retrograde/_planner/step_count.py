@@ -30,7 +30,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._backend.interface import Capability
-from .._base.types import Array, Index, Inputs, Leaves, Table
+from .._base.types import Array, Index, Inputs, Table
 from .._controllers import PIDController
 from .._controllers.base import AbstractController, AdaptiveController
 from .._integrate.saveat import Outputs, SaveAt
@@ -69,7 +69,7 @@ class Prediction(NamedTuple):
 
 
 def predict(
-    loop: Integrator, inputs: Inputs, k0: Leaves | None, *, short_probe: bool
+    loop: Integrator, inputs: Inputs, k0: Sequence[Array] | None, *, short_probe: bool
 ) -> Prediction:
     """Accepted steps of an adaptive solve.
 

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
-from .._base.types import Bool, Field, Leaves, Scalar, Scale, State
+from .._base.types import Bool, Field, Index, Leaves, Scalar, Scale, State
 
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .._backend.protocols import AbstractStepVJP, FieldVJP, Layout
+    from .._integrate.problem import Problem
 
 __all__ = ["AbstractSolver", "AbstractStepper", "SolverState", "Step", "made"]
 
@@ -97,6 +98,10 @@ class AbstractStepper(ABC):
         """Evaluate what the inside of the last step needs beyond it, where ``due``."""
         return
 
+    def invert(self, t: Scalar, h: Scalar, carried: State) -> State:
+        """What is carried before the step (t, h), from what is after it."""
+        raise NotImplementedError
+
     @abstractmethod
     def interpolate(self, theta: Scalar) -> State:
         """y(t + theta h) of the last step."""
@@ -166,11 +171,11 @@ class AbstractSolver(ABC):
         """The class' name in lower case, words joined by _, as ``solve(solver=...)`` takes it."""
         return re.sub("(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
 
-    def check(self, problem: Any) -> None:
+    def check(self, problem: Problem) -> None:
         """Raise InputError for a y0 (a ``Problem``) that this solver can't step."""
         return
 
-    def calls(self, steps: Any, *, full: bool, rejected: Any = 0, inside: Any = 0) -> Any:
+    def calls(self, steps: Index, *, full: bool, rejected: Index = 0, inside: Index = 0) -> Index:
         """Evaluations of f in so many steps.
 
         ``full``: steps whose error or inside is asked for, not their end alone. ``rejected`` of

@@ -5,9 +5,9 @@ from typing import ClassVar
 
 from ..._base.errors import InputError
 from .solver import Programs, ProgramSolver, line
-from .straight_line import DifferentiableSolve, Evaluate, LinearCombination
+from .straight_line import Evaluate, LinearCombination, StraightLine
 
-_START = DifferentiableSolve(("y",), (Evaluate(("v",), 0.0, ("y",)),), ("y", "v"))
+_START = StraightLine(("y",), (Evaluate(("v",), 0.0, ("y",)),), ("y", "v"))
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class ALF(ProgramSolver):
 
     def programs(self) -> Programs:
         two, rest = 2.0 * self.eta, 1.0 - 2.0 * self.eta
-        step = DifferentiableSolve(
+        step = StraightLine(
             ("y", "v"),
             (
                 LinearCombination("mid", (("y", 1.0, 0.0), ("v", 0.0, 0.5))),
@@ -93,7 +93,7 @@ class ALF(ProgramSolver):
             ),
             ("y1", "v1"),
         )
-        inverse = DifferentiableSolve(
+        inverse = StraightLine(
             ("y1", "v1"),
             (
                 LinearCombination("mid", (("y1", 1.0, 0.0), ("v1", 0.0, -0.5))),

@@ -6,9 +6,9 @@ from typing import ClassVar
 from ..._base.errors import InputError
 from ..runge_kutta.solver import ExplicitRungeKutta
 from .solver import Programs, ProgramSolver
-from .straight_line import BaseStep, DifferentiableSolve, LinearCombination
+from .straight_line import BaseStep, LinearCombination, StraightLine
 
-_START = DifferentiableSolve(("y",), (), ("y", "y"))
+_START = StraightLine(("y",), (), ("y", "y"))
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Reversible(ProgramSolver):
         lam = float(self.coupling)
         forth = BaseStep("forth", 0.0, 1.0, "z", self.base, inside=True)
         back = BaseStep("back", 1.0, -1.0, "y1", self.base)
-        step = DifferentiableSolve(
+        step = StraightLine(
             ("y", "z"),
             (
                 forth,
@@ -106,7 +106,7 @@ class Reversible(ProgramSolver):
             ),
             ("y1", "z1"),
         )
-        inverse = DifferentiableSolve(
+        inverse = StraightLine(
             ("y1", "z1"),
             (
                 back,

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .solver import Programs, ProgramSolver, line
-from .straight_line import DifferentiableSolve, Evaluate, LinearCombination
+from .straight_line import Evaluate, LinearCombination, StraightLine
 
-_START = DifferentiableSolve(("y",), (Evaluate(("k",), 0.0, ("y",)),), ("y", "y", "k"))
-_STEP = DifferentiableSolve(
+_START = StraightLine(("y",), (Evaluate(("k",), 0.0, ("y",)),), ("y", "y", "k"))
+_STEP = StraightLine(
     ("y", "z", "k"),
     (
         LinearCombination("z1", (("y", 2.0, 0.0), ("z", -1.0, 0.0), ("k", 0.0, 1.0))),
@@ -16,7 +16,7 @@ _STEP = DifferentiableSolve(
     ),
     ("y1", "z1", "k1"),
 )
-_INVERSE = DifferentiableSolve(
+_INVERSE = StraightLine(
     ("y1", "z1", "k1"),
     (
         LinearCombination("z", (("y1", 2.0, 0.0), ("z1", -1.0, 0.0), ("k1", 0.0, -1.0))),

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ..._base.errors import InputError
 from .solver import Programs, ProgramSolver, line
-from .straight_line import DifferentiableSolve, Evaluate, LinearCombination
+from .straight_line import Evaluate, LinearCombination, StraightLine
+
+if TYPE_CHECKING:
+    from ..._integrate.problem import Problem
 
 __all__ = [
     "SeparableSolver",
@@ -28,7 +31,7 @@ class SeparableSolver(ProgramSolver):
 
     parted: ClassVar[bool] = True
 
-    def check(self, problem: Any) -> None:
+    def check(self, problem: Problem) -> None:
         bk, tree, name = problem.bk, problem.structure(), type(self).__name__
         if not isinstance(tree, (tuple, list)) or len(tree) != 2:
             raise InputError(
@@ -45,7 +48,7 @@ class SeparableSolver(ProgramSolver):
             )
 
 
-_STEP = DifferentiableSolve(
+_STEP = StraightLine(
     ("q", "p"),
     (
         Evaluate(("v", None), 0.0, ("q", "p")),
@@ -55,7 +58,7 @@ _STEP = DifferentiableSolve(
     ),
     ("q1", "p1"),
 )
-_INVERSE = DifferentiableSolve(
+_INVERSE = StraightLine(
     ("q1", "p1"),
     (
         Evaluate((None, "a"), 0.0, ("q1", "p1")),

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from ..._base.types import Scalar, State
+from ..._base.types import Bool, Field, Index, ParamSums, Scalar, Scale, State
 from ..base import AbstractSolver, AbstractStepper, Step
 from ..runge_kutta.solver import Sources, StepCotangents
 from ..runge_kutta.solver import Stepper as BaseStepper
-from .straight_line import BaseStep, Cotangents, DifferentiableSolve, Machine, Registers, Term
+from .straight_line import BaseStep, Cotangents, Machine, Registers, StraightLine, Term
+
+if TYPE_CHECKING:
+    from ..._backend.interface import AbstractBackend
+    from ..._backend.protocols import FieldVJP, Layout
 
 __all__ = ["ProgramSolver", "Programs", "line"]
 
@@ -35,10 +39,10 @@ class Programs(NamedTuple):
         The error estimate; None where there is none or where a ``BaseStep`` has it.
     """
 
-    step: DifferentiableSolve
-    inverse: DifferentiableSolve
+    step: StraightLine
+    inverse: StraightLine
     dense: tuple[tuple[Term, ...], ...]
-    start: DifferentiableSolve | None = None
+    start: StraightLine | None = None
     error: tuple[Term, ...] | None = None
 
 
@@ -57,14 +61,16 @@ class ProgramSolver(AbstractSolver):
     def programs(self) -> Programs:
         """What the solver is."""
 
-    def calls(self, steps: Any, *, full: bool, rejected: Any = 0, inside: Any = 0) -> Any:
+    def calls(self, steps: Index, *, full: bool, rejected: Index = 0, inside: Index = 0) -> Index:
         programs = self.programs()
         start = programs.start.body if programs.start else ()
         each = sum(instruction.calls(full) for instruction in programs.step.body)
         first = sum(instruction.calls(full) for instruction in start)
         return first + steps * each + inside * self.extra
 
-    def stepper(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> Stepper:
+    def stepper(
+        self, bk: AbstractBackend, layout: Layout, field: Field, scale: Scale | None = None
+    ) -> Stepper:
         programs = self.programs()
         bases = {
             step.out: BaseStepper(
@@ -80,7 +86,14 @@ class ProgramSolver(AbstractSolver):
         return Stepper(self, programs, machine, scale)
 
     def step_vjp(
-        self, bk: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, field: Any = None
+        self,
+        bk: AbstractBackend,
+        layout: Layout,
+        vjp: FieldVJP,
+        *,
+        outputs: bool,
+        time: bool,
+        field: Field | None = None,
     ) -> StepVJP:
         programs = self.programs()
         bases = {
@@ -112,7 +125,7 @@ class _Inside:
         parts = ([(weigh(a, b), r[x]) for x, a, b in part] for part in self.programs.dense)
         return [[(w, x) for w, x in part if not _zero(w)] for part in parts]
 
-    def extra_stages(self, due: Any = True) -> None:
+    def extra_stages(self, due: Bool = True) -> None:
         """Evaluate what the inside of the step needs beyond it, where ``due``."""
         if self.base is not None:
             self.machine.bases[self.base].extra_stages(due)
@@ -130,7 +143,11 @@ class Stepper(_Inside, AbstractStepper):
     """Steps forward, and their inverses."""
 
     def __init__(
-        self, solver: ProgramSolver, programs: Programs, machine: Machine, scale: Any = None
+        self,
+        solver: ProgramSolver,
+        programs: Programs,
+        machine: Machine,
+        scale: Scale | None = None,
     ) -> None:
         self.solver, self.programs, self.machine, self.scale = solver, programs, machine, scale
         self.base = next((step.out for step in _steps(programs) if step.inside), None)
@@ -170,6 +187,7 @@ class Stepper(_Inside, AbstractStepper):
             assert self.base is not None
             return self.machine.bases[self.base].space.error2(y1)
         e = layout.weighted([(a + b * self.h, r[x]) for x, a, b in self.programs.error])
+        assert self.scale is not None
         return layout.error2(e, y, y1, self.scale)
 
 
@@ -189,7 +207,7 @@ class StepVJP(_Inside):
         self.registers: Registers = {}
         self.h: Scalar = 0.0
 
-    def replay(self, field: Any) -> Stepper:
+    def replay(self, field: Field) -> Stepper:
         """Steps forward; a pull and a replay never interleave."""
         m = self.machine
         bases = {name: stepper.replay(field) for name, stepper in m.bases.items()}
@@ -202,10 +220,10 @@ class StepVJP(_Inside):
         h: Scalar,
         y: State,
         g: State,
-        acc: Any,
-        outputs: Callable[[StepVJP, State, Any], Sources] | None = None,
+        acc: ParamSums,
+        outputs: Callable[..., Sources] | None = None,
         size: bool = True,
-    ) -> tuple[StepCotangents, Any]:
+    ) -> tuple[StepCotangents, State]:
         """Pull the cotangent g of the carried state after a step back to y, the one before it.
 
         ``outputs`` and ``size`` are those of ``explicit_rk.StepVJP.pull``.
@@ -223,7 +241,7 @@ class StepVJP(_Inside):
         return StepCotangents(ct_y, ct.acc, ct.t + ct_t, ct.h + ct_h), extra
 
     def _cotangents(
-        self, program: DifferentiableSolve, g: State, acc: Any, *, size: bool
+        self, program: StraightLine, g: State, acc: ParamSums, *, size: bool
     ) -> Cotangents:
         layout = self.machine.layout
         ct = Cotangents(layout, acc, size=size)
@@ -238,7 +256,9 @@ class StepVJP(_Inside):
         layout = self.machine.layout
         return layout.join([ct, *(layout.zeros() for _ in range(more))]) if more else ct
 
-    def finish(self, t0: Scalar, y0: State, ct: State, acc: Any) -> tuple[State, Scalar, Any]:
+    def finish(
+        self, t0: Scalar, y0: State, ct: State, acc: ParamSums
+    ) -> tuple[State, Scalar, ParamSums]:
         """The vjp of ``start``: cotangents of y0 and t0, and the accumulator."""
         program, machine = self.programs.start, self.machine
         if program is None:
@@ -261,13 +281,13 @@ class StepVJP(_Inside):
         layout = self.machine.layout
         return layout.join([layout.weighted(part) for part in parts])
 
-    def sources(self) -> Any:
+    def sources(self) -> State:
         """Cotangents of the inside of a step, zero: of the interpolant's terms and its base."""
         dense, nothing = self.programs.dense, self.machine.zeros()
         base = () if self.base is None else self.machine.bases[self.base].sources()
         return tuple((nothing,) * len(part) for part in dense), base
 
-    def add_source(self, inside: Any, theta: Scalar, h: Scalar, ct: State) -> Any:
+    def add_source(self, inside: State, theta: Scalar, h: Scalar, ct: State) -> State:
         """The same with the cotangent ct of y(t + theta h) added."""
         (linear, base), layout, dense = inside, self.machine.layout, self.programs.dense
         parts = layout.split(ct, len(dense))
@@ -282,7 +302,7 @@ class StepVJP(_Inside):
             base = self.machine.bases[self.base].add_source(base, theta, h, ct)
         return linear, base
 
-    def _add_inside(self, ct: Cotangents, inside: Any) -> None:
+    def _add_inside(self, ct: Cotangents, inside: State) -> None:
         linear, base = inside
         for have, terms in zip(linear, self.programs.dense, strict=True):
             for q, (name, _, _) in zip(have, terms, strict=True):
@@ -291,5 +311,5 @@ class StepVJP(_Inside):
             ct.inside[self.base] = base
 
 
-def _zero(w: Any) -> bool:
+def _zero(w: Scalar) -> bool:
     return isinstance(w, (int, float)) and w == 0

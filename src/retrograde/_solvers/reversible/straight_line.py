@@ -16,18 +16,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from ..._base.types import Scalar, State
+from ..._base.types import Array, Function, ParamSums, Residuals, Scalar, State
+
+if TYPE_CHECKING:
+    from ..._backend.protocols import Layout
 
 __all__ = [
     "BaseStep",
     "Cotangents",
-    "DifferentiableSolve",
     "Evaluate",
     "LinearCombination",
     "Machine",
     "Registers",
+    "StraightLine",
     "Term",
 ]
 
@@ -41,15 +44,15 @@ class Cotangents:
         Accumulator of the parameters' cotangents.
     t, h : scalar
         Cotangents of the step's start and size.
-    inside : dict of str to Any
+    inside : dict of str to weight
         Cotangents of the inside of a :class:`BaseStep`, by its register.
     """
 
-    def __init__(self, layout: Any, acc: Any, *, size: bool) -> None:
+    def __init__(self, layout: Layout, acc: ParamSums, *, size: bool) -> None:
         self.layout, self.acc, self.size = layout, acc, size
         self.t: Scalar = 0.0
         self.h: Scalar = 0.0
-        self.inside: dict[str, Any] = {}
+        self.inside: dict[str, State] = {}
         self._terms: dict[str, list[tuple[Scalar, State]]] = {}
 
     def add(self, name: str, weight: Scalar, ct: State) -> None:
@@ -85,7 +88,7 @@ Term: TypeAlias = tuple[str, float, float]
 """A register and its weight alpha + beta h, as (register, alpha, beta)."""
 
 
-class DifferentiableSolve(NamedTuple):
+class StraightLine(NamedTuple):
     """Instructions from the registers of one carried state to those of another.
 
     Attributes
@@ -119,13 +122,22 @@ class Machine:
     """
 
     def __init__(
-        self, layout: Any, parts: int, field: Any, vjp: Any, bases: dict[str, Any], *, time: bool
+        self,
+        layout: Layout,
+        parts: int,
+        field: Function | None,
+        vjp: Function | None,
+        bases: dict[str, State],
+        *,
+        time: bool,
     ) -> None:
         self.parts = parts
-        self.layout, self.field, self.vjp, self.bases, self.time = layout, field, vjp, bases, time
+        self.layout, self.bases, self.time = layout, bases, time
+        self.field: Any = field
+        self.vjp: Any = vjp
 
     def run(
-        self, program: DifferentiableSolve, t: Scalar, h: Scalar, s: State, *, full: bool = False
+        self, program: StraightLine, t: Scalar, h: Scalar, s: State, *, full: bool = False
     ) -> Registers:
         """All registers of a program run on the carried state s."""
         r: Registers = dict(
@@ -136,8 +148,8 @@ class Machine:
         return r
 
     def linearise(
-        self, program: DifferentiableSolve, t: Scalar, h: Scalar, s: State
-    ) -> tuple[Registers, list[Any]]:
+        self, program: StraightLine, t: Scalar, h: Scalar, s: State
+    ) -> tuple[Registers, list[Residuals]]:
         """The same, and a tape of each instruction."""
         r: Registers = dict(
             zip(program.inputs, self.layout.split(s, len(program.inputs)), strict=True)
@@ -146,11 +158,11 @@ class Machine:
 
     def transpose(
         self,
-        program: DifferentiableSolve,
+        program: StraightLine,
         t: Scalar,
         h: Scalar,
         r: Registers,
-        tapes: list[Any],
+        tapes: list[Residuals],
         ct: Cotangents,
     ) -> State:
         """The cotangent of the carried state that a linearised program was run on."""
@@ -166,7 +178,7 @@ class Machine:
         """A register of zeros."""
         return self.layout.split(self.layout.zeros(), self.parts)[0]
 
-    def outputs(self, program: DifferentiableSolve, r: Registers) -> State:
+    def outputs(self, program: StraightLine, r: Registers) -> State:
         """The carried state after a program."""
         return self.layout.join([r[name] for name in program.outputs])
 
@@ -224,7 +236,7 @@ class Evaluate:
         k = m.field(m.layout.time(t + self.c * h), m.layout.join([r[x] for x in self.arg]))
         self._write(m, r, m.layout.pack(k))
 
-    def linearise(self, m: Machine, t: Scalar, h: Scalar, r: Registers) -> Any:
+    def linearise(self, m: Machine, t: Scalar, h: Scalar, r: Registers) -> Residuals:
         """The same; the tape is f's pull, or None where f is linearised when its turn comes."""
         time, y = m.layout.time(t + self.c * h), m.layout.join([r[x] for x in self.arg])
         k, pull = m.vjp(time, y) if m.field is None else (m.field(time, y), None)
@@ -232,7 +244,7 @@ class Evaluate:
         return pull
 
     def transpose(
-        self, m: Machine, t: Scalar, h: Scalar, r: Registers, tape: Any, ct: Cotangents
+        self, m: Machine, t: Scalar, h: Scalar, r: Registers, tape: Residuals, ct: Cotangents
     ) -> None:
         """f's vjp of the slopes' cotangents."""
         layout = m.layout
@@ -254,7 +266,7 @@ class Evaluate:
             if part is not None:
                 ct.add(name, weight, part)
 
-    def _leaves(self, m: Machine, parts: Sequence[State | None]) -> Sequence[Any]:
+    def _leaves(self, m: Machine, parts: Sequence[State | None]) -> Sequence[Array]:
         """Leaves of the slopes' cotangent; None, which costs nothing to pull, in absent parts."""
         layout = m.layout
         nothing = m.zeros() if any(x is None for x in parts) else None
@@ -262,7 +274,7 @@ class Evaluate:
         each = len(leaves) // len(parts)
         return [None if parts[i // each] is None else x for i, x in enumerate(leaves)]
 
-    def _parts(self, m: Machine, mu: Sequence[Any]) -> Sequence[State | None]:
+    def _parts(self, m: Machine, mu: Sequence[Array]) -> Sequence[State | None]:
         """f's cotangent of y by parts; None for a part on which nothing depends."""
         layout, count = m.layout, len(self.arg)
         each = len(mu) // count
@@ -290,7 +302,7 @@ class BaseStep:
     start: float
     sign: float
     arg: str
-    base: Any
+    base: State
     inside: bool = False
 
     def calls(self, full: bool) -> int:
@@ -302,7 +314,7 @@ class BaseStep:
         stepper, t, h = m.bases[self.out], t + self.start * h, self.sign * h
         r[self.out] = stepper.step(t, h, r[self.arg], None, error=full and self.inside).y1
 
-    def linearise(self, m: Machine, t: Scalar, h: Scalar, r: Registers) -> Any:
+    def linearise(self, m: Machine, t: Scalar, h: Scalar, r: Registers) -> Residuals:
         """The same; the tape is that of its stages."""
         step_vjp = m.bases[self.out]
         tape = step_vjp.linearise(t + self.start * h, self.sign * h, r[self.arg])
@@ -310,7 +322,7 @@ class BaseStep:
         return tape
 
     def transpose(
-        self, m: Machine, t: Scalar, h: Scalar, r: Registers, tape: Any, ct: Cotangents
+        self, m: Machine, t: Scalar, h: Scalar, r: Registers, tape: Residuals, ct: Cotangents
     ) -> None:
         """The vjp of the step."""
         lam, inside = ct.take(self.out), ct.inside.get(self.out)
@@ -324,5 +336,5 @@ class BaseStep:
             ct.h = ct.h + self.start * step.t + self.sign * step.h
 
 
-def _parts(layout: Any, s: State, count: int) -> Sequence[State]:
+def _parts(layout: Layout, s: State, count: int) -> Sequence[State]:
     return (s,) if count == 1 else layout.split(s, count)

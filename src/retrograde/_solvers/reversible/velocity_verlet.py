@@ -5,9 +5,9 @@ from typing import ClassVar
 
 from .semi_implicit_euler import SeparableSolver
 from .solver import Programs, line
-from .straight_line import DifferentiableSolve, Evaluate, LinearCombination
+from .straight_line import Evaluate, LinearCombination, StraightLine
 
-_STEP = DifferentiableSolve(
+_STEP = StraightLine(
     ("q", "p"),
     (
         Evaluate((None, "a"), 0.0, ("q", "p")),
@@ -19,7 +19,7 @@ _STEP = DifferentiableSolve(
     ),
     ("q1", "p1"),
 )
-_INVERSE = DifferentiableSolve(
+_INVERSE = StraightLine(
     ("q1", "p1"),
     (
         Evaluate((None, "a1"), 1.0, ("q1", "p1")),

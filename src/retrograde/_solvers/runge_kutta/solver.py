@@ -5,12 +5,17 @@ Steps forward: ``explicit_forward``. Their exact adjoints: ``explicit_reverse``.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..._base.types import Field, Index, Scale
 from ..base import AbstractSolver
 from .step import Stepper
 from .step_vjp import Sources, StepCotangents, StepVJP
 from .tableau import Tableau
+
+if TYPE_CHECKING:
+    from ..._backend.interface import AbstractBackend
+    from ..._backend.protocols import FieldVJP, Layout
 
 __all__ = ["ExplicitRungeKutta", "Sources", "StepCotangents", "StepVJP", "Stepper"]
 
@@ -45,15 +50,24 @@ class ExplicitRungeKutta(AbstractSolver):
         cls.init_evaluations = int(tableau.fsal)
         cls.evaluations = tableau.stages - tableau.fsal
 
-    def calls(self, steps: Any, *, full: bool, rejected: Any = 0, inside: Any = 0) -> Any:
+    def calls(self, steps: Index, *, full: bool, rejected: Index = 0, inside: Index = 0) -> Index:
         spared = rejected if self.tableau.late else 0
         return steps * self.evaluations - spared + inside * self.extra
 
-    def stepper(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> Stepper:
+    def stepper(
+        self, bk: AbstractBackend, layout: Layout, field: Field, scale: Scale | None = None
+    ) -> Stepper:
         return Stepper(self.tableau, bk.stages(layout, self.tableau, scale), layout, field)
 
     def step_vjp(
-        self, bk: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, field: Any = None
+        self,
+        bk: AbstractBackend,
+        layout: Layout,
+        vjp: FieldVJP,
+        *,
+        outputs: bool,
+        time: bool,
+        field: Field | None = None,
     ) -> StepVJP:
         tableau = self.tableau if outputs else self.tableau.bare
         return StepVJP(

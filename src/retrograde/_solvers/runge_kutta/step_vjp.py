@@ -7,12 +7,15 @@ is linear in y and the stages, so its cotangents enter the same recursion as sou
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from ..._base.types import Scalar, State
+from ..._base.types import Array, Bool, Carry, Field, ParamSums, Residuals, Scalar, State
 from .step import Stepper
 from .tableau import Tableau
+
+if TYPE_CHECKING:
+    from ..._backend.protocols import FieldVJP, Layout, Pull, StepAdjoint, StepStages
 
 __all__ = ["Sources", "StepCotangents", "StepVJP"]
 
@@ -21,23 +24,14 @@ class StepCotangents(NamedTuple):
     """What one step's pull gives: cotangents of y, parameters, t and h."""
 
     y: State
-    params: Any
+    params: ParamSums
     t: Scalar
     h: Scalar
 
 
-class Sources(NamedTuple):
-    """Cotangents that output during a step adds: to its end, its inside, t and h.
-
-    ``inside`` is what the pass's ``sources`` and ``add_source`` made, or None.
-    """
-
-    g: State
-    params: Any
-    inside: Any
-    t: Scalar
-    h: Scalar
-    extra: Any
+Sources: TypeAlias = tuple[State, ParamSums, State, Scalar, Scalar, Carry]
+"""What output during a step adds: the cotangent of its end, sums of those of parameters, what
+``sources`` and ``add_source`` made of its inside (or None), cotangents of t and h, and the rest."""
 
 
 class StepVJP:
@@ -57,14 +51,14 @@ class StepVJP:
     def __init__(
         self,
         tableau: Tableau,
-        space: Any,
-        adjoint: Any,
-        layout: Any,
-        vjp: Any,
+        space: StepStages,
+        adjoint: StepAdjoint,
+        layout: Layout,
+        vjp: FieldVJP,
         *,
         outputs: bool,
         time: bool,
-        field: Any = None,
+        field: Field | None = None,
     ) -> None:
         self.field = field
         self.tableau = tableau
@@ -83,9 +77,9 @@ class StepVJP:
         # with stages of the interpolant's own, even the last waits until an output asks for it
         self.count = tableau.stages if outputs and not self.extra else self.inner
         self.known = self.pulled = self.count
-        self.pulls: list[Any] = []
+        self.pulls: list[Pull] = []
 
-    def replay(self, field: Any) -> Stepper:
+    def replay(self, field: Field) -> Stepper:
         """Steps forward over the same stages (a pull and a replay never interleave)."""
         return Stepper(self.tableau, self.space, self.layout, field)
 
@@ -95,10 +89,10 @@ class StepVJP:
         h: Scalar,
         y: State,
         g: State,
-        acc: Any,
-        outputs: Callable[[StepVJP, State, Any], Sources] | None = None,
+        acc: ParamSums,
+        outputs: Callable[..., Sources] | None = None,
         size: bool = True,
-    ) -> tuple[StepCotangents, Any]:
+    ) -> tuple[StepCotangents, State]:
         """Pull the cotangent g of y1 (and those of outputs inside the step) back to y.
 
         ``outputs(step_vjp, g, acc)`` is called when all stages are known and returns a
@@ -114,7 +108,15 @@ class StepVJP:
         return StepCotangents(y, acc, t + ct_t, h + ct_h), extra
 
     def transpose(
-        self, h: Scalar, y: State, g: State, acc: Any, pulls: Any, inside: Any = None, *, size: bool
+        self,
+        h: Scalar,
+        y: State,
+        g: State,
+        acc: ParamSums,
+        pulls: Residuals,
+        inside: State = None,
+        *,
+        size: bool,
     ) -> StepCotangents:
         """The adjoint recursion of the step linearised last; ``inside``: cotangents there."""
         q, qy = inside or (None, None)
@@ -144,12 +146,14 @@ class StepVJP:
         """A cotangent of y as one of what the loop carries."""
         return ct
 
-    def finish(self, t0: Scalar, y0: State, ct: State, acc: Any) -> tuple[State, Scalar, Any]:
+    def finish(
+        self, t0: Scalar, y0: State, ct: State, acc: ParamSums
+    ) -> tuple[State, Scalar, ParamSums]:
         """The vjp of ``start``: cotangents of y0 and t0, and the accumulator."""
         return ct, 0.0, acc
 
     # --- outputs of the step linearised last
-    def extra_stages(self, due: Any) -> None:
+    def extra_stages(self, due: Bool) -> None:
         """Linearise what the interpolant needs beyond the step, where ``due``.
 
         A traced pass does so whether it is due or not: tapes can't leave a branch.
@@ -178,17 +182,17 @@ class StepVJP:
         """The interpolant's derivative with respect to time."""
         return self.space.slope(self.weight_derivatives(theta))
 
-    def sources(self) -> Any:
+    def sources(self) -> State:
         """Cotangents of the inside of a step, zero."""
         return self.adjoint.sources(), self.layout.zeros()
 
-    def add_source(self, inside: Any, theta: Scalar, h: Scalar, ct: State) -> Any:
+    def add_source(self, inside: State, theta: Scalar, h: Scalar, ct: State) -> State:
         """The same with the cotangent ct of y(t + theta h) added."""
         q, qy = inside
         q = self.adjoint.add_source(q, [h * x for x in self.weights(theta)], ct)
         return q, self.layout.add(qy, ct)
 
-    def linearise(self, t: Scalar, h: Scalar, y: State) -> list[Any]:
+    def linearise(self, t: Scalar, h: Scalar, y: State) -> list[Pull]:
         """All stages, and the pull of each (none of one tape at a time)."""
         w, field, self.known = self.space, self.field, self.count
         pulls = self.pulls = []
@@ -205,9 +209,9 @@ class StepVJP:
             pulls.append(pull)
         return pulls
 
-    def _stage(self, i: int, y: State) -> tuple[Any, Any]:
+    def _stage(self, i: int, y: State) -> tuple[Sequence[Array], Pull]:
         """f at stage i, linearised; the stages before it are known."""
-        return self.vjp(self.space.time(i), self._argument(i, y))  # type: ignore[no-any-return]
+        return self.vjp(self.space.time(i), self._argument(i, y))
 
     def _argument(self, i: int, y: State) -> State:
         w = self.space
