@@ -341,8 +341,8 @@ class Integrator:
         raise AssertionError("the replay of a failed integration did not fail")
 
     def _integrate_adaptive(
-        self, inputs: Inputs, inside: Carry, slots: Slots | None, record: bool, guard: Observer | None,
-        clocked: ClockedStates | None,
+        self, inputs: Inputs, inside: Carry, slots: Slots | None, record: bool,
+        guard: Observer | None, clocked: ClockedStates | None,
     ) -> Final:  # fmt: skip
         bk = self.bk
         make = getattr(guard, "stepper", None) or self.solver.stepper
