@@ -14,11 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from retrograde._base.errors import InputError
-from retrograde._base.types import Scale
-from retrograde.backend import EagerBackend
+from retrograde._base.types import Array, Leaves, State
 
-from .flat.cotangents import FlatCotangents
-from .flat.stages import FlatLayout, FlatStages, stamper
+from .flat.adapter import FlatBackend
+from .flat.stages import FlatLayout, stamper
 
 __all__ = ["NumpyBackend", "backend"]
 
@@ -40,7 +39,7 @@ def _nothing() -> None:
     """Nothing to look at: what is read-only has not changed."""
 
 
-class NumpyBackend(EagerBackend):
+class NumpyBackend(FlatBackend):
     """The adapter of NumPy, and by its ``np`` argument of CuPy."""
 
     name: ClassVar[str] = "numpy"
@@ -87,9 +86,10 @@ class NumpyBackend(EagerBackend):
         return _nothing
 
     def guard(self, field: Callable[..., Any]) -> Callable[..., Any]:
-        def guarded(t: Any, y: Any) -> Any:
-            y.setflags(False)
-            return field(t, y)
+        def guarded(t: Array, y: State) -> Leaves:
+            for x in y if isinstance(y, tuple) else (y,):
+                x.setflags(False)
+            return field(t, y)  # type: ignore[no-any-return]
 
         return guarded
 
@@ -116,25 +116,9 @@ class NumpyBackend(EagerBackend):
                 "and work arrays are closed over, not handed in by `args`."
             ) from error
 
-    # --- stages
-    def layout(self, leaves: Sequence[Any]) -> Any:
-        return FlatLayout(self, leaves)
-
-    def stages(self, layout: Any, tableau: Any, scale: Scale | None = None) -> Any:
-        return FlatStages(layout, tableau, scale)
-
-    def adjoint(self, layout: Any, tableau: Any) -> Any:
-        return FlatCotangents(layout, tableau)
-
-    def map_state(self, fn: Callable[[Any], Any], y: Any) -> Any:
-        return fn(y)
-
     def accumulate(self, total: Any, x: Any) -> Any:
         total += x
         return total
-
-    def real_rows(self, rows: int | None, width: int, layout: Any) -> Any:
-        return {} if rows is None else self.matrix(rows, width, layout.real_dtype, layout.device)
 
     # --- what the flat form is made of
     def matrix(self, rows: int, columns: int, dtype: Any, device: Any) -> Any:

@@ -37,14 +37,12 @@ def test_an_attempt_is_its_calls_to_the_bit(solver, dtype, size, eager):
     field.call = f, 0.3
     made = getattr(rg, solver.title())()
     with bk.quiet():
-        steppers = [
-            made.stepper(bk, layout, field, Scale(1e-6, 1e-9)),
-            made.stepper(bk, layout, field, Scale(1e-6, 1e-9)),
-            made.stepper(bk, layout, field),
-        ]
-        fused, whole, bare = steppers
-        assert fused.fused is not None
-        whole.fused = None
+        scale = Scale(1e-6, 1e-9)
+        fused = flat.flat_stepper(
+            made.tableau, bk.stages(layout, made.tableau, scale), layout, field
+        )
+        assert "step" in vars(fused)
+        whole, bare = (made.stepper(bk, layout, field, x) for x in (scale, None))
         t, state, state_whole = 0.5, fused.init(0.5, y), whole.init(0.5, y)
         for h in (1e-3, 0.1, 0.02):  # the second, of a large error, is not kept
             found = fused.step(t, h, y, state, error=True)

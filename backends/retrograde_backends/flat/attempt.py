@@ -14,13 +14,14 @@ import numpy as np
 
 from retrograde._base.types import Array, Field, Leaves, Namespace
 from retrograde._solvers.base import Step, made
+from retrograde._solvers.runge_kutta.step import Stepper
 
 if TYPE_CHECKING:
-    from retrograde._backend.protocols import JudgedStep
+    from retrograde._solvers.runge_kutta.tableau import Tableau
 
-    from .stages import FlatStages
+    from .stages import FlatLayout, FlatStages
 
-__all__ = ["fused_attempt", "squared_norm"]
+__all__ = ["flat_stepper", "squared_norm"]
 
 FEW = 8
 """Up to so many elements, the arithmetic of floats takes less time than calls of NumPy."""
@@ -32,14 +33,17 @@ Estimate: TypeAlias = Callable[[], Array]
 """Forms an estimate of the error in memory that may be overwritten."""
 
 
-def fused_attempt(space: FlatStages, field: Field) -> JudgedStep | None:
-    """``(t, h, y, k0) -> Step``, or None where states have many leaves.
+def flat_stepper(tableau: Tableau, space: FlatStages, layout: FlatLayout, field: Field) -> Stepper:
+    """Steps over flat states; those of an FSAL method with an error are one frame each.
 
-    Where the tableau's last stage is late, it is evaluated if the error is small enough.
+    Where the tableau's last stage is late, it is evaluated if the error is small enough. States of
+    many leaves have no such form.
     """
-    found, layout = getattr(field, "call", None), space.layout
-    if found is None or not layout.alone or space.scale is None:
-        return None
+    stepper = Stepper(tableau, space, layout, field)
+    found = getattr(field, "call", None)
+    if found is None or not (tableau.fsal and layout.alone) or space.scale is None:
+        return stepper
+    bare = Stepper(tableau, space, layout, field).step  # of another: none is to hold itself
     (f, args), call, shape = found, found[0], layout.shapes[0]
     if not layout.plain:
         call = lambda t, y, args: f(t, y.reshape(shape), args).reshape(-1)  # noqa: E731
@@ -55,8 +59,10 @@ def fused_attempt(space: FlatStages, field: Field) -> JudgedStep | None:
     ended: Leaves = ()
     error2 = 0.0
 
-    def attempt(t: float, h: float, y: Array, k0: Leaves | None) -> Step:
+    def step(t: float, h: float, y: Array, k0: Leaves | None, *, error: bool) -> Step:
         nonlocal ended, error2
+        if not error:
+            return bare(t, h, y, k0, error=False)
         space.t, space.h, space.y = t, h, y  # the interpolant asks for them
         start(y)
         scale(table, h, scaled)
@@ -77,7 +83,8 @@ def fused_attempt(space: FlatStages, field: Field) -> JudgedStep | None:
         ended = (k1,)
         return made((y1, error2 if late else norm(y, y1), ended, kept, False, None))
 
-    return attempt
+    stepper.step = step  # type: ignore[method-assign, assignment]
+    return stepper
 
 
 def squared_norm(

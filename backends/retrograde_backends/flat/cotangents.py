@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+
+from retrograde._base.types import Array, Leaves
 
 from .stages import FlatLayout
+
+if TYPE_CHECKING:
+    from retrograde._solvers.runge_kutta.tableau import Tableau
 
 __all__ = ["FlatCotangents"]
 
@@ -17,7 +22,7 @@ class FlatCotangents:
     rows of stages that it does not pull are zero.
     """
 
-    def __init__(self, layout: FlatLayout, tableau: Any) -> None:
+    def __init__(self, layout: FlatLayout, tableau: Tableau) -> None:
         bk = layout.bk
         self.bk, self.layout, self.s = bk, layout, tableau.inside
         s, a = self.s, tableau.a
@@ -32,9 +37,9 @@ class FlatCotangents:
         self.products = [bk.product(self.scaled[i, : s - i], matrix[: s - i]) for i in range(s)]
         ones = bk.coefficients([1.0] * (s + 1), layout.dtype, layout.device)
         self.sum = bk.product(ones, matrix)
-        self.q: Any = None
+        self.q: Array = None
 
-    def begin(self, h: float, g: Any, q: Any = None) -> None:
+    def begin(self, h: float, g: Array, q: Array = None) -> None:
         self.bk.scale_into(self.table, h, self.scaled)
         self.rows[0][...] = g
         self.q = q
@@ -42,10 +47,10 @@ class FlatCotangents:
     def forget(self, low: int) -> None:
         self.matrix[1 : self.s - low + 1][...] = 0.0
 
-    def sources(self) -> Any:
+    def sources(self) -> Array:
         return None  # made when there is something to add
 
-    def add_source(self, q: Any, weights: Sequence[float], ct: Any) -> Any:
+    def add_source(self, q: Array, weights: Sequence[float], ct: Array) -> Array:
         layout = self.layout
         if q is None:
             q = layout.bk.zeros((self.s, layout.size), layout.dtype, layout.device)
@@ -54,14 +59,14 @@ class FlatCotangents:
                 q[i] += w * ct  # row by row: the outer product would be as large as q
         return q
 
-    def lam(self, i: int) -> Any:
+    def lam(self, i: int) -> Leaves:
         u = self.products[i]()
         u = u if self.q is None else u + self.q[i]
         return self.layout.unpack(u)
 
-    def push(self, i: int, mu: Any) -> None:
+    def push(self, i: int, mu: Sequence[Array]) -> None:
         self.layout.store(self.rows[self.s - i], mu)
 
-    def total(self) -> Any:
+    def total(self) -> Array:
         self.q = None
         return self.sum()

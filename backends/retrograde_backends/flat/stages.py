@@ -17,20 +17,21 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
 from operator import setitem
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from retrograde._backend.stages import ORDINARY, combination_rows, placed, rescaled
-from retrograde._base.types import Array, DType, Namespace, Scale
+from retrograde._base.types import Array, DType, Field, Leaves, Namespace, Scale
 
-from .attempt import Norm, fused_attempt, squared_norm
+from .attempt import Norm, squared_norm
 
-__all__ = [
-    "FlatLayout",
-    "FlatStages",
-    "stamper",
-]
+if TYPE_CHECKING:
+    from retrograde._solvers.runge_kutta.tableau import Tableau
+
+    from .adapter import FlatBackend
+
+__all__ = ["FlatLayout", "FlatStages", "stamper"]
 
 
 LARGE = 1 << 12
@@ -49,9 +50,9 @@ def stamper(dtype: DType, origin: float | None = None) -> Callable[[float], Arra
 class FlatLayout:
     """States as flat vectors; leaves are views into them."""
 
-    origin: Any = None
+    origin: float | None = None
 
-    def __init__(self, bk: Any, like: Sequence[Any]) -> None:
+    def __init__(self, bk: FlatBackend, like: Sequence[Array]) -> None:
         self.bk = bk
         self.xp = bk.xp
         self.dtype = like[0].dtype
@@ -69,14 +70,14 @@ class FlatLayout:
         self.plain = len(shapes) == 1 and len(shapes[0]) == 1
         self.alone = len(shapes) == 1
 
-    def pack(self, leaves: Sequence[Any]) -> Any:
+    def pack(self, leaves: Sequence[Array]) -> Array:
         if self.plain:
             return leaves[0]
         if self.alone:
             return leaves[0].reshape(-1)
         return self.bk.concat([x.reshape(-1) for x in leaves])
 
-    def unpack(self, y: Any) -> tuple[Any, ...]:
+    def unpack(self, y: Array) -> Leaves:
         if self.plain:
             return (y,)
         if self.alone:
@@ -85,7 +86,7 @@ class FlatLayout:
             y[part].reshape(shape) for part, shape in zip(self.slices, self.shapes, strict=True)
         )
 
-    def store(self, row: Any, leaves: Sequence[Any]) -> None:
+    def store(self, row: Array, leaves: Sequence[Array]) -> None:
         """Copy leaves into a row."""
         if self.plain:
             row[...] = leaves[0]
@@ -96,22 +97,22 @@ class FlatLayout:
                 row[part] = leaf.reshape(-1)
 
     # --- parts
-    def repeat(self, count: int) -> Any:
+    def repeat(self, count: int) -> FlatLayout:
         twin = copy.copy(self)
         twin._arrange(self.shapes * count)
         return twin
 
-    def split(self, s: Any, count: int) -> tuple[Any, ...]:
+    def split(self, s: Array, count: int) -> Leaves:
         n = s.shape[0] // count
         return tuple([s[i * n : (i + 1) * n] for i in range(count)])
 
-    def join(self, parts: Sequence[Any]) -> Any:
+    def join(self, parts: Sequence[Array]) -> Array:
         return parts[0] if len(parts) == 1 else self.bk.concat(parts)
 
-    def own(self, leaves: Sequence[Any]) -> Any:
+    def own(self, leaves: Sequence[Array]) -> Array:
         return 1.0 * self.pack(leaves) if self.alone else self.pack(leaves)
 
-    def weighted(self, terms: Sequence[tuple[float, Any]]) -> Any:
+    def weighted(self, terms: Sequence[tuple[float, Array]]) -> Array:
         w, x = terms[0]
         out = w * x
         for w, x in terms[1:]:
@@ -119,30 +120,30 @@ class FlatLayout:
         return out
 
     # --- arithmetic
-    def time(self, t: float) -> Any:
+    def time(self, t: float) -> Array:
         return self.bk.scalar_array(t, self)
 
-    def at(self, origin: float) -> Any:
+    def at(self, origin: float) -> FlatLayout:
         return placed(self, origin)
 
-    def axpy(self, y: Any, h: float, k: Any) -> Any:
+    def axpy(self, y: Array, h: float, k: Array) -> Array:
         return y + h * k
 
-    def add(self, x: Any, y: Any) -> Any:
+    def add(self, x: Array, y: Array) -> Array:
         return x + y
 
-    def zeros(self) -> Any:
+    def zeros(self) -> Array:
         return self.bk.zeros(self.size, self.dtype, self.device)
 
-    def inner(self, x: Any, y: Any) -> Any:
+    def inner(self, x: Array, y: Array) -> Array:
         """Real pairing of a cotangent state with a tangent (both flat or leaves), as held."""
         return self.bk.held(self.bk.flat_inner(x, y))
 
-    def squares(self, x: Any) -> Any:
+    def squares(self, x: Array) -> Array:
         """Sum of ``|x_i|**2`` as a 0-d array."""
         return self.bk.flat_inner(x, x)
 
-    def norm2(self, x: Any, y: Any, scale: Scale) -> float:
+    def norm2(self, x: Array, y: Array, scale: Scale) -> float:
         ratio = abs(x) / (scale.atol + scale.rtol * abs(y))
         found = self._mean(ratio)
         if ORDINARY[0] <= found <= ORDINARY[1]:
@@ -150,18 +151,18 @@ class FlatLayout:
         mean = self._mean
         return rescaled(float(self.bk.scalar(ratio.max())), lambda most: mean(ratio / most))
 
-    def error2(self, e: Any, y: Any, y1: Any, scale: Scale) -> float:
+    def error2(self, e: Array, y: Array, y1: Array, scale: Scale) -> float:
         size = self.xp.maximum(abs(y), abs(y1))
         return self._mean(abs(e) / (scale.atol + scale.rtol * size))
 
-    def _mean(self, ratio: Any) -> float:
+    def _mean(self, ratio: Array) -> float:
         """The mean square."""
-        return self.bk.scalar(self.bk.flat_inner(ratio, ratio)) / self.size  # type: ignore[no-any-return]
+        return float(self.bk.scalar(self.bk.flat_inner(ratio, ratio))) / self.size
 
-    def finite(self, y: Any) -> bool:
+    def finite(self, y: Array) -> bool:
         return bool(self.xp.isfinite(y).all())
 
-    def stack(self, states: Sequence[Any]) -> tuple[Any, ...]:
+    def stack(self, states: Sequence[Array]) -> Leaves:
         rows = self.bk.stack(states)
         k = len(states)
         if self.alone:
@@ -171,10 +172,10 @@ class FlatLayout:
             for part, shape in zip(self.slices, self.shapes, strict=True)
         )
 
-    def empty(self) -> tuple[Any, ...]:
+    def empty(self) -> Leaves:
         return tuple(self.bk.zeros((0, *s), self.dtype, self.device) for s in self.shapes)
 
-    def row(self, leaves: Sequence[Any], i: int) -> Any:
+    def row(self, leaves: Sequence[Array], i: int) -> Array:
         return self.pack([leaf[i] for leaf in leaves])
 
 
@@ -192,7 +193,7 @@ class FlatStages:
     whole = True
     """Whether the last stage of an attempt was evaluated (``Tableau.late``)."""
 
-    def __init__(self, layout: FlatLayout, tableau: Any, scale: Scale | None = None) -> None:
+    def __init__(self, layout: FlatLayout, tableau: Tableau, scale: Scale | None = None) -> None:
         bk = layout.bk
         self.bk, self.layout = bk, layout
         self.s = s = tableau.stages
@@ -233,7 +234,7 @@ class FlatStages:
         parts = scaled[s, 1 : self.end + 1], self.slopes[: self.end]
         self.large = large
         self.increment = bk.product(*parts, *([] if self.large else bk.matrix(1, *like)))
-        self.y: Any = None
+        self.y: Array = None
         self.h = self.t = 0.0
         if scale is not None:
             self.spare = rest[0]
@@ -244,7 +245,9 @@ class FlatStages:
             self.buffers = rest[1:] if real else bk.matrix(3, like[0], layout.real_dtype, like[2])
             self.square = self.norm(bk.xp)
 
-    def _scaled(self, scale: Scale | None, errors: Any) -> tuple[Scale | None, Any]:
+    def _scaled(
+        self, scale: Scale | None, errors: list[list[float]]
+    ) -> tuple[Scale | None, list[list[float]]]:
         """Tolerances as arrays; a number rtol is put into the errors' coefficients (rtol None).
 
         e / (atol + rtol y) = (e / rtol) / (atol / rtol + y): one operation less a step. As
@@ -274,7 +277,7 @@ class FlatStages:
         complex_ = layout.dtype != layout.real_dtype
         return squared_norm(xp, estimates, tolerances, self.buffers, complex_)
 
-    def begin(self, t: float, h: float, y: Any, k0: Any = None) -> Any:
+    def begin(self, t: float, h: float, y: Array, k0: Leaves | None = None) -> Leaves | None:
         self.t, self.h, self.y = t, h, y
         rows = self.rows
         self.start(y)
@@ -285,7 +288,7 @@ class FlatStages:
             self.store(rows[1], k0)
         return (rows[1],)  # a copy: f may reuse the array that it returned
 
-    def evaluate(self, field: Any, low: int, high: int) -> None:
+    def evaluate(self, field: Field, low: int, high: int) -> None:
         t, h, stamp = self.t, self.h, self.stamp
         field = getattr(field, "fresh", field)  # what products give is nobody's afterwards
         if self.layout.plain:
@@ -295,23 +298,23 @@ class FlatStages:
         for c, product, _, row in self.plan[low:high]:
             self.store(row, field(stamp(t + c * h), product()))
 
-    def time(self, i: int) -> Any:
+    def time(self, i: int) -> Array:
         return self.layout.time(self.t + self.c[i] * self.h)
 
-    def combine(self, i: int) -> Any:
+    def combine(self, i: int) -> Array:
         return self.products[i]()
 
-    def inside(self, i: int) -> Any:
+    def inside(self, i: int) -> Array:
         weights, slopes = self.more[i - self.s]
         return self.y + self.bk.dot(self._row([self.h * w for w in weights]), slopes)
 
-    def put(self, i: int, k: Any) -> None:
+    def put(self, i: int, k: Sequence[Array]) -> None:
         self.store(self.rows[i + 1], k)
 
-    def result(self) -> Any:
+    def result(self) -> Array:
         return self.total(self.y)
 
-    def total(self, y: Any) -> Any:
+    def total(self, y: Array) -> Array:
         """y1 of the step from y whose slopes are known."""
         if not self.large:
             return y + self.increment()
@@ -319,20 +322,17 @@ class FlatStages:
         y1 += y
         return y1
 
-    def error2(self, y1: Any) -> float:
+    def error2(self, y1: Array) -> float:
         return self.square(self.y, y1)
 
-    def fused(self, field: Any) -> Any:
-        return fused_attempt(self, field)
-
-    def interpolate(self, weights: Sequence[float]) -> Any:
+    def interpolate(self, weights: Sequence[float]) -> Array:
         return self.y + self.bk.dot(self._row([self.h * w for w in weights]), self.all)
 
-    def slope(self, weights: Sequence[float]) -> Any:
+    def slope(self, weights: Sequence[float]) -> Array:
         return self.bk.dot(self._row(weights), self.all)
 
-    def derivative(self, i: int) -> Any:
+    def derivative(self, i: int) -> Array:
         return self.rows[i + 1]
 
-    def _row(self, weights: Sequence[float]) -> Any:
+    def _row(self, weights: Sequence[float]) -> Array:
         return self.bk.coefficients(weights, self.layout.dtype, self.layout.device)

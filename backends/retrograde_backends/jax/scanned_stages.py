@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
+from retrograde._backend.specialise import Steps
 from retrograde._backend.stages import ListLayout, StageCotangents, Stages, combination_rows
 from retrograde._base.types import (
     Array,
@@ -32,7 +33,7 @@ from retrograde._base.types import (
 )
 from retrograde._solvers import ExplicitRungeKutta
 from retrograde._solvers.base import Step
-from retrograde._solvers.runge_kutta.solver import StepCotangents, StepVJP
+from retrograde._solvers.runge_kutta.solver import StepCotangents, Stepper, StepVJP
 
 from .field_vjp import Pullback
 from .linearized_field import Tape
@@ -41,7 +42,8 @@ from .types import Ref
 from .xla_cpu.kernel import batched, in_kernel, inlined
 
 if TYPE_CHECKING:
-    from retrograde._backend.protocols import FieldVJP, JudgedStep
+    from retrograde._backend.interface import AbstractBackend
+    from retrograde._backend.protocols import FieldVJP
     from retrograde._solvers.base import AbstractSolver
     from retrograde._solvers.runge_kutta.tableau import Tableau
 
@@ -53,7 +55,7 @@ __all__ = [
     "ScannedStepVJP",
     "added",
     "as_rows",
-    "scanned_step_vjp",
+    "scanned_steps",
 ]
 
 
@@ -73,18 +75,6 @@ class ScannedStages(Stages):
 
     def evaluate(self, field: Field, low: int, high: int) -> None:
         self.k[:high] = as_rows(self.run(_alone(field), low, high)[0], high)
-
-    def fused(self, field: Field) -> JudgedStep | None:
-        """One attempt and its error; the last stage stands at the step's end."""
-        alone = _alone(field)
-
-        def attempt(t: Scalar, h: Scalar, y: State, k0: Leaves | None) -> Step:
-            self.begin(t, h, y, k0)
-            slopes, y1, _ = self.run(alone, 1, self.s)
-            self.k = as_rows(slopes, self.s)
-            return Step(y1, self.error2(y1), self.k[-1], k0)
-
-        return attempt
 
     def run(
         self, field: Callable[..., tuple[Tree, Tree]], low: int, high: int, kept: Leaves = (),
@@ -121,6 +111,23 @@ class ScannedStages(Stages):
         return found
 
 
+class ScannedStepper(Stepper):
+    """Steps whose last stage stands at their end, over ``ScannedStages``."""
+
+    space: ScannedStages
+
+    def step(
+        self, t: Scalar, h: Scalar, carried: State, state: Leaves | None, *, error: bool
+    ) -> Step:
+        if not (error and self.judged):
+            return super().step(t, h, carried, state, error=error)
+        w = self.space
+        w.begin(t, h, carried, state)
+        slopes, y1, _ = w.run(_alone(self.field), 1, w.s)
+        w.k = as_rows(slopes, w.s)
+        return Step(y1, w.error2(y1), w.k[-1], state)
+
+
 def added(y: State, weights: Array, rows: Leaves, count: int) -> Leaves:
     """y and the sum of the first rows by their weights."""
     out = []
@@ -144,17 +151,42 @@ def _alone(field: Field) -> Function:
     return lambda t, y: (field(t, y), ())
 
 
+def scanned_steps(solver: AbstractSolver) -> Steps | None:
+    """Steps, and their vjps, in loops over the stages, where the layout's field asks for them."""
+    if not isinstance(solver, ExplicitRungeKutta):
+        return None
+    tableau = solver.tableau
+
+    def stepper(
+        bk: AbstractBackend, layout: JaxLayout, field: Field, scale: Scale | None = None
+    ) -> Stepper:
+        space = bk.stages(layout, tableau, scale)
+        scanned = tableau.fsal and isinstance(space, ScannedStages)
+        return (ScannedStepper if scanned else Stepper)(tableau, space, layout, field)
+
+    def step_vjp(
+        bk: AbstractBackend,
+        layout: JaxLayout,
+        vjp: FieldVJP,
+        *,
+        outputs: bool,
+        time: bool,
+        field: Field | None = None,
+    ) -> StepVJP:
+        scans = layout.field is not None and layout.field.scan_reverse
+        made = tableau if outputs else tableau.bare
+        extra = made.inside > made.stages  # stages that an output alone asks for
+        if scans and not (extra or batched()) and field is None and isinstance(vjp, Pullback):
+            return scanned_step_vjp(made, layout, vjp, outputs=outputs, time=time)
+        return solver.step_vjp(bk, layout, vjp, outputs=outputs, time=time, field=field)
+
+    return Steps(stepper, step_vjp)
+
+
 def scanned_step_vjp(
-    solver: AbstractSolver, layout: JaxLayout, vjp: FieldVJP, *, outputs: bool, time: bool
-) -> ScannedStepVJP | None:
-    """A :class:`ScannedStepVJP`, or None for what is none of its."""
-    if not isinstance(solver, ExplicitRungeKutta) or not isinstance(vjp, Pullback):
-        return None
-    if layout.field is None or not layout.field.scan_reverse or batched():
-        return None
-    tableau = solver.tableau if outputs else solver.tableau.bare
-    if tableau.inside > tableau.stages:  # stages that an output alone asks for
-        return None
+    tableau: Tableau, layout: JaxLayout, vjp: Pullback, *, outputs: bool, time: bool
+) -> ScannedStepVJP:
+    """Vjps of steps whose tapes are rows."""
     space = ScannedStages(layout, tableau)
     adjoint = StageCotangents(layout, tableau)
     stepper = ScannedStepVJP(tableau, space, adjoint, layout, vjp, outputs=outputs, time=time)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import jax
 
+from retrograde._backend.specialise import Steps
 from retrograde._backend.stages import StageCotangents
 from retrograde._base.types import (
     Array,
@@ -36,13 +37,15 @@ from retrograde._solvers.runge_kutta.solver import Stepper, StepVJP
 
 from .linearized_field import Tape
 from .primitives import read_row, write_row
-from .scanned_stages import ScannedStages, ScannedStepVJP, as_rows, scanned_step_vjp
+from .scanned_stages import ScannedStages, ScannedStepVJP, as_rows, scanned_steps
 from .xla_cpu.kernel import batched, outlined
 
 if TYPE_CHECKING:
     from retrograde._backend.interface import AbstractBackend
-    from retrograde._backend.protocols import AbstractStepVJP, FieldVJP, Layout, StoredVJPs
+    from retrograde._backend.protocols import StoredVJPs
+    from retrograde._backend.specialise import StepRequest
     from retrograde._integrate.integrator import Integrator
+    from retrograde._integrate.problem import Problem
     from retrograde._solvers.base import AbstractSolver
 
     from .compiled_field import CompiledField
@@ -54,20 +57,10 @@ __all__ = ["TapeHooks"]
 class TapeHooks:
     """The hooks behind loops of stages on the way back, and behind tapes that are kept."""
 
-    def own_step_vjp(
-        self,
-        solver: AbstractSolver,
-        layout: Layout,
-        vjp: FieldVJP,
-        *,
-        outputs: bool,
-        time: bool,
-        stored: bool,
-    ) -> AbstractStepVJP | None:
-        step_vjp = scanned_step_vjp(
-            solver, cast("JaxLayout", layout), vjp, outputs=outputs, time=time
-        )
-        return cast("AbstractStepVJP | None", step_vjp)
+    def specialise(
+        self, solver: AbstractSolver, problem: Problem, request: StepRequest
+    ) -> Steps | None:
+        return scanned_steps(solver)
 
     def records_tapes(self, loop: Integrator) -> bool:
         explicit = isinstance(loop.solver, ExplicitRungeKutta)

@@ -8,24 +8,30 @@ which must be deterministic. Gradients flow to all inputs and to the tensors tha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from array_api_compat import torch as namespace
+from torch import Tensor
 
 from retrograde._adjoints import DirectAdjoint, TooManySteps
 from retrograde._autodiff import VectorField
 from retrograde._backend.clock import HostClock
+from retrograde._backend.specialise import Steps, generic
 from retrograde._base.errors import InputError, UnsupportedByBackend
-from retrograde._base.types import Inputs, NeedsGradient, Scale
-from retrograde.backend import Capability, EagerBackend, MemoryInfo
+from retrograde._base.types import Inputs, NeedsGradient
+from retrograde._solvers.runge_kutta.solver import ExplicitRungeKutta
+from retrograde.backend import Capability, MemoryInfo
 
+from ..flat.adapter import FlatBackend
+from ..flat.stages import FlatLayout
 from .captured import captured_tensors
-from .compiled.solver import CompileHooks
+from .compiled.solver import compiled_steps
 from .device import on_host, uploaded
 from .distributed import gathered_modules, refuse_replays, spread, whole
-from .field_vjp import RecordHooks, TorchPullback, pull_bytes, tape_bytes
-from .flat import TorchAdjoint, TorchLayout, product, stages, timer
+from .field_vjp import RecordedStepVJP, TorchPullback, pull_bytes, tape_bytes
+from .flat import TorchLayout, product, stages, timer
 from .forward_mode import (
     ForwardHooks,
     dual,
@@ -58,10 +64,19 @@ from .modes import (
 )
 from .overwritten import changed, guarded, watch
 from .random_draws import begin, held, hold, undrawn
-from .recorded_stages import DirectHooks
+from .recorded_stages import DirectHooks, TorchDirectLayout
 from .user_loops import IterationHooks
 
+if TYPE_CHECKING:
+    from retrograde._backend.protocols import Layout
+    from retrograde._backend.specialise import StepRequest
+    from retrograde._integrate.problem import Problem
+    from retrograde._solvers.base import AbstractSolver
+
 __all__ = ["TorchBackend", "backend"]
+
+WHOLE = 1 << 14
+"""Steps of states of fewer numbers are recorded whole, where no one is replayed."""
 
 
 class TorchClock(HostClock):
@@ -71,9 +86,7 @@ class TorchClock(HostClock):
         return float(x.detach() if isinstance(x, torch.Tensor) else x)
 
 
-class TorchBackend(
-    CompileHooks, DirectHooks, IterationHooks, ForwardHooks, RecordHooks, EagerBackend
-):
+class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
     """The adapter of PyTorch."""
 
     name: ClassVar[str] = "torch"
@@ -153,14 +166,29 @@ class TorchBackend(
         return item(x) if on_host(x.device) else x
 
     # --- stages and clock
-    def layout(self, leaves: Sequence[Any]) -> Any:
+    def layout(self, leaves: Sequence[Tensor]) -> Layout:
+        if generic():
+            return TorchDirectLayout(self, leaves, spread=spread(leaves[0]))
+        return self.flat_layout(leaves)
+
+    def flat_layout(self, leaves: Sequence[Tensor]) -> FlatLayout:
         return TorchLayout(self, leaves)
 
-    def stages(self, layout: Any, tableau: Any, scale: Scale | None = None) -> Any:
-        return stages(layout, tableau, scale)
+    flat_stages = staticmethod(stages)  # type: ignore[assignment]
 
-    def adjoint(self, layout: Any, tableau: Any) -> Any:
-        return TorchAdjoint(layout, tableau)
+    def specialise(
+        self, solver: AbstractSolver, problem: Problem, request: StepRequest
+    ) -> Steps | None:
+        if request.compile:
+            return compiled_steps(problem, solver, dense=request.dense)
+        found = super().specialise(solver, problem, request)
+        whole = request.stored and not (request.one_tape or request.outputs or request.time)
+        if not (whole and isinstance(solver, ExplicitRungeKutta)):
+            return found
+        if problem.layout.size >= WHOLE or getattr(problem.f, "vjp", None) is not None:
+            return found
+        stepper = solver.stepper if found is None else found.stepper
+        return Steps(stepper, partial(RecordedStepVJP, solver.tableau))
 
     def clock(self, layout: Any) -> Any:
         return TorchClock()
@@ -170,12 +198,6 @@ class TorchBackend(
 
     def quiet(self) -> Any:
         return unrecorded()
-
-    def map_state(self, fn: Callable[[Any], Any], y: Any) -> Any:
-        return fn(y)
-
-    def real_rows(self, rows: int | None, width: int, layout: Any) -> Any:
-        return {} if rows is None else self.matrix(rows, width, layout.real_dtype, layout.device)
 
     # --- what the flat form is made of
     def matrix(self, rows: int, columns: int, dtype: Any, device: Any) -> Any:

@@ -24,7 +24,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch.autograd.graph import get_gradient_edge
@@ -35,15 +35,19 @@ from retrograde._autodiff import UserPullback
 from retrograde._backend.stages import Stages
 from retrograde._base.errors import InputError, UnsupportedByBackend
 from retrograde._base.types import NeedsGradient
-from retrograde._solvers import ExplicitRungeKutta
 from retrograde._solvers.runge_kutta.solver import StepCotangents, Stepper, StepVJP
 
 from .captured import edge, unknown_leaf
 from .device import held
 from .memory import LiveStorages
 
+if TYPE_CHECKING:
+    from retrograde._solvers.runge_kutta.tableau import Tableau
+
+    from .adapter import TorchBackend
+    from .flat import TorchLayout
+
 __all__ = [
-    "RecordHooks",
     "RecordedStepVJP",
     "TorchPullback",
     "pull_bytes",
@@ -222,31 +226,16 @@ def _zeros_like(x: Any) -> Any:
     return torch.zeros_like(x, requires_grad=False)
 
 
-LARGE = 1 << 14
-"""States of so many numbers are pulled stage by stage."""
-
-
-class RecordHooks:
-    """The hook behind steps recorded whole."""
-
-    def own_step_vjp(
-        self, solver: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, stored: bool
-    ) -> Any:
-        explicit = isinstance(solver, ExplicitRungeKutta)  # and not compiled
-        whole = stored and not (outputs or time) and layout.size < LARGE
-        if not (explicit and whole and isinstance(vjp, TorchPullback)):
-            return None
-        return RecordedStepVJP(solver.tableau, layout, vjp)
-
-
 class RecordedStepVJP(StepVJP):
     """Exact vjps of steps, where neither their inside nor times have cotangents."""
 
     vjp: TorchPullback
 
-    def __init__(self, tableau: Any, layout: Any, vjp: TorchPullback) -> None:
+    def __init__(
+        self, tableau: Tableau, bk: TorchBackend, layout: TorchLayout, vjp: TorchPullback,
+        **_: object,
+    ) -> None:  # fmt: skip
         self.tableau, self.layout, self.vjp = tableau, layout, vjp
-        bk = layout.bk
         leaves = bk.direct_layout(layout)
         self.space = bk.direct_stages(leaves, tableau, None)
         self.forward = Stepper(tableau, self.space, leaves, vjp.field)
@@ -283,13 +272,15 @@ def tape_bytes(vjp: Any, t: Any, y: Any) -> tuple[int, int, Any]:
     """Bytes of one linearisation, those of it in a recorded integration, and f's leaves there."""
     weak: Any = StorageWeakRef
     storages: dict[Any, int] = {}
-    y = y.clone()
-    own, leaves = y.untyped_storage()._cdata, set()  # a stage's state, which its pull holds
+    y = tuple(x.clone() for x in y) if isinstance(y, tuple) else y.clone()
+    parts = vjp.layout.unpack(y)  # a stage's state, which its pull holds
+    kept: set[int] = set()
+    own = {part.untyped_storage()._cdata for part in parts}
 
     def note(x: Any) -> Any:
         storage = x.untyped_storage()
-        if storage._cdata == own:
-            leaves.add(vjp.layout.leaf_at(x.storage_offset()))
+        if storage._cdata in own:
+            kept.update(i for i, part in enumerate(parts) if _within(x, part))
         else:
             storages[weak(storage)] = storage.nbytes()
         return x.detach()  # an output itself would be held by its own graph
@@ -300,8 +291,15 @@ def tape_bytes(vjp: Any, t: Any, y: Any) -> tuple[int, int, Any]:
     del k, pull
     # what outlives the tape (constants that f closes over) is no part of it
     size = sum(n for ref, n in storages.items() if ref.expired())
-    kept = sum(vjp.layout.leaf_bytes(i) for i in leaves)
-    return size + vjp.layout.nbytes, size + kept, k0
+    held = sum(parts[i].numel() * parts[i].element_size() for i in kept)
+    return size + vjp.layout.nbytes, size + held, k0
+
+
+def _within(x: torch.Tensor, part: torch.Tensor) -> bool:
+    """Whether x begins in the memory of part."""
+    if x.untyped_storage()._cdata != part.untyped_storage()._cdata:
+        return False
+    return 0 <= x.storage_offset() - part.storage_offset() < max(1, part.numel())
 
 
 def pull_bytes(vjp: Any, k: Any, pull: Any) -> int:

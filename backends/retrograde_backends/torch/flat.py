@@ -12,7 +12,6 @@ field become 17. What the field is given are tensors of memory of their own.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import setitem
@@ -26,7 +25,6 @@ from torch import Tensor
 from retrograde._base.types import Namespace, Scale
 
 from ..flat.attempt import FEW, Norm, squared_norm
-from ..flat.cotangents import FlatCotangents
 from ..flat.stages import FlatLayout, FlatStages, stamper
 from .device import on_host, shares
 from .distributed import spread, whole
@@ -35,7 +33,7 @@ from .forward_mode import unwrapped
 if TYPE_CHECKING:
     from retrograde._solvers.runge_kutta.tableau import Tableau
 
-__all__ = ["TorchAdjoint", "TorchLayout", "product", "shared", "stages", "timer"]
+__all__ = ["TorchLayout", "product", "shared", "stages", "timer"]
 
 
 SHARED = {
@@ -122,14 +120,6 @@ class TorchLayout(FlatLayout):
         for w, x in terms[1:]:
             out.add_(x, alpha=w)
         return out
-
-    def leaf_at(self, offset: int) -> int:
-        """Index of the leaf that element ``offset`` of a state belongs to."""
-        return bisect_right(self.slices, offset, key=lambda part: part.start) - 1
-
-    def leaf_bytes(self, i: int) -> int:
-        """Bytes of a leaf."""
-        return (self.slices[i].stop - self.slices[i].start) * int(self.dtype.itemsize)
 
 
 class TorchStages(FlatStages):
@@ -220,12 +210,3 @@ def stages(layout: TorchLayout, tableau: Tableau, scale: Scale | None = None) ->
     """The stages of a step over states of this layout."""
     small = near(layout.device, layout.dtype, layout.size)
     return (HostStages if small else TorchStages)(layout, tableau, scale)
-
-
-class TorchAdjoint(FlatCotangents):
-    """Cotangents of one step as rows of a matrix."""
-
-    def begin(self, h: float, g: Tensor, q: Tensor | None = None) -> None:
-        torch.mul(self.table, h, out=self.scaled)
-        self.rows[0].copy_(g)
-        self.q = q

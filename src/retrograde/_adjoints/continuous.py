@@ -85,10 +85,11 @@ class ContinuousAdjoint(AbstractAdjoint):
     accuracy: ClassVar[str] = "O(h^p)"
 
     def forward(self, loop: Integrator, inputs: Inputs) -> tuple[Final, Residuals]:
-        if not isinstance(loop.solver, ExplicitRungeKutta):
+        if loop.compiled or not isinstance(loop.solver, ExplicitRungeKutta):
             raise UnsupportedByBackend(
                 f"`adjoint` is {self.name}, which needs an explicit Runge-Kutta `solver`, but "
-                f"`solver` is {loop.solver.name}; use adjoint='auto'."
+                f"`solver` is {loop.solver.name}{' with `compile=True`' * bool(loop.compiled)}; "
+                "use adjoint='auto'."
             )
         arrays = loop.adaptive and not all(map(is_number, inputs.settings))
         if arrays and not self.seminorm:

@@ -199,9 +199,8 @@ class _Retaken:
         return t + start, h - start + where(last, self.t1, 0.0)
 
     def _stepper(self) -> AbstractStepper:
-        return self.loop.solver.stepper(
-            cast("AbstractBackend", _ListForms(self.bk)), self.layout, self.field
-        )
+        forms = _ListForms(self.bk)
+        return self.loop.steps().stepper(forms, self.layout, self.field)
 
     def _state(self, carried: State) -> State:
         return self.loop.solver.state(self.layout, carried)

@@ -201,8 +201,7 @@ class ReversibleAdjoint(InvertingAdjoint):
 
     def check(self, loop: Integrator) -> None:
         if not loop.solver.reversible:
-            solver = getattr(loop.solver, "solver", loop.solver)  # a compiled one's own
-            name = type(solver).__name__
+            name = type(loop.solver).__name__
             raise InputError(
                 f"`adjoint` is ReversibleAdjoint, but `solver` {name} has no exact inverse; pass a "
                 f"reversible solver (such as velocity_verlet, alf, reversible_heun, or "

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from .._autodiff.field_vjp import TapePullback, UserPullback
 from .._autodiff.vector_field import VectorField
@@ -102,13 +102,13 @@ class ReverseStep:
         self.fn_vjp = fn and output_pullback(problem, fn, inputs.params, wanted)
         self.inside = bool(out.inside)
         field = problem.bind(inputs.params)
-        parts = self.layout, self.vjp
-        needs: Any = {"outputs": self.inside, "time": wanted.time}
-        if step_vjp is None and not one_tape:
-            step_vjp = bk.own_step_vjp(loop.solver, *parts, **needs, stored=stored)
-        self.step_vjp = step_vjp or loop.solver.step_vjp(
-            bk, *parts, **needs, field=field if one_tape else None
-        )
+        if step_vjp is None:
+            steps = loop.steps(gradient=True, time=wanted.time, one_tape=one_tape, stored=stored)
+            step_vjp = steps.step_vjp(
+                bk, self.layout, self.vjp, outputs=self.inside, time=wanted.time,
+                field=field if one_tape else None,
+            )  # fmt: skip
+        self.step_vjp = step_vjp
         self.field = field
         self.first_row = 1 if out.saveat.t0 else 0
 

@@ -117,10 +117,9 @@ def _prepared(
     ts, values = _saved_times(problem, saveat, (start, end), eps)
     outputs = _outputs(bk, problem, saveat, t0 if start is None else start, ts, count, max_steps)
     settings = _settings(problem, controller)
-    made = solver
+    loop = Integrator(problem, solver, controller, outputs, max_steps, count)
     if options.compile:
-        made = bk.compiled(problem, solver, dense=saveat.ts is not None)
-    loop = Integrator(problem, made, controller, outputs, max_steps, count)
+        loop.compile()
     given, known = (t0, t1, ts), (start, end, values)
     fixed = controller.adaptive or isinstance(controller, StepTo) or count is not None
     loop.times_checked = fixed and None not in known

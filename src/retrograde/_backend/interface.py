@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from .._solvers.base import AbstractSolver
     from .._solvers.runge_kutta.tableau import Tableau
     from .protocols import (
-        AbstractStepVJP,
         Clock,
         FieldVJP,
         Layout,
@@ -67,6 +66,7 @@ if TYPE_CHECKING:
         StepStages,
         StoredVJPs,
     )
+    from .specialise import StepRequest, Steps
 
 __all__ = [
     "AbstractBackend",
@@ -399,21 +399,25 @@ class GradientHooks(ABC):
         what they add to the accumulator (sums of states then take theirs where they are formed).
         """
 
-    def own_step_vjp(
-        self,
-        solver: AbstractSolver,
-        layout: Layout,
-        vjp: FieldVJP,
-        *,
-        outputs: bool,
-        time: bool,
-        stored: bool,
-    ) -> AbstractStepVJP | None:
-        """A reverse pass that serves the library better than the solver's own, or None.
+    def specialise(
+        self, solver: AbstractSolver, problem: Problem, request: StepRequest
+    ) -> Steps | None:
+        """Steps and their vjps in a form that serves the library better than the solver's own.
 
-        ``outputs``, ``time``: the inside of steps, and times, have cotangents. ``stored``: every
-        state is, so that no step is replayed.
+        None where there is none: the solver's, over ``Stages`` and ``StageCotangents``. Both give
+        the same results but for rounding. An integration is taken again by the stepper of the vjp
+        (``replay``), whose states must be those of the integration to the last bit.
+
+        Raises
+        ------
+        UnsupportedByBackend
+            Where the library can't do what ``request.compile`` asks for.
         """
+        if request.compile:
+            raise UnsupportedByBackend(
+                f"`compile` is True, but {getattr(self, 'name', 'this library')} has no compiler "
+                "of steps; leave `compile` out, or pass arrays of PyTorch or JAX."
+            )
         return None
 
     def records_tapes(self, loop: Integrator) -> bool:
@@ -465,16 +469,6 @@ class GradientHooks(ABC):
         Asked of traced libraries alone.
         """
         raise NotImplementedError
-
-    def compiled(self, problem: Problem, solver: AbstractSolver, *, dense: bool) -> AbstractSolver:
-        """The solver with compiled steps (``compile=True``), or as it is where all is compiled.
-
-        ``dense``: the inside of steps will be asked for.
-        """
-        raise UnsupportedByBackend(
-            f"`compile` is True, but {getattr(self, 'name', 'this library')} has no compiler of "
-            "steps; leave `compile` out, or pass arrays of PyTorch or JAX."
-        )
 
     @abstractmethod
     def direct_layout(self, layout: Layout) -> Layout:

@@ -66,7 +66,10 @@ class Shapes(Protocol):
 class Layout(Protocol):
     """How the leaves of a tree are carried as one state, and given back."""
 
-    bk: AbstractBackend
+    @property
+    def bk(self) -> AbstractBackend:
+        """The adapter."""
+
     xp: Namespace
     shapes: tuple[tuple[int, ...], ...]
     dtype: DType
@@ -271,9 +274,6 @@ class StepStages(Protocol):
     def derivative(self, i: int) -> State:
         """k_i in state form."""
 
-    def fused(self, field: Field) -> JudgedStep | None:
-        """One step and its error in one frame, where there is such a form."""
-
 
 class StepAdjoint(Protocol):
     """The cotangents of one step's stages: u_i = h (b_i g + sum_j>i a_ji mu_j) + q_i."""
@@ -359,8 +359,9 @@ class FieldProgram(Protocol):
 class AbstractStepVJP(Protocol):
     """Pulls cotangents back through steps, one at a time (``AbstractSolver.step_vjp``)."""
 
-    extra: int
-    """Stages beyond a step's that its inside needs."""
+    @property
+    def extra(self) -> int:
+        """Stages beyond a step's that its inside needs."""
 
     def embed(self, ct: State) -> State:
         """A cotangent of y as one of what the loop carries."""

@@ -32,7 +32,7 @@ from .._base.types import Array, Bool, Field, Function, Leaves, Scalar, Scale, S
 if TYPE_CHECKING:
     from .._solvers.runge_kutta.tableau import Tableau
     from .interface import AbstractBackend
-    from .protocols import JudgedStep, Layout
+    from .protocols import Layout
 
 __all__ = [
     "ORDINARY",
@@ -411,14 +411,6 @@ class Stages:
         assert self.scale is not None
         e = self._sum(self._nothing, self.h, row)
         return self.layout.error2(e, self.y, y1, self.scale)
-
-    def fused(self, field: Field) -> JudgedStep | None:
-        """One step and its error in one frame: a method whose last stage is the next's first.
-
-        ``(t, h, y, k0) -> Step``, with the numbers of the calls one by one; None where the stages
-        have no such form.
-        """
-        return None
 
     def interpolate(self, weights: Sequence[Scalar]) -> State:
         """y + h sum_i w_i k_i."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib.metadata import entry_points
 
 from .._backend.registry import BUILT_IN, adapter
+from .._backend.specialise import generic
 from .._base import __version__
 from .._base.units import format_bytes
 
@@ -40,6 +41,8 @@ def run() -> int:
 
 def _lines() -> Iterator[str]:
     yield f"retrograde {__version__}, Python {'.'.join(map(str, sys.version_info[:3]))}"
+    if generic():
+        yield "RETROGRADE_GENERIC is set: no adapter's own form of a step is taken"
     others = {point.name for point in entry_points(group="retrograde.backends")} - set(BUILT_IN)
     for name in dict.fromkeys([*INSTALL, *sorted(others)]):
         yield ""

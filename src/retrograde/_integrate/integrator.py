@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .._backend.specialise import StepRequest, Steps, generic
 from .._backend.stages import smallest
 from .._base.types import (
     Body,
@@ -108,6 +109,8 @@ class Integrator:
         """Whether this is one sample of a batch, that stands still when it has ended."""
         self.saves = True
         """Whether rows inside the solve are saved; not where it is solved for its states alone."""
+        self.compiled: Steps | None = None
+        """Steps as compiled programs, where the user asked for them and they are a form apart."""
         self.progress: bool | Callable[[float], object] = False
         self.watch: Callable[[Scalar], object] | None = None
 
@@ -145,6 +148,26 @@ class Integrator:
     def state(self, carried: State) -> State:
         """y, of what the solver carries from step to step (``carried`` is its layout)."""
         return self.solver.state(self.layout, carried)
+
+    def compile(self) -> None:
+        """Have steps compiled, or raise where the library can't."""
+        request = StepRequest(compile=True, dense=self.outputs.inside == "ts")
+        self.compiled = self.bk.specialise(self.solver, self.problem, request)
+
+    def steps(self, *, gradient: bool = False, **needs: bool) -> Steps:
+        """How steps are made, and their vjps: in the adapter's form of them where it has one.
+
+        ``needs``: of a :class:`StepRequest`.
+        """
+        inside = self.outputs.inside
+        request = StepRequest(
+            error=self.adaptive, outputs=bool(inside), dense=inside == "ts", gradient=gradient,
+            **needs,
+        )  # fmt: skip
+        found = self.compiled
+        if found is None and not generic():
+            found = self.bk.specialise(self.solver, self.problem, request)
+        return found or Steps(self.solver.stepper, self.solver.step_vjp)
 
     # --- integrations
     def integrate(
@@ -269,7 +292,7 @@ class Integrator:
         bk, out, clock = self.bk, self.outputs, self.clock
         grid = self.grid(inputs)
         field = self.bind(inputs.params)
-        make = getattr(guard, "stepper", None) or self.solver.stepper
+        make = getattr(guard, "stepper", None) or self.steps().stepper
         stepper = make(bk, self.layout, field)
         emit, ts = out.emitter(self.problem, self.layout, inputs.params), inputs.clocked[2]
 
@@ -345,7 +368,7 @@ class Integrator:
         guard: Observer | None, clocked: ClockedStates | None,
     ) -> Final:  # fmt: skip
         bk = self.bk
-        make = getattr(guard, "stepper", None) or self.solver.stepper
+        make = getattr(guard, "stepper", None) or self.steps().stepper
         tries = AdaptiveSteps(self, inputs, make, record=record)
         start: Carry = tries.begin(inside)
         plain = guard is None and clocked is None and self.watch is None
@@ -380,7 +403,7 @@ class Integrator:
 
     def tries(self, inputs: Inputs) -> AdaptiveSteps:
         """Tries that record nothing and save no rows, to go on from states that were stored."""
-        return AdaptiveSteps(self, inputs, self.solver.stepper, record=False)
+        return AdaptiveSteps(self, inputs, self.steps().stepper, record=False)
 
     def evaluations(self, n: Index, tries: Index, inside: Index) -> Index:
         """Calls of f by an integration of so many accepted steps, tries, and steps with rows
@@ -390,7 +413,7 @@ class Integrator:
         if self.adaptive:
             controller: Any = self.controller
             first = 1 if controller.dt0 is not None else 2
-        rejected = 0 if self.clock.traced or solver.compiled else tries - n
+        rejected = 0 if self.clock.traced or self.compiled else tries - n
         full = self.adaptive or bool(out.inside)
         return first + solver.calls(tries, full=full, rejected=rejected, inside=inside)
 

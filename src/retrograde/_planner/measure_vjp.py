@@ -96,11 +96,11 @@ class _Steps:
 
     def forward(self, inputs: Inputs) -> Carry:
         """The last state, and where pulls are taken the cotangents."""
-        loop, solver = self.loop.placed(inputs), self.loop.solver
+        loop = self.loop.placed(inputs)
         field = loop.bind(inputs.params)
         t0, h = self._first(loop, inputs, field)
         if not self.pulls:
-            stepper = solver.stepper(loop.bk, loop.layout, field)
+            stepper = loop.steps().stepper(loop.bk, loop.layout, field)
 
             def advance(i: Index, y: State) -> State:
                 return stepper.step(t0 + i * h, h, y, None, error=False).y1
@@ -108,7 +108,9 @@ class _Steps:
             return loop.bk.for_loop(0, self.steps, advance, inputs.y0)
         wanted = NeedsGradient(loop.problem.differentiable, False, False, False)
         vjp = field_pullback(loop.problem, inputs.params, wanted)
-        reverse = solver.step_vjp(loop.bk, loop.layout, vjp, outputs=False, time=False)
+        reverse = loop.steps(gradient=True).step_vjp(
+            loop.bk, loop.layout, vjp, outputs=False, time=False
+        )
         replay = reverse.replay(field)
 
         def both(i: Index, s: Carry) -> Carry:

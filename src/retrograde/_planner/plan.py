@@ -68,14 +68,13 @@ class MadeFor(NamedTuple):
     @classmethod
     def of(cls, loop: Integrator, inputs: Inputs) -> MadeFor:
         """That of a loop."""
-        problem, layout, solver = loop.problem, loop.layout, loop.solver
-        own = getattr(solver, "solver", solver) if solver.compiled else solver
+        problem, layout = loop.problem, loop.layout
         known = "given" if loop.count is None else "constant"
         return cls(
             loop.bk.name,
             _described([(shape, layout.dtype) for shape in layout.shapes]),
             _described([(x.shape, x.dtype) for x in inputs.params[: len(problem.where)]]),
-            f"{own!r}{', compiled' * bool(solver.compiled)}",
+            f"{loop.solver!r}{', compiled' * bool(loop.compiled)}",
             "adaptive" if loop.adaptive else known,
             f"rows at {loop.outputs.inside}" if loop.outputs.inside else "no rows inside",
         )

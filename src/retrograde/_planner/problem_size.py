@@ -77,7 +77,7 @@ def measure_problem(
     vjp = field_pullback(problem, inputs.params, wanted)
     arguments = _differentiable_bytes(problem, inputs.params)
     small = budget < AMPLE * (layout.nbytes + arguments)
-    looked_into = vjp if isinstance(vjp, TapePullback) or (small and not solver.compiled) else None
+    looked_into = vjp if isinstance(vjp, TapePullback) or (small and not loop.compiled) else None
     watched, pulls, pulled = (vjp, [], []) if looked_into is None else _watched(bk, vjp)
     with bk.quiet():
         tape, kept, k0 = bk.tape_bytes(watched, layout.time(loop.clock.real(inputs.t0)), inputs.y0)
@@ -96,7 +96,7 @@ def measure_problem(
     step = max(0, (stages - spared) * layout.nbytes + 2 * carried)
     fixed = _fixed(loop, steps, growing, step=step, pull=pull, args=args)
     recorded_now = native and Capability.DIRECT in bk.capabilities and constant_times(inputs)
-    if traced or solver.compiled or isinstance(vjp, UserPullback):
+    if traced or loop.compiled or isinstance(vjp, UserPullback):
         recorded_now = False
     recorded = max(layout.nbytes, solver.evaluations * kept) + carried - layout.nbytes
     compiled = (lambda one: bk.compiled_bytes(loop, inputs, wanted, one)) if traced else None

@@ -130,7 +130,8 @@ def _key(loop: Integrator, inputs: Inputs) -> tuple[int | None, list[Callable[[]
     try:
         settings = [(type(x), x) for x in (loop.solver, loop.controller)]  # equal hashes if none
         f = Likeness(loop.bk, loop.problem.f)
-        return hash((f.key, loop.problem.alike(), *settings, ends)), f.alive
+        compiled = loop.compiled is not None  # it rounds otherwise
+        return hash((f.key, loop.problem.alike(), *settings, compiled, ends)), f.alive
     except TypeError:
         return None, []
 

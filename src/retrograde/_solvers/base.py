@@ -133,9 +133,6 @@ class AbstractSolver(ABC):
         Whether a step solves equations: a method for stiff problems.
     parted : bool
         Whether lines of the method use a part of f's result and drop the rest.
-    compiled : bool
-        Whether a step and its vjp are compiled programs: no autodiff that records an integration
-        gains on them.
 
     Notes
     -----
@@ -164,7 +161,6 @@ class AbstractSolver(ABC):
     reversible: ClassVar[bool] = False
     implicit: ClassVar[bool] = False
     parted: ClassVar[bool] = False
-    compiled: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

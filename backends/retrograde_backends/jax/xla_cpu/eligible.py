@@ -18,6 +18,7 @@ import jax
 from jax.extend.core import Jaxpr
 from jax.interpreters import mlir
 
+from retrograde._backend.specialise import generic
 from retrograde._base.types import Array, Leaves, Tree
 
 from ..mesh import layers, mesh_note
@@ -139,9 +140,7 @@ def allowed() -> bool:
 
     ``RETROGRADE_XLA_CPU=0`` switches them off, and so does ``RETROGRADE_GENERIC=1``.
     """
-    environment = os.environ
-    generic = environment.get("RETROGRADE_GENERIC", "") not in ("", "0")
-    return not generic and environment.get("RETROGRADE_XLA_CPU", "1") != "0"
+    return not generic() and os.environ.get("RETROGRADE_XLA_CPU", "1") != "0"
 
 
 def enabled() -> bool:

@@ -12,11 +12,12 @@ side effect that matters). Not tried on a GPU yet, where programs run as CUDA gr
 from __future__ import annotations
 
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from retrograde._autodiff import VectorField
+from retrograde._backend.specialise import Steps
 from retrograde._base.errors import InputError, UnsupportedByBackend
 from retrograde._solvers import ExplicitRungeKutta
 
@@ -24,41 +25,67 @@ from ..flat import TorchLayout
 from ..forward_mode import transformed
 from ..modes import Placed
 from ..random_draws import refuse_compiled
-from .cache import SETTINGS, kernel
+from .cache import SETTINGS, Kernel, kernel
 from .step import leafwise
 from .steppers import Stepper, StepVJP
 
-__all__ = ["CompileHooks"]
+if TYPE_CHECKING:
+    from retrograde._backend.protocols import Layout
+    from retrograde._base.types import Field, Function, Scale
+    from retrograde._integrate.problem import Problem
+    from retrograde._solvers.base import AbstractSolver
+
+    from ..adapter import TorchBackend
+    from ..field_vjp import TorchPullback
+
+__all__ = ["compiled_steps"]
 
 
-class CompileHooks:
-    """The hook behind ``compile=True``."""
+def compiled_steps(problem: Problem, solver: AbstractSolver, *, dense: bool) -> Steps:
+    """Steps and their vjps as compiled programs; ``dense``: with the stages of their inside."""
+    if not all(hasattr(torch._dynamo.config, name) for name in SETTINGS):
+        raise UnsupportedByBackend(
+            f"`compile` is True, but PyTorch {torch.__version__} can't put a gradient into a "
+            "compiled program; install a later one (2.13 can), or leave `compile` out."
+        )
+    if problem.drawn:
+        refuse_compiled()
+    if not isinstance(solver, ExplicitRungeKutta):
+        raise UnsupportedByBackend(
+            f"`compile` is True, but `solver` is {solver.name}; pass an explicit Runge-Kutta "
+            "method (such as tsit5, dopri5, rk4, euler), or leave `compile` out."
+        )
+    if isinstance(problem.f, VectorField) and problem.f.vjp is not None:
+        raise InputError(
+            "`compile` is True, which differentiates `f` itself, but `f` brings its own "
+            "`vjp`; pass the plain function, or leave `compile` out."
+        )
+    if not problem.single:
+        problem.leafwise = leafwise(problem.call, problem.structure())
+    programs = Programs(problem, solver, dense)
 
-    def compiled(self, problem: Any, solver: Any, *, dense: bool) -> Any:
-        if not all(hasattr(torch._dynamo.config, name) for name in SETTINGS):
+    def stepper(
+        bk: TorchBackend, layout: Layout, field: Field, scale: Scale | None = None
+    ) -> Stepper:
+        if transformed() or torch.autograd.forward_ad._current_level >= 0:
             raise UnsupportedByBackend(
-                f"`compile` is True, but PyTorch {torch.__version__} can't put a gradient into a "
-                "compiled program; install a later one (2.13 can), or leave `compile` out."
+                "`compile` is True, which has reverse mode alone; leave it out for forward mode "
+                "and torch.func transforms."
             )
-        if problem.drawn:
-            refuse_compiled()
-        if not isinstance(solver, ExplicitRungeKutta):
-            raise UnsupportedByBackend(
-                f"`compile` is True, but `solver` is {solver.name}; pass an explicit Runge-Kutta "
-                "method (such as tsit5, dopri5, rk4, euler), or leave `compile` out."
-            )
-        if isinstance(problem.f, VectorField) and problem.f.vjp is not None:
-            raise InputError(
-                "`compile` is True, which differentiates `f` itself, but `f` brings its own "
-                "`vjp`; pass the plain function, or leave `compile` out."
-            )
-        if not problem.single:
-            problem.leafwise = leafwise(problem.call, problem.structure())
-        return CompiledSolver(problem, solver, dense)
+        return Stepper(programs, layout, field, scale)
+
+    def step_vjp(
+        bk: TorchBackend, layout: Layout, vjp: TorchPullback, *, outputs: bool, time: bool,
+        field: Field | None = None,
+    ) -> StepVJP:  # fmt: skip
+        # a program frees its tapes by itself, so `field` (one tape at a time) is not needed
+        return StepVJP(programs, layout, vjp, time=time)
+
+    return Steps(stepper, step_vjp)
 
 
-class CompiledSolver:
-    """A solver whose passes are compiled; all else is the solver's own.
+class Programs:
+    """The compiled programs of one solver and problem.
 
     Parameters
     ----------
@@ -68,49 +95,19 @@ class CompiledSolver:
         Whether a step's inside will be asked for.
     """
 
-    compiled = True
-
-    def __init__(self, problem: Any, solver: ExplicitRungeKutta, dense: bool) -> None:
-        self.solver, self.dense = solver, dense
+    def __init__(self, problem: Problem, solver: ExplicitRungeKutta, dense: bool) -> None:
+        self.tableau, self.extra, self.dense = solver.tableau, solver.extra, dense
         self.structure = (
             _code(problem.f), problem.treedef, problem.layout.shapes, problem.layout.dtype,
             problem.layout.device, problem._args_treedef,
             tuple((x.shape, x.dtype) for x in problem.params[: len(problem.where)]), solver,
         )  # fmt: skip
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.solver, name)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, CompiledSolver) and other.solver == self.solver
-
-    def __hash__(self) -> int:
-        return hash((CompiledSolver, self.solver))
-
-    @property
-    def name(self) -> str:
-        """The solver's name, as messages give it."""
-        return f"{self.solver.name} with `compile=True`"
-
-    def stepper(self, bk: Any, layout: Any, field: Any, scale: Any = None) -> Any:
-        if transformed() or torch.autograd.forward_ad._current_level >= 0:
-            raise UnsupportedByBackend(
-                "`compile` is True, which has reverse mode alone; leave it out for forward mode "
-                "and torch.func transforms."
-            )
-        return Stepper(self, layout, field, scale)
-
-    def step_vjp(
-        self, bk: Any, layout: Any, vjp: Any, *, outputs: bool, time: bool, field: Any = None
-    ) -> Any:
-        # a program frees its tapes by itself, so `field` (one tape at a time) is not needed
-        return StepVJP(self, layout, vjp, time=time)
-
-    def program(self, make: Any, layout: Any, *flags: Any) -> Any:
-        """The kernel that ``make(tableau, layout, *flags)`` gives for this solver and problem."""
+    def program(self, make: Function, layout: Layout, *flags: bool) -> Kernel:
+        """The kernel that ``make(tableau, layout, *flags)`` gives."""
         recorded, flat = torch.is_grad_enabled(), isinstance(layout, TorchLayout)
         key = (self.structure, make, layout.shapes, flat, recorded, flags)
-        return kernel(key, lambda: make(self.solver.tableau, layout, *flags))
+        return kernel(key, lambda: make(self.tableau, layout, *flags))
 
 
 def _code(f: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,6 +20,9 @@ from ..device import on_host, uploaded
 from ..flat import TorchLayout
 from .cache import Run
 from .step import bare_step, inside_step, pull_step, slopes_step, whole_step
+
+if TYPE_CHECKING:
+    from .solver import Programs
 
 __all__ = ["StepVJP", "Stepper"]
 
@@ -59,11 +62,11 @@ class _Clock:
 class Stepper(AbstractStepper):
     """Steps, each one call of a program."""
 
-    def __init__(self, solver: Any, layout: Any, field: Any, scale: Any) -> None:
-        self.solver, self.layout, self.field = solver, layout, field
-        self.fsal = solver.solver.tableau.fsal
-        self.weights = solver.solver.tableau.weights
-        self.extra = solver.solver.extra
+    def __init__(self, programs: Programs, layout: Any, field: Any, scale: Any) -> None:
+        self.programs, self.layout, self.field = programs, layout, field
+        self.fsal = programs.tableau.fsal
+        self.weights = programs.tableau.weights
+        self.extra = programs.extra
         self.flat = isinstance(layout, TorchLayout)
         self.width = 1 if self.flat else len(layout.shapes)
         self.clock = _Clock(layout)
@@ -108,15 +111,15 @@ class Stepper(AbstractStepper):
         return Step(y1, e2, k1, state)
 
     def _new_whole(self) -> Run:
-        scale, flags = self.scale, (self.scale is not None, self.solver.dense)
-        program = self.solver.program(whole_step, self.layout, *flags)
+        scale, flags = self.scale, (self.scale is not None, self.programs.dense)
+        program = self.programs.program(whole_step, self.layout, *flags)
         self._whole = Run(program, (self.field, _tolerances(self.layout, scale)))
         return self._whole
 
     def _end(self, t: Any, h: Any, y: Any) -> Any:
         """y1 of a step where neither error nor inside is asked for."""
         if self._bare is None:
-            self._bare = Run(self.solver.program(bare_step, self.layout), self.field)
+            self._bare = Run(self.programs.program(bare_step, self.layout), self.field)
         if self.flat:
             return self._bare(self.clock(t, h), _plain(y))[0]
         return tuple(self._bare(self.clock(t, h), *y))
@@ -126,7 +129,7 @@ class Stepper(AbstractStepper):
         if not self.extra or not due:
             return
         if self._inside is None:
-            self._inside = Run(self.solver.program(inside_step, self.layout), self.field)
+            self._inside = Run(self.programs.program(inside_step, self.layout), self.field)
         y = (_plain(self.start_of),) if self.flat else self.start_of
         self.last = self._inside(self.clock(self.at, self.size), *y, *self.last[-self.width :])
 
@@ -147,12 +150,12 @@ class Stepper(AbstractStepper):
 class StepVJP:
     """Exact vjps of steps, each one call of a program over flat states."""
 
-    def __init__(self, solver: Any, layout: Any, vjp: Any, *, time: bool) -> None:
-        self.solver, self.layout, self.vjp, self.time = solver, layout, vjp, time
+    def __init__(self, programs: Programs, layout: Any, vjp: Any, *, time: bool) -> None:
+        self.programs, self.layout, self.vjp, self.time = programs, layout, vjp, time
         self.clock = _Clock(layout)
-        tableau = solver.solver.tableau
+        tableau = programs.tableau
         self.stages, self.weights = tableau.inside, tableau.weights
-        self.extra = solver.solver.extra
+        self.extra = programs.extra
         self.weight_derivatives = tableau.weight_derivatives
         self._pull: Run | None = None
         self._slopes: Run | None = None
@@ -162,7 +165,7 @@ class StepVJP:
 
     def replay(self, field: Any) -> Stepper:
         """Steps forward."""
-        return Stepper(self.solver, self.layout, field, None)
+        return Stepper(self.programs, self.layout, field, None)
 
     def pull(
         self,
@@ -182,10 +185,10 @@ class StepVJP:
         q, qy = inside or (None, None)
         if self._pull is None:
             self._pull = self._new_pull()
-        if q is None and self.solver.dense:  # one program for steps with rows and without
+        if q is None and self.programs.dense:  # one program for steps with rows and without
             q = self._zero_sources()
         moving = (self.clock(t, h), _plain(y), _plain(g))
-        out = self._pull(*moving, q) if self.solver.dense else self._pull(*moving)
+        out = self._pull(*moving, q) if self.programs.dense else self._pull(*moving)
         g = out[0] if qy is None else out[0] + qy
         if self.time and out[1] is not None:
             host = on_host(self.layout.device)
@@ -209,7 +212,7 @@ class StepVJP:
                         "and that it did not use at t0; pass it through `args`."
                     )
 
-        program = self.solver.program(pull_step, self.layout, self.time, self.solver.dense)
+        program = self.programs.program(pull_step, self.layout, self.time, self.programs.dense)
         return Run(program, (vjp.field, vjp.wanted), check)
 
     # --- the ends of a solve
@@ -244,7 +247,7 @@ class StepVJP:
         """(y1, the stages' slopes) of the step: taken once more, by those outputs that ask."""
         if self.known is None:
             if self._slopes is None:
-                program = self.solver.program(slopes_step, self.layout)
+                program = self.programs.program(slopes_step, self.layout)
                 self._slopes = Run(program, self.vjp.field)
             t, h, y = self.step
             self.known = self._slopes(self.clock(t, h), _plain(y))

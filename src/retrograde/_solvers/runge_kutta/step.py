@@ -9,7 +9,7 @@ from ..base import AbstractStepper, Step, made
 from .tableau import Tableau
 
 if TYPE_CHECKING:
-    from ..._backend.protocols import JudgedStep, Layout, StepStages
+    from ..._backend.protocols import Layout, StepStages
 
 __all__ = ["Stepper"]
 
@@ -45,8 +45,6 @@ class Stepper(AbstractStepper):
         self.judged = judged = judged and space.scale is not None
         self.late = judged and tableau.late and not layout.bk.clock(layout).traced
         """Whether the last stage waits until the error is known to be small enough."""
-        self.fused: JudgedStep | None = space.fused(field) if judged and self.fsal else None
-        """A step with its error in one frame, where the stages have such a form."""
         self.extra = tableau.inside - tableau.stages
         self.weights = tableau.weights
 
@@ -78,8 +76,6 @@ class Stepper(AbstractStepper):
             if self.inner > 1:
                 w.evaluate(field, 1, self.inner)
             return made((w.result(), None, None, None, False, None))
-        if self.fused is not None:
-            return self.fused(t, h, carried, state)
         if self.late:
             return self._late(t, h, carried, state)
         kept = w.begin(t, h, carried, state)
