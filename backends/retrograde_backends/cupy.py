@@ -16,16 +16,21 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import array_api_compat.cupy
 import cupy
 
+from retrograde._base.types import Array, Device, DType, Function, Leaves, Scalar, Tree
 from retrograde.backend import EagerBackend, MemoryInfo
 
 from .numpy import NumpyBackend
+from .torch.types import Ref
+
+if TYPE_CHECKING:
+    from retrograde._backend.protocols import Layout
 
 __all__ = [
     "CupyBackend",
@@ -44,43 +49,43 @@ class CupyBackend(NumpyBackend):
         super().__init__(array_api_compat.cupy)
         self._array = cupy.ndarray
 
-    def nbytes(self, x: Any) -> int:
+    def nbytes(self, x: Array) -> int:
         return int(x.nbytes)
 
-    def scalar_array(self, t: Any, layout: Any) -> Any:
+    def scalar_array(self, t: Scalar, layout: Layout) -> Array:
         if self.is_array(t):
             return t.astype(layout.real_dtype, copy=False)
         # a kernel argument: cheaper than a copy from the host, and the stream need not wait
         return cupy.full((), t, dtype=layout.real_dtype)
 
-    def held(self, x: Any) -> Any:
+    def held(self, x: Array) -> Scalar:
         return x  # nobody waits for it
 
-    def timer(self, layout: Any) -> Any:
+    def timer(self, layout: Layout) -> Tree:
         if layout.origin is not None:
             return layout.time
         return partial(cupy.full, (), dtype=layout.real_dtype)
 
-    def quiet(self) -> Any:
+    def quiet(self) -> contextlib.AbstractContextManager[object]:
         return contextlib.nullcontext()  # devices raise no floating-point warnings
 
     # CuPy's arrays can't be made read-only: copies, as for any library
     view, lent, watch = EagerBackend.view, EagerBackend.lent, EagerBackend.watch
     guard, capture, example = EagerBackend.guard, EagerBackend.capture, EagerBackend.example
 
-    def matrix(self, rows: int, columns: int, dtype: Any, device: Any) -> Any:
+    def matrix(self, rows: int, columns: int, dtype: DType, device: Device) -> Tree:
         return cupy.zeros((rows, columns), dtype=dtype)
 
-    def zeros(self, shape: Any, dtype: Any, device: Any) -> Any:
+    def zeros(self, shape: tuple[int, ...], dtype: DType, device: Device) -> Tree:
         return cupy.zeros(shape, dtype=dtype)
 
-    def coefficients(self, values: Any, dtype: Any, device: Any) -> Any:
+    def coefficients(self, values: Sequence[float], dtype: DType, device: Device) -> Tree:
         return cupy.asarray(values, dtype=dtype)
 
-    def synchronize(self, x: Any) -> None:
+    def synchronize(self, x: Array) -> None:
         cupy.cuda.get_current_stream().synchronize()
 
-    def memory(self, like: Any = None) -> MemoryInfo:
+    def memory(self, like: Array | None = None) -> MemoryInfo:
         device = contextlib.nullcontext() if like is None else like.device
         with device:
             free, total = cupy.cuda.runtime.memGetInfo()
@@ -104,19 +109,19 @@ class _Peak(cupy.cuda.MemoryHook):  # type: ignore[misc]
         self.pool = cupy.get_default_memory_pool()
         self.before = self.peak = self.pool.used_bytes()
 
-    def malloc_postprocess(self, **_: Any) -> None:
+    def malloc_postprocess(self, **_: Ref) -> None:
         self.peak = max(self.peak, self.pool.used_bytes())
 
 
 def peak_gradient_bytes(
-    forward: Callable[..., Any], gradient: Callable[..., Any], *arguments: Any
+    forward: Function, gradient: Function, *arguments: Array
 ) -> tuple[int, str]:
     """Peak bytes of ``gradient(*arguments)`` beyond those of ``forward``, and the source."""
     peaks = [_peak(fn, arguments) for fn in (forward, gradient)]
     return peaks[1] - peaks[0], "used bytes of CuPy's pool"
 
 
-def _peak(fn: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
+def _peak(fn: Function, arguments: Leaves) -> int:
     fn(*arguments)
     gc.collect()
     with _Peak() as hook:

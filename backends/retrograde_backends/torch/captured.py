@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from retrograde._base.errors import InputError
+from retrograde._base.types import Array, Function, Tree
 
 __all__ = ["captured_tensors", "edge", "unknown_leaf"]
 
@@ -32,7 +33,7 @@ _MOST = 1000
 """Objects that it looks at; it is a help, the reverse pass's check is the guarantee."""
 
 
-def captured_tensors(fn: Any, run: Callable[[], Sequence[Any]]) -> list[Any]:
+def captured_tensors(fn: Function, run: Callable[[], Sequence[Array]]) -> list[Array]:
     """Tensors that require a gradient and that ``fn`` closes over.
 
     Parameters
@@ -66,7 +67,7 @@ def captured_tensors(fn: Any, run: Callable[[], Sequence[Any]]) -> list[Any]:
     return list(found.values())
 
 
-def unknown_leaf(results: Iterable[Any], known: set[Any], fresh: Sequence[Any]) -> Any:
+def unknown_leaf(results: Iterable[Array], known: set[Any], fresh: Sequence[Array]) -> Tree:
     """A leaf that results depend on, outside of the edges ``known`` and the leaves ``fresh``."""
     seen, own = {*known, (None, 0)}, {id(x) for x in fresh}
     stack = []
@@ -88,7 +89,7 @@ def unknown_leaf(results: Iterable[Any], known: set[Any], fresh: Sequence[Any]) 
     return None
 
 
-def edge(x: Any) -> tuple[Any, int]:
+def edge(x: Array) -> tuple[Any, int]:
     """Where in the graph the gradient of a tensor is formed: (node, output)."""
     if x.grad_fn is None:
         place = torch.autograd.graph.get_gradient_edge(x)
@@ -102,9 +103,9 @@ def _age() -> int:
     return int(x.grad_fn._sequence_nr())  # type: ignore[union-attr]
 
 
-def _walk(results: Sequence[Any], marker: int) -> tuple[list[Any], dict[Any, None]]:
+def _walk(results: Sequence[Array], marker: int) -> tuple[list[Array], dict[Any, None]]:
     """Leaves that results were made of, and the edges (node, output) older than the marker."""
-    leaves: list[Any] = []
+    leaves: list[Array] = []
     old: dict[Any, None] = {}
     stack = [edge(k) for k in results if k.requires_grad]
     seen = set()
@@ -122,7 +123,7 @@ def _walk(results: Sequence[Any], marker: int) -> tuple[list[Any], dict[Any, Non
     return leaves, old
 
 
-def _tensors_at(edges: dict[Any, None], run: Callable[[], Sequence[Any]]) -> list[Any]:
+def _tensors_at(edges: dict[Any, None], run: Callable[[], Sequence[Array]]) -> list[Array]:
     """The tensors that stand at some edges of the graph."""
     watch = _Operands()
     with watch:
@@ -141,9 +142,9 @@ class _Operands(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: dict[Any, Any] = {}
+        self.found: dict[Hashable, Tree] = {}
 
-    def note(self, x: Any) -> None:
+    def note(self, x: Array) -> None:
         """x if it is a tensor with a history, or what it holds."""
         if isinstance(x, torch.Tensor):
             if x.grad_fn is not None:
@@ -153,15 +154,15 @@ class _Operands(TorchFunctionMode):
                 self.note(item)
 
     def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self, func: Function, types: object, args: Tree = (), kwargs: dict[str, Any] | None = None
+    ) -> Tree:
         kwargs = kwargs or {}
         self.note(args)
         self.note(list(kwargs.values()))
         return func(*args, **kwargs)
 
 
-def _ancestors(tensors: Sequence[Any]) -> set[int]:
+def _ancestors(tensors: Sequence[Array]) -> set[int]:
     """Ids of the leaves and of the tensors among ``tensors`` that others were computed from."""
     places = {edge(x): id(x) for x in tensors}
     found, seen = set(), set()
@@ -178,7 +179,7 @@ def _ancestors(tensors: Sequence[Any]) -> set[int]:
     return found
 
 
-def _scan(x: Any, seen: set[int], depth: int) -> Iterator[Any]:
+def _scan(x: Array, seen: set[int], depth: int) -> Iterator[Array]:
     """Leaf tensors that require a gradient and that x holds on to."""
     if id(x) in seen or depth > 4 or len(seen) > _MOST:
         return
@@ -193,7 +194,7 @@ def _scan(x: Any, seen: set[int], depth: int) -> Iterator[Any]:
         yield from _scan(part, seen, depth + 1)
 
 
-def _parts(x: Any) -> Iterable[Any]:
+def _parts(x: Array) -> Iterable[Array]:
     """What a function, container or object refers to."""
     if isinstance(x, types.FunctionType):
         return _references(x)
@@ -215,9 +216,9 @@ def _parts(x: Any) -> Iterable[Any]:
     return [*parts, call] if isinstance(call, types.FunctionType) else parts
 
 
-def _references(fn: types.FunctionType) -> list[Any]:
+def _references(fn: types.FunctionType) -> list[Array]:
     """Closure cells, defaults, and the globals that the code names."""
-    parts: list[Any] = list(fn.__defaults__ or ())
+    parts: list[Array] = list(fn.__defaults__ or ())
     parts += (fn.__kwdefaults__ or {}).values()
     for cell in fn.__closure__ or ():
         try:

@@ -13,26 +13,34 @@ import contextlib
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from retrograde._base.errors import UnsupportedByBackend
+from retrograde._base.types import Array, Leaves, Tree
+
+from .types import Ref
+
+if TYPE_CHECKING:
+    from retrograde._adjoints.base import AbstractAdjoint
+    from retrograde._integrate.integrator import Integrator
+    from retrograde._loops.loop import LoopSpec
 
 __all__ = ["gathered_modules", "refuse_replays", "spread", "whole"]
 
 
-def spread(x: Any) -> bool:
+def spread(x: Array) -> bool:
     """Whether x is a DTensor."""
     return type(x) is not torch.Tensor and hasattr(x, "full_tensor")
 
 
-def whole(x: Any) -> Any:
+def whole(x: Array) -> Tree:
     """x as every process sees it whole."""
     return x.full_tensor() if spread(x) else x
 
 
-def gathered_modules(found: list[str]) -> Any:
+def gathered_modules(found: list[str]) -> Tree:
     """A context that notes the modules called within whose parameters FSDP gathers for a call."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
     names = ("FSDPModule", "FullyShardedDataParallel")
@@ -43,10 +51,10 @@ def gathered_modules(found: list[str]) -> Any:
 
 
 @contextlib.contextmanager
-def _noted(kinds: tuple[Any, ...], found: list[str]) -> Iterator[None]:
+def _noted(kinds: Leaves, found: list[str]) -> Iterator[None]:
     thread = threading.get_ident()
 
-    def look(module: Any, args: Any) -> None:
+    def look(module: Ref, args: Tree) -> None:
         if isinstance(module, kinds) and threading.get_ident() == thread:
             found.append(type(module).__name__)
 
@@ -57,9 +65,9 @@ def _noted(kinds: tuple[Any, ...], found: list[str]) -> Iterator[None]:
         hook.remove()
 
 
-def refuse_replays(loop: Any, adjoint: Any) -> None:
+def refuse_replays(loop: Integrator | LoopSpec, adjoint: AbstractAdjoint) -> None:
     """Raise UnsupportedByBackend where this loop has no gradient but by recorded steps."""
-    owner = getattr(loop, "problem", loop)
+    owner: Any = getattr(loop, "problem", loop)
     solve = owner is not loop
     name, record = ("f", "adjoint='direct'") if solve else ("body", "kind='bounded'")
     if owner.gathered:

@@ -14,7 +14,7 @@ import torch
 from torch._C import _functorch as functorch
 
 from retrograde._base.errors import InputError, UnsupportedByBackend
-from retrograde._base.types import RequestedTransforms
+from retrograde._base.types import Array, Aux, Function, Inputs, Leaves, RequestedTransforms, Tree
 
 from .distributed import whole
 from .function import tensors_of
@@ -37,13 +37,15 @@ _forward: Any = torch.autograd.forward_ad
 class ForwardHooks:
     """What is asked of a solve, and tangents by forward mode."""
 
-    def requested(self, inputs: Any) -> RequestedTransforms:
+    def requested(self, inputs: Inputs) -> RequestedTransforms:
         return _requested(tensors_of(inputs))
 
-    def columns(self, run: Any, arrays: Sequence[Any]) -> tuple[Any, Any]:
+    def columns(
+        self, run: Callable[[Sequence[Array]], tuple[Leaves, Aux]], arrays: Sequence[Array]
+    ) -> tuple[tuple[Leaves, Aux], list[Leaves]]:
         return _columns(run, arrays)
 
-    def must_follow(self, adjoint: Any, inputs: Any) -> bool:
+    def must_follow(self, adjoint: Any, inputs: Inputs) -> bool:
         """Whether forward mode or a transform needs the integration itself followed."""
         requested = self.requested(inputs)
         if not (requested.forward or requested.again):
@@ -62,14 +64,14 @@ def transformed() -> bool:
     return active
 
 
-def dual(x: Any) -> bool:
+def dual(x: Array) -> bool:
     """Whether x carries a tangent of ``torch.autograd.forward_ad``."""
     if _forward._current_level < 0:
         return False
     return _forward.unpack_dual(x).tangent is not None
 
 
-def moving(x: Any) -> bool:
+def moving(x: Array) -> bool:
     """Whether x is differentiated, in whichever way."""
     if x.requires_grad or dual(x):
         return True
@@ -81,7 +83,7 @@ def moving_forward() -> bool:
     return transformed() or _forward._current_level >= 0
 
 
-def refuse_duals(results: Sequence[Any]) -> None:
+def refuse_duals(results: Sequence[Array]) -> None:
     """Raise InputError if a function of constants has a tangent: it closes over a dual tensor."""
     if any(map(dual, results)):
         raise InputError(
@@ -90,14 +92,14 @@ def refuse_duals(results: Sequence[Any]) -> None:
         )
 
 
-def unwrapped(x: Any) -> Any:
+def unwrapped(x: Array) -> Tree:
     """The tensor in the wrappers of torch.func; a batch has its axes in front or elsewhere."""
     while functorch.is_functorch_wrapped_tensor(x):
         x = functorch.get_unwrapped(x)
     return x
 
 
-def item(x: Any) -> Any:
+def item(x: Array) -> Tree:
     """The number in a tensor of one element."""
     try:
         return whole(x).item()
@@ -111,7 +113,7 @@ def item(x: Any) -> Any:
     )
 
 
-def _requested(tensors: Sequence[Any]) -> RequestedTransforms:
+def _requested(tensors: Sequence[Array]) -> RequestedTransforms:
     """What will be asked of a solve with these inputs."""
     recorded = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     if transformed():
@@ -123,11 +125,11 @@ def _requested(tensors: Sequence[Any]) -> RequestedTransforms:
     return RequestedTransforms(scalars=sum(_numbers(x) for x in tensors if x.requires_grad))
 
 
-def _numbers(x: Any) -> int:
+def _numbers(x: Array) -> int:
     return int(x.numel()) * (2 if x.dtype.is_complex else 1)
 
 
-def nan_tangent(x: Any) -> Any:
+def nan_tangent(x: Array) -> Tree:
     """x with a tangent of nan, if it has one."""
     if not dual(x):
         return x
@@ -136,8 +138,8 @@ def nan_tangent(x: Any) -> Any:
 
 
 def _columns(
-    run: Callable[[Sequence[Any]], tuple[Any, Any]], arrays: Sequence[Any]
-) -> tuple[Any, Any]:
+    run: Callable[[Sequence[Array]], tuple[Tree, Tree]], arrays: Sequence[Array]
+) -> tuple[Tree, Tree]:
     """``run(arrays) -> (leaves, rest)``, and the leaves' tangents by every real number of these."""
     arrays = [x.detach() for x in arrays]
     out, found = None, []
@@ -153,9 +155,9 @@ def _columns(
     return out, tuple(found)
 
 
-def _units(x: Any) -> Iterator[Any]:
+def _units(x: Array) -> Iterator[Array]:
     """Directions of all real numbers of x."""
-    numbers: Any = (1.0, 1j) if x.dtype.is_complex else (1.0,)
+    numbers: Tree = (1.0, 1j) if x.dtype.is_complex else (1.0,)
     for number in numbers:
         for i in range(x.numel()):
             unit = torch.zeros_like(x, memory_format=torch.contiguous_format)
@@ -163,7 +165,7 @@ def _units(x: Any) -> Iterator[Any]:
             yield unit
 
 
-def _along(run: Any, arrays: Sequence[Any], i: int, unit: Any) -> tuple[Any, list[Any]]:
+def _along(run: Function, arrays: Sequence[Array], i: int, unit: Any) -> tuple[Tree, list[Array]]:
     # a custom Function's forward, where this runs, has forward mode switched off
     with _forward._set_fwd_grad_enabled(True), _forward.dual_level():
         duals = list(arrays)

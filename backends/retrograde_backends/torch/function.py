@@ -9,16 +9,23 @@ raises.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from retrograde._base.errors import InputError, UnsupportedByBackend
-from retrograde._base.types import Inputs, NeedsGradient
+from retrograde._base.types import Array, Aux, Inputs, Leaves, NeedsGradient, Tree
 
 from .device import held
 from .field_vjp import without_hooks
 from .modes import outside
+from .types import Ctx
+
+if TYPE_CHECKING:
+    from retrograde._api.solve_program import DifferentiableSolve
+    from retrograde._backend.protocols import Program
+    from retrograde._integrate.problem import Problem
+    from retrograde._loops.loop import LoopSpec
 
 __all__ = [
     "TrackedTimes",
@@ -41,14 +48,14 @@ class TrackedTimes:
     def __len__(self) -> int:
         return len(self.tensor)
 
-    def __getitem__(self, i: int) -> Any:
+    def __getitem__(self, i: int) -> Tree:
         return self.tensor[i]
 
     def __iter__(self) -> Iterator[float]:
         return iter(self.tensor.detach().tolist())
 
 
-def constant(x: Any) -> Any:
+def constant(x: Array) -> Tree:
     """x (a tensor, saved times, or tuples of such) without its history."""
     if isinstance(x, torch.Tensor):
         return x.detach()
@@ -60,7 +67,7 @@ def constant(x: Any) -> Any:
     return x
 
 
-def _tensors(inputs: Inputs) -> list[Any]:
+def _tensors(inputs: Inputs) -> list[Array]:
     """y0, the parameters, t0, t1 and ts; None for what is no tensor (a loop has none of these)."""
     y0 = inputs.y0 if isinstance(inputs.y0, torch.Tensor) else None
     ts = inputs.ts.tensor if isinstance(inputs.ts, TrackedTimes) else None
@@ -68,16 +75,16 @@ def _tensors(inputs: Inputs) -> list[Any]:
     return [y0, *inputs.params, *times, ts]
 
 
-def tensors_of(inputs: Inputs) -> list[Any]:
+def tensors_of(inputs: Inputs) -> list[Array]:
     """All tensors that may be differentiated."""
     return [x for x in _tensors(inputs) if x is not None]
 
 
-def solve_with_gradient(program: Any, inputs: Inputs) -> tuple[Any, Any]:
+def solve_with_gradient(program: Program, inputs: Inputs) -> tuple[Tree, Tree]:
     """(output leaves that are part of the user's graph, what else the solve tells)."""
     tensors = _tensors(inputs)
     call = _Call(program, inputs)
-    node: Any = _Solve
+    node: Tree = _Solve
     leaves = node.apply(call, *tensors)
     return leaves, call.aux
 
@@ -85,7 +92,7 @@ def solve_with_gradient(program: Any, inputs: Inputs) -> tuple[Any, Any]:
 class _Call:
     """One solve: what its node keeps from forward to backward."""
 
-    def __init__(self, program: Any, inputs: Inputs) -> None:
+    def __init__(self, program: Program, inputs: Inputs) -> None:
         self.program = program
         count = program.given
         args, captured = inputs.params[:count], inputs.params[count:]
@@ -96,15 +103,15 @@ class _Call:
         needs = [x is not None and x.requires_grad for x in _tensors(inputs)]
         self.wanted = _wanted(needs)
         self.versions = [x._version for x in captured]
-        self.residuals: Any = None
-        self.aux: Any = None
+        self.residuals: Tree = None
+        self.aux: Tree = None
 
-    def forward(self) -> Any:
+    def forward(self) -> Aux:
         """Output leaves."""
         leaves, self.aux, self.residuals = self.program.forward(self.inputs, self.wanted)
         return leaves
 
-    def reverse(self, cotangents: Any, needs: Sequence[bool]) -> Inputs:
+    def reverse(self, cotangents: Leaves, needs: Sequence[bool]) -> Inputs:
         """Cotangents of the inputs, of those parameters and times that need one."""
         wanted = _wanted(needs)
         with outside(vjp=True), without_hooks(self.captured):
@@ -118,7 +125,7 @@ class _Call:
                     "inplace operation after the solve, whose gradient needs its old value; call "
                     "`backward` before changing it."
                 )
-        return g  # type: ignore[no-any-return]
+        return g
 
 
 def _wanted(needs: Sequence[bool]) -> NeedsGradient:
@@ -131,7 +138,7 @@ class _Solve(torch.autograd.Function):
     """The node of a solve."""
 
     @staticmethod
-    def forward(ctx: Any, call: _Call, *tensors: Any) -> Any:
+    def forward(ctx: Ctx, call: _Call, *tensors: Array) -> Aux:
         # captured ones that this solve never reaches may change; _Call looks at the others
         count = call.first_captured
         end = count + len(call.captured)
@@ -140,7 +147,7 @@ class _Solve(torch.autograd.Function):
         return tuple(call.forward())
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Any) -> Any:
+    def backward(ctx: Ctx, *cotangents: Array) -> Tree:
         call = ctx.call
         saved = ctx.saved_tensors  # raises where one was changed in place
         needs = ctx.needs_input_grad[1:]
@@ -154,10 +161,10 @@ class _Solve(torch.autograd.Function):
         return (None, *grads)
 
 
-def without_gradient(leaves: Sequence[Any], tensors: Sequence[Any]) -> tuple[Any, ...]:
+def without_gradient(leaves: Sequence[Array], tensors: Sequence[Array]) -> Leaves:
     """Rows of a failed solve: their gradient by every tensor is nan, even where they don't depend
     on it because the solve did not get so far."""
-    node: Any = _Failed
+    node: Tree = _Failed
     return tuple(node.apply(len(leaves), *leaves, *tensors))
 
 
@@ -165,30 +172,30 @@ class _Failed(torch.autograd.Function):
     """The node of a failed solve."""
 
     @staticmethod
-    def forward(ctx: Any, count: int, *tensors: Any) -> Any:
+    def forward(ctx: Ctx, count: int, *tensors: Array) -> Aux:
         ctx.count = count
         ctx.save_for_backward(*tensors[count:])
         return tuple(x.detach() for x in tensors[:count])
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Any) -> Any:
+    def backward(ctx: Ctx, *cotangents: Array) -> Tree:
         needs = ctx.needs_input_grad[1 + ctx.count :]
         pairs = zip(ctx.saved_tensors, needs, strict=True)
         grads = (x * float("nan") if need else None for x, need in pairs)
         return None, *[None] * ctx.count, *grads
 
 
-def _like(value: Any, time: Any) -> Any:
+def _like(value: Array, time: Any) -> Tree:
     """A cotangent of times (numbers, or 0-d tensors that were never read) as a tensor like them."""
     if isinstance(value, list) and any(isinstance(x, torch.Tensor) for x in value):
         value = torch.stack([torch.as_tensor(x, device=time.device) for x in value])
     return torch.as_tensor(value, dtype=time.dtype, device=time.device)
 
 
-def _refuse_second_derivative(grads: Sequence[Any], sources: Sequence[Any]) -> tuple[Any, ...]:
+def _refuse_second_derivative(grads: Sequence[Array], sources: Sequence[Array]) -> Leaves:
     there = [g for g in grads if g is not None]
     tensors = [x for x in sources if x is not None and x.requires_grad]
-    node: Any = _Once
+    node: Tree = _Once
     marked = iter(node.apply(len(there), *there, *tensors))
     return tuple(None if g is None else next(marked) for g in grads)
 
@@ -197,18 +204,18 @@ class _Once(torch.autograd.Function):
     """Gradients, tied to all they depend on by a node that raises."""
 
     @staticmethod
-    def forward(ctx: Any, count: int, *tensors: Any) -> Any:
+    def forward(ctx: Ctx, count: int, *tensors: Array) -> Aux:
         return tuple(x.detach() for x in tensors[:count])
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Any) -> Any:
+    def backward(ctx: Ctx, *cotangents: Array) -> Tree:
         raise UnsupportedByBackend(
             'this solve (or loop) can be differentiated once only; pass `adjoint="direct"` (to a '
             'loop `kind="bounded"`) for second derivatives.'
         )
 
 
-def refuse_captured(problem: Any) -> None:
+def refuse_captured(problem: Problem) -> None:
     """Raise InputError if f closes over tensors whose gradients ``solve_vjp`` can't give."""
     if len(problem.params) > len(problem.where):
         raise InputError(
@@ -218,7 +225,7 @@ def refuse_captured(problem: Any) -> None:
         )
 
 
-def refuse_loop_captured(loop: Any) -> None:
+def refuse_loop_captured(loop: LoopSpec) -> None:
     """Raise InputError if a body closes over tensors whose gradients ``loop_vjp`` can't give."""
     if len(loop.params) > loop.given:
         raise InputError(
@@ -228,7 +235,9 @@ def refuse_loop_captured(loop: Any) -> None:
         )
 
 
-def autodiff_vjp(program: Any, inputs: Inputs) -> tuple[Any, Any, Callable[..., Inputs]]:
+def autodiff_vjp(
+    program: DifferentiableSolve, inputs: Inputs
+) -> tuple[Leaves, Aux, Callable[[Leaves], Inputs]]:
     """A differentiable program's output leaves, what else it tells, and its pullback."""
     bk, layout = program.loop.bk, program.loop.layout
     t0, t1 = (bk.scalar_array(t, layout).detach().requires_grad_() for t in inputs[2:4])
@@ -246,7 +255,7 @@ def autodiff_vjp(program: Any, inputs: Inputs) -> tuple[Any, Any, Callable[..., 
     sources = [x for x in _tensors(traced) if x is not None and x.requires_grad]
     roots = [i for i, x in enumerate(leaves) if x.requires_grad]
 
-    def pull(cotangents: Any) -> Inputs:
+    def pull(cotangents: Leaves) -> Inputs:
         grads = iter(
             torch.autograd.grad(
                 [leaves[i] for i in roots],

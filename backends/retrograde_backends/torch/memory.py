@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from retrograde._base.types import Array, Device, Function, Leaves, Tree
 
 __all__ = ["LiveStorages", "peak_gradient_bytes"]
 
@@ -34,8 +35,8 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: dict[int, tuple[Any, int]] = {}
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self, func: Function, types: object, args: Tree = (), kwargs: dict[str, Any] | None = None
+    ) -> Tree:
         # what is lifted is NumPy's memory that has just become a tensor
         operands = () if func is torch.ops.aten.lift_fresh.default else (args, kwargs)
         given = {
@@ -63,7 +64,7 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def peak_gradient_bytes(
-    forward: Callable[..., Any], gradient: Callable[..., Any], *arguments: Any
+    forward: Function, gradient: Function, *arguments: Array
 ) -> tuple[int, str]:
     """Peak bytes of ``gradient(*arguments)`` beyond those of ``forward``, and the source."""
     tensors = [x for x in tree_leaves(arguments) if isinstance(x, torch.Tensor)]
@@ -74,7 +75,7 @@ def peak_gradient_bytes(
     return peaks[1] - peaks[0], source
 
 
-def _cpu_peak(fn: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
+def _cpu_peak(fn: Function, arguments: Leaves) -> int:
     gc.collect()
     with LiveStorages() as storages:
         result = fn(*arguments)
@@ -82,7 +83,7 @@ def _cpu_peak(fn: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
     return int(storages.peak)
 
 
-def _cuda_peak(fn: Callable[..., Any], arguments: tuple[Any, ...], device: Any) -> int:
+def _cuda_peak(fn: Function, arguments: Leaves, device: Device) -> int:
     """On the device of the arguments, which need not be the current one."""
     fn(*arguments)
     gc.collect()

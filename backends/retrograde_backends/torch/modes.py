@@ -14,13 +14,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
 from retrograde._autodiff import VectorField
+from retrograde._base.types import Array, DType, Function, Tree
 
 __all__ = [
     "Placed",
@@ -56,11 +57,11 @@ class Placed:
         What floats of the result are cast to.
     """
 
-    def __init__(self, fn: Callable[..., Any], kind: str, lower: Any, dtype: Any) -> None:
+    def __init__(self, fn: Function, kind: str, lower: DType, dtype: DType) -> None:
         self.__wrapped__ = fn
         self.kind, self.lower, self.dtype = kind, lower, dtype
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Array) -> Tree:
         if torch.compiler.is_compiling():
             with torch.autocast(self.kind, dtype=self.lower):
                 result = self.__wrapped__(*args)
@@ -70,7 +71,7 @@ class Placed:
         return result if self.dtype is None else _cast(result, self.dtype)
 
 
-def placed(fn: Any, dtype: Any = None) -> Any:
+def placed(fn: Function, dtype: DType = None) -> Tree:
     """fn in the autocast that is on now; fn itself where none is."""
     for kind in _enabled():
         lower = torch.get_autocast_dtype(kind)
@@ -82,7 +83,7 @@ def placed(fn: Any, dtype: Any = None) -> Any:
     return fn
 
 
-def unplaced(fn: Any) -> Any:
+def unplaced(fn: Function) -> Tree:
     """What the user passed."""
     while isinstance(fn, Placed):
         fn = fn.__wrapped__
@@ -93,7 +94,7 @@ def _enabled() -> list[str]:
     return [kind for kind in KINDS if torch.is_autocast_enabled(kind)]
 
 
-def _cast(x: Any, dtype: Any) -> Any:
+def _cast(x: Array, dtype: DType) -> Tree:
     """A tree with the floats that autocast made as another dtype; in Python that compiles."""
     if isinstance(x, torch.Tensor):
         return x.to(dtype) if x.dtype != dtype and x.dtype in CAST else x
@@ -109,7 +110,7 @@ def _cast(x: Any, dtype: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _autocast(kind: str, lower: Any, cached: bool) -> Iterator[None]:
+def _autocast(kind: str, lower: DType, cached: bool) -> Iterator[None]:
     """Autocast of one kind, on where ``lower`` is a dtype, whatever devices there are."""
     before = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
     cached_before = torch.is_autocast_cache_enabled()
@@ -127,7 +128,7 @@ def _autocast(kind: str, lower: Any, cached: bool) -> Iterator[None]:
         torch.set_autocast_cache_enabled(cached_before)
 
 
-def outside(*, recorded: bool = False, vjp: bool = False) -> Any:
+def outside(*, recorded: bool = False, vjp: bool = False) -> Tree:
     """A context in which a solve's own arithmetic runs: no autocast.
 
     ``recorded``: autograd records the integration. ``vjp``: something of it is recorded by itself,
@@ -147,7 +148,7 @@ def outside(*, recorded: bool = False, vjp: bool = False) -> Any:
     return stack
 
 
-def silent() -> Any:
+def silent() -> Tree:
     """Where NumPy, which forms sums in the memory of small tensors, says nothing of overflow.
 
     A status tells of it, and PyTorch's own sums are silent, too.
@@ -155,7 +156,7 @@ def silent() -> Any:
     return np.errstate(all="ignore")
 
 
-def unrecorded() -> Any:
+def unrecorded() -> Tree:
     """The same without a gradient."""
     stack = contextlib.ExitStack()
     stack.enter_context(torch.no_grad())
@@ -169,7 +170,7 @@ def recording() -> bool:
     return torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
 
 
-def normal(x: Any) -> Any:
+def normal(x: Array) -> Tree:
     """x, or a copy that autograd can work with where x was made in inference mode."""
     if not isinstance(x, torch.Tensor) or not x.is_inference():
         return x
@@ -177,7 +178,7 @@ def normal(x: Any) -> Any:
         return x.clone()
 
 
-def written(x: Any, before: Any) -> bool:
+def written(x: Array, before: Any) -> bool:
     """Whether a fresh copy of ``before`` was written into."""
     if x.is_inference():  # these count no versions
         return not torch.equal(x, before)
@@ -186,6 +187,6 @@ def written(x: Any, before: Any) -> bool:
 
 # --- torch.compile around a solve
 @functools.cache
-def uncompiled(fn: Any) -> Any:
+def uncompiled(fn: Function) -> Tree:
     """fn as a break in the graph of ``torch.compile``."""
     return torch.compiler.disable(fn)  # type: ignore[no-untyped-call]

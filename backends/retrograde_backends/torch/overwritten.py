@@ -7,11 +7,11 @@ Tensors count what is written into them, so that a look at the count after f's c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
 from retrograde._base.errors import InputError
+from retrograde._base.types import Array, Function, Scalar, State, Tree
 
 __all__ = ["changed", "guarded", "watch"]
 
@@ -21,10 +21,10 @@ def changed(whose: str = "`f` changed its argument `y`") -> InputError:
     return InputError(f"{whose} in place; return a new tensor instead.")
 
 
-def guarded(field: Callable[..., Any]) -> Callable[..., Any]:
+def guarded(field: Function) -> Function:
     """``field(t, y)`` of a state (a tensor, or a tuple of them) that it must leave as it was."""
 
-    def call(t: Any, y: Any) -> Any:
+    def call(t: Scalar, y: State) -> Tree:
         if isinstance(y, tuple):
             y = tuple(x.clone() if x.is_inference() else x for x in y)
             look = watch(y, "`f` changed its argument `y`")
@@ -42,7 +42,7 @@ def guarded(field: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def watch(leaves: Sequence[Any], whose: str) -> Callable[[], None]:
+def watch(leaves: Sequence[Array], whose: str) -> Callable[[], None]:
     """A function that raises InputError if tensors were changed in place since."""
     tensors = [x for x in leaves if isinstance(x, torch.Tensor) and not x.is_inference()]
     versions = [x._version for x in tensors]

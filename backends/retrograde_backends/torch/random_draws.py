@@ -19,16 +19,21 @@ from __future__ import annotations
 import dataclasses
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from retrograde._autodiff import VectorField
 from retrograde._base.errors import UnsupportedByBackend
+from retrograde._base.types import Array, Device, Function, Scalar, Tree
 
 from .forward_mode import unwrapped
+
+if TYPE_CHECKING:
+    from retrograde._backend.protocols import Layout, Program
+    from retrograde._integrate.problem import Problem
 
 __all__ = ["Drawing", "begin", "held", "hold", "refuse_compiled", "undrawn"]
 
@@ -48,7 +53,7 @@ class Draws:
         Whose generator is held, beside the CPU's.
     """
 
-    def __init__(self, device: Any) -> None:
+    def __init__(self, device: Device) -> None:
         self.generators = generators(device)
         self.seed = int(torch.randint(2**62, (), dtype=torch.int64, device="cpu"))
         self.begin()
@@ -58,7 +63,7 @@ class Draws:
         self.times, self.places, self.scale = array("d"), array("I"), 0.0
 
     @contextmanager
-    def held(self, t: Any) -> Iterator[None]:
+    def held(self, t: Array) -> Iterator[None]:
         """The generators as they are at time t, until the end of the call."""
         eps = torch.finfo(t.dtype).eps if isinstance(t, torch.Tensor) else 2.0**-52
         seed = hash((self.seed, self._place(_number(t), eps))) & (2**63 - 1)
@@ -90,15 +95,15 @@ class Draws:
 class Drawing:
     """A function of time first whose random numbers are those of a solve at that time."""
 
-    def __init__(self, fn: Callable[..., Any], draws: Draws) -> None:
+    def __init__(self, fn: Function, draws: Draws) -> None:
         self.__wrapped__, self.draws = fn, draws
 
-    def __call__(self, t: Any, *rest: Any) -> Any:
+    def __call__(self, t: Scalar, *rest: Array) -> Tree:
         with self.draws.held(t):
             return self.__wrapped__(t, *rest)
 
 
-def drawing(fn: Any, draws: Draws) -> Any:
+def drawing(fn: Function, draws: Draws) -> Tree:
     """fn with its random numbers from ``draws``; of a VectorField, its vjp's too."""
     if not isinstance(fn, VectorField):
         return Drawing(fn, draws)
@@ -106,7 +111,7 @@ def drawing(fn: Any, draws: Draws) -> Any:
     return dataclasses.replace(fn, f=Drawing(fn.f, draws), vjp=vjp)
 
 
-def hold(problem: Any, fn: Any = None) -> None:
+def hold(problem: Problem, fn: Function | None = None) -> None:
     """Let f, and ``SaveAt.fn``, draw as functions of time."""
     device = problem.layout.device
     if not problem.drawn:
@@ -117,15 +122,15 @@ def hold(problem: Any, fn: Any = None) -> None:
         problem.output_call = drawing(problem.output_call or fn, problem.draws[-1])
 
 
-def begin(problem: Any) -> None:
+def begin(problem: Problem) -> None:
     """Before an integration."""
     for draws in problem.draws if problem.drawn else ():
         draws.begin()
 
 
-def held(program: Any, run: Callable[[], Any]) -> Any:
+def held(program: Program, run: Function) -> Tree:
     """``run()`` of a program, again where f began to draw within and nothing held it."""
-    loop = program.loop
+    loop: Any = program.loop
     problem = getattr(loop, "problem", None)
     if problem is None:
         return _loop(program, run)
@@ -144,9 +149,10 @@ def held(program: Any, run: Callable[[], Any]) -> Any:
     return run()
 
 
-def _loop(program: Any, run: Callable[[], Any]) -> Any:
+def _loop(program: Program, run: Function) -> Tree:
     """The same of a public loop, whose body knows no time."""
-    arrays = [x for x in program.loop.params if isinstance(x, torch.Tensor)]
+    loop: Any = program.loop
+    arrays = [x for x in loop.params if isinstance(x, torch.Tensor)]
     if not arrays or getattr(program.adjoint, "differentiable", True):
         return run()
     own = generators(arrays[0].device)
@@ -163,7 +169,7 @@ def _loop(program: Any, run: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def undrawn(layout: Any) -> Iterator[list[bool]]:
+def undrawn(layout: Layout) -> Iterator[list[bool]]:
     """Where what is drawn is put back; the list has an entry where something was."""
     own, moved = generators(layout.device), []  # type: ignore[var-annotated]
     kept = _states(own)
@@ -182,7 +188,7 @@ def refuse_compiled() -> None:
     )
 
 
-def generators(device: Any) -> list[Any]:
+def generators(device: Device) -> list[Array]:
     """The default generators of the CPU and of a device."""
     found = [torch.default_generator]
     own = getattr(getattr(torch, device.type, None), "default_generators", ())
@@ -191,15 +197,15 @@ def generators(device: Any) -> list[Any]:
     return found
 
 
-def _states(own: list[Any]) -> list[Any]:
+def _states(own: list[Array]) -> list[Array]:
     """States of generators; plain tensors within transforms of ``torch.func``, too."""
     return [unwrapped(g.get_state()) for g in own]
 
 
-def _moved(own: list[Any], before: list[Any]) -> bool:
+def _moved(own: list[Array], before: list[Array]) -> bool:
     """Whether anything was drawn since."""
     return not all(torch.equal(a, b) for a, b in zip(_states(own), before, strict=True))
 
 
-def _number(t: Any) -> float:
+def _number(t: Scalar) -> float:
     return float(unwrapped(t.detach())) if isinstance(t, torch.Tensor) else float(t)

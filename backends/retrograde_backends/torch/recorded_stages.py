@@ -7,20 +7,27 @@ six). Longer ones, and other shapes, are sums. The error estimate is formed outs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from retrograde._backend.eager import DirectLayout, DirectStages
 from retrograde._backend.stages import joint
 from retrograde._base.errors import InputError
-from retrograde._base.types import Scale, State
+from retrograde._base.types import Array, Field, Leaves, Scalar, Scale, State, Tree
 
 from .device import uploaded
 from .flat import timer
 from .forward_mode import item, moving_forward
+
+if TYPE_CHECKING:
+    from retrograde._backend.interface import AbstractBackend
+    from retrograde._backend.protocols import Layout, StepStages
+    from retrograde._solvers.runge_kutta.tableau import Tableau
+
+    from .flat import TorchLayout
 
 __all__ = ["DirectHooks", "TorchDirectLayout", "TorchDirectStages"]
 
@@ -31,12 +38,12 @@ SHORT = 64
 class DirectHooks:
     """What DirectAdjoint is given."""
 
-    def direct_kind(self, layout: Any) -> Any:
-        return partial(TorchDirectLayout, spread=layout.spread)
+    def direct_kind(self, layout: Layout) -> Tree:
+        return partial(TorchDirectLayout, spread=cast("TorchLayout", layout).spread)
 
-    def direct_stages(self, layout: Any, tableau: Any, scale: Any) -> Any:
+    def direct_stages(self, layout: Layout, tableau: Tableau, scale: Scale | None) -> StepStages:
         # forward mode, torch.func and DTensors have rules for fewer operations
-        plain = moving_forward() or layout.spread
+        plain = moving_forward() or cast("TorchLayout", layout).spread
         kind = WatchedStages if plain else TorchDirectStages
         return kind(layout, tableau, scale)
 
@@ -44,12 +51,12 @@ class DirectHooks:
 class TorchDirectLayout(DirectLayout):
     """Times pass as they are where they are tensors already."""
 
-    def __init__(self, bk: Any, like: Sequence[Any], *, spread: bool = False) -> None:
+    def __init__(self, bk: AbstractBackend, like: Sequence[Array], *, spread: bool = False) -> None:
         super().__init__(bk, like)
         self.spread = spread
         self.make = timer(self.real_dtype, self.device)
 
-    def time(self, t: Any) -> Any:
+    def time(self, t: Scalar) -> Array:
         return t if isinstance(t, torch.Tensor) else self.make(t)
 
 
@@ -60,11 +67,11 @@ class WatchedStages(DirectStages):
     gradients with them, without a word from autograd: sums save no operand.
     """
 
-    def begin(self, t: Any, h: Any, y: State, k0: Any = None) -> Any:
-        self.seen: list[Any] = [k0 and _versions(k0)] + [None] * (self.total - 1)
+    def begin(self, t: Scalar, h: Scalar, y: State, k0: Leaves | None = None) -> Leaves | None:
+        self.seen: list[Array] = [k0 and _versions(k0)] + [None] * (self.total - 1)
         return super().begin(t, h, y, k0)
 
-    def put(self, i: int, k: Any) -> None:
+    def put(self, i: int, k: Sequence[Array]) -> None:
         self.k[i], self.seen[i] = k, _versions(k)
 
     def result(self) -> State:
@@ -84,10 +91,10 @@ class WatchedStages(DirectStages):
 class TorchDirectStages(WatchedStages):
     """Stages that autograd records in reverse mode."""
 
-    def __init__(self, layout: Any, tableau: Any, scale: Scale | None = None) -> None:
+    def __init__(self, layout: Layout, tableau: Tableau, scale: Scale | None = None) -> None:
         super().__init__(layout, tableau, scale)
         short = all(len(s) == 1 and s[0] <= SHORT for s in layout.shapes)
-        self.columns: list[Any] = [
+        self.columns: list[Array] = [
             uploaded([w for _, w in row], layout.dtype, layout.device)
             if short and len(row) > 2
             else None
@@ -95,7 +102,7 @@ class TorchDirectStages(WatchedStages):
         ]
         self.errors = self.rows[self.s + 1 :]
 
-    def evaluate(self, field: Callable[[Any, State], Any], low: int, high: int) -> None:
+    def evaluate(self, field: Field, low: int, high: int) -> None:
         t, h, y, c, time, total = self.t, self.h, self.y, self.c, self.layout.time, self._total
         for i in range(low, high):
             self.put(i, field(time(t + c[i] * h), total(y, h, i)))
@@ -107,7 +114,7 @@ class TorchDirectStages(WatchedStages):
         self.unchanged()
         return self._total(self.y, self.h, self.s)
 
-    def _total(self, y: Sequence[Any], h: Any, i: int) -> State:
+    def _total(self, y: Sequence[Array], h: Scalar, i: int) -> State:
         """``y + h sum_j w_j k_j`` over row i."""
         row, column = self.rows[i], self.columns[i]
         if isinstance(h, torch.Tensor):
@@ -124,7 +131,7 @@ class TorchDirectStages(WatchedStages):
             out.append(x)
         return tuple(out)
 
-    def error2(self, y1: State) -> Any:
+    def error2(self, y1: State) -> Scalar:
         scale, totals = self.scale, [0.0] * len(self.errors)
         assert scale is not None
         with torch.no_grad():
@@ -137,7 +144,7 @@ class TorchDirectStages(WatchedStages):
             where = self.layout.bk.clock(self.layout).where
             return joint(error2, coarse[0], where) if coarse else error2
 
-    def _square(self, m: int, bound: Any, weights: Sequence[Any]) -> Any:
+    def _square(self, m: int, bound: Any, weights: Sequence[Array]) -> Tree:
         """Of leaf m's error by these weights, over the bound."""
         (first, w), *others = weights
         h = self.h  # into the weights: slopes over a bound have squares that overflow
@@ -148,6 +155,6 @@ class TorchDirectStages(WatchedStages):
         return e.dot(e)
 
 
-def _versions(leaves: Sequence[Any]) -> list[int]:
+def _versions(leaves: Sequence[Array]) -> list[int]:
     """How often each was changed in place, where that is counted."""
     return [0 if x.is_inference() else x._version for x in leaves]

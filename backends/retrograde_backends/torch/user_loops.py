@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
+
+from retrograde._base.types import Array, Aux, Carry, Function, Inputs, Leaves, Tree
 
 from .captured import captured_tensors
 from .distributed import gathered_modules
@@ -14,18 +16,23 @@ from .forward_mode import refuse_duals, transformed
 from .function import constant, refuse_loop_captured
 from .modes import normal, outside, placed, recording
 
+if TYPE_CHECKING:
+    from retrograde._backend.protocols import FieldVJP
+    from retrograde._loops.loop import LoopSpec
+    from retrograde._loops.loop_program import DifferentiableLoop
+
 __all__ = ["IterationHooks"]
 
 
 class IterationHooks:
     """What ``while_loop`` and ``scan`` need."""
 
-    differentiate: Callable[..., Any]
+    differentiate: Function
 
-    def array_bytes(self, x: Any) -> int:
+    def array_bytes(self, x: Array) -> int:
         return int(x.numel() * x.element_size())
 
-    def capture_loop(self, loop: Any) -> None:
+    def capture_loop(self, loop: LoopSpec) -> None:
         """Find the tensors that require a gradient and that the body closes over."""
         body, loop.gathered = loop.body, []
         loop.body, loop.cond = placed(loop.body), loop.cond and placed(loop.cond)
@@ -37,7 +44,7 @@ class IterationHooks:
         leaves = [x.detach() if isinstance(x, torch.Tensor) else x for x in loop.template]
         rows = [x[0, ...].detach() for x in loop.xs_leaves]
 
-        def run() -> list[Any]:
+        def run() -> list[Array]:
             new, ys = loop.raw(leaves, rows)
             found = [x for x in (*new, *ys) if isinstance(x, torch.Tensor)]
             refuse_duals(found)
@@ -48,13 +55,13 @@ class IterationHooks:
         loop.hoisted(None, found, None, [])
 
     def body_tape_bytes(
-        self, vjp: Any, span: Any, leaves: Sequence[Any]
+        self, vjp: FieldVJP, span: Carry, leaves: Sequence[Array]
     ) -> tuple[int, Sequence[bool]]:
         """Bytes that autograd saves of one step, beside what lives on without it."""
-        weak: Any = StorageWeakRef
+        weak: Tree = StorageWeakRef
         storages: dict[Any, int] = {}
 
-        def note(x: Any) -> Any:
+        def note(x: Array) -> Tree:
             storage = x.untyped_storage()
             storages[weak(storage)] = storage.nbytes()
             return x.detach()
@@ -67,14 +74,20 @@ class IterationHooks:
         del k, pull, pairs
         return out + sum(n for ref, n in storages.items() if ref.expired()), same
 
-    def differentiate_loop(self, program: Any, inputs: Any, kind: str) -> Any:
-        return self.differentiate(program, inputs)
+    def differentiate_loop(
+        self, program: DifferentiableLoop, inputs: Inputs, kind: str
+    ) -> tuple[Leaves, Aux]:
+        found: tuple[Leaves, Aux] = self.differentiate(program, inputs)
+        return found
 
-    def detach_loop(self, loop: Any, inputs: Any) -> Any:
+    def detach_loop(self, loop: LoopSpec, inputs: Inputs) -> Inputs:
         refuse_loop_captured(loop)
-        return constant(inputs)
+        found: Inputs = constant(inputs)
+        return found
 
-    def reached(self, loop: Any, wanted: Sequence[bool]) -> tuple[Sequence[bool], Sequence[bool]]:
+    def reached(
+        self, loop: LoopSpec, wanted: Sequence[bool]
+    ) -> tuple[Sequence[bool], Sequence[bool]]:
         """By calls of the body on the first carry, where some of its leaves are not wanted."""
         leaves = [False] * len(loop.template)
         for i, w in zip(loop.where, wanted, strict=False):
@@ -93,14 +106,14 @@ class IterationHooks:
                 return leaves, [*map(_moves, ys)]
             leaves = found
 
-    def tracked_leaves(self, loop: Any, params: Sequence[Any]) -> Sequence[bool]:
+    def tracked_leaves(self, loop: LoopSpec, params: Sequence[Array]) -> Sequence[bool]:
         return [bool(x.requires_grad) for x in params]
 
 
-def _fresh(x: Any, wanted: bool) -> Any:
+def _fresh(x: Array, wanted: bool) -> Tree:
     """A tensor of its own, which requires a gradient where it is wanted."""
     return x.detach().requires_grad_(wanted) if isinstance(x, torch.Tensor) else x
 
 
-def _moves(x: Any) -> bool:
+def _moves(x: Array) -> bool:
     return isinstance(x, torch.Tensor) and x.requires_grad

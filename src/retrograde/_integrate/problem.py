@@ -14,7 +14,7 @@ from .._backend.interface import Capability
 from .._base.errors import InputError
 from .._base.foreign import refuse
 from .._base.plain_input import fitted, integral, matched
-from .._base.types import Array, Function, Leaves, State, Tree, VectorFieldFn
+from .._base.types import Array, Aux, Function, Leaves, State, Tree, VectorFieldFn
 
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
@@ -33,6 +33,12 @@ class Problem:
         ``f(t, y, args) -> dy/dt``.
     y0, args : tree
     """
+
+    gathered: list[str]
+    """Modules whose parameters are there while f runs alone (an adapter's finding)."""
+
+    draws: list[Aux]
+    """What f, and ``SaveAt.fn``, draw by (an adapter's)."""
 
     def __init__(self, bk: AbstractBackend, f: VectorFieldFn, y0: Tree, args: Tree) -> None:
         if not callable(f):

@@ -59,6 +59,9 @@ class LoopSpec:
         Carry leaves that every step hands on as they are.
     """
 
+    gathered: list[str]
+    """Modules whose parameters are there while the body runs alone (an adapter's finding)."""
+
     def __init__(
         self,
         cond: Function | None,
@@ -108,7 +111,11 @@ class LoopSpec:
         self.single = [self.bk.row_like(x) for x in self.xs_leaves]
 
     def hoisted(
-        self, call: Function, captured: Sequence[Array], test: Function, noticed: Sequence[Array]
+        self,
+        call: Function | None,
+        captured: Sequence[Array],
+        test: Function | None,
+        noticed: Sequence[Array],
     ) -> None:
         """The adapter's finding: ``call(captured, leaves, x)`` and ``test(captured, leaves)``."""
         self._call, self._test = call, test
