@@ -77,11 +77,13 @@ def flat_stepper(tableau: Tableau, space: FlatStages, layout: FlatLayout, field:
             error2 = norm(y, y1)
             space.whole = error2 <= 1.0
             if not space.whole:
-                return Step(y1, error2, None, kept)
+                return Step(y1, error2, None, kept, False, space.s - 2 + (not k0))
         k1 = last(time(t + end * h), y1)
         put_last(k1)
         ended = (k1,)
-        return made((y1, error2 if late else norm(y, y1), ended, kept, False, None))
+        if late:
+            return Step(y1, error2, ended, kept, False, space.s - 1 + (not k0))
+        return made((y1, norm(y, y1), ended, kept, False, None))
 
     stepper.step = step  # type: ignore[method-assign, assignment]
     return stepper

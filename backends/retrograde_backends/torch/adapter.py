@@ -409,7 +409,7 @@ def _given_up(loop: Any, tries: int) -> None:
     again."""
     if hasattr(loop, "problem"):
         begin(loop.problem)
-        loop.problem.trials += int(loop.evaluations(tries, tries, 0))
+        loop.problem.trials += int(loop.evaluations(tries, 0))
 
 
 def _flat(leaves: Sequence[Any]) -> Any:

@@ -525,7 +525,7 @@ def _solution(
     """Wrap; raise where the status is known and bad."""
     loop, stats = program.loop, program.stats
     bk, out = loop.bk, loop.outputs
-    times, n, tries, status, t, inside = aux
+    times, n, tries, status, t, inside, told = aux
     n, tries, t, inside = (bk.number(x) for x in (n, tries, t, inside))
     if out.inside == "steps" and isinstance(n, int):  # drop a traced buffer's unused rows
         rows = n + out.saveat.t0
@@ -538,7 +538,7 @@ def _solution(
         num_steps=tries,
         num_accepted_steps=n,
         num_rejected_steps=tries - n,
-        num_f_evals=loop.evaluations(n, tries, inside),
+        num_f_evals=loop.evaluations(tries, inside, told),
     )
     if not loop.clock.traced:
         stats["num_trial_f_evals"] = loop.problem.trials

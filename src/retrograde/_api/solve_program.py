@@ -147,7 +147,7 @@ class DifferentiableSolve:
         times, t = output_times(self.loop, inputs, final), self.loop.user_time(inputs, final.t)
         inside = final.inside[2] if len(final.inside) > 2 else 0
         n = final.inside[0] if self.loop.outputs.inside == "steps" else final.n
-        return times, n, final.tries, final.status, t, inside
+        return times, n, final.tries, final.status, t, inside, final.calls
 
 
 def _static(controller: Any) -> Hashable:

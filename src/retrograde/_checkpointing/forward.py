@@ -3,12 +3,6 @@
 The outer loop runs over placements, not over steps: write a row, then step on to the next
 placement. So the inner loop has no compare with a schedule, no gather and no conditional
 write; a known length (binomial positions) and an unknown one (event table) are the same code.
-
-The adaptive integration where times are Python floats: one ``while`` over local variables.
-
-The same tries, decisions and rows as the conditional integration that ``_integrate.integrator``
-hands to ``checkpointed_while``, bit for bit (a test holds them to each other); what it saves are
-the calls between them. For eager libraries whose steps are cheap, those cost as much as the step.
 """
 
 from __future__ import annotations
@@ -17,19 +11,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._base.types import (
-    TINY,
     Body,
     Bool,
     Buffer,
     Carry,
     Condition,
     CountedBody,
-    Function,
     Index,
     State,
     Table,
 )
-from .patience import Patience
 
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
@@ -39,10 +30,8 @@ __all__ = [
     "FAR",
     "Slots",
     "Stored",
-    "Tries",
     "checkpointed_for",
     "checkpointed_while",
-    "host_while",
     "while_any",
     "write_where",
 ]
@@ -198,86 +187,3 @@ def checkpointed_for(
     count = len(slots.index) - 1
     s, buffer, positions = bk.for_loop(0, count, placement, (s, buffer, positions))
     return s, Stored(buffer, positions)
-
-
-Adapt = Callable[[float, float, tuple[float, ...]], tuple[bool, float, tuple[float, ...]]]
-
-
-class Tries(NamedTuple):
-    """What an integration is made of.
-
-    Attributes
-    ----------
-    attempt : callable
-        ``attempt(t, h, y, state, error=True) -> Step``.
-    adapt : callable
-        ``adapt(error2, h, memory) -> (accepted, next h, memory)``.
-    note : callable or None
-        ``note(times, n, t_new, True) -> times`` records an accepted time.
-    collect : callable or None
-        ``collect(rows, (t, t_new, h, y1), n) -> rows`` of an accepted step.
-    t1 : float [time]
-    floor : float [time]
-        Least step.
-    least : float
-        Least step relative to the time.
-    limit : int or None
-        Bound of the number of tries.
-    patience : Patience
-        Looked at now and then.
-    """
-
-    attempt: Function
-    adapt: Adapt
-    note: Callable[[Table, int, float, bool], Table] | None
-    collect: Callable[[Carry, tuple[float, float, float, State], int], Carry] | None
-    t1: float
-    floor: float
-    least: float
-    limit: int | None
-    patience: Patience
-
-
-def host_while(
-    bk: AbstractBackend, start: Carry, tries: Tries, slots: Slots | None, layout: Shapes
-) -> tuple[Carry, Stored | None]:
-    """Integration from ``start``, the carry of the conditional integration, to its end.
-
-    ``slots``: None, or those that store every state.
-    """
-    t, h, e2, memory, y, state, n, count, times, rows = start
-    attempt, adapt, note, collect, t1, floor, least, limit, patience = tries
-    buffer = None if slots is None else slots.new_buffer(bk, layout)
-    write, nearly = bk.write, 1.0 - TINY
-    stop = patience.stop if limit is None else min(patience.stop, limit)
-    while True:
-        while t != t1 and count != stop and abs(h) > floor + least * abs(t):
-            if buffer is not None:
-                buffer = write(buffer, n, y)
-            rest = t1 - t
-            if abs(h) >= abs(rest) * nearly:
-                t_new, step = t1, rest
-            else:
-                t_new = t + h
-                step = t_new - t
-            y1, e2, after, again, _, _ = attempt(t, step, y, state, error=True)
-            # (t + h) - t may be above h by rounding: then a forced smallest step is still one (T16)
-            if abs(step) < abs(h):
-                h = step
-            ok, h, memory = adapt(e2, h, memory)
-            count += 1
-            if not ok:
-                state = again
-                continue
-            if note is not None:
-                times = note(times, n, t_new, True)
-            if collect is not None:
-                rows = collect(rows, (t, t_new, step, y1), n)
-            t, y, state = t_new, y1, after
-            n += 1
-        if t == t1 or count == limit or count != stop:
-            break
-        stop = patience.look(t, h, count)
-        stop = stop if limit is None else min(stop, limit)
-    stored = None if buffer is None else Stored(buffer, None)
-    return (t, h, e2, memory, y, state, n, count, times, rows), stored

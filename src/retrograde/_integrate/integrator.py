@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from .._backend.specialise import StepRequest, Steps, generic
 from .._backend.stages import smallest
@@ -24,20 +24,15 @@ from .._base.types import (
     Function,
     Index,
     Inputs,
-    Leaves,
     Scalar,
     Scale,
     State,
     Table,
 )
 from .._checkpointing import (
-    Patience,
     Slots,
-    Stored,
-    Tries,
     checkpointed_for,
     checkpointed_while,
-    host_while,
     while_any,
     write_where,
 )
@@ -55,6 +50,7 @@ from .problem import Problem
 from .progress import reporter
 from .saveat import Outputs
 from .solution import Status
+from .try_step import AdaptiveSteps
 
 if TYPE_CHECKING:
     from .._adjoints.replay_with_controller import ClockedStates
@@ -373,8 +369,7 @@ class Integrator:
         start: Carry = tries.begin(inside)
         plain = guard is None and clocked is None and self.watch is None
         if bk.python_loops and plain and (slots is None or slots.everything):
-            s, stored = host_while(bk, start, tries.on_host(), slots, self.carried)
-            return tries.final(AdaptiveState(*s), stored)
+            return tries.final(*tries.on_host(start, slots))
         one: Function = tries.step
         watch = self.watch
         if watch:
@@ -405,17 +400,19 @@ class Integrator:
         """Tries that record nothing and save no rows, to go on from states that were stored."""
         return AdaptiveSteps(self, inputs, self.steps().stepper, record=False)
 
-    def evaluations(self, n: Index, tries: Index, inside: Index) -> Index:
-        """Calls of f by an integration of so many accepted steps, tries, and steps with rows
-        inside."""
+    def evaluations(self, tries: Index, inside: Index, told: Index | tuple[()] = ()) -> Index:
+        """Calls of f by an integration of so many tries, and steps with rows inside.
+
+        ``told``: those in the tries, where steps tell them.
+        """
         out, solver = self.outputs, self.solver
         first = solver.init_evaluations if out.inside else 0
         if self.adaptive:
             controller: Any = self.controller
             first = 1 if controller.dt0 is not None else 2
-        rejected = 0 if self.clock.traced or self.compiled else tries - n
         full = self.adaptive or bool(out.inside)
-        return first + solver.calls(tries, full=full, rejected=rejected, inside=inside)
+        calls = solver.calls(tries, full=full) if isinstance(told, tuple) else told
+        return first + calls + inside * solver.extra
 
     def called(self, final: Final) -> int:
         """The same of an integration that has ended; 0 in a traced library, which runs no f
@@ -424,7 +421,7 @@ class Integrator:
             return 0
         inside = final.inside[2] if len(final.inside) > 2 else 0
         number = self.bk.number
-        return int(self.evaluations(number(final.n), number(final.tries), number(inside)))
+        return int(self.evaluations(number(final.tries), number(inside), final.calls))
 
     def rows_inside(self, final: Final) -> Index:
         """Number of rows collected inside the loop."""
@@ -432,165 +429,3 @@ class Integrator:
             return 0
         count = self.outputs.count
         return final.inside[0] if count is None else count
-
-
-class AdaptiveState(NamedTuple):
-    """What goes from try to try.
-
-    Attributes
-    ----------
-    t, h : scalar [time]
-        Where the next try begins, and how far it is to go.
-    e2 : scalar
-        Squared norm of the last try's scaled error.
-    memory : tuple of scalar
-        The controller's.
-    y : state
-        What the solver carries, and
-    state : SolverState
-        its own state there.
-    n, tries : int or traced scalar
-        Accepted steps, and all of them.
-    times, rows : table and carry
-        Record of accepted times, and the output rows inside the loop; () for none.
-    """
-
-    t: Scalar
-    h: Scalar
-    e2: Scalar
-    memory: tuple[Scalar, ...]
-    y: State
-    state: State
-    n: Index
-    tries: Index
-    times: Table
-    rows: Carry
-
-
-class AdaptiveSteps:
-    """The steps of one adaptive solve: where they begin, one try, whether there is another.
-
-    Parameters
-    ----------
-    loop : Integrator
-    inputs : Inputs
-    stepper : callable
-        The solver's, or one that does more with each step.
-    record : bool
-        Note the accepted times.
-    """
-
-    def __init__(
-        self,
-        loop: Integrator,
-        inputs: Inputs,
-        stepper: Callable[..., AbstractStepper],
-        *,
-        record: bool,
-    ) -> None:
-        self.loop, self.inputs, self.record = loop, inputs, record
-        clock = loop.clock
-        controller: Any = loop.controller
-        self.controller = controller
-        self.field = loop.bind(inputs.params)
-        self.scale = loop.tolerances(inputs)
-        self.stepper = stepper(loop.bk, loop.layout, self.field, self.scale)
-        self.t1 = clock.real(inputs.clocked[1])
-        self.adapt = self.controller.adapter(clock, loop.solver.error_order)
-        self.emit = loop.outputs.emitter(loop.problem, loop.layout, inputs.params)
-        self.patience = None
-        if not clock.traced:
-            self.patience = Patience(self.t1, lambda t: loop.user_time(inputs, t))
-
-    def begin(self, inside: Index) -> AdaptiveState:
-        """The state before the first try; ``inside`` is the carry of the output rows."""
-        loop, clock = self.loop, self.loop.clock
-        t0 = clock.real(self.inputs.clocked[0])
-        h0, e0, k0 = self._first_step(t0)
-        y0, memory = self.stepper.start(t0, self.inputs.y0), self.controller.init(clock)
-        state = self.stepper.init(t0, y0, k0)
-        times = clock.record_new(t0, loop.max_steps) if self.record else ()
-        zero = clock.count(0)
-        return AdaptiveState(t0, h0, clock.real(e0), memory, y0, state, zero, zero, times, inside)
-
-    def _first_step(self, t0: Scalar) -> tuple[Scalar, Scalar, Leaves]:
-        """Size of the first step, nan for its error where f or y0 is not finite, and its slope."""
-        loop, field, y0 = self.loop, self.field, self.inputs.y0
-        clock, layout = loop.clock, loop.layout
-        k0: Leaves = tuple(1.0 * k for k in field(layout.time(t0), y0))  # f may reuse them
-        sound = layout.finite(layout.pack(k0))
-        if clock.traced:
-            sound = clock.both(sound, layout.finite(y0))
-        # of nan or inf no step is made of a size that the controller would take for one
-        h0, e0 = clock.real(0.0), clock.where(sound, 0.0, math.nan)
-        if clock.traced or sound:
-            first, order = (t0, self.t1, y0, k0), loop.solver.error_order
-            h = self.controller.first_step(clock, layout, field, self.scale, first, order)
-            h0 = clock.where(sound, h, h0)
-        # a constant, as all step sizes of a gradient
-        return clock.constant(h0), e0, k0
-
-    def at(self, y: State, t: Scalar, h: Scalar, memory: tuple[Scalar, ...]) -> AdaptiveState:
-        """The state to go on from, of what is stored of it (``ClockedStates``)."""
-        clock, state = self.loop.clock, self.stepper.init(t, y)
-        zero = clock.count(0)
-        return AdaptiveState(t, h, clock.real(0.0), memory, y, state, zero, zero, (), ())
-
-    def step(self, s: AdaptiveState, on: Bool = True) -> AdaptiveState:
-        """One try: a step if it is accepted. Where not ``on``, nothing changes."""
-        clock = self.loop.clock
-        t_new, step = clock.land(s.t, s.h, self.t1)
-        y1, e2, after, again, _, _ = self.stepper.step(s.t, step, s.y, s.state, error=True)
-        e2 = clock.constant(e2)
-        # (t + h) - t may be above h by rounding: then a forced smallest step is still one (T16)
-        h = clock.constant(clock.where(abs(step) < abs(s.h), step, s.h))
-        ok, h, memory = self.adapt(e2, h, s.memory)
-        ok = clock.both(on, ok)
-        times, rows = s.times, s.rows
-        if self.record:  # beyond the last accepted time there may be anything
-            times = clock.record(times, s.n, t_new, ok)
-        if s.rows:
-            rows = self._collect(rows, ok, (s.t, t_new, step, y1), s.n)
-        new, old = (t_new, y1, after, s.n + 1), (s.t, s.y, again, s.n)
-        t, y, state, n = clock.select(ok, new, old)
-        new, old = (h, e2, memory, s.tries + 1), (s.h, s.e2, s.memory, s.tries)
-        h, e2, memory, tries = clock.select(on, new, old)
-        return AdaptiveState(t, h, e2, memory, y, state, n, tries, times, rows)
-
-    def _collect(
-        self, rows: Carry, ok: Bool, step: tuple[Scalar, Scalar, Scalar, State], n: Index
-    ) -> Carry:
-        ts = self.inputs.clocked[2]
-        return self.loop.outputs.collect(rows, ok, ts, step, n, self.stepper, self.emit)
-
-    def running(self, s: AdaptiveState) -> Bool:
-        """Whether to try another step."""
-        loop, limit = self.loop, self.loop.max_steps
-        if self.patience is not None and s.tries == self.patience.stop:
-            self.patience.look(s.t, s.h, s.tries)
-        left = 1 if limit is None else limit - s.tries
-        return loop.clock.running(s.t, self.t1, s.h, self.controller.floor, left)
-
-    def on_host(self) -> Tries:
-        """The same tries for a loop of Python's own (``host_while``)."""
-        loop, collect = self.loop, None
-        if loop.outputs.inside:
-            collect = lambda rows, step, n: self._collect(rows, True, step, n)  # noqa: E731
-        note = loop.clock.record if self.record else None
-        floor, least, limit = self.controller.floor, 4 * loop.clock.eps, loop.max_steps
-        attempt, adapt, t1 = self.stepper.step, self.adapt, self.t1
-        assert self.patience is not None
-        return Tries(attempt, adapt, note, collect, t1, floor, least, limit, self.patience)
-
-    def final(self, s: AdaptiveState, stored: Stored | None) -> Final:
-        """Where the tries ended, and why."""
-        return Final(s.y, s.t, s.n, s.tries, self._why(s), s.rows, s.times, stored)
-
-    def _why(self, s: AdaptiveState) -> Index:
-        """The status of a solve from where its tries stopped."""
-        clock, limit = self.loop.clock, self.loop.max_steps
-        why = int(Status.dt_min)
-        if limit is not None:
-            why = clock.where(s.tries >= limit, int(Status.max_steps), why)
-        why = clock.where(clock.is_finite(s.e2), why, int(Status.non_finite))
-        return clock.where(s.t == self.t1, int(Status.converged), why)

@@ -44,6 +44,8 @@ class Final(NamedTuple):
     trips : int or traced scalar or None
         Turns by which states are stored, where these are not the accepted steps: in a batch, the
         tries of the sample that takes most.
+    calls : int or traced scalar or tuple
+        Evaluations of f in the tries, where steps tell them; else ().
     """
 
     y: State
@@ -56,6 +58,7 @@ class Final(NamedTuple):
     stored: Table
     noted: Table = None
     trips: Index = None
+    calls: Index | tuple[()] = ()
 
 
 def output_leaves(loop: Integrator, inputs: Inputs, final: Final) -> tuple[Array, ...]:

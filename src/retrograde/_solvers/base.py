@@ -41,7 +41,7 @@ class Step(NamedTuple):
     failed : bool or traced
         Whether no y1 was found (a method that solves equations). Such a step is rejected.
     calls : int or None
-        Evaluations of f; None where they are a constant of the method (``AbstractSolver.calls``).
+        Evaluations of f, of a stepper that ``tells_calls``; else None.
     """
 
     y1: State
@@ -67,6 +67,9 @@ class AbstractStepper(ABC):
 
     extra: int = 0
     """The solver's."""
+    tells_calls: bool = False
+    """Whether steps whose error is asked for tell their evaluations of f, which are no constant of
+    the method (``AbstractSolver.calls``)."""
 
     @abstractmethod
     def start(self, t0: Scalar, y0: State) -> State:
@@ -171,11 +174,10 @@ class AbstractSolver(ABC):
         """Raise InputError for a y0 (a ``Problem``) that this solver can't step."""
         return
 
-    def calls(self, steps: Index, *, full: bool, rejected: Index = 0, inside: Index = 0) -> Index:
+    def calls(self, steps: Index, *, full: bool) -> Index:
         """Evaluations of f in so many steps.
 
-        ``full``: steps whose error or inside is asked for, not their end alone. ``rejected`` of
-        them were so before they were complete; of others the ``inside`` was asked for.
+        ``full``: steps whose error or inside is asked for, not their end alone.
         """
         return steps * self.evaluations
 

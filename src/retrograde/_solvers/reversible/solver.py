@@ -61,12 +61,12 @@ class ProgramSolver(AbstractSolver):
     def programs(self) -> Programs:
         """What the solver is."""
 
-    def calls(self, steps: Index, *, full: bool, rejected: Index = 0, inside: Index = 0) -> Index:
+    def calls(self, steps: Index, *, full: bool) -> Index:
         programs = self.programs()
         start = programs.start.body if programs.start else ()
         each = sum(instruction.calls(full) for instruction in programs.step.body)
         first = sum(instruction.calls(full) for instruction in start)
-        return first + steps * each + inside * self.extra
+        return first + steps * each
 
     def stepper(
         self, bk: AbstractBackend, layout: Layout, field: Field, scale: Scale | None = None

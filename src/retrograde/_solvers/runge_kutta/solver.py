@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..._base.types import Field, Index, Scale
+from ..._base.types import Field, Scale
 from ..base import AbstractSolver
 from .step import Stepper
 from .step_vjp import Sources, StepCotangents, StepVJP
@@ -49,10 +49,6 @@ class ExplicitRungeKutta(AbstractSolver):
         cls.extra = tableau.inside - tableau.stages
         cls.init_evaluations = int(tableau.fsal)
         cls.evaluations = tableau.stages - tableau.fsal
-
-    def calls(self, steps: Index, *, full: bool, rejected: Index = 0, inside: Index = 0) -> Index:
-        spared = rejected if self.tableau.late else 0
-        return steps * self.evaluations - spared + inside * self.extra
 
     def stepper(
         self, bk: AbstractBackend, layout: Layout, field: Field, scale: Scale | None = None

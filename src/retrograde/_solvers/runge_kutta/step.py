@@ -45,6 +45,7 @@ class Stepper(AbstractStepper):
         self.judged = judged = judged and space.scale is not None
         self.late = judged and tableau.late and not layout.bk.clock(layout).traced
         """Whether the last stage waits until the error is known to be small enough."""
+        self.tells_calls = self.late
         self.extra = tableau.inside - tableau.stages
         self.weights = tableau.weights
 
@@ -102,7 +103,8 @@ class Stepper(AbstractStepper):
         if w.whole:
             k1 = field(w.time(self.inner), y1)
             w.put(self.inner, k1)
-        return Step(y1, error2, k1, kept)
+        calls = self.inner - 1 + (k0 is None) + w.whole
+        return Step(y1, error2, k1, kept, False, calls)
 
     def extra_stages(self, due: Bool = True) -> None:
         """Evaluate the interpolant's own stages of the last step, where ``due``."""

@@ -1,0 +1,254 @@
+"""One try of a step, and the steps of an adaptive solve made of tries.
+
+A try is the same whoever takes it: how far to go (``clock.land``), the solver's step and its
+error, the controller's verdict and next size. Times, sizes and verdicts are the clock's: floats,
+0-d arrays, or those of one sample of a batch, which stands still (``on``) while others go on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
+
+from .._base.types import Bool, Carry, Index, Inputs, Leaves, Scalar, State, Table
+from .._checkpointing import Patience, Slots, Stored
+from .._solvers.base import AbstractStepper, SolverState, Step
+from .outputs import Final
+from .solution import Status
+
+if TYPE_CHECKING:
+    from .._backend.protocols import Clock
+    from .._controllers.base import Adapt, AdaptiveController
+    from .integrator import Integrator
+
+__all__ = ["AdaptiveState", "AdaptiveSteps", "try_step"]
+
+
+class AdaptiveState(NamedTuple):
+    """What goes from try to try.
+
+    Attributes
+    ----------
+    t, h : scalar [time]
+        Where the next try begins, and how far it is to go.
+    e2 : scalar
+        Squared norm of the last try's scaled error.
+    memory : tuple of scalar
+        The controller's.
+    y : state
+        What the solver carries, and
+    state : SolverState
+        its own there.
+    n, tries : int or traced scalar
+        Accepted steps, and all of them.
+    calls : int or traced scalar or tuple
+        Evaluations of f in them, where steps tell them; else ().
+    times, rows : Table, Carry
+        Record of accepted times, and the output rows inside the loop; () for none.
+    """
+
+    t: Scalar
+    h: Scalar
+    e2: Scalar
+    memory: tuple[Scalar, ...]
+    y: State
+    state: SolverState
+    n: Index
+    tries: Index
+    calls: Index | tuple[()]
+    times: Table | tuple[()]
+    rows: Carry
+
+
+Try: TypeAlias = tuple[
+    Bool, Scalar, Scalar, State, Scalar, Scalar, tuple[Scalar, ...], SolverState, SolverState,
+    "Index | None",
+]  # fmt: skip
+"""(accepted, where it ends, its size, y1, squared error, next h, the controller's memory, the
+solver's state if it is accepted, and if it is rejected, evaluations of f that it tells)."""
+
+
+def try_step(
+    clock: Clock, step: Callable[..., Step], adapt: Adapt, t1: Scalar
+) -> Callable[[Scalar, Scalar, tuple[Scalar, ...], State, SolverState], Try]:
+    """One try of a solve to t1, ``(t, h, memory, y, state) -> Try``.
+
+    The only place for it: every loop over tries, and every replay, takes it.
+    """
+    land, constant, where, traced = clock.land, clock.constant, clock.where, clock.traced
+
+    def attempt(
+        t: Scalar, h: Scalar, memory: tuple[Scalar, ...], y: State, state: SolverState
+    ) -> Try:
+        t_new, size = land(t, h, t1)
+        y1, e2, after, again, failed, calls = step(t, size, y, state, error=True)
+        if failed is not False:
+            e2 = where(failed, math.inf, e2)
+        # (t + h) - t may be above h by rounding: then a forced smallest step is still one (T16)
+        if traced:
+            e2, h = constant(e2), constant(where(abs(size) < abs(h), size, h))
+        elif abs(size) < abs(h):
+            h = size
+        ok, h, memory = adapt(e2, h, memory)
+        return ok, t_new, size, y1, e2, h, memory, after, again, calls
+
+    return attempt
+
+
+class AdaptiveSteps:
+    """The steps of one adaptive solve: where they begin, one try, whether there is another.
+
+    Parameters
+    ----------
+    loop : Integrator
+    inputs : Inputs
+    stepper : callable
+        The solver's, or one that does more with each step.
+    record : bool
+        Note the accepted times.
+    """
+
+    def __init__(
+        self,
+        loop: Integrator,
+        inputs: Inputs,
+        stepper: Callable[..., AbstractStepper],
+        *,
+        record: bool,
+    ) -> None:
+        self.loop, self.inputs, self.record = loop, inputs, record
+        clock = loop.clock
+        self.controller = cast("AdaptiveController", loop.controller)
+        self.field = loop.bind(inputs.params)
+        self.scale = loop.tolerances(inputs)
+        self.stepper = stepper(loop.bk, loop.layout, self.field, self.scale)
+        self.t1 = clock.real(inputs.clocked[1])
+        self.order = cast(int, loop.solver.error_order)
+        adapt = self.controller.adapter(clock, self.order)
+        self.attempt = try_step(clock, self.stepper.step, adapt, self.t1)
+        self.emit = loop.outputs.emitter(loop.problem, loop.layout, inputs.params)
+        self.patience = None
+        if not clock.traced:
+            self.patience = Patience(self.t1, lambda t: loop.user_time(inputs, t))
+
+    def begin(self, inside: Carry) -> AdaptiveState:
+        """The state before the first try; ``inside`` is the carry of the output rows."""
+        loop, clock = self.loop, self.loop.clock
+        t0 = clock.real(self.inputs.clocked[0])
+        h0, e0, k0 = self._first_step(t0)
+        y0, memory = self.stepper.start(t0, self.inputs.y0), self.controller.init(clock)
+        state = self.stepper.init(t0, y0, k0)
+        times = clock.record_new(t0, loop.max_steps) if self.record else ()
+        zero, e0 = clock.count(0), clock.real(e0)
+        calls = zero if self.stepper.tells_calls else ()
+        return AdaptiveState(t0, h0, e0, memory, y0, state, zero, zero, calls, times, inside)
+
+    def _first_step(self, t0: Scalar) -> tuple[Scalar, Scalar, Leaves]:
+        """Size of the first step, nan for its error where f or y0 is not finite, and its slope."""
+        loop, field, y0 = self.loop, self.field, self.inputs.y0
+        clock, layout = loop.clock, loop.layout
+        k0: Leaves = tuple(1.0 * k for k in field(layout.time(t0), y0))  # f may reuse them
+        sound = layout.finite(layout.pack(k0))
+        if clock.traced:
+            sound = clock.both(sound, layout.finite(y0))
+        # of nan or inf no step is made of a size that the controller would take for one
+        h0, e0 = clock.real(0.0), clock.where(sound, 0.0, math.nan)
+        if clock.traced or sound:
+            first = (t0, self.t1, y0, k0)
+            h = self.controller.first_step(clock, layout, field, self.scale, first, self.order)
+            h0 = clock.where(sound, h, h0)
+        # a constant, as all step sizes of a gradient
+        return clock.constant(h0), e0, k0
+
+    def at(self, y: State, t: Scalar, h: Scalar, memory: tuple[Scalar, ...]) -> AdaptiveState:
+        """The state to go on from, of what is stored of it (``ClockedStates``)."""
+        clock, state = self.loop.clock, self.stepper.init(t, y)
+        zero = clock.count(0)
+        return AdaptiveState(t, h, clock.real(0.0), memory, y, state, zero, zero, (), (), ())
+
+    def step(self, s: AdaptiveState, on: Bool = True) -> AdaptiveState:
+        """One try: a step if it is accepted. Where not ``on``, nothing changes."""
+        clock = self.loop.clock
+        tried = self.attempt(s.t, s.h, s.memory, s.y, s.state)
+        ok, t_new, size, y1, e2, h, memory, after, again, calls = tried
+        ok = clock.both(on, ok)
+        times, rows = s.times, s.rows
+        if self.record:  # beyond the last accepted time there may be anything
+            times = clock.record(times, s.n, t_new, ok)
+        if s.rows:
+            rows = self._collect(rows, ok, (s.t, t_new, size, y1), s.n)
+        new, old = (t_new, y1, after, s.n + 1), (s.t, s.y, again, s.n)
+        t, y, state, n = clock.select(ok, new, old)
+        calls = s.calls if isinstance(s.calls, tuple) else s.calls + calls
+        now, before = (h, e2, memory, s.tries + 1, calls), (s.h, s.e2, s.memory, s.tries, s.calls)
+        h, e2, memory, tries, calls = clock.select(on, now, before)
+        return AdaptiveState(t, h, e2, memory, y, state, n, tries, calls, times, rows)
+
+    def _collect(
+        self, rows: Carry, ok: Bool, step: tuple[Scalar, Scalar, Scalar, State], n: Index
+    ) -> Carry:
+        ts = self.inputs.clocked[2]
+        return self.loop.outputs.collect(rows, ok, ts, step, n, self.stepper, self.emit)
+
+    def running(self, s: AdaptiveState) -> Bool:
+        """Whether to try another step."""
+        loop, limit = self.loop, self.loop.max_steps
+        if self.patience is not None and s.tries == self.patience.stop:
+            self.patience.look(s.t, s.h, s.tries)
+        left = 1 if limit is None else limit - s.tries
+        return loop.clock.running(s.t, self.t1, s.h, self.controller.floor, left)
+
+    def on_host(self, s: AdaptiveState, slots: Slots | None) -> tuple[AdaptiveState, Stored | None]:
+        """All tries where times are floats, with local variables in place of a state.
+
+        What ``running`` and ``step`` give, bit for bit (a test holds them to each other), for
+        less: of cheap steps the calls and states between them took 8 %. ``slots``: None, or
+        those that store every state.
+        """
+        loop, attempt, patience = self.loop, self.attempt, self.patience
+        assert patience is not None
+        t, h, e2, memory, y, state, n, tries, calls, times, rows = s
+        t1, floor, least = self.t1, self.controller.floor, 4 * loop.clock.eps
+        write, note, limit = loop.bk.write, loop.clock.record, loop.max_steps
+        buffer = None if slots is None else slots.new_buffer(loop.bk, loop.carried)
+        record, inside = self.record, bool(rows)
+        stop = patience.stop if limit is None else min(patience.stop, limit)
+        while True:
+            while t != t1 and tries != stop and abs(h) > floor + least * abs(t):
+                if buffer is not None:
+                    buffer = write(buffer, n, y)
+                tried = attempt(t, h, memory, y, state)
+                ok, t_new, size, y1, e2, h, memory, after, state, told = tried
+                tries += 1
+                if told is not None:
+                    calls += told
+                if not ok:
+                    continue
+                if record:
+                    times = note(times, n, t_new, True)
+                if inside:
+                    rows = self._collect(rows, True, (t, t_new, size, y1), n)
+                t, y, state = t_new, y1, after
+                n += 1
+            if t == t1 or tries == limit or tries != stop:
+                break
+            stop = patience.look(t, h, tries)
+            stop = stop if limit is None else min(stop, limit)
+        stored = None if buffer is None else Stored(buffer, None)
+        s = AdaptiveState(t, h, e2, memory, y, state, n, tries, calls, times, rows)
+        return s, stored
+
+    def final(self, s: AdaptiveState, stored: Stored | None) -> Final:
+        """Where the tries ended, and why."""
+        final = Final(s.y, s.t, s.n, s.tries, self._why(s), s.rows, s.times, stored)
+        return final._replace(calls=s.calls)
+
+    def _why(self, s: AdaptiveState) -> Index:
+        """The status of a solve from where its tries stopped."""
+        clock, limit = self.loop.clock, self.loop.max_steps
+        why = int(Status.dt_min)
+        if limit is not None:
+            why = clock.where(s.tries >= limit, int(Status.max_steps), why)
+        why = clock.where(clock.is_finite(s.e2), why, int(Status.non_finite))
+        return clock.where(s.t == self.t1, int(Status.converged), why)
