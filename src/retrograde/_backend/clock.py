@@ -19,6 +19,9 @@ from .._base.types import TINY, Array, Index, Scalar, State
 
 __all__ = ["HostClock", "step_count"]
 
+_NEARLY = 1.0 - TINY
+"""A step of so much of what is left goes all the way."""
+
 _SLACK = 1e-9
 """A remainder of less than this part of a constant step is rounding, not a step."""
 
@@ -70,7 +73,7 @@ class HostClock:
     def land(self, t: float, h: float, t1: float) -> tuple[float, float]:
         """One step of h, or onto t1 if that is nearer: (t_new, t_new - t)."""
         rest = t1 - t
-        if abs(h) >= abs(rest) * (1.0 - TINY):
+        if abs(h) >= abs(rest) * _NEARLY:
             return t1, rest
         t_new = t + h
         return t_new, t_new - t
