@@ -16,10 +16,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._base.types import Carry, Index, Scalar, State
+from .._controllers.base import AdaptiveController
 from .step_vjp import PullCarry, ReverseStep
 
 if TYPE_CHECKING:
-    from .._controllers.base import AdaptiveController
     from .._integrate.integrator import Integrator
     from .._integrate.outputs import Final
 
