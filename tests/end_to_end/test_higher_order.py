@@ -122,7 +122,7 @@ def test_jax_vmap_of_derivatives(inner):
         np.testing.assert_allclose(jax.jit(outer)(zs), alone, rtol=1e-12)
 
 
-@pytest.mark.quick("while_loop")
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["adaptive", "while_loop", "direct"])
 def test_jax_reverse_over_reverse_of_a_batch(kind):
     """grad of grad of vmap, as vmap of grad of grad, by differences, and once more."""
@@ -153,6 +153,7 @@ def test_jax_reverse_over_reverse_of_a_batch(kind):
         np.testing.assert_allclose(third, -(v**2) * Y0 * np.exp(-zs), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_jax_a_parameter_of_the_whole_batch():
     """An unbatched tangent of a batched solve: its cotangents add up."""
     jax = jax_x64()
@@ -168,6 +169,7 @@ def test_jax_a_parameter_of_the_whole_batch():
     np.testing.assert_allclose(jax.hessian(loss)(z), np.diag(3 * Y0 * np.exp(-Z)), rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_jax_third_derivative_and_loops():
     jax = jax_x64()
     jnp = jax.numpy
