@@ -15,7 +15,7 @@ A test of many settings names them, and those that stand for all where a case is
 
 NumPy takes every tuple of settings, another eager library its few, or tuples in which any two
 settings meet (:func:`pairs`), and the rest is slow; JAX takes its few, for each is a program to
-compile, and of the rest what is not many. Where some libraries say it all,
+compile, and of the rest what is named as ``slow=`` or is not many. Where some libraries say it all,
 ``@pytest.mark.libraries("numpy jax:jit", slow="torch")`` names them (a device goes with its
 library). ``@pytest.mark.quick("euler-rows")`` names by their ids the cases of a test that stand for
 all; the others are slow. Without these marks a test runs on all libraries, two of its cases on JAX,
@@ -52,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*capabilities): skip backends without them")
     config.addinivalue_line("markers", "quick(*ids): the others of these cases are slow")
     config.addinivalue_line("markers", "libraries(names, *, slow): the ids that say it all")
-    config.addinivalue_line("markers", "settings(*, few, **values): which of them run where")
+    config.addinivalue_line("markers", "settings(*, few, slow, **values): which of them run where")
 
 
 @pytest.hookimpl(tryfirst=True)  # before those that are slow are left out
@@ -124,9 +124,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("backend", present + late, indirect=True)
         return
     values = dict(settings.kwargs)
-    few = values.pop("few")
+    few, dear = values.pop("few"), values.pop("slow", {})
     rest = metafunc.config.option.markexpr in ("", "slow")  # what is not run is not even made
     cases = [x for name in present for x in _cases(name, list(values.values()), few, rest)]
+    more = [(name, *case) for name in present for case in dear.get(name, ()) if rest]
+    cases += [pytest.param(*case, marks=pytest.mark.slow) for case in more]
     metafunc.parametrize(["backend", *values], cases, indirect=["backend"])
 
 

@@ -192,6 +192,10 @@ def test_the_controllers_settings_hold_on_the_way_back(reference):
         "jax": [("given", "fn", "free"), ("adaptive", "steps", "full norm")],
         "jax:jit": [("constant", "t1", "free"), ("adaptive", "rows", "reset")],
     },
+    slow={
+        "jax": [("given", "steps", "reset"), ("given", "rows", "reset")],
+        "jax:jit": [("constant", "steps", "free")],
+    },
 )
 def test_all_libraries_agree(backend, reference, name, steps, wish):
     keywords = {**STEPS[steps], "saveat": rg.SaveAt(**WISHES[wish]), "times": True}

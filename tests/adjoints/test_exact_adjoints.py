@@ -41,6 +41,8 @@ COMPILED = {
     ],
 }
 
+SLOW = {"jax": [("5 slots", "adaptive", "fn")], "jax:jit": [("direct", "adaptive", "rows")]}
+
 
 def oscillator(backend):
     def f(t, y, p):
@@ -59,7 +61,7 @@ def everything_stored(reference, steps, wish):
     return weights, reference.gradient(*oscillator(reference), weights, **keywords)
 
 
-@pytest.mark.settings(name=ADJOINTS, steps=STEPS, wish=WISHES, few=COMPILED)
+@pytest.mark.settings(name=ADJOINTS, steps=STEPS, wish=WISHES, few=COMPILED, slow=SLOW)
 def test_all_equal_to_everything_stored(backend, reference, name, steps, wish):
     if name == "direct" and Capability.DIRECT not in backend.bk.capabilities:
         pytest.skip(f"{backend.bk.name} has no autodiff")

@@ -93,6 +93,10 @@ def check_against_reverse(backend, call, keywords, times=True):
         "jax": [("auto", "constant", "t1"), ("forward", "adaptive", "rows")],
         "jax:jit": [("direct", "given", "t1"), ("forward", "given", "rows")],
     },
+    slow={
+        "jax": [("direct", "adaptive", "fn"), ("auto", "given", "rows")],
+        "jax:jit": [("forward", "constant", "t1"), ("auto", "adaptive", "rows")],
+    },
 )
 def test_jvp_is_the_inner_product_with_the_gradient(backend, adjoint, steps, wish):
     """By y0, parameters, t0, t1 and saved times at once."""

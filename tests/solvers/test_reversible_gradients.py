@@ -62,6 +62,10 @@ def everything_stored(reference, name, wish, adaptive=False):
         "jax": [("velocity_verlet", "rows", "4 slots"), ("coupled heun", "rows", "segments")],
         "jax:jit": [("velocity_verlet", "rows", "direct"), ("alf", "fn", "4 slots")],
     },
+    slow={
+        "jax": [("reversible_heun", "steps", "window")],
+        "jax:jit": [("reversible_heun", "rows", "direct")],
+    },
 )
 def test_every_adjoint_gives_one_gradient(backend, reference, name, wish, adjoint):
     if adjoint == "direct" and Capability.DIRECT not in backend.bk.capabilities:
