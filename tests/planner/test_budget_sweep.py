@@ -34,6 +34,7 @@ def test_promises_hold_at_some_budgets(library: str, case: str) -> None:
     assert not faults(library, over_budgets(library, case, "constant", (-4, -2, 0)))
 
 
+@pytest.mark.quick("numpy", "torch")
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_promises_hold_for_adaptive_steps(library: str) -> None:
     here(library)
