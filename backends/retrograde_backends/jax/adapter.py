@@ -18,7 +18,6 @@ import numpy as np
 
 from retrograde._adjoints import ForwardMode, RecursiveCheckpointAdjoint
 from retrograde._api.solve_program import DifferentiableSolve
-from retrograde._backend.stages import Stages
 from retrograde._base.types import (
     Array,
     Aux,
@@ -33,7 +32,6 @@ from retrograde._base.types import (
     NeedsGradient,
     Residuals,
     Scalar,
-    Scale,
     State,
     Table,
     Tree,
@@ -44,27 +42,22 @@ from retrograde.backend import Capability, EagerBackend, MemoryInfo
 from .batched_solves import room_for_lanes, with_gradient
 from .cache import KeptAccounts, KeptPrograms
 from .clock import precision
-from .compiled_field import compile_field, compile_output
+from .compiled_field import compile_field, compile_output, compiled
 from .field_vjp import DirectHooks, Pullback
 from .loops import LoopHooks
 from .reach import works
-from .scanned_stages import JaxLayout, ScannedStages
 from .stored_vjp import TapeHooks
 from .transforms import TransformHooks, forward_mode
 from .trees import register
 from .user_loops import IterationHooks
 from .xla_cpu.eligible import default_device, value
-from .xla_cpu.kernel import batched
 
 if TYPE_CHECKING:
-    from retrograde._backend.protocols import FieldVJP, Layout, Program, Runnable, StepStages
+    from retrograde._backend.protocols import FieldVJP, Layout, Program, Runnable
     from retrograde._controllers.base import Grid
     from retrograde._integrate.integrator import Integrator
     from retrograde._integrate.problem import Problem
     from retrograde._loops.loop import LeafLayout
-    from retrograde._solvers.runge_kutta.tableau import Tableau
-
-    from .compiled_field import CompiledField
 
 __all__ = ["JaxBackend", "backend"]
 
@@ -197,19 +190,7 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
 
     def capture(self, problem: Problem, t0: Scalar) -> None:
         """Trace f once; what it closes over becomes inputs of the program."""
-        layout = cast(JaxLayout, problem.layout)
-        problem.program = layout.field = compile_field(problem, t0)
-
-    def layout(self, leaves: Sequence[Array]) -> Layout:
-        return JaxLayout(self, leaves)
-
-    def stages(self, layout: Layout, tableau: Tableau, scale: Scale | None = None) -> StepStages:
-        field = cast(JaxLayout, layout).field
-        scans = field is not None and field.scan_stages
-        plain = tableau.inside > tableau.stages or not scans or batched()
-        if plain:
-            return Stages(layout, tableau, scale)
-        return ScannedStages(cast(JaxLayout, layout), tableau, scale)
+        problem.program = compile_field(problem, t0)
 
     def needs_gradient(self, inputs: Inputs) -> bool:
         leaves = jax.tree_util.tree_leaves(inputs)
@@ -217,7 +198,7 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
 
     def likely(self, loop: Integrator, inputs: Inputs) -> tuple[bool, ...]:
         problem, fn = loop.problem, loop.outputs.saveat.fn
-        if not cast("CompiledField", problem.program).doubtful:
+        if not compiled(problem).doubtful:
             return tuple(problem.differentiable)
         params, t0 = inputs.params, loop.layout.time(loop.clock.real(inputs.t0))
 

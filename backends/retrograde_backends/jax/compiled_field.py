@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from retrograde._backend.protocols import Layout
     from retrograde._integrate.problem import Problem
 
-__all__ = ["CompiledField", "compile_field", "compile_output"]
+__all__ = ["CompiledField", "compile_field", "compile_output", "compiled"]
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,12 @@ def compile_field(problem: Problem, t0: Scalar) -> CompiledField:
 def compile_output(problem: Problem, fn: VectorFieldFn, t0: Scalar) -> Tree:
     """Trace ``SaveAt.fn`` once: shapes of its results."""
     traced = Traced.of(problem, fn, t0, lambda x: x)
-    field = problem.program
-    assert isinstance(field, CompiledField)
-    field.add_output(problem, traced)
+    compiled(problem).add_output(problem, traced)
     return traced.shapes
+
+
+def compiled(problem: Problem) -> CompiledField:
+    """The program that :func:`compile_field` made for it."""
+    program = problem.program
+    assert isinstance(program, CompiledField)
+    return program

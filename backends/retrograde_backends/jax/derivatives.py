@@ -28,6 +28,7 @@ from jax.interpreters import ad, batching, mlir
 from retrograde._base.errors import InputError
 from retrograde._base.types import Array, Function, Inputs, Leaves, NeedsGradient, Tree
 
+from .compiled_field import compiled
 from .transforms import forward_mode
 from .types import Axes, Lowering, Ref, Var
 from .xla_cpu.eligible import UNCACHED
@@ -36,8 +37,6 @@ from .xla_cpu.kernel import kernel_or_batched, one_kernel, unmark
 if TYPE_CHECKING:
     from retrograde._backend.protocols import Program
     from retrograde._integrate.integrator import Integrator
-
-    from .compiled_field import CompiledField
 
 __all__ = [
     "Batched",
@@ -244,7 +243,7 @@ _SYMBOLIC = jax.__version_info__ >= (0, 8)
 
 def as_kernel(program: Program, fn: Function) -> Tree:
     """A part of a program as one kernel, where that may be."""
-    field = cast("CompiledField", cast("Integrator", program.loop).problem.program)
+    field = compiled(cast("Integrator", program.loop).problem)
     if field.kernel and field.scan_stages:
         return kernel_or_batched(fn)
     return one_kernel(fn, field.kernel)

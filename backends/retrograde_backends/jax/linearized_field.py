@@ -21,8 +21,9 @@ from .xla_cpu.eligible import TRANSCENDENTAL, names
 from .xla_cpu.kernel import inlined
 
 if TYPE_CHECKING:
+    from retrograde._backend.stages import ListLayout
+
     from .field_vjp import Pullback
-    from .scanned_stages import JaxLayout
 
 __all__ = ["Tape"]
 
@@ -40,7 +41,7 @@ class Tape:
         What is to be linearised, and by what.
     """
 
-    def __init__(self, layout: JaxLayout, vjp: Pullback) -> None:
+    def __init__(self, layout: ListLayout, vjp: Pullback) -> None:
         self.vjp = vjp
         start = layout.time(0.0), *layout.zeros()
         with inlined():

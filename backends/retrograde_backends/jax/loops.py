@@ -32,10 +32,9 @@ from .xla_cpu.kernel import in_kernel
 
 if TYPE_CHECKING:
     from retrograde._backend.protocols import Clock, Layout, Shapes
+    from retrograde._backend.stages import ListLayout
     from retrograde._integrate.problem import Problem
     from retrograde._solvers.base import AbstractSolver
-
-    from .scanned_stages import JaxLayout
 
 __all__ = ["LoopHooks"]
 
@@ -74,7 +73,7 @@ class LoopHooks:
 
     def new_buffer(self, rows: int | None, layout: Shapes, *, scratch: bool) -> Buffer:
         assert rows is not None
-        pairs = zip(layout.shapes, cast("JaxLayout", layout).dtypes, strict=True)
+        pairs = zip(layout.shapes, cast("ListLayout", layout).dtypes, strict=True)
         return tuple(jnp.zeros((rows + scratch, *s), dtype) for s, dtype in pairs)
 
     def write(self, buffer: Buffer, i: Index, y: State) -> Buffer:

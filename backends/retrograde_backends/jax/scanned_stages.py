@@ -35,6 +35,7 @@ from retrograde._solvers import ExplicitRungeKutta
 from retrograde._solvers.base import Step
 from retrograde._solvers.runge_kutta.solver import StepCotangents, Stepper, StepVJP
 
+from .compiled_field import compiled
 from .field_vjp import Pullback
 from .linearized_field import Tape
 from .primitives import for_loop, read_row, write_row
@@ -44,13 +45,11 @@ from .xla_cpu.kernel import batched, in_kernel, inlined
 if TYPE_CHECKING:
     from retrograde._backend.interface import AbstractBackend
     from retrograde._backend.protocols import FieldVJP
+    from retrograde._integrate.problem import Problem
     from retrograde._solvers.base import AbstractSolver
     from retrograde._solvers.runge_kutta.tableau import Tableau
 
-    from .compiled_field import CompiledField
-
 __all__ = [
-    "JaxLayout",
     "ScannedStages",
     "ScannedStepVJP",
     "added",
@@ -59,16 +58,10 @@ __all__ = [
 ]
 
 
-class JaxLayout(ListLayout):
-    """A layout that knows the field over it, which decides how stages are written."""
-
-    field: CompiledField | None = None
-
-
 class ScannedStages(Stages):
     """Stages whose slopes stand in one buffer for each leaf while a step goes forward."""
 
-    def __init__(self, layout: JaxLayout, tableau: Tableau, scale: Scale | None = None) -> None:
+    def __init__(self, layout: ListLayout, tableau: Tableau, scale: Scale | None = None) -> None:
         super().__init__(layout, tableau, scale)
         self.last = combination_rows(tableau)[: self.s]
         self.fsal = tableau.fsal
@@ -151,47 +144,46 @@ def _alone(field: Field) -> Function:
     return lambda t, y: (field(t, y), ())
 
 
-def scanned_steps(solver: AbstractSolver) -> Steps | None:
-    """Steps, and their vjps, in loops over the stages, where the layout's field asks for them."""
-    if not isinstance(solver, ExplicitRungeKutta):
+def scanned_steps(solver: AbstractSolver, problem: Problem) -> Steps | None:
+    """Steps, and their vjps, in loops over the stages, where the field asks for them."""
+    program = compiled(problem)
+    if not (isinstance(solver, ExplicitRungeKutta) and program.scan_stages):
         return None
     tableau = solver.tableau
 
+    def plain(made: Tableau) -> bool:  # stages that an output alone asks for are no part of a loop
+        return made.inside > made.stages or batched()
+
     def stepper(
-        bk: AbstractBackend, layout: JaxLayout, field: Field, scale: Scale | None = None
+        bk: AbstractBackend, layout: ListLayout, field: Field, scale: Scale | None = None
     ) -> Stepper:
-        space = bk.stages(layout, tableau, scale)
-        scanned = tableau.fsal and isinstance(space, ScannedStages)
-        return (ScannedStepper if scanned else Stepper)(tableau, space, layout, field)
+        if (
+            plain(tableau) or bk is not problem.bk
+        ):  # of others, sums that autodiff follows are asked
+            return solver.stepper(bk, layout, field, scale)
+        kind = ScannedStepper if tableau.fsal else Stepper
+        return kind(tableau, ScannedStages(layout, tableau, scale), layout, field)
 
     def step_vjp(
         bk: AbstractBackend,
-        layout: JaxLayout,
+        layout: ListLayout,
         vjp: FieldVJP,
         *,
         outputs: bool,
         time: bool,
         field: Field | None = None,
     ) -> StepVJP:
-        scans = layout.field is not None and layout.field.scan_reverse
         made = tableau if outputs else tableau.bare
-        extra = made.inside > made.stages  # stages that an output alone asks for
-        if scans and not (extra or batched()) and field is None and isinstance(vjp, Pullback):
-            return scanned_step_vjp(made, layout, vjp, outputs=outputs, time=time)
-        return solver.step_vjp(bk, layout, vjp, outputs=outputs, time=time, field=field)
+        if plain(made):
+            return solver.step_vjp(bk, layout, vjp, outputs=outputs, time=time, field=field)
+        parts = made, ScannedStages(layout, made), StageCotangents(layout, made), layout, vjp
+        if field is not None or not (program.scan_reverse and isinstance(vjp, Pullback)):
+            return StepVJP(*parts, outputs=outputs, time=time, field=field)
+        found = ScannedStepVJP(*parts, outputs=outputs, time=time)
+        found.tape = Tape(layout, vjp)
+        return found
 
     return Steps(stepper, step_vjp)
-
-
-def scanned_step_vjp(
-    tableau: Tableau, layout: JaxLayout, vjp: Pullback, *, outputs: bool, time: bool
-) -> ScannedStepVJP:
-    """Vjps of steps whose tapes are rows."""
-    space = ScannedStages(layout, tableau)
-    adjoint = StageCotangents(layout, tableau)
-    stepper = ScannedStepVJP(tableau, space, adjoint, layout, vjp, outputs=outputs, time=time)
-    stepper.tape = Tape(layout, vjp)
-    return stepper
 
 
 class ScannedStepVJP(StepVJP):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import jax
 
 from retrograde._backend.specialise import Steps
-from retrograde._backend.stages import StageCotangents
+from retrograde._backend.stages import ListLayout, StageCotangents
 from retrograde._base.types import (
     Array,
     Body,
@@ -35,6 +35,7 @@ from retrograde._solvers import ExplicitRungeKutta
 from retrograde._solvers.base import SolverState, Step
 from retrograde._solvers.runge_kutta.solver import Stepper, StepVJP
 
+from .compiled_field import compiled
 from .linearized_field import Tape
 from .primitives import read_row, write_row
 from .scanned_stages import ScannedStages, ScannedStepVJP, as_rows, scanned_steps
@@ -48,9 +49,6 @@ if TYPE_CHECKING:
     from retrograde._integrate.problem import Problem
     from retrograde._solvers.base import AbstractSolver
 
-    from .compiled_field import CompiledField
-    from .scanned_stages import JaxLayout
-
 __all__ = ["TapeHooks"]
 
 
@@ -60,7 +58,7 @@ class TapeHooks:
     def specialise(
         self, solver: AbstractSolver, problem: Problem, request: StepRequest
     ) -> Steps | None:
-        return scanned_steps(solver)
+        return scanned_steps(solver, problem)
 
     def records_tapes(self, loop: Integrator) -> bool:
         explicit = isinstance(loop.solver, ExplicitRungeKutta)
@@ -87,9 +85,7 @@ class TapeHooks:
         jax.eval_shape(sized)  # nothing of it is computed
         # no less than the states that stand in where times are differentiated
         size = max(loop.carried.nbytes, loop.solver.evaluations * found[0])
-        return size, cast(
-            "CompiledField", loop.problem.program
-        ).scan_stages and loop.outputs.saveat.fn is None
+        return size, compiled(loop.problem).scan_stages and loop.outputs.saveat.fn is None
 
 
 class Tapes:
@@ -97,8 +93,8 @@ class Tapes:
 
     def __init__(self, loop: Integrator, inputs: Inputs, wanted: NeedsGradient) -> None:
         problem, self.loop, self.inputs = loop.problem, loop, inputs
-        field = cast("CompiledField", problem.program)
-        layout = cast("JaxLayout", loop.layout)
+        field = compiled(problem)
+        layout = cast("ListLayout", loop.layout)
         self.tape = Tape(layout, field.stored_vjp(loop.layout, inputs.params, wanted))
         self.tableau = cast("ExplicitRungeKutta", loop.solver).tableau
         self.inner = loop.solver.evaluations
@@ -106,7 +102,7 @@ class Tapes:
         self.separate = outlined if field.outlined else _plain
 
     def stepper(
-        self, bk: AbstractBackend, layout: JaxLayout, field: Field, scale: Scale | None = None
+        self, bk: AbstractBackend, layout: ListLayout, field: Field, scale: Scale | None = None
     ) -> Tree:
         """The integration's."""
         space = ScannedStages(layout, self.tableau, scale)
@@ -148,10 +144,10 @@ class Tapes:
     def step_vjp(self, rows: Leaves) -> Tree:
         """Pulls of steps, from their tapes; its ``at`` tells which."""
         loop, inside = self.loop, bool(self.loop.outputs.inside)
-        layout = cast("JaxLayout", loop.layout)
+        layout = cast("ListLayout", loop.layout)
         tableau = self.tableau if inside else self.tableau.bare
         parts = tableau, ScannedStages(layout, tableau), StageCotangents(layout, tableau), layout
-        scans = cast("CompiledField", loop.problem.program).scan_reverse and not batched()
+        scans = compiled(loop.problem).scan_reverse and not batched()
         kind = RecalledLoop if scans else RecalledStepVJP
         stepper = kind(*parts, self.tape.vjp, outputs=inside, time=False)
         stepper.tape, stepper.rows, stepper.inner = self.tape, rows, self.inner

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import jax
 from jax.interpreters.ad import JVPTracer
@@ -18,8 +18,6 @@ from retrograde._base.types import Array, Inputs, RequestedTransforms
 
 if TYPE_CHECKING:
     from retrograde._integrate.problem import Problem
-
-    from .compiled_field import CompiledField
 
 __all__ = ["TransformHooks", "forward_mode", "has_batch"]
 
@@ -31,7 +29,7 @@ class TransformHooks:
         return _requested(inputs)
 
     def has_forward_mode(self, problem: Problem) -> bool:
-        return "custom_vjp_call" not in str(cast("CompiledField", problem.program).keys)
+        return "custom_vjp_call" not in str(problem.program and problem.program.key())
 
 
 @contextlib.contextmanager
