@@ -43,6 +43,7 @@ class CupyBackend(NumpyBackend):
     """The adapter of CuPy."""
 
     name: ClassVar[str] = "cupy"
+    locks: ClassVar[bool] = False
     array_overhead: ClassVar[int] = 0
 
     def __init__(self) -> None:

@@ -43,6 +43,7 @@ class NumpyBackend(FlatBackend):
     """The adapter of NumPy, and by its ``np`` argument of CuPy."""
 
     name: ClassVar[str] = "numpy"
+    locks: ClassVar[bool] = True
     array_overhead: ClassVar[int] = 160  # its header, and its entries in a dict and two lists
 
     def __init__(self, xp: Any) -> None:
@@ -87,8 +88,11 @@ class NumpyBackend(FlatBackend):
 
     def guard(self, field: Callable[..., Any]) -> Callable[..., Any]:
         def guarded(t: Array, y: State) -> Leaves:
-            for x in y if isinstance(y, tuple) else (y,):
-                x.setflags(False)
+            if type(y) is tuple:
+                for x in y:
+                    x.setflags(False)
+            else:
+                y.setflags(False)
             return field(t, y)  # type: ignore[no-any-return]
 
         return guarded

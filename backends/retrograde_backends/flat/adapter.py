@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from retrograde._backend.eager import EagerBackend
 from retrograde._backend.specialise import StepRequest, Steps, generic
@@ -29,6 +29,8 @@ __all__ = ["FlatBackend"]
 class FlatBackend(EagerBackend):
     """An eager library whose states are flat vectors."""
 
+    locks: ClassVar[bool] = False
+    """Whether arrays are NumPy's: made read-only, and written into, without a call of ours."""
     scale_into: Callable[[Array, float, Array], object]
     """``(table, h, out)``: the table times h, into out."""
 

@@ -48,8 +48,8 @@ def flat_stepper(tableau: Tableau, space: FlatStages, layout: FlatLayout, field:
     if not layout.plain:
         call = lambda t, y, args: f(t, y.reshape(shape), args).reshape(-1)  # noqa: E731
     last = layout.bk.guard(lambda t, y: call(t, y, args))  # of states that are needed afterwards
-    plan = [stage[:3] for stage in space.plan[1 : space.s - 1]]
-    put_last, end, kept = space.puts[space.s - 1], space.c[space.s - 1], (space.rows[1],)
+    plan, end, kept = space.plan[1 : space.s - 1], space.c[space.s - 1], (space.rows[1],)
+    put_last, last_row, locks = space.puts[space.s - 1], space.rows[space.s], layout.bk.locks
     start, again, store, table, scaled = (
         space.start, space.again, space.store, space.table, space.scaled,
     )  # fmt: skip
@@ -57,10 +57,9 @@ def flat_stepper(tableau: Tableau, space: FlatStages, layout: FlatLayout, field:
         space.scale_into, space.stamp, space.total, space.square, space.late,
     )  # fmt: skip
     ended: Leaves = ()
-    error2 = 0.0
 
     def step(t: float, h: float, y: Array, k0: Leaves | None, *, error: bool) -> Step:
-        nonlocal ended, error2
+        nonlocal ended
         if not error:
             return bare(t, h, y, k0, error=False)
         space.t, space.h, space.y = t, h, y  # the interpolant asks for them
@@ -70,16 +69,24 @@ def flat_stepper(tableau: Tableau, space: FlatStages, layout: FlatLayout, field:
             again()
         elif k0 is not kept:
             store(kept[0], k0 or (last(time(t), y),))
-        for c, product, put in plan:
-            put(call(time(t + c * h), product(), args))
+        if locks:  # 5 % of a step: no call of ours beside those of NumPy
+            for c, product, _, row in plan:
+                row[...] = call(time(t + c * h), product(), args)
+        else:
+            for c, product, put, _ in plan:
+                put(call(time(t + c * h), product(), args))
         y1 = total(y)
         if late:
             error2 = norm(y, y1)
             space.whole = error2 <= 1.0
             if not space.whole:
                 return Step(y1, error2, None, kept, False, space.s - 2 + (not k0))
-        k1 = last(time(t + end * h), y1)
-        put_last(k1)
+        if locks:
+            y1.setflags(False)
+            last_row[...] = k1 = call(time(t + end * h), y1, args)
+        else:
+            k1 = last(time(t + end * h), y1)
+            put_last(k1)
         ended = (k1,)
         if late:
             return Step(y1, error2, ended, kept, False, space.s - 1 + (not k0))
