@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -74,13 +73,13 @@ class CupyBackend(NumpyBackend):
     view, lent, watch = EagerBackend.view, EagerBackend.lent, EagerBackend.watch
     guard, capture, example = EagerBackend.guard, EagerBackend.capture, EagerBackend.example
 
-    def matrix(self, rows: int, columns: int, dtype: DType, device: Device) -> Tree:
+    def matrix(self, rows: int, columns: int, dtype: DType, device: Device) -> Array:
         return cupy.zeros((rows, columns), dtype=dtype)
 
-    def zeros(self, shape: tuple[int, ...], dtype: DType, device: Device) -> Tree:
+    def zeros(self, shape: int | tuple[int, ...], dtype: DType, device: Device) -> Array:
         return cupy.zeros(shape, dtype=dtype)
 
-    def coefficients(self, values: Sequence[float], dtype: DType, device: Device) -> Tree:
+    def coefficients(self, values: Array, dtype: DType, device: Device) -> Array:
         return cupy.asarray(values, dtype=dtype)
 
     def synchronize(self, x: Array) -> None:

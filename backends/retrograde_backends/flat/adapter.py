@@ -48,10 +48,7 @@ class FlatBackend(EagerBackend):
         """Flat arrays, one behind the other."""
 
     @abstractmethod
-    def coefficients(
-        self, values: float | Sequence[float] | Sequence[Sequence[float]] | Array,
-        dtype: DType, device: Device,
-    ) -> Array:  # fmt: skip
+    def coefficients(self, values: Array, dtype: DType, device: Device) -> Array:
         """Numbers as an array."""
 
     @abstractmethod
