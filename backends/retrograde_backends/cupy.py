@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, ClassVar
 import array_api_compat.cupy
 import cupy
 
-from retrograde._base.types import Array, Device, DType, Function, Leaves, Scalar, Tree
+from retrograde._base.types import Array, Device, DType, Function, Leaves, Scalar
 from retrograde.backend import EagerBackend, MemoryInfo
 
 from .numpy import NumpyBackend
@@ -61,7 +61,7 @@ class CupyBackend(NumpyBackend):
     def held(self, x: Array) -> Scalar:
         return x  # nobody waits for it
 
-    def timer(self, layout: Layout) -> Tree:
+    def timer(self, layout: Layout) -> Function:
         if layout.origin is not None:
             return layout.time
         return partial(cupy.full, (), dtype=layout.real_dtype)

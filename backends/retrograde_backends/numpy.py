@@ -7,17 +7,35 @@ cheaper than the functions of the standard (measured: ``row.dot(rows)`` 0.33 us,
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from retrograde._base.errors import InputError
-from retrograde._base.types import Array, Leaves, State
+from retrograde._base.types import (
+    Array,
+    Device,
+    DType,
+    Function,
+    Leaves,
+    Namespace,
+    Scalar,
+    State,
+    Tree,
+    TreeDef,
+)
 
 from .flat.adapter import FlatBackend
 from .flat.stages import FlatLayout, stamper
+
+if TYPE_CHECKING:
+    from retrograde._backend.interface import AbstractBackend
+    from retrograde._backend.protocols import Layout
+    from retrograde._integrate.problem import Problem
 
 __all__ = ["NumpyBackend", "backend"]
 
@@ -25,11 +43,16 @@ __all__ = ["NumpyBackend", "backend"]
 class _Quiet(np.errstate):
     """No warnings of overflow; a write into what is read-only is explained."""
 
-    def __init__(self, bk: Any, **ignored: Any) -> None:
+    def __init__(self, bk: AbstractBackend, **ignored: Any) -> None:
         super().__init__(**ignored)
         self.bk = bk
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         super().__exit__(kind, error, trace)
         if error is not None:
             self.bk.explain(error, "`f` changed its argument `y`")
@@ -46,7 +69,7 @@ class NumpyBackend(FlatBackend):
     locks: ClassVar[bool] = True
     array_overhead: ClassVar[int] = 160  # its header, and its entries in a dict and two lists
 
-    def __init__(self, xp: Any) -> None:
+    def __init__(self, xp: Namespace) -> None:
         super().__init__(xp)
         # operations on 0-d arrays return scalars in NumPy; both are arrays here
         self._array = (xp.ndarray, np.generic) if xp is np else xp.ndarray
@@ -55,38 +78,38 @@ class NumpyBackend(FlatBackend):
     def is_array(self, x: object) -> bool:
         return isinstance(x, self._array)
 
-    def floating(self, x: Any) -> str:
+    def floating(self, x: Array) -> str:
         return {"f": "real", "c": "complex"}.get(x.dtype.kind, "")
 
-    def real_dtype(self, x: Any) -> Any:
+    def real_dtype(self, x: Array) -> DType:
         return np.finfo(x.dtype).dtype
 
-    def itemsize(self, dtype: Any) -> int:
+    def itemsize(self, dtype: DType) -> int:
         return int(dtype.itemsize)
 
-    def scalar_array(self, t: Any, layout: Any) -> Any:
+    def scalar_array(self, t: Scalar, layout: Layout) -> Array:
         return self.xp.asarray(t, layout.real_dtype)
 
-    def array(self, values: Any, dtype: Any, device: Any) -> Any:
+    def array(self, values: Sequence[Scalar] | Scalar, dtype: DType, device: Device) -> Array:
         return self.xp.asarray(values, dtype)
 
-    def quiet(self) -> Any:
+    def quiet(self) -> contextlib.AbstractContextManager[object]:
         ignored = dict.fromkeys(("over", "invalid", "divide", "under"), "ignore")
         return _Quiet(self, **ignored)
 
     # --- what functions of the user's are given is read-only
-    def view(self, x: Any) -> Any:
+    def view(self, x: Array) -> Array:
         x = x.view()
         x.setflags(False)
         return x
 
-    def lent(self, leaves: Sequence[Any]) -> Sequence[Any]:
+    def lent(self, leaves: Sequence[Tree]) -> Sequence[Tree]:
         return [self.view(x) if isinstance(x, np.ndarray) else x for x in leaves]
 
-    def watch(self, leaves: Sequence[Any], whose: str) -> Callable[[], None]:
+    def watch(self, leaves: Sequence[Tree], whose: str) -> Callable[[], None]:
         return _nothing
 
-    def guard(self, field: Callable[..., Any]) -> Callable[..., Any]:
+    def guard(self, field: Function) -> Function:
         def guarded(t: Array, y: State) -> Leaves:
             if type(y) is tuple:
                 for x in y:
@@ -97,7 +120,7 @@ class NumpyBackend(FlatBackend):
 
         return guarded
 
-    def capture(self, problem: Any, t0: Any) -> None:
+    def capture(self, problem: Problem, t0: Scalar) -> None:
         y, args = problem.state_tree(problem.y0), problem.arguments(problem.params)
         try:
             problem.check_result(problem.f(problem.layout.time(t0), y, args))
@@ -105,7 +128,7 @@ class NumpyBackend(FlatBackend):
             self.explain(error, "`f` changed its argument `y`")
             raise
 
-    def example(self, problem: Any, fn: Callable[..., Any], t0: Any) -> tuple[list[Any], Any]:
+    def example(self, problem: Problem, fn: Function, t0: Scalar) -> tuple[list[Array], TreeDef]:
         try:
             return super().example(problem, fn, t0)
         except ValueError as error:
@@ -120,46 +143,51 @@ class NumpyBackend(FlatBackend):
                 "and work arrays are closed over, not handed in by `args`."
             ) from error
 
-    def accumulate(self, total: Any, x: Any) -> Any:
+    def accumulate(self, total: Array, x: Array) -> Array:
         total += x
         return total
 
     # --- what the flat form is made of
-    def matrix(self, rows: int, columns: int, dtype: Any, device: Any) -> Any:
+    def matrix(self, rows: int, columns: int, dtype: DType, device: Device) -> Tree:
         return self.xp.zeros((rows, columns), dtype)
 
-    def zeros(self, shape: Any, dtype: Any, device: Any) -> Any:
+    def zeros(self, shape: int | tuple[int, ...], dtype: DType, device: Device) -> Tree:
         return self.xp.zeros(shape, dtype)
 
-    def concat(self, arrays: Sequence[Any]) -> Any:
+    def concat(self, arrays: Sequence[Array]) -> Tree:
         return self.xp.concatenate(arrays)
 
-    def stack(self, arrays: Sequence[Any]) -> Any:
+    def stack(self, arrays: Sequence[Array]) -> Array:
         if self.xp is np and not arrays[0].shape:  # of scalars it takes a sixth of the time
             return np.array(arrays)
         return self.xp.stack(arrays)
 
-    def coefficients(self, values: Any, dtype: Any, device: Any) -> Any:
+    def coefficients(
+        self,
+        values: float | Sequence[float] | Sequence[Sequence[float]] | Array,
+        dtype: DType,
+        device: Device,
+    ) -> Tree:
         # by columns: then all but the first column are contiguous, to be scaled in one go
         return self.xp.asarray(values, dtype, order="F")
 
-    def product(self, row: Any, rows: Any, out: Any = None) -> Callable[[], Any]:
+    def product(self, row: Array, rows: Array, out: Tree = None) -> Function:
         """A call that forms ``row @ rows``, anew or into ``out``."""
         return partial(row.dot, rows) if out is None else partial(row.dot, rows, out)
 
-    def dot(self, row: Any, rows: Any) -> Any:
+    def dot(self, row: Array, rows: Array) -> Tree:
         return row.dot(rows)
 
     def timer(self, layout: FlatLayout) -> Callable[[float], np.ndarray]:
         """The ``time`` of a layout, in the cheapest form."""
         return stamper(layout.real_dtype, layout.origin)
 
-    def flat_inner(self, x: Any, y: Any) -> Any:
+    def flat_inner(self, x: Array, y: State) -> Tree:
         x = x if isinstance(x, self._array) else self._flat(x)
         y = y if isinstance(y, self._array) else self._flat(y)
         return self.xp.vdot(x, y).real
 
-    def _flat(self, leaves: Sequence[Any]) -> Any:
+    def _flat(self, leaves: Sequence[Array]) -> Tree:
         if len(leaves) == 1:
             return leaves[0].reshape(-1)
         return self.xp.concatenate([x.reshape(-1) for x in leaves])

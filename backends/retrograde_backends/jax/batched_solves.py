@@ -104,7 +104,9 @@ class BatchedTangent(Tangent):
             cache = program.adjoint.forward(loop, inputs)[1]
             return self.pulled(program, inputs, cache, cotangents)
 
-    def over_lanes(self, size: int, constants: Sequence[Array], tangents: Sequence[Array]) -> Tree:
+    def over_lanes(
+        self, size: int, constants: Sequence[Array], tangents: Sequence[Array]
+    ) -> Function | None:
         """Cotangents of what all lanes share are summed part by part."""
         flags = [x is not None for x in constants]
         inputs, arrays = jax.tree_util.tree_unflatten(self.structure, flags)
@@ -228,7 +230,7 @@ class Lanes:
         real = (numbers < size).reshape(parts, width)
         out = jax.lax.map(lambda x: some(*x), (moving, real))
 
-        def flat(x: Array) -> Tree:
+        def flat(x: Array) -> Array:
             return x.reshape(-1, *x.shape[2:])[:size]
 
         if not any(shared):
@@ -242,20 +244,20 @@ def _all(flag: bool, tree: Tree) -> Tree:
     return jax.tree_util.tree_map(lambda _: flag, tree)
 
 
-def _unread(x: Array) -> Tree:
+def _unread(x: Array) -> Array:
     """What stands in the place of what a single solve keeps: wrong wherever it is used."""
     fill = jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else 0
     return jnp.full(x.shape, fill, x.dtype)
 
 
-def _total(x: Array, real: Any) -> Tree:
+def _total(x: Array, real: Any) -> Array:
     """The sum over lanes, without those that fill a part up."""
     if real is not None:
         x = jnp.where(real.reshape(-1, *(1,) * (x.ndim - 1)), x, jnp.zeros((), x.dtype))
     return jnp.sum(x, axis=0)
 
 
-def _in_parts(x: Array, parts: int, width: int) -> Tree:
+def _in_parts(x: Array, parts: int, width: int) -> Array:
     """Lanes in parts of equal width; the first fill the last one up."""
     x = jnp.concatenate([x, x[: parts * width - x.shape[0]]])
     return x.reshape(parts, width, *x.shape[1:])

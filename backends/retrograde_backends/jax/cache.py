@@ -69,7 +69,7 @@ class KeptPrograms:
         """Keep none."""
         self._kept.clear()
 
-    def __call__(self, program: Program, kind: Ref, make: Function) -> Tree:
+    def __call__(self, program: Program, kind: Ref, make: Function) -> Function:
         """The jitted function of a program, kept if the program has a key."""
         key = (kind, program.key())
         try:
@@ -119,7 +119,7 @@ class KeptAccounts:
             return program.primal(inputs)[0]
 
         def gradient(inputs: Inputs) -> Tree:
-            def loss(y0: State, chosen: Sequence[Array]) -> Tree:
+            def loss(y0: State, chosen: Sequence[Array]) -> Array:
                 rest = iter(chosen)
                 pairs = zip(inputs.params, wanted.params, strict=True)
                 params = tuple(next(rest) if w else x for x, w in pairs)

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from retrograde._base.types import Bool, DType, Index, Scalar, State, Table, Tree
+from retrograde._base.types import Bool, DType, Index, Scalar, State, Table
 
 from .primitives import write_row
+from .types import Ref
 from .xla_cpu.eligible import allowed
 from .xla_cpu.power import fixed_power
 
@@ -21,7 +22,7 @@ __all__ = [
 ]
 
 
-def precision(dtype: DType) -> Tree:
+def precision(dtype: DType) -> Ref:
     """``finfo`` of a dtype, ml_dtypes' included."""
     finfo: Any = jnp.finfo
     return finfo(dtype)
@@ -83,11 +84,11 @@ class TracedClock:
     def is_finite(self, x: Scalar) -> Bool:
         return jnp.isfinite(x)
 
-    def near(self, t: Scalar, other: Scalar) -> Tree:
+    def near(self, t: Scalar, other: Scalar) -> Bool:
         """Whether two times are the same but for rounding."""
         return jnp.abs(t - other) <= 8 * self.eps * jnp.maximum(jnp.abs(t), jnp.abs(other))
 
-    def in_order(self, t0: Scalar, ts: Table, t1: Scalar) -> Tree:
+    def in_order(self, t0: Scalar, ts: Table, t1: Scalar) -> Bool:
         """Whether finite times run from t0 to t1, but for rounding."""
         times = jnp.concatenate([t0[None], *([ts] if len(ts) else []), t1[None]])
         steps = jnp.diff(times) * jnp.where(t1 < t0, -1.0, 1.0)

@@ -16,7 +16,7 @@ is asked for: a plain gradient only ever traces the transpose.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import jax
@@ -63,7 +63,9 @@ class LinearMap(ABC):
     def again(self, constants: Leaves, tangents: Leaves) -> Leaves:
         """Its value by operations that can be differentiated any number of times."""
 
-    def over_lanes(self, size: int, constants: Sequence[Array], tangents: Sequence[Array]) -> Tree:
+    def over_lanes(
+        self, size: int, constants: Sequence[Array], tangents: Sequence[Array]
+    ) -> Function | None:
         """``transpose`` of a batch as one function of batched arrays, axes first; cotangents of
         tangents without an axis added up. None: it is batched by ``vmap``."""
         return None
@@ -130,7 +132,7 @@ class Batched(LinearMap):
             for x, axis in zip(cts, self.tangents, strict=True)
         )
 
-    def _mapped(self, fn: Function, axes: Axes) -> Tree:
+    def _mapped(self, fn: Function, axes: Axes) -> Function:
         return jax.vmap(fn, in_axes=(self.constants, axes), axis_size=self.size)
 
 
@@ -227,7 +229,7 @@ ad.primitive_transposes[_linear] = _transpose
 batching.primitive_batchers[_linear] = _batch
 
 
-def _lowered(ctx: Lowering, *arrays: Array, **keywords: Ref) -> Tree:
+def _lowered(ctx: Lowering, *arrays: Array, **keywords: Ref) -> Ref:
     # forward, what a solve keeps for its reverse is not read, and is not to be stored
     unmark(arrays[: keywords["count"]])
     lower: Any = mlir.lower_fun(_apply, multiple_results=True)
@@ -241,7 +243,7 @@ _SYMBOLIC = jax.__version_info__ >= (0, 8)
 """Whether a rule may return symbolic zeros under ``vmap`` (jax 0.6 and 0.7 fail there)."""
 
 
-def as_kernel(program: Program, fn: Function) -> Tree:
+def as_kernel(program: Program, fn: Function) -> Function:
     """A part of a program as one kernel, where that may be."""
     field = compiled(cast("Integrator", program.loop).problem)
     if field.kernel and field.scan_stages:
@@ -260,11 +262,11 @@ class Differentiable:
         self.solve = jax.custom_jvp(self.primal())
         self.solve.defjvp(self._solve_rule, symbolic_zeros=True)
 
-    def primal(self) -> Tree:
+    def primal(self) -> Function:
         """The program's own."""
         return as_kernel(self.program, self.program.primal)
 
-    def batching(self, run: Function, wanted: NeedsGradient) -> Tree:
+    def batching(self, run: Function, wanted: NeedsGradient) -> Function:
         """A forward as it is to behave under ``vmap``: JAX's own way."""
         return as_kernel(self.program, run)
 
@@ -278,10 +280,10 @@ class Differentiable:
         dots = self._tangent(primals[0], arrays, wanted, leaves, moving)
         return (leaves, aux), (dots, _still(aux))
 
-    def _key(self, wanted: NeedsGradient) -> Tree:
+    def _key(self, wanted: NeedsGradient) -> Hashable:
         return wanted if self.program.adjoint.forward_depends_on_wanted else None
 
-    def forward(self, wanted: NeedsGradient) -> Tree:
+    def forward(self, wanted: NeedsGradient) -> Function:
         """``program.forward``, whose kept arrays have no derivative of their own."""
         key = self._key(wanted)
         if key not in self._forwards:
@@ -301,7 +303,8 @@ class Differentiable:
             fn = jax.custom_jvp(self.batching(run, wanted))
             fn.defjvp(rule, symbolic_zeros=True)
             self._forwards[key] = fn
-        return self._forwards[key]
+        found: Function = self._forwards[key]
+        return found
 
     def _tangent(
         self,
@@ -393,7 +396,7 @@ class Tangent(LinearMap):
         return self.pull(inputs, arrays, cotangents)  # type: ignore[no-any-return]
 
     # --- the reverse pass, and its derivative
-    def batching(self, pull: Any) -> Tree:
+    def batching(self, pull: Any) -> Function:
         """A reverse pass as it is to behave under ``vmap``: JAX's own way."""
         return as_kernel(self.program, pull)
 

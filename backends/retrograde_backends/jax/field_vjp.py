@@ -164,13 +164,13 @@ def reached(fn: Function, leaves: Sequence[Array]) -> tuple[list[bool], set[str]
 
 
 @jax.custom_jvp
-def _poisoned(ok: Bool, x: Array) -> Tree:
+def _poisoned(ok: Bool, x: Array) -> Array:
     """x, with a tangent of nan unless ok."""
     return x
 
 
 @jax.custom_jvp
-def _lost(ok: Bool, x: Array) -> Tree:
+def _lost(ok: Bool, x: Array) -> Array:
     """x where ok, else nan, and so its tangent: that of ``where`` alone would be 0."""
     return jnp.where(ok, x, complex(jnp.nan, jnp.nan) if jnp.iscomplexobj(x) else jnp.nan)
 
@@ -227,7 +227,7 @@ class DirectHooks:
         return tuple(jnp.where(i == n, a, b) for a, b in zip(final, found, strict=True))
 
     def step_of(self, grid: Grid, n: int, t: float) -> int:
-        def earlier(i: Index) -> Tree:
+        def earlier(i: Index) -> Bool:
             start, h = grid.step(i)
             return jnp.where(h > 0, t > start, t < start)
 
@@ -259,7 +259,7 @@ class DirectHooks:
         return out, [tuple(x[part] for x in rows) for part in slices]
 
     def blank(self, rows: Leaves, n: Index, fill: Scalar) -> Leaves:
-        def filled(x: Array) -> Tree:
+        def filled(x: Array) -> Array:
             there = (jnp.arange(x.shape[0]) < n).reshape((-1,) + (1,) * (x.ndim - 1))
             rest = jnp.asarray(fill, x.real.dtype)
             if jnp.iscomplexobj(x):  # nan in both parts

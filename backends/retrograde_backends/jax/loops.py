@@ -137,10 +137,10 @@ def _walked(slots: Slots, positions: Table, n: Index) -> tuple[Tree, Tree]:
     rows, keep = slots.rows, jnp.asarray(n, jnp.int32)
     assert rows is not None
 
-    def placed(s: Carry) -> Tree:
+    def placed(s: Carry) -> Bool:
         return read_row(slots.index, s[0]) < keep
 
-    def step(s: Carry) -> Tree:
+    def step(s: Carry) -> Carry:
         e, top, most, order = s
         row = read_row(slots.row, e)
         live = (row < rows) & (read_row(positions, row) == read_row(slots.index, e))
@@ -151,7 +151,7 @@ def _walked(slots: Slots, positions: Table, n: Index) -> tuple[Tree, Tree]:
     order = jnp.arange(rows + 1, dtype=jnp.int32)
     _, top, most, order = while_loop(placed, step, (zero, zero, zero - 1, order))
 
-    def free(r: Array, s: Carry) -> Tree:
+    def free(r: Array, s: Carry) -> Carry:
         last, order = s
         dead = read_row(positions, r) >= keep
         return last + dead, write_row(order, jnp.where(dead, last, rows), r)

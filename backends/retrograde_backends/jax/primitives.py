@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from retrograde._base.types import Array, Carry, Function, Index, State, Tree
+from retrograde._base.types import Array, Bool, Carry, Function, Index, State, Tree
 from retrograde._checkpointing.schedules import split_table
 
 from .types import Axes
@@ -18,13 +18,13 @@ from .types import Axes
 __all__ = ["for_loop", "most", "read_row", "splitter", "while_loop", "write_row"]
 
 
-def while_loop(cond: Function, body: Function, s: Carry) -> Tree:
+def while_loop(cond: Function, body: Function, s: Carry) -> Carry:
     """``lax.while_loop``, whose carry stays of the dtypes it begins with."""
     s = jax.tree_util.tree_map(jnp.asarray, s)
     return lax.while_loop(cond, lambda x: _like(s, body(x)), s)
 
 
-def for_loop(low: Index, high: Index, body: Function, s: Carry) -> Tree:
+def for_loop(low: Index, high: Index, body: Function, s: Carry) -> Carry:
     """``lax.fori_loop`` of the same kind, with an int32 counter."""
     if isinstance(low, int) and isinstance(high, int) and high <= low:
         return s
@@ -33,7 +33,7 @@ def for_loop(low: Index, high: Index, body: Function, s: Carry) -> Tree:
     return lax.fori_loop(low, high, lambda i, x: _like(s, body(i, x)), s)
 
 
-def _like(s: Carry, new: State) -> Tree:
+def _like(s: Carry, new: State) -> Carry:
     """New values of a carry, of the dtypes of the old."""
     leaves, treedef = jax.tree_util.tree_flatten(s)
     pairs = zip(leaves, jax.tree_util.tree_leaves(new), strict=True)
@@ -46,7 +46,7 @@ if "allow_negative_indices" in inspect.signature(lax.dynamic_slice).parameters:
 
 
 @jax.custom_batching.custom_vmap
-def most(x: Array) -> Tree:
+def most(x: Array) -> Bool:
     """x; of the lanes of a ``vmap`` the largest, a predicate or count without their axis."""
     return x
 
@@ -57,14 +57,14 @@ def _most(size: int, batched: Axes, x: Array) -> Tree:
     return most(jnp.any(x, axis=0) if x.dtype == bool else jnp.max(x, axis=0)), False
 
 
-def read_row(x: Array, i: Index) -> Tree:
+def read_row(x: Array, i: Index) -> Array:
     """``x[i]`` for an index known to be in range: no wrap of negative ones, no bounds check."""
     if isinstance(i, int):
         return x[i]
     return lax.dynamic_index_in_dim(x, i, 0, keepdims=False, **_IN_RANGE)
 
 
-def write_row(x: Array, i: Index, row: Sequence[Array]) -> Tree:
+def write_row(x: Array, i: Index, row: Sequence[Array]) -> Array:
     """x with row i replaced."""
     return lax.dynamic_update_index_in_dim(x, jnp.asarray(row, x.dtype), i, 0, **_IN_RANGE)
 
@@ -75,7 +75,7 @@ def splitter(slots: int) -> Function:
     table = jnp.asarray(rows, jnp.int32)
     most = len(rows) - 1
 
-    def split(length: Index, free: Index) -> Tree:
+    def split(length: Index, free: Index) -> Index:
         row = read_row(table, jnp.minimum(free, most))
         a = jnp.max(jnp.where(row < length, row, 0))
         b = jnp.max(jnp.where(row < a, row, 0))

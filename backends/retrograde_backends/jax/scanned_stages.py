@@ -26,6 +26,7 @@ from retrograde._base.types import (
     Index,
     Leaves,
     ParamSums,
+    Residuals,
     Scalar,
     Scale,
     State,
@@ -86,7 +87,7 @@ class ScannedStages(Stages):
         layout, real = self.layout, self.layout.real_dtype
         rows, nodes = jnp.asarray(self.last, real), jnp.asarray(self.c[: self.s], real)
 
-        def stage(i: Index, z: Carry) -> Tree:
+        def stage(i: Index, z: Carry) -> Carry:
             slopes, _, kept = z
             y = added(self.y, read_row(rows, i) * self.h, slopes, high - 1)
             with inlined():
@@ -199,7 +200,7 @@ class ScannedStepVJP(StepVJP):
             for i in range(self.count)
         ]
 
-    def linearise(self, t: Scalar, h: Scalar, y: State) -> Tree:
+    def linearise(self, t: Scalar, h: Scalar, y: State) -> Residuals:
         w = self.space
         w.begin(t, h, y)
         slopes, _, rows = w.run(self.tape.linearise, 0, self.count, self.tape.rows(self.count))
@@ -227,7 +228,7 @@ class ScannedStepVJP(StepVJP):
         known = self.space.k[:count] if self.time and size else ()
         slopes = tuple(jnp.stack(x) for x in zip(*known, strict=True))
 
-        def stage(j: Index, z: Carry) -> Tree:
+        def stage(j: Index, z: Carry) -> Carry:
             i, (pulled, acc, ct_t, ct_h) = count - 1 - j, z
             start = tuple(read_row(weights, i) * x for x in g)
             if sources:

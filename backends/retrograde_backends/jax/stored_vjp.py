@@ -25,6 +25,7 @@ from retrograde._base.types import (
     Leaves,
     NeedsGradient,
     ParamSums,
+    Residuals,
     Scalar,
     Scale,
     State,
@@ -122,7 +123,7 @@ class Tapes:
     def on_grid(self, step: CountedBody) -> CountedBody:
         """A counted step that keeps its tapes; the rows are the carry's last entry."""
 
-        def kept(i: Index, s: Carry) -> Tree:
+        def kept(i: Index, s: Carry) -> Carry:
             return self._kept(i, s[-1], lambda: step(i, s[:-1]))
 
         return kept
@@ -130,12 +131,12 @@ class Tapes:
     def on_tries(self, step: Body) -> Body:
         """A try that keeps its tapes, over pairs of its state and the rows."""
 
-        def kept(s: Carry) -> Tree:
+        def kept(s: Carry) -> Carry:
             return self._kept(s[0].n, s[1], lambda: (step(s[0]),))
 
         return kept
 
-    def _kept(self, i: Index, rows: Leaves, step: Function) -> Tree:
+    def _kept(self, i: Index, rows: Leaves, step: Function) -> Carry:
         stepper = self.recording
         stepper.at, stepper.rows = i * self.inner, rows
         after = step()
@@ -155,11 +156,11 @@ class Tapes:
         return stepper
 
 
-def _plain(fn: Function) -> Tree:
+def _plain(fn: Function) -> Function:
     return fn
 
 
-def layout_time(loop: Integrator, t: Scalar) -> Tree:
+def layout_time(loop: Integrator, t: Scalar) -> Array:
     return loop.layout.time(loop.clock.real(t))
 
 
@@ -184,7 +185,7 @@ class RecordingStepper(Stepper):
         y1, k1 = (last, w.k[-1]) if self.fsal else (w.result(), None)
         return Step(y1, w.error2(y1) if self.judged else None, k1, kept)
 
-    def _stages(self, low: int, high: int) -> Tree:
+    def _stages(self, low: int, high: int) -> State:
         w, linearise = self.space, self.tape.linearise
         if batched():
             return self._one_by_one(low, high, self.separate(linearise))
@@ -212,7 +213,7 @@ class RecalledStepVJP(StepVJP):
     at: Index
     separate: Function
 
-    def linearise(self, t: Scalar, h: Scalar, y: State) -> Tree:
+    def linearise(self, t: Scalar, h: Scalar, y: State) -> Residuals:
         parts: Tree = self.tape.recall, self.tape.pull
         if batched():
             parts = tuple(map(self.separate, parts))
@@ -237,5 +238,5 @@ class RecalledLoop(ScannedStepVJP):
     at: Index
     separate: Function
 
-    def linearise(self, t: Scalar, h: Scalar, y: State) -> Tree:
+    def linearise(self, t: Scalar, h: Scalar, y: State) -> Residuals:
         return self.rows, self.at * self.inner

@@ -141,7 +141,7 @@ class Lanes(LoopSpec):
         # what a batch of these lanes would see
         self.template_like = [self._wide(i, x) for i, x in enumerate(loop.template_like)]
 
-    def _wide(self, i: int, x: Array) -> Tree:
+    def _wide(self, i: int, x: Array) -> Array:
         shape = (self.size, *x.shape) if self.flags[i] else x.shape
         struct: Any = jax.ShapeDtypeStruct
         return struct(shape, x.dtype)
@@ -163,22 +163,22 @@ class Lanes(LoopSpec):
         return tuple(leaves)
 
     def step(self, leaves: Sequence[Array], x: Sequence[Array], params: Sequence[Array]) -> Tree:
-        def one(leaves: Sequence[Array], params: Sequence[Array]) -> Tree:
+        def one(leaves: Sequence[Array], params: Sequence[Array]) -> Array:
             return self.guarded.step(leaves, (), params)[0]
 
         axes = self._axes()[0]
         return self._mapped(one, axes)(list(leaves), list(params)), []
 
-    def goes_on(self, leaves: Sequence[Array], params: Sequence[Array]) -> Tree:
+    def goes_on(self, leaves: Sequence[Array], params: Sequence[Array]) -> Bool:
         each = self.each_goes_on(leaves, params)
         return jnp.any(each) if self.steered else each
 
-    def each_goes_on(self, leaves: Sequence[Array], params: Sequence[Array]) -> Tree:
+    def each_goes_on(self, leaves: Sequence[Array], params: Sequence[Array]) -> Bool:
         test = self._mapped(self.one.each_goes_on, 0 if self.steered else None)
         return test(list(leaves), list(params))
 
-    def poison_param(self, ok: Bool, k: int, x: Array) -> Tree:
-        def one(ok: Bool, x: Array) -> Tree:
+    def poison_param(self, ok: Bool, k: int, x: Array) -> Array:
+        def one(ok: Bool, x: Array) -> Array:
             return self.one.poison_param(ok, k, x)
 
         if self.batched[k]:
@@ -195,7 +195,7 @@ class LoopGradient(Differentiable):
 
     program: DifferentiableLoop
 
-    def primal(self) -> Tree:
+    def primal(self) -> Function:
         program = self.program
         primal = one_kernel(program.primal, program.loop.small)
         if program.loop.count is not None:  # counted: nothing to steer
@@ -210,7 +210,7 @@ class LoopGradient(Differentiable):
 
         return run
 
-    def batching(self, run: Function, wanted: NeedsGradient) -> Tree:
+    def batching(self, run: Function, wanted: NeedsGradient) -> Function:
         program = self.program
         run = one_kernel(run, program.loop.small)
         if program.loop.count is not None:
@@ -258,7 +258,7 @@ class _LoopTangent(Tangent):
 
     program: DifferentiableLoop
 
-    def batching(self, pull: Any) -> Tree:
+    def batching(self, pull: Function) -> Function:
         pull = one_kernel(pull, self.program.loop.small)
         if self.program.loop.count is not None:
             return pull
@@ -278,7 +278,9 @@ class _LoopTangent(Tangent):
     def _of(self, program: DifferentiableLoop) -> _LoopTangent:
         return _LoopTangent(program, (self.structure, self.rest), self.where, self.wanted)
 
-    def over_lanes(self, size: int, constants: Sequence[Array], tangents: Sequence[Array]) -> Tree:
+    def over_lanes(
+        self, size: int, constants: Sequence[Array], tangents: Sequence[Array]
+    ) -> Function | None:
         """Cotangents of what all lanes share are summed where they arise, not lane by lane."""
         if self.program.loop.count is not None:
             return None
@@ -410,7 +412,7 @@ class IterationHooks:
         closed = jax.make_jaxpr(flat)(*loop.template)
         loop.notes, loop.jaxprs = (*loop.notes, str(closed.jaxpr)), (closed.jaxpr,)
 
-        def test(captured: Sequence[Array], leaves: Sequence[Array]) -> Tree:
+        def test(captured: Sequence[Array], leaves: Sequence[Array]) -> Bool:
             return jax.core.eval_jaxpr(closed.jaxpr, captured, *leaves)[0]
 
         return test, [jnp.asarray(x) for x in closed.consts]
@@ -419,7 +421,7 @@ class IterationHooks:
     def followed_scan(
         self, step: Function, state: Carry, count: int, reverse: bool
     ) -> tuple[Carry, list[Array]]:
-        def body(state: State, i: Index) -> Tree:
+        def body(state: State, i: Index) -> Carry:
             return step(i, state)
 
         state, rows = jax.lax.scan(body, state, jnp.arange(count, dtype=jnp.int32))
@@ -432,11 +434,11 @@ class IterationHooks:
                 "kinds those of derivatives) need a bound in JAX: pass `max_steps`."
             )
 
-        def going(s: Carry) -> Tree:
+        def going(s: Carry) -> Bool:
             return jnp.logical_and(s[0] < bound, running(s))
 
         def times(count: int, inner: Function) -> Function:
-            def maybe(s: Carry, _: Ref) -> Tree:
+            def maybe(s: Carry, _: Ref) -> Carry:
                 return jax.lax.cond(going(s), inner, lambda s: s, s), None
 
             return lambda s: jax.lax.scan(maybe, s, length=count)[0]
@@ -454,7 +456,7 @@ class IterationHooks:
             size = min(size, bound - done)
             inner = chunk(size)
 
-            def run(s: Carry) -> Tree:
+            def run(s: Carry) -> Carry:
                 s = inner(s)
                 return s if done + size >= bound else rest(done + size, 16 * size)(s)
 

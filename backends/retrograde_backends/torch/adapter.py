@@ -7,9 +7,10 @@ which must be deterministic. Gradients flow to all inputs and to the tensors tha
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from array_api_compat import torch as namespace
@@ -20,7 +21,24 @@ from retrograde._autodiff import VectorField
 from retrograde._backend.clock import HostClock
 from retrograde._backend.specialise import Steps, generic
 from retrograde._base.errors import InputError, UnsupportedByBackend
-from retrograde._base.types import Inputs, NeedsGradient
+from retrograde._base.types import (
+    Array,
+    Aux,
+    Bind,
+    Bool,
+    Device,
+    DType,
+    Function,
+    Inputs,
+    Leaves,
+    NeedsGradient,
+    Residuals,
+    Scalar,
+    State,
+    Table,
+    Tree,
+    TreeDef,
+)
 from retrograde._solvers.runge_kutta.solver import ExplicitRungeKutta
 from retrograde.backend import Capability, MemoryInfo
 
@@ -68,9 +86,12 @@ from .recorded_stages import DirectHooks, TorchDirectLayout
 from .user_loops import IterationHooks
 
 if TYPE_CHECKING:
-    from retrograde._backend.protocols import Layout
+    from retrograde._api.solve_program import DifferentiableSolve
+    from retrograde._backend.protocols import Clock, FieldVJP, Layout, Program, Pull, Runnable
     from retrograde._backend.specialise import StepRequest
+    from retrograde._integrate.integrator import Integrator
     from retrograde._integrate.problem import Problem
+    from retrograde._loops.loop import LeafLayout
     from retrograde._solvers.base import AbstractSolver
 
 __all__ = ["TorchBackend", "backend"]
@@ -82,7 +103,7 @@ WHOLE = 1 << 14
 class TorchClock(HostClock):
     """Times may come as tensors with a history."""
 
-    def real(self, x: Any) -> float:
+    def real(self, x: Scalar) -> float:
         return float(x.detach() if isinstance(x, torch.Tensor) else x)
 
 
@@ -107,51 +128,51 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
     def is_array(self, x: object) -> bool:
         return isinstance(x, torch.Tensor)
 
-    def floating(self, x: Any) -> str:
+    def floating(self, x: Array) -> str:
         return "real" if x.dtype.is_floating_point else "complex" if x.dtype.is_complex else ""
 
-    def real_dtype(self, x: Any) -> Any:
+    def real_dtype(self, x: Array) -> DType:
         return x.dtype.to_real()
 
-    def itemsize(self, dtype: Any) -> int:
+    def itemsize(self, dtype: DType) -> int:
         return int(dtype.itemsize)
 
-    def nbytes(self, x: Any) -> int:
+    def nbytes(self, x: Array) -> int:
         return int(x.numel()) * int(x.dtype.itemsize)
 
-    def concrete(self, x: Any) -> float | None:
+    def concrete(self, x: Array) -> float | None:
         return float(self.number(x))
 
-    def tracked(self, x: Any) -> bool:
+    def tracked(self, x: Array) -> bool:
         return bool(moving(x))
 
-    def number(self, x: Any) -> Any:
+    def number(self, x: Array) -> Scalar:
         return item(x.detach()) if isinstance(x, torch.Tensor) else x
 
-    def scalar(self, x: Any) -> Any:
+    def scalar(self, x: Array) -> Scalar:
         return item(x)
 
-    def both(self, a: Any, b: Any) -> Any:
+    def both(self, a: Array, b: Array) -> Bool:
         pair = (whole(unwrapped(x)).all() if isinstance(x, torch.Tensor) else x for x in (a, b))
         return all(map(bool, pair))
 
-    def scalar_array(self, t: Any, layout: Any) -> Any:
+    def scalar_array(self, t: Scalar, layout: Layout) -> Array:
         if isinstance(t, torch.Tensor):
             return t.to(layout.device, layout.real_dtype)
         return torch.scalar_tensor(t, dtype=layout.real_dtype, device=layout.device)
 
-    def array(self, values: Any, dtype: Any, device: Any) -> Any:
+    def array(self, values: Sequence[Scalar] | Scalar, dtype: DType, device: Device) -> Array:
         return torch.as_tensor(values, dtype=dtype, device=device)
 
-    def real_array(self, x: Any, layout: Any) -> Any:
+    def real_array(self, x: Array, layout: Layout) -> Array:
         return torch.as_tensor(x, dtype=layout.real_dtype, device=layout.device).detach()
 
-    def concrete_times(self, ts: Any) -> list[float] | None:
+    def concrete_times(self, ts: Table) -> list[float] | None:
         if isinstance(ts, torch.Tensor):
             return [float(t) for t in unwrapped(ts.detach()).tolist()]
         return [float(self.number(t)) for t in ts]
 
-    def time_sequence(self, ts: Any, layout: Any) -> Any:
+    def time_sequence(self, ts: Table, layout: Layout) -> Table:
         tensors = [ts] if isinstance(ts, torch.Tensor) else ts
         if not any(isinstance(t, torch.Tensor) and moving(t) for t in tensors):
             return self.concrete_times(ts)
@@ -159,10 +180,10 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
             ts = torch.stack([torch.as_tensor(t, device=layout.device) for t in ts])
         return TrackedTimes(ts)
 
-    def stop_gradient(self, x: Any) -> Any:
+    def stop_gradient(self, x: Array) -> State:
         return constant(x)
 
-    def held(self, x: Any) -> Any:
+    def held(self, x: Array) -> Scalar:
         return item(x) if on_host(x.device) else x
 
     # --- stages and clock
@@ -190,63 +211,68 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
         stepper = solver.stepper if found is None else found.stepper
         return Steps(stepper, partial(RecordedStepVJP, solver.tableau))
 
-    def clock(self, layout: Any) -> Any:
+    def clock(self, layout: Layout) -> Clock:
         return TorchClock()
 
-    def apart(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        return uncompiled(fn)  # type: ignore[no-any-return]
+    def apart(self, fn: Function) -> Function:
+        return uncompiled(fn)
 
-    def quiet(self) -> Any:
+    def quiet(self) -> contextlib.AbstractContextManager[object]:
         return unrecorded()
 
     # --- what the flat form is made of
-    def matrix(self, rows: int, columns: int, dtype: Any, device: Any) -> Any:
+    def matrix(self, rows: int, columns: int, dtype: DType, device: Device) -> Tree:
         return torch.zeros((rows, columns), dtype=dtype, device=device)
 
-    def zeros(self, shape: Any, dtype: Any, device: Any) -> Any:
+    def zeros(self, shape: int | tuple[int, ...], dtype: DType, device: Device) -> Tree:
         return torch.zeros(shape, dtype=dtype, device=device)
 
-    def concat(self, arrays: Sequence[Any]) -> Any:
+    def concat(self, arrays: Sequence[Array]) -> Tree:
         return torch.cat(list(arrays))
 
-    def stack(self, arrays: Sequence[Any]) -> Any:
+    def stack(self, arrays: Sequence[Array]) -> Array:
         return torch.stack(list(arrays))
 
-    def coefficients(self, values: Any, dtype: Any, device: Any) -> Any:
+    def coefficients(
+        self,
+        values: float | Sequence[float] | Sequence[Sequence[float]] | Array,
+        dtype: DType,
+        device: Device,
+    ) -> Tree:
         if isinstance(values, torch.Tensor):
             return values.to(device, dtype)
         return uploaded(values, dtype, device)
 
     product = staticmethod(product)
 
-    def dot(self, row: Any, rows: Any) -> Any:
+    def dot(self, row: Array, rows: Array) -> Tree:
         return torch.mv(rows.T, row)
 
-    def timer(self, layout: Any) -> Any:
+    def timer(self, layout: Layout) -> Tree:
         return timer(layout.real_dtype, layout.device, layout.origin)
 
-    def scale_into(self, table: Any, h: float, out: Any) -> None:
+    def scale_into(self, table: Array, h: float, out: Tree) -> None:
         torch.mul(table, h, out=out)
 
-    def add_scaled(self, a: Any, w: Any, x: Any) -> Any:
+    def add_scaled(self, a: Array, w: Scalar, x: Array) -> Array:
         return a + w * x if isinstance(w, torch.Tensor) else torch.add(a, x, alpha=w)
 
-    def flat_inner(self, x: Any, y: Any) -> Any:
+    def flat_inner(self, x: Array, y: State) -> Tree:
         x, y = (v if isinstance(v, torch.Tensor) else _flat(v) for v in (x, y))
         return torch.vdot(x, y).real
 
     # --- derivatives
-    def capture(self, problem: Any, t0: Any) -> None:
+    def capture(self, problem: Problem, t0: Scalar) -> None:
         problem.y0, problem.params = normal(problem.y0), tuple(map(normal, problem.params))
         problem.wrap(lambda f: placed(f, problem.layout.dtype))
         before = [x.detach() for x in problem.layout.unpack(problem.y0)]
         copies = [x.clone() for x in before]
         args = problem.arguments(constant(problem.params))
         time, y, f = problem.layout.time(t0), problem.tree(copies), problem.f
-        table_get = watch(problem.params, "`f` changed its argument `args`")
+        compare = watch(problem.params, "`f` changed its argument `args`")
         problem.gathered = []
 
-        def run() -> list[Any]:
+        def run() -> list[Array]:
             result = f(time, y, args)
             leaves = self.flatten(problem.check_result(result))[0]
             refuse_duals(leaves)
@@ -268,16 +294,16 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
         problem.add_captured(found, (True,) * len(found))
         if any(map(written, copies, before)):
             raise changed()
-        table_get()
+        compare()
 
-    def example(self, problem: Any, fn: Callable[..., Any], t0: Any) -> tuple[list[Any], Any]:
+    def example(self, problem: Problem, fn: Function, t0: Scalar) -> tuple[list[Array], TreeDef]:
         count = len(problem.where)
         args = problem.arguments(constant(problem.params))
         y = problem.tree([x.detach() for x in problem.layout.unpack(problem.y0)])
         time, call = problem.layout.time(t0), placed(fn, problem.layout.dtype)
-        results: list[Any] = []
+        results: list[Array] = []
 
-        def run() -> list[Any]:
+        def run() -> list[Array]:
             results[:] = self.flatten(call(time, y, args))
             refuse_duals([x for x in results[0] if self.is_array(x)])
             return [x for x in results[0] if self.is_array(x)]
@@ -299,42 +325,48 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
     guard = staticmethod(guarded)
     watch = staticmethod(watch)
 
-    def lent(self, leaves: Sequence[Any]) -> Sequence[Any]:
+    def lent(self, leaves: Sequence[Tree]) -> Sequence[Tree]:
         return leaves
 
-    def accumulate(self, total: Any, x: Any) -> Any:
+    def accumulate(self, total: Array, x: Array) -> Array:
         return total.add_(x)
 
-    def poison_gradient(self, ok: Any, x: Any) -> Any:
+    def poison_gradient(self, ok: Bool, x: Array) -> Array:
         if not ok and x.requires_grad:
             x.register_hook(lambda g: None if g is None else g * float("nan"))
         return x if ok else nan_tangent(x)
 
-    def zeros_like(self, x: Any) -> Any:
+    def zeros_like(self, x: Array) -> Array:
         return torch.zeros_like(x, requires_grad=False)
 
-    def pullback(self, layout: Any, bind: Any, params: Any, wanted: NeedsGradient) -> Any:
+    def pullback(
+        self,
+        layout: Layout | LeafLayout,
+        bind: Bind,
+        params: Sequence[Array],
+        wanted: NeedsGradient,
+    ) -> FieldVJP:
         return TorchPullback(layout, bind, params, wanted)
 
-    def needs_gradient(self, inputs: Any) -> bool:
+    def needs_gradient(self, inputs: Inputs) -> bool:
         tensors = tensors_of(inputs)
         if recording() and any(x.requires_grad for x in tensors):
             return True
         return transformed() or any(map(dual, tensors))  # not `moving`: under no_grad none does
 
-    def likely(self, loop: Any, inputs: Any) -> tuple[bool, ...]:
+    def likely(self, loop: Integrator, inputs: Inputs) -> tuple[bool, ...]:
         can = loop.problem.differentiable
         if not self.needs_gradient(inputs):  # a plan made beforehand
             return tuple(can)
         return tuple(c and x.requires_grad for c, x in zip(can, inputs.params, strict=True))
 
-    def differentiate(self, program: Any, inputs: Any) -> Any:
-        table_get = watch(inputs.params[: program.given], "`f` changed its argument `args`")
-        result = held(program, lambda: self._differentiated(program, inputs))
-        table_get()
+    def differentiate(self, program: DifferentiableSolve, inputs: Inputs) -> tuple[Leaves, Aux]:
+        compare = watch(inputs.params[: program.given], "`f` changed its argument `args`")
+        result: tuple[Leaves, Aux] = held(program, lambda: self._differentiated(program, inputs))
+        compare()
         return result
 
-    def _differentiated(self, program: Any, inputs: Any) -> Any:
+    def _differentiated(self, program: Program, inputs: Inputs) -> Tree:
         loop, adjoint = program.loop, program.adjoint
         if not self.needs_gradient(inputs):
             inputs = constant(inputs)
@@ -352,51 +384,61 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
                     leaves = without_gradient(leaves, tensors_of(inputs))
                 return leaves, aux
             except TooManySteps:
-                _given_up(loop, adjoint.limit)
+                _given_up(cast("Integrator", loop), cast(DirectAdjoint, adjoint).limit or 0)
                 adjoint = program.adjoint = program.fallback
         refuse_replays(loop, adjoint)
         with outside():
             return solve_with_gradient(program, inputs)
 
-    def detach(self, problem: Any, inputs: Any) -> Any:
+    def detach(self, problem: Problem, inputs: Inputs) -> Inputs:
         refuse_captured(problem)
         if spread(inputs.y0):
             raise UnsupportedByBackend(
                 "`y0` is a DTensor, for which solve_vjp has no form; use solve and loss.backward()."
             )
-        return constant(inputs)
+        found: Inputs = constant(inputs)
+        return found
 
     # what a core that knows no modes runs
-    def run_forward(self, program: Any, inputs: Any) -> Any:
+    def run_forward(self, program: Runnable, inputs: Inputs) -> Aux:
         with outside(vjp=True):
-            return held(program, lambda: program.forward(inputs))
+            return held(cast("Program", program), lambda: program.forward(inputs))
 
     def run_reverse(
-        self, program: Any, inputs: Any, residuals: Any, cotangents: Any, wanted: NeedsGradient
-    ) -> Any:
+        self,
+        program: Program,
+        inputs: Inputs,
+        residuals: Residuals,
+        cotangents: Leaves,
+        wanted: NeedsGradient,
+    ) -> Inputs:
         with outside(vjp=True):
             return program.reverse(inputs, residuals, cotangents, wanted)
 
-    def autodiff_vjp(self, program: Any, inputs: Any) -> tuple[Any, Any, Callable[..., Inputs]]:
+    def autodiff_vjp(
+        self, program: DifferentiableSolve, inputs: Inputs
+    ) -> tuple[Leaves, Aux, Callable[[Leaves], Inputs]]:
         with outside(recorded=True, vjp=True):
             return autodiff_vjp(program, inputs)
 
-    def tape_bytes(self, vjp: Any, t: Any, y: Any) -> tuple[int, int, Any]:
+    def tape_bytes(
+        self, vjp: FieldVJP, t: Array, y: State
+    ) -> tuple[int, int, Sequence[Array] | None]:
         with outside(vjp=True):
-            return tape_bytes(vjp, normal(t), y)
+            return tape_bytes(cast(TorchPullback, vjp), normal(t), y)
 
-    def pull_bytes(self, vjp: Any, k: Any, pull: Any) -> int | None:
-        return pull_bytes(vjp, k, pull)
+    def pull_bytes(self, vjp: FieldVJP, k: Sequence[Array], pull: Pull) -> int | None:
+        return pull_bytes(cast(TorchPullback, vjp), k, pull)
 
     def devices(self) -> list[str]:
         return ["cpu", *map("cuda:{}".format, range(torch.cuda.device_count()))]
 
-    def synchronize(self, x: Any) -> None:
+    def synchronize(self, x: Array) -> None:
         tensors = [t for t in self.flatten(x)[0] if isinstance(t, torch.Tensor)]
         for device in {t.device for t in tensors if t.device.type == "cuda"}:
             torch.cuda.synchronize(device)
 
-    def memory(self, like: Any = None) -> MemoryInfo:
+    def memory(self, like: Array | None = None) -> MemoryInfo:
         if like is None or like.device.type != "cuda":
             return super().memory(like)
         free, total = torch.cuda.mem_get_info(like.device)
@@ -404,7 +446,7 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
         return MemoryInfo(free + kept, total, f"memory of {like.device}")
 
 
-def _given_up(loop: Any, tries: int) -> None:
+def _given_up(loop: Integrator, tries: int) -> None:
     """Note f's calls of an integration that found no room for its record; what it drew comes
     again."""
     if hasattr(loop, "problem"):
@@ -412,7 +454,7 @@ def _given_up(loop: Any, tries: int) -> None:
         loop.problem.trials += int(loop.evaluations(tries, 0))
 
 
-def _flat(leaves: Sequence[Any]) -> Any:
+def _flat(leaves: Sequence[Array]) -> Tree:
     return torch.cat([x.reshape(-1) for x in leaves])
 
 

@@ -24,6 +24,8 @@ from torch.overrides import TorchFunctionMode
 from retrograde._base.errors import InputError
 from retrograde._base.types import Array, Function, Tree
 
+from .types import Ref
+
 __all__ = ["captured_tensors", "edge", "unknown_leaf"]
 
 _LONGEST = 256
@@ -67,7 +69,7 @@ def captured_tensors(fn: Function, run: Callable[[], Sequence[Array]]) -> list[A
     return list(found.values())
 
 
-def unknown_leaf(results: Iterable[Array], known: set[Any], fresh: Sequence[Array]) -> Tree:
+def unknown_leaf(results: Iterable[Array], known: set[Any], fresh: Sequence[Array]) -> Ref:
     """A leaf that results depend on, outside of the edges ``known`` and the leaves ``fresh``."""
     seen, own = {*known, (None, 0)}, {id(x) for x in fresh}
     stack = []

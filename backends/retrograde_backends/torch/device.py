@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from retrograde._base.types import Array, Device, DType, Tree
+from retrograde._base.types import Array, Device, DType
 
 __all__ = ["held", "on_host", "shares", "uploaded"]
 
@@ -31,18 +31,24 @@ def copies(device: Device) -> bool:
     return device.type == "cuda"  # type: ignore[no-any-return]
 
 
-def held(x: Array) -> Tree:
+def held(x: Array) -> Array:
     """A 0-d tensor's number where it lies in the host's memory; else x, for nobody waits for it."""
     return x.item() if on_host(x.device) else x
 
 
-def uploaded(values: Sequence[Array], dtype: DType, device: Device) -> Tree:
+def uploaded(
+    values: float | Sequence[float] | Sequence[Sequence[float]] | Array,
+    dtype: DType,
+    device: Device,
+) -> Array:
     """Numbers of the host as a tensor; nobody waits until they are there."""
     if on_host(device) or not copies(device):
         return torch.as_tensor(values, dtype=dtype, device=device)
     return pinned(values, dtype).to(device, non_blocking=True)
 
 
-def pinned(values: Sequence[Array], dtype: DType) -> Tree:
+def pinned(
+    values: float | Sequence[float] | Sequence[Sequence[float]] | Array, dtype: DType
+) -> Array:
     """Numbers in memory that a device can copy from by itself."""
     return torch.tensor(values, dtype=dtype, pin_memory=True)

@@ -13,7 +13,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -35,7 +35,7 @@ def spread(x: Array) -> bool:
     return type(x) is not torch.Tensor and hasattr(x, "full_tensor")
 
 
-def whole(x: Array) -> Tree:
+def whole(x: Array) -> Array:
     """x as every process sees it whole."""
     return x.full_tensor() if spread(x) else x
 
@@ -67,7 +67,7 @@ def _noted(kinds: Leaves, found: list[str]) -> Iterator[None]:
 
 def refuse_replays(loop: Integrator | LoopSpec, adjoint: AbstractAdjoint) -> None:
     """Raise UnsupportedByBackend where this loop has no gradient but by recorded steps."""
-    owner: Any = getattr(loop, "problem", loop)
+    owner: Tree = getattr(loop, "problem", loop)
     solve = owner is not loop
     name, record = ("f", "adjoint='direct'") if solve else ("body", "kind='bounded'")
     if owner.gathered:

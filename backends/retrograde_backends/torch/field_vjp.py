@@ -34,14 +34,29 @@ from torch.overrides import TorchFunctionMode
 from retrograde._autodiff import UserPullback
 from retrograde._backend.stages import Stages
 from retrograde._base.errors import InputError, UnsupportedByBackend
-from retrograde._base.types import NeedsGradient
+from retrograde._base.types import (
+    Array,
+    Bind,
+    Field,
+    Function,
+    Leaves,
+    NeedsGradient,
+    ParamSums,
+    Scalar,
+    State,
+    Tree,
+)
 from retrograde._solvers.runge_kutta.solver import StepCotangents, Stepper, StepVJP
 
 from .captured import edge, unknown_leaf
 from .device import held
 from .memory import LiveStorages
+from .types import Ref
 
 if TYPE_CHECKING:
+    from retrograde._backend.protocols import Layout, Pull
+    from retrograde._loops.loop import LeafLayout
+    from retrograde._solvers.runge_kutta.step_vjp import Sources
     from retrograde._solvers.runge_kutta.tableau import Tableau
 
     from .adapter import TorchBackend
@@ -56,7 +71,9 @@ __all__ = [
 ]
 
 
-def _gradients(outputs: Any, cotangents: Any, inputs: Any) -> tuple[Any, ...]:
+def _gradients(
+    outputs: Sequence[Array], cotangents: Sequence[Array], inputs: Sequence[Array]
+) -> Leaves:
     """``torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True)``.
 
     The engine is called as that function calls it, without its checks in Python: they take 28 us
@@ -83,7 +100,11 @@ class TorchPullback:
     """
 
     def __init__(
-        self, layout: Any, bind: Callable[..., Any], params: Sequence[Any], wanted: NeedsGradient
+        self,
+        layout: Layout | LeafLayout,
+        bind: Bind,
+        params: Sequence[Array],
+        wanted: NeedsGradient,
     ) -> None:
         self.layout, self.time = layout, wanted.time
         self.notice: Callable[[Exception], None] | None = None
@@ -101,22 +122,22 @@ class TorchPullback:
         self.count = len(params)
 
     @functools.cached_property
-    def known(self) -> set[Any]:
+    def known(self) -> set[tuple[Ref, int]]:
         """Edges of what may be reached; a plan, which pulls nothing, never asks for them."""
         return {edge(x) for x in self.tracked}
 
-    def zero(self) -> list[Any]:
+    def zero(self) -> ParamSums:
         """An accumulator for the wanted parameters; None until something arrives."""
         return [None] * len(self.where)
 
-    def finish(self, acc: list[Any]) -> tuple[Any, ...]:
+    def finish(self, acc: ParamSums) -> tuple[Array | None, ...]:
         """Cotangents of all parameters; None where not wanted, or captured and never used."""
-        out: list[Any] = [None] * self.count
+        out: list[Array] = [None] * self.count
         for i, x, g in zip(self.where, self.wanted, acc, strict=True):
             out[i] = _zeros_like(x) if g is None and not self.captured[i] else g
         return tuple(out)
 
-    def __call__(self, t: Any, y: Any) -> tuple[tuple[Any, ...], Any]:
+    def __call__(self, t: Array, y: State) -> tuple[Sequence[Array], Pull]:
         """Leaves of f(t, y), and the pull."""
         with torch.enable_grad():
             leaves = tuple(x.detach().requires_grad_() for x in self.layout.unpack(y))
@@ -126,7 +147,7 @@ class TorchPullback:
         timed = self.timed
         fresh, ends = (*leaves, t) if timed else leaves, self.ends(k)
 
-        def pull(ct: Sequence[Any], acc: list[Any]) -> tuple[Any, Any, list[Any]]:
+        def pull(ct: Sequence[Array], acc: list[Array]) -> tuple[Any, Any, list[Array]]:
             grads, acc = self.pull(ends, ct, fresh, acc)
             pairs = zip(grads, leaves, strict=False)
             mu = [_zeros_like(x) if g is None else g for g, x in pairs]
@@ -136,7 +157,7 @@ class TorchPullback:
 
         return tuple(x.detach() for x in k), pull
 
-    def _called(self, t: Any, leaves: Sequence[Any]) -> Any:
+    def _called(self, t: Scalar, leaves: Sequence[Array]) -> Tree:
         """f's leaves; of t as a constant from where f can't take one that requires a gradient."""
         if not self.timed:
             return self.field(t, leaves)
@@ -152,13 +173,13 @@ class TorchPullback:
             return k
 
     @staticmethod
-    def ends(k: Sequence[Any]) -> list[Any]:
+    def ends(k: Sequence[Array]) -> list[Array]:
         """Where the graph of each leaf begins, which keeps no values; None where it has none."""
         return [get_gradient_edge(x) if x.requires_grad else None for x in k]
 
     def pull(
-        self, ends: Sequence[Any], ct: Sequence[Any], fresh: Sequence[Any], acc: list[Any]
-    ) -> tuple[Sequence[Any], list[Any]]:
+        self, ends: Sequence[Array], ct: Sequence[Array], fresh: Sequence[Array], acc: list[Array]
+    ) -> tuple[Sequence[Array], list[Array]]:
         """Gradients with respect to ``fresh``, those of the parameters added into ``acc``."""
         pairs = [(x, c) for x, c in zip(ends, ct, strict=True) if x is not None and c is not None]
         if not pairs:
@@ -182,17 +203,17 @@ class TorchPullback:
 class _Reads(TorchFunctionMode):
     """Raises where a number is read of what depends on t: its derivative would be lost unseen."""
 
-    NUMBERS: ClassVar[frozenset[Any]] = frozenset(
+    NUMBERS: ClassVar[frozenset[Function]] = frozenset(
         {torch.Tensor.item, torch.Tensor.__float__, torch.Tensor.tolist, torch.Tensor.__complex__}
     )
 
-    def __init__(self, t: Any) -> None:
+    def __init__(self, t: Scalar) -> None:
         super().__init__()
         self.t = t
 
     def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
+        self, func: Function, types: object, args: Sequence[Array] = (), kwargs: Ref = None
+    ) -> Tree:
         if func in self.NUMBERS and args[0].requires_grad and self._moves(args[0]):
             raise UnsupportedByBackend(
                 "`f` reads its time as a plain number (`float(t)`, `math.cos(t)`, `t.item()`), "
@@ -201,7 +222,7 @@ class _Reads(TorchFunctionMode):
             )
         return func(*args, **(kwargs or {}))
 
-    def _moves(self, x: Any) -> bool:
+    def _moves(self, x: Array) -> bool:
         """Whether x depends on t."""
         if x is self.t:
             return True
@@ -210,7 +231,7 @@ class _Reads(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def without_hooks(tensors: Sequence[Any]) -> Iterator[None]:
+def without_hooks(tensors: Sequence[Array]) -> Iterator[None]:
     """Hold the gradient hooks of tensors back: they are for the whole gradient, not its parts."""
     held = [(x._backward_hooks, dict(x._backward_hooks)) for x in tensors if x._backward_hooks]
     for hooks, _ in held:
@@ -222,7 +243,7 @@ def without_hooks(tensors: Sequence[Any]) -> Iterator[None]:
             hooks.update(kept)
 
 
-def _zeros_like(x: Any) -> Any:
+def _zeros_like(x: Array) -> Tree:
     return torch.zeros_like(x, requires_grad=False)
 
 
@@ -240,21 +261,21 @@ class RecordedStepVJP(StepVJP):
         self.space = bk.direct_stages(leaves, tableau, None)
         self.forward = Stepper(tableau, self.space, leaves, vjp.field)
 
-    def replay(self, field: Any) -> Stepper:
+    def replay(self, field: Field) -> Stepper:
         """Steps forward, over stages of their own."""
         space = self.layout.bk.stages(self.layout, self.tableau)
         return Stepper(self.tableau, space, self.layout, field)
 
     def pull(
         self,
-        t: Any,
-        h: Any,
-        y: Any,
-        g: Any,
-        acc: Any,
-        outputs: Any = None,
+        t: Scalar,
+        h: Scalar,
+        y: State,
+        g: State,
+        acc: ParamSums,
+        outputs: Callable[..., Sources] | None = None,
         size: bool = True,
-    ) -> tuple[StepCotangents, Any]:
+    ) -> tuple[StepCotangents, State]:
         """Pull the cotangent g of y1 back to y; there are no outputs inside the step."""
         layout, cts = self.layout, self.layout.unpack(g)
         with torch.enable_grad():
@@ -268,16 +289,16 @@ class RecordedStepVJP(StepVJP):
         return StepCotangents(layout.pack(own), acc, 0.0, 0.0), None
 
 
-def tape_bytes(vjp: Any, t: Any, y: Any) -> tuple[int, int, Any]:
+def tape_bytes(vjp: TorchPullback, t: Array, y: State) -> tuple[int, int, Sequence[Array] | None]:
     """Bytes of one linearisation, those of it in a recorded integration, and f's leaves there."""
-    weak: Any = StorageWeakRef
-    storages: dict[Any, int] = {}
+    weak: Tree = StorageWeakRef
+    storages: dict[Ref, int] = {}
     y = tuple(x.clone() for x in y) if isinstance(y, tuple) else y.clone()
     parts = vjp.layout.unpack(y)  # a stage's state, which its pull holds
     kept: set[int] = set()
     own = {part.untyped_storage()._cdata for part in parts}
 
-    def note(x: Any) -> Any:
+    def note(x: Array) -> Tree:
         storage = x.untyped_storage()
         if storage._cdata in own:
             kept.update(i for i, part in enumerate(parts) if _within(x, part))
@@ -302,7 +323,7 @@ def _within(x: torch.Tensor, part: torch.Tensor) -> bool:
     return 0 <= x.storage_offset() - part.storage_offset() < max(1, part.numel())
 
 
-def pull_bytes(vjp: Any, k: Any, pull: Any) -> int:
+def pull_bytes(vjp: TorchPullback, k: Sequence[Array], pull: Function) -> int:
     """Bytes alive at most in a pull: sums of parameters' cotangents, and what autograd makes."""
     own = isinstance(vjp, UserPullback)
     with LiveStorages() as storages, without_hooks([] if own else vjp.tracked):

@@ -16,13 +16,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from operator import setitem
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from retrograde._base.types import Namespace, Scale
+from retrograde._base.types import Array, Namespace, Scalar, Scale, State, Tree
 
 from ..flat.attempt import FEW, Norm, squared_norm
 from ..flat.stages import FlatLayout, FlatStages, stamper
@@ -32,6 +32,8 @@ from .forward_mode import unwrapped
 
 if TYPE_CHECKING:
     from retrograde._solvers.runge_kutta.tableau import Tableau
+
+    from ..flat.adapter import FlatBackend
 
 __all__ = ["TorchLayout", "product", "shared", "stages", "timer"]
 
@@ -76,7 +78,7 @@ def timer(
     return make if origin is None else lambda t: make(origin + t)
 
 
-def shared(x: Any) -> Any:
+def shared(x: Array) -> Tree:
     """A tensor's memory as NumPy's array."""
     return x.resolve_conj().resolve_neg().numpy()
 
@@ -93,13 +95,13 @@ def writer(row: Tensor) -> Callable[[Tensor], object]:
 class TorchLayout(FlatLayout):
     """States as flat tensors."""
 
-    def __init__(self, bk: Any, like: Sequence[Any]) -> None:
+    def __init__(self, bk: FlatBackend, like: Sequence[Array]) -> None:
         super().__init__(bk, like)
-        self.time: Any = timer(self.real_dtype, self.device)
+        self.time: Tree = timer(self.real_dtype, self.device)
         self.spread = spread(like[0])
         """Whether the leaves are DTensors."""
 
-    def store(self, row: Any, leaves: Sequence[Any]) -> None:
+    def store(self, row: Array, leaves: Sequence[Array]) -> None:
         if self.plain:
             row.copy_(leaves[0])
         elif self.alone:
@@ -108,13 +110,13 @@ class TorchLayout(FlatLayout):
             for part, leaf in zip(self.slices, leaves, strict=True):
                 row[part].copy_(leaf.reshape(-1))
 
-    def finite(self, y: Any) -> bool:
+    def finite(self, y: State) -> bool:
         return bool(whole(torch.isfinite(unwrapped(y)).all()))
 
-    def axpy(self, y: Any, h: float, k: Any) -> Any:
+    def axpy(self, y: State, h: float, k: State) -> State:
         return torch.add(y, k, alpha=h)
 
-    def weighted(self, terms: Sequence[tuple[float, Any]]) -> Any:
+    def weighted(self, terms: Sequence[tuple[Scalar, State]]) -> State:
         w, x = terms[0]
         out = w * x
         for w, x in terms[1:]:

@@ -14,7 +14,16 @@ import torch
 from torch._C import _functorch as functorch
 
 from retrograde._base.errors import InputError, UnsupportedByBackend
-from retrograde._base.types import Array, Aux, Function, Inputs, Leaves, RequestedTransforms, Tree
+from retrograde._base.types import (
+    Array,
+    Aux,
+    Function,
+    Inputs,
+    Leaves,
+    RequestedTransforms,
+    Scalar,
+    Tree,
+)
 
 from .distributed import whole
 from .function import tensors_of
@@ -92,14 +101,14 @@ def refuse_duals(results: Sequence[Array]) -> None:
         )
 
 
-def unwrapped(x: Array) -> Tree:
+def unwrapped(x: Array) -> Array:
     """The tensor in the wrappers of torch.func; a batch has its axes in front or elsewhere."""
     while functorch.is_functorch_wrapped_tensor(x):
         x = functorch.get_unwrapped(x)
     return x
 
 
-def item(x: Array) -> Tree:
+def item(x: Array) -> Scalar:
     """The number in a tensor of one element."""
     try:
         return whole(x).item()
@@ -129,7 +138,7 @@ def _numbers(x: Array) -> int:
     return int(x.numel()) * (2 if x.dtype.is_complex else 1)
 
 
-def nan_tangent(x: Array) -> Tree:
+def nan_tangent(x: Array) -> Array:
     """x with a tangent of nan, if it has one."""
     if not dual(x):
         return x

@@ -48,7 +48,7 @@ class TrackedTimes:
     def __len__(self) -> int:
         return len(self.tensor)
 
-    def __getitem__(self, i: int) -> Tree:
+    def __getitem__(self, i: int) -> Array:
         return self.tensor[i]
 
     def __iter__(self) -> Iterator[float]:
@@ -185,7 +185,7 @@ class _Failed(torch.autograd.Function):
         return None, *[None] * ctx.count, *grads
 
 
-def _like(value: Array, time: Any) -> Tree:
+def _like(value: Array, time: Any) -> Array:
     """A cotangent of times (numbers, or 0-d tensors that were never read) as a tensor like them."""
     if isinstance(value, list) and any(isinstance(x, torch.Tensor) for x in value):
         value = torch.stack([torch.as_tensor(x, device=time.device) for x in value])

@@ -71,7 +71,7 @@ class Placed:
         return result if self.dtype is None else _cast(result, self.dtype)
 
 
-def placed(fn: Function, dtype: DType = None) -> Tree:
+def placed(fn: Function, dtype: DType = None) -> Function:
     """fn in the autocast that is on now; fn itself where none is."""
     for kind in _enabled():
         lower = torch.get_autocast_dtype(kind)
@@ -83,7 +83,7 @@ def placed(fn: Function, dtype: DType = None) -> Tree:
     return fn
 
 
-def unplaced(fn: Function) -> Tree:
+def unplaced(fn: Function) -> Function:
     """What the user passed."""
     while isinstance(fn, Placed):
         fn = fn.__wrapped__
@@ -128,7 +128,9 @@ def _autocast(kind: str, lower: DType, cached: bool) -> Iterator[None]:
         torch.set_autocast_cache_enabled(cached_before)
 
 
-def outside(*, recorded: bool = False, vjp: bool = False) -> Tree:
+def outside(
+    *, recorded: bool = False, vjp: bool = False
+) -> contextlib.AbstractContextManager[object]:
     """A context in which a solve's own arithmetic runs: no autocast.
 
     ``recorded``: autograd records the integration. ``vjp``: something of it is recorded by itself,
@@ -148,7 +150,7 @@ def outside(*, recorded: bool = False, vjp: bool = False) -> Tree:
     return stack
 
 
-def silent() -> Tree:
+def silent() -> contextlib.AbstractContextManager[object]:
     """Where NumPy, which forms sums in the memory of small tensors, says nothing of overflow.
 
     A status tells of it, and PyTorch's own sums are silent, too.
@@ -156,7 +158,7 @@ def silent() -> Tree:
     return np.errstate(all="ignore")
 
 
-def unrecorded() -> Tree:
+def unrecorded() -> contextlib.AbstractContextManager[object]:
     """The same without a gradient."""
     stack = contextlib.ExitStack()
     stack.enter_context(torch.no_grad())
@@ -170,7 +172,7 @@ def recording() -> bool:
     return torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
 
 
-def normal(x: Array) -> Tree:
+def normal(x: Array) -> Array:
     """x, or a copy that autograd can work with where x was made in inference mode."""
     if not isinstance(x, torch.Tensor) or not x.is_inference():
         return x
@@ -187,6 +189,7 @@ def written(x: Array, before: Any) -> bool:
 
 # --- torch.compile around a solve
 @functools.cache
-def uncompiled(fn: Function) -> Tree:
+def uncompiled(fn: Function) -> Function:
     """fn as a break in the graph of ``torch.compile``."""
-    return torch.compiler.disable(fn)  # type: ignore[no-untyped-call]
+    found: Function = torch.compiler.disable(fn)  # type: ignore[no-untyped-call]
+    return found

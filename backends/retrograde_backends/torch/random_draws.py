@@ -103,7 +103,7 @@ class Drawing:
             return self.__wrapped__(t, *rest)
 
 
-def drawing(fn: Function, draws: Draws) -> Tree:
+def drawing(fn: Function, draws: Draws) -> Function:
     """fn with its random numbers from ``draws``; of a VectorField, its vjp's too."""
     if not isinstance(fn, VectorField):
         return Drawing(fn, draws)

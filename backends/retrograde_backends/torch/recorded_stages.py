@@ -16,7 +16,7 @@ import torch
 from retrograde._backend.eager import DirectLayout, DirectStages
 from retrograde._backend.stages import joint
 from retrograde._base.errors import InputError
-from retrograde._base.types import Array, Field, Leaves, Scalar, Scale, State, Tree
+from retrograde._base.types import Array, Field, Function, Leaves, Scalar, Scale, State, Tree
 
 from .device import uploaded
 from .flat import timer
@@ -38,7 +38,7 @@ SHORT = 64
 class DirectHooks:
     """What DirectAdjoint is given."""
 
-    def direct_kind(self, layout: Layout) -> Tree:
+    def direct_kind(self, layout: Layout) -> Function:
         return partial(TorchDirectLayout, spread=cast("TorchLayout", layout).spread)
 
     def direct_stages(self, layout: Layout, tableau: Tableau, scale: Scale | None) -> StepStages:

@@ -61,7 +61,7 @@ class IterationHooks:
         weak: Tree = StorageWeakRef
         storages: dict[Any, int] = {}
 
-        def note(x: Array) -> Tree:
+        def note(x: Array) -> Array:
             storage = x.untyped_storage()
             storages[weak(storage)] = storage.nbytes()
             return x.detach()
@@ -110,7 +110,7 @@ class IterationHooks:
         return [bool(x.requires_grad) for x in params]
 
 
-def _fresh(x: Array, wanted: bool) -> Tree:
+def _fresh(x: Array, wanted: bool) -> Array:
     """A tensor of its own, which requires a gradient where it is wanted."""
     return x.detach().requires_grad_(wanted) if isinstance(x, torch.Tensor) else x
 

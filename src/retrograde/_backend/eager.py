@@ -429,10 +429,10 @@ class EagerBackend(AbstractBackend):
 
     def _unchanged(self, inputs: Inputs, run: Callable[[Inputs], _R]) -> _R:
         """``run(inputs)``, whose parameters must be after it what they were."""
-        table_get = self.watch(inputs.params, "`f` changed its argument `args`")
+        compare = self.watch(inputs.params, "`f` changed its argument `args`")
         with self.quiet():
             result = run(inputs)
-        table_get()
+        compare()
         return result
 
     def run_reverse(
@@ -578,12 +578,12 @@ class EagerBackend(AbstractBackend):
         arrays = [x for x in leaves if self.is_array(x)]
         copies = [self.xp.asarray(x, copy=True) for x in arrays]
 
-        def table_get() -> None:
+        def compare() -> None:
             for x, same in zip(arrays, copies, strict=True):
                 if not bool(self.xp.all((x == same) | (x != x))):
                     raise InputError(f"{whose} in place; return a new array instead.")
 
-        return table_get
+        return compare
 
     def capture_loop(self, loop: LoopSpec) -> None:
         pass

@@ -19,10 +19,10 @@ from jax.extend.core import Jaxpr
 from jax.interpreters import mlir
 
 from retrograde._backend.specialise import generic
-from retrograde._base.types import Array, Leaves, Tree
+from retrograde._base.types import Array, Leaves
 
 from ..mesh import layers, mesh_note
-from ..types import Eqn, Var
+from ..types import Eqn, Ref, Var
 
 __all__ = [
     "ALLOWED", "CALLS", "ELEMENTWISE", "JOINING", "MOST", "SHAPES", "TRANSCENDENTAL", "UNCACHED",
@@ -168,13 +168,13 @@ def platforms_of(arrays: Sequence[Array]) -> tuple[str, ...]:
     return tuple(d.platform for d in {d for x in unfused_sum for d in x.devices()})
 
 
-def value(x: Array) -> Tree:
+def value(x: Array) -> Array:
     """The array behind an array or a tracer, None where it is not known."""
     found = [*layers(x)]
     return None if not found or isinstance(found[-1], jax.core.Tracer) else found[-1]
 
 
-def default_device() -> Tree:
+def default_device() -> Ref:
     """Where JAX computes if no array says otherwise."""
     config: Any = jax.config
     device = config.jax_default_device

@@ -108,7 +108,7 @@ def _plain(x: Array) -> bool:
     return bool(x.size) and bool(jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool)
 
 
-def _touch(arrays: Sequence[Array]) -> Tree:
+def _touch(arrays: Sequence[Array]) -> Array:
     """Something that depends on every array: the first or second of their first elements.
 
     XLA's emitter of such kernels knows the buffers that an operation reads or makes. An input that
@@ -133,7 +133,7 @@ def carried(jaxpr: Jaxpr) -> set[int]:
     return found
 
 
-def _after(touch: Any, x: Array) -> Tree:
+def _after(touch: Any, x: Array) -> Array:
     """x, by an operation that can't come before ``touch``: so a loop may work in x's memory.
 
     XLA would copy an array that a loop writes into and that anything else reads, in either order.
@@ -250,7 +250,7 @@ def _batch(arrays: Sequence[Array], axes: Axes, **keywords: Ref) -> Tree:
     return _tag.bind(*arrays, **keywords), axes
 
 
-def _mark(ctx: Lowering, *xs: Array, shapes: Ref) -> Tree:
+def _mark(ctx: Lowering, *xs: Array, shapes: Ref) -> Ref:
     """Mark the call that made these; as a kernel unless a batch made its arrays larger."""
     calls = [x.owner for x in xs if getattr(x.owner, "name", "") == "func.call"]
     if calls and alone(ctx):

@@ -63,7 +63,7 @@ def is_product(eqn: Eqn) -> bool:
     )
 
 
-def product(eqn: Eqn, matrix: Array, column: Array, *, as_sum: bool) -> Tree:
+def product(eqn: Eqn, matrix: Array, column: Array, *, as_sum: bool) -> Array:
     """What the equation makes of these, as a column."""
     at = [v.aval.ndim for v in eqn.invars].index(2)
     (axis,), precision = eqn.params["dimension_numbers"][0][at], eqn.params["precision"]
@@ -123,12 +123,12 @@ def _read_once(jaxpr: Jaxpr) -> set[int]:
 _product: Array = Primitive("retrograde_product")
 
 
-def _plain(matrix: Array, column: Array, *, axis: int, precision: Ref, as_sum: bool) -> Tree:
+def _plain(matrix: Array, column: Array, *, axis: int, precision: Ref, as_sum: bool) -> Array:
     numbers = ((axis,), (0,)), ((), ())
     return jax.lax.dot_general(matrix, column, numbers, precision=precision)
 
 
-def _formed(matrix: Array, column: Array, *, axis: int, precision: Ref, as_sum: bool) -> Tree:
+def _formed(matrix: Array, column: Array, *, axis: int, precision: Ref, as_sum: bool) -> Array:
     width = matrix.shape[1]
     if not as_sum or width > FILLED or (axis, width) == (0, FILLED):
         return _plain(matrix, column, axis=axis, precision=precision, as_sum=as_sum)
@@ -136,15 +136,15 @@ def _formed(matrix: Array, column: Array, *, axis: int, precision: Ref, as_sum: 
     return jnp.sum(matrix * factor, axis=axis)[:, None]
 
 
-def _shape(matrix: Array, column: Array, *, axis: int, **_: Ref) -> Tree:
+def _shape(matrix: Array, column: Array, *, axis: int, **_: Ref) -> Ref:
     return column.update(shape=(matrix.shape[1 - axis], 1))
 
 
-def _by_matrix(ct: Array, matrix: Array, column: Array, *, axis: int, **_: Ref) -> Tree:
+def _by_matrix(ct: Array, matrix: Array, column: Array, *, axis: int, **_: Ref) -> Array:
     return ct * column.reshape(1, -1) if axis else column * ct.reshape(1, -1)
 
 
-def _by_column(ct: Array, matrix: Array, column: Array, *, axis: int, **rest: Any) -> Tree:
+def _by_column(ct: Array, matrix: Array, column: Array, *, axis: int, **rest: Any) -> Array:
     return _product.bind(matrix, ct, axis=1 - axis, **rest)
 
 
@@ -226,7 +226,7 @@ class Matvec:
         return jax.make_jaxpr(flat)(*like), [x.met for x in values]
 
     @cached_property
-    def _inlined(self) -> Tree:
+    def _inlined(self) -> Jaxpr:
         """The program of constants and arrays with no calls of ``jax.jit`` in it."""
         first = len(self.jaxpr.constvars)
 
@@ -270,10 +270,10 @@ class _Value:
     def __init__(self, array: Any, *, is_column: bool = False) -> None:
         self.array, self.is_column, self.met = array, is_column, False
 
-    def flat(self) -> Tree:
+    def flat(self) -> Array:
         return self.array.reshape(-1) if self.is_column else self.array
 
-    def column(self) -> Tree:
+    def column(self) -> Array:
         self.met = True
         return self.array if self.is_column else jnp.reshape(self.array, (-1, 1))
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from jax import lax
 
-from retrograde._base.types import Array, Index, Tree
+from retrograde._base.types import Array, Index
 
 from ..primitives import read_row
 
@@ -41,7 +41,7 @@ _PARTS = 7
 """Bits of the mantissa that are looked up."""
 
 
-def fixed_power(x: Array, p: float) -> Tree:
+def fixed_power(x: Array, p: float) -> Array:
     """x**p for x >= 2**-64; nan where x is nan or infinite.
 
     Its relative error is that of rounding, some units in the last place, for |p| <= 1/2.
@@ -53,7 +53,7 @@ def fixed_power(x: Array, p: float) -> Tree:
     """
     integer, digits, highest, count = _FORMATS[str(x.dtype)]
 
-    def table_get(values: Sequence[float], i: Index) -> Tree:
+    def table_get(values: Sequence[float], i: Index) -> Array:
         # as NumPy's: where JAX before 0.8 makes an array of them, it puts it on a device
         return read_row(np.asarray(values, x.dtype), i)
 
@@ -78,7 +78,7 @@ def _binomials(p: float, count: int) -> list[float]:
     return terms
 
 
-def _sum(terms: Sequence[Array], r: Array) -> Tree:
+def _sum(terms: Sequence[Array], r: Array) -> Array:
     while len(terms) > 1:
         pairs = itertools.zip_longest(terms[::2], terms[1::2])
         terms, r = [a if b is None else a + b * r for a, b in pairs], r * r

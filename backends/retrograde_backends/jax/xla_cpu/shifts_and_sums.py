@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 
-def shifted(jaxpr: Jaxpr) -> Tree:
+def shifted(jaxpr: Jaxpr) -> Jaxpr:
     """The program with every join that is a shift replaced, in calls too."""
     made: dict[Var, Tree] = {}
     equations = []
@@ -98,16 +98,16 @@ def _span(part: Eqn, axis: int, shape: tuple[int, ...]) -> tuple[int, int] | Non
 _shift: Ref = Primitive("retrograde_shift")
 
 
-def _joined(x: Array, *, by: int, axis: int) -> Tree:
+def _joined(x: Array, *, by: int, axis: int) -> Array:
     rest = x.shape[axis] - by
     first, second = (jax.lax.slice_in_dim(x, a, b, 1, axis) for a, b in ((rest, None), (0, rest)))
     return jax.lax.concatenate([first, second], axis)
 
 
-def _padded(x: Array, *, by: int, axis: int) -> Tree:
+def _padded(x: Array, *, by: int, axis: int) -> Array:
     rest, zero = x.shape[axis] - by, jnp.zeros((), x.dtype)
 
-    def moved(low: int, high: int) -> Tree:
+    def moved(low: int, high: int) -> Array:
         around = [(low, high, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
         return jax.lax.pad(x, zero, around)
 
@@ -165,11 +165,11 @@ def _settle(eqn: Eqn) -> Eqn:
 _sum: Ref = Primitive("retrograde_sum")
 
 
-def _plain(x: Array, *, axes: tuple[int, ...]) -> Tree:
+def _plain(x: Array, *, axes: tuple[int, ...]) -> Array:
     return jnp.sum(x, axis=axes)
 
 
-def _chosen(x: Array, *, axes: tuple[int, ...]) -> Tree:
+def _chosen(x: Array, *, axes: tuple[int, ...]) -> Array:
     barrier: Any = jax.lax.optimization_barrier
     return jnp.sum(jnp.where(barrier(jnp.array(True)), x, 0), axis=axes)
 

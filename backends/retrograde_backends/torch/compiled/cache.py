@@ -17,12 +17,15 @@ import threading
 import types
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
 
 from retrograde._base.errors import UnsupportedByBackend
+from retrograde._base.types import Array, Function, Leaves, Tree
+
+from ..types import Graph
 
 __all__ = ["SETTINGS", "Kernel", "Run", "kernel"]
 
@@ -41,10 +44,10 @@ SETTINGS = {
 _noted = threading.local()
 """What a kernel ran last: the way from inside a compiled function to its caller."""
 
-_kernels: OrderedDict[Any, Kernel] = OrderedDict()
+_kernels: OrderedDict[Hashable, Kernel] = OrderedDict()
 
 
-def kernel(key: Any, make: Callable[[], Callable[..., Any]]) -> Kernel:
+def kernel(key: Hashable, make: Callable[[], Function]) -> Kernel:
     """The kernel of a key, made where there is none yet."""
     key = (BACKEND, key)
     found = _kernels.pop(key, None) or Kernel(make())
@@ -63,7 +66,7 @@ class Kernel:
         Programs that were made for it: one, and one more whenever the guards failed.
     """
 
-    def __init__(self, fn: Callable[..., Any]) -> None:
+    def __init__(self, fn: Function) -> None:
         # dynamo keeps and bounds programs by code object: kernels must not share one
         own = types.FunctionType(
             fn.__code__.replace(), fn.__globals__, fn.__name__, fn.__defaults__, fn.__closure__
@@ -71,18 +74,18 @@ class Kernel:
         self.compilations = 0
         self.fn = torch.compile(own, backend=self._compile, fullgraph=True, dynamic=False)
 
-    def _compile(self, graph: Any, example: Sequence[Any]) -> Callable[..., Any]:
+    def _compile(self, graph: Graph, example: Sequence[Array]) -> Function:
         program = _program(graph, example)
         self.compilations += 1
 
-        def call(*flat: Any) -> Any:
+        def call(*flat: Any) -> Tree:
             out = program(*flat)
             _noted.run = program, flat, out
             return out
 
         return call
 
-    def guarded(self, fixed: Any, moving: Sequence[Any]) -> tuple[Any, Any]:
+    def guarded(self, fixed: Tree, moving: Sequence[Array]) -> tuple[Leaves, Leaves]:
         """(results, what ran: the program, its inputs and its outputs)."""
         _noted.run = None
         try:
@@ -92,7 +95,7 @@ class Kernel:
         run, _noted.run = _noted.run, None
         return results, run
 
-    def _call(self, fixed: Any, moving: Sequence[Any]) -> Any:
+    def _call(self, fixed: Tree, moving: Sequence[Array]) -> Tree:
         if self.compilations:  # settings and filters matter to a new program only, and take time
             with contextlib.suppress(*_failures()):
                 return self.fn(fixed, *moving)
@@ -107,37 +110,37 @@ class Run:
     Parameters
     ----------
     kernel : Kernel
-    fixed : Any
+    fixed : tree
         What stays: functions, parameters, tolerances.
     check : callable or None
         Given the inputs of the program when they are known.
     """
 
     def __init__(
-        self, kernel: Kernel, fixed: Any, check: Callable[[Sequence[Any]], None] | None = None
+        self, kernel: Kernel, fixed: Tree, check: Callable[[Sequence[Array]], None] | None = None
     ) -> None:
         self.kernel, self.fixed, self.check = kernel, fixed, check
-        self.program: Callable[..., Any] | None = None
-        self.flat: list[Any] = []
+        self.program: Function | None = None
+        self.flat: list[Array] = []
         self.places: list[tuple[int, int]] = []
         self.order: list[int] | None = None
 
-    def __call__(self, *moving: Any) -> Sequence[Any]:
+    def __call__(self, *moving: Any) -> Sequence[Array]:
         """The kernel's results."""
         program, flat = self.program, self.flat
         if program is None:
             return self._first(moving)
         for place, i in self.places:
             flat[place] = moving[i]
-        out: Sequence[Any] = program(*flat)
+        out: Sequence[Array] = program(*flat)
         return out if self.order is None else [_at(out, flat, i) for i in self.order]
 
-    def _first(self, moving: Sequence[Any]) -> Sequence[Any]:
+    def _first(self, moving: Sequence[Array]) -> Sequence[Array]:
         # two inputs that are one tensor would be one input of the program
         moving = [x.clone() if x is not None and not x.requires_grad else x for x in moving]
         results, seen = self.kernel.guarded(self.fixed, moving)
         if seen is None:
-            return results  # type: ignore[no-any-return]
+            return results
         program, flat, out = seen
         if self.check is not None:
             self.check(flat)
@@ -150,26 +153,26 @@ class Run:
             self.places = [(i, index[id(x)]) for i, x in enumerate(flat) if id(x) in index]
             straight = len(out) == len(order) and order == list(range(len(order)))
             self.order = None if straight else order  # type: ignore[assignment]
-        return results  # type: ignore[no-any-return]
+        return results
 
 
-def _at(out: Sequence[Any], flat: Sequence[Any], i: int) -> Any:
+def _at(out: Sequence[Array], flat: Sequence[Array], i: int) -> Tree:
     """A result: an output of the program, one of its inputs, or None."""
     return out[i] if i >= 0 else None if i == -1 else flat[-2 - i]
 
 
-def _program(graph: Any, example: Sequence[Any]) -> Callable[..., Any]:
+def _program(graph: Graph, example: Sequence[Array]) -> Function:
     compile_graph: Any = torch._dynamo.lookup_backend(BACKEND)
     on_gpu = any(isinstance(x, torch.Tensor) and x.is_cuda for x in example)
     # a recorded integration keeps what it saved for backward in the memory that the next step
     # reuses
     if BACKEND != "inductor" or not on_gpu or torch.is_grad_enabled():
-        program: Callable[..., Any] = compile_graph(graph, example)
+        program: Function = compile_graph(graph, example)
         return program
     # mode="reduce-overhead", by the option behind it; not tried on a GPU yet
     graphed = compile_graph(graph, example, config_patches={"triton.cudagraphs": True})
 
-    def replay(*flat: Any) -> list[Any]:
+    def replay(*flat: Any) -> list[Array]:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         # states outlive the replay, whose results the next one overwrites
         return [x.clone() if isinstance(x, torch.Tensor) else x for x in graphed(*flat)]

@@ -12,13 +12,14 @@ side effect that matters). Not tried on a GPU yet, where programs run as CUDA gr
 from __future__ import annotations
 
 import types
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from retrograde._autodiff import VectorField
 from retrograde._backend.specialise import Steps
 from retrograde._base.errors import InputError, UnsupportedByBackend
+from retrograde._base.types import VectorFieldFn
 from retrograde._solvers import ExplicitRungeKutta
 
 from ..flat import TorchLayout
@@ -110,7 +111,7 @@ class Programs:
         return kernel(key, lambda: make(self.tableau, layout, *flags))
 
 
-def _code(f: Any) -> Any:
+def _code(f: VectorFieldFn) -> object:
     """What f shares with the functions that a program made for it may also serve.
 
     Guards tell them apart where they close over different things.

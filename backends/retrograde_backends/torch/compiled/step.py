@@ -10,21 +10,38 @@ States are flat where the layout is (one leaf, the vector), else tuples of leave
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from retrograde._backend.stages import ListLayout, Stages
 from retrograde._base.errors import UnsupportedByBackend
-from retrograde._base.types import Scale
+from retrograde._base.types import (
+    Array,
+    Bool,
+    Device,
+    DType,
+    Function,
+    Leaves,
+    Scalar,
+    Scale,
+    State,
+    Tree,
+    TreeDef,
+    VectorFieldFn,
+)
 from retrograde._solvers.runge_kutta.solver import Stepper
 
 from ..flat import TorchLayout
 
+if TYPE_CHECKING:
+    from retrograde._backend.protocols import Layout
+    from retrograde._solvers.runge_kutta.tableau import Tableau
+
 __all__ = ["bare_step", "inside_step", "leafwise", "pull_step", "slopes_step", "whole_step"]
 
-DifferentiableSolve = Callable[..., tuple[Any, ...]]
+StepProgram = Callable[..., Leaves]
 
 
 class _Forms:
@@ -32,42 +49,42 @@ class _Forms:
 
     xp, traced = torch, True
 
-    def add_scaled(self, a: Any, w: Any, x: Any) -> Any:
+    def add_scaled(self, a: Array, w: Scalar, x: Array) -> Array:
         return a + w * x
 
-    def scalar(self, x: Any) -> Any:
+    def scalar(self, x: Array) -> Scalar:
         return x
 
-    def scalar_array(self, t: Any, layout: Any) -> Any:
+    def scalar_array(self, t: Scalar, layout: Layout) -> Array:
         return t.to(layout.real_dtype)
 
-    def real_dtype(self, x: Any) -> Any:
+    def real_dtype(self, x: Array) -> DType:
         return x.dtype.to_real()
 
-    def device_of(self, x: Any) -> Any:
+    def device_of(self, x: Array) -> Device:
         return x.device
 
-    def itemsize(self, dtype: Any) -> int:
+    def itemsize(self, dtype: DType) -> int:
         return int(dtype.itemsize)
 
-    def clock(self, layout: Any) -> Any:
+    def clock(self, layout: Layout) -> _Forms:
         return self
 
-    def where(self, ok: Any, a: Any, b: Any) -> Any:
+    def where(self, ok: Bool, a: Array, b: Array) -> Array:
         return torch.where(ok, a, b)
 
 
 class _Stages(Stages):
     """Sums weighted in y's precision, at times of the clock's."""
 
-    def begin(self, t: Any, h: Any, y: Any, k0: Any = None) -> Any:
+    def begin(self, t: Scalar, h: Scalar, y: State, k0: Leaves | None = None) -> Leaves | None:
         self.size = h
         return super().begin(t, h.to(self.layout.real_dtype), y, k0)
 
-    def time(self, i: int) -> Any:
+    def time(self, i: int) -> Array:
         return self.layout.time(self.t + self.c[i] * self.size)
 
-    def error2(self, y1: Any) -> Any:
+    def error2(self, y1: State) -> Scalar:
         with torch.no_grad():  # step sizes are constants of the gradient
             return super().error2(y1)
 
@@ -75,7 +92,7 @@ class _Stages(Stages):
 class _Step:
     """The parts of a step that all programs share."""
 
-    def __init__(self, tableau: Any, layout: Any) -> None:
+    def __init__(self, tableau: Tableau, layout: Layout) -> None:
         # its own: a guard would ask whether the kernel's layout is that of the field, or another
         self.tableau, self.layout = tableau, copy.copy(layout)
         self.flat = isinstance(layout, TorchLayout)
@@ -84,12 +101,12 @@ class _Step:
         self.leaves = ListLayout(cast(Any, _Forms()), like)
         self.width = len(shapes)
 
-    def stepper(self, field: Any, scale: Any = None) -> Stepper:
+    def stepper(self, field: Function, scale: Scale | None = None) -> Stepper:
         """Steps of a field over tuples of leaves."""
         space = _Stages(self.leaves, self.tableau, scale)
         return Stepper(self.tableau, space, self.leaves, field)
 
-    def of_state(self, field: Any) -> Any:
+    def of_state(self, field: Function) -> Tree:
         """A field of states, as an integration binds it, over leaves.
 
         Unguarded: without branches, f writes into its argument from the first call on, or never.
@@ -97,24 +114,24 @@ class _Step:
         pack, field = self.layout.pack, getattr(field, "fresh", field)
         return (lambda t, y: (pack(field(t, y[0])),)) if self.flat else field
 
-    def of_leaves(self, field: Any) -> Any:
+    def of_leaves(self, field: Function) -> Tree:
         """A field of the user's leaves, as a vjp binds it, over a flat state."""
         pack, unpack = self.layout.pack, self.layout.unpack
         return lambda t, y: (pack(field(t, unpack(y[0]))),)
 
 
-def _slopes(stepper: Any, width: int) -> tuple[Any, ...]:
+def _slopes(stepper: Stepper, width: int) -> Leaves:
     """All stages of the step taken last that are known, stacked leaf by leaf."""
-    known = [k for k in stepper.space.k if k is not None]
+    known = [k for k in cast(Stages, stepper.space).k if k is not None]
     return tuple(torch.stack([k[i] for k in known]) for i in range(width))
 
 
-def whole_step(tableau: Any, layout: Any, judged: bool, dense: bool) -> DifferentiableSolve:
+def whole_step(tableau: Tableau, layout: Layout, judged: bool, dense: bool) -> StepProgram:
     """``(y1, last slope of an FSAL method, squared error, slopes)``, the last two where asked."""
     step = _Step(tableau, layout)
     n = step.width
 
-    def whole(fixed: Any, clock: Any, *states: Any) -> tuple[Any, ...]:
+    def whole(fixed: Leaves, clock: Array, *states: Array) -> Leaves:
         field, scale = fixed
         stepper = step.stepper(step.of_state(field), Scale(*scale) if judged else None)
         y, k0 = states[:n], states[n:] or None
@@ -125,23 +142,23 @@ def whole_step(tableau: Any, layout: Any, judged: bool, dense: bool) -> Differen
     return whole
 
 
-def bare_step(tableau: Any, layout: Any) -> DifferentiableSolve:
+def bare_step(tableau: Tableau, layout: Layout) -> StepProgram:
     """``y1`` alone."""
     step = _Step(tableau, layout)
 
-    def bare(field: Any, clock: Any, *y: Any) -> tuple[Any, ...]:
+    def bare(field: Function, clock: Array, *y: Array) -> Leaves:
         stepper = step.stepper(step.of_state(field))
         return tuple(stepper.step(clock[0], clock[1], y, None, error=False).y1)
 
     return bare
 
 
-def inside_step(tableau: Any, layout: Any) -> DifferentiableSolve:
+def inside_step(tableau: Tableau, layout: Layout) -> StepProgram:
     """Slopes of an attempt to those with the interpolant's own."""
     step = _Step(tableau, layout)
     n = step.width
 
-    def inside(field: Any, clock: Any, *states: Any) -> tuple[Any, ...]:
+    def inside(field: Function, clock: Array, *states: Array) -> Leaves:
         stepper = step.stepper(step.of_state(field))
         stepper.space.begin(clock[0], clock[1], states[:n])
         for i, k in enumerate(zip(*(x.unbind() for x in states[n:]), strict=True)):
@@ -152,11 +169,11 @@ def inside_step(tableau: Any, layout: Any) -> DifferentiableSolve:
     return inside
 
 
-def slopes_step(tableau: Any, layout: Any) -> DifferentiableSolve:
+def slopes_step(tableau: Tableau, layout: Layout) -> StepProgram:
     """``(y1, slopes)`` of flat states, by a field of leaves."""
     step = _Step(tableau, layout)
 
-    def slopes(field: Any, clock: Any, y: Any) -> tuple[Any, ...]:
+    def slopes(field: Function, clock: Array, y: Array) -> Leaves:
         stepper = step.stepper(step.of_leaves(field))
         y1 = _all_stages(stepper, clock, (y,))
         return (*y1, *_slopes(stepper, 1))
@@ -164,29 +181,29 @@ def slopes_step(tableau: Any, layout: Any) -> DifferentiableSolve:
     return slopes
 
 
-def _all_stages(stepper: Any, clock: Any, y: Any) -> Any:
+def _all_stages(stepper: Stepper, clock: Array, y: Array) -> State:
     t, h = clock[0], clock[1]
     y1 = stepper.step(t, h, y, stepper.init(t, y), error=True).y1
     stepper.extra_stages()
     return y1
 
 
-def pull_step(tableau: Any, layout: Any, timed: bool, sources: bool) -> DifferentiableSolve:
+def pull_step(tableau: Tableau, layout: Layout, timed: bool, sources: bool) -> StepProgram:
     """The vjp of a step of flat states: cotangents of y, of (t, h) if asked, of what is wanted.
 
     ``sources``: the slopes have cotangents too.
     """
     step = _Step(tableau, layout)
 
-    def pull(fixed: Any, clock: Any, y: Any, g: Any, q: Any = None) -> tuple[Any, ...]:
+    def pull(fixed: Leaves, clock: Array, y: Array, g: Array, q: Array = None) -> Leaves:
         field, wanted = fixed
         with torch.enable_grad():
             y = y.detach().requires_grad_()
             if timed:
                 clock = clock.detach().requires_grad_()
             stepper = step.stepper(step.of_leaves(field))
-            results: tuple[Any, ...]
-            cotangents: tuple[Any, ...]
+            results: Leaves
+            cotangents: Leaves
             if sources:
                 y1 = _all_stages(stepper, clock, (y,))
                 # q holds a factor h, by which a row inside the step depends on h once more
@@ -202,7 +219,7 @@ def pull_step(tableau: Any, layout: Any, timed: bool, sources: bool) -> Differen
     return pull
 
 
-def leafwise(f: Any, structure: Any) -> Callable[..., tuple[Any, ...]]:
+def leafwise(f: VectorFieldFn, structure: TreeDef) -> Callable[..., Leaves]:
     """f from leaves to leaves, in Python that can be compiled (a tree library's code can't).
 
     ``structure``: y0's tree with the number of each leaf in its place.
@@ -210,20 +227,20 @@ def leafwise(f: Any, structure: Any) -> Callable[..., tuple[Any, ...]]:
     _check(structure)
     count = _count(structure)
 
-    def call(t: Any, leaves: Any, args: Any) -> tuple[Any, ...]:
-        found = [None] * count
+    def call(t: Scalar, leaves: Sequence[Array], args: Tree) -> Leaves:
+        found: list[Array] = [None] * count
         _take(f(t, _put(structure, leaves), args), structure, found)
         return tuple(found)
 
     return call
 
 
-def _parts(node: Any) -> list[Any]:
+def _parts(node: TreeDef) -> list[Array]:
     """Children of a container."""
     return list(node.values()) if isinstance(node, dict) else list(node)
 
 
-def _check(node: Any) -> None:
+def _check(node: TreeDef) -> None:
     if isinstance(node, int) or node is None:
         return
     if type(node) not in (dict, tuple, list) and not hasattr(node, "_fields"):
@@ -235,13 +252,13 @@ def _check(node: Any) -> None:
         _check(part)
 
 
-def _count(node: Any) -> int:
+def _count(node: TreeDef) -> int:
     if isinstance(node, int):
         return 1
     return 0 if node is None else sum(_count(part) for part in _parts(node))
 
 
-def _put(node: Any, leaves: Any) -> Any:
+def _put(node: TreeDef, leaves: Sequence[Array]) -> Tree:
     """The tree of the leaves."""
     if isinstance(node, int):
         return leaves[node]
@@ -255,7 +272,7 @@ def _put(node: Any, leaves: Any) -> Any:
     return tuple(parts) if isinstance(node, tuple) else parts
 
 
-def _take(tree: Any, node: Any, found: list[Any]) -> None:
+def _take(tree: Tree, node: TreeDef, found: list[Array]) -> None:
     """Put the leaves of a tree like ``node`` into their places."""
     if isinstance(node, int):
         found[node] = tree

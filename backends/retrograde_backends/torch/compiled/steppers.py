@@ -13,6 +13,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from retrograde._base.errors import InputError
+from retrograde._base.types import (
+    Array,
+    Bool,
+    Carry,
+    Field,
+    Function,
+    Leaves,
+    ParamSums,
+    Scalar,
+    Scale,
+    State,
+    Tree,
+)
 from retrograde._solvers.base import AbstractStepper, Step
 from retrograde._solvers.runge_kutta.solver import StepCotangents
 
@@ -22,6 +35,10 @@ from .cache import Run
 from .step import bare_step, inside_step, pull_step, slopes_step, whole_step
 
 if TYPE_CHECKING:
+    from retrograde._backend.protocols import Layout
+    from retrograde._solvers.runge_kutta.step_vjp import Sources
+
+    from ..field_vjp import TorchPullback
     from .solver import Programs
 
 __all__ = ["StepVJP", "Stepper"]
@@ -33,17 +50,17 @@ class _Clock:
     On a device by two kernels that have them as arguments: a copy would be waited for.
     """
 
-    def __init__(self, layout: Any) -> None:
+    def __init__(self, layout: Layout) -> None:
         self.device, self.origin = layout.device, layout.origin or 0.0
         self.values = array("d", (0.0, 0.0))
         if on_host(self.device):
-            self.cells: Any = None
+            self.cells: Array = None
             self.tensor = torch.frombuffer(self.values, dtype=torch.float64)
         else:
             self.tensor = torch.zeros(2, dtype=torch.float64, device=self.device)
             self.cells = self.tensor.unbind()
 
-    def __call__(self, t: Any, h: Any) -> Any:
+    def __call__(self, t: Scalar, h: Scalar) -> Array:
         if torch.is_grad_enabled():  # a graph keeps it, and the times may have a history
             return torch.stack([self._placed(x) for x in (self.origin + t, h)])
         if self.cells is None:
@@ -53,7 +70,7 @@ class _Clock:
                 cell.fill_(x)
         return self.tensor
 
-    def _placed(self, x: Any) -> Any:
+    def _placed(self, x: Array) -> Tree:
         if isinstance(x, torch.Tensor):
             return x.to(self.device, torch.float64)
         return torch.scalar_tensor(x, dtype=torch.float64, device=self.device)
@@ -62,7 +79,9 @@ class _Clock:
 class Stepper(AbstractStepper):
     """Steps, each one call of a program."""
 
-    def __init__(self, programs: Programs, layout: Any, field: Any, scale: Any) -> None:
+    def __init__(
+        self, programs: Programs, layout: Layout, field: Function, scale: Scale | None
+    ) -> None:
         self.programs, self.layout, self.field = programs, layout, field
         self.fsal = programs.tableau.fsal
         self.weights = programs.tableau.weights
@@ -74,27 +93,27 @@ class Stepper(AbstractStepper):
         self._whole: Run | None = None
         self._bare: Run | None = None
         self._inside: Run | None = None
-        self.at: Any = None
+        self.at: Array = None
         self.size = 0.0
-        self.start_of: Any = None
-        self.last: Sequence[Any] = ()
+        self.start_of: State = None
+        self.last: Sequence[Array] = ()
 
-    def start(self, t0: Any, y0: Any) -> Any:
+    def start(self, t0: Scalar, y0: State) -> Tree:
         """What the loop carries at t0: y0."""
         return y0
 
-    def state(self, carried: Any) -> Any:
+    def state(self, carried: Any) -> Tree:
         """y, of what the loop carries."""
         return carried
 
-    def init(self, t: Any, carried: Any, slope: Any = None) -> Any:
+    def init(self, t: Scalar, carried: Any, slope: Any = None) -> Tree:
         """f(t, y) as a state is, for an FSAL method, else None."""
         if not self.fsal:
             return None
         slope = self.field(self.layout.time(t), carried) if slope is None else slope
         return _plain(self.layout.pack(slope)) if self.flat else slope
 
-    def step(self, t: Any, h: Any, carried: Any, state: Any, *, error: bool) -> Step:
+    def step(self, t: Scalar, h: Scalar, carried: Any, state: Carry, *, error: bool) -> Step:
         if not error:
             return Step(self._end(t, h, carried), None, None, None)
         self.size, self.start_of, self.at = h, carried, t
@@ -116,7 +135,7 @@ class Stepper(AbstractStepper):
         self._whole = Run(program, (self.field, _tolerances(self.layout, scale)))
         return self._whole
 
-    def _end(self, t: Any, h: Any, y: Any) -> Any:
+    def _end(self, t: Scalar, h: Scalar, y: State) -> Tree:
         """y1 of a step where neither error nor inside is asked for."""
         if self._bare is None:
             self._bare = Run(self.programs.program(bare_step, self.layout), self.field)
@@ -124,7 +143,7 @@ class Stepper(AbstractStepper):
             return self._bare(self.clock(t, h), _plain(y))[0]
         return tuple(self._bare(self.clock(t, h), *y))
 
-    def extra_stages(self, due: Any = True) -> None:
+    def extra_stages(self, due: Bool = True) -> None:
         """Evaluate the interpolant's own stages of the last step, where ``due``."""
         if not self.extra or not due:
             return
@@ -133,7 +152,7 @@ class Stepper(AbstractStepper):
         y = (_plain(self.start_of),) if self.flat else self.start_of
         self.last = self._inside(self.clock(self.at, self.size), *y, *self.last[-self.width :])
 
-    def interpolate(self, theta: Any) -> Any:
+    def interpolate(self, theta: Scalar) -> Tree:
         """y(t + theta h) of the last step."""
         weights = [self.size * w for w in self.weights(theta)]
         rows = self.last[-self.width :]
@@ -142,7 +161,7 @@ class Stepper(AbstractStepper):
         pairs = zip(self.start_of, rows, strict=True)
         return tuple(_combined(y, weights, k) for y, k in pairs)
 
-    def invert(self, t: Any, h: Any, y1: Any) -> Any:
+    def invert(self, t: Scalar, h: Scalar, y1: State) -> Tree:
         """A step of -h from the end of the step (t, h)."""
         return self._end(t + h, -h, y1)
 
@@ -150,7 +169,9 @@ class Stepper(AbstractStepper):
 class StepVJP:
     """Exact vjps of steps, each one call of a program over flat states."""
 
-    def __init__(self, programs: Programs, layout: Any, vjp: Any, *, time: bool) -> None:
+    def __init__(
+        self, programs: Programs, layout: Layout, vjp: TorchPullback, *, time: bool
+    ) -> None:
         self.programs, self.layout, self.vjp, self.time = programs, layout, vjp, time
         self.clock = _Clock(layout)
         tableau = programs.tableau
@@ -159,24 +180,24 @@ class StepVJP:
         self.weight_derivatives = tableau.weight_derivatives
         self._pull: Run | None = None
         self._slopes: Run | None = None
-        self._nothing: Any = None
-        self.step: Any = ()
-        self.known: Any = None
+        self._nothing: State = None
+        self.step: Leaves = ()
+        self.known: Sequence[Array] | None = None
 
-    def replay(self, field: Any) -> Stepper:
+    def replay(self, field: Field) -> Stepper:
         """Steps forward."""
         return Stepper(self.programs, self.layout, field, None)
 
     def pull(
         self,
-        t: Any,
-        h: Any,
-        y: Any,
-        g: Any,
-        acc: Any,
-        outputs: Callable[..., Any] | None = None,
+        t: Scalar,
+        h: Scalar,
+        y: State,
+        g: State,
+        acc: ParamSums,
+        outputs: Callable[..., Sources] | None = None,
         size: bool = True,
-    ) -> tuple[StepCotangents, Any]:
+    ) -> tuple[StepCotangents, State]:
         """Pull the cotangent g of y1 back to y (see ``explicit_rk.StepVJP``)."""
         inside, ct_t, ct_h, extra = None, 0.0, 0.0, None
         if outputs is not None:
@@ -204,7 +225,7 @@ class StepVJP:
         vjp = self.vjp
         known = {id(x) for x in vjp.tracked}
 
-        def check(flat: Sequence[Any]) -> None:
+        def check(flat: Sequence[Array]) -> None:
             for x in flat:
                 if isinstance(x, torch.Tensor) and x.requires_grad and id(x) not in known:
                     raise InputError(
@@ -216,34 +237,36 @@ class StepVJP:
         return Run(program, (vjp.field, vjp.wanted), check)
 
     # --- the ends of a solve
-    def embed(self, ct: Any) -> Any:
+    def embed(self, ct: State) -> State:
         """A cotangent of y as one of what the loop carries."""
         return ct
 
-    def finish(self, t0: Any, y0: Any, ct: Any, acc: Any) -> tuple[Any, float, Any]:
+    def finish(
+        self, t0: Scalar, y0: State, ct: State, acc: ParamSums
+    ) -> tuple[State, Scalar, ParamSums]:
         """The vjp of ``start``: cotangents of y0 and t0, and the accumulator."""
         return ct, 0.0, acc
 
     # --- outputs of the step that is pulled
-    def extra_stages(self, due: Any = True) -> None:
+    def extra_stages(self, due: Bool = True) -> None:
         """Nothing to do: its programs have all stages where the inside may be asked for."""
 
-    def result(self) -> Any:
+    def result(self) -> State:
         """y at its end."""
         return self._values()[0]
 
-    def interpolate(self, theta: Any) -> Any:
+    def interpolate(self, theta: Scalar) -> State:
         """y(t + theta h)."""
         _, h, y = self.step
         return _combined(y, [h * w for w in self.weights(theta)], self._values()[1])
 
-    def slope(self, theta: Any) -> Any:
+    def slope(self, theta: Scalar) -> State:
         """The interpolant's derivative with respect to time."""
         rows = self._values()[1]
         weights = self.weight_derivatives(theta)
         return torch.mv(rows.T, uploaded(weights, rows.dtype, rows.device))
 
-    def _values(self) -> Sequence[Any]:
+    def _values(self) -> Sequence[Array]:
         """(y1, the stages' slopes) of the step: taken once more, by those outputs that ask."""
         if self.known is None:
             if self._slopes is None:
@@ -251,20 +274,20 @@ class StepVJP:
                 self._slopes = Run(program, self.vjp.field)
             t, h, y = self.step
             self.known = self._slopes(self.clock(t, h), _plain(y))
-        return self.known  # type: ignore[no-any-return]
+        return self.known
 
-    def sources(self) -> Any:
+    def sources(self) -> State:
         """Cotangents of the inside of a step, zero."""
         return self._zero_sources().clone(), self.layout.zeros()
 
-    def _zero_sources(self) -> Any:
+    def _zero_sources(self) -> Tree:
         if self._nothing is None:
             layout = self.layout
             shape = (self.stages, layout.size)
             self._nothing = torch.zeros(shape, dtype=layout.dtype, device=layout.device)
         return self._nothing
 
-    def add_source(self, inside: Any, theta: Any, h: Any, ct: Any) -> Any:
+    def add_source(self, inside: State, theta: Scalar, h: Scalar, ct: State) -> State:
         """The same with the cotangent ct of y(t + theta h) added."""
         q, qy = inside
         for i, w in enumerate(self.weights(theta)):
@@ -273,9 +296,9 @@ class StepVJP:
         return q, qy.add_(ct)
 
 
-def _combined(y: Any, weights: Sequence[Any], rows: Any) -> Any:
+def _combined(y: State, weights: Sequence[Scalar], rows: Array) -> Array:
     """``y + sum_i w_i k_i`` over stacked slopes."""
-    w: Any
+    w: Scalar
     if any(isinstance(x, torch.Tensor) for x in weights):
         w = torch.stack([torch.as_tensor(x) for x in weights]).to(rows.device, rows.dtype)
     else:
@@ -285,7 +308,7 @@ def _combined(y: Any, weights: Sequence[Any], rows: Any) -> Any:
     return y + torch.mv(rows.reshape(rows.shape[0], -1).T, w).reshape(y.shape)
 
 
-def _tolerances(layout: Any, scale: Any) -> Any:
+def _tolerances(layout: Layout, scale: Scale | None) -> Leaves | None:
     """rtol and atol as tensors, so that a new value is no new program."""
     if scale is None:
         return None
@@ -293,11 +316,11 @@ def _tolerances(layout: Any, scale: Any) -> Any:
     return tuple(layout.bk.real_array(x, layout) if _is_number(x) else x for x in numbers)
 
 
-def _is_number(x: Any) -> bool:
+def _is_number(x: object) -> bool:
     return isinstance(x, (int, float))
 
 
-def _plain(x: Any) -> Any:
+def _plain(x: Array) -> Tree:
     """x as the programs expect it: a flat vector in order, no view that conjugates lazily."""
     if x.is_complex():
         x = x.resolve_conj().resolve_neg()
