@@ -98,7 +98,7 @@ def _prepared(
     controller = _controller(options)
     start, end = _time(bk, "t0", t0), _time(bk, "t1", t1)
     if isinstance(controller, StepTo):  # its ends, but for the rounding of t0 and t1
-        start, end = near(start, controller.ts[0], eps), near(end, controller.ts[-1], eps)
+        start, end = near(start, controller.times[0], eps), near(end, controller.times[-1], eps)
     controller.check(start, end)
     _check_solver(solver, controller)
     solver.check(problem)
@@ -218,7 +218,7 @@ def _count(
     start, end = ends
     bk = problem.bk
     if isinstance(controller, StepTo):
-        return len(controller.ts) - 1
+        return len(controller.times) - 1
     if isinstance(controller, ConstantSteps) and start is not None and end is not None:
         dt = bk.concrete(controller.dt)
         if dt is not None:

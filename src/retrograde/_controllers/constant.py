@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 from .._base.errors import InputError
-from .._base.types import Index, Scalar, Table
+from .._base.types import Index, Scalar, Table, Times
 from .base import AbstractController, Grid
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class StepTo(AbstractController):
 
     Parameters
     ----------
-    ts : sequence of float [time]
+    ts : sequence of float, or array, shape (k,) [time]
         Strictly monotone, from t0 to t1.
 
     Examples
@@ -77,7 +77,7 @@ class StepTo(AbstractController):
     3
     """
 
-    ts: tuple[float, ...]
+    ts: Times
     adaptive: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -94,8 +94,13 @@ class StepTo(AbstractController):
             ) from error
         object.__setattr__(self, "ts", ts)
 
+    @property
+    def times(self) -> tuple[float, ...]:
+        """``ts``, as numbers."""
+        return self.ts  # type: ignore[return-value]  # since ``__post_init__``
+
     def check(self, t0: float | None, t1: float | None) -> None:
-        ts = self.ts
+        ts = self.times
         steps = [b - a for a, b in pairwise(ts)]
         if len(ts) < 2 or not (all(h > 0 for h in steps) or all(h < 0 for h in steps)):
             raise InputError(

@@ -202,7 +202,7 @@ class Integrator:
             dt = clock.real(inputs.settings[0] if inputs.settings else controller.dt)
             good = clock.both(good, clock.either((t1 - t0) * dt > 0, t0 == t1))
         elif isinstance(controller, StepTo):
-            for t, given in ((inputs.t0, controller.ts[0]), (inputs.t1, controller.ts[-1])):
+            for t, given in ((inputs.t0, controller.times[0]), (inputs.t1, controller.times[-1])):
                 good = clock.both(good, clock.near(clock.real(t), clock.real(given)))
         elif (dt0 := getattr(controller, "dt0", None)) is not None:
             good = clock.both(good, (t1 - t0) * clock.real(dt0) >= 0)
@@ -237,7 +237,7 @@ class Integrator:
             whole = clock.steps(t0, t1, dt) if self.count is None else self.count
             return ConstantGrid(clock, (t0, t1), dt, whole, self._bounded(whole))
         if isinstance(self.controller, StepTo):
-            times: Table = self.controller.ts
+            times: Table = self.controller.times
             whole = len(times) - 1
             if self.shifted:
                 times = tuple(t - times[0] for t in times)

@@ -101,7 +101,7 @@ def relative_times(
     """
     (t0, t1, ts), (start, end, values) = given, known
     if isinstance(controller, StepTo):  # which knows where it begins and ends
-        start, end = controller.ts[0], controller.ts[-1]
+        start, end = controller.times[0], controller.times[-1]
     bk, layout = problem.bk, problem.layout
     # differences of given times are as exact as they can be where the clock has their precision
     exact = isinstance(controller, StepTo) and bk.clock(layout).eps <= EPS[8]
