@@ -43,4 +43,4 @@ rg.SaveAt(fn=lambda t, y: y)
 rg.while_loop(lambda c: True, lambda c, x: c, y0)
 rg.scan(lambda c: c, y0, y0)
 rg.loop_vjp(rg.scan, f, y0)[1](y0, y0)
-rg.solve(f, y0, 0.0, 1.0).plan.adjoint
+rg.solve(f, y0, 0.0, 1.0).plan.to_dict()
