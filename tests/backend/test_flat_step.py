@@ -12,6 +12,7 @@ import pytest
 
 import retrograde as rg
 from retrograde._base.types import Scale
+from retrograde._solvers.base import Step
 
 flat = pytest.importorskip("retrograde_backends.flat.attempt")
 
@@ -45,7 +46,7 @@ def test_an_attempt_is_its_calls_to_the_bit(solver, dtype, size, eager):
         whole, bare = (made.stepper(bk, layout, field, x) for x in (scale, None))
         t, state, state_whole = 0.5, fused.init(0.5, y), whole.init(0.5, y)
         for h in (1e-3, 0.1, 0.02):  # the second, of a large error, is not kept
-            found = fused.step(t, h, y, state, error=True)
+            found = Step(*fused.step(t, h, y, state, error=True))
             expected = whole.step(t, h, y, state_whole, error=True)
             alone = bare.step(t, h, y, None, error=False)
             np.testing.assert_array_equal(np.asarray(found.y1), np.asarray(expected.y1))

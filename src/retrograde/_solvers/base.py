@@ -42,6 +42,10 @@ class Step(NamedTuple):
         Whether no y1 was found (a method that solves equations). Such a step is rejected.
     calls : int or None
         Evaluations of f, of a stepper that ``tells_calls``; else None.
+
+    Notes
+    -----
+    Loops unpack what a step with its error gives: a plain tuple of the six will do there.
     """
 
     y1: State
