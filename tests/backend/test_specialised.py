@@ -57,7 +57,7 @@ def results(bk, field, settings):
     return [np.asarray(x) for x in (*ys, *bk.flatten(grads.y0)[0], grads.args, grads.t0)]
 
 
-def compare(bk, monkeypatch, field, settings):
+def compare(bk, monkeypatch, field, settings, results=results):
     fast = results(bk, field, SETTINGS[settings])
     monkeypatch.setattr(door, "_GENERIC", True)
     plain = results(bk, field, SETTINGS[settings])
@@ -71,6 +71,24 @@ def compare(bk, monkeypatch, field, settings):
 def test_fast_forms_are_the_generic_pair(library, monkeypatch, field, settings):
     pytest.importorskip(library)
     compare(adapter(library), monkeypatch, field, settings)
+
+
+def backward(bk, field, settings):
+    """The gradient that PyTorch's own autograd asks for."""
+    make, y0 = FIELDS[field]
+    leaf = lambda x: bk.xp.asarray(x).requires_grad_()  # noqa: E731
+    state = {k: leaf(x) for k, x in y0.items()} if field == "tree" else leaf(y0)
+    p = leaf(np.asarray(0.7))
+    ys = bk.flatten(rg.solve(make(bk.xp), state, 0.1, 1.1, p, **settings).ys)[0]
+    sum(bk.xp.sin(x).sum() for x in ys).backward()
+    return [np.asarray(x.grad) for x in (*bk.flatten(state)[0], p)]
+
+
+@pytest.mark.parametrize("settings", ["tries", "stored", "replayed"])
+@pytest.mark.parametrize("field", ["matrix", "tree"])
+def test_autograd_of_torch_goes_through_both(monkeypatch, field, settings):
+    pytest.importorskip("torch")
+    compare(adapter("torch"), monkeypatch, field, settings, backward)
 
 
 @pytest.mark.parametrize("settings", ["tries", "stored"])

@@ -263,7 +263,8 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
 
     # --- derivatives
     def capture(self, problem: Problem, t0: Scalar) -> None:
-        problem.y0, problem.params = normal(problem.y0), tuple(map(normal, problem.params))
+        problem.y0 = self.map_state(normal, problem.y0)
+        problem.params = tuple(map(normal, problem.params))
         problem.wrap(lambda f: placed(f, problem.layout.dtype))
         before = [x.detach() for x in problem.layout.unpack(problem.y0)]
         copies = [x.clone() for x in before]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from retrograde._base.errors import InputError, UnsupportedByBackend
-from retrograde._base.types import Array, Aux, Inputs, Leaves, NeedsGradient, Tree
+from retrograde._base.types import Array, Aux, Inputs, Leaves, NeedsGradient, State, Tree
 
 from .device import held
 from .field_vjp import without_hooks
@@ -69,10 +69,16 @@ def constant(x: Array) -> Tree:
 
 def _tensors(inputs: Inputs) -> list[Array]:
     """y0, the parameters, t0, t1 and ts; None for what is no tensor (a loop has none of these)."""
-    y0 = inputs.y0 if isinstance(inputs.y0, torch.Tensor) else None
     ts = inputs.ts.tensor if isinstance(inputs.ts, TrackedTimes) else None
     times = [t if isinstance(t, torch.Tensor) else None for t in (inputs.t0, inputs.t1)]
-    return [y0, *inputs.params, *times, ts]
+    return [*_states(inputs.y0), *inputs.params, *times, ts]
+
+
+def _states(y0: State) -> list[Array]:
+    """y0's tensors: one where states are flat, its leaves in generic form; None of a loop."""
+    if isinstance(y0, tuple) and all(isinstance(x, torch.Tensor) for x in y0):
+        return list(y0)
+    return [y0 if isinstance(y0, torch.Tensor) else None]
 
 
 def tensors_of(inputs: Inputs) -> list[Array]:
@@ -96,15 +102,22 @@ class _Call:
         self.program = program
         count = program.given
         args, captured = inputs.params[:count], inputs.params[count:]
-        self.first_captured = 1 + count  # among the inputs of the node: y0 comes first
+        self.states = len(_states(inputs.y0))  # the first inputs of the node
+        self.first_captured = self.states + count
         # captured tensors stay themselves, for f goes on using them
         self.inputs = constant(inputs)._replace(params=(*constant(args), *captured))
         self.captured = captured
         needs = [x is not None and x.requires_grad for x in _tensors(inputs)]
-        self.wanted = _wanted(needs)
+        self.wanted = self._wanted(needs)
         self.versions = [x._version for x in captured]
         self.residuals: Tree = None
         self.aux: Tree = None
+
+    def _wanted(self, needs: Sequence[bool]) -> NeedsGradient:
+        """From y0, the parameters, t0, t1 and ts."""
+        n = self.states
+        *params, t0, t1, ts = needs[n:]
+        return NeedsGradient(tuple(params), t0, t1, ts, any(needs[:n]))
 
     def forward(self) -> Aux:
         """Output leaves."""
@@ -113,7 +126,7 @@ class _Call:
 
     def reverse(self, cotangents: Leaves, needs: Sequence[bool]) -> Inputs:
         """Cotangents of the inputs, of those parameters and times that need one."""
-        wanted = _wanted(needs)
+        wanted = self._wanted(needs)
         with outside(vjp=True), without_hooks(self.captured):
             g = self.program.reverse(self.inputs, self.residuals, cotangents, wanted)
         self.program.tell(g)
@@ -126,12 +139,6 @@ class _Call:
                     "`backward` before changing it."
                 )
         return g
-
-
-def _wanted(needs: Sequence[bool]) -> NeedsGradient:
-    """From y0, the parameters, t0, t1 and ts."""
-    y0, *params, t0, t1, ts = needs
-    return NeedsGradient(tuple(params), t0, t1, ts, y0)
 
 
 class _Solve(torch.autograd.Function):
@@ -155,7 +162,9 @@ class _Solve(torch.autograd.Function):
             g = call.reverse(cotangents, needs)
             three = zip((g.t0, g.t1, g.ts), saved[-3:], needs[-3:], strict=True)
             times = [_like(x, t) if need else None for x, t, need in three]
-        grads = (g.y0 if needs[0] else None, *g.params, *times)
+        states = g.y0 if isinstance(g.y0, tuple) else (g.y0,)
+        y0 = (x if need else None for x, need in zip(states, needs, strict=False))
+        grads = (*y0, *g.params, *times)
         if torch.is_grad_enabled():
             grads = _refuse_second_derivative(grads, (*saved, *call.captured, *cotangents))
         return (None, *grads)
@@ -248,7 +257,8 @@ def autodiff_vjp(
     params = tuple(
         x.detach().requires_grad_() if d else x for x, d in zip(inputs.params, where, strict=True)
     )
-    y0 = inputs.y0.detach().requires_grad_()
+    states = [x.detach().requires_grad_() for x in _states(inputs.y0)]
+    y0 = tuple(states) if isinstance(inputs.y0, tuple) else states[0]
     traced = inputs._replace(y0=y0, params=params, t0=t0, t1=t1, ts=ts)
     with torch.enable_grad():
         leaves, aux = program.primal(traced)
@@ -266,7 +276,8 @@ def autodiff_vjp(
                 materialize_grads=True,
             )
         )
-        y0 = next(grads)
+        found = [next(grads) for _ in states]
+        y0 = tuple(found) if isinstance(inputs.y0, tuple) else found[0]
         params = tuple(next(grads) if d else None for d in where)
         t0, t1 = held(next(grads)), held(next(grads))
         return Inputs(y0, params, t0, t1, [held(g) for x in grads for g in x])
