@@ -46,6 +46,10 @@ IDS = ("numpy", "strict", "torch", "jax", "jax:jit", "cupy", "torch:cuda", "jax:
 REQUIRED = frozenset(os.environ.get("RETROGRADE_REQUIRE", "").replace(",", " ").split())
 if "jax:cuda" not in REQUIRED:
     os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported: it looks at it only once
+for _threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(
+        _threads, "1"
+    )  # of each worker, which begins with it: they share the cores
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -61,6 +61,7 @@ def test_three_hundred_thousand_steps_in_bounded_memory():
     assert size <= budget + 16 * 1024  # rows of the 300 saves and padding; the states are 4.6 MiB
 
 
+@pytest.mark.slow
 def test_a_thousand_gradients_leave_nothing_on_numpy(reference):
     """T29 by tracemalloc."""
     f, y0, k = spring(np), np.asarray([1.0, 0.5]), np.asarray(1.3)
