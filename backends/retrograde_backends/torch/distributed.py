@@ -32,7 +32,7 @@ __all__ = ["gathered_modules", "refuse_replays", "spread", "whole"]
 
 def spread(x: Array) -> bool:
     """Whether x, or the first leaf of a state, is a DTensor."""
-    x = x[0] if isinstance(x, tuple) else x
+    x = x[0] if isinstance(x, tuple) and x else x
     return type(x) is not torch.Tensor and hasattr(x, "full_tensor")
 
 

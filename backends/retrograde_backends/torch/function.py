@@ -76,7 +76,7 @@ def _tensors(inputs: Inputs) -> list[Array]:
 
 def _states(y0: State) -> list[Array]:
     """y0's tensors: one where states are flat, its leaves in generic form; None of a loop."""
-    if isinstance(y0, tuple) and all(isinstance(x, torch.Tensor) for x in y0):
+    if isinstance(y0, tuple) and y0:
         return list(y0)
     return [y0 if isinstance(y0, torch.Tensor) else None]
 
@@ -162,7 +162,7 @@ class _Solve(torch.autograd.Function):
             g = call.reverse(cotangents, needs)
             three = zip((g.t0, g.t1, g.ts), saved[-3:], needs[-3:], strict=True)
             times = [_like(x, t) if need else None for x, t, need in three]
-        states = g.y0 if isinstance(g.y0, tuple) else (g.y0,)
+        states = g.y0 if isinstance(g.y0, tuple) and g.y0 else (g.y0,)
         y0 = (x if need else None for x, need in zip(states, needs, strict=False))
         grads = (*y0, *g.params, *times)
         if torch.is_grad_enabled():
