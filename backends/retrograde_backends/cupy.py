@@ -9,7 +9,7 @@ inside ``with cupy.cuda.Device(i)``. Known limits: a step is some twenty kernel 
 states are bound by launch latency; CuPy's pool rounds every array up to 512 bytes, which plans
 for states smaller than that do not count. Nothing here has been timed.
 
-CuPy's account of memory: the used bytes of its pool, looked at after every allocation.
+Its account of memory is the used bytes of its pool, looked at after every allocation.
 """
 
 from __future__ import annotations

@@ -11,6 +11,6 @@ Nothing degrades in silence: what a library can't do is absent from ``capabiliti
 
 from ._backend.eager import EagerBackend
 from ._backend.interface import AbstractBackend, Capability
-from ._base.host_memory import MemoryInfo
+from ._base.memory import MemoryInfo
 
 __all__ = ["AbstractBackend", "Capability", "EagerBackend", "MemoryInfo"]

@@ -16,7 +16,7 @@ import pytest
 import retrograde as rg
 
 torch = pytest.importorskip("torch")
-device = pytest.importorskip("retrograde_backends.torch.device")
+device = pytest.importorskip("retrograde_backends.torch.memory")
 pytest.importorskip("retrograde_backends.torch.adapter")  # before anything is counted
 kernels = pytest.importorskip("retrograde_backends.torch.compiled.cache")
 

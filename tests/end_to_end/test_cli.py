@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from retrograde import __version__
-from retrograde._base.units import MissingExtra, require
+from retrograde._base.memory import MissingExtra, require
 from retrograde._commands.main import main
 
 WRONG = [

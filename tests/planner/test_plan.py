@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import retrograde as rg
-from retrograde._base.units import format_bytes, parse_bytes
+from retrograde._base.memory import format_bytes, parse_bytes
 
 STATE = 16  # bytes of two float64
 

@@ -12,15 +12,14 @@ from retrograde._base.types import Array, Device, DType, Field, Scale, State, Ta
 from retrograde._solvers.runge_kutta.solver import ExplicitRungeKutta
 
 from .attempt import flat_stepper
-from .cotangents import FlatCotangents
-from .stages import FlatLayout, FlatStages
+from .stages import FlatCotangents, FlatLayout, FlatStages
 
 if TYPE_CHECKING:
     from retrograde._backend.interface import AbstractBackend
     from retrograde._backend.protocols import Layout, StepAdjoint, StepStages
     from retrograde._integrate.problem import Problem
     from retrograde._solvers.base import AbstractSolver
-    from retrograde._solvers.runge_kutta.step import Stepper
+    from retrograde._solvers.runge_kutta.solver import Stepper
     from retrograde._solvers.runge_kutta.tableau import Tableau
 
 __all__ = ["FlatBackend"]

@@ -14,7 +14,7 @@ import numpy as np
 
 from retrograde._base.types import Array, Field, Leaves, Namespace
 from retrograde._solvers.base import Step
-from retrograde._solvers.runge_kutta.step import Stepper
+from retrograde._solvers.runge_kutta.solver import Stepper
 
 if TYPE_CHECKING:
     from retrograde._solvers.runge_kutta.tableau import Tableau

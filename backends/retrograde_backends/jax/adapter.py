@@ -45,9 +45,8 @@ from .clock import precision
 from .compiled_field import compile_field, compile_output, compiled
 from .field_vjp import DirectHooks, Pullback
 from .loops import LoopHooks
-from .reach import works
 from .stored_vjp import TapeHooks
-from .transforms import TransformHooks, forward_mode
+from .transforms import TransformHooks, forward_mode, works
 from .trees import register
 from .user_loops import IterationHooks
 from .xla_cpu.eligible import default_device, value

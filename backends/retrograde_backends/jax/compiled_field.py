@@ -37,8 +37,7 @@ from retrograde._base.types import (
 
 from .field_vjp import Pullback
 from .mesh import mesh_note, refuse_typed
-from .reach import doubtful
-from .transforms import has_batch
+from .transforms import doubtful, has_batch
 from .xla_cpu.eligible import MOST, allowed, long, separate, small, transcendental, working_on
 from .xla_cpu.kernel import outlined
 from .xla_cpu.matvec import Matvec, multiplies

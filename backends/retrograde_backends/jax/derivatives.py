@@ -1,6 +1,6 @@
 """JAX: a whole solve with its derivatives: jvp, vjp, and both of them again.
 
-The solve is a ``custom_jvp`` whose tangent is one linear function (``derivatives``): applied, it
+The solve is a ``custom_jvp`` whose tangent is one linear function: applied, it
 is the jvp along the steps (ForwardMode); transposed, the adjoint's own reverse pass. So plain
 gradients run as with a ``custom_vjp``, and jvp works as well. What the adjoint keeps from
 forward to reverse is a cache without derivatives: a derivative of a derivative is that of

@@ -48,7 +48,7 @@ from retrograde._loops.loop_program import DifferentiableLoop
 from .derivatives import Differentiable, Tangent
 from .mesh import mesh_note, refuse_typed
 from .primitives import read_row, write_row
-from .reach import doubtful, reached, works
+from .transforms import doubtful, reached, works
 from .types import Axes, Jaxpr, Ref, Var
 from .xla_cpu.eligible import fits, small, working_on
 from .xla_cpu.kernel import one_kernel

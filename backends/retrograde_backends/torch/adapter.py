@@ -46,7 +46,6 @@ from ..flat.adapter import FlatBackend
 from ..flat.stages import FlatLayout
 from .captured import captured_tensors
 from .compiled.solver import compiled_steps
-from .device import on_host, uploaded
 from .distributed import gathered_modules, refuse_replays, spread, whole
 from .field_vjp import RecordedStepVJP, TorchPullback, pull_bytes, tape_bytes
 from .flat import TorchLayout, product, stages, timer
@@ -70,6 +69,7 @@ from .function import (
     tensors_of,
     without_gradient,
 )
+from .memory import on_host, uploaded
 from .modes import (
     normal,
     outside,

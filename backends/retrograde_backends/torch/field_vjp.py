@@ -4,17 +4,8 @@ What is differentiated stands apart from the user's graph: y, t and the leaves o
 detached shadows; tensors that f closes over can't be replaced, so autograd is asked for their
 gradients by name. Nothing is ever added into a user's ``.grad``.
 
-Where every state of a small solve is stored, a whole step is recorded (``field_vjp``).
-
-PyTorch: the vjp of a step of few numbers, recorded as one graph.
-
-Autograd takes 20 us a call beside its nodes, and a stage apart some 40 us of Python. So a small
-step is recorded whole, by the sums that ``DirectAdjoint`` is given, and pulled by one call; a
-large one is cheaper stage by stage, for sums of states in a graph are passes over memory.
-
-PyTorch: what the vjp of one evaluation of f holds from its start to its pull, and in the pull.
-
-What autograd saves is seen by its hooks, what it makes on the way by the dispatcher: a gradient by
+What the vjp of one evaluation of f holds, from its start to its pull and in the pull: what autograd
+saves is seen by its hooks, what it makes on the way by the dispatcher: a gradient by
 ``p[i]`` is a tensor of zeros as large as p, and a sum of two of them a third.
 """
 
@@ -49,14 +40,13 @@ from retrograde._base.types import (
 from retrograde._solvers.runge_kutta.solver import StepCotangents, Stepper, StepVJP
 
 from .captured import edge, unknown_leaf
-from .device import held
-from .memory import LiveStorages
+from .memory import LiveStorages, held
 from .types import Ref
 
 if TYPE_CHECKING:
     from retrograde._backend.protocols import Layout, Pull
     from retrograde._loops.loop import LeafLayout
-    from retrograde._solvers.runge_kutta.step_vjp import Sources
+    from retrograde._solvers.runge_kutta.solver import Sources
     from retrograde._solvers.runge_kutta.tableau import Tableau
 
     from .adapter import TorchBackend

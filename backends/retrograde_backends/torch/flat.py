@@ -26,9 +26,9 @@ from retrograde._base.types import Array, Namespace, Scalar, Scale, State, Tree
 
 from ..flat.attempt import FEW, Norm, squared_norm
 from ..flat.stages import FlatLayout, FlatStages, stamper
-from .device import on_host, shares
 from .distributed import spread, whole
 from .forward_mode import unwrapped
+from .memory import on_host, shares
 
 if TYPE_CHECKING:
     from retrograde._solvers.runge_kutta.tableau import Tableau

@@ -16,8 +16,8 @@ import torch
 from retrograde._base.errors import InputError, UnsupportedByBackend
 from retrograde._base.types import Array, Aux, Inputs, Leaves, NeedsGradient, State, Tree
 
-from .device import held
 from .field_vjp import without_hooks
+from .memory import held
 from .modes import outside
 from .types import Ctx
 

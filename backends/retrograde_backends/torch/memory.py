@@ -3,12 +3,18 @@
 On the CPU PyTorch keeps no statistics. A :class:`LiveStorages` sees the result of every
 operation, C++ autograd's included, and follows each new storage by a weak reference until it
 dies. Memory that one operation takes and returns inside itself is not seen.
+
+Where tensors live on a device that works by itself, nobody waits for it within a pass but for the
+one number that a step is judged by: cotangents of times stay 0-d tensors, a time is an argument of
+the kernel that writes it, and rows of weights go up from pinned memory, which PyTorch keeps until
+the copy is done.
 """
 
 from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -16,9 +22,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from retrograde._base.types import Array, Device, Function, Leaves, Tree
+from retrograde._base.types import Array, Device, DType, Function, Leaves, Tree
 
-__all__ = ["LiveStorages", "peak_gradient_bytes"]
+__all__ = [
+    "LiveStorages",
+    "held",
+    "on_host",
+    "peak_gradient_bytes",
+    "shares",
+    "uploaded",
+]
 
 
 class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -95,3 +108,41 @@ def _cuda_peak(fn: Function, arguments: Leaves, device: Device) -> int:
     peak = torch.cuda.max_memory_allocated(device)
     del result
     return int(peak - before)
+
+
+def on_host(device: Device) -> bool:
+    """Whether numbers of its tensors can be read without waiting for anything."""
+    return device.type == "cpu"  # type: ignore[no-any-return]
+
+
+def shares(device: Device) -> bool:
+    """Whether NumPy can work in the memory of its tensors; those of ``torch.func`` have none."""
+    return on_host(device) and not torch._C._are_functorch_transforms_active()
+
+
+def copies(device: Device) -> bool:
+    """Whether it copies from pinned memory of the host by itself."""
+    return device.type == "cuda"  # type: ignore[no-any-return]
+
+
+def held(x: Array) -> Array:
+    """A 0-d tensor's number where it lies in the host's memory; else x, for nobody waits for it."""
+    return x.item() if on_host(x.device) else x
+
+
+def uploaded(
+    values: float | Sequence[float] | Sequence[Sequence[float]] | Array,
+    dtype: DType,
+    device: Device,
+) -> Array:
+    """Numbers of the host as a tensor; nobody waits until they are there."""
+    if on_host(device) or not copies(device):
+        return torch.as_tensor(values, dtype=dtype, device=device)
+    return pinned(values, dtype).to(device, non_blocking=True)
+
+
+def pinned(
+    values: float | Sequence[float] | Sequence[Sequence[float]] | Array, dtype: DType
+) -> Array:
+    """Numbers in memory that a device can copy from by itself."""
+    return torch.tensor(values, dtype=dtype, pin_memory=True)

@@ -18,9 +18,9 @@ from retrograde._backend.stages import joint
 from retrograde._base.errors import InputError
 from retrograde._base.types import Array, Field, Function, Leaves, Scalar, Scale, State, Tree
 
-from .device import uploaded
 from .flat import timer
 from .forward_mode import item, moving_forward
+from .memory import uploaded
 
 if TYPE_CHECKING:
     from retrograde._backend.interface import AbstractBackend

@@ -16,7 +16,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .._backend.stages import joint
-from .._base.types import Array, Bool, Field, Leaves, Namespace, NeedsGradient, Scalar, Scale, State
+from .._base.types import (
+    Array,
+    Bool,
+    Field,
+    Leaves,
+    Namespace,
+    NeedsGradient,
+    Scalar,
+    Scale,
+    State,
+)
 from .._solvers.base import AbstractStepper, SolverState, Step
 from .step_vjp import field_pullback
 

@@ -5,10 +5,9 @@ doi:10.1145/347837.347846), or segments where a traced loop gains by them. Unkno
 online by marginal cost, then the optimal reversal of the slots as they are. A slot holds y
 only; accepted times are recorded, so replay has no controller and no rejected step.
 
-What a traced forward integration hands to its reverse, without what the host knows anyway.
-
-A number of steps that is known, and the positions of the rows that follow from it, are constants
-of the program: kept as arrays, they would be a good part of the residuals of a small state.
+A traced forward pass hands to its reverse what the host does not know anyway. A number of steps
+that is known, and the positions of the rows that follow from it, are constants of the program: kept
+as arrays, they would be a good part of the residuals of a small state.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from .step_vjp import PullCarry, ReverseStep
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .._integrate.integrator import Integrator
-    from .._integrate.outputs import Final
+    from .._integrate.saveat import Final
 
 __all__ = [
     "RecursiveCheckpointAdjoint",

@@ -40,7 +40,7 @@ from .step_vjp import output_pullback
 if TYPE_CHECKING:
     from .._backend.protocols import Layout
     from .._integrate.integrator import Integrator
-    from .._integrate.outputs import Final
+    from .._integrate.saveat import Final
 
 __all__ = ["ContinuousAdjoint"]
 

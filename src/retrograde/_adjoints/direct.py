@@ -30,8 +30,7 @@ from .._base.types import (
     Scale,
     State,
 )
-from .._integrate.outputs import output_leaves
-from .._integrate.saveat import Outputs
+from .._integrate.saveat import Outputs, output_leaves
 from .._integrate.solution import Status
 from .base import AbstractAdjoint
 
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .._backend.protocols import Layout, StepStages
     from .._integrate.integrator import Integrator
-    from .._integrate.outputs import Final
+    from .._integrate.saveat import Final
     from .._solvers.base import AbstractStepper
     from .._solvers.runge_kutta.tableau import Tableau
 

@@ -1,15 +1,13 @@
-"""What backsolve and reversible adjoints share: a reverse pass that takes steps back.
+"""Adjoints that take steps back: BacksolveAdjoint, ReversibleAdjoint, and what they share.
 
 The forward integration stores up to c states and notes projections of the others; the reverse pass
 inverts steps as long as the guard accepts them, and replays the rest
-(``_checkpointing.inversion``).
+(``_checkpointing.reverse_by_inversion``).
 
-ReversibleAdjoint: for solvers whose steps have an exact inverse.
-
-BacksolveAdjoint: steps taken back in place of states stored.
-
-Discrete mode inverts the forward step by a step of -h and takes the exact vjp of the forward
-step at the state that it finds, under guard. The textbook's adjoint ODE is ``continuous``.
+ReversibleAdjoint is for solvers whose steps have an exact inverse. BacksolveAdjoint takes steps
+back in place of states stored: its discrete mode inverts the forward step by a step of -h and takes
+the exact vjp of the forward step at the state that it finds, under guard. The textbook's adjoint
+ODE is ``continuous``.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from .step_vjp import ReverseStep
 
 if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
-    from .._integrate.outputs import Final
+    from .._integrate.saveat import Final
 
 __all__ = [
     "BacksolveAdjoint",

@@ -21,7 +21,7 @@ from .step_vjp import PullCarry, ReverseStep
 
 if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
-    from .._integrate.outputs import Final
+    from .._integrate.saveat import Final
 
 __all__ = ["ClockedPull", "ClockedStates"]
 

@@ -36,10 +36,10 @@ from .._checkpointing.forward import while_any
 if TYPE_CHECKING:
     from .._backend.protocols import AbstractStepVJP, FieldVJP
     from .._integrate.integrator import Integrator
-    from .._integrate.outputs import Final
     from .._integrate.problem import Problem
+    from .._integrate.saveat import Final
     from .._solvers.base import AbstractStepper
-    from .._solvers.runge_kutta.step_vjp import Sources
+    from .._solvers.runge_kutta.solver import Sources
 
 __all__ = ["PullCarry", "ReverseStep", "field_pullback", "output_pullback"]
 

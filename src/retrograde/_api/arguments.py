@@ -13,8 +13,7 @@ from .._backend.clock import step_count
 from .._backend.interface import Capability
 from .._backend.registry import backend_beside, backend_for
 from .._base.errors import InputError, UnsupportedByBackend
-from .._base.foreign import refuse
-from .._base.plain_input import kind, parameters, state
+from .._base.plain_input import kind, parameters, refuse, state
 from .._base.types import Array, Inputs, Scalar, State, Table, Time, Times, Tree, VectorFieldFn
 from .._controllers import AbstractController, ConstantSteps, PIDController, StepTo
 from .._integrate.integrator import Integrator

@@ -1,6 +1,6 @@
 """``solve``, ``solve_vjp`` and ``plan``: normalise, plan, run, wrap.
 
-The keywords of ``solve`` in one object, and checks that need nothing else.
+``Options`` are the keywords of ``solve`` in one object, with the checks that need nothing else.
 """
 
 from __future__ import annotations
@@ -10,9 +10,20 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, overload
 
 from .._adjoints import AbstractAdjoint, RecursiveCheckpointAdjoint, find_adjoint
-from .._backend.opaque import opaque
+from .._backend.registry import opaque
 from .._base.errors import InputError
-from .._base.types import Aux, Inputs, Leaves, Memory, Plain, Time, Times, Tree, VectorFieldFn, Y
+from .._base.types import (
+    Aux,
+    Inputs,
+    Leaves,
+    Memory,
+    Plain,
+    Time,
+    Times,
+    Tree,
+    VectorFieldFn,
+    Y,
+)
 from .._controllers import AbstractController
 from .._integrate.saveat import SaveAt
 from .._integrate.solution import Gradients, Solution, Status, check
@@ -20,8 +31,7 @@ from .._planner.measure_vjp import measured_vjp
 from .._planner.plan import Plan
 from .._solvers import AbstractSolver
 from .arguments import prepare
-from .plan import choose_plan, note_steps
-from .solve_program import DifferentiableSolve, Pullback
+from .solve_program import DifferentiableSolve, Pullback, choose_plan, note_steps
 
 __all__ = [
     "AdjointName",

@@ -10,9 +10,8 @@ the variable ``index``:
 A tape is *uniform* while all its variables have one and the same real dtype; then no
 cotangent needs a cast or a conjugate, and operands of equal shape need no :func:`fit` either.
 
-Bytes of the Python objects that a tape is made of, beside the data of its arrays.
-
-For states of a few KiB these objects are the larger part. Counted is what a
+For states of a few KiB the Python objects of a tape take more bytes than its arrays
+(:func:`object_bytes`). Counted is what a
 :class:`~.tape.Pullback` alone keeps alive: tuples, closures, cells and array headers. Not
 counted are classes, modules and what functions reach through their globals.
 """

@@ -2,14 +2,13 @@
 
 On a uniform tape the four operators and reads of blocks need no rule, no closure and no cast:
 that is what makes a node cost about a microsecond. Everything else goes through
-:func:`.recording.record`.
+:func:`~.tape.record`.
 
-Writes into variables: ``d[1:-1] = ...`` and ``d += ...``, recorded as functions.
-
-A write gives the variable a new value and a new place on the tape; nothing is mutated, so
-every write costs a copy. Arrays that share memory are followed as NumPy would: a write into a
-slice ``d[a:b]`` goes through to d. Where that can't be followed it raises: writes into an
-input of the function, into a reshaped view, and into an array of which another view is alive.
+Writes into variables, ``d[1:-1] = ...`` and ``d += ...``, are recorded as functions. A write gives
+the variable a new value and a new place on the tape; nothing is mutated, so every write costs a
+copy. Arrays that share memory are followed as NumPy would: a write into a slice ``d[a:b]`` goes
+through to d. Where that can't be followed it raises: writes into an input of the function, into a
+reshaped view, and into an array of which another view is alive.
 """
 
 from __future__ import annotations

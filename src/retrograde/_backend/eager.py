@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from .._base.errors import InputError, UnsupportedByBackend
-from .._base.host_memory import MemoryInfo, host_memory
+from .._base.memory import MemoryInfo, host_memory
 from .._base.trees import flatten
 from .._base.types import (
     Array,
@@ -47,6 +47,7 @@ from .._checkpointing import schedules
 from .clock import HostClock
 from .interface import AbstractBackend, Capability
 from .stages import ListLayout, StageCotangents, Stages
+from .storage import Lazy, Rows, Stack, device_of, same_row
 
 if TYPE_CHECKING:
     from .._api.solve_program import DifferentiableSolve
@@ -71,9 +72,6 @@ __all__ = [
     "DirectLayout",
     "DirectStages",
     "EagerBackend",
-    "Lazy",
-    "Rows",
-    "Stack",
 ]
 
 
@@ -93,71 +91,6 @@ class DirectStages(Stages):
     def error2(self, y1: State) -> Scalar:
         with self.layout.bk.quiet():
             return super().error2(y1)
-
-
-class Stack:
-    """Rows of leaves, written into arrays that are made when the first row is known."""
-
-    def __init__(self, xp: Namespace, rows: int) -> None:
-        self.xp, self.rows = xp, rows
-        self.leaves: list[Array] | None = None
-
-    def put(self, i: int, leaves: Sequence[Array]) -> None:
-        """Write row i."""
-        if self.leaves is None:
-            zeros = self.xp.zeros
-            self.leaves = [
-                zeros((self.rows, *x.shape), dtype=x.dtype, device=_device(x)) for x in leaves
-            ]
-        for block, x in zip(self.leaves, leaves, strict=True):
-            same_row(block[0, ...], x)
-            block[i, ...] = x
-
-
-def _device(x: Array) -> Device:
-    """Where an array lives, if its library says."""
-    return getattr(x, "device", None)
-
-
-def same_row(first: Array, x: Array) -> None:
-    """Raise InputError unless a y is like the first one."""
-    if x.shape != first.shape or x.dtype != first.dtype:
-        raise InputError(
-            f"`body` returned a y of {x.dtype}, shape {tuple(x.shape)}, after one of "
-            f"{first.dtype}, shape {tuple(first.shape)}; return the same shape and dtype always."
-        )
-
-
-class Rows(dict[int, State]):
-    """Rows by index; what is written to the scratch row is not kept alive."""
-
-    def __init__(self, scratch: int | None) -> None:
-        super().__init__()
-        self.scratch = scratch
-
-    def __reduce__(self) -> tuple[Function, tuple[int | None, dict[int, State]]]:
-        return _filled, (self.scratch, dict(self))
-
-    def __setitem__(self, i: int, y: State) -> None:
-        if i != self.scratch:
-            super().__setitem__(i, y)
-
-
-def _filled(scratch: int | None, rows: dict[int, State]) -> Rows:
-    """What was pickled or copied."""
-    made = Rows(scratch)
-    made.update(rows)
-    return made
-
-
-class Lazy:
-    """A table whose entries are made when they are asked for."""
-
-    def __init__(self, entry: Callable[[int], int]) -> None:
-        self.entry = entry
-
-    def __getitem__(self, i: int) -> int:
-        return self.entry(i)
 
 
 class EagerBackend(AbstractBackend):
@@ -547,7 +480,7 @@ class EagerBackend(AbstractBackend):
         return int(math.prod(x.shape)) * int(size) * pair
 
     def row_like(self, x: Array) -> Array:
-        return self.xp.zeros(x.shape[1:], dtype=x.dtype, device=_device(x))
+        return self.xp.zeros(x.shape[1:], dtype=x.dtype, device=device_of(x))
 
     def row(self, x: Array, i: Index) -> Array:
         return x[i, ...]
@@ -563,7 +496,7 @@ class EagerBackend(AbstractBackend):
         if stack.leaves is not None:
             return list(stack.leaves)
         zeros, rows = self.xp.zeros, stack.rows
-        return [zeros((rows, *x.shape), dtype=x.dtype, device=_device(x)) for x in like]
+        return [zeros((rows, *x.shape), dtype=x.dtype, device=device_of(x)) for x in like]
 
     def predicate(self, x: Array) -> Bool:
         return bool(x)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .._loops.loop import LeafLayout
     from .._loops.loop_program import DifferentiableLoop
     from .._solvers.base import AbstractStepper, Step
-    from .._solvers.runge_kutta.step_vjp import Sources, StepCotangents
+    from .._solvers.runge_kutta.solver import Sources, StepCotangents
     from .interface import AbstractBackend
 
 __all__ = [

@@ -4,24 +4,38 @@ The built-in adapters stand in a table of modules that are imported when one of 
 arrives. Entry points are read only for a type that the table does not know (it takes 40 ms) and
 that has a shape. An adapter that is announced there is asked first; else an array that says what
 its namespace is (``__array_namespace__``) gets the generic one.
+
+Public functions are hidden from compilers of Python around them (:func:`opaque`). A solve chooses
+its steps by values, so a compiler that traces the Python which calls it has to leave it whole: cut
+into the pieces that it can trace, it would run no faster, and take minutes to compile. How a
+function is hidden from such a compiler is its library's own (``apart``).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import sys
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec, TypeVar
 
 from .._base.errors import InputError, UnsupportedByBackend
-from .._base.foreign import cure, refuse
-from .._base.plain_input import kind
-from .._base.types import Tree
+from .._base.plain_input import cure, kind, refuse
+from .._base.types import Function, Tree
 from .eager import EagerBackend
 from .interface import AbstractBackend
 
-__all__ = ["BUILT_IN", "COMPILERS", "adapter", "backend_beside", "backend_for", "backend_of"]
+__all__ = [
+    "BUILT_IN",
+    "COMPILERS",
+    "adapter",
+    "backend_beside",
+    "backend_for",
+    "backend_of",
+    "opaque",
+]
+
 
 BUILT_IN = {
     "numpy": "retrograde_backends.numpy",
@@ -168,3 +182,29 @@ def _registered(tree: Tree) -> Iterable[Tree]:
                     yield from _leaves(leaf)
                 return
     yield tree
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def opaque(fn: Callable[_P, _R]) -> Callable[_P, _R]:
+    """``fn``, which compilers of Python that are loaded do not look into."""
+
+    @functools.wraps(fn)
+    def call(*args: _P.args, **keywords: _P.kwargs) -> _R:
+        hidden: Function = fn
+        for module, library in COMPILERS.items():
+            if module in sys.modules:
+                hidden = adapter(library).apart(hidden)
+        return hidden(*args, **keywords)  # type: ignore[no-any-return]
+
+    # what torch.compile reads of a function before it traces it, and says where it must not stop
+    vars(call).update(_torchdynamo_disable=True, _torchdynamo_disable_msg=_WHY % fn.__name__)
+    return call
+
+
+_WHY = (
+    "retrograde.%s takes steps by the values of tensors and can be no part of a graph; leave "
+    "`fullgraph` out, or compile `f` in place of what calls it"
+)

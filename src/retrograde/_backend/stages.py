@@ -1,23 +1,19 @@
 """Stages and their cotangents in plain array-API form: the only place of linear combinations.
 
-A *layout* turns the leaves of a tree into the state that a loop carries and back. A *stage
-space* holds one step's stages; an *stage cotangents* their cotangents. The forms here carry a
+A *layout* turns the leaves of a tree into the state that a loop carries and back. ``Stages``
+hold those of one step, ``StageCotangents`` their cotangents. The forms here carry a
 tuple of leaves and use nothing beyond the array API standard: what an unknown library gets,
 what a tracing library wants, and the oracle that faster adapter forms are tested against.
 
 Notation: Y_i = y + h sum_j a_ij k_j, y1 = y + h sum_i b_i k_i (Hairer, Norsett, Wanner, Solving
-ODEs I, eq. II.1.8). Stage cotangents: ``stages``.
+ODEs I, eq. II.1.8). Their cotangents: u_i = h (b_i g + sum_j>i a_ji mu_j) + q_i (Hager 2000,
+doi:10.1007/s002110000178; Sanz-Serna 2016, doi:10.1137/151002769), over all stages that there are,
+those of an interpolant alone included.
 
-Stage cotangents in plain array-API form: the cotangents of one step's stages (see ``stages``).
-
-u_i = h (b_i g + sum_j>i a_ji mu_j) + q_i (Hager 2000, doi:10.1007/s002110000178; Sanz-Serna 2016,
-doi:10.1137/151002769), over all stages that there are, those of an interpolant alone included.
-
-States made of parts: cut into equal ones, joined, added up with weights (list form).
-
-A solver may carry more than y from step to step (a second copy of y, a slope), and a solver of
-separable systems moves the halves of a pair in turn. Both see a state as equal parts: as many
-leaves each, and as many elements. What a part is, only its solver knows.
+States are cut into equal parts and joined again: a solver may carry more than y from step to step
+(a second copy of y, a slope), and a solver of separable systems moves the halves of a pair in turn.
+Both see a state as equal parts: as many leaves each, and as many elements. What a part is, only its
+solver knows.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from .._backend.registry import BUILT_IN, adapter
 from .._backend.specialise import generic
 from .._base import __version__
-from .._base.units import format_bytes
+from .._base.memory import format_bytes
 
 __all__ = ["INSTALL", "missing", "run"]
 

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from .._base import __version__
 from .._base.errors import InputError, PlanInfeasible, RetrogradeError
-from .._base.units import MissingExtra
+from .._base.memory import MissingExtra
 from . import info
 from .compare import session as compare
 from .compare.problem import PROBLEMS

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from .._base.errors import RetrogradeError
-from .._base.units import require
+from .._base.memory import require
 from .info import INSTALL, missing
 
 __all__ = ["Options", "available", "one_line", "padded", "progress_bar"]

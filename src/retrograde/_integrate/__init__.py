@@ -1,6 +1,6 @@
 """One solve: the problem, the loop over its steps, what it hands back.
 
-``problem`` is what is solved, ``integrator`` the one loop over tries of a step, ``saveat`` and
-``outputs`` the rows on the way, ``solution`` the result, ``relative_time`` how times are counted,
+``problem`` is what is solved, ``integrator`` the one loop over tries of a step, ``saveat``
+the rows on the way, ``solution`` the result, ``relative_time`` how times are counted,
 ``progress`` bars. Gradient methods receive the integrator as an argument and never import it.
 """

@@ -29,13 +29,7 @@ from .._base.types import (
     State,
     Table,
 )
-from .._checkpointing import (
-    Slots,
-    checkpointed_for,
-    checkpointed_while,
-    while_any,
-    write_where,
-)
+from .._checkpointing import Slots, checkpointed_for, checkpointed_while, while_any, write_where
 from .._controllers import (
     AbstractController,
     ConstantGrid,
@@ -45,10 +39,9 @@ from .._controllers import (
     StepTo,
 )
 from .._solvers import AbstractSolver
-from .outputs import Final
 from .problem import Problem
 from .progress import reporter
-from .saveat import Outputs
+from .saveat import Final, Outputs
 from .solution import Status
 from .try_step import AdaptiveSteps
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from .._backend.interface import Capability
 from .._base.errors import InputError
-from .._base.foreign import refuse
-from .._base.plain_input import fitted, integral, matched
+from .._base.plain_input import fitted, integral, matched, refuse
 from .._base.types import Array, Aux, Function, Leaves, State, Tree, VectorFieldFn
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 from .._base.types import Bool, Carry, Index, Inputs, Leaves, Scalar, State, Table
 from .._checkpointing import Patience, Slots, Stored
 from .._solvers.base import AbstractStepper, SolverState, Step
-from .outputs import Final
+from .saveat import Final
 from .solution import Status
 
 if TYPE_CHECKING:

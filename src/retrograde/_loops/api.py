@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
-from .._backend.opaque import opaque
+from .._backend.registry import opaque
 from .._base.errors import InputError
 from .._base.types import Bool, Function, Memory, NeedsGradient, Tree
 from .arguments import (

@@ -1,6 +1,6 @@
 """The arguments of a loop, checked, as a program that is ready to run.
 
-Running a loop as its kind asks for; its result in the user's trees, and cotangents from them.
+It is run as its kind asks for; results, and cotangents, are in the user's trees.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from .._adjoints.direct import DirectAdjoint
 from .._autodiff.field_vjp import TapePullback
 from .._backend.interface import Capability
 from .._base.errors import InputError, PlanInfeasible
+from .._base.memory import format_bytes
 from .._base.types import Memory, NeedsGradient
-from .._base.units import format_bytes
 from .._checkpointing import schedules
 from .._planner.budget import budget_bytes
 from .._planner.shape import ARRAYS_ONLY

@@ -1,10 +1,9 @@
 """From ``memory=`` to bytes: as given, as a fraction, or half of what the device has free.
 
-What a budget is charged with: what passes, and the record of an adaptive solve's times.
-
-The number of adaptive steps is a prediction, and a record of times grows with it. So slots are
-bought with what is left after room for more times than predicted, and a plan tells how many
-steps it holds (:func:`limit`).
+A budget is charged with what passes, and with the record of an adaptive solve's times. The number
+of adaptive steps is a prediction, and a record of times grows with it. So slots are bought with
+what is left after room for more times than predicted, and a plan tells how many steps it holds
+(:func:`limit`).
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from typing import TYPE_CHECKING
 from .._adjoints.base import AbstractAdjoint
 from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
 from .._base.errors import InputError
+from .._base.memory import format_bytes, parse_bytes
 from .._base.types import Array, Memory
-from .._base.units import format_bytes, parse_bytes
 from .costs import as_compiled, slot_bytes, with_tapes
 from .shape import ARRAYS_ONLY, RECORD, UNLIMITED, Shape
 

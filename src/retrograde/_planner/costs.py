@@ -4,8 +4,6 @@ Units: F is one accepted step forward, B the vjp of one step given its tapes (``
 unless it was measured). What counts as bytes: everything alive because a gradient is wanted,
 beyond the inputs, the outputs asked for and the working set of the solve itself.
 
-What inverted steps cost, and the setting that a budget buys for them.
-
 Beside slots a budget buys guards: four projections of a state at every step, or at every few,
 where they take less than the states themselves. Steps with an exact inverse can be guarded by the
 stored states alone, of which four are needed at least; others drift on the way from one to the

@@ -15,8 +15,8 @@ from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
 from .._adjoints.direct import DirectAdjoint
 from .._adjoints.inversion import BacksolveAdjoint, InvertingAdjoint
 from .._adjoints.stored_vjp import TapeAdjoint
+from .._base.memory import format_bytes, require
 from .._base.types import Tree
-from .._base.units import format_bytes, require
 from .shape import ARRAYS_ONLY
 
 if TYPE_CHECKING:

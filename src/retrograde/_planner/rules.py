@@ -1,9 +1,8 @@
 """The choice of the adjoint: an ordered list of rules, the first that answers decides.
 
 To add a rule: a function of a :class:`Case`, its entry in ``RULES`` at its place, and where it
-brings a method of its own a row in ``candidates.options`` and in ``candidates.cost_of``.
-
-The rows of a plan's table: every method with its bytes, its time, and why it is not chosen.
+brings a method of its own a row in ``options`` and in ``cost_of``, which are the rows of a plan's
+table: every method with its bytes, its time, and why it is not chosen.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from .._adjoints.forward_mode import ForwardMode
 from .._adjoints.inversion import BacksolveAdjoint, InvertingAdjoint
 from .._adjoints.stored_vjp import TapeAdjoint
 from .._base.errors import PlanInfeasible
-from .._base.units import format_bytes
+from .._base.memory import format_bytes
 from .._checkpointing import schedules
 from .budget import charged, limit, reserved
 from .costs import (

@@ -33,7 +33,15 @@ from jax.interpreters import ad, batching, mlir
 from retrograde._base.types import Array, Function, Leaves, Tree
 
 from ..types import Axes, Eqn, Jaxpr, Ref, Var
-from .eligible import ALLOWED, CALLS, ELEMENTWISE, SHAPES, TRANSCENDENTAL, equations_of, names
+from .eligible import (
+    ALLOWED,
+    CALLS,
+    ELEMENTWISE,
+    SHAPES,
+    TRANSCENDENTAL,
+    equations_of,
+    names,
+)
 
 __all__ = [
     "Matvec",

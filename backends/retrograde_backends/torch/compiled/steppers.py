@@ -29,14 +29,14 @@ from retrograde._base.types import (
 from retrograde._solvers.base import AbstractStepper, Step
 from retrograde._solvers.runge_kutta.solver import StepCotangents
 
-from ..device import on_host, uploaded
 from ..flat import TorchLayout
+from ..memory import on_host, uploaded
 from .cache import Run
 from .step import bare_step, inside_step, pull_step, slopes_step, whole_step
 
 if TYPE_CHECKING:
     from retrograde._backend.protocols import Layout
-    from retrograde._solvers.runge_kutta.step_vjp import Sources
+    from retrograde._solvers.runge_kutta.solver import Sources
 
     from ..field_vjp import TorchPullback
     from .solver import Programs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..._base.units import require
+from ..._base.memory import require
 from .measure import Reference
 from .problem import Problem
 from .rows import Row

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TextIO
 
 from ..._base.errors import InputError
-from ..._base.units import require
+from ..._base.memory import require
 from .. import terminal
 from .measure import Effort, Reference, measure, reference
 from .problem import Problem, lotka_volterra, toy

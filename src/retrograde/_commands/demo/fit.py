@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from ..._api.solve import plan, solve, solve_vjp
 from ..._backend.interface import AbstractBackend
+from ..._base.memory import require
 from ..._base.types import Array, Namespace, Tree, VectorFieldFn
-from ..._base.units import require
 from ..._integrate.saveat import SaveAt
 from ..._integrate.solution import Solution
 from ..._planner.plan import Plan

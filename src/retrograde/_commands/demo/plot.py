@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..._backend.registry import adapter
+from ..._base.memory import require
 from ..._base.types import Array, Namespace
-from ..._base.units import require
 from ...measure import live_bytes, traced_peak
 from .fit import Fit, Objective
 from .problem import lotka_volterra

@@ -12,8 +12,8 @@ from typing import TextIO
 
 from ..._backend.registry import adapter
 from ..._base import __version__
+from ..._base.memory import format_bytes, parse_bytes, require
 from ..._base.types import Array, Namespace
-from ..._base.units import format_bytes, parse_bytes, require
 from ...measure import Measured, peak_gradient_bytes
 from .. import terminal
 from .fit import TOLERANCE, Compiled, Fit, Objective, fit

@@ -1,6 +1,7 @@
 """The semi-implicit (symplectic) Euler method: order 1, for separable systems, reversible.
 
-Solvers of separable systems: a pair (q, p) whose halves drive each other.
+It, and what it shares with other solvers of separable systems: a pair (q, p) whose halves drive
+each other.
 """
 
 from __future__ import annotations

@@ -6,10 +6,8 @@ list read backwards with every instruction transposed (reverse accumulation; Gri
 *Evaluating Derivatives*, 2nd ed., 2008, doi:10.1137/1.9780898717761, ch. 3). Each is written
 once, here, for all solvers of this form; a solver states its lists.
 
-Explicit Runge-Kutta methods have a faster form of their own (``explicit_rk``); one of them may
+Explicit Runge-Kutta methods have a faster form of their own (``runge_kutta``); one of them may
 be an instruction (:class:`BaseStep`).
-
-Cotangents of the registers of a straight-line program (``linear_program``), read backwards.
 """
 
 from __future__ import annotations

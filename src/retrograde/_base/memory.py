@@ -1,0 +1,175 @@
+"""Bytes: what the host and a device have of them, and how they are written: ``"64 MiB"``.
+
+Linux reports the host's memory and the limit of the control group under /proc and /sys; elsewhere
+the operating system's own total is used. :func:`require` imports what only an extra brings.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from .errors import InputError, RetrogradeError
+
+__all__ = [
+    "MemoryInfo",
+    "MissingExtra",
+    "format_bytes",
+    "host_memory",
+    "parse_bytes",
+    "require",
+]
+
+
+def host_memory(root: Path = Path("/")) -> tuple[int, int, str]:
+    """Free and total bytes of host memory and where they were read.
+
+    Returns
+    -------
+    free, total : int [bytes]
+    source : str
+    """
+    total, free, source = _meminfo(root)
+    limit, used = _cgroup(root)
+    if limit is not None and limit < total:
+        return max(0, min(free, limit - used)), limit, "host memory, capped by the cgroup"
+    return free, total, source
+
+
+def _meminfo(root: Path) -> tuple[int, int, str]:
+    try:
+        text = _read(root / "proc/meminfo")
+    except OSError:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return total, total // 2, "half of the host memory"
+    # one field at a time: a plan reads three of some sixty lines
+    free = "MemAvailable" if "MemAvailable:" in text else "MemFree"
+    return _field(text, "MemTotal"), _field(text, free), "host memory available"
+
+
+def _field(text: str, name: str) -> int:
+    """Bytes of a line ``name:  123 kB``."""
+    return int(text.partition(name + ":")[2].partition("\n")[0].split()[0]) * 1024
+
+
+def _read(path: Path) -> str:
+    """A small file of the kernel's, at once."""
+    with open(path, "rb", buffering=0) as file:
+        return file.read(1 << 16).decode()
+
+
+def _cgroup(root: Path) -> tuple[int | None, int]:
+    """Limit and use of the control group, version 2 then 1; (None, 0) where there is none."""
+    for limit, used in (
+        ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
+        (
+            "sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
+    ):
+        try:
+            return int(_read(root / limit)), int(_read(root / used))
+        except (OSError, ValueError):  # absent, or "max"
+            continue
+    return None, 0
+
+
+class MemoryInfo(NamedTuple):
+    """Memory that a gradient may take.
+
+    Attributes
+    ----------
+    free, total : int [bytes]
+        What is not taken, and all of it.
+    source : str
+        Where the numbers come from.
+
+    Examples
+    --------
+    >>> from retrograde.backend import MemoryInfo
+    >>> free, total, source = MemoryInfo(2**30, 2**32, "a device")
+    >>> free / total
+    0.25
+    """
+
+    free: int
+    total: int
+    source: str
+
+
+_FACTORS = {
+    "": 1,
+    "b": 1,
+    **{f"{p}b": 1000**i for i, p in enumerate("kmgt", 1)},
+    **{f"{p}ib": 1024**i for i, p in enumerate("kmgt", 1)},
+}
+_PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*\Z", re.IGNORECASE)
+
+
+def parse_bytes(text: str) -> int:
+    """Read a number of bytes such as ``"96KiB"``, ``"1.5 GB"`` or ``"2048"``.
+
+    Returns
+    -------
+    int [bytes]
+
+    Raises
+    ------
+    InputError
+        If the text is no positive number with a unit of bytes.
+
+    Examples
+    --------
+    >>> parse_bytes("96KiB"), parse_bytes("1.5 kB")
+    (98304, 1500)
+    """
+    match = _PATTERN.match(text)
+    factor = _FACTORS.get(match.group(2).lower()) if match else None
+    size = float(match.group(1)) * factor if match and factor else 0.0
+    if not 1 <= size < math.inf:
+        raise InputError(
+            f"`memory` is {text!r}, which is no number of bytes; write for example "
+            "'512 MiB', '96KiB', '2 GB', or an int."
+        )
+    return int(size)
+
+
+def format_bytes(size: float) -> str:
+    """Write a number of bytes with three significant digits and a binary unit.
+
+    Examples
+    --------
+    >>> format_bytes(160), format_bytes(98304), format_bytes(1.5 * 2**30)
+    ('160 B', '96.0 KiB', '1.50 GiB')
+    """
+    if size < 1024:
+        return f"{int(size)} B"
+    for unit in ("KiB", "MiB", "GiB"):
+        size /= 1024
+        if size < 1024:
+            return f"{size:.{max(0, 2 - int(math.log10(size)))}f} {unit}"
+    return f"{size / 1024:.2f} TiB"
+
+
+class MissingExtra(RetrogradeError):
+    """A package is missing that comes with an extra; the message is the command."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import what only an extra brings.
+
+    Raises
+    ------
+    MissingExtra
+        With the one command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        name = module.partition(".")[0]
+        raise MissingExtra(f'this needs {name}: pip install "retrograde[{extra}]"') from None
