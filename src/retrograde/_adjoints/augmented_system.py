@@ -32,7 +32,7 @@ from .step_vjp import field_pullback
 
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
-    from .._backend.protocols import Layout
+    from .._backend.protocols import AbstractStepVJP, Layout
     from .._integrate.problem import Problem
     from .._solvers import ExplicitRungeKutta
 
@@ -190,6 +190,10 @@ class AugmentedSolver:
         self.solver, self.layout, self.field = solver, layout, field
         self.error_order = solver.error_order
         self._made: AbstractStepper | None = None
+
+    def step_vjp(self, *_: object, **__: object) -> AbstractStepVJP:
+        """No walk back is pulled back itself."""
+        raise AssertionError("the adjoint system has no adjoint")
 
     def stepper(
         self,

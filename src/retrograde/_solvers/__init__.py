@@ -76,7 +76,7 @@ PAGES = {
 BY_NAME = {page.rpartition(".")[2]: name for name, page in PAGES.items() if name != "Reversible"}
 BY_NAME["leapfrog"] = "VelocityVerlet"
 
-SCIPY = {"rk23": "runge_kutta.bosh3", "rk45": "runge_kutta.dopri5", "dop853": "dopri8"}
+SCIPY = {"rk23": "bosh3", "rk45": "dopri5", "dop853": "dopri8"}
 """SciPy's names of methods that are here, too."""
 
 SCIPY_IMPLICIT = ("radau", "bdf", "lsoda")
