@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -286,12 +287,16 @@ def tape_bytes(vjp: TorchPullback, t: Array, y: State) -> tuple[int, int, Sequen
     y = tuple(x.clone() for x in y) if isinstance(y, tuple) else y.clone()
     parts = vjp.layout.unpack(y)  # a stage's state, which its pull holds
     kept: set[int] = set()
-    own = {part.untyped_storage()._cdata for part in parts}
+    begins: dict[int, list[tuple[int, int]]] = {}  # of parts, by storage
+    for i, part in enumerate(parts):
+        begins.setdefault(part.untyped_storage()._cdata, []).append((part.storage_offset(), i))
+    for found in begins.values():
+        found.sort()
 
     def note(x: Array) -> Tree:
         storage = x.untyped_storage()
-        if storage._cdata in own:
-            kept.update(i for i, part in enumerate(parts) if _within(x, part))
+        if (own := begins.get(storage._cdata)) is not None:
+            kept.add(own[bisect_right(own, (x.storage_offset(), len(parts))) - 1][1])
         else:
             storages[weak(storage)] = storage.nbytes()
         return x.detach()  # an output itself would be held by its own graph
@@ -304,13 +309,6 @@ def tape_bytes(vjp: TorchPullback, t: Array, y: State) -> tuple[int, int, Sequen
     size = sum(n for ref, n in storages.items() if ref.expired())
     held = sum(parts[i].numel() * parts[i].element_size() for i in kept)
     return size + vjp.layout.nbytes, size + held, k0
-
-
-def _within(x: torch.Tensor, part: torch.Tensor) -> bool:
-    """Whether x begins in the memory of part."""
-    if x.untyped_storage()._cdata != part.untyped_storage()._cdata:
-        return False
-    return 0 <= x.storage_offset() - part.storage_offset() < max(1, part.numel())
 
 
 def pull_bytes(vjp: TorchPullback, k: Sequence[Array], pull: Function) -> int:

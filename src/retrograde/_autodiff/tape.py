@@ -162,7 +162,7 @@ def object_bytes(pull: object) -> int:
     Examples
     --------
     >>> import numpy as np
-    >>> from .tape import vjp
+    >>> from .vjp import vjp
     >>> sizes = [object_bytes(vjp(np.sin, [np.zeros(n)], np)[1]) for n in (10, 100_000)]
     >>> sizes[0] == sizes[1] > 500
     True
