@@ -43,8 +43,8 @@ def batch_rows() -> Iterator[Case]:
         ("V4", "gradient, lanes of constant steps to ends of their own", ends),
         ("V5", "gradient, 400 saved times of 1,000 lanes", saved),
     ):
-        rival = Rival(row, "diffrax", 2.0, partial(of_lanes, kind("diffrax")))
-        yield Case(work, partial(of_lanes, kind("ours")), (rival,))
+        rival = Rival(row, "diffrax", 2.0, partial(of_lanes, kind, "diffrax"))
+        yield Case(work, partial(of_lanes, kind, "ours"), (rival,))
 
 
 def batch_facts() -> Iterator[Fact]:
@@ -93,7 +93,7 @@ def ends(kind: str) -> Lane:
     """Constant steps, to t1 = 1 to 10."""
     if kind == "ours":
         return lambda f, y, t1, a: rg.solve(f, y, 0.0, t1, a, dt=0.05, max_steps=4096).ys
-    import diffrax
+    diffrax = peers.peer(peers.Diffrax).peer
 
     def solve(f: Any, y: Any, t1: Any, a: Any) -> Any:
         term, steps = diffrax.ODETerm(f), diffrax.ConstantStepSize()
@@ -109,7 +109,7 @@ def saved(kind: str) -> Lane:
     near = {"rtol": 1e-6, "atol": 1e-6}
     if kind == "ours":
         return lambda f, y, _, a: rg.solve(f, y, 0.0, 10.0, a, **near, saveat=TIMES).ys
-    import diffrax
+    diffrax = peers.peer(peers.Diffrax).peer
 
     def solve(f: Any, y: Any, _: Any, a: Any) -> Any:
         term, saveat = diffrax.ODETerm(f), diffrax.SaveAt(ts=TIMES)
@@ -121,10 +121,10 @@ def saved(kind: str) -> Lane:
     return solve
 
 
-def of_lanes(solve: Lane) -> Entrant:
+def of_lanes(kind: Callable[[str], Lane], whose: str) -> Entrant:
     """The gradient of a batch of 1,000 by y0 and args; its error is the distance from that of
     lanes one by one."""
-    lib, problem = library("jax"), problems.batch(1000)
+    lib, problem, solve = library("jax"), problems.batch(1000), kind(whose)
     f = problem.field(lib.xp)
     starts, args = lib.asarray(problem.y0.T), lib.asarray(problem.args)
     stops = lib.asarray(np.linspace(1.0, 10.0, len(starts)))
