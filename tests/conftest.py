@@ -47,9 +47,7 @@ REQUIRED = frozenset(os.environ.get("RETROGRADE_REQUIRE", "").replace(",", " ").
 if "jax:cuda" not in REQUIRED:
     os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported: it looks at it only once
 for _threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
-    os.environ.setdefault(
-        _threads, "1"
-    )  # of each worker, which begins with it: they share the cores
+    os.environ.setdefault(_threads, "1")  # of each worker: they share the cores
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -74,8 +72,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = chosen
 
 
-def pytest_collection_finish() -> None:
-    """What lives when tests begin is no garbage: full collections, many, need not see it again."""
+@pytest.fixture(autouse=True, scope="module")
+def _what_lives_is_no_garbage() -> None:
+    """What lives when tests of a file begin (imports, compiled programs of files before) need not
+    be seen again by full collections, of which tests of memory make many."""
     gc.collect()
     gc.freeze()
 

@@ -248,7 +248,8 @@ def quickening(t, y, args):
     return (1 + 40 * (t > 30)) * np.stack([y[1], -y[0]])
 
 
-@pytest.mark.parametrize("size", [20, pytest.param(50, marks=pytest.mark.slow), 100])
+@pytest.mark.quick("20")
+@pytest.mark.parametrize("size", [20, 50, 100])
 def test_a_solve_of_many_more_steps_keeps_the_budget(reference, size):
     y0, memory = np.stack([np.ones(size), np.zeros(size)]), "150 KiB"
     settings = {"rtol": 1e-4, "atol": 1e-4}

@@ -89,6 +89,7 @@ def test_field_is_traced_once_whatever_the_stages(backend):
     assert len(traces) <= 3
 
 
+@pytest.mark.slow  # batches of other methods: test_batched_solves
 @pytest.mark.libraries("numpy strict torch jax")  # compiled as it is
 @pytest.mark.needs(Capability.TRACED)
 def test_lanes_of_a_batch_are_single_solves(backend):
