@@ -154,7 +154,8 @@ def test_by_name_a_gradient_equals_that_of_checkpoints(backend, steps, wish):
         )
         for a, b in zip(got, expected, strict=True):
             if b is not None:  # two forms of one integration round differently
-                np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.max(np.abs(b)))
+                size = np.max(np.abs(b), where=np.isfinite(b), initial=0.0)  # rows of padding
+                np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * size)
 
 
 @pytest.mark.libraries("numpy strict torch jax")  # the same programs

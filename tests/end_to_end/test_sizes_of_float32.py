@@ -32,6 +32,8 @@ def fields(kind):
 )
 def test_values_and_gradients(backend, case):
     """Adaptive, with a row inside, as far as a relative tolerance reaches."""
+    if backend.jit and case == "a state at the end of float32":
+        pytest.skip("a compiled program takes what is below 1.2e-38 for zero")
     kind, rate, start, span = SPANS[case]
     y0, a = backend.array([start] * 2, "float32"), backend.array(rate, "float32")
     atol = 1e-6 if kind == "slope" else 0.0
