@@ -127,7 +127,7 @@ class Lanes:
 
     Parameters
     ----------
-    program : Program
+    program : DifferentiableSolve
         Of the single solve.
     room : int [bytes]
         For what is stored of all lanes at one time.

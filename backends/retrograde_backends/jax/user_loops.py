@@ -124,7 +124,7 @@ class Lanes(LoopSpec):
 
     Parameters
     ----------
-    loop : Loop
+    loop : LoopSpec
     size : int
     batched : sequence of bool
         Which parameters have an axis of lanes, their first.

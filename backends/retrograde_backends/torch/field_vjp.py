@@ -87,7 +87,7 @@ class TorchPullback:
         ``bind(params) -> field(t, leaves) -> leaves``.
     params : sequence of tensor
         Those that require a gradient are captured by f and stay as they are.
-    wanted : Wanted
+    wanted : NeedsGradient
     """
 
     def __init__(

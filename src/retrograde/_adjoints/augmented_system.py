@@ -141,7 +141,7 @@ class AugmentedField:
     problem : Problem
     params : sequence of array
         All of the problem's.
-    wanted : Wanted
+    wanted : NeedsGradient
     layout : AugmentedLayout
     """
 

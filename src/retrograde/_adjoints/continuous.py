@@ -147,7 +147,7 @@ class _Walk:
         Where the forward integration ended.
     rows : (leaves of shape (k, *shape), buffer or None)
         Cotangents of the output rows, and the saved states to go on from.
-    wanted : Wanted
+    wanted : NeedsGradient
     seminorm : bool
     """
 

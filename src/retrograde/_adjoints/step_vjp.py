@@ -70,7 +70,7 @@ class ReverseStep:
         Where the forward integration ended.
     cotangents : tuple of array, shape (k, *shape)
         Of the output rows.
-    wanted : Wanted
+    wanted : NeedsGradient
     one_tape : bool
         Hold the tape of one stage at a time, for one more evaluation of f a stage.
     stored : bool

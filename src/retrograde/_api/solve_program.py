@@ -192,7 +192,7 @@ class Pullback:
     ----------
     call : tuple
         f, y0, t0, t1, args and the Options of the solve.
-    program : Program
+    program : DifferentiableSolve
     inputs : Inputs
     """
 

@@ -64,7 +64,7 @@ class TapePullback(_Pullback):
     bind : callable
         ``bind(params) -> field(t, leaves) -> leaves``.
     params : sequence of array
-    wanted : Wanted
+    wanted : NeedsGradient
     """
 
     def __init__(

@@ -47,9 +47,9 @@ class BodyVJP:
 
     Parameters
     ----------
-    loop : Loop
+    loop : LoopSpec
     params : sequence of array
-    wanted : Wanted
+    wanted : NeedsGradient
     cotangents : sequence of array
         Of the floating leaves of the result: those of the carry, then those of ys.
     """

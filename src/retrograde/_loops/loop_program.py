@@ -61,7 +61,7 @@ class DifferentiableLoop:
 
     Attributes
     ----------
-    loop : Loop
+    loop : LoopSpec
     adjoint : AbstractAdjoint
         RecursiveCheckpointAdjoint; DirectAdjoint where the library's autodiff follows the steps.
     fallback : AbstractAdjoint

@@ -1,8 +1,8 @@
 """What a function is made of, so that a fresh one of the same code is known again.
 
 A lambda in a training loop is a new object each time round. What is remembered of its last solve
-(``predict``) is kept by its code and by what it closes over: arrays by shape and dtype, floats by
-being floats, other objects by being the same ones. Nothing is kept alive.
+(``step_count``) is kept by its code and by what it closes over: arrays by shape and dtype, floats
+by being floats, other objects by being the same ones. Nothing is kept alive.
 """
 
 from __future__ import annotations

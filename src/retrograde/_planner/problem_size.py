@@ -1,6 +1,6 @@
 """The shape of a solve: bytes of a state and of a tape, number of steps.
 
-f is called twice at most, and for adaptive steps in a short probe (``predict``).
+f is called twice at most, and for adaptive steps in a short probe (``step_count``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """PyTorch: explicit Runge-Kutta steps and their vjps as compiled programs (``compile=True``).
 
-What is compiled is the step written once for every library (``explicit_rk.Stepper`` over
+What is compiled is the step written once for every library (``runge_kutta.solver.Stepper`` over
 sums of arrays), with t and h as a tensor so that no step compiles anew. Its vjp is autograd's,
 taken inside the program; nothing is differentiated stage by stage. One number is read back a
 step.

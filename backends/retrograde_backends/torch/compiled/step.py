@@ -1,6 +1,6 @@
 """PyTorch: what ``compile=True`` compiles: one step, and the vjp of one, as functions of tensors.
 
-The step is the library's own (``explicit_rk.Stepper``) over sums of tensors
+The step is the library's own (``runge_kutta.solver.Stepper``) over sums of tensors
 (``Stages``); here it only gets its arguments one by one. Each ``*_step(tableau, layout,
 ...)`` returns a function for one kernel; what it closes over never changes.
 

@@ -1,6 +1,6 @@
 """PyTorch: passes whose steps and pulls are each one call of a compiled program.
 
-They stand in for ``explicit_rk.Stepper`` and ``StepVJP``. Only what a saved time inside
+They stand in for ``runge_kutta.solver.Stepper`` and ``StepVJP``. Only what a saved time inside
 a step asks for is formed outside of the programs.
 """
 
@@ -198,7 +198,7 @@ class StepVJP:
         outputs: Callable[..., Sources] | None = None,
         size: bool = True,
     ) -> tuple[StepCotangents, State]:
-        """Pull the cotangent g of y1 back to y (see ``explicit_rk.StepVJP``)."""
+        """Pull the cotangent g of y1 back to y (see ``runge_kutta.solver.StepVJP``)."""
         inside, ct_t, ct_h, extra = None, 0.0, 0.0, None
         if outputs is not None:
             self.step, self.known = (t, h, y), None

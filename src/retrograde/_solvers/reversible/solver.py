@@ -1,7 +1,7 @@
 """Solvers whose step is a straight-line program, and their passes: forward, inverse, vjp.
 
 The programs themselves are the solvers' (one page each); what runs, inverts and transposes them
-is ``linear_program``. Here they are made into the passes that loops and adjoints know.
+is ``straight_line``. Here they are made into the passes that loops and adjoints know.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ class StepVJP(_Inside):
     ) -> tuple[StepCotangents, State]:
         """Pull the cotangent g of the carried state after a step back to y, the one before it.
 
-        ``outputs`` and ``size`` are those of ``explicit_rk.StepVJP.pull``.
+        ``outputs`` and ``size`` are those of ``runge_kutta.solver.StepVJP.pull``.
         """
         machine, program, self.h = self.machine, self.programs.step, h
         self.registers, tapes = machine.linearise(program, t, h, y)
