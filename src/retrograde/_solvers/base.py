@@ -143,7 +143,7 @@ class AbstractSolver(ABC):
 
     Notes
     -----
-    A stepper is an :class:`AbstractStepper`, with ``invert(t, h, carried after) -> carried before``
+    A stepper is an ``AbstractStepper``, with ``invert(t, h, carried after) -> carried before``
     beside its methods, where t and h are those of the step forward; ``extra_stages`` is called
     before ``interpolate`` where ``extra`` is not 0. A step vjp has ``pull``,
     ``embed(cotangent of y) -> of carried``, ``finish(t0, y0, cotangent of carried, acc) ->
@@ -199,7 +199,7 @@ class AbstractSolver(ABC):
     def stepper(
         self, bk: AbstractBackend, layout: Layout, field: Field, scale: Scale | None = None
     ) -> AbstractStepper:
-        """Steps forward, an :class:`AbstractStepper`; ``scale`` are tolerances of errors."""
+        """Steps forward, an ``AbstractStepper``; ``scale`` are tolerances of errors."""
 
     @abstractmethod
     def step_vjp(
