@@ -24,7 +24,7 @@ from .._solvers import AbstractSolver, find_solver
 
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
-    from .solve import Options
+    from .options import Options
 
 __all__ = ["TRACED_MAX_STEPS", "prepare"]
 

@@ -1,176 +1,34 @@
-"""``solve``, ``solve_vjp`` and ``plan``: normalise, plan, run, wrap.
-
-``Options`` are the keywords of ``solve`` in one object, with the checks that need nothing else.
-"""
+"""``solve``, ``solve_vjp`` and ``plan``: normalise, plan, run, wrap."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, overload
+from collections.abc import Callable
+from functools import partial
+from typing import Unpack, overload
 
-from .._adjoints import AbstractAdjoint, RecursiveCheckpointAdjoint, find_adjoint
-from .._backend.registry import opaque
-from .._base.errors import InputError
-from .._base.types import (
-    Aux,
-    Inputs,
-    Leaves,
-    Memory,
-    Plain,
-    Time,
-    Times,
-    Tree,
-    VectorFieldFn,
-    Y,
-)
-from .._controllers import AbstractController
-from .._integrate.saveat import SaveAt
+from .._adjoints import RecursiveCheckpointAdjoint, find_adjoint
+from .._base.types import Aux, Inputs, Leaves, Plain, Time, Tree, VectorFieldFn, Y
 from .._integrate.solution import Gradients, Solution, Status, check
 from .._planner.measure_vjp import measured_vjp
 from .._planner.plan import Plan
-from .._solvers import AbstractSolver
 from .arguments import prepare
+from .options import Keywords, Options, entry
 from .solve_program import DifferentiableSolve, Pullback, choose_plan, note_steps
 
-__all__ = [
-    "AdjointName",
-    "Memory",
-    "Options",
-    "SolverName",
-    "plan",
-    "solve",
-    "solve_vjp",
-]
-
-
-SolverName: TypeAlias = Literal[
-    "alf",
-    "bosh3",
-    "dopri5",
-    "dopri8",
-    "euler",
-    "heun",
-    "leapfrog",
-    "midpoint",
-    "ralston",
-    "reversible_heun",
-    "rk4",
-    "semi_implicit_euler",
-    "tsit5",
-    "velocity_verlet",
-    "RK23",
-    "RK45",
-    "DOP853",
-]
-"""Names of solvers, in the case that they are written in; a call takes any."""
-
-AdjointName: TypeAlias = Literal[
-    "auto", "backsolve", "direct", "forward", "recursive_checkpoint", "reversible", "tape"
-]
-"""Names of gradient methods."""
-
-
-@dataclass(frozen=True, eq=False)
-class Options:
-    """The keywords of :func:`solve`, which ``solve_vjp`` and ``plan`` take as well."""
-
-    solver: SolverName | AbstractSolver = "tsit5"
-    dt: Time | None = None
-    rtol: float | Tree = 1e-4
-    atol: float | Tree = 1e-6
-    controller: AbstractController | None = None
-    saveat: SaveAt | Times | None = None
-    event: None = None
-    adjoint: AdjointName | AbstractAdjoint | Plan = "auto"
-    memory: Memory | None = None
-    max_steps: int | None = None
-    per_sample: bool = False
-    progress: bool | Callable[[float], object] = False
-    throw: bool = True
-    compile: bool = False
-
-    @classmethod
-    def of(cls, arguments: Mapping[str, Any]) -> Options:
-        """Out of all arguments of a call."""
-        return cls(*[arguments[name] for name in cls.__dataclass_fields__])
-
-    def __post_init__(self) -> None:
-        for name, what in (("event", "events"), ("per_sample", "per-sample steps")):
-            if getattr(self, name):
-                raise InputError(f"`{name}` is set, but this version has no {what}; leave it out.")
-        if not isinstance(self.compile, bool):
-            raise InputError(f"`compile` is {self.compile!r}; pass True or False.")
+__all__ = ["plan", "solve", "solve_vjp"]
 
 
 @overload
 def solve(
-    f: VectorFieldFn,
-    y0: Plain,
-    t0: Time,
-    t1: Time,
-    args: Tree = ...,
-    *,
-    solver: SolverName | AbstractSolver = ...,
-    dt: Time | None = ...,
-    rtol: float | Tree = ...,
-    atol: float | Tree = ...,
-    controller: AbstractController | None = ...,
-    saveat: SaveAt | Times | None = ...,
-    event: None = ...,
-    adjoint: AdjointName | AbstractAdjoint | Plan = ...,
-    memory: Memory | None = ...,
-    max_steps: int | None = ...,
-    per_sample: bool = ...,
-    progress: bool | Callable[[float], object] = ...,
-    throw: bool = ...,
-    compile: bool = ...,
+    f: VectorFieldFn, y0: Plain, t0: Time, t1: Time, args: Tree = ..., **keywords: Unpack[Keywords]
 ) -> Solution[Tree]: ...
 @overload
 def solve(
-    f: VectorFieldFn,
-    y0: Y,
-    t0: Time,
-    t1: Time,
-    args: Tree = ...,
-    *,
-    solver: SolverName | AbstractSolver = ...,
-    dt: Time | None = ...,
-    rtol: float | Tree = ...,
-    atol: float | Tree = ...,
-    controller: AbstractController | None = ...,
-    saveat: SaveAt | Times | None = ...,
-    event: None = ...,
-    adjoint: AdjointName | AbstractAdjoint | Plan = ...,
-    memory: Memory | None = ...,
-    max_steps: int | None = ...,
-    per_sample: bool = ...,
-    progress: bool | Callable[[float], object] = ...,
-    throw: bool = ...,
-    compile: bool = ...,
+    f: VectorFieldFn, y0: Y, t0: Time, t1: Time, args: Tree = ..., **keywords: Unpack[Keywords]
 ) -> Solution[Y]: ...
-@opaque
+@entry
 def solve(
-    f: VectorFieldFn,
-    y0: Tree,
-    t0: Time,
-    t1: Time,
-    args: Tree = None,
-    *,
-    solver: SolverName | AbstractSolver = "tsit5",
-    dt: Time | None = None,
-    rtol: float | Tree = 1e-4,
-    atol: float | Tree = 1e-6,
-    controller: AbstractController | None = None,
-    saveat: SaveAt | Times | None = None,
-    event: None = None,
-    adjoint: AdjointName | AbstractAdjoint | Plan = "auto",
-    memory: Memory | None = None,
-    max_steps: int | None = None,
-    per_sample: bool = False,
-    progress: bool | Callable[[float], object] = False,
-    throw: bool = True,
-    compile: bool = False,
+    f: VectorFieldFn, y0: Tree, t0: Time, t1: Time, args: Tree = None, **keywords: Unpack[Keywords]
 ) -> Solution[Tree]:
     """Solve dy/dt = f(t, y, args) from t0 to t1; the library's own gradients go through it.
 
@@ -275,88 +133,31 @@ def solve(
     >>> bool(np.allclose(sol.ys[-1], [0.60653, 1.21306], atol=1e-4))
     True
     """
-    options = Options.of(locals())
-    if not isinstance(adjoint, Plan):
-        find_adjoint(adjoint)
+    options = Options.of("solve", keywords)
+    if not isinstance(options.adjoint, Plan):
+        find_adjoint(options.adjoint)
     loop, inputs = prepare(f, y0, t0, t1, args, options)
     bk = loop.bk
     program = DifferentiableSolve(loop, RecursiveCheckpointAdjoint())
     if bk.needs_gradient(inputs):
         the_plan = choose_plan(loop, inputs, options, native=True)
         program = DifferentiableSolve(loop, the_plan.adjoint, the_plan)
-    loop.progress = progress
+    loop.progress = options.progress
     leaves, aux = bk.differentiate(program, inputs)
-    return _solution(program, inputs, leaves, aux, throw)
+    return _solution(program, inputs, leaves, aux, options.throw)
 
 
 @overload
 def solve_vjp(
-    f: VectorFieldFn,
-    y0: Plain,
-    t0: Time,
-    t1: Time,
-    args: Tree = ...,
-    *,
-    solver: SolverName | AbstractSolver = ...,
-    dt: Time | None = ...,
-    rtol: float | Tree = ...,
-    atol: float | Tree = ...,
-    controller: AbstractController | None = ...,
-    saveat: SaveAt | Times | None = ...,
-    event: None = ...,
-    adjoint: AdjointName | AbstractAdjoint | Plan = ...,
-    memory: Memory | None = ...,
-    max_steps: int | None = ...,
-    per_sample: bool = ...,
-    progress: bool | Callable[[float], object] = ...,
-    throw: bool = ...,
-    compile: bool = ...,
+    f: VectorFieldFn, y0: Plain, t0: Time, t1: Time, args: Tree = ..., **keywords: Unpack[Keywords]
 ) -> tuple[Solution[Tree], Callable[[Tree], Gradients[Tree]]]: ...
 @overload
 def solve_vjp(
-    f: VectorFieldFn,
-    y0: Y,
-    t0: Time,
-    t1: Time,
-    args: Tree = ...,
-    *,
-    solver: SolverName | AbstractSolver = ...,
-    dt: Time | None = ...,
-    rtol: float | Tree = ...,
-    atol: float | Tree = ...,
-    controller: AbstractController | None = ...,
-    saveat: SaveAt | Times | None = ...,
-    event: None = ...,
-    adjoint: AdjointName | AbstractAdjoint | Plan = ...,
-    memory: Memory | None = ...,
-    max_steps: int | None = ...,
-    per_sample: bool = ...,
-    progress: bool | Callable[[float], object] = ...,
-    throw: bool = ...,
-    compile: bool = ...,
+    f: VectorFieldFn, y0: Y, t0: Time, t1: Time, args: Tree = ..., **keywords: Unpack[Keywords]
 ) -> tuple[Solution[Y], Callable[[Tree], Gradients[Y]]]: ...
-@opaque
+@partial(entry, documented=solve)
 def solve_vjp(
-    f: VectorFieldFn,
-    y0: Tree,
-    t0: Time,
-    t1: Time,
-    args: Tree = None,
-    *,
-    solver: SolverName | AbstractSolver = "tsit5",
-    dt: Time | None = None,
-    rtol: float | Tree = 1e-4,
-    atol: float | Tree = 1e-6,
-    controller: AbstractController | None = None,
-    saveat: SaveAt | Times | None = None,
-    event: None = None,
-    adjoint: AdjointName | AbstractAdjoint | Plan = "auto",
-    memory: Memory | None = None,
-    max_steps: int | None = None,
-    per_sample: bool = False,
-    progress: bool | Callable[[float], object] = False,
-    throw: bool = True,
-    compile: bool = False,
+    f: VectorFieldFn, y0: Tree, t0: Time, t1: Time, args: Tree = None, **keywords: Unpack[Keywords]
 ) -> tuple[Solution[Tree], Callable[[Tree], Gradients[Tree]]]:
     """Solve, and a pullback: the gradient on every array library, with autodiff or without.
 
@@ -373,32 +174,8 @@ def solve_vjp(
         Where it starts and ends.
     args : tree
         Handed to f; every float in it, Python's own too, gets a gradient.
-    solver : str or AbstractSolver
-        The method or its name.
-    dt : float [time] or None
-        Constant steps of this size; None for adaptive ones.
-    rtol, atol : float or tree of arrays
-        Tolerances of adaptive steps.
-    controller : AbstractController or None
-        Overrides dt, rtol and atol.
-    saveat : SaveAt, times or None
-        What to return; None: the state at t1.
-    event : None
-        What ends a solve early; not in this version.
-    adjoint : str, AbstractAdjoint or Plan
-        How the gradient is computed; ``"auto"`` leaves it to the planner.
-    memory : str, int [bytes], float or None
-        Budget of the gradient: ``"512 MiB"``, bytes, or a fraction of the free memory.
-    max_steps : int or None
-        Bound of the number of tries.
-    per_sample : bool
-        Whether every sample of a batch has steps of its own; not in this version.
-    progress : bool or callable
-        A bar, or what is called with the part done.
-    throw : bool
-        Raise SolveFailed where a solve does not reach t1.
-    compile : bool
-        PyTorch: steps as programs of ``torch.compile``.
+    **keywords
+        As :func:`solve` takes them.
 
     Returns
     -------
@@ -425,7 +202,7 @@ def solve_vjp(
     >>> bool(np.isclose(g.args, -np.exp(-0.5), rtol=1e-4))
     True
     """
-    options = Options.of(locals())
+    options = Options.of("solve_vjp", keywords)
     loop, inputs = prepare(f, y0, t0, t1, args, options, native=False)
     bk, problem = loop.bk, loop.problem
     problem.notice = problem.note_untimed  # derivatives by times are there for who reads them
@@ -440,7 +217,7 @@ def solve_vjp(
     return solution, pullback
 
 
-@opaque
+@partial(entry, documented=solve)
 def plan(
     f: VectorFieldFn,
     y0: Tree,
@@ -448,21 +225,8 @@ def plan(
     t1: Time,
     args: Tree = None,
     *,
-    solver: SolverName | AbstractSolver = "tsit5",
-    dt: Time | None = None,
-    rtol: float | Tree = 1e-4,
-    atol: float | Tree = 1e-6,
-    controller: AbstractController | None = None,
-    saveat: SaveAt | Times | None = None,
-    event: None = None,
-    adjoint: AdjointName | AbstractAdjoint | Plan = "auto",
-    memory: Memory | None = None,
-    max_steps: int | None = None,
-    per_sample: bool = False,
-    progress: bool | Callable[[float], object] = False,
-    throw: bool = True,
-    compile: bool = False,
     calibrate: bool = False,
+    **keywords: Unpack[Keywords],
 ) -> Plan:
     """The plan that ``solve`` with the same arguments would follow.
 
@@ -479,32 +243,8 @@ def plan(
         Where it starts and ends.
     args : tree
         Handed to f; see :func:`solve`.
-    solver : str or AbstractSolver
-        The method or its name.
-    dt : float [time] or None
-        Constant steps of this size; None for adaptive ones.
-    rtol, atol : float or tree of arrays
-        Tolerances of adaptive steps.
-    controller : AbstractController or None
-        Overrides dt, rtol and atol.
-    saveat : SaveAt, times or None
-        What to return; None: the state at t1.
-    event : None
-        What ends a solve early; not in this version.
-    adjoint : str, AbstractAdjoint or Plan
-        How the gradient is computed; ``"auto"`` leaves it to the planner.
-    memory : str, int [bytes], float or None
-        Budget of the gradient: ``"512 MiB"``, bytes, or a fraction of the free memory.
-    max_steps : int or None
-        Bound of the number of tries.
-    per_sample : bool
-        Whether every sample of a batch has steps of its own; not in this version.
-    progress : bool or callable
-        A bar, or what is called with the part done.
-    throw : bool
-        Raise SolveFailed where a solve does not reach t1.
-    compile : bool
-        PyTorch: steps as programs of ``torch.compile``.
+    **keywords
+        As :func:`solve` takes them.
     calibrate : bool
         Measure what the vjp of a step costs over the step, on this machine, with this f, solver
         and library, in place of the 2 that is assumed else. This runs some 60 steps and takes
@@ -523,7 +263,7 @@ def plan(
     >>> p.memory <= p.budget == 2048
     True
     """
-    options = Options.of(locals())
+    options = Options.of("plan", keywords)
     loop, inputs = prepare(f, y0, t0, t1, args, options)
     vjp = measured_vjp(loop, inputs) if calibrate else None
     return choose_plan(loop, inputs, options, native=True, vjp=vjp, plan_only=True)

@@ -46,7 +46,7 @@ from .arguments import prepare
 if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
     from .._integrate.saveat import Final
-    from .solve import Options
+    from .options import Options
 
 
 __all__ = [
