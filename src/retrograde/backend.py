@@ -9,8 +9,7 @@ shows. The conformance tests (``tests/backend``) hold every override to the gene
 Nothing degrades in silence: what a library can't do is absent from ``capabilities`` and raises.
 """
 
-from ._backend.eager import EagerBackend
-from ._backend.interface import AbstractBackend, Capability
+from ._backend.interface import AbstractBackend, Capability, EagerBackend
 from ._base.memory import MemoryInfo
 
 __all__ = ["AbstractBackend", "Capability", "EagerBackend", "MemoryInfo"]

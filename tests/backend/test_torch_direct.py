@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from retrograde._backend.eager import DirectStages  # noqa: E402
+from retrograde._backend.gradient_hooks import DirectStages  # noqa: E402
 from retrograde._backend.registry import adapter  # noqa: E402
 from retrograde._backend.stages import Scale  # noqa: E402
 from retrograde._solvers import find_solver  # noqa: E402

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from retrograde._backend.eager import EagerBackend
+from retrograde._backend.interface import EagerBackend
 from retrograde._backend.specialise import StepRequest, Steps, generic
 from retrograde._base.types import Array, Device, DType, Field, Scale, State, Table
 from retrograde._solvers.runge_kutta.solver import ExplicitRungeKutta

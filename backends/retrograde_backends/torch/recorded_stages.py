@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from retrograde._backend.eager import DirectLayout, DirectStages
+from retrograde._backend.gradient_hooks import DirectLayout, DirectStages
 from retrograde._backend.stages import joint
 from retrograde._base.errors import InputError
 from retrograde._base.types import Array, Field, Function, Leaves, Scalar, Scale, State, Tree

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from .._backend.interface import Capability
+from .._backend.protocols import Capability
 from .._base.errors import InputError, UnsupportedByBackend
 from .._base.types import (
     Array,

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from .._backend.interface import Capability
+from .._backend.protocols import Capability
 from .._base.errors import InputError
 from .._base.types import Array, Carry, Inputs, Leaves, NeedsGradient, Residuals, Scalar
 from .._controllers import GivenGrid

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from .._autodiff.field_vjp import TapePullback, UserPullback
 from .._autodiff.vector_field import VectorField
-from .._backend.interface import Capability
+from .._backend.protocols import Capability
 from .._base.types import (
     Array,
     Bind,

@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from .._backend.clock import step_count
-from .._backend.interface import Capability
+from .._backend.protocols import Capability
 from .._backend.registry import backend_beside, backend_for
 from .._base.errors import InputError, UnsupportedByBackend
 from .._base.plain_input import kind, parameters, refuse, state

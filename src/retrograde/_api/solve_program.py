@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .._adjoints import AbstractAdjoint, DirectAdjoint, ForwardMode, check_followed, find_adjoint
-from .._backend.interface import Capability
+from .._backend.protocols import Capability
 from .._base.errors import InputError
 from .._base.types import (
     Aux,

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 
-from .._backend.interface import Capability
+from .._backend.protocols import Capability
 from .._base.errors import InputError
 from .._base.types import Array, Tree, VectorFieldFn
 

@@ -1,10 +1,12 @@
 """What flows between core and adapters, as types: layouts, clocks, stages, the vjp of a field.
 
 No code: forms that every library has are in ``stages`` and ``clock``, faster ones in the adapters.
+What an adapter can do (:class:`~retrograde.backend.Capability`) stands here too.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AbstractStepVJP",
+    "Capability",
     "Clock",
     "FieldProgram",
     "FieldVJP",
@@ -53,6 +56,28 @@ __all__ = [
     "StepStages",
     "StoredVJPs",
 ]
+
+
+class Capability(enum.StrEnum):
+    """What an adapter can do; planner, tests and documentation read this one set.
+
+    Examples
+    --------
+    >>> from retrograde.backend import Capability, EagerBackend
+    >>> Capability.TRACED in EagerBackend.capabilities
+    False
+    """
+
+    AUTODIFF = "autodiff"
+    """The library differentiates functions of its arrays itself."""
+    NATIVE_GRADIENT = "native-gradient"
+    """``solve`` takes part in the library's own gradients (``jax.grad``, ``backward``)."""
+    HIGHER_ORDER = "higher-order"
+    """DirectAdjoint can be differentiated again, in forward and reverse mode."""
+    TRACED = "traced"
+    """Loops are compiled; no value is read back to the host inside one."""
+    DIRECT = "direct"
+    """A loop of known length can be differentiated by the library's (or the tape's) autodiff."""
 
 
 class Shapes(Protocol):

@@ -23,8 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 from .._base.errors import InputError, UnsupportedByBackend
 from .._base.plain_input import cure, kind, refuse
 from .._base.types import Function, Tree
-from .eager import EagerBackend
-from .interface import AbstractBackend
+from .interface import AbstractBackend, EagerBackend
 
 __all__ = [
     "BUILT_IN",

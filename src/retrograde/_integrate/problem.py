@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
-from .._backend.interface import Capability
+from .._backend.protocols import Capability
 from .._base.errors import InputError
 from .._base.plain_input import fitted, integral, matched, refuse
 from .._base.types import Array, Aux, Function, Leaves, State, Tree, VectorFieldFn

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
 from .._adjoints.direct import DirectAdjoint
-from .._backend.interface import Capability
+from .._backend.protocols import Capability
 from .._base.errors import InputError, SolveFailed
 from .._base.plain_input import cotangent_leaf
 from .._base.types import (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._autodiff.field_vjp import TapePullback
-from .._backend.interface import Capability
+from .._backend.protocols import Capability
 from .._base.types import (
     Array,
     Bool,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
 from .._adjoints.direct import DirectAdjoint
 from .._autodiff.field_vjp import TapePullback
-from .._backend.interface import Capability
+from .._backend.protocols import Capability
 from .._base.errors import InputError, PlanInfeasible
 from .._base.memory import format_bytes
 from .._base.types import Memory, NeedsGradient

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
 from .._adjoints.direct import TooManySteps
-from .._backend.interface import Capability
+from .._backend.protocols import Capability
 from .._base.types import (
     Array,
     Aux,

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .._adjoints.step_vjp import field_pullback
-from .._backend.interface import Capability
+from .._backend.protocols import Capability
 from .._base.errors import InputError
 from .._base.types import Carry, Field, Index, Inputs, NeedsGradient, Scalar, State
 from .._controllers.base import AdaptiveController

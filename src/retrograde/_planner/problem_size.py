@@ -13,7 +13,7 @@ from .._adjoints.projection_guard import guard_bytes, guard_width
 from .._adjoints.step_vjp import field_pullback
 from .._autodiff.field_vjp import TapePullback, UserPullback
 from .._autodiff.tape import object_bytes
-from .._backend.interface import Capability
+from .._backend.protocols import Capability
 from .._base.types import Array, Inputs, NeedsGradient, Scalar, State
 from .._controllers.base import AdaptiveController
 from .._solvers import ExplicitRungeKutta

@@ -29,7 +29,7 @@ from collections.abc import Callable, Hashable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .._backend.interface import Capability
+from .._backend.protocols import Capability
 from .._base.types import Array, Index, Inputs, Table
 from .._controllers import PIDController
 from .._controllers.base import AbstractController, AdaptiveController
