@@ -104,3 +104,16 @@ def test_rows_at_given_times_do_not_move_with_t0(reference):
     )  # fmt: skip
     g = pullback(np.ones_like(sol.ys))
     assert float(g.t0) == 0.0
+
+
+def test_a_step_cut_short_keeps_its_size(reference):
+    """Recorded steps end where the next one begins, and their inside is told at their own size."""
+    from retrograde._controllers import GivenGrid
+    from retrograde.backend import EagerBackend
+
+    bk = EagerBackend(np)
+    grid = GivenGrid(bk, [0.0, 0.5, 0.7], 2, shifts=True, sizes=[0.0, 0.5, 0.4])
+    assert grid.step(1) == (0.5, 0.4)
+    assert grid.end(1) == 0.7
+    plain = GivenGrid(bk, [0.0, 0.5, 0.7], 2, shifts=True)
+    assert plain.step(1) == (0.5, 0.7 - 0.5)

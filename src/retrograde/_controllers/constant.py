@@ -135,16 +135,33 @@ class ConstantGrid(Grid):
 
 
 class GivenGrid(Grid):
-    """Steps between given (or recorded) times; their first and last are t0 and t1."""
+    """Steps between given (or recorded) times; their first and last are t0 and t1.
+
+    Parameters
+    ----------
+    sizes : table or ()
+        Behind a 0, the sizes of steps that do not go from a time to the next: one that was cut short
+        keeps the size it was computed with, at which its inside is told.
+    """
 
     def __init__(
-        self, bk: AbstractBackend, times: Table, whole: Index, count: Index = None, *, shifts: bool
+        self,
+        bk: AbstractBackend,
+        times: Table,
+        whole: Index,
+        count: Index = None,
+        *,
+        shifts: bool,
+        sizes: Table | tuple[()] = (),
     ) -> None:
         self.table_get, self.times, self.shifts = bk.table_get, times, shifts
+        self.sizes, self.sized = sizes, not isinstance(sizes, tuple)
         self.whole, self.count = whole, whole if count is None else count
 
     def step(self, i: Index) -> tuple[Scalar, Scalar]:
         t = self.table_get(self.times, i)
+        if self.sized:
+            return t, self.table_get(self.sizes, i + 1)
         return t, self.table_get(self.times, i + 1) - t
 
     def end(self, i: Index) -> Scalar:

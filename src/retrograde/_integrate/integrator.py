@@ -96,6 +96,9 @@ class Integrator:
         """Whether the times were known, and so checked, before the solve."""
         self.masked = False
         """Whether this is one sample of a batch, that stands still when it has ended."""
+        self.cut = False
+        """Whether a step's size may differ from what lies between two accepted times: then sizes
+        are recorded, too."""
         self.saves = True
         """Whether rows inside the solve are saved; not where it is solved for its states alone."""
         self.compiled: Steps | None = None
@@ -237,7 +240,7 @@ class Integrator:
             times = self.bk.time_sequence(times, self.layout)
             return GivenGrid(self.bk, times, whole, self._bounded(whole), shifts=False)
         assert final is not None
-        return GivenGrid(self.bk, final.times, final.n, shifts=True)
+        return GivenGrid(self.bk, final.times, final.n, shifts=True, sizes=final.sizes)
 
     def tolerances(self, inputs: Inputs) -> Scale:
         """Tolerances of the error norm, numbers or states."""

@@ -290,6 +290,8 @@ class Final(NamedTuple):
         tries of the sample that takes most.
     calls : int or traced scalar or tuple
         Evaluations of f in the tries, where steps tell them; else ().
+    sizes : table or ()
+        Record of the steps' sizes, behind a 0, where they are no differences of times.
     """
 
     y: State
@@ -303,6 +305,7 @@ class Final(NamedTuple):
     noted: Table = None
     trips: Index = None
     calls: Index | tuple[()] = ()
+    sizes: Table | tuple[()] = ()
 
 
 def output_leaves(loop: Integrator, inputs: Inputs, final: Final) -> tuple[Array, ...]:

@@ -44,8 +44,9 @@ class AdaptiveState(NamedTuple):
         Accepted steps, and all of them.
     calls : int or traced scalar or tuple
         Evaluations of f in them, where steps tell them; else ().
-    times, rows : Table, Carry
-        Record of accepted times, and the output rows inside the loop; () for none.
+    times, sizes, rows : Table, Table, Carry
+        Record of accepted times, of the sizes of steps where they are no differences of these
+        (``Integrator.cut``), and the output rows inside the loop; () for none.
     """
 
     t: Scalar
@@ -58,6 +59,7 @@ class AdaptiveState(NamedTuple):
     tries: Index
     calls: Index | tuple[()]
     times: Table | tuple[()]
+    sizes: Table | tuple[()]
     rows: Carry
 
 
@@ -118,6 +120,7 @@ class AdaptiveSteps:
         record: bool,
     ) -> None:
         self.loop, self.inputs, self.record = loop, inputs, record
+        self.sized = record and loop.cut
         clock = loop.clock
         self.controller = cast("AdaptiveController", loop.controller)
         self.field = loop.bind(inputs.params)
@@ -140,9 +143,10 @@ class AdaptiveSteps:
         y0, memory = self.stepper.start(t0, self.inputs.y0), self.controller.init(clock)
         state = self.stepper.init(t0, y0, k0)
         times = clock.record_new(t0, loop.max_steps) if self.record else ()
+        sizes = clock.record_new(clock.real(0.0), loop.max_steps) if self.sized else ()
         zero, e0 = clock.count(0), clock.real(e0)
         calls = zero if self.stepper.tells_calls else ()
-        return AdaptiveState(t0, h0, e0, memory, y0, state, zero, zero, calls, times, inside)
+        return AdaptiveState(t0, h0, e0, memory, y0, state, zero, zero, calls, times, sizes, inside)
 
     def _first_step(self, t0: Scalar) -> tuple[Scalar, Scalar, Leaves]:
         """Size of the first step, nan for its error where f or y0 is not finite, and its slope."""
@@ -165,7 +169,7 @@ class AdaptiveSteps:
         """The state to go on from, of what is stored of it (``ClockedStates``)."""
         clock, state = self.loop.clock, self.stepper.init(t, y)
         zero = clock.count(0)
-        return AdaptiveState(t, h, clock.real(0.0), memory, y, state, zero, zero, (), (), ())
+        return AdaptiveState(t, h, clock.real(0.0), memory, y, state, zero, zero, (), (), (), ())
 
     def step(self, s: AdaptiveState, on: Bool = True) -> AdaptiveState:
         """One try: a step if it is accepted. Where not ``on``, nothing changes."""
@@ -173,9 +177,11 @@ class AdaptiveSteps:
         tried = self.attempt(s.t, s.h, s.memory, s.y, s.state)
         ok, t_new, size, y1, e2, h, memory, after, again, calls = tried
         ok = clock.both(on, ok)
-        times, rows = s.times, s.rows
+        times, sizes, rows = s.times, s.sizes, s.rows
         if self.record:  # beyond the last accepted time there may be anything
             times = clock.record(times, s.n, t_new, ok)
+        if self.sized:
+            sizes = clock.record(sizes, s.n, size, ok)
         if s.rows:
             rows = self._collect(rows, ok, (s.t, t_new, size, y1), s.n)
         new, old = (t_new, y1, after, s.n + 1), (s.t, s.y, again, s.n)
@@ -183,7 +189,7 @@ class AdaptiveSteps:
         calls = s.calls if isinstance(s.calls, tuple) else s.calls + calls
         now, before = (h, e2, memory, s.tries + 1, calls), (s.h, s.e2, s.memory, s.tries, s.calls)
         h, e2, memory, tries, calls = clock.select(on, now, before)
-        return AdaptiveState(t, h, e2, memory, y, state, n, tries, calls, times, rows)
+        return AdaptiveState(t, h, e2, memory, y, state, n, tries, calls, times, sizes, rows)
 
     def _collect(
         self, rows: Carry, ok: Bool, step: tuple[Scalar, Scalar, Scalar, State], n: Index
@@ -208,11 +214,11 @@ class AdaptiveSteps:
         """
         loop, attempt, patience = self.loop, self.attempt, self.patience
         assert patience is not None
-        t, h, e2, memory, y, state, n, tries, calls, times, rows = s
+        t, h, e2, memory, y, state, n, tries, calls, times, sizes, rows = s
         t1, floor, least = self.t1, self.controller.floor, 4 * loop.clock.eps
         write, note, limit = loop.bk.write, loop.clock.record, loop.max_steps
         buffer = None if slots is None else slots.new_buffer(loop.bk, loop.carried)
-        record, inside = self.record, bool(rows)
+        record, sized, inside = self.record, self.sized, bool(rows)
         stop = patience.stop if limit is None else min(patience.stop, limit)
         while True:
             while t != t1 and tries != stop and abs(h) > floor + least * abs(t):
@@ -227,6 +233,8 @@ class AdaptiveSteps:
                     continue
                 if record:
                     times = note(times, n, t_new, True)
+                if sized:
+                    sizes = note(sizes, n, size, True)
                 if inside:
                     rows = self._collect(rows, True, (t, t_new, size, y1), n)
                 t, y, state = t_new, y1, after
@@ -236,13 +244,13 @@ class AdaptiveSteps:
             stop = patience.look(t, h, tries)
             stop = stop if limit is None else min(stop, limit)
         stored = None if buffer is None else Stored(buffer, None)
-        s = AdaptiveState(t, h, e2, memory, y, state, n, tries, calls, times, rows)
+        s = AdaptiveState(t, h, e2, memory, y, state, n, tries, calls, times, sizes, rows)
         return s, stored
 
     def final(self, s: AdaptiveState, stored: Stored | None) -> Final:
         """Where the tries ended, and why."""
         final = Final(s.y, s.t, s.n, s.tries, self._why(s), s.rows, s.times, stored)
-        return final._replace(calls=s.calls)
+        return final._replace(calls=s.calls, sizes=s.sizes)
 
     def _why(self, s: AdaptiveState) -> Index:
         """The status of a solve from where its tries stopped."""

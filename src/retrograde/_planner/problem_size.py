@@ -86,7 +86,7 @@ def measure_problem(
             problem.compare(k0)
         steps, source = _steps(loop, inputs, k0, short_probe=short_probe)
     bound = loop.max_steps
-    growing = GROWING_TIME if loop.adaptive and not traced else 0
+    growing = GROWING_TIME * (1 + loop.cut) if loop.adaptive and not traced else 0
     stages = _stages(loop)[0]
     objects = PASS_OBJECTS + stages * sum(object_bytes(pull) for pull in pulls)
     counted = bk.array_overhead > 0  # an account that sees array headers sees all objects
@@ -146,7 +146,7 @@ def _fixed(
         "cotangents of a pull": pull,
         "tables of coefficients": 0 if traced else 2 * stages**2 * REAL,
         "cotangents of args": args,
-        RECORD: (growing or 8) * record if loop.adaptive else 0,
+        RECORD: (growing or 8 * (1 + loop.cut)) * record if loop.adaptive else 0,
     }
     if loop.problem.drawn:
         fixed[DRAWN] = loop.problem.drawn * stages * steps
