@@ -140,8 +140,8 @@ class GivenGrid(Grid):
     Parameters
     ----------
     sizes : table or ()
-        Behind a 0, the sizes of steps that do not go from a time to the next: one that was cut short
-        keeps the size it was computed with, at which its inside is told.
+        Behind a 0, the sizes of steps that do not go from a time to the next: one that was cut
+        short keeps the size it was computed with, at which its inside is told.
     """
 
     def __init__(
