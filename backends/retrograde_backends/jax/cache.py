@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from retrograde._base.log import DEBUG, listener
 from retrograde._base.types import Array, Function, Inputs, NeedsGradient, State, Tree
 
 from .batched_solves import room_for_lanes, with_gradient
@@ -79,6 +80,8 @@ class KeptPrograms:
         if found is None:
             found = jax.jit(make())
             program.forget()
+            if log := listener(DEBUG):
+                log.debug("A new program, which JAX compiles when it first runs: %s.", kind)
         self._kept[key] = found
         while len(self._kept) > MOST:
             self._kept.popitem(last=False)

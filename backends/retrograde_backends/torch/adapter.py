@@ -21,6 +21,7 @@ from retrograde._autodiff import VectorField
 from retrograde._backend.clock import HostClock
 from retrograde._backend.specialise import Steps, generic
 from retrograde._base.errors import InputError, UnsupportedByBackend
+from retrograde._base.log import INFO, listener
 from retrograde._base.types import (
     Array,
     Aux,
@@ -148,6 +149,11 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
 
     def number(self, x: Array) -> Scalar:
         return item(x.detach()) if isinstance(x, torch.Tensor) else x
+
+    def on_host(self, x: Array) -> Array:
+        x = x.detach().cpu()
+        x = x.float() if x.dtype is torch.bfloat16 else x  # which NumPy has not
+        return x.resolve_conj().resolve_neg().numpy()
 
     def scalar(self, x: Array) -> Scalar:
         return item(x)
@@ -387,6 +393,8 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
             except TooManySteps:
                 _given_up(cast("Integrator", loop), cast(DirectAdjoint, adjoint).limit or 0)
                 adjoint = program.adjoint = program.fallback
+                if log := listener(INFO):
+                    log.info("Recording a solve found no room; it begins again: %s.", adjoint)
         refuse_replays(loop, adjoint)
         with outside():
             return solve_with_gradient(program, inputs)

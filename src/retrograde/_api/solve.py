@@ -7,6 +7,7 @@ from functools import partial
 from typing import Unpack, overload
 
 from .._adjoints import RecursiveCheckpointAdjoint, find_adjoint
+from .._base.log import INFO, listener
 from .._base.types import Aux, Inputs, Leaves, Plain, Time, Tree, VectorFieldFn, Y
 from .._integrate.solution import Gradients, Solution, Status, check
 from .._planner.measure_vjp import measured_vjp
@@ -294,7 +295,9 @@ def _solution(
         stats["num_trial_f_evals"] = loop.problem.trials
     value = bk.concrete(status)
     status = status if value is None else Status(int(value))
+    solution = Solution(times, ys, stats, status, t, program.plan)
     if status is Status.converged:
         note_steps(program, inputs, n)
-    solution = Solution(times, ys, stats, status, t, program.plan)
+    elif not throw and value is not None and (log := listener(INFO)):
+        log.info("A solve failed at t = %r after %d tries: %s", t, tries, Status(status).message)
     return check(solution) if throw else solution

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from .._adjoints import AbstractAdjoint, DirectAdjoint, ForwardMode, check_followed, find_adjoint
 from .._backend.protocols import Capability
 from .._base.errors import InputError
+from .._base.log import DEBUG, INFO, listener
 from .._base.types import (
     Aux,
     Function,
@@ -160,6 +161,11 @@ class DifferentiableSolve:
             del leaves, final, residuals
             self.plan = widened(self.plan)
             self.adjoint = self.plan.adjoint
+            if log := listener(INFO):
+                words = (
+                    "A solve took more than %d steps, the room of its plan, and begins again: %s."
+                )
+                log.info(words, limit, self.plan.summary)
 
     def failed(self, aux: Aux) -> bool:
         """Whether a run whose status is known did not reach t1, by what it told."""
@@ -313,6 +319,8 @@ def choose_plan(
             "before the solve and hand them in by `args` (what it draws from PyTorch's default "
             "generators is held)."
         )
+    if log := listener(DEBUG):
+        log.debug("The gradient of a solve: %s, because %s.", plan.summary, plan.reason)
     return replace(plan, made_for=MadeFor.of(loop, inputs))
 
 

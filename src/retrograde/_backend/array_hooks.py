@@ -114,6 +114,11 @@ class ArrayHooks:
         """A count or time as a Python number where its value is known."""
         return x
 
+    def on_host(self, x: Array) -> Array:
+        """x without its history, as something that ``numpy.asarray`` takes: for pictures and
+        files, never for a solve."""
+        return x
+
     def array(self, values: Sequence[Scalar] | Scalar, dtype: DType, device: Device) -> Array:
         """A number, nested lists of numbers, or an array of this library, in this dtype there."""
         return self.xp.asarray(values, dtype=dtype, device=device)

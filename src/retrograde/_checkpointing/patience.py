@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from .._base.log import warning
+
 __all__ = ["Patience"]
 
 SECONDS, TRIES = 10.0, 100_000
@@ -50,11 +52,9 @@ class Patience:
         return self.stop
 
     def _tell(self, t: float, h: float, count: int, passed: float) -> None:
-        import logging  # a tenth of the time that the package takes to import
-
         left = abs(self.t1 - t) / abs(h) if h else float("inf")
         total = (count + left) / count * passed
-        logging.getLogger("retrograde").warning(
+        warning(
             "A solve is at t = %.6g after %d tries of a step (%.3g s). With steps of %.2g, as now, "
             "it takes some %.2g more to t1 = %.6g, %.2g s in all. It may be stiff, or tolerances "
             "may be tighter than needed; `max_steps` bounds the tries.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from .._base.errors import InputError, SolveFailed, UnsupportedByBackend
 from .._base.types import Array, Index, Scalar, Time, Tree, Y
@@ -198,6 +198,65 @@ class Solution(Generic[Y]):
             name = where[0] if len(where) == 1 else where
             who = f"Sample {name} ({len(failed)} of {len(found)} failed): "
         raise SolveFailed(who + _story(t, tries, Status(n)), self)
+
+    def __repr__(self) -> str:
+        from . import show  # what is never shown needs no words
+
+        return show.as_text(self)
+
+    def _repr_html_(self) -> str:
+        from . import show
+
+        return show.as_html(self)
+
+    def plot(self, path: str | None = None, ax: Any = None) -> Any:
+        """Draw every number of ``ys`` over ``ts``; of complex ones the imaginary part dashed.
+
+        Rows that the solve did not reach are left out.
+
+        Parameters
+        ----------
+        path : str, path or None
+            Where to write the picture; the ending names the format.
+        ax : matplotlib.axes.Axes or None
+            Where to draw; None makes a figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        RetrogradeError
+            Without matplotlib (``pip install "retrograde[plot]"``).
+        InputError
+            For a batch of solutions, and inside of a traced function.
+        """
+        from . import show
+
+        return show.draw(self, path, ax)
+
+    def to_xarray(self) -> Any:
+        """The rows as arrays of xarray, over the coordinate ``time``.
+
+        Rows that the solve did not reach are left out; status and statistics are attributes.
+
+        Returns
+        -------
+        xarray.DataArray or xarray.Dataset
+            Of a y that is one array, a DataArray ``y`` of dimensions ``time, dim_0, ...``; of a
+            tree a Dataset with a variable for each leaf, of dimensions ``time, NAME_0, ...``.
+
+        Raises
+        ------
+        RetrogradeError
+            Without xarray (``pip install "retrograde[xarray]"``).
+        InputError
+            For a batch of solutions, and inside of a traced function.
+        """
+        from . import show
+
+        return show.as_xarray(self)
 
     def evaluate(self, t: Time) -> Y:
         """Dense output; not in this version: ask for times with ``SaveAt(ts=...)``."""

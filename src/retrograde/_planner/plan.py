@@ -217,10 +217,22 @@ class Plan:
         """
         return self.shape.beside
 
-    def __str__(self) -> str:
+    @property
+    def summary(self) -> str:
+        """The choice, and its bytes of the budget, in one line."""
         from . import report  # what is never shown needs no words
 
+        return report.summary(self)
+
+    def __str__(self) -> str:
+        from . import report
+
         return report.as_text(self)
+
+    def _repr_html_(self) -> str:
+        from . import report
+
+        return report.as_html(self)
 
     def to_dict(self) -> dict[str, Tree]:
         """The plan as plain data, for ``json.dumps`` and tables.

@@ -1,4 +1,4 @@
-"""What a plan says: in words, as plain data, and as a picture.
+"""What a plan says: in words, as HTML, as plain data, and as a picture.
 
 Plans and candidates are read here, never made; ``plan`` has the rules.
 """
@@ -6,8 +6,10 @@ Plans and candidates are read here, never made; ``plan`` has the rules.
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._adjoints.base import AbstractAdjoint
@@ -22,7 +24,7 @@ from .shape import ARRAYS_ONLY
 if TYPE_CHECKING:
     from .plan import Plan
 
-__all__ = ["as_data", "as_text", "counted", "describe", "draw"]
+__all__ = ["as_data", "as_html", "as_text", "counted", "describe", "draw", "summary"]
 
 WIDTH = 88
 """Columns of the items' paragraphs."""
@@ -53,18 +55,31 @@ def counted(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def as_text(plan: Plan) -> str:
-    """The choice, the table of candidates, and the items."""
+def summary(plan: Plan) -> str:
+    """The choice and its bytes in one line."""
+    return f"{describe(plan.adjoint)}: {_bytes(plan)}"
+
+
+def _bytes(plan: Plan) -> str:
     limit = "" if plan.unlimited else f" of {format_bytes(plan.budget)}"
     bound = "at most " if plan.memory <= ARRAYS_ONLY else ""
-    head = (
-        f"Plan: {describe(plan.adjoint)}\n"
-        f"  {bound}{format_bytes(plan.memory)}{limit} ({plan.source})\n"
-        f"  because {plan.reason}\n"
-        f"  steps: {plan.steps} ({plan.steps_source}); "
-        f"vjp of a step: {plan.vjp:.1f} F ({'measured' if plan.calibrated else 'assumed'})\n"
+    return f"{bound}{format_bytes(plan.memory)}{limit}"
+
+
+def _head(plan: Plan) -> tuple[str, ...]:
+    """What was chosen, its bytes, why, and for how many steps."""
+    return (
+        f"Plan: {describe(plan.adjoint)}",
+        f"{_bytes(plan)} ({plan.source})",
+        f"because {plan.reason}",
+        f"steps: {plan.steps} ({plan.steps_source}); "
+        f"vjp of a step: {plan.vjp:.1f} F ({'measured' if plan.calibrated else 'assumed'})",
     )
-    rows = [("method", "bytes", "time [F/step]", "accuracy", "verdict")]
+
+
+def _table(plan: Plan) -> list[tuple[str, ...]]:
+    """The candidates, below a line of titles."""
+    rows: list[tuple[str, ...]] = [("method", "bytes", "time [F/step]", "accuracy", "verdict")]
     rows += [
         (
             c.method,
@@ -75,15 +90,46 @@ def as_text(plan: Plan) -> str:
         )
         for c in plan.candidates
     ]
+    return rows
+
+
+def as_html(plan: Plan) -> str:
+    """The same as HTML."""
+    (title, *head), (titles, *rows) = (map(html.escape, _head(plan)), _table(plan))
+    lines = [_row("th", titles)]
+    for c, row in zip(plan.candidates, rows, strict=True):
+        style = ' style="font-weight:bold"' if c.verdict == "chosen" else ""
+        lines.append(_row("td", row, style))
+    items = (html.escape(" ".join(text.split())) for text in _all_items(plan))
+    return (
+        f"<div><strong>{title}</strong><br>{'<br>'.join(head)}"
+        f"<table>{''.join(lines)}</table>{'<br>'.join(items)}</div>"
+    )
+
+
+def _row(kind: str, cells: Sequence[str], style: str = "") -> str:
+    left = ' style="text-align:left"'
+    inner = "".join(f"<{kind}{left}>{html.escape(cell)}</{kind}>" for cell in cells)
+    return f"<tr{style}>{inner}</tr>"
+
+
+def as_text(plan: Plan) -> str:
+    """The choice, the table of candidates, and the items."""
+    head, rows = _head(plan), _table(plan)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+    return "\n  ".join(head) + "\n" + "\n".join([*lines, *_all_items(plan)])
+
+
+def _all_items(plan: Plan) -> list[str]:
+    """What every method needs, and what does not count."""
     items = _items("needed by all", plan.items)
     outputs = _items("asked for, beside the budget", plan.outputs)
     beside = [_items("not counted either, about", plan.beside)] if plan.beside else []
-    return head + "\n".join([*lines, items, outputs, *beside])
+    return [items, outputs, *beside]
 
 
 def _items(title: str, items: dict[str, int]) -> str:
