@@ -29,7 +29,7 @@ from ._base.errors import (
 from ._controllers import AbstractController, ConstantSteps, PIDController, StepTo
 from ._integrate.saveat import SaveAt
 from ._integrate.solution import Gradients, Solution, Status
-from ._planner import Plan
+from ._planner.plan import Plan
 from ._solvers import AbstractSolver, ExplicitRungeKutta, Tableau, Tsit5
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import retrograde as rg
-from retrograde._planner.budget import limit
+from retrograde._planner.costs import limit
 from retrograde._planner.rules import make_plan
 from retrograde._planner.step_count import extrapolate
 from retrograde.measure import traced_peak
@@ -322,7 +322,7 @@ def test_the_limit_is_the_last_step_that_fits(state, steps, room):
 
 
 def limited_shape(state, steps):
-    from retrograde._planner import Shape
+    from retrograde._planner.shape import Shape
 
     return Shape(
         state=state,

@@ -11,7 +11,7 @@ state of the CPU's is 5,056 bytes, and steps of adaptive solves would need two e
 
 Whether f draws shows at the generators' states: around the call that looks at what f returns, and
 around the solve itself, which is begun again where f draws first at a later time. Generators that f
-brings itself are not seen here; the planner compares two calls of f (``_planner.probe``).
+brings itself are not seen here; the planner compares two calls of f (``_planner.problem_size``).
 """
 
 from __future__ import annotations

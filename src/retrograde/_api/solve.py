@@ -10,11 +10,11 @@ from .._adjoints import RecursiveCheckpointAdjoint, find_adjoint
 from .._base.log import INFO, listener
 from .._base.types import Aux, Inputs, Leaves, Plain, Time, Tree, VectorFieldFn, Y
 from .._integrate.solution import Gradients, Solution, Status, check
-from .._planner.measure_vjp import measured_vjp
+from .._planner.choose import choose_plan
 from .._planner.plan import Plan
 from .arguments import prepare
 from .options import Keywords, Options, entry
-from .solve_program import DifferentiableSolve, Pullback, choose_plan, note_steps
+from .solve_program import DifferentiableSolve, Pullback, note_steps
 
 __all__ = ["plan", "solve", "solve_vjp"]
 
@@ -141,7 +141,7 @@ def solve(
     bk = loop.bk
     program = DifferentiableSolve(loop, RecursiveCheckpointAdjoint())
     if bk.needs_gradient(inputs):
-        the_plan = choose_plan(loop, inputs, options, native=True)
+        the_plan = choose_plan(loop, inputs, options.adjoint, options.memory, native=True)
         program = DifferentiableSolve(loop, the_plan.adjoint, the_plan)
     loop.progress = options.progress
     leaves, aux = bk.differentiate(program, inputs)
@@ -207,7 +207,7 @@ def solve_vjp(
     loop, inputs = prepare(f, y0, t0, t1, args, options, native=False)
     bk, problem = loop.bk, loop.problem
     problem.notice = problem.note_untimed  # derivatives by times are there for who reads them
-    the_plan = choose_plan(loop, inputs, options, native=False)
+    the_plan = choose_plan(loop, inputs, options.adjoint, options.memory, native=False)
     program = DifferentiableSolve(loop, the_plan.adjoint, the_plan)
     loop.progress = options.progress
     inputs = bk.detach(problem, inputs)
@@ -266,8 +266,8 @@ def plan(
     """
     options = Options.of("plan", keywords)
     loop, inputs = prepare(f, y0, t0, t1, args, options)
-    vjp = measured_vjp(loop, inputs) if calibrate else None
-    return choose_plan(loop, inputs, options, native=True, vjp=vjp, plan_only=True)
+    given = options.adjoint, options.memory
+    return choose_plan(loop, inputs, *given, native=True, plan_only=True, calibrate=calibrate)
 
 
 def _solution(

@@ -5,8 +5,6 @@ A pullback is kept as the call that it belongs to and what the forward pass left
 the call is prepared anew: functions and structures that a library makes of f (traces, compiled
 programs) stay where they are. What the library's own autodiff recorded stays as well: there the
 solve is run once more.
-
-The plan that it follows is the user's, or a new one (:func:`choose_plan`).
 """
 
 from __future__ import annotations
@@ -14,14 +12,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Hashable
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .._adjoints import AbstractAdjoint, DirectAdjoint, ForwardMode, check_followed, find_adjoint
-from .._backend.protocols import Capability
-from .._base.errors import InputError
-from .._base.log import DEBUG, INFO, listener
+from .._adjoints import AbstractAdjoint, DirectAdjoint, ForwardMode, check_followed
+from .._base.log import INFO, listener
 from .._base.types import (
     Aux,
     Function,
@@ -35,25 +30,19 @@ from .._base.types import (
 )
 from .._integrate.saveat import cotangent_leaves, output_times
 from .._integrate.solution import Gradients, Status, without_times
-from .._planner.budget import budget_bytes
-from .._planner.plan import MadeFor, Plan
-from .._planner.problem_size import measure_problem
-from .._planner.requested import method_override, unmeasured_plan
-from .._planner.rules import make_plan, widened
-from .._planner.shape import UNLIMITED
+from .._planner.plan import Plan
+from .._planner.rules import widened
 from .._planner.step_count import remember
 from .arguments import prepare
 
 if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
     from .._integrate.saveat import Final
-    from .options import Options
 
 
 __all__ = [
     "DifferentiableSolve",
     "Pullback",
-    "choose_plan",
     "note_steps",
 ]
 
@@ -267,61 +256,6 @@ class Pullback:
             self.forward()
         else:
             self.program.resume()
-
-
-def choose_plan(
-    loop: Integrator,
-    inputs: Inputs,
-    options: Options,
-    *,
-    native: bool,
-    vjp: float | None = None,
-    plan_only: bool = False,
-) -> Plan:
-    """The user's plan, or a new one.
-
-    Parameters
-    ----------
-    options : Options
-        The keywords of ``solve``.
-    native : bool
-        The library's own gradients are asked for, not ``solve_vjp``.
-    vjp : float [F] or None
-        Measured cost of a step's vjp.
-    plan_only : bool
-        The plan itself is asked for. Nothing else is worth the compilation of a probe: what a
-        traced library takes depends on the bound of the steps, not on their number.
-    """
-    if isinstance(options.adjoint, Plan):
-        options.adjoint.check(loop, inputs)
-        return options.adjoint
-    named = find_adjoint(options.adjoint)
-    if named is not None:
-        named.check(loop)
-    hidden = unmeasured_plan(loop, inputs, named, options.memory, native=native)
-    if hidden is not None:
-        return hidden
-    like = loop.layout.unpack(inputs.y0)[0]
-    if named is not None and options.memory is None:
-        budget, source = UNLIMITED, "no budget was given"
-    else:
-        budget, source = budget_bytes(options.memory, loop.bk, like)
-    short_probe = named is None and (plan_only or Capability.TRACED not in loop.bk.capabilities)
-    shape = measure_problem(loop, inputs, native=native, short_probe=short_probe, budget=budget)
-    if vjp is not None:
-        shape = shape._replace(vjp=vjp, calibrated=True)
-    shape, named, why = method_override(loop, inputs, shape, budget, named, native=native)
-    plan = make_plan(shape, budget, source, named, why)
-    if not (loop.problem.steady or plan.adjoint.differentiable):
-        raise InputError(
-            f"`f` returned two results for the same arguments, and {plan.adjoint.name} calls it "
-            "again for the gradient. Let it depend on t, y and args alone: draw random numbers "
-            "before the solve and hand them in by `args` (what it draws from PyTorch's default "
-            "generators is held)."
-        )
-    if log := listener(DEBUG):
-        log.debug("The gradient of a solve: %s, because %s.", plan.summary, plan.reason)
-    return replace(plan, made_for=MadeFor.of(loop, inputs))
 
 
 def note_steps(program: DifferentiableSolve, inputs: Inputs, n: Index) -> None:

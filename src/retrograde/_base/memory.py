@@ -12,18 +12,13 @@ import os
 import re
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import InputError, RetrogradeError
+from .types import Array, Memory
 
-__all__ = [
-    "MemoryInfo",
-    "MissingExtra",
-    "format_bytes",
-    "host_memory",
-    "parse_bytes",
-    "require",
-]
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
 
 
 def host_memory(root: Path = Path("/")) -> tuple[int, int, str]:
@@ -154,6 +149,39 @@ def format_bytes(size: float) -> str:
         if size < 1024:
             return f"{size:.{max(0, 2 - int(math.log10(size)))}f} {unit}"
     return f"{size / 1024:.2f} TiB"
+
+
+def budget_bytes(memory: Memory | None, bk: AbstractBackend, like: Array) -> tuple[int, str]:
+    """Bytes that a gradient may take, and where the number comes from.
+
+    Parameters
+    ----------
+    memory : str, int [bytes], float in (0, 1), or None
+        None means half of the free memory of the device of ``like``.
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+    """
+    if isinstance(memory, str):
+        return parse_bytes(memory), f"`memory` = {memory!r}"
+    if isinstance(memory, bool) or not isinstance(memory, (int, float, type(None))):
+        raise InputError(
+            f"`memory` is {memory!r}; pass bytes as an int or like '64 MiB', a fraction of the "
+            "free memory between 0 and 1, or None."
+        )
+    if memory is not None and memory >= 1 and memory == int(memory):
+        return int(memory), f"`memory` = {format_bytes(memory)}"
+    fraction = 0.5 if memory is None else float(memory)
+    if not 0 < fraction < 1:
+        raise InputError(
+            f"`memory` is {memory!r}; pass a positive number of bytes or a fraction between 0 "
+            "and 1."
+        )
+    free = bk.memory(like)
+    size = int(free.free * fraction)
+    return size, f"{fraction:g} of {format_bytes(free.free)} free ({free.source})"
 
 
 class MissingExtra(RetrogradeError):

@@ -14,10 +14,9 @@ from .._adjoints.direct import DirectAdjoint
 from .._autodiff.field_vjp import TapePullback
 from .._backend.protocols import Capability
 from .._base.errors import InputError, PlanInfeasible
-from .._base.memory import format_bytes
+from .._base.memory import budget_bytes, format_bytes
 from .._base.types import Memory, NeedsGradient
 from .._checkpointing import schedules
-from .._planner.budget import budget_bytes
 from .._planner.shape import ARRAYS_ONLY
 from .body_vjp import BodyVJP, Span
 from .loop import LoopSpec

@@ -16,28 +16,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from .._adjoints.base import AbstractAdjoint
 from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
 from .._adjoints.inversion import BacksolveAdjoint, InvertingAdjoint, ReversibleAdjoint
 from .._adjoints.projection_guard import noted_rows
 from .._checkpointing import schedules
-from .shape import CHEAP_BYTES, RECORD, Shape
-
-__all__ = [
-    "Cost",
-    "as_compiled",
-    "checkpoint_cost",
-    "continuous_cost",
-    "direct_cost",
-    "fitting_checkpoints",
-    "fitting_inversion",
-    "forward_cost",
-    "inversion_cost",
-    "slot_bytes",
-    "tape_cost",
-    "with_tapes",
-    "without_record",
-]
-
+from .shape import ARRAYS_ONLY, CHEAP_BYTES, RECORD, UNLIMITED, Shape
 
 JVP = 1.5
 """Cost of carrying one tangent along a step in units of F."""
@@ -68,21 +52,12 @@ def slot_bytes(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> int:
     c = min(c, most)
     if shape.known and window and c * window >= shape.steps:
         return (c + window) * shape.state
-    each, scratch = _ranges(shape)
-    return (c - shape.free_slot) * each + scratch + window * shape.state
-
-
-def _ranges(shape: Shape) -> tuple[int, int]:
-    """Bytes of a slot with its entries in tables, and of the scratch row of traced loops."""
-    if shape.free_slot:
-        return shape.state + shape.tables, 0
-    each = shape.state + shape.tables
-    return each, each
+    return (c - shape.free_slot) * shape.slot + shape.scratch + window * shape.state
 
 
 def direct_cost(shape: Shape) -> Cost:
     """Cost of recording every step for the library's own autodiff."""
-    size = sum(shape.fixed.values()) + shape.joint + shape.steps * shape.recorded
+    size = shape.needed + shape.joint + shape.steps * shape.recorded
     return Cost(size, 1 + shape.vjp)
 
 
@@ -92,8 +67,8 @@ def tape_cost(shape: Shape) -> Cost:
     Those of one step more are for solves that store states after all.
     """
     rows = shape.steps if shape.known or shape.bound is None else shape.bound
-    shape = with_tapes(shape, one=False)
-    return Cost(sum(shape.fixed.values()) + rows * shape.kept, 1 + shape.vjp)
+    shape = shape.with_tapes(one=False)
+    return Cost(shape.needed + rows * shape.kept, 1 + shape.vjp)
 
 
 def forward_cost(shape: Shape, numbers: int) -> Cost:
@@ -104,22 +79,17 @@ def forward_cost(shape: Shape, numbers: int) -> Cost:
 
 def checkpoint_cost(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> Cost:
     """Cost of recursive checkpointing (of storing everything where it has no limit)."""
-    shape = with_tapes(shape, one=adjoint.one_tape)
+    shape = shape.with_tapes(one=adjoint.one_tape)
     n = max(1, shape.steps)
     extra = _advances(shape, n, adjoint)
     if not adjoint.record:
-        shape, extra = without_record(shape), CONTROLLED * extra + 0.01 * n
-    size = sum(shape.fixed.values()) + slot_bytes(shape, adjoint)
+        shape, extra = shape.without_record(), CONTROLLED * extra + 0.01 * n
+    size = shape.needed + slot_bytes(shape, adjoint)
     return Cost(size, 1 + extra / n + 1 + adjoint.one_tape + shape.vjp)
 
 
 CONTROLLED = 1.3
 """A replay under the controller, rejected tries included, in units of one over recorded times."""
-
-
-def without_record(shape: Shape) -> Shape:
-    """The shape where slots tell the clock and no times are recorded."""
-    return shape._replace(fixed={**shape.fixed, RECORD: 0}, state=shape.state + shape.clock)
 
 
 def _advances(shape: Shape, n: int, adjoint: RecursiveCheckpointAdjoint) -> float:
@@ -142,23 +112,14 @@ BOOKKEEPING = 0.25
 """What a leaf of a traced reversal costs beside its steps, in units of a cheap one."""
 
 
-def with_tapes(shape: Shape, *, one: bool) -> Shape:
-    """The shape with the tapes of a step, or of one stage, among its items."""
-    tapes = shape.tape if one else shape.stages * shape.tape
-    return shape._replace(fixed={**shape.fixed, TAPES: tapes})
-
-
-TAPES = "tapes of a step"
-
-
 def fitting_checkpoints(shape: Shape, budget: int) -> RecursiveCheckpointAdjoint | None:
     """The cheapest setting whose tapes, slots and window fit; None where none does."""
     options = []
     for one, record in ((False, True), (False, False), (True, True), (True, False)):
         if not (record or shape.clock):
             continue
-        form = with_tapes(shape if record else without_record(shape), one=one)
-        room = budget - sum(form.fixed.values())
+        form = (shape if record else shape.without_record()).with_tapes(one=one)
+        room = budget - form.needed
         if room >= 0:
             settings = RecursiveCheckpointAdjoint(one_tape=one, record=record)
             options += _fitting(form, room, settings)
@@ -181,26 +142,20 @@ def _fitting(
     if shape.windows and shape.known:
         segments = schedules.choose_segments(shape.steps, states)
         if segments is not None:
-            options.append(_set(settings, *segments))
-    each, scratch = _ranges(shape)
-    slots = (room - scratch) // each + free if room >= scratch else 0
+            slots, window = segments
+            options.append(replace(settings, checkpoints=slots, window=window))
+    slots = (room - shape.scratch) // shape.slot + free if room >= shape.scratch else 0
     if shape.joint and shape.known:
         slots = min(slots, max(1, shape.steps - 1))  # as many as steps would be recorded whole
     if slots < 1:
         return options
     if not (shape.free_slot or shape.known):
         slots = min(slots, ample_rows(shape) + _WINDOW)
-    window = min(slots - 1, -(-_WINDOW * shape.state // each))
+    window = min(slots - 1, -(-_WINDOW * shape.state // shape.slot))
     if shape.windows and slots >= 3 * _WINDOW:
-        options.append(_set(settings, slots - window, _WINDOW))
+        options.append(replace(settings, checkpoints=slots - window, window=_WINDOW))
     slots = min(slots, ample_rows(shape))
-    return [*options, _set(settings, slots, 1)]
-
-
-def _set(
-    settings: RecursiveCheckpointAdjoint, slots: int, window: int
-) -> RecursiveCheckpointAdjoint:
-    return replace(settings, checkpoints=slots, window=window)
+    return [*options, replace(settings, checkpoints=slots, window=1)]
 
 
 def ample_rows(shape: Shape) -> int:
@@ -223,9 +178,9 @@ def as_compiled(shape: Shape, budget: int) -> Shape:
     To know costs a compilation, so it is asked only where that is a good part of what is at stake,
     and not where the budget is a multiple of what everything takes.
     """
-    if shape.compiled is None:
+    if shape.compiled is None or not ARRAYS_ONLY < budget < UNLIMITED:
         return shape
-    upper = sum(with_tapes(shape, one=False).fixed.values())
+    upper = shape.with_tapes(one=False).needed
     whole = slot_bytes(shape, RecursiveCheckpointAdjoint(ample_rows(shape)))
     if upper < _WORTH_IT * min(budget, upper + whole) or budget >= _AMPLE * (upper + whole):
         return shape
@@ -237,6 +192,25 @@ def as_compiled(shape: Shape, budget: int) -> Shape:
     record = shape.fixed[RECORD]
     fixed = {COMPILED: max(0, one - tape - record), RECORD: record}
     return shape._replace(fixed=fixed, tape=tape)
+
+
+def limit(
+    shape: Shape,
+    adjoint: AbstractAdjoint,
+    fitting: RecursiveCheckpointAdjoint | None,
+    budget: int,
+) -> int | None:
+    """Steps whose states and times fit; None where every number does that may come."""
+    used = adjoint if isinstance(adjoint, RecursiveCheckpointAdjoint) else fitting
+    if not shape.growing or used is None:
+        return None
+    shape = shape.with_tapes(one=used.one_tape)
+    room = budget - shape.without_times - shape.growing
+    most = (room + shape.free_slot * shape.state) // (shape.state + shape.growing)
+    if used.checkpoints is not None:
+        full = slot_bytes(shape._replace(steps=max(used.checkpoints, shape.steps)), used)
+        most = max(most, (room - full) // shape.growing)
+    return None if shape.bound is not None and most >= shape.bound else most
 
 
 COMPILED = "one step as compiled"
@@ -326,7 +300,7 @@ def _fitting_inversion(
     shape: Shape, budget: int, kind: type[InvertingAdjoint], one: bool
 ) -> InvertingAdjoint | None:
     """Slots and guards for the room that a step leaves."""
-    room = budget - sum(with_tapes(shape, one=one).fixed.values())
+    room = budget - shape.with_tapes(one=one).needed
     every = _spacing(shape, room - guard_cost(shape, None) - shape.vectors)
     if every is None and not shape.reversible:
         return None

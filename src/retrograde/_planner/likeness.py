@@ -20,8 +20,6 @@ from .._base.types import Function, Tree
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
 
-__all__ = ["Likeness"]
-
 DEEPEST = 5
 """Levels of closures and tuples that are looked into."""
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .._integrate.integrator import Integrator
 
-__all__ = ["measured_vjp"]
-
 STEPS, MANY_STEPS = 8, 512
 """Steps of one repetition; many where the call of a compiled program costs more than a step."""
 

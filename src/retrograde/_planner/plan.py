@@ -13,8 +13,6 @@ from .shape import UNLIMITED, Shape
 if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
 
-__all__ = ["Candidate", "MadeFor", "Plan"]
-
 
 @dataclass(frozen=True)
 class Candidate:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
     from .._integrate.problem import Problem
 
-__all__ = ["measure_problem"]
-
 DRAWN = "times of random numbers"
 """The item of what each call of f leaves behind where it draws."""
 

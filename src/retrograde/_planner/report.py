@@ -24,8 +24,6 @@ from .shape import ARRAYS_ONLY
 if TYPE_CHECKING:
     from .plan import Plan
 
-__all__ = ["as_data", "as_html", "as_text", "counted", "describe", "draw", "summary"]
-
 WIDTH = 88
 """Columns of the items' paragraphs."""
 
@@ -80,16 +78,9 @@ def _head(plan: Plan) -> tuple[str, ...]:
 def _table(plan: Plan) -> list[tuple[str, ...]]:
     """The candidates, below a line of titles."""
     rows: list[tuple[str, ...]] = [("method", "bytes", "time [F/step]", "accuracy", "verdict")]
-    rows += [
-        (
-            c.method,
-            format_bytes(c.bytes),
-            f"{c.time:.2f}",
-            c.accuracy,
-            c.verdict if c.verdict == "chosen" else c.reason,
-        )
-        for c in plan.candidates
-    ]
+    for c in plan.candidates:
+        verdict = c.verdict if c.verdict == "chosen" else c.reason
+        rows.append((c.method, format_bytes(c.bytes), f"{c.time:.2f}", c.accuracy, verdict))
     return rows
 
 
@@ -116,11 +107,9 @@ def _row(kind: str, cells: Sequence[str], style: str = "") -> str:
 def as_text(plan: Plan) -> str:
     """The choice, the table of candidates, and the items."""
     head, rows = _head(plan), _table(plan)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    cells = ([x.ljust(w) for x, w in zip(row, widths, strict=True)] for row in rows)
+    lines = ["  ".join(("", *row)).rstrip() for row in cells]
     return "\n  ".join(head) + "\n" + "\n".join([*lines, *_all_items(plan)])
 
 
@@ -134,12 +123,8 @@ def _all_items(plan: Plan) -> list[str]:
 
 def _items(title: str, items: dict[str, int]) -> str:
     listed = ", ".join(f"{name} {format_bytes(n)}" for name, n in items.items() if n)
-    return textwrap.fill(
-        f"{title}: {listed or 'nothing'}",
-        WIDTH,
-        initial_indent="  ",
-        subsequent_indent="    ",
-    )
+    text = f"{title}: {listed or 'nothing'}"
+    return textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
 
 
 def as_data(plan: Plan) -> dict[str, Tree]:
@@ -185,10 +170,9 @@ def _plain(values: dict[str, Tree]) -> dict[str, Tree]:
 
 def draw(plan: Plan, path: str | None, ax: Any) -> Any:
     """Bytes against time of every candidate, with the budget; returns the axes."""
-    figure = None
     if ax is None:
-        figure = require("matplotlib.figure", "plot").Figure(figsize=(7, 4), layout="constrained")
-        ax = figure.subplots()
+        make = require("matplotlib.figure", "plot").Figure
+        ax = make(figsize=(7, 4), layout="constrained").subplots()
     for candidate in plan.candidates:
         chosen = candidate.verdict == "chosen"
         ax.plot(
@@ -206,7 +190,7 @@ def draw(plan: Plan, path: str | None, ax: Any) -> Any:
     ax.set(xlabel="time [F/step]", ylabel="bytes", title="Gradient methods")
     ax.legend(fontsize="small")
     if path is not None:
-        (figure or ax.figure).savefig(path, dpi=120)
+        ax.figure.savefig(path, dpi=120)
     return ax
 
 

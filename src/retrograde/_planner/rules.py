@@ -21,9 +21,9 @@ from .._adjoints.stored_vjp import TapeAdjoint
 from .._base.errors import PlanInfeasible
 from .._base.memory import format_bytes
 from .._checkpointing import schedules
-from .budget import charged, limit, reserved
 from .costs import (
     Cost,
+    as_compiled,
     checkpoint_cost,
     continuous_cost,
     direct_cost,
@@ -31,27 +31,13 @@ from .costs import (
     fitting_inversion,
     forward_cost,
     inversion_cost,
+    limit,
     slot_bytes,
     tape_cost,
-    with_tapes,
-    without_record,
 )
 from .plan import Candidate, Plan
 from .report import counted, describe
-from .shape import PYTHON_OBJECTS, RECORD, UNLIMITED, Shape
-
-__all__ = [
-    "RULES",
-    "Case",
-    "Choice",
-    "candidate",
-    "cost_of",
-    "make_plan",
-    "offloaded",
-    "options",
-    "too_small",
-    "widened",
-]
+from .shape import PYTHON_OBJECTS, UNLIMITED, Shape
 
 
 class Case(NamedTuple):
@@ -139,15 +125,15 @@ def candidate(
 
 def offloaded(shape: Shape) -> Candidate:
     """Slots in the memory of the host: three states stay on the device, for copies under way."""
-    size = sum(with_tapes(shape, one=False).fixed.values()) + 3 * shape.state
+    size = shape.with_tapes(one=False).needed + 3 * shape.state
     time = checkpoint_cost(shape, RecursiveCheckpointAdjoint()).time
     reason = "not available in this version"
     return Candidate("host offload of slots", size, time, "exact", "not available", reason)
 
 
 def too_small(shape: Shape, budget: int, source: str) -> str:
-    shape = with_tapes(without_record(shape) if shape.clock else shape, one=True)
-    least = sum(shape.fixed.values()) + slot_bytes(shape, RecursiveCheckpointAdjoint(1))
+    shape = (shape.without_record() if shape.clock else shape).with_tapes(one=True)
+    least = shape.needed + slot_bytes(shape, RecursiveCheckpointAdjoint(1))
     items = ", ".join(f"{name}: {format_bytes(n)}" for name, n in shape.fixed.items() if n)
     return (
         f"`memory` is {format_bytes(budget)} ({source}), but the smallest plan needs "
@@ -307,7 +293,7 @@ def make_plan(
             raise
         steps, doubt = -(-shape.steps // DOUBT), f"a third of the {shape.steps} {shape.source}"
         with contextlib.suppress(PlanInfeasible):
-            return _plan_for(_of_steps(shape, steps, doubt), budget, source, named, why)
+            return _plan_for(shape.of_steps(steps, doubt), budget, source, named, why)
         raise
 
 
@@ -315,21 +301,15 @@ DOUBT = 3
 """Factor within which 9 of 10 predictions lie."""
 
 
-def _of_steps(shape: Shape, steps: int, source: str) -> Shape:
-    """The shape with another prediction."""
-    fixed = {**shape.fixed, RECORD: shape.growing * (steps + 1)}
-    return shape._replace(steps=steps, source=source, fixed=fixed)
-
-
 def _plan_for(
     shape: Shape, budget: int, source: str, named: AbstractAdjoint | None, why: str
 ) -> Plan:
-    given, shape = shape, charged(shape, budget)
+    given, shape = shape, as_compiled(shape.charged(budget), budget)
     recording: DirectAdjoint | TapeAdjoint | None = TapeAdjoint() if shape.taping else None
     if shape.recorded:
-        room = budget - sum(shape.fixed.values()) - shape.joint
+        room = budget - shape.needed - shape.joint
         recording = DirectAdjoint(max(0, room) // shape.recorded)
-    fitting = fitting_checkpoints(reserved(shape, budget), budget)
+    fitting = fitting_checkpoints(shape.reserved(budget), budget)
     case = Case(shape, budget, named, recording, fitting, why)
     answers = (rule(case) for rule in RULES)
     chosen = next((answer for answer in answers if answer is not None), None)
@@ -347,10 +327,9 @@ def _plan_for(
             f"`memory` is {format_bytes(budget)}, but {describe(adjoint)} needs "
             f"{format_bytes(own.bytes)}. Raise the budget{other}."
         )
-    rows = [
-        candidate(option, cost, case, chosen, own)
-        for option, cost in zip(shown, costs, strict=True)
-    ]
+    pairs = zip(shown, costs, strict=True)
+    rows = [candidate(option, cost, case, chosen, own) for option, cost in pairs]
+    needed = shape.with_tapes(one=getattr(adjoint, "one_tape", False))
     return Plan(
         adjoint=adjoint,
         memory=own.bytes,
@@ -358,7 +337,7 @@ def _plan_for(
         source=source,
         steps=shape.steps,
         known=shape.known,
-        items=_items(shape, adjoint),
+        items=(needed if getattr(adjoint, "record", True) else needed.without_record()).fixed,
         candidates=(*rows, offloaded(shape)),
         reason=chosen.reason,
         fallback=fitting,
@@ -366,12 +345,6 @@ def _plan_for(
         shape=given._replace(compiled=None),  # it holds the problem, whose arrays may be traced
         named=named,
     )
-
-
-def _items(shape: Shape, adjoint: AbstractAdjoint) -> dict[str, int]:
-    """What the chosen method takes beside its slots."""
-    shape = with_tapes(shape, one=getattr(adjoint, "one_tape", False))
-    return (shape if getattr(adjoint, "record", True) else without_record(shape)).fixed
 
 
 def widened(plan: Plan) -> Plan:
@@ -389,7 +362,7 @@ def widened(plan: Plan) -> Plan:
     given = plan.shape._replace(passing=passing)
     for factor in (4.0, 2.0, 1.25):
         steps = int(plan.limit * factor) + 1
-        shape = _of_steps(given, steps, f"begun again, for more than {plan.limit}")
+        shape = given.of_steps(steps, f"begun again, for more than {plan.limit}")
         with contextlib.suppress(PlanInfeasible):
             wider = _plan_for(shape, plan.budget, plan.source, plan.named, plan.reason)
             if wider.limit is None or wider.limit > plan.limit:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-__all__ = ["ARRAYS_ONLY", "CHEAP", "CHEAP_BYTES", "PYTHON_OBJECTS", "RECORD", "UNLIMITED", "Shape"]
-
 UNLIMITED = 2**62
 """The budget where an adjoint was named and no budget given [bytes]."""
 
@@ -18,6 +16,9 @@ CHEAP = 1024
 
 RECORD = "record of times"
 """The item of the accepted times, which a plan can do without."""
+
+TAPES = "tapes of a step"
+"""The item of what the vjp of a step needs of its stages."""
 
 PYTHON_OBJECTS = "Python objects"
 """The item of what is no array."""
@@ -132,3 +133,75 @@ class Shape(NamedTuple):
     def rows(self) -> int:
         """Bytes of the saved states."""
         return self.outputs.get("saved states", 0)
+
+    @property
+    def needed(self) -> int:
+        """Bytes of the items that every gradient needs."""
+        return sum(self.fixed.values())
+
+    @property
+    def slot(self) -> int:
+        """Bytes of a slot with its entries in tables."""
+        return self.state + self.tables
+
+    @property
+    def scratch(self) -> int:
+        """Bytes of the scratch row of traced loops."""
+        return 0 if self.free_slot else self.slot
+
+    def with_tapes(self, *, one: bool) -> Shape:
+        """The shape with the tapes of a step, or of one stage, among its items."""
+        tapes = self.tape if one else self.stages * self.tape
+        return self._replace(fixed={**self.fixed, TAPES: tapes})
+
+    def without_record(self) -> Shape:
+        """The shape where slots tell the clock and no times are recorded."""
+        return self._replace(fixed={**self.fixed, RECORD: 0}, state=self.state + self.clock)
+
+    def of_steps(self, steps: int, source: str) -> Shape:
+        """The shape with another prediction."""
+        fixed = {**self.fixed, RECORD: self.growing * (steps + 1)}
+        return self._replace(steps=steps, source=source, fixed=fixed)
+
+    def charged(self, budget: int) -> Shape:
+        """The shape with what is no array among its items, in full from budgets of 64 KiB on.
+
+        Below, arrays alone are counted: allocators pad, and interpreters keep what is free. Charged
+        at once, objects and headers would leave a budget of 65 KiB fewer slots than one of 63, so
+        the charge grows as far as 64 KiB.
+        """
+        total = sum(self.passing.values())
+        fixed, room = dict(self.fixed), max(0, min(total, budget - max(0, ARRAYS_ONLY - total)))
+        for name, size in self.passing.items():
+            fixed[name] = min(size, room)
+            room -= fixed[name]
+        header = self.header * min(budget, ARRAYS_ONLY) // ARRAYS_ONLY
+        half = ARRAYS_ONLY // 2
+        part = max(0, min(budget, ARRAYS_ONLY) - half)
+        tables = self.tables * (part if self.free_slot else half + part) // half
+        tables = tables if self.free_slot else tables // 2
+        return self._replace(fixed=fixed, state=self.state + header, tables=tables)
+
+    def reserved(self, budget: int) -> Shape:
+        """The shape with room for the times of more steps than predicted.
+
+        The number of adaptive steps is a prediction, and a record of times grows with it. There is
+        room for as many as states fit at least, or for twice the predicted ones, but not for more
+        than half of the room: slots are sized by what is left.
+        """
+        if not self.growing:
+            return self
+        room = max(0, budget - self.without_times)
+        steps = max(_HEADROOM * self.steps, room // (self.state + self.growing))
+        steps = max(self.steps, min(steps, room // (2 * self.growing)))
+        steps = steps if self.bound is None else min(steps, self.bound)
+        return self._replace(fixed={**self.fixed, RECORD: self.growing * (steps + 1)})
+
+    @property
+    def without_times(self) -> int:
+        """What is needed beside the record of times [bytes]."""
+        return self.needed - self.fixed.get(RECORD, 0)
+
+
+_HEADROOM = 2
+"""Steps that there are times for over the predicted ones, where states take most of the room."""

@@ -39,8 +39,6 @@ from .likeness import Likeness
 if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
 
-__all__ = ["Prediction", "extrapolate", "predict", "remember"]
-
 LOOSE = 1e-3
 """Tolerance of the probe, where that of the solve is tighter."""
 
