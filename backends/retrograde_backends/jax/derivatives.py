@@ -343,8 +343,9 @@ def _moving(tangents: Inputs) -> tuple[NeedsGradient, tuple[tuple[int, ...], lis
     leaves = jax.tree_util.tree_leaves
     if any(map(moves, leaves(tangents.settings))):
         raise InputError(
-            "`dt`, `rtol` or `atol` is differentiated, but step sizes are constants of the "
-            "gradient; use jax.lax.stop_gradient."
+            "`dt`, `rtol`, `atol`, `step_ts` or `jump_ts` is differentiated, but step sizes are "
+            "constants of the gradient; use jax.lax.stop_gradient. (The derivative by the time of "
+            "a jump: split the solve there.)"
         )
     wanted = NeedsGradient(
         tuple(map(moves, tangents.params)),

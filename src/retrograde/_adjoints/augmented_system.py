@@ -239,9 +239,9 @@ class _Stepper(AbstractStepper):
         return carried
 
     def init(self, t: Scalar, carried: State, slope: Leaves | None = None) -> SolverState:
-        """The state of z's own steps, and the slopes of g, where they are known."""
+        """The state of z's own steps, and the slopes of g."""
         if slope is None:
-            return None
+            slope = self.field(self.layout.time(t), carried)
         n = 2 * self.layout.count
         z = self.stepper.init(t, carried[0], slope[:n])
         return z, None if z is None else tuple(slope[n:])

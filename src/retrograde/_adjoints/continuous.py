@@ -31,6 +31,7 @@ from .._base.types import (
 from .._controllers import ConstantSteps
 from .._integrate.saveat import Outputs, SaveAt
 from .._integrate.solution import Status
+from .._integrate.stops import Stops
 from .._solvers import ExplicitRungeKutta
 from .augmented_system import AugmentedField, AugmentedLayout, AugmentedSolver, is_number
 from .base import AbstractAdjoint
@@ -91,7 +92,7 @@ class ContinuousAdjoint(AbstractAdjoint):
                 f"`solver` is {loop.solver.name}{' with `compile=True`' * bool(loop.compiled)}; "
                 "use adjoint='auto'."
             )
-        arrays = loop.adaptive and not all(map(is_number, inputs.settings))
+        arrays = loop.adaptive and not all(map(is_number, inputs.settings[:2]))
         if arrays and not self.seminorm:
             raise InputError(
                 "`seminorm` is False and `rtol` or `atol` is an array for y, which says nothing of "
@@ -199,7 +200,10 @@ class _Walk:
         twin.count, twin.progress, twin.watch, twin.times_checked = None, False, None, True
         settings = self.inputs.settings
         if loop.adaptive:
-            twin.settings = tuple(layout.tolerance(x) for x in settings)
+            twin.settings = tuple(layout.tolerance(x) for x in settings[:2]) + settings[2:]
+            if loop.stops is not None:
+                twin.stops = Stops(loop, self.inputs, back=True)
+                augmented.vjp = twin.stops.sided_vjp(augmented.vjp)
             first = getattr(loop.controller, "dt0", None)
             if first is not None:
                 controller: Any = loop.controller
@@ -309,7 +313,10 @@ class _Walk:
             if self.inside == "steps":
                 last = c.row == self.final.n
                 t1 = t1 + where(last, ct_t, 0.0)
-                t0 = t0 if self.given else t0 + where(last, 0.0, ct_t)
+                moves = not self.given
+                if self.loop.stops is not None:
+                    moves = self.clock.beyond(self.loop.stops.first, c.t, self.t1 - self.t0)
+                t0 = t0 + where(moves, where(last, 0.0, ct_t), 0.0)
             elif self.wanted.ts:
                 ts = self.bk.table_set(ts, j, ct_t)
         return c._replace(row=j, y=y, a=self.own.add(c.a, ct), g=g, t0=t0, t1=t1, ts=ts)

@@ -144,7 +144,7 @@ def _recorded(loop: Integrator, inputs: Inputs, limit: int | None) -> tuple[Leav
     twin.outputs = Outputs(bk, out.saveat, rows, out.count)
     settings = inputs.settings
     if loop.adaptive:
-        settings = tuple(_as_leaves(loop.layout, x) for x in settings)
+        settings = (*(_as_leaves(loop.layout, x) for x in settings[:2]), *settings[2:])
     inputs = inputs._replace(y0=tuple(loop.layout.unpack(inputs.y0)), settings=settings)
     final = twin.integrate(inputs)
     return output_leaves(twin, inputs, final), final
@@ -190,12 +190,10 @@ class _Retaken:
     def _step(self, i: Index) -> tuple[Scalar, Scalar]:
         """Start and size of step i, with their derivatives."""
         t, h = self.grid.step(i)
-        where = self.loop.clock.where
-        first, last = i == 0, i + 1 == self.final.n
-        if self.grid.shifts:
-            return t + self.t0, h + where(last, self.t1 - self.t0, 0.0)
-        start = where(first, self.t0, 0.0)
-        return t + start, h - start + where(last, self.t1, 0.0)
+        where, last = self.loop.clock.where, i + 1 == self.final.n
+        begins, moved, _ = self.grid.moves(i, last, t, h)
+        start, size = where(begins, self.t0, 0.0), where(moved, self.t0, 0.0)
+        return t + start, h - size + where(last, self.t1, 0.0)
 
     def _stepper(self) -> AbstractStepper:
         forms = _ListForms(self.bk)

@@ -211,7 +211,7 @@ class ReverseStep:
         t, h = step
         sources = self._sources(i, t, h, carry, on) if self.inside else None
         last = i + 1 == self.n
-        moved = last if self.grid.shifts else i == 0
+        begins, moved, _ = self.grid.moves(i, last, t, h)
         # the step's size matters where it depends on t0 or t1; a traced index may be any
         size = self.wanted.time and (self.clock.traced or last or moved)
         out, extra = self.step_vjp.pull(t, h, y, carry.g, carry.params, sources, size)
@@ -219,7 +219,7 @@ class ReverseStep:
         t0, t1 = carry.t0, carry.t1
         if self.wanted.time:
             where, zero = self.clock.where, 0.0
-            inner = out.t if self.grid.shifts else zero
+            inner = where(begins, out.t, zero)
             t0 = t0 + where(moved, out.t - out.h, inner) + fn_t0
             t1 = t1 + where(last, out.h, zero) + fn_t1
         new, old = (out.y, out.params, t0, t1), (carry.g, carry.params, carry.t0, carry.t1)
@@ -242,7 +242,7 @@ class ReverseStep:
             ct, ct_t, params = self._absorb(t + h, y1, row, params)
             last = i + 1 == self.n
             where = self.clock.where
-            moved = ct_t if self.grid.shifts else 0.0  # given times stand still
+            moved = where(self.grid.moves(i, last, t, h)[2], ct_t, 0.0)
             extra = (carry.row, carry.ts, where(last, ct_t, 0.0), where(last, 0.0, moved))
             return self.loop.carried.add(g, step_vjp.embed(ct)), params, None, 0.0, 0.0, extra
 

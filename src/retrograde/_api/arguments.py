@@ -19,7 +19,7 @@ from .._controllers import AbstractController, ConstantSteps, PIDController, Ste
 from .._integrate.integrator import Integrator
 from .._integrate.problem import Problem
 from .._integrate.relative_time import clamped, near, relative_times, resolution, spacing
-from .._integrate.saveat import Outputs, SaveAt
+from .._integrate.saveat import Outputs, SaveAt, check_times_form
 from .._solvers import AbstractSolver, find_solver
 
 if TYPE_CHECKING:
@@ -123,6 +123,11 @@ def _prepared(
     fixed = controller.adaptive or isinstance(controller, StepTo) or count is not None
     loop.times_checked = fixed and None not in known
     relative, loop.shifted = relative_times(problem, controller, given, known)
+    stops, certain = _stops(problem, controller, t0, (start, end), loop.shifted, eps)
+    loop.times_checked = loop.times_checked and certain
+    if stops:
+        scale = loop.tolerances(Inputs((), (), t0, t1, ts, settings))
+        settings = (scale.rtol, scale.atol, *stops)
     return loop, Inputs(problem.y0, problem.params, t0, t1, ts, settings, relative=relative)
 
 
@@ -299,6 +304,55 @@ def _settings(problem: Problem, controller: AbstractController) -> tuple[State, 
     if not controller.adaptive:
         return (values[0],) if bk.is_array(values[0]) else ()
     return tuple(_tolerance(problem, *pair) for pair in zip(names, values, strict=True))
+
+
+def _stops(
+    problem: Problem,
+    controller: AbstractController,
+    t0: Scalar,
+    known: tuple[float | None, float | None],
+    shifted: bool,
+    eps: float,
+) -> tuple[tuple[Table, ...], bool]:
+    """Times that steps end on, the jumps among them, and these as f counts; whether all are
+    known. () where there are none."""
+    bk, layout, (start, end) = problem.bk, problem.layout, known
+    names, found, certain = ("step_ts", "jump_ts"), [], True
+    given = [getattr(controller, name, None) for name in names]
+    if all(ts is None for ts in given):
+        return (), True
+    for name, ts in zip(names, given, strict=True):
+        ts = () if ts is None else ts
+        if check_times_form(name, ts) == 0:
+            found.append(([], []))
+            continue
+        if any(bk.is_array(t) and bk.tracked(t) for t in (ts if isinstance(ts, list) else (ts,))):
+            raise InputError(
+                f"`{name}` requires a gradient, which times of steps do not have; detach it. For "
+                "the derivative by the time of a jump, split the solve there: it is the `t1` of "
+                "the first and the `t0` of the second solve."
+            )
+        values = bk.concrete_times(ts)
+        if values is None or start is None:
+            certain = False
+            own = bk.time_sequence(ts, layout)
+            found.append((own - bk.stop_gradient(t0) if shifted else own, own))
+            continue
+        if not all(map(math.isfinite, values)):
+            raise InputError(f"`{name}` holds nan or inf; pass finite times.")
+        slack = max(eps, resolution(bk, (ts,)))
+        values = [near(near(t, start, slack), end or start, slack) for t in values]  # type: ignore[misc]
+        own = [t - start for t in values] if shifted else values
+        if bk.is_array(ts) and Capability.TRACED in bk.capabilities:
+            # zeros with the tangents of what is known, but differentiated: they are refused
+            own = bk.time_sequence(own, layout) + (ts - bk.stop_gradient(ts))
+        found.append((own, values))
+    (steps, _), (jumps, own) = found
+    if isinstance(steps, list) and isinstance(jumps, list):
+        every = bk.time_sequence(steps + jumps, layout)
+    else:
+        every = bk.xp.concat([bk.time_sequence(ts, layout) for ts in (steps, jumps)])
+    return (every, *(bk.time_sequence(ts, layout) for ts in (jumps, own))), certain
 
 
 def _tolerance(problem: Problem, name: str, value: float | Array) -> Scalar:

@@ -176,7 +176,12 @@ def _static(controller: Any) -> Hashable:
     """A controller without the settings that are inputs of a program (``Inputs.settings``)."""
     numbers = (int, float, str, bool, tuple, type(None))
     given = {f.name: getattr(controller, f.name) for f in dataclasses.fields(controller)}
-    dropped = {name: None for name, value in given.items() if not isinstance(value, numbers)}
+    stops = ("step_ts", "jump_ts")  # inputs even where they are tuples
+    dropped = {
+        name: None
+        for name, value in given.items()
+        if not isinstance(value, numbers) or (name in stops and value is not None)
+    }
     return dataclasses.replace(controller, **dropped), tuple(dropped)
 
 

@@ -102,6 +102,11 @@ class Grid(ABC):
     whole: Index
     shifts: bool
 
+    def moves(self, i: Index, last: Bool, t: Scalar, h: Scalar) -> tuple[Bool, Bool, Bool]:
+        """Whether the start of step i moves with t0, its size shrinks as t0 grows, and its end
+        (but t1) moves with t0; ``last``: whether it is the last step."""
+        return (True, last, True) if self.shifts else (i == 0, i == 0, False)
+
     @abstractmethod
     def step(self, i: Index) -> tuple[Scalar, Scalar]:
         """Start and size of step i."""

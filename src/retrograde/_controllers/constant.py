@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 from .._base.errors import InputError
-from .._base.types import Index, Scalar, Table, Times
+from .._base.types import Bool, Index, Scalar, Table, Times
 from .base import AbstractController, Grid
 
 if TYPE_CHECKING:
@@ -142,6 +142,8 @@ class GivenGrid(Grid):
     sizes : table or ()
         Behind a 0, the sizes of steps that do not go from a time to the next: one that was cut
         short keeps the size it was computed with, at which its inside is told.
+    fixed : scalar [time] or None
+        The first time on which steps end whatever t0 is (``_integrate.stops``).
     """
 
     def __init__(
@@ -153,10 +155,19 @@ class GivenGrid(Grid):
         *,
         shifts: bool,
         sizes: Table | tuple[()] = (),
+        fixed: Scalar | None = None,
     ) -> None:
+        self.fixed = fixed
         self.table_get, self.times, self.shifts = bk.table_get, times, shifts
         self.sizes, self.sized = sizes, not isinstance(sizes, tuple)
         self.whole, self.count = whole, whole if count is None else count
+
+    def moves(self, i: Index, last: Bool, t: Scalar, h: Scalar) -> tuple[Bool, Bool, Bool]:
+        if self.fixed is None:
+            return super().moves(i, last, t, h)
+        rest = self.fixed - t
+        before = (rest > 0) == (h > 0)
+        return before, before & (h == rest), before & (h != rest)
 
     def step(self, i: Index) -> tuple[Scalar, Scalar]:
         t = self.table_get(self.times, i)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from .._base.errors import InputError
-from .._base.types import Array, Bool, Field, Scalar, Scale, State, Tree
+from .._base.types import Array, Bool, Field, Scalar, Scale, State, Times, Tree
 from .base import AdaptiveController
 
 if TYPE_CHECKING:
@@ -24,6 +24,20 @@ if TYPE_CHECKING:
     from .base import Adapt
 
 __all__ = ["PIDController"]
+
+COEFFICIENTS = {
+    "I": (0.0, 1.0, 0.0, 0.0),
+    "PI33": (1 / 3, 1 / 3, 0.0, 0.0),
+    "PI34": (0.4, 0.3, 0.0, 0.0),
+    "PI42": (0.2, 0.4, 0.0, 0.0),
+    "H211PI": (-1 / 6, 1 / 3, 0.0, 0.0),
+    "H211b": (-1 / 4, 1 / 2, 0.0, 1 / 4),
+    "H312PID": (-2 / 9, 2 / 9, 1 / 18, 0.0),
+}
+"""p, i, d, and the exponent of the ratio of the last two steps. I: Hairer, Norsett, Wanner,
+*Solving ODEs I*, II.4. The others: Soderlind 2003, table III, where k b1 = p + i + d,
+k b2 = -(p + 2 d), k b3 = d, a2 the last; PI34 and PI33 are Gustafsson's, PI42 is PI.4.2, H211b has
+b = 4. OrdinaryDiffEq.jl has the same names."""
 
 _SMALLEST_ERROR2 = 1e-16
 
@@ -45,6 +59,15 @@ class PIDController(AdaptiveController):
         Tolerances; arrays broadcast against the leaves of y0.
     pcoeff, icoeff, dcoeff : float
         Proportional, integral and derivative coefficients.
+    coefficients : str or None
+        A set of coefficients by its name, in place of those: ``"I"``, ``"PI33"``, ``"PI34"``,
+        ``"PI42"``, ``"H211PI"``, ``"H211b"``, ``"H312PID"``.
+    step_ts : list or array, shape (k,) [time] or None
+        Times on which steps end, in any order; those outside of t0 to t1 have no effect. It may be
+        traced, and has no gradient.
+    jump_ts : list or array, shape (k,) [time] or None
+        Times at which f jumps. Steps end there; up to the end of such a step f is asked for times
+        below the jump, from then on for times above it, by one number of y's dtype at least.
     dt0 : float [time] or None
         First step; None chooses it from f.
     dtmin, dtmax : float [time] or None
@@ -76,9 +99,24 @@ class PIDController(AdaptiveController):
     safety: float = 0.9
     factormin: float = 0.2
     factormax: float = 10.0
+    coefficients: str | None = None
+    step_ts: Times | None = None
+    jump_ts: Times | None = None
     adaptive: ClassVar[bool] = True
 
+    @property
+    def _gains(self) -> tuple[float, float, float, float]:
+        """p, i, d, and the exponent of the last ratio of steps."""
+        if self.coefficients is None:
+            return self.pcoeff, self.icoeff, self.dcoeff, 0.0
+        return COEFFICIENTS[self.coefficients]
+
     def check(self, t0: float | None, t1: float | None) -> None:
+        if self.coefficients is not None and self.coefficients not in COEFFICIENTS:
+            raise InputError(
+                f"`coefficients` is {self.coefficients!r}; choose one of "
+                f"{', '.join(map(repr, COEFFICIENTS))}, or pass pcoeff, icoeff and dcoeff."
+            )
         for name in ("rtol", "atol"):
             value = getattr(self, name)
             if isinstance(value, (int, float)) and not 0 <= value < math.inf:
@@ -103,21 +141,23 @@ class PIDController(AdaptiveController):
         return 0.0 if self.dtmin is None or self.force_dtmin else self.dtmin * (1 - 1e-6)
 
     def init(self, clock: Clock) -> tuple[Scalar, ...]:
-        """What is carried from try to try: powers of the errors of the last accepted steps."""
-        return (clock.real(1.0),) * (3 if self.dcoeff else 1)
+        """What is carried from try to try: powers of the errors of the last accepted steps, and of
+        the last ratio of steps."""
+        _, _, d, ratio = self._gains
+        return (clock.real(1.0),) * ((3 if d else 1) + bool(ratio))
 
     def adapter(self, clock: Clock, order: int) -> Adapt:
         """``adapt(error2, h, memory) -> (accepted, next h, memory)`` for one solve.
 
         The powers that the next steps need of an error are taken with its first.
         """
-        p, i, d = self.pcoeff, self.icoeff, self.dcoeff
+        p, i, d, ratio = self._gains
         exponents = tuple(-b / (2 * order) for b in (p + i + d, -(p + 2 * d), d)[: 3 if d else 2])
         clip, where = clock.clip, clock.where
         safety, low, high = self.safety, self.factormin, self.factormax
         dtmin = self.dtmin if self.force_dtmin else None
         limit = self._limit(clock)
-        if dtmin is None and self.dtmax is None and not d and not clock.traced:
+        if dtmin is None and self.dtmax is None and not (d or ratio or clock.traced):
             return _plain_adapter(exponents[0], exponents[1], safety, low, high)
 
         def adapt(
@@ -128,8 +168,10 @@ class PIDController(AdaptiveController):
                 ok = clock.either(ok, abs(h) <= dtmin * (1 + 1e-6))
             now, *later = clock.powers(clock.maximum(error2, _SMALLEST_ERROR2), exponents)
             factor = safety * now * memory[0] * (memory[2] if d else 1.0)
+            factor = factor * memory[-1] if ratio else factor
             factor = clip(factor, low, where(ok, high, safety))
             kept = (*later, memory[1]) if d else tuple(later)
+            kept = (*kept, clock.power(factor, -ratio)) if ratio else kept
             return ok, limit(h * factor), clock.select(ok, kept, memory)
 
         return adapt

@@ -43,6 +43,7 @@ from .problem import Problem
 from .progress import reporter
 from .saveat import Final, Outputs
 from .solution import Status
+from .stops import Stops
 from .try_step import AdaptiveSteps
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ class Integrator:
         are recorded, too."""
         self.saves = True
         """Whether rows inside the solve are saved; not where it is solved for its states alone."""
+        self.stops: Stops | None = None
+        """Times that steps end on, of a loop that is ``placed``."""
         self.compiled: Steps | None = None
         """Steps as compiled programs, where the user asked for them and they are a form apart."""
         self.progress: bool | Callable[[float], object] = False
@@ -113,9 +116,13 @@ class Integrator:
 
     def placed(self, inputs: Inputs) -> Integrator:
         """The same loop, where f and ``SaveAt.fn`` are given t0 + t of a time t of the clock."""
-        if not self.shifted:
+        if not self.shifted and not inputs.settings[2:]:
             return self
         twin = copy.copy(self)
+        if inputs.settings[2:]:
+            twin.stops = Stops(twin, inputs)
+        if not self.shifted:
+            return twin
         origin = self.clock.real(self.bk.stop_gradient(inputs.t0))
         twin.layout = self.problem.layout.at(origin)
         twin.carried = self.solver.carried(self.bk, twin.layout)
@@ -156,10 +163,11 @@ class Integrator:
             error=self.adaptive, outputs=bool(inside), dense=inside == "ts", gradient=gradient,
             **needs,
         )  # fmt: skip
-        found = self.compiled
-        if found is None and not generic():
+        found, jumps = self.compiled, self.stops is not None and self.stops.jumps is not None
+        if found is None and not generic() and not jumps:
             found = self.bk.specialise(self.solver, self.problem, request)
-        return found or Steps(self.solver.stepper, self.solver.step_vjp)
+        found = found or Steps(self.solver.stepper, self.solver.step_vjp)
+        return found if self.stops is None else self.stops.steps(found)
 
     # --- integrations
     def integrate(
@@ -202,6 +210,8 @@ class Integrator:
                 good = clock.both(good, clock.near(clock.real(t), clock.real(given)))
         elif (dt0 := getattr(controller, "dt0", None)) is not None:
             good = clock.both(good, (t1 - t0) * clock.real(dt0) >= 0)
+        if self.stops is not None:
+            good = clock.both(good, self.bk.xp.all(self.bk.xp.isfinite(self.stops.stops)))
         if self.saves and out.inside == "ts":  # a solve to t1 has met all of them
             met = clock.either(rows[0] == out.count, final.status != int(Status.converged))
             good = clock.both(good, met)
@@ -240,12 +250,13 @@ class Integrator:
             times = self.bk.time_sequence(times, self.layout)
             return GivenGrid(self.bk, times, whole, self._bounded(whole), shifts=False)
         assert final is not None
-        return GivenGrid(self.bk, final.times, final.n, shifts=True, sizes=final.sizes)
+        fixed = None if self.stops is None else self.stops.first
+        return GivenGrid(self.bk, final.times, final.n, shifts=True, sizes=final.sizes, fixed=fixed)
 
     def tolerances(self, inputs: Inputs) -> Scale:
         """Tolerances of the error norm, numbers or states."""
         if inputs.settings:
-            return Scale(*inputs.settings)
+            return Scale(*inputs.settings[:2])
         controller: Any = self.controller
         least = smallest(self.bk.itemsize(self.problem.layout.real_dtype))
         return Scale(float(controller.rtol), max(float(controller.atol), least))

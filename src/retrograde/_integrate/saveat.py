@@ -53,6 +53,7 @@ __all__ = [
     "Final",
     "Outputs",
     "SaveAt",
+    "check_times_form",
     "cotangent_leaves",
     "output_leaves",
     "output_times",
@@ -102,7 +103,8 @@ class SaveAt:
         if self.ts is not None and self.steps:
             raise InputError("`saveat` asks for `ts` and `steps` at once; choose one of the two.")
         if self.ts is not None:
-            _check_form(self.ts)
+            if check_times_form("saveat.ts", self.ts) == 0:
+                raise InputError("`saveat.ts` is empty; pass at least one time, or leave it out.")
         if self.fn is not None and not callable(self.fn):
             raise InputError("`saveat.fn` is not callable; pass fn(t, y, args) -> tree.")
 
@@ -131,24 +133,23 @@ class SaveAt:
             before = t
 
 
-def _check_form(ts: Table) -> None:
-    """Raise InputError unless ts has the form of at least one time in a row."""
-    refuse("saveat.ts", ts)
+def check_times_form(name: str, ts: Table) -> int:
+    """How many times there are; InputError unless they have the form of times in a row."""
+    refuse(name, ts)
     shape = getattr(ts, "shape", None)
     if shape is None and isinstance(ts, Sequence) and not isinstance(ts, str):
         for kind, t in {type(t): t for t in ts}.items():
-            refuse("saveat.ts", t)
+            refuse(name, t)
             if issubclass(kind, (list, tuple, str)) or getattr(t, "shape", ()) != ():
                 raise InputError(
-                    f"`saveat.ts` has an entry of type {kind.__name__} that is no single time; "
+                    f"`{name}` has an entry of type {kind.__name__} that is no single time; "
                     "pass a flat list of numbers or an array of shape (k,)."
                 )
         shape = (len(ts),)
     if shape is None or len(shape) != 1:
         what = f"of shape {tuple(shape)}" if shape is not None else repr(ts)
-        raise InputError(f"`saveat.ts` is {what}; pass a list of times or an array, shape (k,).")
-    if shape[0] == 0:
-        raise InputError("`saveat.ts` is empty; pass at least one time, or leave it out.")
+        raise InputError(f"`{name}` is {what}; pass a list of times or an array, shape (k,).")
+    return int(shape[0])
 
 
 class Outputs:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .._backend.protocols import Clock
     from .._controllers.base import Adapt, AdaptiveController
     from .integrator import Integrator
+    from .stops import Stops
 
 __all__ = ["AdaptiveState", "AdaptiveSteps", "try_step"]
 
@@ -72,7 +73,7 @@ solver's state if it is accepted, and if it is rejected, evaluations of f that i
 
 
 def try_step(
-    clock: Clock, step: Callable[..., Step], adapt: Adapt, t1: Scalar
+    clock: Clock, step: Callable[..., Step], adapt: Adapt, t1: Scalar, stops: Stops | None = None
 ) -> Callable[[Scalar, Scalar, tuple[Scalar, ...], State, SolverState], Try]:
     """One try of a solve to t1, ``(t, h, memory, y, state) -> Try``.
 
@@ -81,8 +82,9 @@ def try_step(
     land, constant, where, traced = clock.land, clock.constant, clock.where, clock.traced
 
     def attempt(
-        t: Scalar, h: Scalar, memory: tuple[Scalar, ...], y: State, state: SolverState
-    ) -> Try:
+        t: Scalar, h: Scalar, memory: tuple[Scalar, ...], y: State, state: SolverState,
+        t1: Scalar = t1,
+    ) -> Try:  # fmt: skip
         t_new, size = land(t, h, t1)
         y1, e2, after, again, failed, calls = step(t, size, y, state, error=True)
         if failed is not False:
@@ -95,7 +97,18 @@ def try_step(
         ok, h, memory = adapt(e2, h, memory)
         return ok, t_new, size, y1, e2, h, memory, after, again, calls
 
-    return attempt
+    def to_stop(
+        t: Scalar, h: Scalar, memory: tuple[Scalar, ...], y: State, state: SolverState
+    ) -> Try:
+        tried = attempt(t, h, memory, y, state, stops.after(t, t1))  # type: ignore[union-attr]
+        ok, t_new, size, y1, e2, new, now, *rest = tried
+        # a step that was cut short tells little: what was meant before goes on behind the stop
+        cut = clock.both(ok, abs(size) < abs(h))
+        longer = clock.both(cut, abs(new) < abs(h))
+        new, now = constant(where(longer, h, new)), clock.select(cut, memory, now)
+        return ok, t_new, size, y1, e2, new, now, *rest  # type: ignore[return-value]
+
+    return attempt if stops is None else to_stop
 
 
 class AdaptiveSteps:
@@ -123,13 +136,15 @@ class AdaptiveSteps:
         self.sized = record and loop.cut
         clock = loop.clock
         self.controller = cast("AdaptiveController", loop.controller)
-        self.field = loop.bind(inputs.params)
+        self.field, stops = loop.bind(inputs.params), loop.stops
+        if stops is not None:
+            self.field = stops.sided(self.field)
         self.scale = loop.tolerances(inputs)
         self.stepper = stepper(loop.bk, loop.layout, self.field, self.scale)
         self.t1 = clock.real(inputs.clocked[1])
         self.order = cast(int, loop.solver.error_order)
         adapt = self.controller.adapter(clock, self.order)
-        self.attempt = try_step(clock, self.stepper.step, adapt, self.t1)
+        self.attempt = try_step(clock, self.stepper.step, adapt, self.t1, stops)
         self.emit = loop.outputs.emitter(loop.problem, loop.layout, inputs.params)
         self.patience = None
         if not clock.traced:
@@ -152,6 +167,8 @@ class AdaptiveSteps:
         """Size of the first step, nan for its error where f or y0 is not finite, and its slope."""
         loop, field, y0 = self.loop, self.field, self.inputs.y0
         clock, layout = loop.clock, loop.layout
+        if loop.stops is not None and loop.stops.jumps is not None:
+            loop.stops.enter(t0)
         k0: Leaves = tuple(1.0 * k for k in field(layout.time(t0), y0))  # f may reuse them
         sound = layout.finite(layout.pack(k0))
         if clock.traced:

@@ -1,0 +1,198 @@
+"""Times that steps end on, and jumps of f: values and gradients against closed forms."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+import retrograde as rg
+
+ON, OFF, K = 2.0, 2.05, 0.3
+TIGHT = {"rtol": 1e-10, "atol": 1e-12}
+
+
+def pulse(backend):
+    """y' = rate - K y while ON <= t < OFF, else -K y."""
+
+    def f(t, y, rate):
+        xp = backend.namespace(y)
+        on = backend.namespace(t).where((t >= ON) & (t < OFF), 1.0 + 0.0 * t, 0.0 * t)
+        return on * rate * xp.ones_like(y) - K * y
+
+    return f
+
+
+def level(t0, t1, rate, ts):
+    """y at ts from y(t0) = 1, either way, and its derivatives by y0, rate, t0, and t."""
+    inside = np.clip(ts, ON, OFF) - np.clip(t0, ON, OFF)
+    base = np.exp(-K * (ts - t0))
+    # the integral of exp(-K (t - s)) over the part of the pulse from t0 to t
+    low, high = np.clip(t0, ON, OFF), np.clip(ts, ON, OFF)
+    gain = (np.exp(-K * (ts - high)) - np.exp(-K * (ts - low))) / K
+    assert np.all((inside != 0) == (gain != 0))
+    return base + rate * gain, base, gain, K * base
+
+
+def controller(jumps=(ON, OFF), **keywords):
+    return rg.PIDController(**{**TIGHT, **keywords}, jump_ts=jumps)
+
+
+ADJOINTS = {
+    "auto": "auto",
+    "slots": rg.RecursiveCheckpointAdjoint(3),
+    "unrecorded": rg.RecursiveCheckpointAdjoint(3, record=False),
+    "inverted": rg.BacksolveAdjoint(checkpoints=2),
+    "direct": "direct",
+}
+WAYS = {"forward": (0.0, 5.0), "shifted": (1.0, 6.0), "back": (5.0, 0.0)}
+
+
+@pytest.mark.settings(
+    name=list(ADJOINTS),
+    way=list(WAYS),
+    solver=["tsit5", "dopri8"],
+    few={
+        "jax": [("auto", "shifted", "tsit5"), ("direct", "back", "tsit5")],
+        "jax:jit": [("unrecorded", "back", "dopri8"), ("slots", "shifted", "tsit5")],
+        "strict": [("slots", "shifted", "tsit5"), ("unrecorded", "back", "dopri8")],
+    },
+)
+def test_a_pulse_is_found_and_differentiated(backend, name, way, solver):
+    """By y0, its rate, t0 and t1, with rows on both sides of it: no difference from no jump."""
+    if name == "direct" and rg.backend.Capability.DIRECT not in backend.bk.capabilities:
+        pytest.skip("no autodiff")
+    t0, t1 = WAYS[way]
+    ts = np.linspace(t0, t1, 7)[1:]
+    g = backend.gradient(
+        pulse(backend), backend.array([1.0]), t0, t1, backend.array(10.0), times=True,
+        controller=controller(), saveat=rg.SaveAt(ts=ts.tolist()), solver=solver,
+        adjoint=ADJOINTS[name], max_steps=200,
+    )  # fmt: skip
+    value, by_y0, by_rate, by_t0 = level(t0, t1, 10.0, ts)
+    for found, expected in ((g.ys[:, 0], value), (g.y0, by_y0.sum()), (g.args, by_rate.sum()),
+                            (g.t0, by_t0.sum()), (g.ts, -K * value)):  # fmt: skip
+        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-9)
+
+
+def test_the_step_that_ends_on_a_jump_sees_the_left_alone(backend):
+    """Every stage: a field that is nan on the wrong side would spoil the solve."""
+
+    def f(t, y, args):
+        now = backend.namespace(t)
+        bad = now.where(
+            t == 1.0, math.nan + 0.0 * t, now.where(t < 1.0, 1.0 + 0.0 * t, 2.0 + 0.0 * t)
+        )
+        return bad * backend.namespace(y).ones_like(y)
+
+    for dtype, t0, t1 in (("float64", 0.0, 3.0), ("float32", 0.25, 2.0), ("float32", 3.0, 0.0)):
+        steps = rg.PIDController(rtol=1e-4, jump_ts=backend.array([1.0, 7.0], dtype))
+        sol = rg.solve(f, backend.array([0.0], dtype), t0, t1, controller=steps, max_steps=50)
+        height = lambda t: max(1.0, 1.0 + 2.0 * (t - 1.0)) if t > 1 else t  # noqa: E731
+        exact = height(t1) - height(t0)
+        assert float(sol.ys[-1, 0]) == pytest.approx(
+            exact, rel=1e-12 if dtype == "float64" else 1e-6
+        )
+        assert int(sol.stats["num_rejected_steps"]) == 0
+
+
+def test_calls_of_f_are_counted_where_slopes_are_evaluated_anew(reference):
+    calls = []
+
+    def f(t, y, args):
+        calls.append(t)
+        return np.where(t < 1.0, 1.0, 30.0 * np.cos(9.0 * t)) - y
+
+    for solver in ("tsit5", "heun", "dopri8", "bosh3"):
+        calls.clear()
+        steps = rg.PIDController(rtol=1e-6, jump_ts=[1.0])
+        stats = rg.solve(f, np.ones(1), 0.0, 3.0, controller=steps, solver=solver).stats
+        assert len(calls) == stats["num_f_evals"] + stats["num_trial_f_evals"]
+
+
+def test_steps_end_on_given_times_and_go_on_as_they_were(backend):
+    """In any order, those outside of no effect; the sizes behind a stop are those before it."""
+    stops = [3.0, 0.1, 1.0, 9.0, -1.0, 1.0]
+    wish = rg.SaveAt(t0=True, steps=True)
+
+    def ends(**keywords):
+        steps = rg.PIDController(1e-6, 1e-9, **keywords)
+        sol = rg.solve(
+            lambda t, y, a: -y, backend.array([1.0]), 0.0, 4.0, controller=steps, saveat=wish,
+            max_steps=64,
+        )  # fmt: skip
+        ts = backend.to_numpy(sol.ts)
+        return ts[np.isfinite(ts)].tolist()
+
+    plain, stopped = ends(), ends(step_ts=stops)
+    assert {0.1, 1.0, 3.0} <= set(stopped)
+    assert stopped[-1] == 4.0
+    assert len(stopped) <= len(plain) + 3
+    assert max(b - a for a, b in pairwise(stopped)) <= 1.3 * max(b - a for a, b in pairwise(plain))
+
+
+@pytest.mark.libraries("jax:jit", slow="jax")
+def test_stops_may_be_traced(backend):
+    """Sorted or not; the same numbers as known ones."""
+    f, y0 = pulse(backend), backend.array([1.0])
+
+    def run(jumps):
+        return rg.solve(f, y0, 0.0, 5.0, backend.array(10.0), controller=controller(jumps)).ys[
+            -1, 0
+        ]
+
+    traced = backend.compiled(run)
+    exact = level(0.0, 5.0, 10.0, np.asarray(5.0))[0]
+    assert float(traced(backend.array([OFF, ON]))) == float(run((ON, OFF)))
+    assert float(traced(backend.array([OFF, ON]))) == pytest.approx(exact, rel=1e-9)
+    assert math.isnan(float(traced(backend.array([OFF, math.nan]))))
+    for fn in (run, traced):
+        with pytest.raises(rg.InputError, match="jump_ts` is differentiated"):
+            importlib.import_module("jax").grad(fn)(backend.array([ON, OFF]))
+
+
+@pytest.mark.libraries("numpy torch", slow="jax")
+@pytest.mark.parametrize("mode", ["discrete", "continuous"])
+def test_the_adjoint_system_sees_both_sides(backend, mode):
+    g = backend.gradient(
+        pulse(backend), backend.array([1.0]), 0.0, 5.0, backend.array(10.0), times=True,
+        controller=controller(), adjoint=rg.BacksolveAdjoint(mode=mode), max_steps=100,
+    )  # fmt: skip
+    value, by_y0, by_rate, by_t0 = level(0.0, 5.0, 10.0, np.asarray(5.0))
+    for found, expected in (
+        (g.ys[0, 0], value),
+        (g.y0[0], by_y0),
+        (g.args, by_rate),
+        (g.t0, by_t0),
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("stops", "message"),
+    [
+        ([0.5, math.nan], "`jump_ts` holds nan"),
+        ([[0.5]], "`jump_ts` has an entry of type list"),
+        (0.5, "`jump_ts` is 0.5"),
+        (np.ones((2, 2)), "`jump_ts` is of shape"),
+    ],
+)
+def test_bad_stops(stops, message):
+    with pytest.raises(rg.InputError, match=message):
+        rg.solve(
+            lambda t, y, a: -y, np.ones(1), 0.0, 1.0, controller=rg.PIDController(jump_ts=stops)
+        )
+
+
+@pytest.mark.parametrize("stops", [[], [5.0], [0.0, 1.0], np.zeros(0)])
+def test_stops_that_change_nothing(stops):
+    """None, one beyond t1, the ends themselves: bitwise the solve without them."""
+    f = lambda t, y, a: np.cos(3 * t) - y  # noqa: E731
+    plain, stopped = (
+        rg.solve(f, np.ones(2), 0.0, 1.0, controller=rg.PIDController(step_ts=ts)).ys
+        for ts in (None, stops)
+    )
+    assert (plain == stopped).all()
