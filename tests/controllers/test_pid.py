@@ -179,3 +179,47 @@ def test_bounds_of_no_step_at_all(backend):
     controller = rg.PIDController(dtmax=0.1)
     sol = rg.solve(lambda t, y, args: -y, backend.array([1.0]), 0.5, 0.5, controller=controller)
     assert backend.to_numpy(sol.ys).tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "powers", "ratio"),
+    [
+        ("I", (0.0, 0.0, 1.0), 0.0),
+        ("PI34", (0.0, -0.4, 0.7), 0.0),
+        ("PI33", (0.0, -1 / 3, 2 / 3), 0.0),
+        ("PI42", (0.0, -1 / 5, 3 / 5), 0.0),
+        ("H211PI", (0.0, 1 / 6, 1 / 6), 0.0),
+        ("H211b", (0.0, 1 / 4, 1 / 4), 1 / 4),
+        ("H312PID", (1 / 18, 1 / 9, 1 / 18), 0.0),
+    ],
+)
+def test_named_coefficients_are_the_published_filters(name, powers, ratio):
+    """Soderlind 2003, table III: exponents k b_j of 1/error, the oldest first, and a_2."""
+    errors, k = (0.3, 0.7, 0.5), 4
+    controller = rg.PIDController(coefficients=name, factormax=50.0, safety=1.0)
+    run, memory = controller.adapter(CLOCK, k), controller.init(CLOCK)
+    h, sizes = 0.1, []
+    for e in errors:
+        _, following, memory = run(e**2, h, memory)
+        sizes.append(h)
+        h = following
+    factor = math.prod(e ** (-b / k) for e, b in zip(errors, powers, strict=True))
+    factor *= (sizes[-1] / sizes[-2]) ** -ratio
+    assert h / sizes[-1] == pytest.approx(factor, rel=1e-13)
+
+
+@pytest.mark.quick("numpy-H211b", "jax:jit-H312PID", "torch-PI34", "strict-I")
+@pytest.mark.parametrize("name", ["I", "PI34", "H211b", "H312PID"])
+def test_solves_and_gradients_by_named_coefficients(backend, name):
+    """Replays without a record carry the memory of any of them."""
+    g = backend.gradient(
+        lambda t, y, k: -k * y, backend.array([1.0]), 0.0, 2.0, backend.array(0.7),
+        controller=rg.PIDController(1e-8, 1e-8, coefficients=name), max_steps=200,
+        adjoint=rg.RecursiveCheckpointAdjoint(2, record=False),
+    )  # fmt: skip
+    assert g.args == pytest.approx(-2 * math.exp(-1.4), rel=1e-6)
+
+
+def test_an_unknown_name_of_coefficients():
+    with pytest.raises(rg.InputError, match="`coefficients` is 'H211'; choose one of 'I', 'PI33'"):
+        rg.solve(lambda t, y, a: -y, [1.0], 0, 1, controller=rg.PIDController(coefficients="H211"))
