@@ -317,7 +317,8 @@ def _stops(
     """Times that steps end on, the jumps among them, and these as f counts; whether all are
     known. () where there are none."""
     bk, layout, (start, end) = problem.bk, problem.layout, known
-    names, found, certain = ("step_ts", "jump_ts"), [], True
+    names, certain = ("step_ts", "jump_ts"), True
+    found: list[tuple[Table, Table]] = []
     given = [getattr(controller, name, None) for name in names]
     if all(ts is None for ts in given):
         return (), True

@@ -153,7 +153,7 @@ class Stops:
 
     def sided_vjp(self, vjp: FieldVJP) -> FieldVJP:
         """The vjp of f as a step sees it."""
-        return vjp if self.jumps is None else _SidedVJP(self, vjp)  # type: ignore[return-value]
+        return vjp if self.jumps is None else _SidedVJP(self, vjp)
 
     def steps(self, steps: Steps) -> Steps:
         """The same steps and vjps, between jumps."""
@@ -171,7 +171,7 @@ class Stops:
         ) -> AbstractStepVJP:  # fmt: skip
             sided = None if field is None else self.sided(field)
             made = steps.step_vjp(bk, layout, self.sided_vjp(vjp), field=sided, **needs)
-            return _SidedStepVJP(self, made)  # type: ignore[return-value]
+            return _SidedStepVJP(self, made)
 
         return Steps(stepper, step_vjp)
 

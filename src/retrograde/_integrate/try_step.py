@@ -106,7 +106,7 @@ def try_step(
         cut = clock.both(ok, abs(size) < abs(h))
         longer = clock.both(cut, abs(new) < abs(h))
         new, now = constant(where(longer, h, new)), clock.select(cut, memory, now)
-        return ok, t_new, size, y1, e2, new, now, *rest  # type: ignore[return-value]
+        return ok, t_new, size, y1, e2, new, now, *rest
 
     return attempt if stops is None else to_stop
 
