@@ -97,6 +97,13 @@ def test_programs_of_jax_are_the_generic_pair(monkeypatch, settings):
     compare(adapter("jax"), monkeypatch, "vector", settings)
 
 
+def test_nothing_is_compiled_where_generic_forms_are_asked_for(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(door, "_GENERIC", True)
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("a step was compiled"))
+    results(adapter("torch"), "vector", {"dt": 0.1, "compile": True})
+
+
 def test_the_environment_closes_the_door():
     """A solve and its gradient by every library that is there; none is asked for its own form."""
     program = """

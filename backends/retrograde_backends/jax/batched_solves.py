@@ -1,4 +1,4 @@
-"""JAX: solves under ``vmap`` whose lanes take steps of their own.
+"""JAX: solves and loops under ``vmap`` whose lanes take steps of their own.
 
 Under ``vmap`` JAX makes the body of a loop whose predicate differs between lanes a choice over all
 that it carries: in a gradient, over buffers of ``max_steps`` rows, each try. So a rule puts another
@@ -15,8 +15,9 @@ cache of a CPU, and within a budget that was given.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,10 @@ from .types import Axes, Ref
 from .xla_cpu.eligible import platforms_of
 from .xla_cpu.kernel import as_batched
 
-__all__ = ["room_for_lanes", "with_gradient"]
+if TYPE_CHECKING:
+    from retrograde._backend.protocols import Program
+
+__all__ = ["BatchedProgram", "Lanes", "room_for_lanes", "with_gradient"]
 
 MOST_ROWS = 64
 """Rows of a lane: twice as many, or half, change the time of 100 to 550 tries by an eighth."""
@@ -51,26 +55,27 @@ def with_gradient(program: DifferentiableSolve, room: int) -> Callable[[Inputs],
     exact = isinstance(adjoint, RecursiveCheckpointAdjoint | TapeAdjoint)
     steered = loop.count is None and loop.max_steps is not None
     if exact and steered:
-        return BatchedSolve(program, Lanes(program, room)).solve
+        return BatchedProgram(program, SolveLanes(program, room)).solve
     return Differentiable(program).solve
 
 
-def room_for_lanes(program: DifferentiableSolve) -> int:
+def room_for_lanes(program: Program) -> int:
     """Bytes for what the lanes of a batch store at one time: the budget, and on a CPU its cache.
 
     A power of two: programs are kept by it, and free memory differs from call to call. A batch that
     may lie on several devices is split for a budget alone.
     """
-    budget = UNLIMITED if program.plan is None else program.plan.budget
+    plan = getattr(program, "plan", None)  # a loop has none
+    budget = UNLIMITED if plan is None else plan.budget
     room = 1 << max(0, budget.bit_length() - 1)
     one_core = platforms_of(()) == ("cpu",) and jax.device_count() == 1
     return min(room, CACHE) if one_core else room
 
 
-class BatchedSolve(Differentiable):
-    """A solve whose number of steps differs between the lanes of a batch."""
+class BatchedProgram(Differentiable):
+    """A solve (or loop) whose number of steps differs between the lanes of a batch."""
 
-    def __init__(self, program: DifferentiableSolve, lanes: Lanes) -> None:
+    def __init__(self, program: Program, lanes: Lanes) -> None:
         self.lanes = lanes
         super().__init__(program)
 
@@ -85,7 +90,7 @@ class BatchedSolve(Differentiable):
 
 
 class BatchedTangent(Tangent):
-    """Tangents of such a solve; in a batch, its reverse pass is one of lanes."""
+    """Tangents of such a program; in a batch, its reverse pass is one of lanes."""
 
     def __init__(self, lanes: Lanes, *arguments: Array) -> None:
         self.lanes = lanes
@@ -98,11 +103,9 @@ class BatchedTangent(Tangent):
 
     def of_lane(self, inputs: Inputs, arrays: Sequence[Array], cotangents: Leaves) -> Leaves:
         """The reverse pass of a lane, which begins with its solve."""
-        program = self.lanes.program
         with as_batched():
-            loop = program.loop.in_batch(saves=False).placed(inputs)
-            cache = program.adjoint.forward(loop, inputs)[1]
-            return self.pulled(program, inputs, cache, cotangents)
+            cache = self.lanes.residuals(inputs)
+            return self.pulled(self.lanes.program, inputs, cache, cotangents)
 
     def over_lanes(
         self, size: int, constants: Sequence[Array], tangents: Sequence[Array]
@@ -122,45 +125,36 @@ class BatchedTangent(Tangent):
         return derived_from(Batched(self, size, constants, tangents).lane_by_lane, whole)
 
 
-class Lanes:
-    """The lanes of a batch of one solve.
+class Lanes(ABC):
+    """The lanes of a batch of one program.
 
-    Parameters
+    Attributes
     ----------
-    program : DifferentiableSolve
-        Of the single solve.
-    room : int [bytes]
-        For what is stored of all lanes at one time.
+    program : DifferentiableSolve or DifferentiableLoop
+        Of a lane.
+    at_once : int
+        Lanes that there is room for at one time.
     """
 
-    def __init__(self, program: DifferentiableSolve, room: int) -> None:
-        given: Ref = program.adjoint
-        rows = min(getattr(given, "checkpoints", None) or MOST_ROWS, MOST_ROWS)
-        one_tape = getattr(given, "one_tape", False)
-        adjoint = RecursiveCheckpointAdjoint(rows, one_tape=one_tape, record=False)
-        self.program = DifferentiableSolve(program.loop.in_batch(saves=True), adjoint)
-        self.at_once = max(1, room // self._bytes(program.plan, rows))
+    program: Program
+    at_once: int
 
-    def _bytes(self, plan: Plan | None, rows: int) -> int:
-        """What a lane takes: its rows, and what every gradient needs."""
-        loop = self.program.loop
-        row = int(loop.carried.nbytes)
-        if loop.adaptive:
-            clock = ClockedStates(loop).shapes[-1][0]
-            row += clock * int(loop.bk.itemsize(loop.carried.dtype))
-        items = {} if plan is None else plan.items
-        return rows * row + sum(size for name, size in items.items() if name != RECORD)
-
-    def primal(self, inputs: Inputs) -> Tree:
-        """The solve of a lane."""
-        with as_batched():
-            return self.program.primal(inputs)
-
+    @abstractmethod
     def steered(self, batched: Inputs) -> bool:
         """Whether lanes that differ in these inputs may differ in their number of steps."""
-        if not self.program.loop.adaptive:
-            batched = Inputs((), (), batched.t0, batched.t1, (), batched.settings)
-        return any(jax.tree_util.tree_leaves(batched))
+
+    @abstractmethod
+    def residuals(self, inputs: Inputs) -> Tree:
+        """What a lane's reverse pass needs of its forward pass."""
+
+    def marked(self, out: Tree) -> Tree:
+        """What a batch gives whose lanes take the same steps, and which arrays of it have lanes."""
+        return out, _all(True, out)
+
+    def primal(self, inputs: Inputs) -> Tree:
+        """The program of a lane."""
+        with as_batched():
+            return self.program.primal(inputs)
 
     def under_vmap(self, one: Function, lane: Function) -> Function:
         """``one``, in whose place ``lane`` is mapped where inputs differ.
@@ -182,8 +176,7 @@ class Lanes:
             if not self.steered(batched[0]):
                 axes = jax.tree_util.tree_map(lambda b: 0 if b else None, tuple(batched))
                 mapped = [jax.vmap(fn, in_axes=axes, axis_size=size) for fn in (one, lane)]
-                out = self.under_vmap(*mapped)(*arguments)
-                return out, _all(True, out)
+                return self.marked(self.under_vmap(*mapped)(*arguments))
             out = self.mapped(lane, size, batched, arguments)
             unread = jax.tree_util.tree_map(_unread, tuple(kept))
             flags = _all(True, out), _all(False, unread)
@@ -237,6 +230,47 @@ class Lanes:
             return jax.tree_util.tree_map(flat, out)
         pairs = zip(out, shared, strict=True)
         return tuple(jnp.sum(x, axis=0) if s else flat(x) for x, s in pairs)
+
+
+class SolveLanes(Lanes):
+    """The lanes of a batch of one solve.
+
+    Parameters
+    ----------
+    program : DifferentiableSolve
+        Of the single solve.
+    room : int [bytes]
+        For what is stored of all lanes at one time.
+    """
+
+    program: DifferentiableSolve
+
+    def __init__(self, program: DifferentiableSolve, room: int) -> None:
+        given: Ref = program.adjoint
+        rows = min(getattr(given, "checkpoints", None) or MOST_ROWS, MOST_ROWS)
+        one_tape = getattr(given, "one_tape", False)
+        adjoint = RecursiveCheckpointAdjoint(rows, one_tape=one_tape, record=False)
+        self.program = DifferentiableSolve(program.loop.in_batch(saves=True), adjoint)
+        self.at_once = max(1, room // self._bytes(program.plan, rows))
+
+    def _bytes(self, plan: Plan | None, rows: int) -> int:
+        """What a lane takes: its rows, and what every gradient needs."""
+        loop = self.program.loop
+        row = int(loop.carried.nbytes)
+        if loop.adaptive:
+            clock = ClockedStates(loop).shapes[-1][0]
+            row += clock * int(loop.bk.itemsize(loop.carried.dtype))
+        items = {} if plan is None else plan.items
+        return rows * row + sum(size for name, size in items.items() if name != RECORD)
+
+    def steered(self, batched: Inputs) -> bool:
+        if not self.program.loop.adaptive:
+            batched = Inputs((), (), batched.t0, batched.t1, (), batched.settings)
+        return any(jax.tree_util.tree_leaves(batched))
+
+    def residuals(self, inputs: Inputs) -> Tree:
+        loop = self.program.loop.in_batch(saves=False).placed(inputs)
+        return self.program.adjoint.forward(loop, inputs)[1]
 
 
 def _all(flag: bool, tree: Tree) -> Tree:

@@ -37,6 +37,7 @@ from .xla_cpu.kernel import kernel_or_batched, one_kernel, unmark
 if TYPE_CHECKING:
     from retrograde._backend.protocols import Program
     from retrograde._integrate.integrator import Integrator
+    from retrograde._loops.loop import LoopSpec
 
 __all__ = [
     "Batched",
@@ -245,10 +246,14 @@ _SYMBOLIC = jax.__version_info__ >= (0, 8)
 
 def as_kernel(program: Program, fn: Function) -> Function:
     """A part of a program as one kernel, where that may be."""
-    field = compiled(cast("Integrator", program.loop).problem)
-    if field.kernel and field.scan_stages:
-        return kernel_or_batched(fn)
-    return one_kernel(fn, field.kernel)
+    problem = getattr(program.loop, "problem", None)
+    if problem is None:
+        loop = cast("LoopSpec", program.loop)
+        kernel, alone = loop.small, loop.count is None
+    else:
+        field = compiled(problem)
+        kernel, alone = field.kernel, field.scan_stages
+    return kernel_or_batched(fn) if kernel and alone else one_kernel(fn, kernel)
 
 
 class Differentiable:

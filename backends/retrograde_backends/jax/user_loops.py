@@ -4,18 +4,12 @@ A carry leaf that the traced body hands on as it is (a loop invariant) is no par
 The bounded loop is nested scans in chunks that grow by 16, skipped once the loop has ended: its
 cost follows the steps taken, and derivatives of any order and mode go through it.
 
-Under ``vmap`` a while loop is one loop over lanes with counters of its own. JAX's own batching of a
-loop whose predicate is batched selects every leaf of its carry each trip, the buffer of checkpoints
-included, and batches the counters, so that rows are gathered and scattered. Here the loop is
-batched as what it is: one count of trips for all lanes, until the last has ended; a lane that has
-ended keeps its values (and its body sees the values it began with, so that no derivative is asked
-for where the loop would not have gone). What does not depend on batched data stays unbatched, the
-predicate above all: then nothing is selected.
+Under ``vmap`` a while loop whose lanes may end apart has a program for lanes, as a solve has
+(``batched_solves``): one count of trips for all of them, until the last has ended.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -42,16 +36,16 @@ from retrograde._base.types import (
     Tree,
 )
 from retrograde._loops.body_vjp import BodyVJP, Span
-from retrograde._loops.loop import LeafLayout, LoopSpec
+from retrograde._loops.loop import LoopSpec
 from retrograde._loops.loop_program import DifferentiableLoop
 
-from .derivatives import Differentiable, Tangent
+from .batched_solves import BatchedProgram, Lanes, room_for_lanes
+from .derivatives import Differentiable
 from .mesh import mesh_note, refuse_typed
-from .primitives import read_row, write_row
+from .primitives import most, read_row, write_row
 from .transforms import doubtful, reached, works
-from .types import Axes, Jaxpr, Ref, Var
+from .types import Jaxpr, Ref, Var
 from .xla_cpu.eligible import fits, small, working_on
-from .xla_cpu.kernel import one_kernel
 
 if TYPE_CHECKING:
     from retrograde._backend.protocols import FieldVJP
@@ -60,7 +54,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IterationHooks",
-    "LoopGradient",
 ]
 
 
@@ -78,232 +71,73 @@ def touched(jaxpr: Jaxpr, inputs: Sequence[bool]) -> list[bool]:
     return [depends(v) for v in jaxpr.outvars]
 
 
-def _spread(loop: LoopSpec, batched: Sequence[bool]) -> tuple[list[bool], bool]:
-    """(which leaves of the carry differ between lanes, whether the predicate does)."""
+def steered(loop: LoopSpec, batched: Sequence[bool]) -> bool:
+    """Whether the predicate differs between lanes, of parameters that are ``batched`` or not."""
     body, cond = loop.jaxprs
     leaves = [False] * len(loop.template)
     for i, b in zip(loop.where, batched, strict=False):
         leaves[i] = b
-    captured = list(batched[loop.given : loop.first_cond])
-    noticed = list(batched[loop.first_cond :])
-    while True:
-        steered = touched(cond, [*noticed, *leaves])[0]
+    captured, noticed = batched[loop.given : loop.first_cond], batched[loop.first_cond :]
+    while not touched(cond, [*noticed, *leaves])[0]:
         out = touched(body, [*captured, *leaves])[: len(leaves)]
-        new = [a or b or (steered and i not in loop.still)
-               for i, (a, b) in enumerate(zip(leaves, out, strict=True))]  # fmt: skip
+        new = [a or b for a, b in zip(leaves, out, strict=True)]
         if new == leaves:
-            return leaves, steered
+            return False
         leaves = new
+    return True
 
 
-def guarded(loop: LoopSpec, batched: Sequence[bool]) -> LoopSpec:
-    """One lane of a batch: steps behind the end of the loop change nothing."""
-    if not _spread(loop, batched)[1]:
-        return loop
-    kind = type(loop)
-    if issubclass(kind, _Guarded):
-        return loop
-    twin = copy.copy(loop)
-    twin.__class__ = type(f"Guarded{kind.__name__}", (_Guarded, kind), {})
-    return twin
+class Lane(LoopSpec):
+    """One lane of a batch of a while loop: as many steps as the longest takes.
 
+    Steps behind its end change nothing, and its body sees the values that it began with, so that no
+    derivative is asked for where the loop would not have gone.
+    """
 
-class _Guarded(LoopSpec):
-    """A loop whose body changes nothing where cond says that it has ended."""
+    def __init__(self, loop: LoopSpec) -> None:
+        self.__dict__.update(loop.__dict__)
 
     def step(self, leaves: Sequence[Array], x: Sequence[Array], params: Sequence[Array]) -> Tree:
-        on = self.goes_on(leaves, params)
+        on = self.test(leaves, params)
         start = self.initial(params)
         safe = [jnp.where(on, a, b) for a, b in zip(leaves, start, strict=True)]
         new, ys = super().step(safe, x, params)
         return [jnp.where(on, a, b) for a, b in zip(new, leaves, strict=True)], ys
 
-
-class Lanes(LoopSpec):
-    """A while loop over lanes.
-
-    Parameters
-    ----------
-    loop : LoopSpec
-    size : int
-    batched : sequence of bool
-        Which parameters have an axis of lanes, their first.
-    """
-
-    def __init__(self, loop: LoopSpec, size: int, batched: Sequence[bool]) -> None:
-        self.__dict__.update(loop.__dict__)
-        self.one, self.size, self.batched = loop, size, tuple(batched)
-        self.flags, self.steered = _spread(loop, batched)
-        self.small = False
-        self.guarded = guarded(loop, batched)
-        like = [self._wide(i, loop.template_like[i]) for i in loop.moving]
-        self.layout = LeafLayout(loop.bk, like)
-        # what a batch of these lanes would see
-        self.template_like = [self._wide(i, x) for i, x in enumerate(loop.template_like)]
-
-    def _wide(self, i: int, x: Array) -> Array:
-        shape = (self.size, *x.shape) if self.flags[i] else x.shape
-        struct: Any = jax.ShapeDtypeStruct
-        return struct(shape, x.dtype)
-
-    def _axes(self) -> tuple[list[Array], list[Array]]:
-        return [0 if f else None for f in self.flags], [0 if b else None for b in self.batched]
-
-    def _mapped(self, fn: Function, out: Tree) -> Function:
-        leaves, params = self._axes()
-        return jax.vmap(fn, in_axes=(leaves, params), out_axes=out, axis_size=self.size)
-
-    # --- the loop's interface
-    def initial(self, params: Sequence[Array]) -> Leaves:
-        leaves = list(self.one.initial(params))
-        given = dict(zip(self.one.where, self.batched, strict=False))
-        for i, flag in enumerate(self.flags):
-            if flag and not given[i]:
-                leaves[i] = jnp.broadcast_to(leaves[i], (self.size, *leaves[i].shape))
-        return tuple(leaves)
-
-    def step(self, leaves: Sequence[Array], x: Sequence[Array], params: Sequence[Array]) -> Tree:
-        def one(leaves: Sequence[Array], params: Sequence[Array]) -> Array:
-            return self.guarded.step(leaves, (), params)[0]
-
-        axes = self._axes()[0]
-        return self._mapped(one, axes)(list(leaves), list(params)), []
-
     def goes_on(self, leaves: Sequence[Array], params: Sequence[Array]) -> Bool:
-        each = self.each_goes_on(leaves, params)
-        return jnp.any(each) if self.steered else each
-
-    def each_goes_on(self, leaves: Sequence[Array], params: Sequence[Array]) -> Bool:
-        test = self._mapped(self.one.each_goes_on, 0 if self.steered else None)
-        return test(list(leaves), list(params))
-
-    def poison_param(self, ok: Bool, k: int, x: Array) -> Array:
-        def one(ok: Bool, x: Array) -> Array:
-            return self.one.poison_param(ok, k, x)
-
-        if self.batched[k]:
-            return jax.vmap(one, in_axes=(0 if self.steered else None, 0))(ok, x)
-        return one(jnp.all(ok, axis=0) if self.steered else ok, x)
+        return most(self.test(leaves, params))
 
 
-def _with(program: DifferentiableLoop, loop: LoopSpec) -> DifferentiableLoop:
-    return DifferentiableLoop(loop, program.adjoint, throw=program.throw)
-
-
-class LoopGradient(Differentiable):
-    """A loop with its derivatives, batched over lanes."""
+class LoopLanes(Lanes):
+    """The lanes of a batch of one loop."""
 
     program: DifferentiableLoop
 
-    def primal(self) -> Function:
-        program = self.program
-        primal = one_kernel(program.primal, program.loop.small)
-        if program.loop.count is not None:  # counted: nothing to steer
-            return primal
-        run = jax.custom_batching.custom_vmap(primal)
+    def __init__(self, program: DifferentiableLoop, room: int) -> None:
+        self.program = DifferentiableLoop(Lane(program.loop), program.adjoint, throw=program.throw)
+        rows = program.slots().rows or program.loop.max_steps or 1
+        self.at_once = max(1, room // max(1, rows * program.loop.layout.nbytes))
 
-        @run.def_vmap
-        def rule(size: int, batched: Axes, inputs: Inputs) -> Tree:
-            lanes = Lanes(program.loop, size, batched[0].params)
-            out = LoopGradient(_with(program, lanes)).primal()(inputs)
-            return out, _result_axes(lanes, out)
+    def steered(self, batched: Inputs) -> bool:
+        return steered(self.program.loop, batched.params)
 
-        return run
+    def residuals(self, inputs: Inputs) -> Tree:
+        return self.program.forward(inputs)[2]
 
-    def batching(self, run: Function, wanted: NeedsGradient) -> Function:
-        program = self.program
-        run = one_kernel(run, program.loop.small)
-        if program.loop.count is not None:
-            return run
-        fn = jax.custom_batching.custom_vmap(run)
-
-        @fn.def_vmap
-        def rule(size: int, batched: Axes, inputs: Inputs) -> Tree:
-            lanes = Lanes(program.loop, size, batched[0].params)
-            leaves, aux, arrays = LoopGradient(_with(program, lanes)).forward(wanted)(inputs)
-            axes = _kept_axes(lanes, arrays)
-            arrays = [jnp.moveaxis(x, 1, 0) if a == 1 else x
-                      for x, a in zip(arrays, axes, strict=True)]  # fmt: skip
-            flags = *_result_axes(lanes, (leaves, aux)), [a is not None for a in axes]
-            return (leaves, aux, arrays), flags
-
-        return fn
-
-    def tangent(self, *arguments: Array) -> Tangent:
-        return _LoopTangent(*arguments)
+    def marked(self, out: Tree) -> Tree:
+        flags = [jax.tree_util.tree_map(lambda _: True, x) for x in out]
+        if len(out) == 3:  # behind the rows that a forward keeps: where they stand, how many
+            count, kept = len(self.program.loop.moving), out[2]
+            out = (*out[:2], [*kept[:count], *(x[0] for x in kept[count:])])
+            flags[2] = [i < count for i in range(len(kept))]
+        return tuple(out), tuple(flags)
 
 
-def _result_axes(lanes: Lanes, out: Tree) -> Tree:
-    """Which parts of a primal's result have lanes."""
-    _, (rest, _, _) = out
-    floating = set(lanes.floating)
-    others = tuple(f for i, f in enumerate(lanes.flags) if i not in floating)
-    assert len(others) == len(rest)
-    bounded = lanes.max_steps is not None
-    return tuple(lanes.flags[i] for i in lanes.floating), (
-        others, False, lanes.steered and bounded)  # fmt: skip
-
-
-def _kept_axes(lanes: Lanes, arrays: Sequence[Array]) -> list[Array]:
-    """The axis of lanes of what a forward keeps: buffers, positions, count, verdict."""
-    axes: list[Array] = [1 if lanes.flags[i] else None for i in lanes.moving]
-    axes += [None] * (len(arrays) - len(axes))
-    if lanes.max_steps is not None and lanes.steered:
-        axes[-1] = 0
-    return axes
-
-
-class _LoopTangent(Tangent):
-    """Tangents of a loop's result; the reverse pass of a batch of loops is one of lanes."""
-
-    program: DifferentiableLoop
-
-    def batching(self, pull: Function) -> Function:
-        pull = one_kernel(pull, self.program.loop.small)
-        if self.program.loop.count is not None:
-            return pull
-        fn = jax.custom_batching.custom_vmap(pull)
-
-        @fn.def_vmap
-        def rule(size: int, batched: Axes, *arguments: Array) -> Tree:
-            # each lane by itself, for as many steps as the longest takes
-            one = guarded(self.program.loop, batched[0].params)
-            again = self._of(_with(self.program, one))
-            axes = jax.tree_util.tree_map(lambda b: 0 if b else None, tuple(batched))
-            out = jax.vmap(again.plain_pull, in_axes=axes, axis_size=size)(*arguments)
-            return out, tuple(True for _ in out)
-
-        return fn
-
-    def _of(self, program: DifferentiableLoop) -> _LoopTangent:
-        return _LoopTangent(program, (self.structure, self.rest), self.where, self.wanted)
-
-    def over_lanes(
-        self, size: int, constants: Sequence[Array], tangents: Sequence[Array]
-    ) -> Function | None:
-        """Cotangents of what all lanes share are summed where they arise, not lane by lane."""
-        if self.program.loop.count is not None:
-            return None
-        inputs, _ = jax.tree_util.tree_unflatten(self.structure, [x is not None for x in constants])
-        flat = jax.tree_util.tree_leaves(inputs)
-        pairs = list(zip(self.where, tangents, strict=True))
-        if not any(flat) or any(a is not None and not flat[i] for i, a in pairs):
-            return None
-        lanes = Lanes(self.program.loop, size, inputs.params)
-
-        def whole(constants: Sequence[Array], cotangents: Leaves) -> Leaves:
-            inputs, arrays = jax.tree_util.tree_unflatten(self.structure, constants)
-            axes = _kept_axes(lanes, arrays)
-            arrays = [jnp.moveaxis(x, 0, 1) if a == 1 else x
-                      for x, a in zip(arrays, axes, strict=True)]  # fmt: skip
-            flags = [lanes.flags[i] for i in lanes.floating]
-            cts = tuple(x if f else jnp.sum(x, axis=0)
-                        for x, f in zip(cotangents, flags, strict=True))  # fmt: skip
-            found = self._of(_with(self.program, lanes)).pull(inputs, arrays, cts)
-            return tuple(jnp.sum(x, axis=0) if a is None and flat[i] else x
-                         for x, (i, a) in zip(found, pairs, strict=True))  # fmt: skip
-
-        return whole
+def loop_gradient(program: DifferentiableLoop, room: int) -> Function:
+    """A loop with its derivatives; batched, one that is not counted has a program for lanes."""
+    if program.loop.count is not None:
+        return Differentiable(program).solve
+    return BatchedProgram(program, LoopLanes(program, room)).solve
 
 
 struct: Any = jax.ShapeDtypeStruct
@@ -490,7 +324,8 @@ class IterationHooks:
         if kind != "checkpointed":
             call = self._compiled(program, ("loop", kind), lambda: program.primal)
         else:
-            call = self._compiled(program, "gradient", lambda: LoopGradient(program).solve)
+            room = room_for_lanes(program)
+            call = self._compiled(program, ("gradient", room), lambda: loop_gradient(program, room))
         found: tuple[Leaves, Aux] = call(inputs)
         return found
 

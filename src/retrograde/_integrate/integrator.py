@@ -151,7 +151,8 @@ class Integrator:
     def compile(self) -> None:
         """Have steps compiled, or raise where the library can't."""
         request = StepRequest(compile=True, dense=self.outputs.inside == "ts")
-        self.compiled = self.bk.specialise(self.solver, self.problem, request)
+        found = self.bk.specialise(self.solver, self.problem, request)
+        self.compiled = None if generic() else found
 
     def steps(self, *, gradient: bool = False, **needs: bool) -> Steps:
         """How steps are made, and their vjps: in the adapter's form of them where it has one.

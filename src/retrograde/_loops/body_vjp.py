@@ -125,8 +125,7 @@ class BodyVJP:
                 out[k] = bk.zeros_like(self.params[k])
         if isinstance(ok, bool):
             return tuple(out)
-        pairs = enumerate(out)
-        return tuple(None if x is None else loop.poison_param(ok, k, x) for k, x in pairs)
+        return tuple(None if x is None else bk.nan_unless(ok, x) for x in out)
 
     # --- steps
     def advance(self, i: Index, state: State) -> State:

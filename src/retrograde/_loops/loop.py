@@ -208,6 +208,10 @@ class LoopSpec:
         return found, [bk.xp.asarray(y) if isinstance(y, (bool, int, float)) else y for y in ys]
 
     def goes_on(self, leaves: Sequence[Tree], params: Sequence[Array]) -> Bool:
+        """Whether to take another step: what cond says, of a batch for any of its samples."""
+        return self.test(leaves, params)
+
+    def test(self, leaves: Sequence[Tree], params: Sequence[Array]) -> Bool:
         """What cond says of a carry: a predicate as the adapter's loops take it."""
         if self._test is not None:
             return self._test(params[self.first_cond :], leaves)
@@ -222,14 +226,6 @@ class LoopSpec:
         if watch is not None:
             watch()
         return self.truth(result)
-
-    def each_goes_on(self, leaves: Sequence[Tree], params: Sequence[Array]) -> Bool:
-        """The same of every lane, where there are lanes."""
-        return self.goes_on(leaves, params)
-
-    def poison_param(self, ok: Bool, k: int, x: Array) -> Array:
-        """A cotangent of parameter k, nan where the loop has not ended."""
-        return self.bk.nan_unless(ok, x)
 
     def truth(self, result: Tree) -> Bool:
         """A condition's result, checked: one bool."""

@@ -114,7 +114,7 @@ class DifferentiableLoop:
         self, inputs: Inputs, wanted: NeedsGradient | None = None
     ) -> tuple[Leaves, Aux, Residuals]:
         """The same, and what the reverse needs."""
-        slots = self._slots()
+        slots = self.slots()
         state, ys, n, stored = self._iterate(inputs, slots)
         assert stored is not None
         if self._constant(slots):
@@ -128,7 +128,7 @@ class DifferentiableLoop:
         self, inputs: Inputs, residuals: Residuals, cotangents: Leaves, wanted: NeedsGradient
     ) -> Inputs:
         """Cotangents of the parameters."""
-        bk, slots = self.loop.bk, self._slots()
+        bk, slots = self.loop.bk, self.slots()
         stored, n, ok = residuals
         if stored is None:  # a second pull: the first one used the slots up
             stored, n, ok = self.forward(inputs)[2]
@@ -152,7 +152,8 @@ class DifferentiableLoop:
         return lambda inputs: self._result(inputs, *self._followed(inputs))[0]
 
     # --- integrations
-    def _slots(self) -> Slots:
+    def slots(self) -> Slots:
+        """Where states are stored."""
         loop, adjoint = self.loop, self.adjoint
         traced = Capability.TRACED in loop.bk.capabilities
         bound = TABLES if traced and loop.max_steps is None else loop.max_steps
@@ -304,7 +305,7 @@ class DifferentiableLoop:
         loop = self.loop
         if loop.count is not None or loop.max_steps is None:
             return True
-        return loop.bk.negated(loop.each_goes_on(leaves, inputs.params))
+        return loop.bk.negated(loop.test(leaves, inputs.params))
 
     def joined(self, floats: Sequence[Array], rest: Sequence[Array]) -> tuple[Tree, Tree]:
         """The trees (carry, ys) of a result's leaves."""
