@@ -196,7 +196,7 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
         return any(isinstance(x, jax.core.Tracer) for x in leaves)
 
     def likely(self, loop: Integrator, inputs: Inputs) -> tuple[bool, ...]:
-        problem, fn = loop.problem, loop.outputs.saveat.fn
+        problem, parts = loop.problem, loop.outputs.parts
         if not compiled(problem).doubtful:
             return tuple(problem.differentiable)
         params, t0 = inputs.params, loop.layout.time(loop.clock.real(inputs.t0))
@@ -204,7 +204,8 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
         def one(k: int) -> bool:
             wanted = NeedsGradient(tuple(i == k for i in range(len(params))), False, False, False)
             binds = [problem.bind_leaves]
-            binds += [] if fn is None else [partial(problem.bind_output, fn)]
+            fns = [part.saveat.fn for part in parts]
+            binds += [partial(problem.bind_output, fn) for fn in fns if fn is not None]
             vjps = [Pullback(loop.layout, bind, params, wanted) for bind in binds]
 
             def pulled(t: Scalar, y: State) -> Tree:

@@ -104,7 +104,7 @@ class CompiledField:
         self.run: Callable[..., Sequence[Array]] = partial(jax.core.eval_jaxpr, jaxpr)
         with working_on((*traced.given, *traced.consts)):
             self._judge(jaxpr, problem)
-        self._output: tuple[Jaxpr, slice] | None = None
+        self._outputs: dict[int, tuple[Jaxpr, slice]] = {}
 
     def _judge(self, jaxpr: Jaxpr, problem: Problem) -> None:
         size = self.layout.size
@@ -133,9 +133,10 @@ class CompiledField:
         given, captured, run = params[: self.given], tuple(params[self.captured]), self.run
         return lambda t, leaves: tuple(run(captured, t, *leaves, *given))
 
-    def bind_output(self, params: Sequence[Array]) -> Callable[[Array, Leaves], Leaves]:
-        assert self._output is not None
-        jaxpr, where = self._output
+    def bind_output(
+        self, fn: VectorFieldFn, params: Sequence[Array]
+    ) -> Callable[[Array, Leaves], Leaves]:
+        jaxpr, where = self._outputs[id(fn)]
         given, captured = params[: self.given], tuple(params[where])
         return lambda t, leaves: tuple(jax.core.eval_jaxpr(jaxpr, captured, t, *leaves, *given))
 
@@ -152,15 +153,15 @@ class CompiledField:
         """The vjp that an integration stores: a part forward, one back, and never one call."""
         return Pullback(layout, self.bind, params, wanted).with_parameters(self.prepared)
 
-    def add_output(self, problem: Problem, traced: Traced) -> None:
-        """Take ``SaveAt.fn`` in, which has a part in what a solve can be."""
+    def add_output(self, problem: Problem, fn: VectorFieldFn, traced: Traced) -> None:
+        """Take a ``SaveAt.fn`` in, which has a part in what a solve can be."""
         size, jaxpr = self.layout.size, traced.jaxpr
         self.doubtful |= doubtful(jaxpr)
         with working_on((*traced.given, *traced.consts)):
             self.kernel = self.kernel and small(jaxpr, size)
         self.keys = (*self.keys, traced.key())
         program = shifted(jaxpr) if size > MOST and allowed() else jaxpr
-        self._output = program, traced.join(problem)
+        self._outputs[id(fn)] = program, traced.join(problem)
 
 
 def compile_field(problem: Problem, t0: Scalar) -> CompiledField:
@@ -173,7 +174,7 @@ def compile_field(problem: Problem, t0: Scalar) -> CompiledField:
 def compile_output(problem: Problem, fn: VectorFieldFn, t0: Scalar) -> Tree:
     """Trace ``SaveAt.fn`` once: shapes of its results."""
     traced = Traced.of(problem, fn, t0, lambda x: x)
-    compiled(problem).add_output(problem, traced)
+    compiled(problem).add_output(problem, fn, traced)
     return traced.shapes
 
 

@@ -86,7 +86,7 @@ class TapeHooks:
         jax.eval_shape(sized)  # nothing of it is computed
         # no less than the states that stand in where times are differentiated
         size = max(loop.carried.nbytes, loop.solver.evaluations * found[0])
-        return size, compiled(loop.problem).scan_stages and loop.outputs.saveat.fn is None
+        return size, compiled(loop.problem).scan_stages and not loop.outputs.called
 
 
 class Tapes:
@@ -144,7 +144,7 @@ class Tapes:
 
     def step_vjp(self, rows: Leaves) -> Tree:
         """Pulls of steps, from their tapes; its ``at`` tells which."""
-        loop, inside = self.loop, bool(self.loop.outputs.inside)
+        loop, inside = self.loop, self.loop.outputs.inside
         layout = cast("ListLayout", loop.layout)
         tableau = self.tableau if inside else self.tableau.bare
         parts = tableau, ScannedStages(layout, tableau), StageCotangents(layout, tableau), layout

@@ -186,6 +186,11 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
             ts = torch.stack([torch.as_tensor(t, device=layout.device) for t in ts])
         return TrackedTimes(ts)
 
+    def times_array(self, ts: Table, layout: Layout) -> Array:
+        if isinstance(ts, TrackedTimes):
+            return ts.tensor.to(layout.device, layout.real_dtype)
+        return super().times_array(ts, layout)
+
     def stop_gradient(self, x: Array) -> State:
         return constant(x)
 
@@ -324,7 +329,7 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
                 found = [x for x in captured_tensors(fn, run) if id(x) not in known]
         problem.add_captured(found, (True,) * len(found))
         if call is not fn:
-            problem.output_call = call
+            problem.output_calls[id(fn)] = call
         if moved:
             hold(problem, fn)
         return results[0], results[1]

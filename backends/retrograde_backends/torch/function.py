@@ -251,7 +251,7 @@ def autodiff_vjp(
     bk, layout = program.loop.bk, program.loop.layout
     t0, t1 = (bk.scalar_array(t, layout).detach().requires_grad_() for t in inputs[2:4])
     ts = inputs.ts
-    if program.loop.outputs.inside == "ts":
+    if program.loop.outputs.timed:
         ts = TrackedTimes(bk.times_array(ts, layout).requires_grad_())
     where = program.loop.problem.differentiable
     params = tuple(

@@ -119,7 +119,8 @@ def hold(problem: Problem, fn: Function | None = None) -> None:
         problem.wrap(lambda f: drawing(f, problem.draws[0]))
     if fn is not None:
         problem.draws.append(Draws(device))
-        problem.output_call = drawing(problem.output_call or fn, problem.draws[-1])
+        call = problem.output_calls.get(id(fn), fn)
+        problem.output_calls[id(fn)] = drawing(call, problem.draws[-1])
 
 
 def begin(problem: Problem) -> None:
@@ -145,7 +146,8 @@ def held(program: Program, run: Function) -> Tree:
     del result
     if getattr(loop.solver, "compiled", False):
         refuse_compiled()
-    hold(problem, loop.outputs.saveat.fn)
+    for part in loop.outputs.parts:
+        hold(problem, part.saveat.fn)
     return run()
 
 

@@ -17,7 +17,6 @@ from .checkpointed import RecursiveCheckpointAdjoint
 from .direct import DirectAdjoint, TooManySteps, check_followed, constant_times
 from .forward_mode import ForwardMode
 from .inversion import BacksolveAdjoint, InvertingAdjoint, ReversibleAdjoint
-from .step_vjp import field_pullback
 from .stored_vjp import TapeAdjoint
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "TooManySteps",
     "check_followed",
     "constant_times",
-    "field_pullback",
     "find_adjoint",
 ]
 

@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .._autodiff.field_vjp import field_pullback
 from .._backend.stages import joint
 from .._base.types import (
     Array,
@@ -28,7 +29,6 @@ from .._base.types import (
     State,
 )
 from .._solvers.base import AbstractStepper, SolverState, Step
-from .step_vjp import field_pullback
 
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend

@@ -52,7 +52,7 @@ def strip(loop: Integrator, slots: Slots, final: Final) -> Final:
     if not _known(loop, slots):
         return final
     stored = final.stored if slots.everything else final.stored._replace(positions=())
-    t = final.t if loop.outputs.saveat.fn is not None else ()  # which that alone is told
+    t = final.t if loop.outputs.called else ()  # which that alone is told
     return final._replace(t=t, n=(), tries=(), stored=stored)
 
 
@@ -161,8 +161,8 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
         slots, clocked = self.slots(loop), self._clocked(loop)
         record = loop.adaptive and clocked is None
         final = loop.integrate(inputs, slots, record=record, clocked=clocked)
-        needs_end = loop.outputs.saveat.fn is not None
-        kept = final._replace(inside=final.inside[:1], y=final.y if needs_end else ())
+        needs_end = loop.outputs.called
+        kept = final._replace(inside=loop.outputs.counted(final), y=final.y if needs_end else ())
         return final, [strip(loop, slots, kept)]
 
     def _clocked(self, loop: Integrator) -> ClockedStates | None:
@@ -170,7 +170,7 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
 
         In a batch samples accept their steps in different tries: there is no record for all.
         """
-        needed = self.record or loop.outputs.inside == "steps"
+        needed = self.record or loop.outputs.stepped
         if not loop.adaptive or (needed and not loop.masked):
             return None
         return ClockedStates(loop)
@@ -195,7 +195,7 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
             one_tape=self.one_tape, stored=slots.everything,
         )  # fmt: skip
         ok = final.status == int(Status.converged)
-        carry: Carry = step.start(final, loop.rows_inside(final))
+        carry: Carry = step.start(final)
         if loop.clock.traced:
             carry = begun(loop.bk, ok, carry)
         clocked, trips = self._clocked(loop), final.n if final.trips is None else final.trips

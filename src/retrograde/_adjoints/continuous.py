@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
@@ -29,14 +30,14 @@ from .._base.types import (
     Table,
 )
 from .._controllers import ConstantSteps
-from .._integrate.saveat import Outputs, SaveAt
+from .._integrate.saveat import Output, Outputs, SaveAt
 from .._integrate.solution import Status
 from .._integrate.stops import Stops
 from .._solvers import ExplicitRungeKutta
 from .augmented_system import AugmentedField, AugmentedLayout, AugmentedSolver, is_number
 from .base import AbstractAdjoint
 from .checkpointed import finished
-from .step_vjp import output_pullback
+from .output_vjp import OutputVJP
 
 if TYPE_CHECKING:
     from .._backend.protocols import Layout
@@ -99,11 +100,8 @@ class ContinuousAdjoint(AbstractAdjoint):
                 "the parameters; pass numbers, or seminorm=True."
             )
         final = loop.integrate(inputs)
-        inside = final.inside if self._resets(loop) else final.inside[:1]
+        inside = final.inside if self.reset else loop.outputs.counted(final)
         return final, final._replace(inside=inside)
-
-    def _resets(self, loop: Integrator) -> bool:
-        return self.reset and bool(loop.outputs.inside) and loop.outputs.saveat.fn is None
 
     def reverse(
         self,
@@ -113,8 +111,7 @@ class ContinuousAdjoint(AbstractAdjoint):
         cotangents: Leaves,
         wanted: NeedsGradient,
     ) -> Inputs:
-        saved = residuals.inside[1] if self._resets(loop) else None
-        walk = _Walk(loop, inputs, residuals, (cotangents, saved), wanted, self.seminorm)
+        walk = _Walk(loop, inputs, residuals, cotangents, wanted, self)
         there = loop.bk.while_loop(walk.running, walk.leg, walk.start())
         return walk.finish(there)
 
@@ -122,11 +119,12 @@ class ContinuousAdjoint(AbstractAdjoint):
 class _Carry(NamedTuple):
     """Where a walk back is, and the cotangents so far.
 
-    ``row`` rows inside the loop are still to come; ``mark`` steps, where they were given.
+    So many of each output's rows inside the loop (``row``) are still to come; ``mark`` steps, where
+    they were given.
     """
 
     t: Scalar
-    row: Index
+    row: tuple[Index, ...]
     mark: Scalar
     y: State
     a: State
@@ -146,10 +144,10 @@ class _Walk:
     inputs : Inputs
     final : Final
         Where the forward integration ended.
-    rows : (leaves of shape (k, *shape), buffer or None)
-        Cotangents of the output rows, and the saved states to go on from.
+    cotangents : leaves of shape (k, *shape)
+        Of the output rows.
     wanted : NeedsGradient
-    seminorm : bool
+    adjoint : ContinuousAdjoint
     """
 
     def __init__(
@@ -157,28 +155,34 @@ class _Walk:
         loop: Integrator,
         inputs: Inputs,
         final: Final,
-        rows: Index,
+        cotangents: Leaves,
         wanted: NeedsGradient,
-        seminorm: bool,
+        adjoint: ContinuousAdjoint,
     ) -> None:
         self.loop, self.bk, self.inputs, self.wanted = loop, loop.bk, inputs, wanted
         self.clock, self.own, self.out = loop.clock, loop.layout, loop.outputs
-        self.final, (self.cts, self.saved) = final, rows
+        self.final = final
         problem, params = loop.problem, inputs.params
         chosen = [x for x, w in zip(params, wanted.params, strict=True) if w]
-        self.layout = AugmentedLayout(self.own, inputs.y0, chosen, seminorm)
+        self.layout = AugmentedLayout(self.own, inputs.y0, chosen, adjoint.seminorm)
         self.augmented = AugmentedField(problem, params, wanted, self.layout)
         self.solver = AugmentedSolver(
             cast("ExplicitRungeKutta", loop.solver), self.layout, self.augmented
         )
         self.field = problem.bind(params)
-        fn = self.out.saveat.fn
-        self.fn_vjp = fn and output_pullback(problem, fn, params, wanted)
-        self.inside = "" if self.out.count == 0 else self.out.inside
-        self.first_row = 1 if self.out.saveat.t0 else 0
+        parts = zip(self.out.parts, self.out.split(cotangents), strict=True)
+        self.parts = [OutputVJP(loop, inputs, wanted, *part) for part in parts]
+        kinds = [part.inside if part.count != 0 else "" for part in self.out.parts]
+        self.inside = [k for k, kind in enumerate(kinds) if kind]
+        self.stepped = "steps" in kinds
+        self.saved = {
+            k: final.inside[k][1]
+            for k in self.inside
+            if adjoint.reset and self.out.parts[k].saveat.fn is None
+        }
         self.grid = self._grid()
         self.given = not loop.adaptive and not self.grid.shifts
-        self.single = not loop.adaptive and (self.given or self.inside == "steps")
+        self.single = not loop.adaptive and (self.given or self.stepped)
         self.t0, self.t1 = (self.clock.real(t) for t in inputs.clocked[:2])
         if self.given:  # traced t0 and t1 may round elsewhere
             self.t0, self.t1 = self.grid.step(0)[0], self.grid.end(self.grid.whole - 1)
@@ -186,7 +190,7 @@ class _Walk:
 
     def _grid(self) -> Any:
         """The forward solve's steps, if the way back needs them."""
-        needed = not self.loop.adaptive or self.inside == "steps"
+        needed = not self.loop.adaptive or self.stepped
         return self.loop.grid(self.inputs, self.final) if needed else None
 
     def _twin(self) -> Any:
@@ -196,7 +200,8 @@ class _Walk:
         twin.layout = twin.carried = layout
         augmented = self.augmented  # not self: a cycle would keep its states for the collector
         twin.solver, twin.bind = self.solver, lambda params: augmented
-        twin.outputs = Outputs(self.bk, SaveAt(), cast("Layout", layout), None)
+        nothing = Output(self.bk, SaveAt(), cast("Layout", layout), None)
+        twin.outputs = Outputs(self.bk, [nothing])
         twin.count, twin.progress, twin.watch, twin.times_checked = None, False, None, True
         settings = self.inputs.settings
         if loop.adaptive:
@@ -218,32 +223,40 @@ class _Walk:
     def start(self) -> _Carry:
         """At t1, with the cotangents of its rows."""
         final, clock, bk, own = self.final, self.clock, self.bk, self.own
-        zero, rows = clock.real(0.0), clock.count(0)
-        if self.inside:
-            rows = final.n if self.inside == "steps" else clock.count(self.out.count)
+        zero, rows = clock.real(0.0), [clock.count(0) for _ in self.parts]
+        for k in self.inside:
+            part = self.out.parts[k]
+            many = part.inside == "steps"
+            rows[k] = final.n * len(part.nodes) if many else clock.count(part.count)
         ts: Table = ()
-        if self.wanted.ts and self.out.inside == "ts":
-            ts = bk.reals(self.out.count, own)
+        if self.wanted.ts and self.out.timed:
+            ts = bk.reals(len(self.inputs.ts), own)
         mark = clock.count(self.grid.whole) if self.given else ()
         ok = final.status == int(Status.converged)
         a, g, t1 = own.zeros(), tuple(bk.zeros_like(x) for x in self.layout.params), zero
-        if self.out.saveat.final:
-            row = self.out.layout.row(self.cts, self.first_row + self.loop.rows_inside(final))
-            a, ct_t, g = self._pull_row(self.t1, final.y, row, g)
-            t1 = t1 + ct_t + self._rate(self.t1, final.y, a)
-        return self._rows_here(_Carry(self.t1, rows, mark, final.y, a, g, zero, t1, ts, ok))
+        for rows_of, inside in zip(self.parts, self.out.rows_inside(final), strict=True):
+            if rows_of.out.saveat.final:
+                ct, ct_t, g = rows_of.at_end(final, inside, g)
+                a, t1 = own.add(a, ct), t1 + ct_t + self._rate(self.t1, final.y, ct)
+        c = _Carry(self.t1, tuple(rows), mark, final.y, a, g, zero, t1, ts, ok)
+        ends = [self.out.parts[k].inside == "steps" for k in self.inside]
+        return self._rows_here(c, ends)
 
     def running(self, c: _Carry) -> Bool:
         """Whether there is a leg to go."""
         clock = self.clock
         left = c.t != self.t0
-        return clock.both(c.ok, clock.either(left, c.row > 0) if self.inside else left)
+        for k in self.inside:
+            left = clock.either(left, c.row[k] > 0)
+        return clock.both(c.ok, left)
 
     def leg(self, c: _Carry) -> _Carry:
         """Back to the next row (or given time, or t0), and the jumps there."""
         clock, layout = self.clock, self.layout
-        stop = clock.where(c.row > 0, self._time(c.row), self.t0) if self.inside else self.t0
-        mark = c.mark
+        stop, mark = self.t0, c.mark
+        ends = [clock.where(c.row[k] > 0, self._time(k, c.row[k]), self.t0) for k in self.inside]
+        for at in ends:  # traced saved times may be nan: then so is where it stops
+            stop = clock.where(clock.beyond(stop, at, self.t1 - self.t0), stop, at)
         if self.given:
             at = self.grid.step(self.bk.pick(mark > 0, mark - 1, 0))[0]
             stop = clock.where(clock.beyond(stop, at, self.t1 - self.t0), stop, at)
@@ -257,12 +270,13 @@ class _Walk:
         # traced saved times may be nan, and no walk gets there
         ok = clock.both(ok, stop == stop)
         y, a, g = layout.split(state)
-        return self._rows_here(c._replace(t=stop, mark=mark, y=y, a=a, g=g, ok=ok))
+        c = c._replace(t=stop, mark=mark, y=y, a=a, g=g, ok=ok)
+        return self._rows_here(c, [at == stop for at in ends])
 
     def _integrate(self, state: State, t: Scalar, stop: Scalar) -> tuple[State, Bool]:
         """A solve of the augmented system, and whether it got there."""
         twin = self.twin
-        if self.inside == "steps" and hasattr(twin.controller, "dt0"):
+        if self.stepped and hasattr(twin.controller, "dt0"):
             twin = copy.copy(twin)  # one step of the accepted size, unless its error forbids
             twin.controller = dataclasses.replace(twin.controller, dt0=stop - t)
         final = twin.integrate(Inputs(state, self.inputs.params, t, stop, (), twin.settings))
@@ -274,63 +288,72 @@ class _Walk:
         ok = bk.both(c.ok, layout.finite(layout.join(c.y, c.a, c.g)))
         a, g = c.a, c.g
         t0 = c.t0 - self._rate(self.t0, y0, a)
-        if self.out.saveat.t0:
-            row, ct_t, g = self._pull_row(self.t0, y0, self.out.layout.row(self.cts, 0), g)
-            a, t0 = self.own.add(a, row), t0 + ct_t
+        for part in self.parts:
+            if part.out.saveat.t0:
+                ct = part.out.layout.row(part.cts, 0)
+                ct, ct_t, g = part.absorb(self.t0, y0, ct, g)
+                a, t0 = self.own.add(a, ct), t0 + ct_t
         params = self.augmented.vjp.finish(list(g))
         return finished(bk, ok, Inputs(a, params, t0, c.t1, c.ts))
 
     # --- rows
-    def _time(self, row: Index) -> Scalar:
-        """Time of the row before ``row``."""
-        j = self.bk.pick(row > 0, row - 1, 0)
-        if self.inside == "ts":
-            return self.bk.table_get(self.inputs.clocked[2], j)
-        return self.grid.end(j)
+    def _time(self, k: int, row: Index) -> Scalar:
+        """Time of the row of output k before ``row``."""
+        j, part = self.bk.pick(row > 0, row - 1, 0), self.out.parts[k]
+        if part.inside == "ts":
+            return self.bk.table_get(self.inputs.clocked[2], part.first + j)
+        nodes = len(part.nodes)
+        if nodes == 1:
+            return self.grid.end(j)
+        t, h = self.grid.step(j // nodes)
+        at = self.grid.end(j // nodes)
+        for i, theta in enumerate(part.nodes[:-1]):
+            at = self.clock.where(j % nodes == i, t + theta * h, at)
+        return at
 
-    def _rows_here(self, c: _Carry) -> _Carry:
-        """Jumps of all rows of this time."""
-        if not self.inside:
-            return c
-        left = self.bk.pick(c.row > 0, c.row - 1, 0)
+    def _rows_here(self, c: _Carry, ends: Sequence[Bool]) -> _Carry:
+        """Jumps of all rows of this time; ``ends``: whether an output's next row is one."""
+        for k, first in zip(self.inside, ends, strict=True):
+            c = self._rows_of(k, c, first)
+        return c
+
+    def _rows_of(self, k: int, c: _Carry, first: Bool) -> _Carry:
+        """Those of output k."""
+        left = self.bk.pick(c.row[k] > 0, c.row[k] - 1, 0)
+        both, either = self.clock.both, self.clock.either
 
         def here(c: _Carry) -> Bool:
-            if self.inside == "steps":  # one each; a traced end may round elsewhere the next time
-                return c.row > left
-            return self.clock.both(c.row > 0, self._time(c.row) == c.t)
+            # a traced end of a step may round elsewhere the next time, but there is one row each
+            due = both(first, c.row[k] > left)
+            if self.out.parts[k].inside == "ts":
+                due = either(due, self._time(k, c.row[k]) == c.t)
+            return both(c.row[k] > 0, due)
 
-        return self.bk.while_loop(here, self._jump, c)  # type: ignore[no-any-return]
+        return self.bk.while_loop(here, lambda c: self._jump(k, c), c)  # type: ignore[no-any-return]
 
-    def _jump(self, c: _Carry) -> _Carry:
-        """The jump of a at one row; y goes on from what was saved."""
-        j, where = c.row - 1, self.clock.where
-        y = c.y if self.saved is None else self.bk.read(self.saved, j)
-        row = self.out.layout.row(self.cts, self.first_row + j)
-        ct, ct_t, g = self._pull_row(c.t, y, row, c.g)
+    def _jump(self, k: int, c: _Carry) -> _Carry:
+        """The jump of a at one row of output k; y goes on from what was saved."""
+        part, where = self.parts[k], self.clock.where
+        out, nodes, j = part.out, len(part.out.nodes), c.row[k] - 1
+        y = self.bk.read(self.saved[k], j) if k in self.saved else c.y
+        ct, ct_t, g = part.absorb(c.t, y, part.row(j), c.g)
         t0, t1, ts = c.t0, c.t1, c.ts
         if self.wanted.time:
             ct_t = ct_t + self._rate(c.t, y, ct)
-            if self.inside == "steps":
-                last = c.row == self.final.n
+            if out.inside == "steps":
+                last = c.row[k] == self.final.n * nodes
                 t1 = t1 + where(last, ct_t, 0.0)
                 moves = not self.given
                 if self.loop.stops is not None:
                     moves = self.clock.beyond(self.loop.stops.first, c.t, self.t1 - self.t0)
                 t0 = t0 + where(moves, where(last, 0.0, ct_t), 0.0)
             elif self.wanted.ts:
-                ts = self.bk.table_set(ts, j, ct_t)
-        return c._replace(row=j, y=y, a=self.own.add(c.a, ct), g=g, t0=t0, t1=t1, ts=ts)
+                ts = self.bk.table_set(ts, out.first + j, ct_t)
+        rows = (*c.row[:k], j, *c.row[k + 1 :])
+        return c._replace(row=rows, y=y, a=self.own.add(c.a, ct), g=g, t0=t0, t1=t1, ts=ts)
 
     def _rate(self, t: Scalar, y: State, ct: State) -> Scalar:
         """ct . f(t, y), where a derivative by a time is wanted."""
         if not self.wanted.time:
             return 0.0
         return self.own.inner(ct, self.own.pack(self.field(self.own.time(t), y)))
-
-    def _pull_row(self, t: Scalar, y: State, row: State, g: Leaves) -> tuple[State, Scalar, Leaves]:
-        """A row's cotangent pulled through ``fn`` (if any) to state, time and parameters."""
-        if self.fn_vjp is None:
-            return row, 0.0, g
-        _, pull = self.fn_vjp(self.own.time(t), y)
-        mu, ct_t, acc = pull(self.out.layout.unpack(row), list(g))
-        return self.own.pack(mu), 0.0 if ct_t is None else ct_t, tuple(acc)

@@ -23,6 +23,7 @@ from .._base.types import (
     Carry,
     Condition,
     CountedBody,
+    Function,
     Index,
     Inputs,
     Leaves,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .._backend.protocols import Layout, StepStages
     from .._integrate.integrator import Integrator
-    from .._integrate.saveat import Final
+    from .._integrate.saveat import Final, Output
     from .._solvers.base import AbstractStepper
     from .._solvers.runge_kutta.tableau import Tableau
 
@@ -139,9 +140,11 @@ def _recorded(loop: Integrator, inputs: Inputs, limit: int | None) -> tuple[Leav
     twin.carried = loop.solver.carried(twin.bk, twin.layout)
     problem = loop.problem
     twin.bind = lambda params: problem.guarded(problem.bind_leaves(params))
-    out = loop.outputs
-    rows = twin.layout if out.layout is loop.problem.layout else bk.direct_layout(out.layout)
-    twin.outputs = Outputs(bk, out.saveat, rows, out.count)
+    parts = []
+    for out in loop.outputs.parts:
+        own = out.layout is loop.problem.layout
+        parts.append(out.like(twin.layout if own else bk.direct_layout(out.layout)))
+    twin.outputs = Outputs(bk, parts)
     settings = inputs.settings
     if loop.adaptive:
         settings = (*(_as_leaves(loop.layout, x) for x in settings[:2]), *settings[2:])
@@ -172,17 +175,23 @@ class _Retaken:
 
     def rows(self) -> Leaves:
         """All output rows."""
-        out, bk = self.loop.outputs, self.bk
+        bk = self.bk
         start = self._stepper().start(self.start, self.leaves)
         final, states = bk.scan_states(self.final.n, self.loop.max_steps, self._advance, start)
-        parts = [[self._emit(self.start, self.leaves)]] if out.saveat.t0 else []
-        blocks = [_stack(bk, part) for part in parts]
+        parts, rows = self.loop.outputs.parts, self.loop.outputs.rows_inside(self.final)
+        found = [self._rows_of(*part, states, final) for part in zip(parts, rows, strict=True)]
+        return tuple(x for leaves in found for x in leaves)
+
+    def _rows_of(self, out: Output, count: Index, states: Buffer, final: State) -> Leaves:
+        """Those of one output, with so many inside the loop."""
+        bk, emit = self.bk, self._emitter(out)
+        blocks = [_stack(bk, [emit(self.start, self.leaves)])] if out.saveat.t0 else []
         if out.inside == "ts":
-            blocks.append(bk.map_rows(lambda j: self._at(j, states), out.count))
+            blocks.append(bk.map_rows(lambda j: self._at(out.first + j, states, emit), count))
         elif out.inside:
-            blocks.append(self._step_rows(states, final))
+            blocks.append(self._step_rows(out, count, states, final))
         if out.saveat.final:
-            blocks.append(_stack(bk, [self._emit(self.end, self._state(final))]))
+            blocks.append(_stack(bk, [emit(self.end, self._state(final))]))
         if len(blocks) == 1:
             return blocks[0]
         return tuple(bk.xp.concat(leaves, axis=0) for leaves in zip(*blocks, strict=True))
@@ -205,37 +214,52 @@ class _Retaken:
     def _advance(self, i: Index, y: State) -> State:
         return self._stepper().step(*self._step(i), y, None, error=False).y1
 
-    def _emit(self, t: Scalar, leaves: Sequence[Array]) -> Leaves:
-        fn = self.loop.outputs.saveat.fn
+    def _emitter(self, out: Output) -> Function:
+        fn = out.saveat.fn
         if fn is None:
-            return tuple(leaves)
+            return lambda t, leaves: tuple(leaves)
         call = self.bk.guard(self.loop.problem.bind_output(fn, self.inputs.params))
-        return tuple(call(self.layout.time(t), leaves))
+        return lambda t, leaves: tuple(call(self.layout.time(t), leaves))
 
-    def _at(self, j: Index, states: Buffer) -> Leaves:
+    def _at(self, j: Index, states: Buffer, emit: Function) -> Leaves:
         """The row of saved time j: its step once more, then the interpolant."""
         bk = self.bk
         at = bk.table_get(self.inputs.ts, j)
         if self.inputs.relative:
             at = bk.table_get(self.inputs.relative[2], j) + (at - bk.stop_gradient(at))
         i = bk.step_of(self.grid, self.final.n, bk.stop_gradient(at))
+        t, h, stepper = self._again(i, states)
+        return emit(at, stepper.interpolate((at - t) / h))  # type: ignore[no-any-return]
+
+    def _again(self, i: Index, states: Buffer) -> tuple[Scalar, Scalar, AbstractStepper]:
+        """Step i once more, for its inside: its start, size, and the stepper."""
         t, h = self._step(i)
         stepper = self._stepper()
-        y = bk.look_state(states, i)
+        y = self.bk.look_state(states, i)
         stepper.step(t, h, y, stepper.init(t, y), error=True)
         stepper.extra_stages()
-        return self._emit(at, stepper.interpolate((at - t) / h))
+        return t, h, stepper
 
-    def _step_rows(self, states: Buffer, final: State) -> Leaves:
-        """Rows of the steps' ends: the state before the next step, and the last."""
-        bk, n = self.bk, self.final.n
+    def _step_rows(self, out: Output, count: Index, states: Buffer, final: State) -> Leaves:
+        """Rows of the steps' ends: the state before the next step, and the last; and those at
+        fixed parts of each step."""
+        bk, n, emit, nodes = self.bk, self.final.n, self._emitter(out), len(out.nodes)
 
-        def row(i: Index) -> Leaves:
+        def end(i: Index) -> Leaves:
             t, h = self._step(i)
-            return self._emit(t + h, self._state(bk.look_state(states, i + 1, n, final)))
+            y = self._state(bk.look_state(states, i + 1, n, final))
+            return emit(t + h, y)  # type: ignore[no-any-return]
 
-        rows = bk.map_rows(row, self.loop.rows_inside(self.final))
-        return bk.blank(rows, n, 0.0)
+        def all_nodes(i: Index) -> Leaves:
+            t, h, stepper = self._again(i, states)
+            inner = [emit(t + x * h, stepper.interpolate(x)) for x in out.nodes[:-1]]
+            return _stack(bk, [*inner, end(i)])
+
+        if nodes == 1:
+            return bk.blank(bk.map_rows(end, count), n, 0.0)
+        steps = bk.map_rows(all_nodes, count // nodes)
+        rows = tuple(bk.xp.reshape(x, (-1, *x.shape[2:])) for x in steps)
+        return bk.blank(rows, n * nodes, 0.0)
 
 
 class _ListForms:

@@ -107,7 +107,7 @@ class InvertingAdjoint(AbstractAdjoint):
         guard = None if self.guard is None else Guard(loop, self.guard)
         slots = self.replaying.slots(loop)
         final = loop.integrate(inputs, slots, record=loop.adaptive, guard=guard)
-        return final, [strip(loop, slots, final._replace(inside=final.inside[:1]))]
+        return final, [strip(loop, slots, final._replace(inside=loop.outputs.counted(final)))]
 
     def reverse(
         self,
@@ -135,7 +135,7 @@ class InvertingAdjoint(AbstractAdjoint):
             final.stored,
             (final.n, final.y),
             self._invertible(loop, step, final.noted),
-            step.start(final, loop.rows_inside(final)),
+            step.start(final),
             loop.clock,
         )
         ok = final.status == int(Status.converged)

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 from .._base.types import Carry, Index, Scalar, State
 from .._controllers.base import AdaptiveController
-from .step_vjp import PullCarry, ReverseStep
 
 if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
     from .._integrate.saveat import Final
+    from .step_vjp import PullCarry, ReverseStep
 
 __all__ = ["ClockedPull", "ClockedStates"]
 

@@ -9,18 +9,12 @@ adds ct_t - ct_h to dL/dt0 and ct_h to dL/dt1.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from .._autodiff.field_vjp import TapePullback, UserPullback
-from .._autodiff.vector_field import VectorField
-from .._backend.protocols import Capability
+from .._autodiff.field_vjp import field_pullback
 from .._base.types import (
-    Array,
-    Bind,
     Bool,
-    Carry,
-    Function,
     Index,
     Inputs,
     Leaves,
@@ -29,30 +23,28 @@ from .._base.types import (
     Scalar,
     State,
     Table,
-    VectorFieldFn,
 )
-from .._checkpointing.forward import while_any
+from .output_vjp import Found, OutputVJP, StepSpan
 
 if TYPE_CHECKING:
-    from .._backend.protocols import AbstractStepVJP, FieldVJP
+    from .._backend.protocols import AbstractStepVJP
     from .._integrate.integrator import Integrator
-    from .._integrate.problem import Problem
     from .._integrate.saveat import Final
     from .._solvers.base import AbstractStepper
     from .._solvers.runge_kutta.solver import Sources
 
-__all__ = ["PullCarry", "ReverseStep", "field_pullback", "output_pullback"]
+__all__ = ["PullCarry", "ReverseStep"]
 
 
 class PullCarry(NamedTuple):
-    """What the reversal threads from step to step: cotangents, and the next row inside."""
+    """What the reversal threads from step to step: cotangents, and the next row of each output."""
 
     g: State
     params: ParamSums
     t0: Scalar
     t1: Scalar
     ts: Table
-    row: Index
+    row: tuple[Index, ...]
 
 
 RowSources: TypeAlias = "Callable[[AbstractStepVJP, State, ParamSums], Sources]"
@@ -94,13 +86,13 @@ class ReverseStep:
         bk, problem, out = loop.bk, loop.problem, loop.outputs
         self.loop, self.bk, self.inputs, self.wanted = loop, bk, inputs, wanted
         self.clock, self.layout, self.out = loop.clock, loop.layout, out
-        self.cts, self.masked = cotangents, loop.masked
+        self.masked = loop.masked
         self.n = final.n
         self.grid = loop.grid(inputs, final)
         self.vjp = field_pullback(problem, inputs.params, wanted)
-        fn = out.saveat.fn
-        self.fn_vjp = fn and output_pullback(problem, fn, inputs.params, wanted)
-        self.inside = bool(out.inside)
+        parts = zip(out.parts, out.split(cotangents), strict=True)
+        self.parts = [OutputVJP(loop, inputs, wanted, *part) for part in parts]
+        self.inside = out.inside
         field = problem.bind(inputs.params)
         if step_vjp is None:
             steps = loop.steps(gradient=True, time=wanted.time, one_tape=one_tape, stored=stored)
@@ -110,22 +102,21 @@ class ReverseStep:
             )  # fmt: skip
         self.step_vjp = step_vjp
         self.field = field
-        self.first_row = 1 if out.saveat.t0 else 0
 
     # --- the ends of a solve
-    def start(self, final: Final, rows: Index) -> PullCarry:
-        """Cotangents at t1; ``rows`` is the number of rows inside the loop."""
-        real = self.clock.real
-        g, params = self.loop.carried.zeros(), self.vjp.zero()
-        t1 = real(0.0)
-        if self.out.saveat.final:
-            row = self.out.layout.row(self.cts, self.first_row + rows)
-            y = None if self.fn_vjp is None else self.loop.state(final.y)
-            ct, ct_t, params = self._absorb(final.t, y, row, params)
-            g, t1 = self.step_vjp.embed(ct), t1 + ct_t
+    def start(self, final: Final) -> PullCarry:
+        """Cotangents at t1."""
+        real, rows = self.clock.real, self.out.rows_inside(final)
+        g, params, t1 = None, self.vjp.zero(), real(0.0)
+        for part, row in zip(self.parts, rows, strict=True):
+            if part.out.saveat.final:
+                ct, ct_t, params = part.at_end(final, row, params)
+                ct, t1 = self.step_vjp.embed(ct), t1 + ct_t
+                g = ct if g is None else self.loop.carried.add(g, ct)
+        g = self.loop.carried.zeros() if g is None else g
         ts: Table = ()
-        if self.wanted.ts and self.out.inside == "ts":
-            ts = self.bk.reals(self.out.count, self.layout)
+        if self.wanted.ts and self.out.timed:
+            ts = self.bk.reals(len(self.inputs.ts), self.layout)
         return PullCarry(g, params, real(0.0), t1, ts, rows)
 
     def finish(self, carry: PullCarry) -> Inputs:
@@ -135,14 +126,10 @@ class ReverseStep:
         carry = carry._replace(g=g, params=params)
         if self.wanted.time:
             carry = self._time_of_no_step(carry._replace(t0=carry.t0 + ct_t))
-        if self.out.inside == "ts":
-            carry = self._rows_at_start(carry, t0, y0)
-        if self.out.saveat.t0:
-            row = self.out.layout.row(self.cts, 0)
-            g, ct_t, params = self._absorb(t0, y0, row, carry.params)
-            g = self.layout.add(carry.g, g)
-            carry = carry._replace(g=g, params=params, t0=carry.t0 + ct_t)
-        return Inputs(carry.g, self.vjp.finish(carry.params), carry.t0, carry.t1, carry.ts)
+        g, params, ct_t = carry.g, carry.params, carry.t0
+        for part, row in zip(self.parts, carry.row, strict=True):
+            g, params, ct_t = part.at_start(t0, y0, row, g, params, ct_t)
+        return Inputs(g, self.vjp.finish(params), ct_t, carry.t1, carry.ts)
 
     def _time_of_no_step(self, carry: PullCarry) -> PullCarry:
         """Where t0 is t1, no step tells the time derivatives: dy/dt1 = f, dy/dt0 = -f."""
@@ -155,29 +142,6 @@ class ReverseStep:
         return carry._replace(
             t0=where(none, carry.t0 - d, carry.t0), t1=where(none, carry.t1 + d, carry.t1)
         )
-
-    def _rows_at_start(self, carry: PullCarry, t0: Scalar, y0: State) -> PullCarry:
-        """Rows of a solve without steps: their cotangents go to y0."""
-
-        def body(c: PullCarry, on: Bool) -> PullCarry:
-            j = c.row - 1
-            row = self.out.layout.row(self.cts, self.first_row + j)
-            g, ct_t, params = self._absorb(t0, y0, row, c.params)
-            new = c._replace(g=self.layout.add(c.g, g), params=params, t0=c.t0 + ct_t, row=j)
-            return self.clock.select(on, new, c)  # type: ignore[no-any-return]
-
-        found: PullCarry = while_any(self.bk, self.masked, lambda c: c.row > 0, body, carry)
-        return found
-
-    def _absorb(
-        self, t: Scalar, y: State, row: State, params: ParamSums
-    ) -> tuple[State, Scalar, ParamSums]:
-        """Pull a row's cotangent through ``fn`` (if any) to the state it was made of."""
-        if self.fn_vjp is None:
-            return row, 0.0, params
-        _, pull = self.fn_vjp(self.layout.time(t), y)
-        mu, ct_t, params = pull(self.out.layout.unpack(row), params)
-        return self.layout.pack(mu), 0.0 if ct_t is None else ct_t, params
 
     # --- one step
     @functools.cached_property
@@ -215,7 +179,7 @@ class ReverseStep:
         # the step's size matters where it depends on t0 or t1; a traced index may be any
         size = self.wanted.time and (self.clock.traced or last or moved)
         out, extra = self.step_vjp.pull(t, h, y, carry.g, carry.params, sources, size)
-        row, ts, fn_t1, fn_t0 = extra or (carry.row, carry.ts, 0.0, 0.0)
+        row, ts, fn_t0, fn_t1 = extra or (carry.row, carry.ts, 0.0, 0.0)
         t0, t1 = carry.t0, carry.t1
         if self.wanted.time:
             where, zero = self.clock.where, 0.0
@@ -227,106 +191,28 @@ class ReverseStep:
         return PullCarry(g, params, t0, t1, ts, row)
 
     def _sources(self, i: Index, t: Scalar, h: Scalar, carry: PullCarry, on: Bool) -> RowSources:
-        return (
-            self._step_row(i, t, h, carry)
-            if self.out.inside == "steps"
-            else self._time_rows(i, t, h, carry, on)
-        )
-
-    def _step_row(self, i: Index, t: Scalar, h: Scalar, carry: PullCarry) -> RowSources:
-        """The row of the step's end."""
+        """What the rows of a step add to its pull."""
+        last = i + 1 == self.n
+        step = StepSpan(i, t, h, last, self.grid.moves(i, last, t, h)[2], on)
 
         def sources(step_vjp: AbstractStepVJP, g: State, params: ParamSums) -> Sources:
-            row = self.out.layout.row(self.cts, self.first_row + i)
-            y1 = step_vjp.result() if self.fn_vjp is not None else None
-            ct, ct_t, params = self._absorb(t + h, y1, row, params)
-            last = i + 1 == self.n
-            where = self.clock.where
-            moved = where(self.grid.moves(i, last, t, h)[2], ct_t, 0.0)
-            extra = (carry.row, carry.ts, where(last, ct_t, 0.0), where(last, 0.0, moved))
-            return self.loop.carried.add(g, step_vjp.embed(ct)), params, None, 0.0, 0.0, extra
-
-        return sources
-
-    def _time_rows(
-        self, i: Index, t: Scalar, h: Scalar, carry: PullCarry, taken: Bool
-    ) -> RowSources:
-        """The rows of saved times inside the step, by its interpolant."""
-        bk, layout, out, wanted = self.bk, self.layout, self.out, self.wanted
-        times, real = self.inputs.clocked[2], self.clock.real
-
-        def mine(s: Carry) -> Bool:
-            j = bk.pick(s[0] > 0, s[0] - 1, 0)
-            both, either, beyond = self.clock.both, self.clock.either, self.clock.beyond
-            # a row at t0 itself belongs to the first step, whose slope is its derivative
-            here = both(s[0] > 0, either(i == 0, beyond(bk.table_get(times, j), t, h)))
-            return both(taken, here)
-
-        def sources(step_vjp: AbstractStepVJP, g: State, params: ParamSums) -> Sources:
-            def body(s: Carry, on: Bool) -> Carry:
-                row, ts, params, inside, ct_t, ct_h = s
-                j = row - 1
-                at = bk.table_get(times, j)
-                theta = (at - t) / h
-                ct = out.layout.row(self.cts, self.first_row + j)
-                here = step_vjp.interpolate(theta) if self.fn_vjp is not None else None
-                ct, fn_t, params = self._absorb(at, here, ct, params)
-                inside = step_vjp.add_source(inside, theta, h, ct)
-                if wanted.time:
-                    d = layout.inner(ct, step_vjp.slope(theta))
-                    ct_t, ct_h = ct_t - d, ct_h - theta * d
-                    if wanted.ts:
-                        ct = d + fn_t if on is True else bk.pick(on, d + fn_t, bk.table_get(ts, j))
-                        ts = bk.table_set(ts, j, ct)
-                new, old = (j, params, inside, ct_t, ct_h), (s[0], *s[2:])
-                j, *rest = self.clock.select(on, new, old)
-                return j, ts, *rest
-
             if step_vjp.extra:
-                step_vjp.extra_stages(mine((carry.row,)))
-            start = (carry.row, carry.ts, params, step_vjp.sources(), real(0.0), real(0.0))
-            found = while_any(bk, self.masked, mine, body, start)
-            row, ts, params, inside, ct_t, ct_h = found
-            return g, params, inside, ct_t, ct_h, (row, ts, 0.0, 0.0)
+                step_vjp.extra_stages(self._needed(step, carry))
+            found = Found(g, params, None, 0.0, 0.0, carry.ts, 0.0, 0.0)
+            rows = []
+            for part, row in zip(self.parts, carry.row, strict=True):
+                if part.out.inside:
+                    found, row = part.in_step(step_vjp, step, found, row)
+                rows.append(row)
+            return *found[:5], (tuple(rows), *found[5:])
 
         return sources
 
-
-def field_pullback(
-    problem: Problem, params: Sequence[Array], wanted: NeedsGradient, *, prepared: bool = True
-) -> FieldVJP:
-    """The vjp of the vector field: the user's, the library's, or the tape's.
-
-    ``prepared``: sums of cotangents may have the form in which the adapter binds parameters.
-
-    It is a callable ``vjp(t, Y) -> (leaves, pull)`` with ``pull(ct, acc) -> (mu, ct_t, acc)``
-    (mu: leaves; ct_t: a scalar of the clock, or None if no time derivative is wanted),
-    ``zero() -> acc`` and ``finish(acc) -> cotangents of params``.
-    """
-    f, program = problem.f, problem.program
-    if program is not None and not (isinstance(f, VectorField) and f.vjp is not None):
-        return program.vjp(params, wanted, prepared=prepared)
-    return _pullback(problem, f, problem.bind_leaves, params, wanted)
-
-
-def _pullback(
-    problem: Problem, f: VectorFieldFn, bind: Bind, params: Sequence[Array], wanted: NeedsGradient
-) -> FieldVJP:
-    bk = problem.bk
-    if isinstance(f, VectorField) and f.vjp is not None:
-        return UserPullback(problem, f, params, wanted)
-    vjp: FieldVJP
-    if Capability.AUTODIFF in bk.capabilities:
-        vjp = bk.pullback(problem.layout, bind, params, wanted)
-    else:
-        vjp = TapePullback(problem.layout, bind, params, wanted)
-    if hasattr(vjp, "notice"):
-        vjp.notice = problem.notice
-    return vjp
-
-
-def output_pullback(
-    problem: Problem, fn: Function, params: Sequence[Array], wanted: NeedsGradient
-) -> FieldVJP:
-    """The vjp of ``SaveAt.fn``, in the form of :func:`field_pullback`."""
-    return _pullback(problem, fn, lambda p: problem.bind_output(fn, p), params, wanted)
+    def _needed(self, step: StepSpan, carry: PullCarry) -> Bool:
+        """Whether any row stands inside of the step."""
+        needed: Bool = False
+        for part, row in zip(self.parts, carry.row, strict=True):
+            if part.out.interpolates:
+                here = part.due(step)((row,))
+                needed = here if needed is False else self.clock.either(needed, here)
+        return needed

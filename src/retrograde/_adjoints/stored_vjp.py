@@ -71,7 +71,9 @@ class TapeAdjoint(AbstractAdjoint):
             return STATES.forward_for(loop, inputs, wanted)
         tapes = loop.bk.tapes(loop, inputs, wanted)
         final = loop.integrate(inputs, record=loop.adaptive, guard=tapes)
-        kept = strip(loop, STATES.slots(loop), final._replace(inside=final.inside[:1], y=()))
+        kept = strip(
+            loop, STATES.slots(loop), final._replace(inside=loop.outputs.counted(final), y=())
+        )
         return output_leaves(loop, inputs, final), final, [kept]
 
     def reverse(
@@ -89,7 +91,7 @@ class TapeAdjoint(AbstractAdjoint):
         step_vjp: Any = bk.tapes(loop, inputs, wanted).step_vjp(final.noted)
         step = ReverseStep(loop, inputs, final, cotangents, wanted, step_vjp=step_vjp)
         ok = final.status == int(Status.converged)
-        carry: Carry = begun(bk, ok, step.start(final, loop.rows_inside(final)))
+        carry: Carry = begun(bk, ok, step.start(final))
 
         def back(j: Index, carry: Carry) -> Carry:
             i = final.n - 1 - j
@@ -104,4 +106,4 @@ STATES = RecursiveCheckpointAdjoint()
 
 
 def _needs_states(loop: Integrator, wanted: NeedsGradient) -> bool:
-    return bool(wanted.time or wanted.ts or loop.outputs.saveat.fn is not None)
+    return bool(wanted.time or wanted.ts or loop.outputs.called)

@@ -7,6 +7,7 @@ an error at call time.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .._backend.clock import step_count
@@ -19,7 +20,14 @@ from .._controllers import AbstractController, ConstantSteps, PIDController, Ste
 from .._integrate.integrator import Integrator
 from .._integrate.problem import Problem
 from .._integrate.relative_time import clamped, near, relative_times, resolution, spacing
-from .._integrate.saveat import Outputs, SaveAt, check_times_form
+from .._integrate.saveat import (
+    Output,
+    Outputs,
+    SaveAt,
+    check_times_form,
+    flattened,
+    is_several,
+)
 from .._solvers import AbstractSolver, find_solver
 
 if TYPE_CHECKING:
@@ -57,7 +65,7 @@ def prepare(
     given = t0, t1
     t0, t1 = (float(t) if kind(t) in ("int", "real") else t for t in given)
     saveat = _saveat(options.saveat)
-    bk = backend_beside(y0, args, (t0, t1, saveat.ts))
+    bk = backend_beside(y0, args, (t0, t1, *(part.ts for part in saveat[0])))
     eps = resolution(bk, given)
     _check_one_library(bk, args, t0, t1, native=native)
     y0 = state(bk, y0, (args, t0, t1))
@@ -82,7 +90,7 @@ def _prepared(
     bk: AbstractBackend,
     call: tuple[VectorFieldFn, Tree, Time, Time, Tree],
     given: Tree,
-    saveat: SaveAt,
+    saveat: tuple[list[SaveAt], Tree],
     options: Options,
     eps: float,
 ) -> tuple[Integrator, Inputs]:
@@ -113,8 +121,8 @@ def _prepared(
         )
     count = _count(problem, controller, (start, end), eps)
     max_steps = _max_steps(bk, options.max_steps, count)
-    ts, values = _saved_times(problem, saveat, (start, end), eps)
-    outputs = _outputs(bk, problem, saveat, t0 if start is None else start, ts, count, max_steps)
+    ts, values = _saved_times(problem, saveat[0], (start, end), eps)
+    outputs = _outputs(problem, saveat, t0 if start is None else start, (count, max_steps))
     settings = _settings(problem, controller)
     loop = Integrator(problem, solver, controller, outputs, max_steps, count)
     if options.compile:
@@ -131,14 +139,16 @@ def _prepared(
     return loop, Inputs(problem.y0, problem.params, t0, t1, ts, settings, relative=relative)
 
 
-def _saveat(saveat: SaveAt | Times | None) -> SaveAt:
-    """The user's wish; times alone are ``SaveAt(ts=times)``."""
+def _saveat(saveat: SaveAt | Times | Tree | None) -> tuple[list[SaveAt], Tree]:
+    """The user's wishes, and their tree; times alone are ``SaveAt(ts=times)``."""
     if saveat is None:
-        return SaveAt()
+        return [SaveAt()], None
     if isinstance(saveat, SaveAt):
-        return saveat
+        return flattened(saveat)
+    if is_several(saveat):
+        return flattened(SaveAt(subs=saveat))
     if isinstance(saveat, (list, tuple, range)) or hasattr(saveat, "shape"):
-        return SaveAt(ts=saveat)
+        return [SaveAt(ts=saveat)], None
     raise InputError(f"`saveat` is {saveat!r}; pass rg.SaveAt(...), or the times to save.")
 
 
@@ -249,43 +259,74 @@ def _check_size(problem: Problem, dt: float, span: float) -> None:
 
 
 def _saved_times(
-    problem: Problem, saveat: SaveAt, known: tuple[float | None, float | None], eps: float
+    problem: Problem,
+    saveats: Sequence[SaveAt],
+    known: tuple[float | None, float | None],
+    eps: float,
 ) -> tuple[Table, list[float] | None]:
-    """Saved times as the loops take them, and their values; None where they are traced."""
-    if saveat.ts is None:
-        return (), []
-    bk, ts, (start, end) = problem.bk, saveat.ts, known
-    values = bk.concrete_times(ts)
-    if values is not None and start is not None and end is not None:
-        values = clamped(values, start, end, max(eps, resolution(bk, (ts,))))
-        saveat.check_times(values, start, end)
-    return bk.time_sequence(ts, problem.layout), values
+    """Saved times of all outputs in a row as the loops take them, and their values; None where
+    they are traced."""
+    bk, (start, end) = problem.bk, known
+    tables: list[Table] = []
+    found: list[float] | None = []
+    for saveat in saveats:
+        ts = saveat.ts
+        if ts is None:
+            continue
+        values = bk.concrete_times(ts)
+        if values is not None and start is not None and end is not None:
+            values = clamped(values, start, end, max(eps, resolution(bk, (ts,))))
+            saveat.check_times(values, start, end)
+        tables.append(bk.time_sequence(ts, problem.layout))
+        found = None if values is None or found is None else found + values
+    if len(tables) <= 1:
+        return tables[0] if tables else (), found
+    if all(isinstance(ts, list) for ts in tables):
+        return [t for ts in tables for t in ts], found
+    arrays = [bk.times_array(ts, problem.layout) for ts in tables]
+    return bk.time_sequence(bk.xp.concat(arrays, axis=0), problem.layout), found
 
 
 def _outputs(
-    bk: AbstractBackend,
     problem: Problem,
-    saveat: SaveAt,
+    saveat: tuple[list[SaveAt], Tree],
     t0: Time,
-    ts: Table,
-    count: int | None,
-    max_steps: int | None,
+    bounds: tuple[int | None, int | None],
 ) -> Outputs:
+    """All outputs; ``bounds`` of the number of steps: known, and of the tries."""
+    parts: list[Output] = []
+    first = 0
+    for one in saveat[0]:
+        parts.append(_output(problem, one, t0, bounds, first))
+        first += parts[-1].count or 0 if parts[-1].inside == "ts" else 0
+    return Outputs(problem.bk, parts, saveat[1])
+
+
+def _output(
+    problem: Problem, saveat: SaveAt, t0: Time, bounds: tuple[int | None, int | None], first: int
+) -> Output:
+    """One of them; its times begin at ``first`` among all."""
+    bk = problem.bk
     rows: int | None = None
     if saveat.ts is not None:
-        rows = len(ts)
+        times: Table = saveat.ts
+        rows = len(times)
     elif saveat.steps:
-        bounds = [n for n in (count, max_steps) if n is not None]
-        rows = min(bounds) if bounds and Capability.TRACED in bk.capabilities else None
+        rows = _most_steps(bk, bounds)
     if saveat.fn is None:
-        return Outputs(bk, saveat, problem.layout, rows)
+        return Output(bk, saveat, problem.layout, rows, first)
     like, treedef = bk.example(problem, saveat.fn, t0)
     if not like or not all(bk.is_array(x) and bk.floating(x) for x in like):
         raise InputError("`saveat.fn` must return floating arrays (a tree of them).")
-    layout = bk.layout(like)
-    outputs = Outputs(bk, saveat, layout, rows)
-    outputs.treedef = treedef
-    return outputs
+    output = Output(bk, saveat, bk.layout(like), rows, first)
+    output.treedef = treedef
+    return output
+
+
+def _most_steps(bk: AbstractBackend, bounds: tuple[int | None, int | None]) -> int | None:
+    """Rows to make room for where every step has one; None where a list grows."""
+    known = [n for n in bounds if n is not None]
+    return min(known) if known and Capability.TRACED in bk.capabilities else None
 
 
 def _settings(problem: Problem, controller: AbstractController) -> tuple[State, ...]:

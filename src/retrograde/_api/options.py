@@ -9,7 +9,7 @@ its docstring hold every keyword.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar
 
@@ -64,7 +64,7 @@ class Keywords(TypedDict, total=False):
     rtol: float | Tree
     atol: float | Tree
     controller: AbstractController | None
-    saveat: SaveAt | Times | None
+    saveat: SaveAt | Times | Sequence[SaveAt] | Mapping[str, SaveAt] | None
     event: None
     adjoint: AdjointName | AbstractAdjoint | Plan
     memory: Memory | None
@@ -84,7 +84,7 @@ class Options:
     rtol: float | Tree = 1e-4
     atol: float | Tree = 1e-6
     controller: AbstractController | None = None
-    saveat: SaveAt | Times | None = None
+    saveat: SaveAt | Times | Sequence[SaveAt] | Mapping[str, SaveAt] | None = None
     event: None = None
     adjoint: AdjointName | AbstractAdjoint | Plan = "auto"
     memory: Memory | None = None

@@ -8,7 +8,9 @@ from typing import Unpack, overload
 
 from .._adjoints import RecursiveCheckpointAdjoint, find_adjoint
 from .._base.log import INFO, listener
-from .._base.types import Aux, Inputs, Leaves, Plain, Time, Tree, VectorFieldFn, Y
+from .._base.types import Array, Aux, Inputs, Leaves, Plain, Time, Tree, VectorFieldFn, Y
+from .._integrate.moving_times import moving_times
+from .._integrate.saveat import filled
 from .._integrate.solution import Gradients, Solution, Status, check
 from .._planner.choose import choose_plan
 from .._planner.plan import Plan
@@ -64,9 +66,10 @@ def solve(
         Tolerances of adaptive steps.
     controller : AbstractController or None
         Overrides dt, rtol and atol.
-    saveat : SaveAt, times or None
+    saveat : SaveAt, times, a tuple, list or dict of SaveAt, or None
         What to return; times alone are ``SaveAt(ts=times)``. None returns the state at t1, with a
-        leading axis of one.
+        leading axis of one. Of a tuple, list or dict of SaveAt, ``sol.ts`` and ``sol.ys`` are
+        tuples, lists or dicts.
     event : None
         What ends a solve early; not in this version.
     adjoint : str, AbstractAdjoint or Plan
@@ -145,21 +148,22 @@ def solve(
         program = DifferentiableSolve(loop, the_plan.adjoint, the_plan)
     loop.progress = options.progress
     leaves, aux = bk.differentiate(program, inputs)
-    return _solution(program, inputs, leaves, aux, options.throw)
+    rows = _rows(program, inputs, leaves, aux)
+    return _solution(program, inputs, rows, aux, options.throw)
 
 
 @overload
 def solve_vjp(
     f: VectorFieldFn, y0: Plain, t0: Time, t1: Time, args: Tree = ..., **keywords: Unpack[Keywords]
-) -> tuple[Solution[Tree], Callable[[Tree], Gradients[Tree]]]: ...
+) -> tuple[Solution[Tree], Callable[..., Gradients[Tree]]]: ...
 @overload
 def solve_vjp(
     f: VectorFieldFn, y0: Y, t0: Time, t1: Time, args: Tree = ..., **keywords: Unpack[Keywords]
-) -> tuple[Solution[Y], Callable[[Tree], Gradients[Y]]]: ...
+) -> tuple[Solution[Y], Callable[..., Gradients[Y]]]: ...
 @partial(entry, documented=solve)
 def solve_vjp(
     f: VectorFieldFn, y0: Tree, t0: Time, t1: Time, args: Tree = None, **keywords: Unpack[Keywords]
-) -> tuple[Solution[Tree], Callable[[Tree], Gradients[Tree]]]:
+) -> tuple[Solution[Tree], Callable[..., Gradients[Tree]]]:
     """Solve, and a pullback: the gradient on every array library, with autodiff or without.
 
     Takes what :func:`solve` takes. Where the library has no autodiff, the vjp of f comes from
@@ -184,7 +188,8 @@ def solve_vjp(
         As of :func:`solve`.
     pullback : callable
         ``pullback(cotangent of sol.ys) -> Gradients(y0, args, t0, t1, ts)``. The cotangent is like
-        ``sol.ys``, or lists of numbers of its shape.
+        ``sol.ys``, or lists of numbers of its shape. ``pullback(ys, ts)`` takes that of ``sol.ts``
+        as well: times of rows move with t0, t1 and the saved times.
 
     Notes
     -----
@@ -213,9 +218,9 @@ def solve_vjp(
     inputs = bk.detach(problem, inputs)
     pullback = Pullback((f, y0, t0, t1, args, options), program, inputs)
     leaves, aux = pullback.forward()
-    solution = _solution(program, inputs, leaves, aux, options.throw)
-    pullback.ys = solution.ys
-    return solution, pullback
+    rows = _rows(program, inputs, leaves, aux)
+    pullback.ts, pullback.ys, pullback.steps = *rows, aux[1]
+    return _solution(program, inputs, rows, aux, options.throw), pullback
 
 
 @partial(entry, documented=solve)
@@ -270,21 +275,36 @@ def plan(
     return choose_plan(loop, inputs, *given, native=True, plan_only=True, calibrate=calibrate)
 
 
+def _rows(
+    program: DifferentiableSolve, inputs: Inputs, leaves: Leaves, aux: Aux
+) -> tuple[list[Array], list[Tree]]:
+    """Times and rows of each output."""
+    loop = program.loop
+    bk, out, n = loop.bk, loop.outputs, loop.bk.number(aux[1])
+    ts: list[Array] = []
+    ys: list[Tree] = []
+    for part, at, rows in zip(out.parts, aux[0], out.split(leaves), strict=True):
+        if part.inside == "steps" and isinstance(n, int):  # drop a traced buffer's unused rows
+            count = n + part.saveat.t0
+            at, rows = at[:count], tuple(x[:count, ...] for x in rows)
+        ts.append(moving_times(loop, inputs, part, at, n))
+        own = part.saveat.fn is None
+        ys.append(loop.problem.tree(rows) if own else bk.unflatten(part.treedef, rows))
+    return ts, ys
+
+
 def _solution(
-    program: DifferentiableSolve, inputs: Inputs, leaves: Leaves, aux: Aux, throw: bool
+    program: DifferentiableSolve,
+    inputs: Inputs,
+    rows: tuple[list[Array], list[Tree]],
+    aux: Aux,
+    throw: bool,
 ) -> Solution[Tree]:
     """Wrap; raise where the status is known and bad."""
     loop, stats = program.loop, program.stats
     bk, out = loop.bk, loop.outputs
-    times, n, tries, status, t, inside, told = aux
+    _, n, tries, status, t, inside, told = aux
     n, tries, t, inside = (bk.number(x) for x in (n, tries, t, inside))
-    if out.inside == "steps" and isinstance(n, int):  # drop a traced buffer's unused rows
-        rows = n + out.saveat.t0
-        times, leaves = times[:rows], tuple(x[:rows, ...] for x in leaves)
-    if out.saveat.fn is None:
-        ys = loop.problem.tree(leaves)
-    else:
-        ys = bk.unflatten(out.treedef, leaves)
     stats.update(
         num_steps=tries,
         num_accepted_steps=n,
@@ -295,7 +315,8 @@ def _solution(
         stats["num_trial_f_evals"] = loop.problem.trials
     value = bk.concrete(status)
     status = status if value is None else Status(int(value))
-    solution = Solution(times, ys, stats, status, t, program.plan)
+    ts, ys = (filled(out.treedef, part) for part in rows)
+    solution = Solution(ts, ys, stats, status, t, program.plan)
     if status is Status.converged:
         note_steps(program, inputs, n)
     elif not throw and value is not None and (log := listener(INFO)):

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .._adjoints import AbstractAdjoint, DirectAdjoint, ForwardMode, check_followed
+from .._base.errors import InputError
 from .._base.log import INFO, listener
+from .._base.plain_input import cotangent_leaf
 from .._base.types import (
+    Array,
     Aux,
     Function,
     Index,
@@ -26,9 +29,11 @@ from .._base.types import (
     NeedsGradient,
     Residuals,
     Scalar,
+    Table,
     Tree,
 )
-from .._integrate.saveat import cotangent_leaves, output_times
+from .._integrate.moving_times import rates
+from .._integrate.saveat import cotangent_leaves, filled, output_times, parted
 from .._integrate.solution import Gradients, Status, without_times
 from .._planner.plan import Plan
 from .._planner.rules import widened
@@ -75,7 +80,7 @@ class DifferentiableSolve:
     def key(self) -> Hashable:
         """What a compiled form of this program depends on; unhashable where it can't be kept."""
         loop = self.loop
-        problem, saveat = loop.problem, loop.outputs.saveat
+        problem = loop.problem
         return (
             problem.key(),
             loop.solver,
@@ -83,8 +88,7 @@ class DifferentiableSolve:
             loop.max_steps,
             loop.count,
             loop.shifted,
-            (saveat.t0, saveat.t1, saveat.ts is not None, saveat.steps, saveat.fn),
-            loop.outputs.count,
+            tuple(part.key() for part in loop.outputs.parts),
             loop.times_checked,
             self.adjoint,
         )
@@ -167,8 +171,7 @@ class DifferentiableSolve:
 
     def _aux(self, inputs: Inputs, final: Final) -> Aux:
         times, t = output_times(self.loop, inputs, final), self.loop.user_time(inputs, final.t)
-        inside = final.inside[2] if len(final.inside) > 2 else 0
-        n = final.inside[0] if self.loop.outputs.inside == "steps" else final.n
+        inside, n = self.loop.outputs.taken(final), self.loop.outputs.steps(final)
         return times, n, final.tries, final.status, t, inside, final.calls
 
 
@@ -201,7 +204,12 @@ class Pullback:
     ) -> None:
         self.call, self.program, self.inputs = call, program, inputs
         self.residuals: Residuals = None
-        self.ys: Tree = None
+        self.ys: list[Tree] = []
+        """The rows of each output, and
+        """
+        self.ts: list[Array] = []
+        """their times."""
+        self.steps: Index = 0
 
     def forward(self) -> Aux:
         """Solve; (output leaves, what else the solve tells)."""
@@ -214,28 +222,72 @@ class Pullback:
                 self.leaves, aux, self.residuals = bk.run_forward(program, self.inputs)
         return self.leaves, aux
 
-    def __call__(self, cotangent: Tree) -> Gradients:
+    def __call__(self, cotangent: Tree, ts: Tree = None) -> Gradients:
+        """Gradients from the cotangent of ``sol.ys``, and that of ``sol.ts`` (None: zero)."""
         loop = self.program.loop
-        bk, problem, layout = loop.bk, loop.problem, loop.problem.layout
-        cts = self._pull(cotangent_leaves(bk, self.leaves, self.ys, cotangent))
+        bk, problem, layout, out = loop.bk, loop.problem, loop.problem.layout, loop.outputs
+        parts = parted(out.treedef, cotangent, "the cotangent")
+        leaves = [
+            cotangent_leaves(bk, *three)
+            for three in zip(out.split(self.leaves), self.ys, parts, strict=False)
+        ]
+        cts = self._pull(tuple(x for part in leaves for x in part))
+        if ts is not None:
+            cts = self._pull_times(cts, parted(out.treedef, ts, "`ts`"))
         time = partial(bk.scalar_array, layout=layout)
-        ts = bk.times_array(cts.ts, layout) if loop.outputs.inside == "ts" else None
         g = Gradients(
             problem.state_tree(cts.y0), problem.gradient_tree(cts.params), time(cts.t0),
-            time(cts.t1), ts,
+            time(cts.t1), self._saved(cts.ts),
         )  # fmt: skip
         if problem.untimed is None:
             return g
-        times = zip(g._fields[2:], g[2:], strict=True)  # nan: what hangs on f's derivative by t
+        times = zip(g._fields[2:4], g[2:4], strict=True)  # nan: what hangs on f's derivative by t
         lost = [k for k, x in times if x is not None and bk.concrete(bk.xp.any(x != x))]
+        saved = [] if g.ts is None else [bk.times_array(cts.ts, layout)]
+        lost += ["ts" for x in saved if bk.concrete(bk.xp.any(x != x))]
         return without_times(g, lost, problem.untimed)
+
+    def _saved(self, ts: Table) -> Tree:
+        """Cotangents of the saved times of each output that has some."""
+        loop = self.program.loop
+        if not loop.outputs.timed:
+            return None
+        ts = loop.bk.times_array(ts, loop.problem.layout)
+        found = [
+            ts[part.first : part.last + 1] if part.inside == "ts" else None
+            for part in loop.outputs.parts
+        ]
+        return filled(loop.outputs.treedef, found)
+
+    def _pull_times(self, cts: Inputs, given: Sequence[Tree]) -> Inputs:
+        """The same with cotangents of the rows' times added."""
+        loop = self.program.loop
+        bk, layout, xp = loop.bk, loop.problem.layout, loop.bk.xp
+        t0, t1 = (bk.scalar_array(t, layout) for t in cts[2:4])
+        own = [bk.times_array(cts.ts, layout)] if loop.outputs.timed else []
+        for part, times, ct in zip(loop.outputs.parts, self.ts, given, strict=False):
+            if ct is None:
+                continue
+            ct = cotangent_leaf(bk, ct, times)
+            if tuple(ct.shape) != tuple(times.shape):
+                raise InputError(
+                    f"`ts` has the shape {tuple(ct.shape)} where `sol.ts` has "
+                    f"{tuple(times.shape)}; make them equal."
+                )
+            by = rates(loop, self.inputs, part, times, self.steps)
+            t0, t1 = t0 + xp.sum(by.t0 * ct), t1 + xp.sum(by.t1 * ct)
+            if part.inside == "ts":
+                first, last, start = part.first, part.last + 1, int(part.saveat.t0)
+                mine = own[0][first:last] + ct[start : start + last - first]
+                own = [xp.concat([own[0][:first], mine, own[0][last:]], axis=0)]
+        return cts._replace(t0=t0, t1=t1, ts=own[0] if own else cts.ts)
 
     def _pull(self, cotangents: Leaves) -> Inputs:
         program, loop = self.program, self.program.loop
         if self.recorded is not None:
             found: Inputs = self.recorded(cotangents)
             return found
-        wanted = NeedsGradient(loop.problem.differentiable, True, True, loop.outputs.inside == "ts")
+        wanted = NeedsGradient(loop.problem.differentiable, True, True, loop.outputs.timed)
         with loop.bk.quiet():
             cts: Inputs = loop.bk.run_reverse(
                 program, self.inputs, self.residuals, cotangents, wanted
@@ -245,7 +297,7 @@ class Pullback:
 
     # --- elsewhere
     def __getstate__(self) -> dict[str, Any]:
-        names = ("call", "leaves", "residuals", "ys")
+        names = ("call", "leaves", "residuals", "ys", "ts", "steps")
         return {name: getattr(self, name) for name in names} | {"plan": self.program.plan}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -8,19 +8,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from .._backend.protocols import Capability
 from .._base.errors import InputError
-from .._base.types import Array, Bind, Leaves, NeedsGradient, Scalar, State, Tree
+from .._base.types import (
+    Array,
+    Bind,
+    Function,
+    Leaves,
+    NeedsGradient,
+    Scalar,
+    State,
+    Tree,
+    VectorFieldFn,
+)
 
 if TYPE_CHECKING:
-    from .._backend.protocols import Layout, Pull
+    from .._backend.protocols import FieldVJP, Layout, Pull
     from .._integrate.problem import Problem
     from .._loops.loop import LeafLayout
     from .vector_field import VectorField
     from .vjp import Pullback
 
-__all__ = ["TapePullback", "UserPullback"]
+__all__ = ["TapePullback", "UserPullback", "field_pullback", "output_pullback"]
 
 
 class _Pullback:
@@ -202,3 +213,43 @@ class UserPullback(_Pullback):
                 "`args`, with zeros where f does not depend on a leaf."
             )
         return out
+
+
+def field_pullback(
+    problem: Problem, params: Sequence[Array], wanted: NeedsGradient, *, prepared: bool = True
+) -> FieldVJP:
+    """The vjp of the vector field: the user's, the library's, or the tape's.
+
+    ``prepared``: sums of cotangents may have the form in which the adapter binds parameters.
+
+    It is a callable ``vjp(t, Y) -> (leaves, pull)`` with ``pull(ct, acc) -> (mu, ct_t, acc)``
+    (mu: leaves; ct_t: a scalar of the clock, or None if no time derivative is wanted),
+    ``zero() -> acc`` and ``finish(acc) -> cotangents of params``.
+    """
+    f, program = problem.f, problem.program
+    if program is not None and not (getattr(f, "vjp", None) is not None):
+        return program.vjp(params, wanted, prepared=prepared)
+    return _pullback(problem, f, problem.bind_leaves, params, wanted)
+
+
+def _pullback(
+    problem: Problem, f: VectorFieldFn, bind: Bind, params: Sequence[Array], wanted: NeedsGradient
+) -> FieldVJP:
+    bk = problem.bk
+    if getattr(f, "vjp", None) is not None:
+        return UserPullback(problem, cast("VectorField", f), params, wanted)
+    vjp: FieldVJP
+    if Capability.AUTODIFF in bk.capabilities:
+        vjp = bk.pullback(problem.layout, bind, params, wanted)
+    else:
+        vjp = TapePullback(problem.layout, bind, params, wanted)
+    if hasattr(vjp, "notice"):
+        vjp.notice = problem.notice
+    return vjp
+
+
+def output_pullback(
+    problem: Problem, fn: Function, params: Sequence[Array], wanted: NeedsGradient
+) -> FieldVJP:
+    """The vjp of ``SaveAt.fn``, in the form of :func:`field_pullback`."""
+    return _pullback(problem, fn, lambda p: problem.bind_output(fn, p), params, wanted)

@@ -28,6 +28,7 @@ from .._base.types import (
     Scalar,
     State,
     Table,
+    VectorFieldFn,
 )
 
 if TYPE_CHECKING:
@@ -372,8 +373,10 @@ class FieldProgram(Protocol):
     def bind(self, params: Sequence[Array]) -> Callable[[Array, Leaves], Leaves]:
         """``field(t, leaves) -> leaves`` at all parameters of the problem."""
 
-    def bind_output(self, params: Sequence[Array]) -> Callable[[Array, Leaves], Leaves]:
-        """The same of ``SaveAt.fn``."""
+    def bind_output(
+        self, fn: VectorFieldFn, params: Sequence[Array]
+    ) -> Callable[[Array, Leaves], Leaves]:
+        """The same of a ``SaveAt.fn``."""
 
     def vjp(
         self, params: Sequence[Array], wanted: NeedsGradient, *, prepared: bool = True

@@ -41,7 +41,7 @@ from .._controllers import (
 from .._solvers import AbstractSolver
 from .problem import Problem
 from .progress import reporter
-from .saveat import Final, Outputs
+from .saveat import Final, Output, Outputs
 from .solution import Status
 from .stops import Stops
 from .try_step import AdaptiveSteps
@@ -132,8 +132,7 @@ class Integrator:
         """The same loop for a sample of a batch: as many tries as the longest takes."""
         twin = copy.copy(self)
         twin.saves = saves
-        twin.outputs = copy.copy(self.outputs)
-        twin.masked = twin.outputs.masked = True
+        twin.outputs, twin.masked = self.outputs.batched(), True
         return twin
 
     def user_time(self, inputs: Inputs, t: Scalar) -> Scalar:
@@ -150,7 +149,7 @@ class Integrator:
 
     def compile(self) -> None:
         """Have steps compiled, or raise where the library can't."""
-        request = StepRequest(compile=True, dense=self.outputs.inside == "ts")
+        request = StepRequest(compile=True, dense=self.outputs.interpolates)
         found = self.bk.specialise(self.solver, self.problem, request)
         self.compiled = None if generic() else found
 
@@ -159,9 +158,9 @@ class Integrator:
 
         ``needs``: of a :class:`StepRequest`.
         """
-        inside = self.outputs.inside
+        out = self.outputs
         request = StepRequest(
-            error=self.adaptive, outputs=bool(inside), dense=inside == "ts", gradient=gradient,
+            error=self.adaptive, outputs=out.inside, dense=out.interpolates, gradient=gradient,
             **needs,
         )  # fmt: skip
         found, jumps = self.compiled, self.stops is not None and self.stops.jumps is not None
@@ -189,7 +188,7 @@ class Integrator:
         if self.progress:
             return self._with_progress(inputs, slots, record=record, guard=guard, clocked=clocked)
         inside = self._rows_at_start(inputs) if self.saves else ()
-        record = record or (self.saves and self.outputs.inside == "steps")
+        record = record or (self.saves and self.outputs.stepped)
         if self.adaptive:
             final = self._integrate_adaptive(inputs, inside, slots, record, guard, clocked)
         else:
@@ -201,8 +200,10 @@ class Integrator:
         clock: Any = self.clock  # a traced one
         controller, out = self.controller, self.outputs
         t0, t1 = (clock.real(t) for t in inputs.clocked[:2])
-        ts, rows = inputs.clocked[2] if out.inside == "ts" else (), final.inside
-        good = clock.in_order(t0, ts, t1)
+        ts, rows, good = inputs.clocked[2], final.inside, clock.in_order(t0, (), t1)
+        timed = [k for k, part in enumerate(out.parts) if part.inside == "ts"]
+        for part in (out.parts[k] for k in timed):
+            good = clock.both(good, clock.in_order(t0, ts[part.first : part.last + 1], t1))
         if isinstance(controller, ConstantSteps):
             dt = clock.real(inputs.settings[0] if inputs.settings else controller.dt)
             good = clock.both(good, clock.either((t1 - t0) * dt > 0, t0 == t1))
@@ -213,11 +214,12 @@ class Integrator:
             good = clock.both(good, (t1 - t0) * clock.real(dt0) >= 0)
         if self.stops is not None:
             good = clock.both(good, self.bk.xp.all(self.bk.xp.isfinite(self.stops.stops)))
-        if self.saves and out.inside == "ts":  # a solve to t1 has met all of them
-            met = clock.either(rows[0] == out.count, final.status != int(Status.converged))
-            good = clock.both(good, met)
+        for k in timed if self.saves else ():  # a solve to t1 has met all of them
+            met = rows[k][0] == out.parts[k].count
+            good = clock.both(good, clock.either(met, final.status != int(Status.converged)))
         if rows:
-            rows = (self.bk.pick(good, rows[0], 0), *rows[1:])
+            parts = [(self.bk.pick(good, c[0], 0), *c[1:]) if c else c for c in out.each(rows)]
+            rows = (*parts, *rows[len(parts) :])
         status = clock.where(good, final.status, int(Status.bad_times))
         return final._replace(status=status, t=clock.where(good, final.t, t0), inside=rows)
 
@@ -270,23 +272,31 @@ class Integrator:
 
     def _rows_at_start(self, inputs: Inputs) -> Carry:
         """Rows for the saved times that equal t0."""
-        out, bk = self.outputs, self.bk
+        out = self.outputs
         carry = out.start(self.solver.extra)
-        if out.inside != "ts":
+        if not out.timed:
             return carry
+        rows = [
+            self._rows_at(inputs, part, c) if part.inside == "ts" else c
+            for part, c in zip(out.parts, carry, strict=False)
+        ]
+        return (*rows, *carry[len(rows) :])
+
+    def _rows_at(self, inputs: Inputs, out: Output, carry: Carry) -> Carry:
+        """Those of one output."""
+        bk = self.bk
         t0, t1 = (self.clock.real(t) for t in inputs.clocked[:2])
         ts = inputs.clocked[2]
         row = out.emitter(self.problem, self.layout, inputs.params)(t0, inputs.y0)
-        last = out.count - 1 if out.count else 0
 
         def at_start(s: Carry) -> Bool:
-            i = bk.pick(s[0] < out.count, s[0], last)
+            i = bk.pick(s[0] < out.count, out.first + s[0], out.last)
             here = self.clock.both(s[0] < out.count, bk.table_get(ts, i) == t0)
             return self.clock.both(here, t0 == t1) if self.rows_in_steps else here
 
         def written(s: Carry, on: Bool) -> Carry:
             buffer = write_where(bk, self.clock, on, (s[1], s[0]), row)
-            return bk.pick(on, s[0] + 1, s[0]), buffer, *s[2:]
+            return bk.pick(on, s[0] + 1, s[0]), buffer
 
         return while_any(bk, self.masked, at_start, written, carry)
 
@@ -298,7 +308,7 @@ class Integrator:
         field = self.bind(inputs.params)
         make = getattr(guard, "stepper", None) or self.steps().stepper
         stepper = make(bk, self.layout, field)
-        emit, ts = out.emitter(self.problem, self.layout, inputs.params), inputs.clocked[2]
+        emit, ts = out.emitters(self.problem, self.layout, inputs.params), inputs.clocked[2]
 
         n = grid.count
         trips = bk.most(n) if self.masked else n
@@ -418,7 +428,7 @@ class Integrator:
         if self.adaptive:
             controller: Any = self.controller
             first = 1 if controller.dt0 is not None else 2
-        full = self.adaptive or bool(out.inside)
+        full = self.adaptive or out.inside
         calls = solver.calls(tries, full=full) if isinstance(told, tuple) else told
         return first + calls + inside * solver.extra
 
@@ -427,13 +437,5 @@ class Integrator:
         itself."""
         if self.clock.traced:
             return 0
-        inside = final.inside[2] if len(final.inside) > 2 else 0
-        number = self.bk.number
+        number, inside = self.bk.number, self.outputs.taken(final)
         return int(self.evaluations(number(final.tries), number(inside), final.calls))
-
-    def rows_inside(self, final: Final) -> Index:
-        """Number of rows collected inside the loop."""
-        if not self.outputs.inside:
-            return 0
-        count = self.outputs.count
-        return final.inside[0] if count is None else count

@@ -71,7 +71,7 @@ class Problem:
         self._key: tuple[Hashable, ...] | None = None
         self.program: FieldProgram | None = None
         """f as a program, where an adapter traces it; None: f is called as it is."""
-        self.output_call: VectorFieldFn | None = None
+        self.output_calls: dict[int, VectorFieldFn] = {}
         """``SaveAt.fn`` as it is called, where an adapter stands around it."""
         self.leafwise: Function | None = None
         """``(t, leaves, args) -> leaves``, where the adapter needs f without trees."""
@@ -239,8 +239,9 @@ class Problem:
     def bind_output(self, fn: VectorFieldFn, params: Sequence[Array]) -> Function:
         """``fn(t, y, args)`` of SaveAt, from leaves to leaves."""
         if self.program is not None:
-            return self.program.bind_output(params)
-        args, call, flatten = self.arguments(params), self.output_call or fn, self.bk.flatten
+            return self.program.bind_output(fn, params)
+        call = self.output_calls.get(id(fn), fn)
+        args, flatten = self.arguments(params), self.bk.flatten
         return lambda t, leaves: tuple(flatten(call(t, self.tree(leaves), args))[0])
 
     def taken(self, k: Tree) -> Tree:

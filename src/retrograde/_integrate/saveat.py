@@ -1,8 +1,8 @@
 """What a solve returns, and how it is collected step by step and pulled back again.
 
-:class:`SaveAt` is the user's wish. :class:`Outputs` is that wish laid out for one solve: rows
+:class:`SaveAt` is the user's wish. :class:`Output` is that wish laid out for one solve: rows
 before the loop (t0), inside it (ts or steps) and after it (t1). Output inside a step comes from
-the solver's own interpolant; a row costs O(1) in both passes.
+the solver's own interpolant; a row costs O(1) in both passes. :class:`Outputs` are all of a solve.
 
 The rows of a solve that has ended, states, times and cotangents, stand in the order t0, inside, t1.
 A row that the solve did not reach is nan, states and time; the padding of ``SaveAt.steps`` behind
@@ -12,9 +12,11 @@ state and the time where the solve stopped.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._base.errors import InputError
@@ -51,12 +53,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Final",
+    "Output",
     "Outputs",
     "SaveAt",
     "check_times_form",
     "cotangent_leaves",
+    "filled",
+    "flattened",
+    "is_several",
     "output_leaves",
     "output_times",
+    "parted",
 ]
 
 
@@ -75,6 +82,9 @@ class SaveAt:
         Every accepted step's end.
     fn : callable or None
         ``fn(t, y, args) -> tree of floating arrays`` is returned in place of y.
+    subs : tuple, list or dict of SaveAt, or None
+        Several at once, in place of the others: ``sol.ts`` and ``sol.ys`` have this structure.
+        ``saveat=(rg.SaveAt(...), rg.SaveAt(...))`` is the same.
 
     Notes
     -----
@@ -91,6 +101,10 @@ class SaveAt:
     >>> energy = rg.SaveAt(ts=[0.5, 1.0], fn=lambda t, y, args: (y**2).sum())
     >>> rg.solve(f, [1.0, 2.0], 0.0, 1.0, saveat=energy).ys.round(3).tolist()
     [1.839, 0.677]
+    >>> both = {"energy": energy, "end": rg.SaveAt(t1=True)}
+    >>> sol = rg.solve(f, [1.0, 2.0], 0.0, 1.0, saveat=both)
+    >>> sol.ts["end"].tolist(), sol.ys["energy"].shape, sol.ys["end"].shape
+    ([1.0], (2,), (1, 2))
     """
 
     t0: bool = False
@@ -98,6 +112,7 @@ class SaveAt:
     ts: Times | None = None
     steps: bool = False
     fn: VectorFieldFn | None = None
+    subs: Tree = None
 
     def __post_init__(self) -> None:
         if self.ts is not None and self.steps:
@@ -107,6 +122,8 @@ class SaveAt:
                 raise InputError("`saveat.ts` is empty; pass at least one time, or leave it out.")
         if self.fn is not None and not callable(self.fn):
             raise InputError("`saveat.fn` is not callable; pass fn(t, y, args) -> tree.")
+        if self.subs is not None:
+            _check_subs(self)
 
     @property
     def final(self) -> bool:
@@ -133,6 +150,84 @@ class SaveAt:
             before = t
 
 
+def is_several(saveat: Tree) -> bool:
+    """Whether it is a tuple, list or dict of SaveAt."""
+    if isinstance(saveat, dict):
+        saveat = list(saveat.values())
+    return isinstance(saveat, (tuple, list)) and any(
+        isinstance(x, SaveAt) or is_several(x) for x in saveat
+    )
+
+
+def flattened(saveat: Tree) -> tuple[list[SaveAt], Tree]:
+    """Every SaveAt of a tree of them, and the tree with their places (None: one alone)."""
+    found: list[SaveAt] = []
+
+    def walk(x: Tree) -> Tree:
+        if isinstance(x, SaveAt) and x.subs is None:
+            found.append(x)
+            return len(found) - 1
+        x = x.subs if isinstance(x, SaveAt) else x
+        if isinstance(x, dict):
+            return {key: walk(part) for key, part in x.items()}
+        return [walk(part) for part in x] if isinstance(x, list) else tuple(map(walk, x))
+
+    tree = walk(saveat)
+    return found, None if tree == 0 else tree
+
+
+def filled(places: Tree, values: Sequence[Tree]) -> Tree:
+    """The tree of :func:`flattened` with a value in each place."""
+    if places is None or isinstance(places, int):
+        return values[places or 0]
+    if isinstance(places, dict):
+        return {key: filled(part, values) for key, part in places.items()}
+    return type(places)(filled(part, values) for part in places)
+
+
+def parted(places: Tree, tree: Tree, name: str) -> list[Tree]:
+    """The values in the places of a tree, in their order: the inverse of :func:`filled`."""
+    if places is None or isinstance(places, int):
+        return [tree]
+    keys = list(places) if isinstance(places, dict) else range(len(places))
+    same = type(tree) is type(places) if isinstance(places, dict) else hasattr(tree, "__len__")
+    if not same or (set(tree) != set(keys) if isinstance(places, dict) else len(tree) != len(keys)):
+        raise InputError(
+            f"{name} has the structure {_sketch(tree)}, but that of `saveat` is "
+            f"{_sketch(places)}; make them equal."
+        )
+    return [x for key in keys for x in parted(places[key], tree[key], name)]
+
+
+def _sketch(tree: Tree) -> str:
+    if isinstance(tree, dict):
+        return f"a dict with keys {list(tree)}"
+    if isinstance(tree, (tuple, list)):
+        return f"a {type(tree).__name__} of {len(tree)}"
+    return f"a {type(tree).__name__}"
+
+
+def _check_subs(saveat: SaveAt) -> None:
+    """Raise InputError unless ``subs`` stands alone and holds nothing but SaveAt."""
+    own = (saveat.t0, saveat.t1, saveat.ts is not None, saveat.steps, saveat.fn is not None)
+    if any(own):
+        raise InputError(
+            "`saveat` has `subs` and rows of its own (`t0`, `t1`, `ts`, `steps` or `fn`); put "
+            "these into another SaveAt in `subs`."
+        )
+
+    def check(x: Tree) -> None:
+        if not isinstance(x, (tuple, list, dict)) or not x:
+            raise InputError(
+                f"`saveat.subs` holds {x!r}; pass a tuple, list or dict of rg.SaveAt(...)."
+            )
+        for part in x.values() if isinstance(x, dict) else x:
+            if not isinstance(part, SaveAt):
+                check(part)
+
+    check(saveat.subs)
+
+
 def check_times_form(name: str, ts: Table) -> int:
     """How many times there are; InputError unless they have the form of times in a row."""
     refuse(name, ts)
@@ -152,8 +247,8 @@ def check_times_form(name: str, ts: Table) -> int:
     return int(shape[0])
 
 
-class Outputs:
-    """One solve's rows: how they are made and pulled back.
+class Output:
+    """The rows of one :class:`SaveAt` in one solve: how they are made.
 
     Parameters
     ----------
@@ -162,16 +257,28 @@ class Outputs:
     layout
         Layout of a row: y's, or that of ``fn``'s result.
     count : int or None
-        Length of ts; None for steps on a backend without bounds.
+        Rows inside the loop; None for steps on a backend without bounds.
+    first : int
+        Where its times begin among the saved times of the solve (``Inputs.ts``).
+    nodes : tuple of float
+        Where in each step its rows stand, as parts of the step; the last is the step's end.
     """
 
     def __init__(
-        self, bk: AbstractBackend, saveat: SaveAt, layout: Layout, count: int | None
+        self,
+        bk: AbstractBackend,
+        saveat: SaveAt,
+        layout: Layout,
+        count: int | None,
+        first: int = 0,
+        nodes: tuple[float, ...] = (1.0,),
     ) -> None:
         self.bk = bk
         self.saveat = saveat
         self.layout = layout
         self.count = count
+        self.first = first
+        self.nodes = nodes
         self.masked = False
         """Whether a sample of a batch may stand still while others go on (``while_any``)."""
         self.treedef: TreeDef = None
@@ -184,6 +291,33 @@ class Outputs:
             return "ts"
         return "steps" if self.saveat.steps else ""
 
+    @property
+    def width(self) -> int:
+        """How many leaves of the program are its."""
+        return len(self.layout.shapes)
+
+    @property
+    def interpolates(self) -> bool:
+        """Whether rows stand inside of steps."""
+        return self.inside == "ts" or len(self.nodes) > 1
+
+    @property
+    def last(self) -> int:
+        """The index of the last of its saved times."""
+        return self.first + self.count - 1 if self.count else self.first
+
+    def key(self) -> Hashable:
+        """What a compiled form of it depends on."""
+        own = self.saveat
+        kind = own.t0, own.t1, own.ts is not None, own.steps, own.fn
+        return kind, self.count, self.first, self.nodes
+
+    def like(self, layout: Layout) -> Output:
+        """The same rows in another layout."""
+        twin = copy.copy(self)
+        twin.layout = layout
+        return twin
+
     def emitter(
         self, problem: Problem, layout: Layout, params: ParamSums
     ) -> Callable[[Scalar, State], State]:
@@ -194,17 +328,13 @@ class Outputs:
         call = self.bk.guard(lambda t, y: self.layout.pack(fn(t, layout.unpack(y))))
         return lambda t, y: call(layout.time(t), y)
 
-    def start(self, extra: int = 0) -> Carry:
-        """The carry of the rows inside the loop: (next row, buffer).
-
-        Where the inside of a step takes ``extra`` evaluations of f: and how many steps did.
-        """
+    def start(self) -> Carry:
+        """The carry of the rows inside the loop: (next row, buffer), or ()."""
         if not self.inside:
             return ()
         scratch = self.inside == "steps"  # where a rejected step's row goes
         buffer = self.bk.new_buffer(self.count, self.layout, scratch=scratch)
-        zero = self.bk.clock(self.layout).count(0)
-        return (zero, buffer, zero) if extra and self.inside == "ts" else (zero, buffer)
+        return self.bk.clock(self.layout).count(0), buffer
 
     def collect(
         self,
@@ -218,42 +348,42 @@ class Outputs:
     ) -> Carry:
         """Add the rows of the step (t, t_new, h, y1) that ends as accepted step n + 1."""
         t, t_new, h, y1 = step
-        i, buffer = carry[0], carry[1]
+        i, buffer = carry
         bk = self.bk
+        if ok is False:
+            return carry
         if self.inside == "steps":
-            row = bk.pick(ok, n, self.count)
-            return bk.pick(ok, i + 1, i), bk.write(buffer, row, emit(t_new, stepper.state(y1)))
-        due = self._due(ok, ts, t, t_new)
-        taken: Leaves = ()
-        if stepper.extra:
-            here = due(carry)
-            stepper.extra_stages(here)
-            taken = (bk.pick(here, carry[2] + 1, carry[2]),)
-
+            rows = len(self.nodes)
+            for k, theta in enumerate(self.nodes):
+                row = bk.pick(ok, n * rows + k, self.count)
+                end = k + 1 == rows
+                y = stepper.state(y1) if end else stepper.interpolate(theta)
+                buffer = bk.write(buffer, row, emit(t_new if end else t + theta * h, y))
+            return bk.pick(ok, i + rows, i), buffer
         clock = bk.clock(self.layout)
 
         def body(s: Carry, on: Bool) -> Carry:
-            at = bk.table_get(ts, s[0])
+            at = bk.table_get(ts, self.first + s[0])
             ends = lambda: stepper.state(y1)  # noqa: E731
             inside = lambda: stepper.interpolate((at - t) / h)  # noqa: E731
             row = emit(at, bk.at_end(at == t_new, ends, inside))
             buffer = write_where(bk, clock, on, (s[1], s[0]), row)
             return bk.pick(on, s[0] + 1, s[0]), buffer
 
-        rows = while_any(bk, self.masked, due, body, (i, buffer))
-        return (*rows, *taken) if taken else rows
+        due = self.due(ok, ts, t, t_new)
+        return while_any(bk, self.masked, due, body, (i, buffer))
 
     def reached(self, carry: Carry, ts: Table, grid: Grid, n: int) -> Carry:
         """The carry of an eager integration that turned out to have failed in step n: rows up to
         it."""
         if self.inside != "ts":
-            return (n, *carry[1:])
+            return (n * len(self.nodes), *carry[1:])
         rows = 0
-        while rows < carry[0] and (ts[rows] - grid.step(n)[0]) * grid.step(n)[1] <= 0:
+        while rows < carry[0] and (ts[self.first + rows] - grid.step(n)[0]) * grid.step(n)[1] <= 0:
             rows += 1
         return (rows, *carry[1:])
 
-    def _due(self, ok: Bool, ts: Table, t: Scalar, t_new: Scalar) -> Condition:
+    def due(self, ok: Bool, ts: Table, t: Scalar, t_new: Scalar) -> Condition:
         """Whether the next saved time lies in the step just accepted."""
         bk, count = self.bk, self.count
         assert count is not None
@@ -261,11 +391,134 @@ class Outputs:
         span = t_new - t
 
         def due(s: Carry) -> Bool:
-            i = bk.pick(s[0] < count, s[0], count - 1)
+            i = bk.pick(s[0] < count, self.first + s[0], self.last)
             here = clock.reached(bk.table_get(ts, i), t_new, span)
             return clock.both(clock.both(ok, s[0] < count), here)
 
         return due
+
+
+class Outputs:
+    """All rows of one solve: those of each :class:`SaveAt` that was asked for.
+
+    Whatever else a solve tells with a gradient is an :class:`Output` too: it has a carry in the
+    loop, leaves of the program (``width`` of them, in the order of ``parts``) and a vjp
+    (``_adjoints.output_vjp``).
+
+    Parameters
+    ----------
+    bk : AbstractBackend
+    parts : sequence of Output
+    treedef : TreeDef
+        How the user's are to be handed back; None where there is one alone.
+    """
+
+    def __init__(
+        self, bk: AbstractBackend, parts: Sequence[Output], treedef: TreeDef = None
+    ) -> None:
+        self.bk, self.parts, self.treedef = bk, tuple(parts), treedef
+        self.inside = any(part.inside for part in parts)
+        """Whether anything is collected inside the loop,"""
+        self.timed = any(part.inside == "ts" for part in parts)
+        """at saved times,"""
+        self.stepped = any(part.inside == "steps" for part in parts)
+        """in every step,"""
+        self.interpolates = any(part.interpolates for part in parts)
+        """or inside of steps."""
+        self.called = any(part.saveat.fn is not None for part in parts)
+        """Whether a function of the user's makes rows."""
+
+    def batched(self) -> Outputs:
+        """The same for a sample of a batch."""
+        parts = [copy.copy(part) for part in self.parts]
+        for part in parts:
+            part.masked = True
+        return Outputs(self.bk, parts, self.treedef)
+
+    def emitters(self, problem: Problem, layout: Layout, params: ParamSums) -> list[Function]:
+        """``Output.emitter`` of each part."""
+        return [part.emitter(problem, layout, params) for part in self.parts]
+
+    def start(self, extra: int = 0) -> Carry:
+        """The carries of all parts, () if nothing is collected inside the loop.
+
+        Where the inside of a step takes ``extra`` evaluations of f: and how many steps did.
+        """
+        if not self.inside:
+            return ()
+        carry = tuple(part.start() for part in self.parts)
+        counts = extra and self.interpolates
+        return (*carry, self.bk.clock(self.parts[0].layout).count(0)) if counts else carry
+
+    def collect(
+        self,
+        carry: Carry,
+        ok: Bool,
+        ts: Table,
+        step: tuple[Scalar, Scalar, Scalar, State],
+        n: Index,
+        stepper: AbstractStepper,
+        emit: Sequence[Function],
+    ) -> Carry:
+        """``Output.collect`` of all parts."""
+        parts, taken = self.parts, carry[len(self.parts) :]
+        if taken and stepper.extra:
+            here = self._needed(carry, ok, ts, step)
+            stepper.extra_stages(here)
+            taken = (self.bk.pick(here, taken[0] + 1, taken[0]),)
+        rows = [
+            part.collect(c, ok, ts, step, n, stepper, e) if part.inside else c
+            for part, c, e in zip(parts, carry, emit, strict=False)
+        ]
+        return (*rows, *taken)
+
+    def _needed(self, carry: Carry, ok: Bool, ts: Table, step: tuple[Scalar, ...]) -> Bool:
+        """Whether any row stands inside of the step."""
+        clock, found = self.bk.clock(self.parts[0].layout), None
+        for part, c in zip(self.parts, carry, strict=False):
+            if part.interpolates:
+                here = part.due(ok, ts, *step[:2])(c) if part.inside == "ts" else ok
+                found = here if found is None else clock.either(found, here)
+        return found
+
+    def each(self, carry: Carry) -> Carry:
+        """The carry of each part that a carry of all holds."""
+        return carry[: len(self.parts)]
+
+    def taken(self, final: Final) -> Index:
+        """Steps whose inside was asked for, where that takes evaluations of its own."""
+        return final.inside[-1] if len(final.inside) > len(self.parts) else 0
+
+    def steps(self, final: Final) -> Index:
+        """Accepted steps, as the rows count them where each has one: up to nan or inf."""
+        for k, part in enumerate(self.parts):
+            if part.inside == "steps":
+                rows, nodes = final.inside[k][0], len(part.nodes)
+                return rows if nodes == 1 else rows // nodes
+        return final.n
+
+    def counted(self, final: Final) -> Carry:
+        """What is kept of the carries for a reverse pass: how many rows each part has."""
+        return tuple(c[:1] for c in final.inside[: len(self.parts)])
+
+    def reached(self, carry: Carry, ts: Table, grid: Grid, n: int) -> Carry:
+        """``Output.reached`` of all parts."""
+        parts = zip(self.parts, carry, strict=False)
+        rows = [part.reached(c, ts, grid, n) if part.inside else c for part, c in parts]
+        return (*rows, *carry[len(rows) :])
+
+    def rows_inside(self, final: Final) -> tuple[Index, ...]:
+        """Number of rows of each part that were collected inside the loop."""
+        found: list[Index] = []
+        for k, part in enumerate(self.parts):
+            rows = final.inside[k][0] if part.inside and part.count is None else part.count
+            found.append(rows if part.inside else 0)
+        return tuple(found)
+
+    def split(self, leaves: Sequence[Array]) -> list[tuple[Array, ...]]:
+        """The program's leaves (or their cotangents) part by part."""
+        it = iter(leaves)
+        return [tuple(islice(it, part.width)) for part in self.parts]
 
 
 class Final(NamedTuple):
@@ -310,15 +563,24 @@ class Final(NamedTuple):
 
 
 def output_leaves(loop: Integrator, inputs: Inputs, final: Final) -> tuple[Array, ...]:
-    """All rows, as leaves of shape (k, *shape)."""
-    out, bk = loop.outputs, loop.bk
+    """The rows of all parts, as leaves of shape (k, *shape)."""
+    out = loop.outputs
+    if len(out.parts) == 1:
+        return _leaves(loop, inputs, final, 0)
+    return tuple(x for k in range(len(out.parts)) for x in _leaves(loop, inputs, final, k))
+
+
+def _leaves(loop: Integrator, inputs: Inputs, final: Final, k: int) -> tuple[Array, ...]:
+    """Those of part k."""
+    out, bk = loop.outputs.parts[k], loop.bk
     emit = out.emitter(loop.problem, loop.layout, inputs.params)
     parts = []
     if out.saveat.t0:
         parts.append(out.layout.stack([emit(loop.clock.real(inputs.clocked[0]), inputs.y0)]))
     if out.inside:
-        n, fill = loop.rows_inside(final), _fill(loop, final)
-        parts.append(bk.rows(out.layout, final.inside[1], n, final.inside[0], fill))
+        n, fill = loop.outputs.rows_inside(final)[k], _fill(loop, final)
+        rows = final.inside[k]
+        parts.append(bk.rows(out.layout, rows[1], n, rows[0], fill))
     if out.saveat.final:
         ok = final.status == int(Status.converged)
         row = out.layout.stack([emit(final.t, loop.state(final.y))])
@@ -329,20 +591,28 @@ def output_leaves(loop: Integrator, inputs: Inputs, final: Final) -> tuple[Array
     return tuple(xp.concat(leaves, axis=0) for leaves in zip(*parts, strict=True))
 
 
-def output_times(loop: Integrator, inputs: Inputs, final: Final) -> Array:
-    """Times of the rows, shape (k,)."""
-    out, clock, bk = loop.outputs, loop.clock, loop.bk
+def output_times(loop: Integrator, inputs: Inputs, final: Final) -> tuple[Array, ...]:
+    """Times of the rows of each part, shape (k,); those of the steps' ends for rows in steps."""
+    return tuple(_times(loop, inputs, final, k) for k in range(len(loop.outputs.parts)))
+
+
+def _times(loop: Integrator, inputs: Inputs, final: Final, k: int) -> Array:
+    """Those of part k."""
+    out, clock, bk = loop.outputs.parts[k], loop.clock, loop.bk
 
     def array(times: Table) -> Array:
         return bk.times_array(times, loop.layout)
 
     arrays = [array([clock.real(inputs.t0)])] if out.saveat.t0 else []
     if out.inside == "ts":
-        arrays += bk.blank((array(inputs.ts),), final.inside[0], _fill(loop, final))
+        own = inputs.ts if len(loop.outputs.parts) == 1 else inputs.ts[out.first : out.last + 1]
+        arrays += bk.blank((array(own),), final.inside[k][0], _fill(loop, final))
     elif out.inside:
-        n = loop.rows_inside(final)
+        n, valid, rows = loop.outputs.rows_inside(final)[k], final.inside[k][0], len(out.nodes)
+        if rows > 1:
+            n, valid = n // rows, valid // rows
         times = final.times if loop.adaptive else bk.grid_times(loop.grid(inputs), n)
-        times = bk.accepted_times(times, n, final.inside[0], _fill(loop, final))
+        times = bk.accepted_times(times, n, valid, _fill(loop, final))
         if loop.clock.traced or not inputs.relative:
             times = loop.user_time(inputs, times)
         else:

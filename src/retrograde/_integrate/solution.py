@@ -64,7 +64,8 @@ class Gradients(NamedTuple, Generic[Y]):
     t0, t1 : array, shape ()
         Cotangents of the times that the solve starts and ends at.
     ts : array, shape (k,) or None
-        Cotangents of the saved times, where times were given.
+        Cotangents of the saved times, where times were given; of several SaveAt, one of each in
+        their structure (None for those without ``ts``).
 
     Notes
     -----
@@ -128,9 +129,10 @@ class Solution(Generic[Y]):
     Attributes
     ----------
     ts : array, shape (k,) [time]
-        Times of the rows.
+        Times of the rows. They have gradients too: by t0, t1 and the saved times.
     ys : tree of arrays, shape (k, *shape)
-        Time first. Rows that the solve did not reach are nan, in ``ts`` too.
+        Time first. Rows that the solve did not reach are nan, in ``ts`` too. Of several SaveAt,
+        ``ts`` and ``ys`` have their structure.
     stats : dict of int
         num_steps (tries), num_accepted_steps, num_rejected_steps; num_f_evals, the calls of f by
         the integration; in eager libraries num_trial_f_evals, those beside it (what f returns is

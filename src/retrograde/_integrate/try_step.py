@@ -145,7 +145,7 @@ class AdaptiveSteps:
         self.order = cast(int, loop.solver.error_order)
         adapt = self.controller.adapter(clock, self.order)
         self.attempt = try_step(clock, self.stepper.step, adapt, self.t1, stops)
-        self.emit = loop.outputs.emitter(loop.problem, loop.layout, inputs.params)
+        self.emit = loop.outputs.emitters(loop.problem, loop.layout, inputs.params)
         self.patience = None
         if not clock.traced:
             self.patience = Patience(self.t1, lambda t: loop.user_time(inputs, t))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .._adjoints.step_vjp import field_pullback
+from .._autodiff.field_vjp import field_pullback
 from .._backend.protocols import Capability
 from .._base.errors import InputError
 from .._base.types import Carry, Field, Index, Inputs, NeedsGradient, Scalar, State

@@ -74,8 +74,12 @@ class MadeFor(NamedTuple):
             _described([(x.shape, x.dtype) for x in inputs.params[: len(problem.where)]]),
             f"{loop.solver!r}{', compiled' * bool(loop.compiled)}",
             "adaptive" if loop.adaptive else known,
-            f"rows at {loop.outputs.inside}" if loop.outputs.inside else "no rows inside",
+            _rows([part.inside for part in loop.outputs.parts if part.inside]),
         )
+
+
+def _rows(kinds: list[str]) -> str:
+    return f"rows at {', '.join(kinds)}" if kinds else "no rows inside"
 
 
 def _described(arrays: list[tuple[tuple[int, ...], DType]]) -> str:

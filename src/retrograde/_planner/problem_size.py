@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .._adjoints.direct import constant_times
 from .._adjoints.projection_guard import guard_bytes, guard_width
-from .._adjoints.step_vjp import field_pullback
-from .._autodiff.field_vjp import TapePullback, UserPullback
+from .._autodiff.field_vjp import TapePullback, UserPullback, field_pullback
 from .._autodiff.tape import object_bytes
 from .._backend.protocols import Capability
 from .._base.types import Array, Inputs, NeedsGradient, Scalar, State
@@ -167,7 +166,7 @@ per step, three bodies 2.1 us to 2.9 with states up to 9 MB, 2.7 to 2.9 at 35)."
 
 def _stages(loop: Integrator) -> tuple[int, int]:
     """Stages of a step, those of its interpolant included, and how many get cotangents of rows."""
-    saved = loop.outputs.inside == "ts"
+    saved = loop.outputs.interpolates
     stages = loop.solver.stages + (loop.solver.extra if saved else 0)
     return stages, stages if saved else 0
 
@@ -186,10 +185,14 @@ def _steps(
 
 def _outputs(loop: Integrator, steps: int) -> dict[str, int]:
     """Bytes of the rows asked for."""
-    out = loop.outputs
-    inside = 0 if not out.inside else steps if out.count is None else out.count
-    rows = out.saveat.t0 + inside + out.saveat.final
-    return {"saved states": rows * out.layout.nbytes, "their times": rows * 8}
+    saved = count = 0
+    for out in loop.outputs.parts:
+        inside = 0
+        if out.inside:
+            inside = steps * len(out.nodes) if out.count is None else out.count
+        rows = out.saveat.t0 + inside + out.saveat.final
+        saved, count = saved + rows * out.layout.nbytes, count + rows
+    return {"saved states": saved, "their times": count * 8}
 
 
 def _beside(loop: Integrator, outputs: dict[str, int], tape: int, judges: bool) -> dict[str, int]:
@@ -212,7 +215,7 @@ WORKING = 4
 
 def _clock_bytes(loop: Integrator) -> int:
     """Time, step and the controller's memory; 0 where the record is an output anyway."""
-    if loop.outputs.inside == "steps":
+    if loop.outputs.stepped:
         return 0
     controller = loop.controller
     assert isinstance(controller, AdaptiveController)

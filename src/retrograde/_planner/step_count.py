@@ -33,7 +33,7 @@ from .._backend.protocols import Capability
 from .._base.types import Array, Index, Inputs, Table
 from .._controllers import PIDController
 from .._controllers.base import AbstractController, AdaptiveController
-from .._integrate.saveat import Outputs, SaveAt
+from .._integrate.saveat import Output, Outputs, SaveAt
 from .likeness import Likeness
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ class _Short:
         self.loop = twin = copy.copy(loop)
         tries = TRIES if loose > 1 else FEW_TRIES
         twin.max_steps = tries if loop.max_steps is None else min(tries, loop.max_steps)
-        twin.outputs = Outputs(loop.bk, SaveAt(), loop.layout, None)
+        twin.outputs = Outputs(loop.bk, [Output(loop.bk, SaveAt(), loop.layout, None)])
         if loose > 1:
             twin.controller = _loosened(loop.controller, loose)
 

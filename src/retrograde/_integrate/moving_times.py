@@ -1,0 +1,83 @@
+"""Times of rows as functions of the times that a solve was given.
+
+Step sizes are constants of a gradient. So a row's time moves with t0, t1 or a saved time at the
+rate 1, or stands still: what a solve tells as numbers becomes differentiable by adding zeros that
+carry the derivatives, and nothing is added where no time is differentiated.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from .._backend.protocols import Capability
+from .._base.types import Array, Index, Inputs, Scalar
+from .._controllers import StepTo
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
+    from .integrator import Integrator
+    from .saveat import Output
+
+__all__ = ["Moving", "moves", "moving_times", "rates"]
+
+
+class Moving(NamedTuple):
+    """At what rates times of rows move, arrays of shape (k,): with t0, and with t1."""
+
+    t0: Array
+    t1: Array
+
+
+def rates(loop: Integrator, inputs: Inputs, out: Output, times: Array, n: Index) -> Moving:
+    """Those of an output's rows, n of the steps taken; saved times move with themselves."""
+    bk, layout, xp = loop.bk, loop.layout, loop.bk.xp
+    first, last = int(out.saveat.t0), int(out.saveat.final)
+    inside = int(times.shape[0]) - first - last
+
+    def marks(*blocks: float) -> Array:
+        values = [x for x, k in zip(blocks, (first, inside, last), strict=True) for _ in range(k)]
+        return bk.array(values, layout.real_dtype, layout.device)
+
+    by_t0, by_t1 = marks(1.0, 0.0, 0.0), marks(0.0, 0.0, 1.0)
+    if out.inside == "steps" and inside:
+        along: Array = 0.0 if isinstance(loop.controller, StepTo) else 1.0
+        if loop.adaptive and len(inputs.settings) > 2:  # what is behind a stop stands still
+            start, stop = bk.stop_gradient(inputs.t0), loop.placed(inputs).stops
+            assert stop is not None
+            reach = abs(loop.user_time(inputs, stop.first) - start)
+            along = xp.where(abs(times - start) < reach, xp.ones_like(by_t0), 0.0 * by_t0)
+        places = [float(i + 1 - first) for i in range(first + inside)] + [0.0] * last
+        place = bk.array(places, layout.real_dtype, layout.device)
+        ends, none = marks(0.0, 1.0, 0.0), xp.zeros_like(by_t0)
+        by_t0 = by_t0 + xp.where(place < n, along * ends, none)
+        by_t1 = by_t1 + xp.where(place == n, ends, none)
+    return Moving(by_t0, by_t1)
+
+
+def moves(bk: AbstractBackend, t: Scalar) -> bool:
+    """Whether a time may be differentiated by the library's own autodiff."""
+    if not bk.is_array(t):
+        return hasattr(t, "tensor")
+    return Capability.TRACED in bk.capabilities or bk.tracked(t)
+
+
+def moving_times(loop: Integrator, inputs: Inputs, out: Output, times: Array, n: Index) -> Array:
+    """Times of an output's rows, with the derivatives of the times that the solve was given."""
+    bk, layout = loop.bk, loop.layout
+    if not any(moves(bk, t) for t in inputs[2:5]):
+        return times
+    times = bk.stop_gradient(times)
+    zeros = [_zero(bk, bk.scalar_array(t, layout)) for t in inputs[2:4]]
+    by = rates(loop, inputs, out, times, n)
+    moved = times + by.t0 * zeros[0] + by.t1 * zeros[1]
+    if out.inside != "ts" or not moves(bk, inputs.ts):
+        return moved
+    own = _zero(bk, bk.times_array(inputs.ts, layout))[out.first : out.last + 1]
+    ends = (int(out.saveat.t0), int(out.saveat.final))
+    around = [bk.array([0.0] * k, layout.real_dtype, layout.device) for k in ends]
+    return moved + bk.xp.concat([around[0], own, around[1]], axis=0)
+
+
+def _zero(bk: AbstractBackend, t: Array) -> Array:
+    """A zero with the derivative of t."""
+    return t - bk.stop_gradient(t)
