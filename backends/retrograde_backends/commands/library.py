@@ -10,8 +10,6 @@ import numpy as np
 
 from retrograde._base.types import Array, Function, Namespace
 
-__all__ = ["compiled", "double_precision", "functions", "to_numpy"]
-
 
 def functions(name: str, xp: Namespace) -> Namespace:
     """The functions that a vector field is written in.

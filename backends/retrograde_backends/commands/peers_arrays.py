@@ -20,8 +20,6 @@ from retrograde._commands.compare.problem import Problem
 from retrograde._commands.compare.rows import Entrant
 from retrograde.backend import AbstractBackend
 
-__all__ = ["Bench", "kept_bytes"]
-
 
 class Bench(rows.Bench):
     """A problem on NumPy or CuPy."""

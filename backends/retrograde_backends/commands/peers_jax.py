@@ -22,8 +22,6 @@ from retrograde._commands.compare import rows
 from retrograde._commands.compare.problem import Problem
 from retrograde._commands.compare.rows import Entrant, Peer, Solution
 
-__all__ = ["Bench", "diffrax"]
-
 
 class Bench(rows.Bench):
     """A problem on JAX, double precision being switched on by the caller."""

@@ -23,8 +23,6 @@ from retrograde._commands.compare.rows import Entrant, Peer, Solution
 
 from .peers_arrays import kept_bytes
 
-__all__ = ["Bench", "torchdiffeq", "torchode"]
-
 
 class Bench(rows.Bench):
     """A problem on PyTorch."""

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from .vector_field import VectorField
     from .vjp import Pullback
 
-__all__ = ["TapePullback", "UserPullback", "field_pullback", "output_pullback"]
-
 
 class _Pullback:
     """Accumulators shared by the two forms below."""

@@ -25,8 +25,6 @@ from .rules.shaping import JOINING, SELECTIONS, SHAPING
 from .rules.unbroadcast import Setting, fit
 from .tape import Recorded, foreign, record, refuse
 
-__all__ = ["LINALG", "PLAIN", "RecordingNamespace", "carries", "namespace_of", "unwrapped"]
-
 PLAIN = frozenset(
     "sign signbit floor ceil round trunc floor_divide equal not_equal less less_equal greater "
     "greater_equal isfinite isinf isnan all any argmax argmin argsort nonzero count_nonzero "

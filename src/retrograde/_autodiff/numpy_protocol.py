@@ -20,8 +20,6 @@ from .namespace import PLAIN, unwrapped
 from .rules.unbroadcast import Axis, Setting
 from .tape import refuse
 
-__all__ = ["call", "method"]
-
 _SPELLINGS = {
     "absolute": "abs",
     "fabs": "abs",

@@ -30,19 +30,6 @@ from .rules.unbroadcast import Key, Setting, fit
 if TYPE_CHECKING:
     from .vjp import Signature
 
-__all__ = [
-    "Edge",
-    "Edges",
-    "Recorded",
-    "Tape",
-    "foreign",
-    "leaf",
-    "object_bytes",
-    "record",
-    "refuse",
-]
-
-
 Edge: TypeAlias = tuple[int, Function | None, Key]
 Edges: TypeAlias = tuple[Edge, ...]
 _PYTHON = frozenset({int, float, complex, bool, type(None)})

@@ -26,13 +26,6 @@ from .rules.shaping import permute_dims, reshape, selection
 from .rules.unbroadcast import Back, Key, Setting, fit
 from .tape import Edge, Recorded, foreign, record, refuse
 
-__all__ = [
-    "Variable",
-    "Writable",
-    "basic_key",
-]
-
-
 _BASIC = frozenset({int, slice, type(None), type(Ellipsis)})
 
 

@@ -11,8 +11,6 @@ from .._backend.protocols import Capability
 from .._base.errors import InputError
 from .._base.types import Array, Tree, VectorFieldFn
 
-__all__ = ["VectorField", "check_vjp"]
-
 _DIRECTIONS = 3
 
 

@@ -19,8 +19,6 @@ from .rules.unbroadcast import device_of
 from .tape import Edges, Tape, foreign
 from .variable import Variable
 
-__all__ = ["Pullback", "Signature", "vjp"]
-
 _FRESH = frozenset({operator.mul, operator.truediv, operator.neg})
 
 

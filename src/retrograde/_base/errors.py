@@ -8,14 +8,6 @@ if TYPE_CHECKING:
     from .._integrate.solution import Solution
     from .types import Tree
 
-__all__ = [
-    "InputError",
-    "PlanInfeasible",
-    "RetrogradeError",
-    "SolveFailed",
-    "UnsupportedByBackend",
-]
-
 
 class RetrogradeError(Exception):
     """The root of all errors raised by retrograde.

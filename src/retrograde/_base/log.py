@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from logging import Logger
 
-__all__ = ["DEBUG", "INFO", "listener", "warning"]
-
 DEBUG, INFO = 10, 20
 """As in ``logging``."""
 

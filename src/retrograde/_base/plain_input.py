@@ -25,22 +25,6 @@ if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
 
 
-__all__ = [
-    "Like",
-    "cotangent_leaf",
-    "cure",
-    "fitted",
-    "holder",
-    "integral",
-    "kind",
-    "like",
-    "matched",
-    "parameters",
-    "refuse",
-    "state",
-]
-
-
 class Like(NamedTuple):
     """What new arrays are made like: a real floating dtype, and a device."""
 

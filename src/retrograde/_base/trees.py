@@ -8,8 +8,6 @@ from functools import partial
 
 from .types import Tree, TreeDef
 
-__all__ = ["flatten"]
-
 
 def flatten(tree: Tree) -> tuple[list[Tree], TreeDef]:
     """Leaves and structure of a tree; the structure's ``unflatten(leaves)`` is the inverse."""

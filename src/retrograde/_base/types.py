@@ -14,44 +14,6 @@ else:  # a default of a type variable is for type checkers before Python 3.13
 
     Y = TypeVar("Y")
 
-__all__ = [
-    "TINY",
-    "Array",
-    "Aux",
-    "Bind",
-    "Body",
-    "Bool",
-    "Buffer",
-    "Carry",
-    "Condition",
-    "CountedBody",
-    "DType",
-    "Device",
-    "Field",
-    "Function",
-    "Index",
-    "Inputs",
-    "Leaves",
-    "Memory",
-    "Namespace",
-    "NeedsGradient",
-    "Numbers",
-    "ParamSums",
-    "Plain",
-    "RequestedTransforms",
-    "Residuals",
-    "Scalar",
-    "Scale",
-    "State",
-    "Table",
-    "Time",
-    "Times",
-    "Tree",
-    "TreeDef",
-    "VectorFieldFn",
-    "Y",
-]
-
 TINY = 1e-12
 """A remainder smaller than this part of the step is not worth a step of its own."""
 

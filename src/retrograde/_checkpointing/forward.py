@@ -26,17 +26,6 @@ if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .._backend.protocols import Clock, Shapes
 
-__all__ = [
-    "FAR",
-    "Slots",
-    "Stored",
-    "checkpointed_for",
-    "checkpointed_while",
-    "while_any",
-    "write_where",
-]
-
-
 FAR = 2**30
 """A position beyond every step: the sentinel of tables, the position of an empty row."""
 

@@ -11,8 +11,6 @@ from collections.abc import Callable
 
 from .._base.log import warning
 
-__all__ = ["Patience"]
-
 SECONDS, TRIES = 10.0, 100_000
 """After whichever comes first it says a word, and again whenever ten times as much has passed."""
 

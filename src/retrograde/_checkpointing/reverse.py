@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .._backend.protocols import Shapes
 
-__all__ = ["reverse"]
-
 Advance = Callable[[Index, State], State]
 Pull = Callable[[Index, State, Carry], Carry]
 PullRange = Callable[[Index, Index, State, Carry], Carry]

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .._backend.protocols import Clock
 
-__all__ = ["Invertible", "Report", "reverse_inverting"]
-
 CORRECTIONS = 2
 """Most corrections of an inverted step; each takes one step."""
 

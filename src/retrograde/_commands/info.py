@@ -12,8 +12,6 @@ from .._backend.specialise import generic
 from .._base import __version__
 from .._base.memory import format_bytes
 
-__all__ = ["INSTALL", "missing", "run"]
-
 INSTALL = {
     "numpy": "pip install retrograde",
     "jax": 'pip install "retrograde[jax]"',

@@ -19,8 +19,6 @@ from .compare.problem import PROBLEMS
 from .demo import session as demo
 from .terminal import one_line
 
-__all__ = ["main"]
-
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 USERS = (InputError, PlanInfeasible, MissingExtra)
 

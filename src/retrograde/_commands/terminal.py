@@ -12,8 +12,6 @@ from .._base.errors import RetrogradeError
 from .._base.memory import require
 from .info import INSTALL, missing
 
-__all__ = ["Options", "available", "one_line", "padded", "progress_bar"]
-
 T = TypeVar("T")
 
 

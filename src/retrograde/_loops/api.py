@@ -22,8 +22,6 @@ from .checkpoints import check, choose
 
 Kind: TypeAlias = Literal["checkpointed", "bounded", "lax"]
 
-__all__ = ["loop_vjp", "scan", "while_loop"]
-
 
 @opaque
 def while_loop(

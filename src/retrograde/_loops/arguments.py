@@ -31,17 +31,6 @@ from .loop_program import DifferentiableLoop
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
 
-__all__ = [
-    "cotangents",
-    "run",
-    "scan_arguments",
-    "scan_program",
-    "while_arguments",
-    "while_program",
-    "wrapped",
-]
-
-
 KINDS = ("checkpointed", "bounded", "lax")
 
 Arguments: TypeAlias = tuple[DifferentiableLoop, Inputs, str, "int | None", "Memory | None"]

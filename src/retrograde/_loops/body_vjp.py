@@ -24,8 +24,6 @@ from .loop import LeafLayout, LoopSpec
 if TYPE_CHECKING:
     from .._backend.protocols import FieldVJP
 
-__all__ = ["BodyVJP"]
-
 
 class PullCarry(NamedTuple):
     """What the reversal threads: cotangents of the state, of parameters, of the rows of xs."""

@@ -24,8 +24,6 @@ from .loop import LoopSpec
 if TYPE_CHECKING:
     pass
 
-__all__ = ["SLOTS", "check", "choose"]
-
 SLOTS = 64
 """Slots of a traced loop of unknown length if nobody says more: one more pass up to 2,144 steps,
 two up to 47,904. They are a buffer of this many rows whatever the loop takes."""

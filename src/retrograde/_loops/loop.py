@@ -17,8 +17,6 @@ from .._base.types import Array, Aux, Bool, Function, Index, State, Tree, TreeDe
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
 
-__all__ = ["LeafLayout", "LoopSpec"]
-
 
 class LeafLayout:
     """Layout of a state that is a tuple of leaves of any kind, for buffers and pullbacks."""

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .checkpoints import Adjoint
 
-__all__ = ["DifferentiableLoop"]
-
 TABLES = 2**18
 """Steps that the tables of slots reach to where no bound is given; further on none is placed."""
 

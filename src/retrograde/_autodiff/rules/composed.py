@@ -13,8 +13,6 @@ from ..tape import Recorded, leaf, record, refuse
 from . import elementwise, shaping
 from .unbroadcast import Axis, Setting, device_of, is_complex
 
-__all__ = ["COMPOSED", "LIKE"]
-
 
 def clip(ns: Namespace, x: Array, /, min: Array = None, max: Array = None) -> Array:
     return record(elementwise.clip, (x, min, max), broadcast=True)

@@ -21,9 +21,6 @@ from collections.abc import Callable
 from ..._base.types import Array, Namespace
 from .unbroadcast import Back, conjugates_itself, device_of, is_complex
 
-__all__ = ["BINARY", "FROM_INPUT", "FROM_OUTPUT", "UNARY", "clip", "where"]
-
-
 FROM_INPUT: dict[str, Callable[[Namespace, Array], Array]] = {
     "log": lambda xp, x: 1 / x,
     "log1p": lambda xp, x: 1 / (1 + x),

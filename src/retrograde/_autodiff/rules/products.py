@@ -15,8 +15,6 @@ from ..._base.errors import InputError
 from ..._base.types import Array, Namespace
 from .unbroadcast import Back, Setting, unbroadcast
 
-__all__ = ["PRODUCTS", "inv", "matmul", "solve", "tensordot"]
-
 
 def matmul(xp: Namespace, x: Array, y: Array) -> tuple[Array, Back, Back]:
     x_shape, y_shape = x.shape, y.shape

@@ -18,8 +18,6 @@ from collections.abc import Callable, Sequence
 from ..._base.types import Array, Device, DType, Leaves, Namespace
 from .unbroadcast import Axis, Back, Setting, conjugates_itself, device_of, unbroadcast
 
-__all__ = ["JOINING", "SELECTIONS", "SHAPING", "scatter", "selection"]
-
 
 def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     if axis is None:

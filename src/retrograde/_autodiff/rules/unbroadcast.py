@@ -17,18 +17,6 @@ from typing import Any, TypeAlias, TypeVar
 
 from ..._base.types import Array, Device, DType, Function, Namespace
 
-__all__ = [
-    "Axis",
-    "Back",
-    "Key",
-    "Setting",
-    "conjugates_itself",
-    "device_of",
-    "fit",
-    "is_complex",
-    "unbroadcast",
-]
-
 Back: TypeAlias = Callable[[Array], Array]
 """A cotangent of a result to one of an operand."""
 

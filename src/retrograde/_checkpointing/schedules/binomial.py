@@ -24,17 +24,6 @@ from bisect import bisect_left
 from functools import lru_cache
 from math import comb, isqrt
 
-__all__ = [
-    "capacity",
-    "extra_advances",
-    "positions",
-    "repeats",
-    "replay_limit",
-    "split",
-    "total_advances",
-    "twice",
-]
-
 _rows: dict[int, tuple[int, ...]] = {}
 
 

@@ -36,8 +36,6 @@ from threading import Lock
 
 from .binomial import total_advances
 
-__all__ = ["NEVER", "EventTable", "events"]
-
 NEVER = sys.maxsize
 """Index of an event that does not come: one slot holds ``y0`` and nothing else."""
 

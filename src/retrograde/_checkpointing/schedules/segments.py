@@ -14,8 +14,6 @@ from typing import NamedTuple
 
 from .binomial import extra_advances, positions
 
-__all__ = ["Segments", "block_advances", "block_positions", "choose_segments", "segment_positions"]
-
 
 class Segments(NamedTuple):
     """Equal segments: `slots` stored states, at most `window` steps apart, and a window as long.

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from math import comb
 
-__all__ = ["split_from_row", "split_table", "split_wide"]
-
 _CAP = 2**30
 _COLUMNS = 64
 

@@ -11,8 +11,6 @@ from .problem import Problem
 from .rows import Row
 from .table import WRONG
 
-__all__ = ["draw"]
-
 COLOURS = {"numpy": "tab:blue", "jax": "tab:green", "torch": "tab:orange", "cupy": "tab:purple"}
 DPI = 120
 

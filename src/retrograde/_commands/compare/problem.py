@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from ..._base.types import Array, Namespace, Tree, VectorFieldFn
 from ..._solvers import Euler, Tableau, Tsit5
 
-__all__ = ["PROBLEMS", "Problem", "lotka_volterra", "relative_error", "toy"]
-
 Numbers = list[float]
 
 PLAIN = types.SimpleNamespace(stack=list, cos=cmath.cos, sin=cmath.sin)

@@ -17,8 +17,6 @@ from ... import _adjoints
 from ..._base.types import Array, Tree, VectorFieldFn
 from .problem import Problem
 
-__all__ = ["PACKAGES", "Bench", "Entrant", "Peer", "Row", "Solution", "bench", "ours"]
-
 BENCHES = {
     "numpy": "retrograde_backends.commands.peers_arrays",
     "jax": "retrograde_backends.commands.peers_jax",

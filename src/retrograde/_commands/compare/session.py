@@ -22,8 +22,6 @@ from .problem import Problem, lotka_volterra, toy
 from .rows import PACKAGES, Row, bench, ours
 from .table import AGREEMENT, as_json, footnotes, heading, render
 
-__all__ = ["Options", "run"]
-
 FULL, QUICK = Effort(15, 0.02, 2.0), Effort(11, 0.005, 0.3)
 
 

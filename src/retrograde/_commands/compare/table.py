@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from .problem import Problem
     from .rows import Row
 
-__all__ = ["AGREEMENT", "WIDTH", "WRONG", "as_json", "footnotes", "heading", "render", "tabulated"]
-
 AGREEMENT = 1e-10
 """Largest relative error of a method that is exact."""
 

@@ -20,8 +20,6 @@ from ..._integrate.solution import Solution
 from ..._planner.plan import Plan
 from .problem import SPAN, Series, bounds, lotka_volterra, series
 
-__all__ = ["Compiled", "Fit", "Objective", "fit"]
-
 Compiled = Callable[[Array], tuple[Array, Array]]
 """Sums of squares and their gradients, of the unknowns of all starts."""
 

@@ -12,8 +12,6 @@ from ...measure import live_bytes, traced_peak
 from .fit import Fit, Objective
 from .problem import lotka_volterra
 
-__all__ = ["draw"]
-
 
 def draw(path: str, np: Namespace, best: Fit, x0: Array, budget: int, memory: str) -> None:
     """Write both panels to a file.

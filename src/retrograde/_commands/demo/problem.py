@@ -22,8 +22,6 @@ from typing import NamedTuple
 
 from ..._base.types import Array, Namespace, VectorFieldFn
 
-__all__ = ["OBSERVATIONS", "SPAN", "UNKNOWNS", "bounds", "guesses", "lotka_volterra", "series"]
-
 
 class Unknown(NamedTuple):
     """One fitted quantity: its name, what it is, its unit, and the range of first guesses."""

@@ -19,8 +19,6 @@ from .. import terminal
 from .fit import TOLERANCE, Compiled, Fit, Objective, fit
 from .problem import OBSERVATIONS, SPAN, UNKNOWNS, guesses, lotka_volterra
 
-__all__ = ["Library", "Options", "run"]
-
 ITERATIONS = 40
 """Joint iterations of all starts; the best one is then polished alone."""
 
