@@ -267,3 +267,25 @@ def test_plain_loops(backend):
     if backend.bk.name == "jax":
         tangent = importlib.import_module("jax").jvp(power, (3.0,), (1.0,))[1]
         assert float(tangent) == 5 * 3.0**4
+
+
+@pytest.mark.parametrize("form", ["scan", "while_loop"])
+def test_more_steps_than_tables_of_slots_reach(form, monkeypatch):
+    """A compiled loop of no bound, and room for more states than its tables tell of."""
+    jax = pytest.importorskip("jax")
+    monkeypatch.setattr("retrograde._loops.loop_program.TABLES", 20)
+    n = 50
+
+    def loss(a):
+        if form == "scan":
+            return rg.scan(lambda y, _: (y + a * jax.numpy.cos(y), None), 0.1 * a, None, n)[0]
+        body = lambda s: (s[0] + 1, s[1] + a * jax.numpy.cos(s[1]))  # noqa: E731
+        start = (jax.numpy.asarray(0), 0.1 * a)
+        return rg.while_loop(lambda s: s[0] < n, body, start, memory="1 MiB")[1]
+
+    def reference(a):
+        step = lambda y, _: (y + a * jax.numpy.cos(y), None)  # noqa: E731
+        return jax.lax.scan(step, 0.1 * a, None, length=n)[0]
+
+    found, wanted = (jax.grad(f)(jax.numpy.asarray(0.03)) for f in (loss, reference))
+    assert abs(found - wanted) < 1e-5 * abs(wanted)

@@ -13,7 +13,7 @@ as arrays, they would be a good part of the residuals of a small state.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 from .._base.errors import InputError
 from .._base.types import (
@@ -60,32 +60,12 @@ def fill(loop: Integrator, slots: Slots, final: Final, placed: tuple[int, ...]) 
     """The end of an integration as it was; ``placed`` are the steps whose states were stored."""
     if not _known(loop, slots):
         return final
-    stored, n = final.stored, slots.length
-    if not slots.everything:
-        assert slots.rows is not None
-        empty = slots.rows + 1 - len(placed)
-        stored = stored._replace(positions=loop.bk.ints((*placed, *[FAR] * empty)))
-    return final._replace(n=n, tries=n, stored=stored)
+    n = slots.length
+    return final._replace(n=n, tries=n, stored=slots.refilled(loop.bk, final.stored, placed))
 
 
 def _known(loop: Integrator, slots: Slots) -> bool:
     return loop.clock.traced and slots.length is not None
-
-
-class Counted(Protocol):
-    """What a schedule asks of a loop."""
-
-    @property
-    def bk(self) -> AbstractBackend:
-        """Its library."""
-
-    @property
-    def count(self) -> int | None:
-        """Number of steps, where it is known."""
-
-    @property
-    def max_steps(self) -> int | None:
-        """Their bound."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +108,15 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise InputError(f"`{name}` is {value!r}; pass a whole number of at least 1.")
 
-    def slots(self, loop: Counted) -> Slots:
-        """The schedule for one loop."""
-        c, n, bk = self.checkpoints, loop.count, loop.bk
-        bound = n if n is not None else loop.max_steps
-        if n is not None and loop.max_steps is not None:
-            n = bound = min(n, loop.max_steps)
+    def slots(self, loop: Integrator) -> Slots:
+        """The schedule for a solve."""
+        return self.schedule(loop.bk, loop.count, loop.max_steps)
+
+    def schedule(self, bk: AbstractBackend, n: int | None, bound: int | None) -> Slots:
+        """The schedule for a loop of n steps (None: not known), of at most ``bound``."""
+        c = self.checkpoints
+        if n is not None:
+            n = bound = n if bound is None else min(n, bound)
         if c is None or (bound is not None and c >= bound):
             return Slots(bound, None, None, 1, n)
         if n is not None:

@@ -64,6 +64,14 @@ class Slots(NamedTuple):
         """Room for the rows; a scratch row where the reversal moves states."""
         return bk.new_buffer(self.rows, layout, scratch=not (self.everything or self.segments))
 
+    def refilled(self, bk: AbstractBackend, stored: Stored, placed: tuple[int, ...]) -> Stored:
+        """``stored`` with the positions of its rows, where the host knows the steps ``placed``."""
+        if self.everything:
+            return stored
+        assert self.rows is not None
+        empty = [FAR] * (self.rows + 1 - len(placed))
+        return stored._replace(positions=bk.ints((*placed, *empty)))
+
 
 class Stored(NamedTuple):
     """A buffer of states and the step index of each row (None where row i is step i)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
@@ -9,15 +10,7 @@ from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
 from .._backend.registry import opaque
 from .._base.errors import InputError
 from .._base.types import Bool, Function, Memory, NeedsGradient, Tree
-from .arguments import (
-    cotangents,
-    run,
-    scan_arguments,
-    scan_program,
-    while_arguments,
-    while_program,
-    wrapped,
-)
+from .arguments import cotangents, run, scan_program, while_program, wrapped
 from .checkpoints import check, choose
 
 Kind: TypeAlias = Literal["checkpointed", "bounded", "lax"]
@@ -201,13 +194,14 @@ def loop_vjp(
     >>> float(x), float(pullback(np.asarray(1.0)))
     (6561.0, 17496.0)
     """
-    if loop is while_loop:
-        parts = while_arguments(*arguments, **keywords)
-    elif loop is scan:
-        parts = scan_arguments(*arguments, **keywords)
-    else:
+    if loop not in (while_loop, scan):
         raise InputError(f"`loop` is {loop!r}; pass rg.while_loop or rg.scan.")
-    program, inputs, kind, checkpoints, memory = parts
+    call = inspect.signature(loop).bind(*arguments, **keywords)
+    call.apply_defaults()
+    settings = call.arguments
+    checkpoints, memory = settings.pop("checkpoints"), settings.pop("memory")
+    program, inputs = (while_program if loop is while_loop else scan_program)(**settings)
+    kind = settings["kind"]
     check(program.loop, kind, checkpoints, memory)
     if kind == "lax":
         raise InputError('`kind` is "lax", which has no pullback; use "checkpointed".')

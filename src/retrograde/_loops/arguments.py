@@ -6,7 +6,7 @@ It is run as its kind asks for; results, and cotangents, are in the user's trees
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
 from .._adjoints.direct import DirectAdjoint
@@ -33,45 +33,12 @@ if TYPE_CHECKING:
 
 KINDS = ("checkpointed", "bounded", "lax")
 
-Arguments: TypeAlias = tuple[DifferentiableLoop, Inputs, str, "int | None", "Memory | None"]
-"""(program, inputs, kind, checkpoints, memory)."""
-
-
-def while_arguments(
-    cond: Function,
-    body: Function,
-    init: Tree,
-    *,
-    max_steps: int | None = None,
-    kind: str = "checkpointed",
-    checkpoints: int | None = None,
-    memory: Memory | None = None,
-    throw: bool = True,
-) -> Arguments:
-    return *while_program(cond, body, init, max_steps, kind, throw), kind, checkpoints, memory
-
-
-def scan_arguments(
-    body: Function,
-    init: Tree,
-    xs: Tree = None,
-    length: int | None = None,
-    *,
-    kind: str = "checkpointed",
-    checkpoints: int | None = None,
-    memory: Memory | None = None,
-    reverse: bool = False,
-) -> Arguments:
-    return *scan_program(body, init, xs, length, kind, reverse), kind, checkpoints, memory
-
 
 def while_program(
     cond: Function, body: Function, init: Tree, max_steps: int | None, kind: str, throw: bool
 ) -> tuple[DifferentiableLoop, Inputs]:
     _callable("cond", cond)
-    if max_steps is not None and (isinstance(max_steps, bool) or not isinstance(max_steps, int)
-                                  or max_steps < 0):  # fmt: skip
-        raise InputError(f"`max_steps` is {max_steps!r}; pass a whole number, or None.")
+    _check_count("max_steps", max_steps)
     loop = LoopSpec(cond, body, init, None, count=None, max_steps=max_steps)
     return _prepared(loop, kind, throw)
 
@@ -79,9 +46,7 @@ def while_program(
 def scan_program(
     body: Function, init: Tree, xs: Tree, length: int | None, kind: str, reverse: bool
 ) -> tuple[DifferentiableLoop, Inputs]:
-    if length is not None and (isinstance(length, bool) or not isinstance(length, int)
-                               or length < 0):  # fmt: skip
-        raise InputError(f"`length` is {length!r}; pass a whole number, or None.")
+    _check_count("length", length)
     loop = LoopSpec(None, body, init, xs, count=length, reverse=bool(reverse))
     for x in loop.xs_leaves:
         if not loop.bk.is_array(x) or not x.shape:
@@ -120,6 +85,11 @@ def _callable(name: str, fn: object) -> None:
         raise InputError(f"`{name}` is {fn!r}, which is not callable.")
 
 
+def _check_count(name: str, n: int | None) -> None:
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 0):
+        raise InputError(f"`{name}` is {n!r}; pass a whole number, or None.")
+
+
 def run(
     program: DifferentiableLoop,
     inputs: Inputs,
@@ -138,15 +108,13 @@ def run(
             )
             program.adjoint, again = choose(loop, checkpoints, memory, wanted)
             program.fallback = again or program.adjoint
-    elif kind == "checkpointed" or (kind == "lax" and _plain(loop)):
+    # else a traced library has a loop of its own for a number of steps that is not known
+    elif kind == "checkpointed" or (
+        kind == "lax" and loop.count is None and Capability.TRACED in bk.capabilities
+    ):
         program.adjoint = RecursiveCheckpointAdjoint(checkpoints)
     floats, aux = bk.differentiate_loop(program, inputs, kind)
     return wrapped(program, floats, aux)
-
-
-def _plain(loop: LoopSpec) -> bool:
-    """Whether the library has a loop of its own for a number of steps that is not known."""
-    return loop.count is None and Capability.TRACED in loop.bk.capabilities
 
 
 def wrapped(program: DifferentiableLoop, floats: Sequence[Array], aux: Aux) -> tuple[Tree, Tree]:

@@ -7,7 +7,7 @@ recorded as one, which needs no replay of its own, so that tapes and slots share
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
 from .._adjoints.direct import DirectAdjoint
@@ -20,9 +20,6 @@ from .._checkpointing import schedules
 from .._planner.shape import ARRAYS_ONLY
 from .body_vjp import BodyVJP, Span
 from .loop import LoopSpec
-
-if TYPE_CHECKING:
-    pass
 
 SLOTS = 64
 """Slots of a traced loop of unknown length if nobody says more: one more pass up to 2,144 steps,
@@ -45,6 +42,11 @@ class Bytes(NamedTuple):
     tape: int
     fixed: dict[str, int]
     entries: int
+
+    @property
+    def needed(self) -> int:
+        """What it needs anyway, in all."""
+        return sum(self.fixed.values())
 
 
 Adjoint: TypeAlias = RecursiveCheckpointAdjoint | DirectAdjoint
@@ -84,20 +86,16 @@ def choose(
     size = _measured(loop, wanted, budget)
     if traced and loop.count is None and memory is None:
         bound = SLOTS if loop.max_steps is None else min(SLOTS, loop.max_steps)
-        budget = min(budget, _fixed(size) + (bound + 1) * (size.slot + size.entries))
-    room = budget - _fixed(size)
+        budget = min(budget, size.needed + (bound + 1) * (size.slot + size.entries))
+    room = budget - size.needed
     if room < size.slot:
         items = {**size.fixed, "one state": size.slot}
         listed = ", ".join(f"{name} {format_bytes(n)}" for name, n in items.items())
         raise PlanInfeasible(
             f"{source}, but the smallest gradient of this loop needs "
-            f"{format_bytes(_fixed(size) + size.slot)}: {listed}."
+            f"{format_bytes(size.needed + size.slot)}: {listed}."
         )
     return _traced(loop, size, room) if traced else _eager(loop, size, room)
-
-
-def _fixed(size: Bytes) -> int:
-    return sum(size.fixed.values())
 
 
 def _measured(loop: LoopSpec, wanted: NeedsGradient, budget: int) -> Bytes:

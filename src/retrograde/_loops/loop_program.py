@@ -1,13 +1,13 @@
 """One loop as an adapter sees it: a function, with a forward and a reverse for its gradient.
 
-The twin of ``_api.solve_program.Program``, for a body in place of a solver's step: the same
-integration and the same reversal (``_checkpointing``), with the vjp of the body from the adapter.
+What ``_api.solve_program`` is for a solver's step, for a body: the same loops and the same reversal
+(``_checkpointing``), with the vjp of the body from the adapter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
@@ -29,12 +29,11 @@ from .._base.types import (
     State,
     Tree,
 )
-from .._checkpointing import FAR, Slots, Stored, checkpointed_for, checkpointed_while, reverse
+from .._checkpointing import Slots, Stored, checkpointed_for, checkpointed_while, reverse
 from .body_vjp import BodyVJP
 from .loop import LoopSpec
 
 if TYPE_CHECKING:
-    from .._backend.interface import AbstractBackend
     from .checkpoints import Adjoint
 
 TABLES = 2**18
@@ -43,15 +42,6 @@ TABLES = 2**18
 
 LoopStep: TypeAlias = Callable[[Index, State], tuple[State, list[Array]]]
 """``step(i, state) -> (state, leaves of y)``."""
-
-
-@dataclass(frozen=True)
-class _Counts:
-    """What a schedule asks of a loop."""
-
-    bk: AbstractBackend
-    count: int | None
-    max_steps: int | None
 
 
 class DifferentiableLoop:
@@ -133,7 +123,9 @@ class DifferentiableLoop:
         if not slots.everything and bk.slots_by_reference:
             residuals[0] = None
         if self._constant(slots):
-            stored, n = self._filled(slots, stored), self.loop.count
+            assert isinstance(self.adjoint, RecursiveCheckpointAdjoint)
+            n = self.loop.count or 0
+            stored = slots.refilled(bk, stored, self.adjoint.placed(n))
         pull = BodyVJP(self.loop, inputs.params, wanted, cotangents)
         leaf = None if pull.traced else pull.pull_range
         step = pull.advance, pull.pull
@@ -152,25 +144,16 @@ class DifferentiableLoop:
     # --- integrations
     def slots(self) -> Slots:
         """Where states are stored."""
-        loop, adjoint = self.loop, self.adjoint
-        traced = Capability.TRACED in loop.bk.capabilities
-        bound = TABLES if traced and loop.max_steps is None else loop.max_steps
+        loop, adjoint, bound = self.loop, self.adjoint, self.loop.max_steps
         assert isinstance(adjoint, RecursiveCheckpointAdjoint)
-        return adjoint.slots(_Counts(loop.bk, loop.count, bound))
+        if bound is None and loop.count is None and Capability.TRACED in loop.bk.capabilities:
+            bound = TABLES  # no bound of the loop: rows for every step would not hold them all
+            adjoint = replace(adjoint, checkpoints=min(adjoint.checkpoints or bound, bound - 1))
+        return adjoint.schedule(loop.bk, loop.count, bound)
 
     def _constant(self, slots: Slots) -> bool:
         """Whether the positions of the rows are known to the host, and no part of the residuals."""
         return slots.length is not None and Capability.TRACED in self.loop.bk.capabilities
-
-    def _filled(self, slots: Slots, stored: Stored) -> Stored:
-        if slots.everything:
-            return stored
-        assert slots.rows is not None
-        assert self.loop.count is not None
-        assert isinstance(self.adjoint, RecursiveCheckpointAdjoint)
-        placed = self.adjoint.placed(self.loop.count)
-        empty = [FAR] * (slots.rows + 1 - len(placed))
-        return stored._replace(positions=self.loop.bk.ints((*placed, *empty)))
 
     def _stepper(self, inputs: Inputs) -> LoopStep:
         """``step(i, state) -> (state, leaves of y)``."""
