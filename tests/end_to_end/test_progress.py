@@ -1,4 +1,4 @@
-"""Progress of a solve, by a callable or a bar."""
+"""Progress of a solve, by a callable or a bar: at every step, or of a program at every per cent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde.backend import Capability
 
 
 @pytest.mark.parametrize("keywords", [{"dt": 0.1}, {"rtol": 1e-6}], ids=["constant", "adaptive"])
@@ -15,21 +14,99 @@ def test_parts_grow_from_zero_to_one(backend, keywords, span):
     if "dt" in keywords:
         keywords = {"dt": keywords["dt"] if span[1] > span[0] else -keywords["dt"]}
     y0, parts = backend.array([1.0, 0.5]), []
-    run = lambda **more: rg.solve(lambda t, y, a: -y, y0, *span, **keywords, **more)  # noqa: E731
-    if Capability.TRACED in backend.bk.capabilities:
-        with pytest.raises(rg.UnsupportedByBackend, match="`progress` is set"):
-            run(progress=parts.append)
-        return
+
+    def run(**more):
+        solve = lambda y0: rg.solve(lambda t, y, a: -y, y0, *span, **keywords, **more)  # noqa: E731
+        return backend.compiled(solve)(y0)
+
     watched = run(progress=parts.append)
+    told(backend)
     assert parts == sorted(parts)
     assert (parts[0], parts[-1]) == (0.0, 1.0)
-    assert len(parts) == watched.stats["num_steps"] + 1
+    steps = int(watched.stats["num_steps"])
+    assert len(parts) == steps + 1 or (not backend.eager and 5 < len(parts) <= steps)
     assert np.array_equal(backend.to_numpy(watched.ys), backend.to_numpy(run().ys))
 
 
-def test_a_bar_is_drawn_and_nonsense_refused(reference, capsys):
+def told(backend):
+    """Wait for what programs say on the way."""
+    if not backend.eager:
+        import jax
+
+        jax.effects_barrier()
+
+
+def test_a_failed_solve_tells_how_far_it_came(backend):
+    parts = []
+    keywords = {"rtol": 1e-10, "max_steps": 5, "throw": False, "progress": parts.append}
+    sol = rg.solve(lambda t, y, a: -y, backend.array([1.0]), 1.0, 3.0, **keywords)
+    told(backend)
+    assert parts[-1] == pytest.approx((float(sol.t_final) - 1.0) / 2.0, rel=1e-6)
+    assert max(parts) < 1.0
+
+
+def test_the_reverse_pass_reports_nothing(backend):
+    """Nor do its replays: the parts are those of the solve."""
+    parts, y0 = [], backend.array([1.0, 0.5])
+    adjoint = rg.RecursiveCheckpointAdjoint(3)
+    keywords = {"dt": 0.1, "adjoint": adjoint, "progress": parts.append}
+    sol, pullback = rg.solve_vjp(
+        lambda t, y, k: -k * y, y0, 0.0, 1.0, backend.array(1.0), **keywords
+    )
+    told(backend)
+    before = list(parts)
+    found = [backend.to_numpy(pullback(0 * sol.ys + 1).args) for _ in range(2)]
+    told(backend)
+    assert parts == before
+    assert found[0] == found[1] == pytest.approx(-np.exp(-1.0) * 1.5, rel=1e-6)
+
+
+def test_a_bar_is_drawn_and_nonsense_refused(backend, capsys):
     pytest.importorskip("tqdm")
-    rg.solve(lambda t, y, a: -y, np.ones(2), 0.0, 1.0, dt=0.1, progress=True)
-    assert "100%" in capsys.readouterr().err
+    y0 = backend.array([1.0, 2.0])
+    rg.solve(lambda t, y, a: -y, y0, 0.0, 1.0, dt=0.1, progress=True)
+    told(backend)
+    assert capsys.readouterr().err.count("100%") == 1
     with pytest.raises(rg.InputError, match="`progress` is 3; pass True for a bar, or a callable"):
-        rg.solve(lambda t, y, a: -y, np.ones(2), 0.0, 1.0, dt=0.1, progress=3)
+        rg.solve(lambda t, y, a: -y, y0, 0.0, 1.0, dt=0.1, progress=3)
+
+
+@pytest.mark.quick("adaptive")
+@pytest.mark.parametrize(
+    ("keywords", "most"),
+    [({"dt": 1e-3}, 103), ({"rtol": 1e-8}, 60)],
+    ids=["constant", "adaptive"],
+)
+def test_jax_reports_a_per_cent_once_and_lanes_the_least(keywords, most):
+    """A batch has one row of parts, and its gradient is what it is."""
+    jax = pytest.importorskip("jax")
+    jax.config.update("jax_enable_x64", True)
+    y0, parts = jax.numpy.asarray([[1.0], [2.0], [1e3]]), []
+
+    def total(y0, k):
+        keywords["progress"] = parts.append
+        one = lambda y: rg.solve(lambda t, y, k: -k * y * y, y, 0.0, 1.0, k, **keywords).ys  # noqa: E731
+        return jax.vmap(one)(y0).sum()
+
+    found = jax.jit(jax.grad(total, argnums=(0, 1)))(y0, 1.0)
+    jax.effects_barrier()
+    assert parts == sorted(parts)
+    assert (parts[0], parts[-1]) == (0.0, 1.0)
+    assert 10 < len(parts) <= most
+    y1 = 1 / (1 / np.asarray(y0) + 1.0)
+    if "rtol" in keywords:  # constant steps are too long for the largest
+        np.testing.assert_allclose(found[0], (y1 / y0) ** 2, rtol=2e-4)
+        np.testing.assert_allclose(found[1], -np.sum(y1**2), rtol=2e-4)
+
+
+@pytest.mark.libraries("jax:jit")
+def test_without_progress_jax_has_the_same_program(backend):
+    import jax
+
+    def text(**keywords):
+        solve = lambda y: rg.solve(lambda t, y, a: -y, y, 0.0, 1.0, **keywords).ys.sum()  # noqa: E731
+        return jax.jit(jax.grad(solve)).lower(backend.array([1.0])).as_text()
+
+    assert text() == text(progress=False)
+    assert "callback" not in text()
+    assert "callback" in text(progress=lambda part: None)

@@ -269,7 +269,7 @@ class SolveLanes(Lanes):
         return any(jax.tree_util.tree_leaves(batched))
 
     def residuals(self, inputs: Inputs) -> Tree:
-        loop = self.program.loop.in_batch(saves=False).placed(inputs)
+        loop = self.program.loop.in_batch(saves=False).silent().placed(inputs)
         return self.program.adjoint.forward(loop, inputs)[1]
 
 

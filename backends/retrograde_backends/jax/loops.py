@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import jax
@@ -27,7 +28,7 @@ from retrograde._base.types import (
 from retrograde._checkpointing import FAR, Slots, schedules
 
 from .clock import TracedClock
-from .primitives import for_loop, most, read_row, splitter, while_loop, write_row
+from .primitives import for_loop, least, most, read_row, splitter, while_loop, write_row
 from .xla_cpu.kernel import in_kernel
 
 if TYPE_CHECKING:
@@ -52,6 +53,17 @@ class LoopHooks:
 
     def most(self, x: Index) -> Index:
         return most(x)
+
+    def report_from_program(
+        self, report: Callable[[Scalar], None], part: Scalar, after: Scalar | None, always: Bool
+    ) -> None:
+        part = least(jax.lax.stop_gradient(part))
+        if after is None:
+            jax.debug.callback(report, part)
+            return
+        due = jnp.floor(100 * least(jax.lax.stop_gradient(after))) > jnp.floor(100 * part)
+        call = partial(jax.debug.callback, report)
+        jax.lax.cond(least(always) | due, call, lambda part: None, part)
 
     def while_loop(self, cond: Condition, body: Body, s: Carry) -> Carry:
         return while_loop(cond, body, s)

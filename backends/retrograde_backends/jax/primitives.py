@@ -15,7 +15,7 @@ from retrograde._checkpointing.schedules import split_table
 
 from .types import Axes
 
-__all__ = ["for_loop", "most", "read_row", "splitter", "while_loop", "write_row"]
+__all__ = ["for_loop", "least", "most", "read_row", "splitter", "while_loop", "write_row"]
 
 
 def while_loop(cond: Function, body: Function, s: Carry) -> Carry:
@@ -55,6 +55,17 @@ def most(x: Array) -> Bool:
 def _most(size: int, batched: Axes, x: Array) -> Tree:
     # in a ``vmap`` around, of its lanes as well
     return most(jnp.any(x, axis=0) if x.dtype == bool else jnp.max(x, axis=0)), False
+
+
+@jax.custom_batching.custom_vmap
+def least(x: Array) -> Array:
+    """x; of the lanes of a ``vmap`` the least (of truths, whether all are true)."""
+    return x
+
+
+@least.def_vmap
+def _least(size: int, batched: Axes, x: Array) -> Tree:
+    return least(jnp.all(x, axis=0) if x.dtype == bool else jnp.min(x, axis=0)), False
 
 
 def read_row(x: Array, i: Index) -> Array:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from .._backend.clock import step_count
 from .._backend.protocols import Capability
 from .._backend.registry import backend_beside, backend_for
-from .._base.errors import InputError, UnsupportedByBackend
+from .._base.errors import InputError
 from .._base.plain_input import kind, parameters, refuse, state
 from .._base.types import Array, Inputs, Scalar, State, Table, Time, Times, Tree, VectorFieldFn
 from .._controllers import AbstractController, ConstantSteps, PIDController, StepTo
@@ -114,11 +114,6 @@ def _prepared(
         raise InputError("`y0` holds nan or inf; every element must be finite.")
     problem.parted = solver.parted
     bk.capture(problem, t0 if start is None else start)
-    if options.progress and Capability.TRACED in bk.capabilities:
-        raise UnsupportedByBackend(
-            f"`progress` is set, but a solve on {bk.name} is one compiled program that reports "
-            "nothing on the way; leave it out."
-        )
     count = _count(problem, controller, (start, end), eps)
     max_steps = _max_steps(bk, options.max_steps, count)
     ts, values = _saved_times(problem, saveat[0], (start, end), eps)

@@ -90,6 +90,7 @@ class DifferentiableSolve:
             loop.shifted,
             tuple(part.key() for part in loop.outputs.parts),
             loop.times_checked,
+            loop.progress,
             self.adjoint,
         )
 
@@ -106,7 +107,8 @@ class DifferentiableSolve:
         """Output leaves by operations that autodiff follows; ``forward``: in forward mode alone."""
         check_followed(self.loop)
         adjoint = ForwardMode() if forward else DirectAdjoint()
-        return lambda inputs: tuple(adjoint.primal(self.loop.placed(inputs), inputs)[0])
+        loop = self.loop.silent()
+        return lambda inputs: tuple(adjoint.primal(loop.placed(inputs), inputs)[0])
 
     def primal(self, inputs: Inputs) -> tuple[Leaves, Aux]:
         """(output leaves, what else the solve tells)."""
@@ -124,9 +126,8 @@ class DifferentiableSolve:
         self, inputs: Inputs, residuals: Residuals, cotangents: Leaves, wanted: NeedsGradient
     ) -> Inputs:
         """Cotangents of the inputs."""
-        return self.adjoint.reverse(
-            self._bounded_loop.placed(inputs), inputs, residuals, cotangents, wanted
-        )
+        loop = self._bounded_loop.silent().placed(inputs)
+        return self.adjoint.reverse(loop, inputs, residuals, cotangents, wanted)
 
     def resume(self) -> int | None:
         """Take the plan's limit of steps, which is returned: for an integration, or after one."""

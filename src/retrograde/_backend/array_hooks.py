@@ -14,7 +14,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from .._base.errors import InputError
+from .._base.errors import InputError, UnsupportedByBackend
 from .._base.trees import flatten
 from .._checkpointing import schedules
 from .clock import HostClock
@@ -267,6 +267,19 @@ class LoopHooks(ArrayHooks):
     def most(self, x: Index) -> Index:
         """The largest x of all samples of a batch that the library maps this program over."""
         return x
+
+    def report_from_program(
+        self, report: Callable[[Scalar], None], part: Scalar, after: Scalar | None, always: Bool
+    ) -> None:
+        """Have a program call ``report(part)`` as it runs, where ``always``, or where another per
+        cent begins from ``part`` to ``after`` (None: always); of a batch, with the least part.
+
+        Asked of traced libraries alone.
+        """
+        name = getattr(self, "name", "this library")
+        raise UnsupportedByBackend(
+            f"`progress` is set, but programs of {name} report nothing on the way; leave it out."
+        )
 
     def while_loop(self, cond: Condition, body: Body, s: Carry) -> Carry:
         """``while cond(s): s = body(s)``."""

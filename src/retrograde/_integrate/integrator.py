@@ -40,11 +40,11 @@ from .._controllers import (
 )
 from .._solvers import AbstractSolver
 from .problem import Problem
-from .progress import reporter
+from .progress import Reporter, Watch
 from .saveat import Final, Output, Outputs
 from .solution import Status
 from .stops import Stops
-from .try_step import AdaptiveSteps
+from .try_step import AdaptiveState, AdaptiveSteps
 
 if TYPE_CHECKING:
     from .._adjoints.replay_with_controller import ClockedStates
@@ -107,7 +107,7 @@ class Integrator:
         self.compiled: Steps | None = None
         """Steps as compiled programs, where the user asked for them and they are a form apart."""
         self.progress: bool | Callable[[float], object] = False
-        self.watch: Callable[[Scalar], object] | None = None
+        self.watch: Watch | None = None
 
     @property
     def adaptive(self) -> bool:
@@ -133,6 +133,14 @@ class Integrator:
         twin = copy.copy(self)
         twin.saves = saves
         twin.outputs, twin.masked = self.outputs.batched(), True
+        return twin
+
+    def silent(self) -> Integrator:
+        """The same loop without reports of its progress: for what is solved again."""
+        if not self.progress:
+            return self
+        twin = copy.copy(self)
+        twin.progress, twin.watch = False, None
         return twin
 
     def user_time(self, inputs: Inputs, t: Scalar) -> Scalar:
@@ -185,7 +193,7 @@ class Integrator:
         one with a ``stepper`` makes the integration's steps (``TapeAdjoint``).
         ``clocked.pack(y, t, h, memory)`` is what an adaptive integration stores in place of y.
         """
-        if self.progress:
+        if self.progress and self.watch is None:
             return self._with_progress(inputs, slots, record=record, guard=guard, clocked=clocked)
         inside = self._rows_at_start(inputs) if self.saves else ()
         record = record or (self.saves and self.outputs.stepped)
@@ -224,17 +232,16 @@ class Integrator:
         return final._replace(status=status, t=clock.where(good, final.t, t0), inside=rows)
 
     def _with_progress(self, inputs: Inputs, slots: Slots | None, **settings: Any) -> Final:
-        """The same integration, reported once; replays are not."""
-        report, close = reporter(self.progress)
-        start, end = (float(t) for t in inputs.clocked[:2])
-        self.progress, span = False, end - start
-        self.watch = lambda t: report((t - start) / span if span else 1.0)
+        """The same integration, reported; replays are not (``silent``)."""
+        reporter = Reporter(self.progress)
+        self.watch = Watch(self.bk, self.clock, reporter, inputs.clocked[:2])
         try:
             final = self.integrate(inputs, slots, **settings)
-            self.watch(final.t)
+            self.watch.ended(final.t)
         finally:
             self.watch = None
-            close()
+            if not self.clock.traced:  # else it is a program that will run
+                reporter.close()
         return final
 
     def grid(self, inputs: Inputs, final: Final | None = None) -> Grid:
@@ -332,7 +339,7 @@ class Integrator:
 
         def watched(i: Index, s: Carry) -> Carry:
             assert self.watch is not None
-            self.watch(grid.step(i)[0])
+            self.watch.step(grid.step(i)[0], grid.end(i), i == 0)
             return step(i, s)
 
         step = saving if inside else plain
@@ -389,9 +396,8 @@ class Integrator:
         if bk.python_loops and plain and (slots is None or slots.everything):
             return tries.final(*tries.on_host(start, slots))
         one: Function = tries.step
-        watch = self.watch
-        if watch:
-            one = lambda s: (watch(s.t), tries.step(s))[1]  # noqa: E731
+        if self.watch:
+            one = self._watched(tries, self.watch)
         extra: Table = None
         step: Body = lambda s: (one(s[0]), None)  # noqa: E731
         running: Condition = lambda s: tries.running(s[0])  # noqa: E731
@@ -413,6 +419,16 @@ class Integrator:
         )
         final = tries.final(s, stored)
         return final._replace(trips=extra) if self.masked else final._replace(noted=extra)
+
+    def _watched(self, tries: AdaptiveSteps, watch: Watch) -> Function:
+        """Tries of a step that are reported."""
+
+        def one(s: AdaptiveState, on: Bool = True) -> AdaptiveState:
+            after = tries.step(s, on)
+            watch.step(s.t, after.t, s.tries == 0)
+            return after
+
+        return one
 
     def tries(self, inputs: Inputs) -> AdaptiveSteps:
         """Tries that record nothing and save no rows, to go on from states that were stored."""

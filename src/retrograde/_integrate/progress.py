@@ -1,33 +1,116 @@
-"""Progress of an eager solve: a tqdm bar, or the user's callable."""
+"""Progress of a solve: a tqdm bar, or the user's callable.
+
+A :class:`Watch` is told of every step, and tells how much is done: in eager libraries at each step,
+in compiled programs where another per cent begins (the adapter's ``report_from_program``). It tells
+of one integration; replays are none of its business.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from .._base.errors import InputError
+from .._base.types import Bool, Scalar
 
-__all__ = ["reporter"]
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
+    from .._backend.protocols import Clock
+
+__all__ = ["Reporter", "Watch"]
 
 
-def reporter(
-    wish: bool | Callable[[float], object],
-) -> tuple[Callable[[float], object], Callable[[], None]]:
-    """``report(part done)`` and ``close()`` for ``solve(progress=wish)``.
+class Reporter:
+    """What is told the part done, from 0 to 1: one bar after the other, or the user's callable.
+
+    Parameters
+    ----------
+    wish : True or callable
+        As ``solve(progress=wish)`` has it.
 
     Raises
     ------
     InputError
-        If a bar is asked for and tqdm is missing, or the wish is neither a bool nor callable.
+        If a bar is asked for and tqdm is missing, or the wish is neither True nor callable.
     """
-    if callable(wish):
-        return wish, lambda: None
-    if wish is not True:
-        raise InputError(f"`progress` is {wish!r}; pass True for a bar, or a callable.")
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        raise InputError(
-            "`progress` is True, which needs tqdm: install it, or pass a callable."
-        ) from None
-    bar = tqdm(total=1.0, bar_format="{percentage:3.0f}% |{bar}| {elapsed} < {remaining}")
-    return lambda part: bar.update(max(0.0, min(1.0, part) - bar.n)) and None, bar.close
+
+    def __init__(self, wish: bool | Callable[[float], object]) -> None:
+        self.wish = wish
+        self.bar: Any = None
+        if callable(wish):
+            return
+        if wish is not True:
+            raise InputError(f"`progress` is {wish!r}; pass True for a bar, or a callable.")
+        try:
+            import tqdm  # noqa: F401 - is it there?
+        except ImportError:
+            raise InputError(
+                "`progress` is True, which needs tqdm: install it, or pass a callable."
+            ) from None
+
+    def report(self, part: Scalar) -> None:
+        """So much is done; nan where nobody looked."""
+        part = float(part)
+        if part != part:
+            return
+        if callable(self.wish):
+            self.wish(part)
+            return
+        if self.bar is None or part < self.bar.n:  # a program that runs again
+            from tqdm import tqdm
+
+            self.close()
+            self.bar = tqdm(
+                total=1.0, bar_format="{percentage:3.0f}% |{bar}| {elapsed} < {remaining}"
+            )
+        self.bar.update(max(0.0, min(1.0, part) - self.bar.n))
+
+    def end(self, part: Scalar) -> None:
+        """The solve has ended there."""
+        self.report(part)
+        self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self.bar is not None:
+            self.bar.close()
+        self.bar = None
+
+
+class Watch:
+    """Tells a :class:`Reporter` of the steps of one integration.
+
+    Parameters
+    ----------
+    bk : AbstractBackend
+    clock : Clock
+    reporter : Reporter
+    ends : tuple of scalar [time]
+        t0 and t1, by the clock.
+    """
+
+    def __init__(
+        self, bk: AbstractBackend, clock: Clock, reporter: Reporter, ends: tuple[Scalar, Scalar]
+    ) -> None:
+        self.bk, self.clock, self.reporter = bk, clock, reporter
+        self.start, self.end = (clock.real(t) for t in ends)
+
+    def _part(self, t: Scalar) -> Scalar:
+        span = self.end - self.start
+        where = self.clock.where
+        return where(span != 0, (t - self.start) / where(span != 0, span, 1.0), 1.0)
+
+    def step(self, t: Scalar, t_new: Scalar, first: Bool) -> None:
+        """A try from t led to t_new; it was the first, or not."""
+        if not self.clock.traced:
+            self.reporter.report(self._part(t))
+            return
+        parts = self._part(t), self._part(t_new)
+        self.bk.report_from_program(self.reporter.report, *parts, first)
+
+    def ended(self, t: Scalar) -> None:
+        """The integration ended there."""
+        if not self.clock.traced:
+            self.reporter.end(self._part(t))
+            return
+        self.bk.report_from_program(self.reporter.end, self._part(t), None, True)
