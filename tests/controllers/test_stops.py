@@ -56,8 +56,8 @@ WAYS = {"forward": (0.0, 5.0), "shifted": (1.0, 6.0), "back": (5.0, 0.0)}
     way=list(WAYS),
     solver=["tsit5", "dopri8"],
     few={
-        "jax": [("auto", "shifted", "tsit5"), ("direct", "back", "tsit5")],
-        "jax:jit": [("unrecorded", "back", "dopri8"), ("slots", "shifted", "tsit5")],
+        "jax": [("auto", "shifted", "tsit5")],
+        "jax:jit": [("unrecorded", "back", "tsit5")],
         "strict": [("slots", "shifted", "tsit5"), ("unrecorded", "back", "dopri8")],
     },
 )

@@ -23,10 +23,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retrograde._backend.stages import ORDINARY, combination_rows, placed, rescaled
+from retrograde._backend.stages import (
+    ORDINARY,
+    combination_rows,
+    joint,
+    normed2,
+    placed,
+    rescaled,
+)
 from retrograde._base.types import Array, DType, Field, Leaves, Namespace, Scale
 
-from .attempt import Norm, squared_norm
+from .attempt import Estimate, Norm, squared_norm
 
 if TYPE_CHECKING:
     from retrograde._solvers.runge_kutta.tableau import Tableau
@@ -152,6 +159,8 @@ class FlatLayout:
         return self.bk.flat_inner(x, x)
 
     def norm2(self, x: Array, y: Array, scale: Scale) -> float:
+        if scale.norm is not None:
+            return float(normed2(self, x, (y,), scale))
         ratio = abs(x) / (scale.atol + scale.rtol * abs(y))
         found = self._mean(ratio)
         if ORDINARY[0] <= found <= ORDINARY[1]:
@@ -160,6 +169,8 @@ class FlatLayout:
         return rescaled(float(self.bk.scalar(ratio.max())), lambda most: mean(ratio / most))
 
     def error2(self, e: Array, y: Array, y1: Array, scale: Scale) -> float:
+        if scale.norm is not None:
+            return float(normed2(self, e, (y, y1), scale))
         size = self.xp.maximum(abs(y), abs(y1))
         return self._mean(abs(e) / (scale.atol + scale.rtol * size))
 
@@ -261,8 +272,8 @@ class FlatStages:
         e / (atol + rtol y) = (e / rtol) / (atol / rtol + y): one operation less a step. As
         arrays: a float operand costs a ufunc 0.2 us more than a 0-d array.
         """
-        if scale is None:
-            return None, errors
+        if scale is None or scale.norm is not None:
+            return scale, errors
         layout, rtol, atol = self.layout, scale.rtol, scale.atol
         if isinstance(rtol, float) and rtol >= SMALL_RTOL:
             errors = [[w / rtol for w in error] for error in errors]
@@ -281,6 +292,8 @@ class FlatStages:
         """``(y, y1) -> error2``."""
         layout, scale = self.layout, self.scale
         assert scale is not None
+        if scale.norm is not None:
+            return _own_norm(layout, self.error, self.coarse, scale)
         estimates, tolerances = (self.error, self.coarse), (scale.rtol, scale.atol)
         complex_ = layout.dtype != layout.real_dtype
         return squared_norm(xp, estimates, tolerances, self.buffers, complex_)
@@ -344,6 +357,19 @@ class FlatStages:
 
     def _row(self, weights: Sequence[float]) -> Array:
         return self.bk.coefficients(weights, self.layout.dtype, self.layout.device)
+
+
+def _own_norm(layout: FlatLayout, error: Estimate, coarse: Estimate | None, scale: Scale) -> Norm:
+    """``(y, y1) -> error2`` by the user's norm."""
+    where = layout.bk.clock(layout).where
+
+    def square(y: Array, y1: Array) -> float:
+        found = normed2(layout, error(), (y, y1), scale)
+        if coarse is not None:
+            found = joint(found, normed2(layout, coarse(), (y, y1), scale), where)
+        return float(found)
+
+    return square
 
 
 class FlatCotangents:

@@ -159,6 +159,9 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
             return x
         return x.item()
 
+    def call_back(self, fn: Function, *args: Tree) -> None:
+        jax.debug.callback(fn, *args)
+
     def both(self, a: Array, b: Array) -> Bool:
         return b if a is True else jnp.logical_and(a, b)
 

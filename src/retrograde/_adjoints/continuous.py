@@ -15,6 +15,7 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 from .._base.errors import InputError, UnsupportedByBackend
@@ -40,7 +41,8 @@ from .checkpointed import finished
 from .output_vjp import OutputVJP
 
 if TYPE_CHECKING:
-    from .._backend.protocols import Layout
+    from .._backend.protocols import Clock, Layout
+    from .._controllers.norms import LeafNorm
     from .._integrate.integrator import Integrator
     from .._integrate.saveat import Final
 
@@ -94,10 +96,11 @@ class ContinuousAdjoint(AbstractAdjoint):
                 "use adjoint='auto'."
             )
         arrays = loop.adaptive and not all(map(is_number, inputs.settings[:2]))
-        if arrays and not self.seminorm:
+        if (arrays or loop.norm is not None) and not self.seminorm:
             raise InputError(
-                "`seminorm` is False and `rtol` or `atol` is an array for y, which says nothing of "
-                "the parameters; pass numbers, or seminorm=True."
+                "`seminorm` is False and `rtol` or `atol` is an array for y, or `norm` one of y, "
+                "which says nothing of the parameters; pass numbers and norm='rms', or "
+                "seminorm=True."
             )
         final = loop.integrate(inputs)
         inside = final.inside if self.reset else loop.outputs.counted(final)
@@ -133,6 +136,12 @@ class _Carry(NamedTuple):
     t1: Scalar
     ts: Table
     ok: Bool
+
+
+def _larger(clock: Clock, norm: LeafNorm, count: int, leaves: Leaves) -> Scalar:
+    """The larger norm of y's ratios and a's; nan where one of them is."""
+    y, a = clock.real(norm(leaves[:count])), clock.real(norm(leaves[count:]))
+    return clock.maximum(y, a) + 0.0 * (y + a)
 
 
 class _Walk:
@@ -203,6 +212,9 @@ class _Walk:
         nothing = Output(self.bk, SaveAt(), cast("Layout", layout), None)
         twin.outputs = Outputs(self.bk, [nothing])
         twin.count, twin.progress, twin.watch, twin.times_checked = None, False, None, True
+        twin.on_step = None
+        if (norm := loop.norm) is not None:
+            twin.norm = partial(_larger, self.clock, norm, layout.count)
         settings = self.inputs.settings
         if loop.adaptive:
             twin.settings = tuple(layout.tolerance(x) for x in settings[:2]) + settings[2:]

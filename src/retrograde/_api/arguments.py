@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from .._backend.clock import step_count
 from .._backend.protocols import Capability
 from .._backend.registry import backend_beside, backend_for
-from .._base.errors import InputError
+from .._base.errors import InputError, UnsupportedByBackend
 from .._base.plain_input import kind, parameters, refuse, state
 from .._base.types import Array, Inputs, Scalar, State, Table, Time, Times, Tree, VectorFieldFn
 from .._controllers import AbstractController, ConstantSteps, PIDController, StepTo
+from .._controllers.norms import error_norm
 from .._integrate.integrator import Integrator
-from .._integrate.problem import Problem
+from .._integrate.problem import Problem, describe
 from .._integrate.relative_time import clamped, near, relative_times, resolution, spacing
 from .._integrate.saveat import (
     Output,
@@ -29,6 +30,7 @@ from .._integrate.saveat import (
     is_several,
 )
 from .._solvers import AbstractSolver, find_solver
+from .mixed_dtypes import casts
 
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
@@ -96,7 +98,13 @@ def _prepared(
 ) -> tuple[Integrator, Inputs]:
     """The same, of a y0 of arrays and of args as f gets them; they were ``given`` by the user."""
     f, y0, t0, t1, args = call
-    problem = Problem(bk, f, y0, args)
+    cast = casts(bk, y0, args)
+    if cast is None:
+        problem = Problem(bk, f, y0, args)
+    else:
+        problem = Problem(bk, cast.field(f), cast.y.up(y0), cast.args.up(args))
+        problem.casts = cast
+        saveat = [cast.saveat(one) for one in saveat[0]], saveat[1]
     if args is not given:
         leaves = bk.flatten(given)[0]
         numbers = (j for j, i in enumerate(problem.where) if not bk.is_array(leaves[i]))
@@ -109,7 +117,6 @@ def _prepared(
     controller.check(start, end)
     _check_solver(solver, controller)
     solver.check(problem)
-    _check_precision(problem)
     if bk.concrete(problem.layout.finite(problem.y0)) == 0:
         raise InputError("`y0` holds nan or inf; every element must be finite.")
     problem.parted = solver.parted
@@ -120,6 +127,13 @@ def _prepared(
     outputs = _outputs(problem, saveat, t0 if start is None else start, (count, max_steps))
     settings = _settings(problem, controller)
     loop = Integrator(problem, solver, controller, outputs, max_steps, count)
+    norm = getattr(controller, "norm", "rms")
+    loop.norm = error_norm(bk, norm, problem.layout.shapes, problem.tree)
+    if options.compile and not (loop.norm is None and options.on_step is None):
+        raise UnsupportedByBackend(
+            "`compile` is True, whose steps have the norm 'rms' and tell nobody; leave out "
+            "`compile`, or `norm` and `on_step`."
+        )
     if options.compile:
         loop.compile()
     given, known = (t0, t1, ts), (start, end, values)
@@ -188,16 +202,6 @@ def _controller(options: Options) -> AbstractController:
     if options.dt is not None:
         return ConstantSteps(options.dt)
     return PIDController(rtol=options.rtol, atol=options.atol)
-
-
-def _check_precision(problem: Problem) -> None:
-    """Three digits are not enough for the sum of a state and a small change of it."""
-    if problem.bk.itemsize(problem.layout.real_dtype) < 4:
-        raise InputError(
-            f"`y0` has dtype {problem.layout.dtype}, too coarse for the sums of a solve, which "
-            "would round its steps away; convert it to float32, and compute in "
-            f"{problem.layout.dtype} inside of `f` if that is what you want."
-        )
 
 
 def _check_solver(solver: AbstractSolver, controller: AbstractController) -> None:
@@ -313,6 +317,11 @@ def _output(
     like, treedef = bk.example(problem, saveat.fn, t0)
     if not like or not all(bk.is_array(x) and bk.floating(x) for x in like):
         raise InputError("`saveat.fn` must return floating arrays (a tree of them).")
+    if len({x.dtype for x in like}) > 1:
+        raise InputError(
+            f"`saveat.fn` returned leaves of the dtypes {', '.join(str(x.dtype) for x in like)}; "
+            "convert them to one."
+        )
     output = Output(bk, saveat, bk.layout(like), rows, first)
     output.treedef = treedef
     return output
@@ -396,13 +405,18 @@ def _tolerance(problem: Problem, name: str, value: float | Array) -> Scalar:
     bk, layout = problem.bk, problem.layout
     if isinstance(value, (int, float)):
         return float(value)
-    leaves = bk.flatten(value)[0]
+    leaves, treedef = bk.flatten(value)
     if problem.single and isinstance(value, (list, tuple)) and all(map(kind, value)):
         leaves = [[float(x) for x in value]]  # one for each element, as in SciPy
     if len(leaves) not in (1, len(layout.shapes)):
         raise InputError(
             f"`{name}` has {len(leaves)} leaves where `y0` has {len(layout.shapes)}; give one for "
             "each, or a number."
+        )
+    if len(leaves) > 1 and treedef != problem.treedef and not isinstance(value, (list, tuple)):
+        raise InputError(
+            f"`{name}` is {describe(bk, value)} where `y0` is {problem.describe()}; give it the "
+            "tree of `y0`, or a number."
         )
     leaves = leaves * (len(layout.shapes) if len(leaves) == 1 else 1)
     try:
@@ -412,6 +426,9 @@ def _tolerance(problem: Problem, name: str, value: float | Array) -> Scalar:
         ]
     except (ValueError, RuntimeError) as error:
         raise InputError(f"`{name}` does not broadcast against `y0`: {error}.") from None
-    if bk.concrete(bk.xp.any(bk.xp.stack([bk.xp.any(x < 0) for x in spread]))):
-        raise InputError(f"`{name}` has negative entries; pass tolerances of 0 or more.")
+    if bk.concrete(bk.xp.all(bk.xp.stack([bk.xp.all(x >= 0) for x in spread]))) == 0:
+        raise InputError(
+            f"`{name}` has negative entries or nan; pass tolerances of 0 or more (inf leaves an "
+            "element out)."
+        )
     return layout.pack(spread)

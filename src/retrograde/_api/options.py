@@ -71,6 +71,7 @@ class Keywords(TypedDict, total=False):
     max_steps: int | None
     per_sample: bool
     progress: bool | Callable[[float], object]
+    on_step: Callable[[float, Tree, float, bool], object] | None
     throw: bool
     compile: bool
 
@@ -91,6 +92,7 @@ class Options:
     max_steps: int | None = None
     per_sample: bool = False
     progress: bool | Callable[[float], object] = False
+    on_step: Callable[[float, Tree, float, bool], object] | None = None
     throw: bool = True
     compile: bool = False
 
@@ -108,6 +110,10 @@ class Options:
         for name, what in (("event", "events"), ("per_sample", "per-sample steps")):
             if getattr(self, name):
                 raise InputError(f"`{name}` is set, but this version has no {what}; leave it out.")
+        if self.on_step is not None and not callable(self.on_step):
+            raise InputError(
+                f"`on_step` is {self.on_step!r}; pass on_step(t, y, h, accepted), or None."
+            )
         if not isinstance(self.compile, bool):
             raise InputError(f"`compile` is {self.compile!r}; pass True or False.")
 

@@ -45,7 +45,9 @@ def solve(
         gradients. It must not change y and args in place: NumPy's arrays are read-only in it.
         It may return lists or tuples for y's arrays, and numbers of Python in them.
     y0 : array, number, list of numbers, or tree of these
-        Initial state, real or complex, of one array library, dtype and device. Numbers, lists of
+        Initial state, real or complex, of one array library and device. Leaves of half precision,
+        or of several dtypes, are carried in the least dtype that holds them all, float32 at least;
+        f and the solution have them in their own. Bools are no state. Numbers, lists of
         numbers and integer arrays become floating arrays of the library that the other arrays
         (of y0, args, t0, t1) are of, of their dtype and device; NumPy's where there are none. A
         tuple of numbers, and a list that holds arrays, are trees.
@@ -89,6 +91,11 @@ def solve(
         True shows a tqdm bar; a callable is given the part done, from 0 to 1: at every step, in
         JAX where another per cent begins (under ``jit`` and ``grad`` too; of a ``vmap`` the least
         part). There each report takes some 0.1 ms of the program's time.
+    on_step : callable or None
+        ``on_step(t, y, h, accepted)`` is called of every try of a step that the solve makes: its
+        start t, the state y there, its size h, and whether it was accepted; t, h and accepted are
+        plain numbers. In JAX it is a ``jax.debug.callback``, in the same program; a fresh function
+        is a new program.
     throw : bool
         Raise SolveFailed where a solve does not reach t1. False, and where the status has no value
         yet (``jax.jit``, ``vmap``): rows of ``ys`` and ``ts`` that were not reached are nan, and so
@@ -148,7 +155,7 @@ def solve(
     if bk.needs_gradient(inputs):
         the_plan = choose_plan(loop, inputs, options.adjoint, options.memory, native=True)
         program = DifferentiableSolve(loop, the_plan.adjoint, the_plan)
-    loop.progress = options.progress
+    loop.progress, loop.on_step = options.progress, options.on_step
     leaves, aux = bk.differentiate(program, inputs)
     rows = _rows(program, inputs, leaves, aux)
     return _solution(program, inputs, rows, aux, options.throw)
@@ -216,7 +223,7 @@ def solve_vjp(
     problem.notice = problem.note_untimed  # derivatives by times are there for who reads them
     the_plan = choose_plan(loop, inputs, options.adjoint, options.memory, native=False)
     program = DifferentiableSolve(loop, the_plan.adjoint, the_plan)
-    loop.progress = options.progress
+    loop.progress, loop.on_step = options.progress, options.on_step
     inputs = bk.detach(problem, inputs)
     pullback = Pullback((f, y0, t0, t1, args, options), program, inputs)
     leaves, aux = pullback.forward()
@@ -290,8 +297,10 @@ def _rows(
             count = n + part.saveat.t0
             at, rows = at[:count], tuple(x[:count, ...] for x in rows)
         ts.append(moving_times(loop, inputs, part, at, n))
-        own = part.saveat.fn is None
+        own, cast = part.saveat.fn is None, loop.problem.casts
         ys.append(loop.problem.tree(rows) if own else bk.unflatten(part.treedef, rows))
+        if own and cast is not None:
+            ys[-1] = cast.y.down(ys[-1])
     return ts, ys
 
 

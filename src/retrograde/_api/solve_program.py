@@ -91,6 +91,7 @@ class DifferentiableSolve:
             tuple(part.key() for part in loop.outputs.parts),
             loop.times_checked,
             loop.progress,
+            loop.on_step,
             self.adjoint,
         )
 
@@ -184,7 +185,8 @@ def _static(controller: Any) -> Hashable:
     dropped = {
         name: None
         for name, value in given.items()
-        if not isinstance(value, numbers) or (name in stops and value is not None)
+        if not (isinstance(value, numbers) or callable(value))
+        or (name in stops and value is not None)
     }
     return dataclasses.replace(controller, **dropped), tuple(dropped)
 
@@ -227,11 +229,14 @@ class Pullback:
         """Gradients from the cotangent of ``sol.ys``, and that of ``sol.ts`` (None: zero)."""
         loop = self.program.loop
         bk, problem, layout, out = loop.bk, loop.problem, loop.problem.layout, loop.outputs
-        parts = parted(out.treedef, cotangent, "the cotangent")
-        leaves = [
-            cotangent_leaves(bk, *three)
-            for three in zip(out.split(self.leaves), self.ys, parts, strict=False)
-        ]
+        parts, cast = parted(out.treedef, cotangent, "the cotangent"), problem.casts
+        rows = zip(out.split(self.leaves), self.ys, parts, strict=False)
+        if cast is not None:
+            rows = (
+                three if one.saveat.fn is not None else (three[0], *map(cast.y.up, three[1:]))
+                for one, three in zip(out.parts, rows, strict=False)
+            )
+        leaves = [cotangent_leaves(bk, *three) for three in rows]
         cts = self._pull(tuple(x for part in leaves for x in part))
         if ts is not None:
             cts = self._pull_times(cts, parted(out.treedef, ts, "`ts`"))
@@ -240,6 +245,7 @@ class Pullback:
             problem.state_tree(cts.y0), problem.gradient_tree(cts.params), time(cts.t0),
             time(cts.t1), self._saved(cts.ts),
         )  # fmt: skip
+        g = g if cast is None else cast.gradients(g)
         if problem.untimed is None:
             return g
         times = zip(g._fields[2:4], g[2:4], strict=True)  # nan: what hangs on f's derivative by t

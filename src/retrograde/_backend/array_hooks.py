@@ -114,6 +114,10 @@ class ArrayHooks:
         """A count or time as a Python number where its value is known."""
         return x
 
+    def call_back(self, fn: Function, *args: Tree) -> None:
+        """``fn(*args)`` on the host, from within a program too."""
+        fn(*args)
+
     def on_host(self, x: Array) -> Array:
         """x without its history, as something that ``numpy.asarray`` takes: for pictures and
         files, never for a solve."""

@@ -63,6 +63,8 @@ def like(bk: AbstractBackend, *trees: Tree) -> Like:
     floats = [bk.real_dtype(x) for x in arrays if bk.floating(x)]
     one = bk.xp.asarray(1.0)
     dtype = bk.xp.result_type(*floats) if floats else one.dtype
+    if floats and bk.itemsize(dtype) < 4:  # numbers have more digits than that
+        dtype = bk.xp.float32
     return Like(dtype, bk.device_of(arrays[0] if arrays else one))
 
 

@@ -177,10 +177,16 @@ class NeedsGradient(NamedTuple):
 
 
 class Scale:
-    """Tolerances of the error norm: ``atol + rtol * max(|y|, |y1|)``, scalars or states."""
+    """Tolerances of the error norm: ``atol + rtol * max(|y|, |y1|)``, scalars or states.
 
-    __slots__ = ("atol", "rtol")
+    ``norm``: of the leaves of ratios to it; None for the root of their mean square.
+    """
 
-    def __init__(self, rtol: Scalar, atol: Scalar) -> None:
+    __slots__ = ("atol", "norm", "rtol")
+
+    def __init__(
+        self, rtol: Scalar, atol: Scalar, norm: Callable[[Leaves], Array] | None = None
+    ) -> None:
         self.rtol = rtol
         self.atol = atol
+        self.norm = norm

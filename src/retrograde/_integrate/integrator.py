@@ -28,6 +28,7 @@ from .._base.types import (
     Scale,
     State,
     Table,
+    Tree,
 )
 from .._checkpointing import Slots, checkpointed_for, checkpointed_while, while_any, write_where
 from .._controllers import (
@@ -38,6 +39,7 @@ from .._controllers import (
     Grid,
     StepTo,
 )
+from .._controllers.norms import LeafNorm
 from .._solvers import AbstractSolver
 from .problem import Problem
 from .progress import Reporter, Watch
@@ -48,7 +50,7 @@ from .try_step import AdaptiveState, AdaptiveSteps
 
 if TYPE_CHECKING:
     from .._adjoints.replay_with_controller import ClockedStates
-    from .._backend.protocols import Observer
+    from .._backend.protocols import Clock, Observer
     from .._solvers.base import AbstractStepper
 
 __all__ = ["Integrator"]
@@ -102,6 +104,10 @@ class Integrator:
         are recorded, too."""
         self.saves = True
         """Whether rows inside the solve are saved; not where it is solved for its states alone."""
+        self.norm: LeafNorm | None = None
+        """Norm of a try's error in units of its tolerance; None: the root of the mean square."""
+        self.on_step: Callable[..., object] | None = None
+        """The user's, told of every try."""
         self.stops: Stops | None = None
         """Times that steps end on, of a loop that is ``placed``."""
         self.compiled: Steps | None = None
@@ -266,10 +272,11 @@ class Integrator:
     def tolerances(self, inputs: Inputs) -> Scale:
         """Tolerances of the error norm, numbers or states."""
         if inputs.settings:
-            return Scale(*inputs.settings[:2])
+            rtol, atol = inputs.settings[:2]
+            return Scale(rtol, atol, self.norm)
         controller: Any = self.controller
         least = smallest(self.bk.itemsize(self.problem.layout.real_dtype))
-        return Scale(float(controller.rtol), max(float(controller.atol), least))
+        return Scale(float(controller.rtol), max(float(controller.atol), least), self.norm)
 
     def _bounded(self, count: Index) -> Index:
         if self.max_steps is None:
@@ -343,6 +350,8 @@ class Integrator:
             return step(i, s)
 
         step = saving if inside else plain
+        if (tell := self._teller(inputs)) is not None:
+            step = _told_steps(step, grid, tell, clock, n if self.masked else None)
         t0 = clock.real(inputs.clocked[0])
         y0 = stepper.start(t0, inputs.y0)
         start: Carry = (y0,)
@@ -391,6 +400,9 @@ class Integrator:
         bk = self.bk
         make = getattr(guard, "stepper", None) or self.steps().stepper
         tries = AdaptiveSteps(self, inputs, make, record=record)
+        tell = self._teller(inputs)
+        if tell is not None:
+            tries.attempt = _told(tries.attempt, tell)
         start: Carry = tries.begin(inside)
         plain = guard is None and clocked is None and self.watch is None
         if bk.python_loops and plain and (slots is None or slots.everything):
@@ -430,6 +442,23 @@ class Integrator:
 
         return one
 
+    def _teller(self, inputs: Inputs) -> Callable[[Scalar, State, Scalar, Bool], None] | None:
+        """``tell(t, carried, h, accepted)`` of a try; None where nobody is to be told."""
+        call, bk, problem, layout = self.on_step, self.bk, self.problem, self.layout
+        if call is None:
+            return None
+
+        def on_host(t: float, y: Tree, h: float, accepted: bool) -> None:
+            if float(h) != 0.0:  # else of a sample that waits for others
+                call(float(t), y, float(h), bool(accepted))
+
+        def tell(t: Scalar, carried: State, h: Scalar, accepted: Bool) -> None:
+            y = problem.tree(bk.stop_gradient(tuple(layout.unpack(self.state(carried)))))
+            y = y if problem.casts is None else problem.casts.y.down(y)
+            bk.call_back(on_host, self.user_time(inputs, t), y, h, accepted)
+
+        return tell
+
     def tries(self, inputs: Inputs) -> AdaptiveSteps:
         """Tries that record nothing and save no rows, to go on from states that were stored."""
         return AdaptiveSteps(self, inputs, self.steps().stepper, record=False)
@@ -455,3 +484,27 @@ class Integrator:
             return 0
         number, inside = self.bk.number, self.outputs.taken(final)
         return int(self.evaluations(number(final.tries), number(inside), final.calls))
+
+
+def _told(attempt: Function, tell: Function) -> Function:
+    """A try that is told of (``try_step``)."""
+
+    def told(t: Scalar, h: Scalar, memory: tuple[Scalar, ...], y: State, state: Any) -> Any:
+        tried = attempt(t, h, memory, y, state)
+        tell(t, y, tried[2], tried[0])
+        return tried
+
+    return told
+
+
+def _told_steps(
+    step: CountedBody, grid: Grid, tell: Function, clock: Clock, count: Index | None
+) -> CountedBody:
+    """Steps of a grid that are told of; ``count``: how many this sample of a batch takes."""
+
+    def told(i: Index, s: Carry) -> Carry:
+        t, h = grid.step(i)
+        tell(t, s[0], h if count is None else clock.where(i < count, h, 0.0), True)
+        return step(i, s)
+
+    return told

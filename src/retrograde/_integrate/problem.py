@@ -16,10 +16,11 @@ from .._base.plain_input import fitted, integral, matched, refuse
 from .._base.types import Array, Aux, Function, Leaves, State, Tree, VectorFieldFn
 
 if TYPE_CHECKING:
+    from .._api.mixed_dtypes import Casts
     from .._backend.interface import AbstractBackend
     from .._backend.protocols import FieldProgram
 
-__all__ = ["Problem"]
+__all__ = ["Problem", "describe"]
 
 
 class Problem:
@@ -44,6 +45,8 @@ class Problem:
             raise InputError(f"`f` is {f!r}, which is not callable; pass f(t, y, args) -> dy/dt.")
         self.bk = bk
         self.f = f
+        self.casts: Casts | None = None
+        """Casts between what is carried and what f and the user see, where these differ."""
         self.call = f
         """f as it is called: where it returns lists or plain numbers, they are made arrays."""
         leaves, self.treedef = bk.flatten(y0)
@@ -135,14 +138,8 @@ class Problem:
                 raise InputError(
                     f"`y0` has a leaf of shape {tuple(leaf.shape)}, which is empty; drop it."
                 )
-        first = leaves[0]
         for leaf in leaves[1:]:
-            if leaf.dtype != first.dtype:
-                raise InputError(
-                    f"`y0` mixes the dtypes {first.dtype} and {leaf.dtype}; convert all of its "
-                    "leaves to one."
-                )
-            self._check_device("`y0`", leaf, first)
+            self._check_device("`y0`", leaf, leaves[0])
 
     def _check_args(self) -> None:
         first = self.bk.flatten(self.layout.unpack(self.y0))[0][0]
@@ -300,7 +297,7 @@ class Problem:
                 refuse("f's result", leaf)
         if not all(is_array(leaf) for leaf in leaves) or treedef != self.treedef:
             raise InputError(
-                f"`f` returned {_describe(bk, k)}; it must return {_describe(bk, self._example())}"
+                f"`f` returned {describe(bk, k)}; it must return {describe(bk, self._example())}"
                 ", the structure of `y0`."
             )
         first = self.layout.unpack(self.y0)[0]
@@ -334,13 +331,13 @@ class Problem:
 
     def describe(self) -> str:
         """y0 in a few words, for messages."""
-        return _describe(self.bk, self._example())
+        return describe(self.bk, self._example())
 
     def _example(self) -> Tree:
         return self.state_tree(self.y0)
 
 
-def _describe(bk: AbstractBackend, tree: Tree) -> str:
+def describe(bk: AbstractBackend, tree: Tree) -> str:
     """A tree in a few words, for messages."""
     if hasattr(tree, "shape") and not bk.is_array(tree) and hasattr(tree, "__array_namespace__"):
         return f"an array of {type(tree).__module__.partition('.')[0]}"
