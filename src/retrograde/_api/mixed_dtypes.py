@@ -13,7 +13,7 @@ are summed in their dtype). A y0 of one dtype of float32 or more never comes her
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .._autodiff.vector_field import VectorField
@@ -128,12 +128,12 @@ class _FieldVJP:
     """The user's vjp, of carried dtypes."""
 
     casts: Casts
-    vjp: VectorFieldFn
+    vjp: Callable[[Array, Tree, Tree, Tree], tuple[Array, Tree, Tree]]
 
     def __call__(self, t: Array, y: Tree, args: Tree, ct: Tree) -> tuple[Array, Tree, Tree]:
         y_cast, args_cast = self.casts.y, self.casts.args
         given = y_cast.down(y), args_cast.down(args), y_cast.down(ct)
-        ct_t, ct_y, ct_args = self.vjp(t, *given)  # type: ignore[call-arg, misc]
+        ct_t, ct_y, ct_args = self.vjp(t, *given)
         return ct_t, y_cast.up(ct_y), args_cast.up(ct_args)
 
 

@@ -230,13 +230,12 @@ class Pullback:
         loop = self.program.loop
         bk, problem, layout, out = loop.bk, loop.problem, loop.problem.layout, loop.outputs
         parts, cast = parted(out.treedef, cotangent, "the cotangent"), problem.casts
-        rows = zip(out.split(self.leaves), self.ys, parts, strict=False)
-        if cast is not None:
-            rows = (
-                three if one.saveat.fn is not None else (three[0], *map(cast.y.up, three[1:]))
-                for one, three in zip(out.parts, rows, strict=False)
-            )
-        leaves = [cotangent_leaves(bk, *three) for three in rows]
+        leaves = []
+        for one, *rows in zip(out.parts, out.split(self.leaves), self.ys, parts, strict=False):
+            own, ys, ct = rows
+            if cast is not None and one.saveat.fn is None:
+                ys, ct = cast.y.up(ys), cast.y.up(ct)
+            leaves.append(cotangent_leaves(bk, own, ys, ct))
         cts = self._pull(tuple(x for part in leaves for x in part))
         if ts is not None:
             cts = self._pull_times(cts, parted(out.treedef, ts, "`ts`"))

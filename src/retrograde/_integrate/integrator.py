@@ -349,7 +349,7 @@ class Integrator:
             self.watch.step(grid.step(i)[0], grid.end(i), i == 0)
             return step(i, s)
 
-        step = saving if inside else plain
+        step: CountedBody = saving if inside else plain
         if (tell := self._teller(inputs)) is not None:
             step = _told_steps(step, grid, tell, clock, n if self.masked else None)
         t0 = clock.real(inputs.clocked[0])
