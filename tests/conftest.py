@@ -14,12 +14,13 @@ A test of many settings names them, and those that stand for all where a case is
     @pytest.mark.settings(solver=SOLVERS, wish=WISHES, few={"jax": [("euler", "rows")]})
 
 NumPy takes every tuple of settings, another eager library its few, or tuples in which any two
-settings meet (:func:`pairs`), and the rest is slow; JAX takes its few, for each is a program to
-compile, and of the rest what is named as ``slow=`` or is not many. Where some libraries say it all,
+settings meet (:func:`pairs`; for the strict library, which has NumPy's numbers, each setting once),
+and the rest is slow; JAX takes its few, for each is a program to compile, and of the rest what is
+named as ``slow=`` or is not many. Where some libraries say it all,
 ``@pytest.mark.libraries("numpy jax:jit", slow="torch")`` names them (a device goes with its
 library). ``@pytest.mark.quick("euler-rows")`` names by their ids the cases of a test that stand for
-all; the others are slow. Without these marks a test runs on all libraries, two of its cases on JAX,
-one of them with jit; more of them are slow.
+all; the others are slow. Without these marks a test runs on all libraries, two of its cases on the
+strict one, and one on JAX, with jit in half of the tests; more of them are slow.
 """
 
 from __future__ import annotations
@@ -82,22 +83,29 @@ def _what_lives_is_no_garbage() -> None:
 
 def mark_slow(items: list[pytest.Item]) -> None:
     """Cases that others stand for."""
-    tests: dict[str, dict[str, list[pytest.Item]]] = {}
+    tests: dict[tuple[str, str], dict[str, list[pytest.Item]]] = {}
     for item in items:
         quick, callspec = item.get_closest_marker("quick"), getattr(item, "callspec", None)
         if quick is not None and callspec is not None and callspec.id not in quick.args:
             item.add_marker(pytest.mark.slow)
         chosen = any(item.get_closest_marker(name) for name in ("settings", "libraries", "quick"))
-        if callspec is not None and not chosen and callspec.params.get("backend") in JAX:
-            cases = tests.setdefault(item.nodeid.partition("[")[0], {})
-            cases.setdefault(item.nodeid.replace("jax:jit", "jax"), []).append(item)
-    for cases in tests.values():
+        chosen |= any(mark.args[0] == "backend" for mark in item.iter_markers("parametrize"))
+        if callspec is None or chosen or callspec.params.get("backend") not in (*JAX, "strict"):
+            continue
+        library = callspec.params["backend"].partition(":")[0]
+        cases = tests.setdefault((item.nodeid.partition("[")[0], library), {})
+        cases.setdefault(item.nodeid.replace("jax:jit", "jax"), []).append(item)
+    for (_, library), cases in tests.items():
         order = sorted(cases, key=lambda case: zlib.crc32(case.encode()))
-        for i, case in enumerate(order):
-            kept = JAX[(i + zlib.crc32(order[0].encode())) % 2] if i < 2 else ""
-            for item in cases[case]:
-                if len(cases[case]) > 1 and item.callspec.params["backend"] != kept:
+        kept = ["strict", "strict"] if library == "strict" else [JAX[_odd(order[0])]]
+        for case, name in itertools.zip_longest(order, kept, fillvalue=""):
+            for item in cases.get(case, ()):
+                if item.callspec.params["backend"] != name:  # type: ignore[attr-defined]
                     item.add_marker(pytest.mark.slow)
+
+
+def _odd(case: str) -> int:
+    return zlib.crc32(case.encode()) % 2
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -149,13 +157,20 @@ def _cases(name: str, axes: list[Any], few: dict[str, list[Any]], rest: bool) ->
     default = None if eager else few.get("jax:jit", []) if name == "jax:cuda" else []
     named = few.get(name.removesuffix(":cuda"), default)
     if named is None:
-        named = every if name == "numpy" else pairs(*axes)
+        named = every if name == "numpy" else (once if name == "strict" else pairs)(*axes)
     elif len(axes) == 1:
         named = [(case,) for case in named]
     rest = rest and (eager or (name in few and len(every) <= MOST))
     more = [case for case in every if case not in named] if rest else []
     slow = [pytest.param(name, *case, marks=pytest.mark.slow) for case in more]
     return [(name, *case) for case in named] + slow
+
+
+def once(*axes: Any) -> list[tuple[Any, ...]]:
+    """Few tuples of a value of each axis, in which every value is."""
+    axes = tuple(list(axis) for axis in axes)
+    longest = max(len(axis) for axis in axes)
+    return [tuple(axis[i % len(axis)] for axis in axes) for i in range(longest)]
 
 
 def pairs(*axes: Any) -> list[tuple[Any, ...]]:

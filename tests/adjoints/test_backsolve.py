@@ -160,7 +160,8 @@ def test_van_der_pol_falls_back_at_no_cost(reference, mu, slots):
 @pytest.mark.settings(
     name=["decay", "network 1", "network 3"],
     slots=[4, 16],
-    few={"strict": [("decay", 16)], "jax": [("network 1", 4)]},
+    few={"strict": [("decay", 16)], "torch": [("decay", 4), ("network 3", 16)]},
+    slow={"jax": [("network 1", 4)]},
 )
 def test_dissipative_and_expanding_problems(backend, reference, name, slots):
     problem, n = {
@@ -214,7 +215,7 @@ def test_rows_times_and_parameters(backend, reference, guard, wish):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.libraries("numpy torch jax:jit", slow="strict jax")
+@pytest.mark.libraries("numpy torch", slow="strict jax jax:jit")
 def test_adaptive_steps_by_name(backend):
     """The planner checkpoints them; inverted by name, the accepted steps are the same."""
     f, y0, t0, t1, p = lotka_volterra(backend)
@@ -227,7 +228,7 @@ def test_adaptive_steps_by_name(backend):
     np.testing.assert_array_equal(g.ys, exact.ys)
 
 
-@pytest.mark.settings(dtype=["float32", "complex128"], few={"jax:jit": ["float32"]})
+@pytest.mark.settings(dtype=["float32", "complex128"], few={}, slow={"jax:jit": [("float32",)]})
 def test_other_dtypes(backend, dtype):
     y0 = backend.array(np.linspace(1, 2, 6), dtype)
     rate = backend.array([-1.0, 0.5, 0.1, -0.3, 0.2, 0.4], dtype)
@@ -274,7 +275,7 @@ def test_a_failed_solve_has_no_gradient(backend):
     assert np.all(np.isnan(g.args))
 
 
-@pytest.mark.libraries("numpy jax", slow="strict torch")
+@pytest.mark.libraries("numpy", slow="strict torch jax")
 def test_a_pullback_can_be_called_again(backend):
     f, y0, t0, t1, p = lotka_volterra(backend)
     adjoint = rg.BacksolveAdjoint(checkpoints=3)

@@ -90,12 +90,12 @@ def check_against_reverse(backend, call, keywords, times=True):
     steps=STEPS,
     wish=WISHES,
     few={
-        "jax": [("auto", "constant", "t1"), ("forward", "adaptive", "rows")],
-        "jax:jit": [("direct", "given", "t1"), ("forward", "given", "rows")],
+        "jax": [("forward", "adaptive", "rows")],
+        "jax:jit": [("direct", "given", "t1")],
     },
     slow={
-        "jax": [("direct", "adaptive", "fn"), ("auto", "given", "rows")],
-        "jax:jit": [("forward", "constant", "t1"), ("auto", "adaptive", "rows")],
+        "jax": [("direct", "adaptive", "fn"), ("auto", "constant", "t1")],
+        "jax:jit": [("forward", "given", "rows"), ("auto", "adaptive", "rows")],
     },
 )
 def test_jvp_is_the_inner_product_with_the_gradient(backend, adjoint, steps, wish):
@@ -139,7 +139,13 @@ def test_trees_and_complex_states(backend, steps):
 
 @pytest.mark.needs(Capability.DIRECT)
 @pytest.mark.settings(
-    steps=STEPS, wish=WISHES, few={"jax": [("adaptive", "fn")], "jax:jit": [("constant", "t1")]}
+    steps=STEPS,
+    wish=WISHES,
+    few={
+        "torch": [("constant", "steps"), ("given", "t1"), ("adaptive", "rows"), ("constant", "fn")],
+        "jax": [("adaptive", "fn")],
+    },
+    slow={"jax:jit": [("constant", "t1")]},
 )
 def test_by_name_a_gradient_equals_that_of_checkpoints(backend, steps, wish):
     """More numbers than are carried with the solve (9 with the times), or few of them."""
@@ -158,7 +164,7 @@ def test_by_name_a_gradient_equals_that_of_checkpoints(backend, steps, wish):
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * size)
 
 
-@pytest.mark.libraries("numpy strict torch jax")  # the same programs
+@pytest.mark.libraries("torch", slow="jax")
 @pytest.mark.needs(Capability.DIRECT)
 def test_by_name_complex_gradients_and_solve_vjp(backend):
 

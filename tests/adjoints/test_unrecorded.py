@@ -57,10 +57,12 @@ def test_every_memory_of_a_controller_is_kept(backend, solver, dcoeff):
     same(*both(backend, (3,), solver=solver, controller=controller))
 
 
+@pytest.mark.libraries("numpy strict torch", slow="jax jax:jit")
 def test_single_precision(backend):
     same(*both(backend, (4,), dtype="float32", rtol=1e-3, atol=1e-4), rtol=1e-4)
 
 
+@pytest.mark.libraries("numpy strict torch", slow="jax jax:jit")
 def test_complex_states(backend):
     def f(t, y, rate):
         return 1j * rate * y * y
@@ -74,6 +76,7 @@ def test_complex_states(backend):
     same(a, b)
 
 
+@pytest.mark.libraries("numpy strict torch", slow="jax jax:jit")
 def test_rows_at_the_ends_of_steps_record_times_anyway(backend):
     f, y0, rate = pendulum(backend)
     saveat = rg.SaveAt(steps=True)
@@ -85,6 +88,7 @@ def test_rows_at_the_ends_of_steps_record_times_anyway(backend):
     same(*([backend.to_numpy(x) for x in g[:2]] for g in grads))
 
 
+@pytest.mark.libraries("numpy strict torch", slow="jax jax:jit")
 def test_a_second_pull_solves_again(backend):
     f, y0, rate = pendulum(backend)
     adjoint = Checkpoints(3, record=False)

@@ -18,7 +18,7 @@ STARTS = DRAWS.uniform(0.5, 2.0, (N, 2))
 RATES = np.asarray([1.5, 1.0, 3.0, 1.0]) * DRAWS.uniform(0.9, 1.1, (N, 4))
 ENDS = np.linspace(1.0, 5.0, N)
 TIMES = np.asarray([0.0, 0.5, 1.0, 2.5, 4.0])
-NEAR = {"rtol": 1e-6, "atol": 1e-6}
+NEAR = {"solver": "bosh3", "rtol": 1e-4, "atol": 1e-4}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,7 +83,7 @@ def test_gradients_of_saved_times_and_of_what_is_made_of_the_states() -> None:
 
 def test_rows_of_steps() -> None:
     def one(y: Any) -> Any:
-        sol = solve(y, RATES[0], max_steps=64, saveat=rg.SaveAt(steps=True))
+        sol = solve(y, RATES[0], max_steps=96, saveat=rg.SaveAt(steps=True))
         weights = jnp.where(jnp.isfinite(sol.ts), 1.0, 0.0)[:, None]
         return (weights * jnp.sin(sol.ys)).sum(), (sol.ys, sol.ts, sol.stats)
 
@@ -134,7 +134,7 @@ def test_second_derivatives() -> None:
 
 def test_a_lane_that_fails_is_nan_alone() -> None:
     def one(y: Any) -> Any:
-        sol = solve(y, RATES[0], max_steps=36)
+        sol = solve(y, RATES[0], max_steps=58)
         return jnp.sin(sol.ys).sum(), (sol.status, sol.stats, sol.ts)
 
     each = jax.value_and_grad(one, has_aux=True)

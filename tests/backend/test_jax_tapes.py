@@ -159,7 +159,7 @@ def test_of_the_start_or_of_parameters_alone(wanted):
             for a in (rg.TapeAdjoint(), rg.RecursiveCheckpointAdjoint())]  # fmt: skip
     assert len(kept[0]) >= len(kept[1])
     found, expected = (
-        jax.grad(loss("network", a, **CONSTANT), wanted)(y, p)
+        jax.jit(jax.grad(loss("network", a, **CONSTANT), wanted))(y, p)
         for a in (rg.TapeAdjoint(), rg.DirectAdjoint())
     )
     agree(found, expected)
@@ -263,16 +263,17 @@ def test_effects_of_f_happen_once_a_stage():
 def test_a_solve_that_fails_has_no_gradient():
     _, y, p = given("bodies")
     keywords = {"solver": "tsit5", "rtol": 1e-9, "atol": 1e-9, "max_steps": 3}
-    g = jax.grad(loss("bodies", rg.TapeAdjoint(), throw=False, **keywords), (0, 1))(y, p)
+    g = jax.jit(jax.grad(loss("bodies", rg.TapeAdjoint(), throw=False, **keywords), (0, 1)))(y, p)
     assert all(bool(jnp.isnan(x).all()) for x in g)
 
 
+@pytest.mark.quick("bodies")
 @pytest.mark.parametrize("name", ["network", "bodies"])
 def test_a_batch(name):
     _, y, p = given(name)
     many = jax.tree_util.tree_map(lambda x: jnp.stack([x, 1.1 * x]), y)
     one = jax.grad(loss(name, rg.TapeAdjoint(), **CONSTANT))
-    agree(jax.vmap(one, (0, None))(many, p)[1], one(many[1], p))
+    agree(jax.jit(jax.vmap(one, (0, None)))(many, p)[1], jax.jit(one)(many[1], p))
 
 
 @pytest.mark.slow
@@ -310,8 +311,8 @@ def test_jacobians(name):
 def test_float32_and_complex_states():
     _, y, p = given("network")
     y32, p32 = jax.tree_util.tree_map(lambda x: x.astype(jnp.float32), (y, p))
-    found = jax.grad(loss("network", rg.TapeAdjoint(), **CONSTANT), (0, 1))(y32, p32)
-    expected = jax.grad(loss("network", rg.DirectAdjoint(), **CONSTANT), (0, 1))(y, p)
+    gradient = jax.jit(jax.grad(loss("network", rg.TapeAdjoint(), **CONSTANT), (0, 1)))
+    found, expected = gradient(y32, p32), gradient(y, p)
     assert all(x.dtype == jnp.float32 for x in jax.tree_util.tree_leaves(found))
     agree(found, expected, 1e-4)
 
@@ -326,7 +327,7 @@ def test_float32_and_complex_states():
         )
 
     found, expected = (
-        jax.grad(total(a), (0, 1))(z, q) for a in (rg.TapeAdjoint(), rg.DirectAdjoint())
+        jax.jit(jax.grad(total(a), (0, 1)))(z, q) for a in (rg.TapeAdjoint(), rg.DirectAdjoint())
     )
     agree(found, expected)
 
@@ -351,4 +352,4 @@ def test_a_pullback_of_solve_vjp_has_states():
     total = lambda y, p: jnp.sum(  # noqa: E731
         rg.solve(f, y, 0.0, 1.0, p, adjoint=rg.DirectAdjoint(), **CONSTANT).ys
     )
-    agree((found.y0, found.args), jax.grad(total, (0, 1))(y, p))
+    agree((found.y0, found.args), jax.jit(jax.grad(total, (0, 1)))(y, p))

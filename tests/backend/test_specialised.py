@@ -91,6 +91,7 @@ def test_autograd_of_torch_goes_through_both(monkeypatch, field, settings):
     compare(adapter("torch"), monkeypatch, field, settings, backward)
 
 
+@pytest.mark.quick("tries")
 @pytest.mark.parametrize("settings", ["tries", "stored"])
 def test_programs_of_jax_are_the_generic_pair(monkeypatch, settings):
     pytest.importorskip("jax")

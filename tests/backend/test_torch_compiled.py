@@ -93,6 +93,7 @@ def assert_same(case, **keywords):
     return sol
 
 
+@pytest.mark.quick("adaptive-module", "rk4-tree", "ts-tree", "ts-dt-module")
 @pytest.mark.parametrize("case", [module, tree])
 @pytest.mark.parametrize(
     "keywords",
@@ -117,18 +118,15 @@ def test_saved_functions_of_the_state_too(cheap):
     assert_same(module, dt=0.1, times=True, saveat=rg.SaveAt(steps=True, t0=True))
 
 
-@pytest.mark.parametrize(
-    "adjoint",
-    [
+def test_every_discrete_adjoint(cheap):
+    """All of them by the same few programs."""
+    for adjoint in (
         rg.RecursiveCheckpointAdjoint(2),
         rg.RecursiveCheckpointAdjoint(3, one_tape=True),
         rg.DirectAdjoint(),
         rg.BacksolveAdjoint(checkpoints=3),
-    ],
-    ids=lambda x: x.name,
-)
-def test_every_discrete_adjoint(cheap, adjoint):
-    assert_same(module, dt=0.1, adjoint=adjoint)
+    ):
+        assert_same(module, dt=0.1, adjoint=adjoint)
 
 
 def test_a_budget_is_planned_as_without_it(cheap):

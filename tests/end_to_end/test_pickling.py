@@ -27,8 +27,11 @@ def through_pickle(x: Any) -> Any:
     return pickle.loads(pickle.dumps(x))
 
 
-@pytest.mark.libraries("numpy strict torch jax")  # the same programs as those of jax
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.settings(
+    name=SETTINGS,
+    few={"jax": ["adaptive"]},
+    slow={"jax": [(x,) for x in SETTINGS if x != "adaptive"]},
+)
 def test_what_a_solve_gives_goes_through_pickle_and_copy(backend, name):
     settings = SETTINGS[name]
     if name == "recorded" and backend.bk.name != "torch":
@@ -52,6 +55,7 @@ def test_what_a_solve_gives_goes_through_pickle_and_copy(backend, name):
         np.testing.assert_allclose(found.t1, right.t1, rtol=1e-14)
 
 
+@pytest.mark.libraries("numpy strict torch", slow="jax jax:jit")
 def test_lambdas_and_closures_go_through_cloudpickle(backend):
     cloudpickle = pytest.importorskip("cloudpickle")
     rate = 0.5

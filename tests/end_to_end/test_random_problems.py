@@ -15,7 +15,7 @@ import pytest
 from ..random_problems import draw, installed, sought
 
 SEED = int(os.environ.get("RETROGRADE_SEED") or time.strftime("%Y%m%d"))
-GROUPS = {("numpy", "torch", "strict"): 200, ("jax", "jax:jit"): 20}
+GROUPS = {("numpy", "torch", "strict"): 150, ("jax", "jax:jit"): 12}
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=" ".join)

@@ -113,7 +113,7 @@ def test_nan_beyond_the_end_stays_there(backend, slots):
         import jax
 
         one = jax.grad(lambda x: rg.solve(f, x, 0.0, 1.0, **keywords).ys.sum())
-        batch = backend.compiled(jax.vmap(one))(backend.array([[0.1], [30.0]]))
+        batch = jax.jit(jax.vmap(one))(backend.array([[0.1], [30.0]]))
         np.testing.assert_allclose(batch, slopes, rtol=1e-10)
 
 
@@ -216,7 +216,7 @@ def test_restart_midway_reproduces_the_run(backend):
 # --- memory and time
 
 
-@pytest.mark.libraries("numpy strict torch")  # each call would be compiled anew
+@pytest.mark.libraries("numpy torch", slow="strict")  # each call would be compiled anew
 def test_a_hundred_gradients_leave_nothing_behind(backend):
     """Objects alive after 110 gradients as after 10 (torchdiffeq#152, #180, T29)."""
     y0, rate = backend.array([1.0, 2.0]), backend.array(0.5)

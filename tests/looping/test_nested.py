@@ -39,6 +39,7 @@ def test_scans_in_scans(settings):
     np.testing.assert_allclose([y.grad, p.grad], own, rtol=1e-12)
 
 
+@pytest.mark.quick("{'checkpoints': 2}")
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_a_while_loop_in_a_scan(settings):
     jax = pytest.importorskip("jax")
@@ -62,6 +63,7 @@ def test_a_while_loop_in_a_scan(settings):
     np.testing.assert_allclose(each(jnp.full(3, 0.3)), [expected[0]] * 3, rtol=1e-12)
 
 
+@pytest.mark.quick("{'checkpoints': 2}")
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_random_keys_are_replayed(settings):
     jax = pytest.importorskip("jax")

@@ -61,7 +61,7 @@ def losses(name: str, loop: str) -> Any:
     return unknown(rg.while_loop), theirs, y, p
 
 
-@pytest.mark.quick("cheap-while_loop", "network-scan")
+@pytest.mark.quick("network-scan")
 @pytest.mark.parametrize("loop", ["scan", "while_loop"])
 @pytest.mark.parametrize("name", ["cheap", "network", "elementwise"])
 def test_same_gradient_in_fewer_bytes(name, loop):
@@ -85,7 +85,7 @@ def calls(loss: Any, y: Any, p: Any) -> int:
 ticks: list[int] = []
 
 
-@pytest.mark.quick("scan-8", "while_loop-3")
+@pytest.mark.quick("while_loop-3")
 @pytest.mark.parametrize("slots", [3, 8, 20])
 @pytest.mark.parametrize("loop", ["scan", "while_loop"])
 def test_no_more_calls_of_the_body(loop, slots):

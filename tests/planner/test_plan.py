@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 import retrograde as rg
 from retrograde._base.memory import format_bytes, parse_bytes
+from retrograde.measure import traced_peak
 
 STATE = 16  # bytes of two float64
 
@@ -192,28 +192,19 @@ def test_measured_peak_is_within_the_budget(reference, size, steps, states):
 
     fixed = solve_of(f, y0, steps, memory="1 GiB").items
     budget = sum(fixed.values()) + states * y0.nbytes
-    forward = peak(lambda: rg.solve(f, y0, 0.0, 1.0, solver="euler", dt=1 / steps))
+    forward = traced_peak(lambda: rg.solve(f, y0, 0.0, 1.0, solver="euler", dt=1 / steps))
 
     def gradient():
         _, pull = rg.solve_vjp(f, y0, 0.0, 1.0, solver="euler", dt=1 / steps, memory=budget)
         pull(ones)
 
-    extra = peak(gradient) - forward
+    extra = traced_peak(gradient) - forward
     assert extra <= budget
     assert extra >= 0.5 * states * y0.nbytes
 
 
 def solve_of(f, y0, steps, **keywords):
     return rg.plan(f, y0, 0.0, 1.0, solver="euler", dt=1 / steps, **keywords)
-
-
-def peak(run):
-    tracemalloc.start()
-    try:
-        run()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 # --- the rule

@@ -116,6 +116,7 @@ def test_the_probe_is_short(reference):
     assert len(calls) <= 3 + 2 + 24 * 6  # check and tape; first step; 24 tries of six stages
 
 
+@pytest.mark.libraries("numpy strict torch", slow="jax jax:jit")
 def test_the_last_solve_tells_the_next(backend):
     f, y0 = field_of(backend), backend.array([1.0, 1.0])
     call, settings = (f, y0, 0.0, 9.0), {"rtol": 1e-6, "memory": "1 MiB", "max_steps": 500}
@@ -251,16 +252,16 @@ def quickening(t, y, args):
 @pytest.mark.quick("20")
 @pytest.mark.parametrize("size", [20, 50, 100])
 def test_a_solve_of_many_more_steps_keeps_the_budget(reference, size):
-    y0, memory = np.stack([np.ones(size), np.zeros(size)]), "150 KiB"
-    settings = {"rtol": 1e-4, "atol": 1e-4}
-    forward = traced_peak(lambda: rg.solve(quickening, y0, 0.0, 45.0, **settings))
-    plan = rg.plan(quickening, y0, 0.0, 45.0, memory=memory, **settings)
+    y0, memory = np.stack([np.ones(size), np.zeros(size)]), "80 KiB"
+    settings = {"rtol": 1e-3, "atol": 1e-3}
+    forward = traced_peak(lambda: rg.solve(quickening, y0, 0.0, 36.0, **settings))
+    plan = rg.plan(quickening, y0, 0.0, 36.0, memory=memory, **settings)
     solutions = []
 
     def gradient():
         own = type("Own", (), {})()  # closed over: no last solve is known
         quick = lambda t, y, args, own=own: quickening(t, y, args)  # noqa: E731
-        sol, pull = rg.solve_vjp(quick, y0, 0.0, 45.0, memory=memory, **settings)
+        sol, pull = rg.solve_vjp(quick, y0, 0.0, 36.0, memory=memory, **settings)
         solutions.append(sol)
         return pull(np.ones_like(sol.ys))
 
@@ -271,7 +272,7 @@ def test_a_solve_of_many_more_steps_keeps_the_budget(reference, size):
     assert 0.5 * plan.budget < measured <= plan.budget
 
 
-@pytest.mark.libraries("numpy strict torch")  # traced records have their size
+@pytest.mark.libraries("numpy torch", slow="strict")  # traced records have their size
 def test_a_solve_begun_again_has_the_same_gradient(backend):
 
     def f(t, y, args):
@@ -296,9 +297,9 @@ def test_a_solve_that_outgrows_every_plan_says_so(reference):
 def test_a_prediction_alone_refuses_nothing(reference):
     """Three times too many steps are predicted; the solve fits all the same."""
     y0, settings = np.asarray([2.0, 0.0]), {"rtol": 1e-6, "atol": 1e-8}
-    stiff = van_der_pol(100.0)
-    plan = rg.plan(stiff, y0, 0.0, 200.0, memory="1 GiB", **settings)
-    _, pull = rg.solve_vjp(stiff, y0, 0.0, 200.0, memory=6 * plan.steps, **settings)
+    stiff = van_der_pol(30.0)
+    plan = rg.plan(stiff, y0, 0.0, 60.0, memory="1 GiB", **settings)
+    _, pull = rg.solve_vjp(stiff, y0, 0.0, 60.0, memory=6 * plan.steps, **settings)
     assert np.all(np.isfinite(pull(np.ones((1, 2))).y0))
 
 

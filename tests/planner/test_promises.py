@@ -10,6 +10,10 @@ from retrograde.measure import peak_gradient_bytes
 
 SIZE = 60_000
 STATE = 8 * SIZE
+STEPS = {
+    "constant": {"solver": "rk4", "dt": 0.01},
+    "adaptive": {"rtol": 1e-8, "atol": 1e-10, "max_steps": 200},
+}
 
 
 def gradient_of(backend, solve):
@@ -26,16 +30,15 @@ def gradient_of(backend, solve):
     return run
 
 
-@pytest.mark.libraries("numpy strict torch jax")  # the measure compiles by itself
 @pytest.mark.device
 @pytest.mark.needs(Capability.NATIVE_GRADIENT)
-@pytest.mark.parametrize("states", [30, 60])
-@pytest.mark.parametrize(
-    "keywords",
-    [{"solver": "rk4", "dt": 0.01}, {"rtol": 1e-8, "atol": 1e-10, "max_steps": 200}],
-    ids=["constant", "adaptive"],
+@pytest.mark.settings(
+    steps=STEPS,
+    states=[30, 60],
+    few={name: [("constant", 60), ("adaptive", 30)] for name in ("torch", "jax")},
 )
-def test_measured_peak_is_within_the_budget(backend, keywords, states):
+def test_measured_peak_is_within_the_budget(backend, steps, states):
+    keywords = STEPS[steps]
     budget, t1 = states * STATE, 1.0 if "dt" in keywords else 10.0
     xp = backend.xp
 

@@ -28,7 +28,7 @@ def exact(t):
     return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
 
 
-@pytest.mark.libraries("numpy strict torch jax")  # the same programs
+@pytest.mark.libraries("numpy strict torch", slow="jax")  # the same programs
 def test_complex_trees(backend):
     """y' = i rate y in a tree, with rows inside; the leaves go through the sums of arrays."""
     y0 = {"a": backend.array([1.0, 0.5j], "complex128"), "b": backend.array(2.0 + 0j, "complex128")}
@@ -45,7 +45,7 @@ def test_complex_trees(backend):
         np.testing.assert_allclose(backend.to_numpy(sol.ys[name]), rows, rtol=1e-8)
 
 
-@pytest.mark.libraries("numpy strict torch jax")  # the same programs under jit
+@pytest.mark.libraries("numpy torch", slow="strict jax")  # the same programs under jit
 @pytest.mark.parametrize("steps", [{"dt": 0.21}, {"rtol": 1e-9, "atol": 1e-9}], ids=str)
 def test_the_reversible_form_has_its_inside_too(backend, steps):
     """Rows within its steps: their accuracy, and the gradient by inversion."""
