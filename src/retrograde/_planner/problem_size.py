@@ -6,7 +6,7 @@ f is called twice at most, and for adaptive steps in a short probe (``step_count
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from .._adjoints.direct import constant_times
 from .._adjoints.projection_guard import guard_bytes, guard_width
@@ -71,31 +71,24 @@ def measure_problem(
     chosen = bk.likely(loop, inputs) if native else problem.differentiable
     tapes = Capability.AUTODIFF not in bk.capabilities  # those have the derivative by t, too
     wanted = NeedsGradient(chosen, tapes, False, False)
-    vjp = field_pullback(problem, inputs.params, wanted)
     arguments = _differentiable_bytes(problem, inputs.params)
-    small = budget < AMPLE * (layout.nbytes + arguments)
-    looked_into = vjp if isinstance(vjp, TapePullback) or (small and not loop.compiled) else None
-    watched, pulls, pulled = (vjp, [], []) if looked_into is None else _watched(bk, vjp)
     with bk.quiet():
-        tape, kept, k0 = bk.tape_bytes(watched, layout.time(loop.clock.real(inputs.t0)), inputs.y0)
-        if k0 is not None:
-            problem.trials += 1
-            problem.compare(k0)
-        steps, source = _steps(loop, inputs, k0, short_probe=short_probe)
-    bound = loop.max_steps
+        small = budget < AMPLE * (layout.nbytes + arguments)
+        call = _called_once(loop, inputs, wanted, small=small)
+        steps, source = _steps(loop, inputs, call.k0, short_probe=short_probe)
     growing = GROWING_TIME * (1 + loop.cut) if loop.adaptive and not traced else 0
     stages = _stages(loop)[0]
-    objects = PASS_OBJECTS + stages * sum(object_bytes(pull) for pull in pulls)
     counted = bk.array_overhead > 0  # an account that sees array headers sees all objects
     judges = isinstance(solver, ExplicitRungeKutta) and loop.adaptive and not traced
     spared = 1 + judges * (JUDGING if layout.dtype == layout.real_dtype else JUDGING // 2)
-    pull, args = _pull(bk, loop, arguments, tape, pulled)
+    pull, args = _pull(bk, loop, arguments, call)
     step = max(0, (stages - spared) * layout.nbytes + 2 * carried)
     fixed = _fixed(loop, steps, growing, step=step, pull=pull, args=args)
     recorded_now = native and Capability.DIRECT in bk.capabilities and constant_times(inputs)
-    if traced or loop.compiled or isinstance(vjp, UserPullback):
+    if traced or loop.compiled or call.users_own:
         recorded_now = False
-    recorded = max(layout.nbytes, solver.evaluations * kept) + carried - layout.nbytes
+    recorded = max(layout.nbytes, solver.evaluations * call.kept) + carried - layout.nbytes
+    outputs = _outputs(loop, steps)
     compiled = (lambda one: bk.compiled_bytes(loop, inputs, wanted, one)) if traced else None
     return Shape(
         recorded=recorded if recorded_now else 0,
@@ -105,13 +98,13 @@ def measure_problem(
         header=bk.array_overhead,
         steps=max(1, steps),
         known=loop.count is not None,
-        bound=bound,
-        tape=tape,
+        bound=loop.max_steps,
+        tape=call.tape,
         stages=stages if loop.outputs.inside else solver.evaluations,
         fixed=fixed,
         free_slot=bk.slots_by_reference,
         windows=traced and loop.carried.size <= CHEAP,
-        passing={PYTHON_OBJECTS: objects if counted else 0},
+        passing={PYTHON_OBJECTS: (PASS_OBJECTS + stages * call.objects) * counted},
         stiff=solver.implicit,
         source=source,
         growing=growing,
@@ -119,12 +112,66 @@ def measure_problem(
         noted=guard_width(loop.carried) * bk.itemsize(layout.real_dtype),
         vectors=guard_bytes(loop.carried),
         returning=carried + arguments,
-        outputs=(outputs := _outputs(loop, steps)),
-        beside=_beside(loop, outputs, tape, judges),
+        outputs=outputs,
+        beside=_beside(loop, outputs, call.tape, judges),
         compiled=compiled,
         tables=TRACED_TABLES if traced else SLOT_OBJECTS if counted else 0,
         clock=_clock_bytes(loop) if traced and loop.adaptive else 0,
     )
+
+
+class _Call(NamedTuple):
+    """What one call of f and its vjp told.
+
+    Attributes
+    ----------
+    tape, kept : int [bytes]
+        Its tape, and what the library's own autodiff would keep of it.
+    k0 : leaves or None
+        f at (t0, y0), where it has a value.
+    objects : int [bytes]
+        Python objects of a tape.
+    pulled : int [bytes] or None
+        Cotangents in a pull, where they could be measured.
+    users_own : bool
+        The vjp is the user's.
+    """
+
+    tape: int
+    kept: int
+    k0: Sequence[Array] | None
+    objects: int
+    pulled: int | None
+    users_own: bool
+
+
+def _called_once(loop: Integrator, inputs: Inputs, wanted: NeedsGradient, *, small: bool) -> _Call:
+    """``small``: the budget is no large multiple of what a pull takes, which is measured then."""
+    bk, problem = loop.bk, loop.problem
+    vjp = field_pullback(problem, inputs.params, wanted)
+    objects: list[int] = []
+    pulled: list[int | None] = []
+
+    def watched(t: Scalar, y: State) -> tuple[Sequence[Array], Pull]:
+        k, pull = vjp(t, y)
+        if isinstance(vjp, TapePullback):
+            objects.append(object_bytes(pull))
+        pulled.append(bk.pull_bytes(vjp, k, pull))
+        return k, pull
+
+    call = vjp
+    if isinstance(vjp, TapePullback) or (small and not loop.compiled):
+        watched.layout = vjp.layout  # type: ignore[attr-defined]
+        call = cast("FieldVJP", watched)
+    if isinstance(vjp, TapePullback):
+        vjp.account = True
+    start = loop.layout.time(loop.clock.real(inputs.t0)), inputs.y0
+    tape, kept, k0 = bk.tape_bytes(call, *start)
+    if k0 is not None:
+        problem.trials += 1
+        problem.compare(k0)
+    size = next((size for size in pulled if size is not None), None)
+    return _Call(tape, kept, k0, sum(objects), size, isinstance(vjp, UserPullback))
 
 
 def _fixed(
@@ -223,30 +270,7 @@ def _clock_bytes(loop: Integrator) -> int:
     return count * int(loop.bk.itemsize(loop.carried.dtype))
 
 
-def _watched(bk: AbstractBackend, vjp: FieldVJP) -> tuple[FieldVJP, list[Pull], list[int]]:
-    """The same vjp, a list that pullbacks of tapes are put into, and one of bytes of pulls."""
-    pulls: list[Pull] = []
-    pulled: list[int] = []
-    taped = isinstance(vjp, TapePullback)
-    if isinstance(vjp, TapePullback):
-        vjp.account = True
-
-    def watched(t: Scalar, y: State) -> tuple[Sequence[Array], Pull]:
-        k, pull = vjp(t, y)
-        if taped:
-            pulls.append(pull)
-        size = bk.pull_bytes(vjp, k, pull)
-        if size is not None:
-            pulled.append(size)
-        return k, pull
-
-    watched.layout = vjp.layout  # type: ignore[attr-defined]
-    return cast("FieldVJP", watched), pulls, pulled
-
-
-def _pull(
-    bk: AbstractBackend, loop: Integrator, arguments: int, tape: int, pulled: list[int]
-) -> tuple[int, int]:
+def _pull(bk: AbstractBackend, loop: Integrator, arguments: int, call: _Call) -> tuple[int, int]:
     """Bytes of cotangents in a pull, and of those of args; measured where they could be.
 
     Beside them: the state that the step starts from, the total that leaves it, and where times are
@@ -255,13 +279,13 @@ def _pull(
     if Capability.TRACED in bk.capabilities:
         return 0, 2 * arguments
     nbytes, carried = loop.layout.nbytes, loop.carried.nbytes
-    if pulled:
+    if call.pulled is not None:
         rows = 1 if loop.outputs.inside else -1  # a solve holds a slope, too
         numbers = 2 * (loop.solver.stages + loop.solver.extra + 1) * REAL  # times and weights
-        return max(0, pulled[0] - arguments) + rows * nbytes + numbers, arguments
+        return max(0, call.pulled - arguments) + rows * nbytes + numbers, arguments
     # an autodiff of its own makes gradients of whole arguments, and sums of two of them
     sums = 4 if Capability.AUTODIFF in bk.capabilities else 2
-    return tape + 2 * (nbytes + carried), sums * arguments
+    return call.tape + 2 * (nbytes + carried), sums * arguments
 
 
 def _differentiable_bytes(problem: Problem, params: Sequence[Array]) -> int:
