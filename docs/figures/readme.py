@@ -38,7 +38,7 @@ COMPARED = {
     "jax": (
         ("retrograde", "auto, ample"),
         ("retrograde", "auto, 256 B"),
-        ("retrograde", "recursive, 10 slots"),
+        ("retrograde", "recursive, 10 checkpoints"),
         ("retrograde", "backsolve, continuous"),
         ("retrograde", "forward"),
         ("diffrax", "Recursive, 10 checkpoints"),

@@ -135,7 +135,7 @@ def test_a_named_adjoint_is_checked_not_changed(backend):
     adjoint = rg.RecursiveCheckpointAdjoint(50)
     assert solve(backend, adjoint=adjoint).adjoint is adjoint
     assert solve(backend, adjoint=adjoint, memory="1 MiB").adjoint is adjoint
-    with pytest.raises(rg.PlanInfeasible, match=r"50 slots needs .* Raise the budget or pass adj"):
+    with pytest.raises(rg.PlanInfeasible, match=r"50 checkpoints needs .* Raise the budget or"):
         solve(backend, adjoint=adjoint, memory=600)
 
 

@@ -99,12 +99,6 @@ def test_tapes_beat_states_in_torch():
     assert states.reason == "fits, but takes 4.0 F a step to 3.0"
 
 
-def test_offload_has_its_row(reference):
-    row = plan_of().candidates[-1]
-    assert (row.method, row.verdict) == ("host offload of slots", "not available")
-    assert 3 * 8 * SIZE < row.bytes < plan_of().memory
-
-
 def test_outputs_stand_beside_the_budget(reference):
     one, many = plan_of(), plan_of(saveat=rg.SaveAt(t0=True, t1=True, ts=np.linspace(0, 1, 50)))
     assert one.outputs == {"saved states": 8 * SIZE, "their times": 8}

@@ -82,8 +82,8 @@ class Solve:
             return {"none": None, "ample": "1 GiB"}[kind]
         args, keywords = self.call(self.followed(), "'auto'", "1 GiB")
         plan = rg.plan(*args, **keywords)
-        known = [c for c in plan.candidates if not c.verdict.startswith("not available")]
-        sizes = [c.bytes for c in known if c.accuracy in ("exact", "guarded")] or [plan.memory]
+        exact = [c.bytes for c in plan.candidates if c.accuracy in ("exact", "guarded")]
+        sizes = exact or [plan.memory]
         low, high = min(sizes), max(sizes)
         share = np.random.default_rng([self.problem.seed, self.problem.number, 2]).random()
         return int(low + share * (high - low)) if kind == "tight" else low + 64

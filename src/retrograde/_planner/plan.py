@@ -26,7 +26,7 @@ class Candidate:
         F is one step forward; a solve without gradient takes 1.
     accuracy : str
     verdict : str
-        'chosen', 'fits', 'too large' or 'not available'.
+        'chosen', 'fits', 'too large' or 'by name only'.
     reason : str
         Why it was chosen, or why not.
     """
@@ -171,7 +171,7 @@ class Plan:
         if differing:
             raise InputError(
                 f"`adjoint` is a plan made for another problem ({'; '.join(differing)}), whose "
-                "bytes and slots are not those of this one; make a plan with rg.plan and the "
+                "bytes and checkpoints are not those of this one; make a plan with rg.plan and the "
                 "arguments of this solve, or pass `memory`."
             )
 

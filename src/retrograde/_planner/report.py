@@ -32,7 +32,7 @@ def describe(adjoint: AbstractAdjoint) -> str:
     """An adjoint in words."""
     if isinstance(adjoint, RecursiveCheckpointAdjoint):
         c = adjoint.checkpoints
-        words = "every state stored" if c is None else counted(c, "slot")
+        words = "every state stored" if c is None else counted(c, "checkpoint")
         words += f", window {adjoint.window}" if adjoint.window > 1 else ""
         words += ", one tape at a time" if adjoint.one_tape else ""
         words += "" if adjoint.record else ", times not recorded"
@@ -178,7 +178,7 @@ def draw(plan: Plan, path: str | None, ax: Any) -> Any:
         ax.plot(
             candidate.time,
             max(1, candidate.bytes),
-            _MARKS.get(candidate.verdict, "o"),
+            "*" if chosen else "o",
             markersize=12 if chosen else 7,
             fillstyle="full" if candidate.verdict in ("chosen", "fits") else "none",
             label=f"{candidate.method} ({candidate.verdict})",
@@ -192,6 +192,3 @@ def draw(plan: Plan, path: str | None, ax: Any) -> Any:
     if path is not None:
         ax.figure.savefig(path, dpi=120)
     return ax
-
-
-_MARKS = {"chosen": "*", "not available": "x"}

@@ -123,14 +123,6 @@ def candidate(
     return Candidate(describe(adjoint), cost.bytes, cost.time, kind, verdict, reason)
 
 
-def offloaded(shape: Shape) -> Candidate:
-    """Slots in the memory of the host: three states stay on the device, for copies under way."""
-    size = shape.with_tapes(one=False).needed + 3 * shape.state
-    time = checkpoint_cost(shape, RecursiveCheckpointAdjoint()).time
-    reason = "not available in this version"
-    return Candidate("host offload of slots", size, time, "exact", "not available", reason)
-
-
 def too_small(shape: Shape, budget: int, source: str) -> str:
     shape = (shape.without_record() if shape.clock else shape).with_tapes(one=True)
     least = shape.needed + slot_bytes(shape, RecursiveCheckpointAdjoint(1))
@@ -207,8 +199,8 @@ def everything_stored(case: Case) -> Choice | None:
         return None
     return Choice(
         fitting,
-        f"every state of the predicted steps fits; there are {fitting.checkpoints} slots should "
-        "it take more",
+        f"every state of the predicted steps fits; there are {fitting.checkpoints} checkpoints "
+        "should it take more",
     )
 
 
@@ -219,7 +211,7 @@ def inverted_steps(case: Case) -> Choice | None:
         return None
     adjoint = fitting_inversion(shape, case.budget, fitting)
     steps = "the solver is reversible" if shape.reversible else "steps are constant"
-    slots = counted(adjoint.slots, "slot")
+    slots = counted(adjoint.slots, "checkpoint")
     if adjoint.guard == 0:
         return Choice(
             adjoint,
@@ -252,7 +244,7 @@ def checkpoints(case: Case) -> Choice | None:
     steps = "steps are adaptive"
     if case.shape.known:
         steps = "the solver is for stiff problems"
-    slots = counted(case.fitting.checkpoints or 0, "slot")
+    slots = counted(case.fitting.checkpoints or 0, "checkpoint")
     return Choice(case.fitting, f"not every state fits, and {steps}: the budget buys {slots}")
 
 
@@ -338,7 +330,7 @@ def _plan_for(
         steps=shape.steps,
         known=shape.known,
         items=(needed if getattr(adjoint, "record", True) else needed.without_record()).fixed,
-        candidates=(*rows, offloaded(shape)),
+        candidates=tuple(rows),
         reason=chosen.reason,
         fallback=fitting,
         limit=None if budget >= UNLIMITED else limit(shape, adjoint, fitting, budget),

@@ -155,7 +155,7 @@ def ours(problem: Problem) -> Iterator[tuple[str, dict[str, Tree]]]:
         yield f"auto, {memory}", {"memory": memory}
     for slots in problem.slots:
         adjoint = _adjoints.RecursiveCheckpointAdjoint(slots)
-        yield f"recursive, {slots} slots", {"adjoint": adjoint}
+        yield f"recursive, {slots} checkpoints", {"adjoint": adjoint}
     least = problem.budgets[-1]
     backsolve = _adjoints.BacksolveAdjoint
     yield "direct", {"adjoint": _adjoints.DirectAdjoint()}

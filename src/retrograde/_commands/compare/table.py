@@ -119,7 +119,7 @@ def _method(row: Row) -> str:
     if row.chosen is None or not row.method.startswith("auto"):
         return row.method
     short = row.chosen.removeprefix("RecursiveCheckpointAdjoint, ").replace("Adjoint", "")
-    short = textwrap.shorten(short.removesuffix(" at a time"), 24, placeholder="")
+    short = textwrap.shorten(short.removesuffix(" at a time"), 26, placeholder="")
     return f"{row.method}: {short.rstrip(',')}"
 
 
