@@ -196,3 +196,43 @@ def test_stops_that_change_nothing(stops):
         for ts in (None, stops)
     )
     assert (plain == stopped).all()
+
+
+@pytest.mark.libraries("jax:jit", slow="jax")
+def test_lanes_of_a_batch_have_jumps_of_their_own(backend):
+    """Under vmap, with gradients: each lane is the single solve; and each try is told."""
+    jax = importlib.import_module("jax")
+    tries = []
+
+    def f(t, y, args):
+        on = backend.xp.where((t >= args["on"]) & (t < args["on"] + 0.05), 1.0, 0.0)
+        return on * args["rate"] - K * y
+
+    def run(rate, on):
+        jumps = jax.lax.stop_gradient(backend.xp.stack([on, on + 0.05]))
+        sol = rg.solve(
+            f, backend.array([1.0]), 0.0, 5.0, {"rate": rate, "on": on}, max_steps=100,
+            controller=controller(jumps), on_step=lambda *tried: tries.append(tried),
+        )  # fmt: skip
+        return sol.ys[-1, 0], sol.stats["num_steps"]
+
+    rates, ons = backend.array([10.0, 3.0, 7.0]), backend.array([2.0, 1.2, 4.5])
+    grad = jax.value_and_grad(run, has_aux=True)
+    (values, steps), by_rate = backend.compiled(jax.vmap(grad))(rates, ons)
+    low, high = np.asarray(ons), np.asarray(ons) + 0.05
+    gain = (np.exp(-K * (5.0 - high)) - np.exp(-K * (5.0 - low))) / K
+    expected = np.exp(-5.0 * K) + np.asarray(rates) * gain
+    np.testing.assert_allclose(values, expected, rtol=1e-8)
+    np.testing.assert_allclose(by_rate, gain, rtol=1e-8)
+    jax.effects_barrier()
+    assert len(tries) == int(steps.sum())
+
+
+@pytest.mark.libraries("jax torch")
+def test_forms_that_know_of_no_jumps_are_refused(backend):
+    f, y0 = pulse(backend), backend.array([1.0])
+    keywords = {"jax": {"adjoint": "tape"}, "torch": {"compile": True}}[backend.bk.name]
+    with pytest.raises(rg.UnsupportedByBackend, match="jump_ts"):
+        backend.gradient(
+            f, y0, 0.0, 5.0, backend.array(1.0), controller=controller(), max_steps=9, **keywords
+        )

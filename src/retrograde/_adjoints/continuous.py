@@ -98,9 +98,8 @@ class ContinuousAdjoint(AbstractAdjoint):
         arrays = loop.adaptive and not all(map(is_number, inputs.settings[:2]))
         if (arrays or loop.norm is not None) and not self.seminorm:
             raise InputError(
-                "`seminorm` is False and `rtol` or `atol` is an array for y, or `norm` one of y, "
-                "which says nothing of the parameters; pass numbers and norm='rms', or "
-                "seminorm=True."
+                "`seminorm` is False and `rtol` or `atol` is an array for y (or `norm` is one of "
+                "y), which says nothing of the parameters; pass numbers, or seminorm=True."
             )
         final = loop.integrate(inputs)
         inside = final.inside if self.reset else loop.outputs.counted(final)

@@ -57,8 +57,9 @@ class TapeAdjoint(AbstractAdjoint):
             raise UnsupportedByBackend(
                 f"`adjoint` TapeAdjoint can't store the tapes of this solve ({loop.bk.name}, "
                 f"{loop.solver.name}): it takes JAX, an explicit Runge-Kutta method (for outputs "
-                "inside steps, one without stages of their own), an f without a vjp of its own, "
-                "and `max_steps` where the number of steps is not known. Else use adjoint='auto'."
+                "inside steps, one without stages of their own), an f without a vjp of its own or "
+                "`jump_ts`, and `max_steps` where the number of steps is not known. Else use "
+                "adjoint='auto'."
             )
 
     def forward(self, loop: Integrator, inputs: Inputs) -> tuple[Final, Residuals]:

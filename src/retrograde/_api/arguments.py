@@ -129,10 +129,10 @@ def _prepared(
     loop = Integrator(problem, solver, controller, outputs, max_steps, count)
     norm = getattr(controller, "norm", "rms")
     loop.norm = error_norm(bk, norm, problem.layout.shapes, problem.tree)
-    if options.compile and not (loop.norm is None and options.on_step is None):
+    if options.compile and (loop.norm is not None or loop.jumps):
         raise UnsupportedByBackend(
-            "`compile` is True, whose steps have the norm 'rms' and tell nobody; leave out "
-            "`compile`, or `norm` and `on_step`."
+            "`compile` is True, whose steps have the norm 'rms' and know of no jumps; leave out "
+            "`compile`, or `norm` and `jump_ts`."
         )
     if options.compile:
         loop.compile()

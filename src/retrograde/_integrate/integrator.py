@@ -120,6 +120,12 @@ class Integrator:
         """Whether steps can be rejected."""
         return self.controller.adaptive
 
+    @property
+    def jumps(self) -> bool:
+        """Whether f is told on which side of a jump it is asked: the solver's own steps alone do
+        so (``stops``)."""
+        return getattr(self.controller, "jump_ts", None) is not None
+
     def placed(self, inputs: Inputs) -> Integrator:
         """The same loop, where f and ``SaveAt.fn`` are given t0 + t of a time t of the clock."""
         if not self.shifted and not inputs.settings[2:]:
@@ -177,8 +183,8 @@ class Integrator:
             error=self.adaptive, outputs=out.inside, dense=out.interpolates, gradient=gradient,
             **needs,
         )  # fmt: skip
-        found, jumps = self.compiled, self.stops is not None and self.stops.jumps is not None
-        if found is None and not generic() and not jumps:
+        found = self.compiled
+        if found is None and not (generic() or self.jumps):
             found = self.bk.specialise(self.solver, self.problem, request)
         found = found or Steps(self.solver.stepper, self.solver.step_vjp)
         return found if self.stops is None else self.stops.steps(found)
