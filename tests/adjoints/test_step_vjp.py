@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde._adjoints import field_pullback
+from retrograde._autodiff.field_vjp import field_pullback
 from retrograde._base.types import NeedsGradient
 from retrograde._integrate.problem import Problem
 

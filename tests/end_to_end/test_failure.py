@@ -41,7 +41,7 @@ def blows_up(t, y, args):
 
 CASES = {
     "max_steps, constant": (decay, {"dt": 0.01, "max_steps": 40}, Status.max_steps, 0.4, 0.4),
-    "max_steps, adaptive": (decay, {"rtol": 1e-10, "max_steps": 5}, Status.max_steps, 0.0, 0.9),
+    "max_steps, adaptive": (decay, {"rtol": 1e-10, "max_steps": 4}, Status.max_steps, 0.0, 0.9),
     "max_steps, given times": (
         decay,
         {"controller": rg.StepTo(np.linspace(0.0, 2.0, 201).tolist()), "max_steps": 40},

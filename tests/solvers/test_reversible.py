@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde._adjoints import field_pullback
+from retrograde._autodiff.field_vjp import field_pullback
 from retrograde._base.types import NeedsGradient
 
 _cases = runpy.run_path(str(pathlib.Path(__file__).with_name("reversible_cases.py")))

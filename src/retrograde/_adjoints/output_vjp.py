@@ -126,7 +126,10 @@ class OutputVJP:
         if self.fn_vjp is None:
             return row, 0.0, params
         _, pull = self.fn_vjp(self.layout.time(t), y)
-        mu, ct_t, params = pull(self.out.layout.unpack(row), params)
+        # PyTorch's pulls write into lists; walks back carry tuples
+        carried = isinstance(params, tuple)
+        mu, ct_t, params = pull(self.out.layout.unpack(row), list(params) if carried else params)
+        params = tuple(params) if carried else params
         return self.layout.pack(mu), 0.0 if ct_t is None else ct_t, params
 
     # --- the ends of a solve

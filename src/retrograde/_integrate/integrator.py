@@ -148,11 +148,12 @@ class Integrator:
         return twin
 
     def silent(self) -> Integrator:
-        """The same loop without reports of its progress: for what is solved again."""
-        if not self.progress:
+        """The same loop that tells nobody of its progress and its steps: for what is solved
+        again."""
+        if not self.progress and self.on_step is None:
             return self
         twin = copy.copy(self)
-        twin.progress, twin.watch = False, None
+        twin.progress, twin.watch, twin.on_step = False, None, None
         return twin
 
     def user_time(self, inputs: Inputs, t: Scalar) -> Scalar:
