@@ -171,6 +171,14 @@ class NumpyBackend(FlatBackend):
         # by columns: then all but the first column are contiguous, to be scaled in one go
         return self.xp.asarray(values, dtype, order="F")
 
+    def sample_columns(self, parts: Sequence[Array]) -> Tree:
+        # by assignment: inner loops then run along the samples, however few numbers each has
+        first, ends = parts[0], np.cumsum([x.shape[1] for x in parts])
+        out = self.xp.empty((int(ends[-1]), len(first)), first.dtype)
+        for x, end in zip(parts, ends, strict=True):
+            out[end - x.shape[1] : end] = x.T
+        return out
+
     def product(self, row: Array, rows: Array, out: Tree = None) -> Function:
         """A call that forms ``row @ rows``, anew or into ``out``."""
         return partial(row.dot, rows) if out is None else partial(row.dot, rows, out)

@@ -33,6 +33,7 @@ from ._planner.plan import Plan
 from ._solvers import AbstractSolver, ExplicitRungeKutta, Tableau, Tsit5
 
 if TYPE_CHECKING:
+    from ._integrate.per_sample import PerSample
     from ._loops import loop_vjp, scan, while_loop
     from ._solvers import (
         ALF,
@@ -70,6 +71,7 @@ __all__ = [
     "InputError",
     "Midpoint",
     "PIDController",
+    "PerSample",
     "Plan",
     "PlanInfeasible",
     "Ralston",
@@ -107,6 +109,8 @@ def __getattr__(name: str) -> Any:
 
     if name == "measure":
         return importlib.import_module(f"{__name__}.measure")
+    if name == "PerSample":
+        return importlib.import_module(f"{__name__}._integrate.per_sample").PerSample
     if name in ("loop_vjp", "scan", "while_loop"):
         return getattr(importlib.import_module(f"{__name__}._loops"), name)
     if name in _solvers.PAGES:

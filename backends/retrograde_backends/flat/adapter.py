@@ -12,11 +12,13 @@ from retrograde._base.types import Array, Device, DType, Field, Scale, State, Ta
 from retrograde._solvers.runge_kutta.solver import ExplicitRungeKutta
 
 from .attempt import flat_stepper
+from .samples import FlatSampleCotangents, FlatSampleStages
 from .stages import FlatCotangents, FlatLayout, FlatStages
 
 if TYPE_CHECKING:
     from retrograde._backend.interface import AbstractBackend
     from retrograde._backend.protocols import Layout, StepAdjoint, StepStages
+    from retrograde._backend.samples import SampleLayout
     from retrograde._integrate.problem import Problem
     from retrograde._solvers.base import AbstractSolver
     from retrograde._solvers.runge_kutta.solver import Stepper
@@ -87,6 +89,26 @@ class FlatBackend(EagerBackend):
         if isinstance(layout, FlatLayout):
             return FlatCotangents(layout, tableau)
         return super().adjoint(layout, tableau)
+
+    def sample_stages(
+        self, layout: SampleLayout, tableau: Tableau, scale: Scale | None = None
+    ) -> StepStages:
+        return FlatSampleStages(layout, tableau, scale)
+
+    def sample_adjoint(self, layout: SampleLayout, tableau: Tableau) -> StepAdjoint:
+        return FlatSampleCotangents(layout, tableau)
+
+    def sample_product(self, row: Array, rows: Array) -> Array:
+        """``row @ rows`` of the stages of a batch."""
+        return self.dot(row, rows)
+
+    def times_into(self, x: Array, w: Array, out: Array) -> None:
+        """``x * w``, written into ``out``."""
+        self.xp.multiply(x, w, out)
+
+    def add_into(self, total: Array, x: Array) -> None:
+        """``x``, added to ``total`` in place."""
+        total += x
 
     def specialise(
         self, solver: AbstractSolver, problem: Problem, request: StepRequest

@@ -88,6 +88,17 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
         self._compiled = KeptPrograms()
         self._accounts = KeptAccounts()
 
+    def map_samples(
+        self, fn: Function, samples: int, mapped: Sequence[bool], arguments: Sequence[Tree]
+    ) -> Tree:
+        def of_sample(moving: Sequence[Tree]) -> Tree:
+            rest = iter(moving)
+            pairs = zip(mapped, arguments, strict=True)
+            return fn(*[next(rest) if moves else x for moves, x in pairs])
+
+        moving = [x for x, moves in zip(arguments, mapped, strict=True) if moves]
+        return jax.vmap(of_sample, axis_size=samples)(moving)
+
     # --- arrays and trees
     def is_array(self, x: object) -> bool:
         return isinstance(x, jax.Array)

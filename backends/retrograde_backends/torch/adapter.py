@@ -49,7 +49,7 @@ from .captured import captured_tensors
 from .compiled.solver import compiled_steps
 from .distributed import gathered_modules, refuse_replays, spread, whole
 from .field_vjp import RecordedStepVJP, TorchPullback, pull_bytes, tape_bytes
-from .flat import TorchLayout, product, stages, timer
+from .flat import SHARED, TorchLayout, product, shared, stages, timer
 from .forward_mode import (
     ForwardHooks,
     dual,
@@ -70,7 +70,7 @@ from .function import (
     tensors_of,
     without_gradient,
 )
-from .memory import on_host, uploaded
+from .memory import on_host, shares, uploaded
 from .modes import (
     normal,
     outside,
@@ -264,6 +264,18 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
 
     def scale_into(self, table: Array, h: float, out: Tree) -> None:
         torch.mul(table, h, out=out)
+
+    def sample_product(self, row: Array, rows: Array) -> Tree:
+        if shares(rows.device) and rows.dtype in SHARED:
+            return torch.from_numpy(shared(row).dot(shared(rows)))
+        return torch.mv(rows.T, row)
+
+    def times_into(self, x: Array, w: Array, out: Tree) -> None:
+        torch.mul(x, w, out=out)
+
+    def sample_columns(self, parts: Sequence[Array]) -> Tree:
+        columns = [x.T for x in parts]
+        return columns[0].contiguous() if len(columns) == 1 else torch.cat(columns)
 
     def add_scaled(self, a: Array, w: Scalar, x: Array) -> Array:
         return a + w * x if isinstance(w, torch.Tensor) else torch.add(a, x, alpha=w)

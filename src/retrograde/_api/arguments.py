@@ -15,7 +15,18 @@ from .._backend.protocols import Capability
 from .._backend.registry import backend_beside, backend_for
 from .._base.errors import InputError, UnsupportedByBackend
 from .._base.plain_input import kind, parameters, refuse, state
-from .._base.types import Array, Inputs, Scalar, State, Table, Time, Times, Tree, VectorFieldFn
+from .._base.types import (
+    Array,
+    Function,
+    Inputs,
+    Scalar,
+    State,
+    Table,
+    Time,
+    Times,
+    Tree,
+    VectorFieldFn,
+)
 from .._controllers import AbstractController, ConstantSteps, PIDController, StepTo
 from .._controllers.norms import error_norm
 from .._integrate.integrator import Integrator
@@ -54,6 +65,7 @@ def prepare(
     options: Options,
     *,
     native: bool = True,
+    prepared: Function | None = None,
 ) -> tuple[Integrator, Inputs]:
     """A :class:`Integrator` and its :class:`Inputs`.
 
@@ -63,10 +75,13 @@ def prepare(
         The keywords of ``solve``.
     native : bool
         Gradients are the library's own, not those of ``solve_vjp``.
+    prepared : callable or None
+        What makes them of arrays; None: those of a single solve.
     """
+    prepared = prepared or _prepared
     given = t0, t1
     t0, t1 = (float(t) if kind(t) in ("int", "real") else t for t in given)
-    saveat = _saveat(options.saveat)
+    saveat = saveats_of(options.saveat)
     bk = backend_beside(y0, args, (t0, t1, *(part.ts for part in saveat[0])))
     eps = resolution(bk, given)
     _check_one_library(bk, args, t0, t1, native=native)
@@ -74,11 +89,11 @@ def prepare(
     *better, last = parameters(bk, args, y0, given=native)
     for one in better:
         try:
-            return _prepared(bk, (f, y0, t0, t1, one), args, saveat, options, eps)
+            return prepared(bk, (f, y0, t0, t1, one), args, saveat, options, eps)
         except Exception:  # f can't take the numbers in args as arrays, or there is another fault
             continue
     try:
-        return _prepared(bk, (f, y0, t0, t1, last), args, saveat, options, eps)
+        return prepared(bk, (f, y0, t0, t1, last), args, saveat, options, eps)
     except TypeError as error:
         if last is not args:
             error.add_note(
@@ -110,22 +125,22 @@ def _prepared(
         numbers = (j for j, i in enumerate(problem.where) if not bk.is_array(leaves[i]))
         problem.numbers = frozenset(numbers)
     solver = find_solver(options.solver)
-    controller = _controller(options)
+    controller = controller_of(options)
     start, end = _time(bk, "t0", t0), _time(bk, "t1", t1)
     if isinstance(controller, StepTo):  # its ends, but for the rounding of t0 and t1
         start, end = near(start, controller.times[0], eps), near(end, controller.times[-1], eps)
     controller.check(start, end)
-    _check_solver(solver, controller)
+    check_solver(solver, controller)
     solver.check(problem)
     if bk.concrete(problem.layout.finite(problem.y0)) == 0:
         raise InputError("`y0` holds nan or inf; every element must be finite.")
     problem.parted = solver.parted
     bk.capture(problem, t0 if start is None else start)
     count = _count(problem, controller, (start, end), eps)
-    max_steps = _max_steps(bk, options.max_steps, count)
+    max_steps = max_steps_of(bk, options.max_steps, count)
     ts, values = _saved_times(problem, saveat[0], (start, end), eps)
     outputs = _outputs(problem, saveat, t0 if start is None else start, (count, max_steps))
-    settings = _settings(problem, controller)
+    settings = settings_of(problem, controller)
     loop = Integrator(problem, solver, controller, outputs, max_steps, count)
     norm = getattr(controller, "norm", "rms")
     loop.norm = error_norm(bk, norm, problem.layout.shapes, problem.tree)
@@ -148,7 +163,7 @@ def _prepared(
     return loop, Inputs(problem.y0, problem.params, t0, t1, ts, settings, relative=relative)
 
 
-def _saveat(saveat: SaveAt | Times | Tree | None) -> tuple[list[SaveAt], Tree]:
+def saveats_of(saveat: SaveAt | Times | Tree | None) -> tuple[list[SaveAt], Tree]:
     """The user's wishes, and their tree; times alone are ``SaveAt(ts=times)``."""
     if saveat is None:
         return [SaveAt()], None
@@ -190,7 +205,7 @@ def _time(bk: AbstractBackend, name: str, t: Scalar) -> float | None:
     return value
 
 
-def _controller(options: Options) -> AbstractController:
+def controller_of(options: Options) -> AbstractController:
     controller = options.controller
     if controller is not None:
         if not isinstance(controller, AbstractController):
@@ -204,7 +219,7 @@ def _controller(options: Options) -> AbstractController:
     return PIDController(rtol=options.rtol, atol=options.atol)
 
 
-def _check_solver(solver: AbstractSolver, controller: AbstractController) -> None:
+def check_solver(solver: AbstractSolver, controller: AbstractController) -> None:
     if controller.adaptive and solver.error_order is None:
         raise InputError(
             f"`solver` {type(solver).__name__} has no error estimate for adaptive steps; pass "
@@ -212,7 +227,7 @@ def _check_solver(solver: AbstractSolver, controller: AbstractController) -> Non
         )
 
 
-def _max_steps(bk: AbstractBackend, max_steps: int | None, count: int | None) -> int | None:
+def max_steps_of(bk: AbstractBackend, max_steps: int | None, count: int | None) -> int | None:
     if max_steps is None:
         bounded = Capability.TRACED in bk.capabilities and count is None
         return TRACED_MAX_STEPS if bounded else None
@@ -272,6 +287,12 @@ def _saved_times(
         ts = saveat.ts
         if ts is None:
             continue
+        shape = tuple(getattr(ts, "shape", ()))
+        if len(shape) == 2:
+            raise InputError(
+                f"`saveat.ts` has shape {shape}, a row for each sample of a batch, which "
+                "`per_sample=True` takes; pass times of shape (k,)."
+            )
         values = bk.concrete_times(ts)
         if values is not None and start is not None and end is not None:
             values = clamped(values, start, end, max(eps, resolution(bk, (ts,))))
@@ -296,12 +317,12 @@ def _outputs(
     parts: list[Output] = []
     first = 0
     for one in saveat[0]:
-        parts.append(_output(problem, one, t0, bounds, first))
+        parts.append(output_of(problem, one, t0, bounds, first))
         first += parts[-1].count or 0 if parts[-1].inside == "ts" else 0
     return Outputs(problem.bk, parts, saveat[1])
 
 
-def _output(
+def output_of(
     problem: Problem, saveat: SaveAt, t0: Time, bounds: tuple[int | None, int | None], first: int
 ) -> Output:
     """One of them; its times begin at ``first`` among all."""
@@ -333,7 +354,7 @@ def _most_steps(bk: AbstractBackend, bounds: tuple[int | None, int | None]) -> i
     return min(known) if known and Capability.TRACED in bk.capabilities else None
 
 
-def _settings(problem: Problem, controller: AbstractController) -> tuple[State, ...]:
+def settings_of(problem: Problem, controller: AbstractController) -> tuple[State, ...]:
     """Step size or tolerances where they come as arrays: they may be traced, so are inputs."""
     bk = problem.bk
     names = ("rtol", "atol") if controller.adaptive else ("dt",)

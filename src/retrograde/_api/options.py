@@ -107,15 +107,16 @@ class Options:
         return cls(**keywords)
 
     def __post_init__(self) -> None:
-        for name, what in (("event", "events"), ("per_sample", "per-sample steps")):
-            if getattr(self, name):
-                raise InputError(f"`{name}` is set, but this version has no {what}; leave it out.")
+        if self.event:
+            raise InputError("`event` is set, but this version has no events; leave it out.")
         if self.on_step is not None and not callable(self.on_step):
             raise InputError(
                 f"`on_step` is {self.on_step!r}; pass on_step(t, y, h, accepted), or None."
             )
-        if not isinstance(self.compile, bool):
-            raise InputError(f"`compile` is {self.compile!r}; pass True or False.")
+        for name in ("compile", "per_sample"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise InputError(f"`{name}` is {value!r}; pass True or False.")
 
 
 def entry(fn: Callable[_P, _R], documented: Callable[..., Any] | None = None) -> Callable[_P, _R]:

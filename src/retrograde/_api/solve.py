@@ -86,7 +86,11 @@ def solve(
         Bound of the number of tries; None: no bound in eager libraries, 4096 in traced ones. A
         solve that takes long tells the logger ``retrograde`` how far it is.
     per_sample : bool
-        Whether every sample of a batch has steps of its own; not in this version.
+        Whether axis 0 of every leaf of y0 is a batch whose samples have steps, counts and a status
+        of their own. f gets t of shape (b,), y and what :class:`PerSample` marks in args with the
+        b samples in front that still run. t0 and t1 may have shape (B,), ``SaveAt.ts`` (B, k).
+        ``ys`` has leaves (k, B, *shape), ``ts`` shape (k, B); ``status``, ``t_final`` and ``stats``
+        shape (B,).
     progress : bool or callable
         True shows a tqdm bar; a callable is given the part done, from 0 to 1: at every step, in
         JAX where another per cent begins (under ``jit`` and ``grad`` too; of a ``vmap`` the least
@@ -149,6 +153,10 @@ def solve(
     options = Options.of("solve", keywords)
     if not isinstance(options.adjoint, Plan):
         find_adjoint(options.adjoint)
+    if options.per_sample:
+        from .per_sample import solve_samples  # for who wants it
+
+        return solve_samples(solve, f, y0, t0, t1, args, options)
     loop, inputs = prepare(f, y0, t0, t1, args, options)
     bk = loop.bk
     program = DifferentiableSolve(loop, RecursiveCheckpointAdjoint())

@@ -18,6 +18,7 @@ from .._base.errors import InputError, UnsupportedByBackend
 from .._base.trees import flatten
 from .._checkpointing import schedules
 from .clock import HostClock
+from .samples import SampleCotangents, SampleStages
 from .stages import ListLayout, StageCotangents, Stages
 from .storage import Lazy, Rows
 
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from .._solvers.runge_kutta.tableau import Tableau
     from .interface import AbstractBackend
     from .protocols import Clock, Layout, Shapes, StepAdjoint, StepStages
+    from .samples import SampleLayout
 
 __all__ = ["ArrayHooks", "LoopHooks"]
 
@@ -255,6 +257,27 @@ class LoopHooks(ArrayHooks):
     def adjoint(self, layout: Layout, tableau: Tableau) -> StepAdjoint:
         """stage cotangents, made once a pass."""
         return StageCotangents(layout, tableau)
+
+    def sample_stages(
+        self, layout: SampleLayout, tableau: Tableau, scale: Scale | None = None
+    ) -> StepStages:
+        """Stages where every sample of a batch has a step of its own."""
+        return SampleStages(layout, tableau, scale)
+
+    def map_samples(
+        self, fn: Function, samples: int, mapped: Sequence[bool], arguments: Sequence[Tree]
+    ) -> Tree:
+        """``fn`` of each sample of what is ``mapped``, results stacked: traced libraries."""
+        raise NotImplementedError
+
+    def sample_columns(self, parts: Sequence[Array]) -> Array:
+        """Arrays (b, m) as the rows of one of shape (n, b), best in memory of its own."""
+        flat = [self.xp.permute_dims(x, (1, 0)) for x in parts]
+        return flat[0] if len(flat) == 1 else self.xp.concat(flat, axis=0)
+
+    def sample_adjoint(self, layout: SampleLayout, tableau: Tableau) -> StepAdjoint:
+        """Their cotangents."""
+        return SampleCotangents(layout, tableau)
 
     def clock(self, layout: Layout) -> Clock:
         """The arithmetic of times, steps and counts."""

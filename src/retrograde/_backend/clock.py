@@ -17,15 +17,15 @@ from collections.abc import Sequence
 
 from .._base.types import TINY, Array, Index, Scalar, State
 
-__all__ = ["HostClock", "step_count"]
+__all__ = ["NEARLY", "ROUNDED", "SLACK", "HostClock", "step_count"]
 
-_NEARLY = 1.0 - TINY
+NEARLY = 1.0 - TINY
 """A step of so much of what is left goes all the way."""
 
-_SLACK = 1e-9
+SLACK = 1e-9
 """A remainder of less than this part of a constant step is rounding, not a step."""
 
-_ROUNDED = 0.01
+ROUNDED = 0.01
 """The same where t0 is so large that its rounding tells in a step."""
 
 
@@ -42,8 +42,8 @@ def step_count(t0: float, t1: float, dt: float, eps: float = 2.0**-52) -> int:
     >>> step_count(2.46e6, 2.46e6 + 1e-4, 1e-6)
     100
     """
-    rounded = min(eps * max(abs(t0), abs(t1)) / abs(dt), _ROUNDED)
-    return max(0, math.ceil((t1 - t0) / dt * (1 - 4e-16) - _SLACK - rounded))
+    rounded = min(eps * max(abs(t0), abs(t1)) / abs(dt), ROUNDED)
+    return max(0, math.ceil((t1 - t0) / dt * (1 - 4e-16) - SLACK - rounded))
 
 
 class HostClock:
@@ -73,7 +73,7 @@ class HostClock:
     def land(self, t: float, h: float, t1: float) -> tuple[float, float]:
         """One step of h, or onto t1 if that is nearer: (t_new, t_new - t)."""
         rest = t1 - t
-        if abs(h) >= abs(rest) * _NEARLY:
+        if abs(h) >= abs(rest) * NEARLY:
             return t1, rest
         t_new = t + h
         return t_new, t_new - t

@@ -118,7 +118,7 @@ class SaveAt:
         if self.ts is not None and self.steps:
             raise InputError("`saveat` asks for `ts` and `steps` at once; choose one of the two.")
         if self.ts is not None:
-            if check_times_form("saveat.ts", self.ts) == 0:
+            if check_times_form("saveat.ts", self.ts, 2) == 0:  # (B, k): those of samples
                 raise InputError("`saveat.ts` is empty; pass at least one time, or leave it out.")
         if self.fn is not None and not callable(self.fn):
             raise InputError("`saveat.fn` is not callable; pass fn(t, y, args) -> tree.")
@@ -228,7 +228,7 @@ def _check_subs(saveat: SaveAt) -> None:
     check(saveat.subs)
 
 
-def check_times_form(name: str, ts: Table) -> int:
+def check_times_form(name: str, ts: Table, axes: int = 1) -> int:
     """How many times there are; InputError unless they have the form of times in a row."""
     refuse(name, ts)
     shape = getattr(ts, "shape", None)
@@ -241,10 +241,10 @@ def check_times_form(name: str, ts: Table) -> int:
                     "pass a flat list of numbers or an array of shape (k,)."
                 )
         shape = (len(ts),)
-    if shape is None or len(shape) != 1:
+    if shape is None or not 1 <= len(shape) <= axes:
         what = f"of shape {tuple(shape)}" if shape is not None else repr(ts)
         raise InputError(f"`{name}` is {what}; pass a list of times or an array, shape (k,).")
-    return int(shape[0])
+    return int(shape[-1])
 
 
 class Output:

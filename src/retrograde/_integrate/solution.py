@@ -276,7 +276,9 @@ def check(solution: Solution[Y]) -> Solution[Y]:
 def _values(x: Array) -> Tree:
     """Numbers of an array, as (nested lists of) Python's."""
     try:
-        return x.tolist() if hasattr(x, "tolist") else x
+        if hasattr(x, "tolist") or not getattr(x, "shape", ()):
+            return x.tolist() if hasattr(x, "tolist") else x
+        return [_values(x[i, ...]) for i in range(x.shape[0])]
     except TypeError as error:  # a tracer's
         raise InputError(
             "`raise_if_failed()` was called inside of a traced function, where the status has no "

@@ -1,0 +1,371 @@
+"""``per_sample=True``: checks of a batch's arguments, and the solve of it, eager or traced.
+
+Eager libraries run one loop for all samples (``_integrate.per_sample``). Traced ones map single
+solves over the samples, by the batching rule of their adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from .._adjoints import RecursiveCheckpointAdjoint
+from .._backend.protocols import Capability
+from .._backend.registry import backend_beside
+from .._base.errors import InputError, UnsupportedByBackend
+from .._base.plain_input import state
+from .._base.types import (
+    Array,
+    Aux,
+    Function,
+    Inputs,
+    Leaves,
+    Namespace,
+    Table,
+    Time,
+    Tree,
+    VectorFieldFn,
+)
+from .._controllers import AbstractController, ConstantSteps, StepTo
+from .._integrate.per_sample import (
+    PerSample,
+    SampleFinal,
+    SampleIntegrator,
+    SampleProblem,
+    SampleTimes,
+    check_batch,
+)
+from .._integrate.relative_time import resolution
+from .._integrate.saveat import Outputs, SaveAt
+from .._integrate.solution import Solution
+from .._solvers import ExplicitRungeKutta, find_solver
+from .arguments import (
+    check_solver,
+    controller_of,
+    max_steps_of,
+    output_of,
+    prepare,
+    saveats_of,
+    settings_of,
+)
+from .mixed_dtypes import casts
+from .solve_program import DifferentiableSolve
+
+if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
+    from .._integrate.integrator import Integrator
+    from .options import Options
+
+__all__ = ["solve_samples"]
+
+
+def solve_samples(
+    single: Function, f: VectorFieldFn, y0: Tree, t0: Time, t1: Time, args: Tree, options: Options
+) -> Solution[Tree]:
+    """``solve(..., per_sample=True)``; ``single`` is ``solve``."""
+    bk, args, marks = _unmarked(y0, (t0, t1), args, options)
+    if Capability.TRACED in bk.capabilities:
+        return _Mapped(single, bk, (f, marks), options).solution(y0, t0, t1, args)
+    loop, inputs = prepare(f, y0, t0, t1, args, options, prepared=partial(_prepared, marks))
+    if bk.needs_gradient(inputs):
+        raise UnsupportedByBackend("`per_sample=True` has no gradient in this version.")
+    program = SampleSolve(cast("SampleIntegrator", loop), RecursiveCheckpointAdjoint())
+    leaves, aux = bk.differentiate(program, inputs)
+    return _solution(program, leaves, aux, throw=options.throw)
+
+
+class SampleSolve(DifferentiableSolve):
+    """A solve of a batch as the adapters see it."""
+
+    loop: SampleIntegrator
+
+    def primal(self, inputs: Inputs) -> tuple[Leaves, Aux]:
+        loop = self.loop.placed(inputs)
+        return self._told(loop, inputs, loop.integrate_samples(inputs))
+
+    def _told(
+        self, loop: SampleIntegrator, inputs: Inputs, final: SampleFinal
+    ) -> tuple[Leaves, Aux]:
+        times, t = loop.row_times(inputs, final), loop.user_times(inputs, final.t)
+        return loop.row_leaves(inputs, final), (times, final, t)
+
+    def failed(self, aux: Aux) -> bool:
+        return False
+
+
+# --- arguments
+def _unmarked(
+    y0: Tree, times: tuple[Time, Time], args: Tree, options: Options
+) -> tuple[AbstractBackend, Tree, list[bool]]:
+    """The library, args without marks, and which of its leaves had one."""
+    bk = backend_beside(y0, args, (*times, *(part.ts for part in saveats_of(options.saveat)[0])))
+    leaves, treedef = bk.flatten(args)
+    values, marks = [], []
+    for leaf in leaves:
+        mark = isinstance(leaf, PerSample)
+        value = leaf.value if mark else leaf
+        value = state(bk, value, (y0,)) if mark and isinstance(value, list) else value
+        values.append(value)
+        marks += [mark] * len(bk.flatten(value)[0])
+    return bk, bk.unflatten(treedef, values), marks
+
+
+def _prepared(
+    marks: Sequence[bool],
+    bk: AbstractBackend,
+    call: tuple[VectorFieldFn, Tree, Time, Time, Tree],
+    given: Tree,
+    saveats: tuple[list[SaveAt], Tree],
+    options: Options,
+    eps: float,
+) -> tuple[Integrator, Inputs]:
+    """The loop of a batch and its inputs."""
+    f, y0, t0, t1, args = call
+    saveat = _one(saveats, options)
+    _refuse_eager(bk, y0, args, options)
+    problem = SampleProblem(bk, f, y0, args, marks)
+    solver, controller = find_solver(options.solver), controller_of(options)
+    _check_steps(solver, controller)
+    check_solver(solver, controller)
+    solver.check(problem)
+    bk = problem.bk
+    begin = _times(problem, "t0", t0)
+    times = _sample_times(problem, (begin, _times(problem, "t1", t1)), saveat, eps)
+    controller.check(None, None)
+    _check_direction(bk.xp, controller, times)
+    problem.layout = problem.layout.of(problem.layout.samples, times.origin)
+    bk.capture(problem, 0.0)
+    if problem.drawn:
+        raise InputError(
+            "`f` draws random numbers, which `per_sample=True` can't hold for samples whose times "
+            "differ; draw them before the solve and hand them in by `args`."
+        )
+    max_steps = max_steps_of(bk, options.max_steps, None)
+    if saveat.ts is not None:  # of which an output needs the number alone
+        saveat = replace(saveat, ts=range(int(times.ts.shape[0])))
+    outputs = Outputs(bk, [output_of(problem, saveat, 0.0, (None, max_steps), 0)])
+    settings = settings_of(problem, controller)
+    if isinstance(controller, ConstantSteps):
+        settings = ()
+    loop = SampleIntegrator(problem, solver, controller, outputs, max_steps, None)
+    loop.rounding = eps
+    inputs = Inputs(problem.y0, problem.params, t0, t1, times.ts, settings, relative=times)
+    return loop, inputs
+
+
+def _one(saveats: tuple[list[SaveAt], Tree], options: Options) -> SaveAt:
+    """The one SaveAt of a batch; InputError for what no library serves for samples."""
+    saveat = saveats[0][0]
+    cures = {
+        "saveat.subs": (saveats[1] is not None, "pass one SaveAt"),
+        "saveat.steps": (saveat.steps, "samples differ in their steps; pass `saveat.ts`"),
+        "event": (options.event, "solve sample by sample, or in JAX by vmap"),
+        "progress": (options.progress, "leave it out"),
+        "compile": (options.compile, "leave it out"),
+        "on_step": (options.on_step, "leave it out"),
+    }
+    _refuse(cures)
+    return saveat
+
+
+def _refuse_eager(bk: AbstractBackend, y0: Tree, args: Tree, options: Options) -> None:
+    """InputError for what eager libraries do not serve for samples."""
+    controller = controller_of(options)
+    single = "solve sample by sample, or in JAX"
+    own = getattr(controller, "norm", "rms") != "rms"
+    times = [getattr(controller, name, None) for name in ("step_ts", "jump_ts")]
+    cures = {
+        "y0": (casts(bk, y0, args) is not None, "convert its leaves to one dtype"),
+        "norm": (own, "each sample has a norm of its own, 'rms'"),
+        "step_ts": (times[0] is not None, single),
+        "jump_ts": (times[1] is not None, single),
+    }
+    _refuse(cures)
+
+
+def _refuse(cures: Mapping[str, tuple[object, str]]) -> None:
+    for name, (value, cure) in cures.items():
+        if value:
+            raise InputError(
+                f"`{name}` is something that `per_sample=True` does not serve: {cure}."
+            )
+
+
+def _check_steps(solver: object, controller: object) -> None:
+    if isinstance(controller, StepTo):
+        raise InputError(
+            "`controller=StepTo(...)` gives all samples the same steps; leave `per_sample` out."
+        )
+    if not isinstance(solver, ExplicitRungeKutta):
+        raise InputError(
+            f"`solver` {type(solver).__name__} has no form for `per_sample=True`; choose an "
+            "explicit Runge-Kutta method, such as 'tsit5' or 'dopri8'."
+        )
+
+
+def _check_direction(xp: Namespace, controller: AbstractController, times: SampleTimes) -> None:
+    """Raise InputError where a step leads away from the end of its sample."""
+    for name in ("dt", "dt0"):
+        step = getattr(controller, name, None)
+        if step is not None and bool(xp.any(times.end * float(step) < 0)):
+            raise InputError(
+                f"`{name}` is {float(step)!r}, but t1 - t0 of some samples has the other sign; "
+                "solve those that run forward and those that run backward in two batches."
+            )
+
+
+def _times(problem: SampleProblem, name: str, t: Time) -> Array:
+    """Times of the samples, shape (B,), from a number or an array."""
+    layout, bk = problem.layout, problem.bk
+    found = layout.clock.array(bk.stop_gradient(t) if bk.is_array(t) else t)
+    shape = tuple(found.shape)
+    if shape not in ((), (layout.samples,)):
+        raise InputError(
+            f"`{name}` has shape {shape}; pass a number, or one for each sample, shape "
+            f"({layout.samples},)."
+        )
+    found = layout.clock.real(found)
+    if not bool(bk.xp.all(bk.xp.isfinite(found))):
+        raise InputError(f"`{name}` holds nan or inf; pass finite times.")
+    return found
+
+
+def _sample_times(
+    problem: SampleProblem, span: tuple[Array, Array], saveat: SaveAt, eps: float
+) -> SampleTimes:
+    """Times as the clock counts them."""
+    bk, clock, (begin, end) = problem.bk, problem.layout.clock, span
+    xp = bk.xp
+    shifted = bool(xp.any(begin != 0))
+    ts: Array = ()
+    if saveat.ts is not None:
+        given: Table = saveat.ts
+        rounding = max(eps, resolution(bk, (given,)))
+        if not bk.is_array(given):  # numbers, in the precision of Python's
+            given = bk.concrete_times(given)
+        array = bk.stop_gradient(given) if bk.is_array(given) else given
+        ts = _saved_times(problem, clock.array(array), span, rounding)
+        ts = ts - begin if shifted else ts
+    return SampleTimes(end - begin if shifted else end, ts, begin if shifted else None)
+
+
+def _saved_times(problem: SampleProblem, ts: Array, span: tuple[Array, Array], eps: float) -> Array:
+    """Saved times of all samples, (k, B), those beyond an end by rounding alone set to it."""
+    xp, (begin, end), samples = problem.bk.xp, span, problem.layout.samples
+    shape = tuple(ts.shape)
+    if len(shape) == 2 and shape[0] != samples:
+        raise InputError(
+            f"`saveat.ts` has shape {shape}; pass (k,), or a row for each sample, ({samples}, k)."
+        )
+    ts = xp.permute_dims(ts, (1, 0)) if len(shape) == 2 else ts[:, None]
+    ts = xp.broadcast_to(ts, (ts.shape[0], samples)) + xp.zeros_like(end)
+    low, high = xp.minimum(begin, end), xp.maximum(begin, end)
+    inside = xp.minimum(xp.maximum(ts, low), high)
+    slack = 2 * eps * xp.maximum(xp.abs(begin), xp.abs(end))
+    if not bool(xp.all(xp.abs(ts - inside) <= slack)):
+        raise InputError(
+            "`saveat.ts` holds a time outside of t0 to t1 of its sample, or one that is not "
+            "finite; drop it, or extend the solve."
+        )
+    ahead = (inside[1:, :] - inside[:-1, :]) * xp.sign(end - begin)
+    if not bool(xp.all(ahead >= 0)):
+        raise InputError("`saveat.ts` is out of order; sort it in the direction of the solve.")
+    return inside
+
+
+# --- traced libraries: single solves, mapped
+class _Mapped:
+    """Single solves mapped over samples; to each, f is a vector field of a batch of one.
+
+    Parameters
+    ----------
+    single : callable
+        ``solve``.
+    bk : AbstractBackend
+    field : tuple
+        f, and which leaves of args belong to samples.
+    options : Options
+    """
+
+    def __init__(
+        self,
+        single: Function,
+        bk: AbstractBackend,
+        field: tuple[VectorFieldFn, Sequence[bool]],
+        options: Options,
+    ) -> None:
+        self.single, self.bk, (self.f, self.marks), self.options = single, bk, field, options
+
+    def solution(self, y0: Tree, t0: Time, t1: Time, args: Tree) -> Solution[Tree]:
+        """The solution of the batch: what single ones have, behind or below the axis of times."""
+        bk, options = self.bk, self.options
+        saveat = _one(saveats_of(options.saveat), options)
+        _check_steps(find_solver(options.solver), controller_of(options))
+        y0 = state(bk, y0, (args, t0, t1))
+        leaves = bk.flatten(y0)[0]
+        check_batch("y0", leaves, None)
+        samples = int(leaves[0].shape[0])
+        values, treedef = bk.flatten(args)
+        check_batch("args", [x for x, m in zip(values, self.marks, strict=True) if m], samples)
+        times = [t0, t1, () if saveat.ts is None else saveat.ts]
+        each = [
+            len(getattr(t, "shape", ())) > least for t, least in zip(times, (0, 0, 1), strict=True)
+        ]
+
+        def one(y0: Tree, t0: Time, t1: Time, ts: Array, *values: Array) -> Solution[Tree]:
+            wish = replace(saveat, ts=None if saveat.ts is None else ts, fn=self.of_one(saveat.fn))
+            keywords = vars(replace(options, per_sample=False, throw=False, saveat=wish))
+            tree = bk.unflatten(treedef, values)
+            found: Solution[Tree] = self.single(self.of_one(self.f), y0, t0, t1, tree, **keywords)
+            return found
+
+        mapped = (True, *each, *self.marks)
+        sol: Solution[Tree] = bk.map_samples(one, samples, mapped, (y0, *times, *values))
+        rows, structure = bk.flatten(sol.ys)
+        ys = bk.unflatten(structure, [bk.xp.moveaxis(x, 0, 1) for x in rows])
+        sol = replace(sol, ys=ys, ts=bk.xp.moveaxis(sol.ts, 0, 1))
+        known = options.throw and bk.concrete(bk.xp.max(sol.status)) is not None
+        return sol.raise_if_failed() if known else sol
+
+    def of_one(self, fn: VectorFieldFn | None) -> VectorFieldFn | None:
+        """A function of a batch as one of a sample."""
+        return fn if fn is None else _OfOne(self.bk, fn, tuple(self.marks))
+
+
+@dataclass(frozen=True)
+class _OfOne:
+    """A function of a batch as one of a sample; equal to another of the same one, as programs are
+    kept by it."""
+
+    bk: AbstractBackend
+    fn: VectorFieldFn
+    marks: tuple[bool, ...]
+
+    def __call__(self, t: Array, y: Tree, args: Tree) -> Tree:
+        bk = self.bk
+        leaves, treedef = bk.flatten(y)
+        values, structure = bk.flatten(args)
+        values = [x[None, ...] if m else x for x, m in zip(values, self.marks, strict=True)]
+        batch = bk.unflatten(treedef, [x[None, ...] for x in leaves])
+        found, form = bk.flatten(self.fn(t[None], batch, bk.unflatten(structure, values)))
+        return bk.unflatten(form, [x[0, ...] for x in found])
+
+
+# --- the solution
+def _solution(program: SampleSolve, leaves: Leaves, aux: Aux, *, throw: bool) -> Solution[Tree]:
+    loop = program.loop
+    bk, out, problem = loop.bk, loop.output, loop.problem
+    times, final, t = aux
+    ys = problem.tree(leaves) if out.saveat.fn is None else bk.unflatten(out.treedef, leaves)
+    program.stats.update(
+        num_steps=final.tries,
+        num_accepted_steps=final.n,
+        num_rejected_steps=final.tries - final.n,
+        num_f_evals=final.calls,
+        num_sample_f_evals=problem.called[0],
+        num_trial_f_evals=problem.trials,
+    )
+    solution = Solution(times, ys, program.stats, final.status, t, program.plan)
+    return solution.raise_if_failed() if throw else solution
