@@ -76,7 +76,8 @@ def test_adaptive_gradients_are_those_of_numpy():
     y0, p = leaf([1.0, 2.0]), leaf([1.5, 1.0, 3.0, 1.0])
     got = rg.solve(field, y0, 0.0, 3.0, p, saveat=rg.SaveAt(ts=TS), **TIGHT)
     (got.ys * tensor(W)).sum().backward()
-    marched = {name: n for name, n in sol.stats.items() if name != "num_trial_f_evals"}
+    apart = ("trial", "reverse")  # the graph of a recorded solve calls no f
+    marched = {name: n for name, n in sol.stats.items() if not any(x in name for x in apart)}
     assert marched.items() <= got.stats.items()
     # steps are chosen by error estimates whose rounding differs
     np.testing.assert_allclose(y0.grad, want.y0, rtol=1e-8)

@@ -98,8 +98,9 @@ class TorchPullback:
         wanted: NeedsGradient,
     ) -> None:
         self.layout, self.time = layout, wanted.time
+        self.pulls = 0
+        """As of ``_autodiff.TapePullback``, like the next."""
         self.notice: Callable[[Exception], None] | None = None
-        """As of ``_autodiff.TapePullback``."""
         self.timed = self.time
         self.where = tuple(i for i, w in enumerate(wanted.params) if w)
         self.captured = tuple(x.requires_grad for x in params)
@@ -172,6 +173,7 @@ class TorchPullback:
         self, ends: Sequence[Array], ct: Sequence[Array], fresh: Sequence[Array], acc: list[Array]
     ) -> tuple[Sequence[Array], list[Array]]:
         """Gradients with respect to ``fresh``, those of the parameters added into ``acc``."""
+        self.pulls += 1
         pairs = [(x, c) for x, c in zip(ends, ct, strict=True) if x is not None and c is not None]
         if not pairs:
             return [None] * len(fresh), acc
@@ -275,6 +277,7 @@ class RecordedStepVJP(StepVJP):
         cast(Stages, self.space).k = []  # the graph alone holds slopes, as long as it needs them
         # y is a term of its step's end, so none is missing
         found, acc = self.vjp.pull(self.vjp.ends(end), cts, leaves, acc)
+        self.vjp.pulls += self.forward.inner - 1  # at once
         pairs = zip(found, cts, strict=True)
         own = [x.clone() if x.data_ptr() == c.data_ptr() else x for x, c in pairs]
         return StepCotangents(layout.pack(own), acc, 0.0, 0.0), None

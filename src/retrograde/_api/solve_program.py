@@ -128,7 +128,11 @@ class DifferentiableSolve:
     ) -> Inputs:
         """Cotangents of the inputs."""
         loop = self._bounded_loop.silent().placed(inputs)
-        return self.adjoint.reverse(loop, inputs, residuals, cotangents, wanted)
+        if loop.clock.traced or loop.compiled:
+            return self.adjoint.reverse(loop, inputs, residuals, cotangents, wanted)
+        with loop.problem.counting() as counts:
+            cts = self.adjoint.reverse(loop, inputs, residuals, cotangents, wanted)
+        return cts._replace(stats={**(cts.stats or {}), **counts})
 
     def resume(self) -> int | None:
         """Take the plan's limit of steps, which is returned: for an integration, or after one."""

@@ -43,6 +43,8 @@ class _Pullback:
         self.params = params
         self.where = tuple(i for i, w in enumerate(wanted.params) if w)
         self.time = wanted.time
+        self.pulls = 0
+        """How many vjps of f there were."""
         self.account = False
         """Whether pulls tell the bytes of their tapes."""
 
@@ -113,6 +115,7 @@ class TapePullback(_Pullback):
         timed, count = self.timed, len(leaves)
 
         def pull(ct: Sequence[Array], acc: list[Array]) -> tuple[Leaves, Scalar, list[Array]]:
+            self.pulls += 1
             cts = tape_pull(ct)
             found, time = cts.pop(0) if timed else math.nan, None
             if self.time:
@@ -168,6 +171,7 @@ class UserPullback(_Pullback):
         tree = problem.tree(bk.lent(problem.layout.unpack(y)))
 
         def pull(ct: Sequence[Array], acc: list[Array]) -> tuple[Leaves, Scalar, list[Array]]:
+            self.pulls += 1
             if any(c is None for c in ct):
                 zeros = problem.layout.unpack(problem.layout.zeros())
                 ct = [z if c is None else c for z, c in zip(zeros, ct, strict=True)]
@@ -227,7 +231,10 @@ def field_pullback(
     f, program = problem.f, problem.program
     if program is not None and not (getattr(f, "vjp", None) is not None):
         return program.vjp(params, wanted, prepared=prepared)
-    return _pullback(problem, f, problem.bind_leaves, params, wanted)
+    vjp = _pullback(problem, f, problem.bind_leaves, params, wanted)
+    if problem.pullbacks is not None:
+        problem.pullbacks.append(vjp)
+    return vjp
 
 
 def _pullback(

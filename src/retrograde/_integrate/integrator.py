@@ -380,6 +380,8 @@ class Integrator:
             last = bk.pick(finite, n, s[3]) if inside else n
         elif not finite:
             y, n = self._last_finite(y0, grid, stepper)
+            beyond = self.solver.calls(grid.count - n, full=bool(inside))
+            self.problem.trials += beyond + self.solver.calls(n + 1, full=False)
             last, inside = n, out.reached(inside, ts, grid, n)
         t = clock.where(last == grid.whole, t, grid.end(last - 1))
         if clock.traced and not inside:  # no step was looked at: it is not known

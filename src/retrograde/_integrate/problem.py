@@ -7,7 +7,8 @@ when f is called. Checks that need f run on its first call only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import contextlib
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from .._backend.protocols import Capability
@@ -18,7 +19,7 @@ from .._base.types import Array, Aux, Function, Leaves, State, Tree, VectorField
 if TYPE_CHECKING:
     from .._api.mixed_dtypes import Casts
     from .._backend.interface import AbstractBackend
-    from .._backend.protocols import FieldProgram
+    from .._backend.protocols import FieldProgram, FieldVJP
 
 __all__ = ["Problem", "describe"]
 
@@ -83,6 +84,8 @@ class Problem:
         self.trials = 0
         """Calls of f beside those of the integration: checks, the planner's, integrations begun
         again."""
+        self.pullbacks: list[FieldVJP] | None = None
+        """Vjps of f that a block makes whose calls are counted."""
         self.first: list[Array] = []
         """What f returned at (t0, y0), until a plan has compared it with another call."""
         self.steady = True
@@ -110,6 +113,27 @@ class Problem:
             None if self.program is None else self.program.key(),
         )
         return self._key
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[dict[str, int]]:
+        """For a block that an eager library runs, the calls of f and of its vjp are counted.
+
+        They are there when it has ended, under the names that a solution's statistics have.
+        """
+        call, calls = self.call, [0]
+        counts: dict[str, int] = {}
+
+        def counted(t: Array, y: Tree, args: Tree) -> Tree:
+            calls[0] += 1
+            return call(t, y, args)
+
+        self.call, self.pullbacks = counted, []
+        try:
+            yield counts
+            vjps = sum(getattr(vjp, "pulls", 0) for vjp in self.pullbacks)
+            counts.update(num_reverse_f_evals=calls[0], num_reverse_vjps=vjps)
+        finally:
+            self.call, self.pullbacks = call, None
 
     def forget(self) -> None:
         """Drop the arrays, once they are inputs of a program that outlives this call."""

@@ -136,9 +136,12 @@ class Solution(Generic[Y]):
     stats : dict of int
         num_steps (tries), num_accepted_steps, num_rejected_steps; num_f_evals, the calls of f by
         the integration; in eager libraries num_trial_f_evals, those beside it (what f returns is
-        looked at, the planner's probe, an integration begun again for want of room); once a reverse
-        pass that inverts steps has run (not under ``jax.jit``): inverted, replayed, and
-        max_guard_error, the largest error that the guard let pass.
+        looked at, the planner's probe, an integration begun again for want of room, the search
+        for where constant steps became nan). Once a reverse pass has run, of the last one: in
+        eager libraries num_reverse_f_evals, the calls of f by it, and num_reverse_vjps, vjps of f
+        (not with ``compile=True``, nor where the library's autodiff recorded the solve); of one
+        that inverts steps (not under ``jax.jit``) inverted, replayed, and max_guard_error, the
+        largest error that the guard let pass.
     status : Status or array of int
         A Status where its value is known, else (traced) its number.
     t_final : float or array [time]

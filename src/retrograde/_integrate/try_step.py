@@ -267,7 +267,8 @@ class AdaptiveSteps:
     def final(self, s: AdaptiveState, stored: Stored | None) -> Final:
         """Where the tries ended, and why."""
         final = Final(s.y, s.t, s.n, s.tries, self._why(s), s.rows, s.times, stored)
-        return final._replace(calls=s.calls, sizes=s.sizes)
+        calls = s.calls if isinstance(s.calls, tuple) else s.calls + self.stepper.untold
+        return final._replace(calls=calls, sizes=s.sizes)
 
     def _why(self, s: AdaptiveState) -> Index:
         """The status of a solve from where its tries stopped."""

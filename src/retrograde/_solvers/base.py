@@ -74,6 +74,9 @@ class AbstractStepper(ABC):
     tells_calls: bool = False
     """Whether steps whose error is asked for tell their evaluations of f, which are no constant of
     the method (``AbstractSolver.calls``)."""
+    untold: int = 0
+    """Evaluations of f that such steps did not tell: the inside of a step may need a stage that the
+    step left out."""
 
     @abstractmethod
     def start(self, t0: Scalar, y0: State) -> State:

@@ -140,6 +140,7 @@ class Stepper(AbstractStepper):
 
         def stages() -> tuple[Leaves, ...]:
             if self.late and not w.whole:
+                self.untold += 1
                 w.put(self.inner, field(w.time(self.inner), w.result()))
             found = []
             for i in range(low, low + self.extra):
