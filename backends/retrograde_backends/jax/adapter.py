@@ -41,11 +41,10 @@ from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
 from .batched_solves import room_for_lanes, with_gradient
 from .cache import KeptAccounts, KeptPrograms
-from .clock import precision
 from .compiled_field import compile_field, compile_output, compiled
 from .field_vjp import DirectHooks, Pullback
-from .loops import LoopHooks
-from .stored_vjp import TapeHooks
+from .loops import LoopHooks, precision
+from .scanned_stages import TapeHooks
 from .transforms import TransformHooks, forward_mode, works
 from .trees import register
 from .user_loops import IterationHooks

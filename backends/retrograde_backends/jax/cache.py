@@ -11,13 +11,13 @@ which are what a gradient adds to the solve. Nothing is run.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
-from retrograde._base.log import DEBUG, listener
 from retrograde._base.types import Array, Function, Inputs, NeedsGradient, State, Tree
 
 from .batched_solves import room_for_lanes, with_gradient
@@ -57,11 +57,11 @@ MOST = 128
 """Programs kept; the one not used for longest goes first."""
 
 
-class KeptPrograms:
-    """Jitted functions of programs, least recently used first."""
+class Kept:
+    """What was made of programs, least recently used first."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Hashable, Function] = OrderedDict()
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -70,29 +70,33 @@ class KeptPrograms:
         """Keep none."""
         self._kept.clear()
 
-    def __call__(self, program: Program, kind: Ref, make: Function) -> Function:
-        """The jitted function of a program, kept if the program has a key."""
-        key = (kind, program.key())
+    def found(self, key: Hashable, make: Callable[[], Any], done: Callable[[], None]) -> Any:
+        """What was kept by a key, or is made now; ``done`` is called where it is new and kept."""
         try:
             found = self._kept.pop(key, None)
         except TypeError:  # something unhashable: a traced tolerance, say
-            return jax.jit(make())
+            return make()
         if found is None:
-            found = jax.jit(make())
-            program.forget()
-            if log := listener(DEBUG):
-                log.debug("A new program, which JAX compiles when it first runs: %s.", kind)
+            found = make()
+            done()
         self._kept[key] = found
         while len(self._kept) > MOST:
             self._kept.popitem(last=False)
         return found
 
 
-class KeptAccounts:
-    """What compiled gradients take beside their slots, kept like programs."""
+class KeptPrograms(Kept):
+    """Jitted functions of programs."""
 
-    def __init__(self) -> None:
-        self._kept: OrderedDict[Any, int] = OrderedDict()
+    def __call__(self, program: Program, kind: Ref, make: Function) -> Function:
+        """The jitted function of a program, kept if the program has a key."""
+        key = (kind, program.key())
+        found: Function = self.found(key, lambda: jax.jit(make()), program.forget)
+        return found
+
+
+class KeptAccounts(Kept):
+    """What compiled gradients take beside their slots."""
 
     def __call__(
         self, program: DifferentiableSolve, inputs: Inputs, wanted: NeedsGradient, rows: int
@@ -104,15 +108,8 @@ class KeptAccounts:
         struct: Any = jax.ShapeDtypeStruct
         shapes: Any = jax.tree_util.tree_map(lambda x: struct(x.shape, x.dtype), inputs)
         key = (program.key(), str(shapes), wanted)
-        try:
-            found = self._kept.pop(key, None)
-        except TypeError:  # something unhashable: a traced tolerance, say
-            return self._measured(program, shapes, wanted, rows)
-        if found is None:
-            found = self._measured(program, shapes, wanted, rows)
-        self._kept[key] = found
-        while len(self._kept) > MOST:
-            self._kept.popitem(last=False)
+        make = partial(self._measured, program, shapes, wanted, rows)
+        found: int = self.found(key, make, lambda: None)
         return found
 
     def _measured(

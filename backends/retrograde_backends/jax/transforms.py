@@ -107,30 +107,32 @@ _DOUBTED = frozenset({"while", "pure_callback", "io_callback"})
 _FOLLOWED = CALLS | {"remat", "checkpoint"}
 
 
-def reached(jaxpr: Jaxpr, inputs: Sequence[bool]) -> list[bool]:
+def reached(jaxpr: Jaxpr, inputs: Sequence[bool], *, tangents: bool = True) -> list[bool]:
     """Which results of a program can have a tangent, where the marked inputs have one.
 
     ``inputs``: of its constants, then of its arguments. Loops and branches count as one operation.
+    Without ``tangents``: which results depend on them.
     """
+    moves = _inexact if tangents else lambda v: True
     pairs = zip((*jaxpr.constvars, *jaxpr.invars), inputs, strict=True)
-    marked = {v for v, m in pairs if m and _inexact(v)}
+    marked = {v for v, m in pairs if m and moves(v)}
 
-    def moves(v: Var) -> bool:
+    def depends(v: Var) -> bool:
         return not hasattr(v, "val") and v in marked
 
     for eqn in jaxpr.eqns:
-        given = [*map(moves, eqn.invars)]
-        if any(given) and eqn.primitive.name not in _CUT:
-            pairs = zip(eqn.outvars, _through(eqn, given), strict=True)
-            marked.update(v for v, m in pairs if m and _inexact(v))
-    return [*map(moves, jaxpr.outvars)]
+        given = [*map(depends, eqn.invars)]
+        if any(given) and not (tangents and eqn.primitive.name in _CUT):
+            pairs = zip(eqn.outvars, _through(eqn, given, tangents), strict=True)
+            marked.update(v for v, m in pairs if m and moves(v))
+    return [*map(depends, jaxpr.outvars)]
 
 
-def _through(eqn: Eqn, given: Sequence[bool]) -> list[bool]:
+def _through(eqn: Eqn, given: Sequence[bool], tangents: bool) -> list[bool]:
     inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
     inner = getattr(inner, "jaxpr", inner)
     if eqn.primitive.name in _FOLLOWED and len(getattr(inner, "invars", ())) == len(given):
-        return reached(inner, [*(False for _ in inner.constvars), *given])
+        return reached(inner, [*(False for _ in inner.constvars), *given], tangents=tangents)
     return [True] * len(eqn.outvars)
 
 

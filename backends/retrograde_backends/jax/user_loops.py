@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Literal
 
 from retrograde._base.errors import InputError, UnsupportedByBackend
 from retrograde._base.types import (
@@ -44,7 +43,7 @@ from .derivatives import Differentiable
 from .mesh import mesh_note, refuse_typed
 from .primitives import most, read_row, write_row
 from .transforms import doubtful, reached, works
-from .types import Jaxpr, Ref, Var
+from .types import Ref
 from .xla_cpu.eligible import fits, small, working_on
 
 if TYPE_CHECKING:
@@ -57,20 +56,6 @@ __all__ = [
 ]
 
 
-def touched(jaxpr: Jaxpr, inputs: Sequence[bool]) -> list[bool]:
-    """Which results of a jaxpr depend on the marked inputs."""
-    sources = (*jaxpr.constvars, *jaxpr.invars)
-    marked = {v for v, m in zip(sources, inputs, strict=True) if m}
-
-    def depends(v: Var) -> bool:
-        return not isinstance(v, Literal) and v in marked
-
-    for eqn in jaxpr.eqns:
-        if any(map(depends, eqn.invars)):
-            marked.update(eqn.outvars)
-    return [depends(v) for v in jaxpr.outvars]
-
-
 def steered(loop: LoopSpec, batched: Sequence[bool]) -> bool:
     """Whether the predicate differs between lanes, of parameters that are ``batched`` or not."""
     body, cond = loop.jaxprs
@@ -78,8 +63,8 @@ def steered(loop: LoopSpec, batched: Sequence[bool]) -> bool:
     for i, b in zip(loop.where, batched, strict=False):
         leaves[i] = b
     captured, noticed = batched[loop.given : loop.first_cond], batched[loop.first_cond :]
-    while not touched(cond, [*noticed, *leaves])[0]:
-        out = touched(body, [*captured, *leaves])[: len(leaves)]
+    while not reached(cond, [*noticed, *leaves], tangents=False)[0]:
+        out = reached(body, [*captured, *leaves], tangents=False)[: len(leaves)]
         new = [a or b for a, b in zip(leaves, out, strict=True)]
         if new == leaves:
             return False
@@ -160,9 +145,6 @@ class IterationHooks:
 
     def carry_leaves(self, leaves: Sequence[Tree]) -> Sequence[Tree]:
         return [jnp.asarray(x) for x in leaves]
-
-    def array_bytes(self, x: Array) -> int:
-        return int(math.prod(x.shape)) * int(x.dtype.itemsize)
 
     def row_like(self, x: Array) -> Array:
         return struct(x.shape[1:], x.dtype)
@@ -304,7 +286,7 @@ class IterationHooks:
         shapes = jax.eval_shape(
             lambda *x: cast("Pullback", vjp).linearise(*x)[1], span, tuple(leaves)
         )
-        return sum(self.array_bytes(x) for x in jax.tree_util.tree_leaves(shapes)), ()
+        return sum(x.size * x.dtype.itemsize for x in jax.tree_util.tree_leaves(shapes)), ()
 
     def table_entries(
         self, loop: LoopSpec, vjp: FieldVJP, span: Carry, leaves: Sequence[Array]

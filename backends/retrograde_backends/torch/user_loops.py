@@ -29,9 +29,6 @@ class IterationHooks:
 
     differentiate: Function
 
-    def array_bytes(self, x: Array) -> int:
-        return int(x.numel() * x.element_size())
-
     def capture_loop(self, loop: LoopSpec) -> None:
         """Find the tensors that require a gradient and that the body closes over."""
         body, loop.gathered = loop.body, []
@@ -70,7 +67,7 @@ class IterationHooks:
             k, pull = vjp(span, tuple(leaves))
         pairs = zip(k, leaves, strict=False)
         same = [a.untyped_storage()._cdata == b.untyped_storage()._cdata for a, b in pairs]
-        out = sum(self.array_bytes(x) for x in k)
+        out = sum(x.numel() * x.element_size() for x in k)
         del k, pull, pairs
         return out + sum(n for ref, n in storages.items() if ref.expired()), same
 

@@ -93,8 +93,13 @@ class ArrayHooks:
         return int(bits) // 8 * (2 if self.xp.isdtype(dtype, "complex floating") else 1)
 
     def nbytes(self, x: Array) -> int:
-        """Bytes of an array's elements."""
-        return int(math.prod(x.shape)) * self.itemsize(x.dtype)
+        """Bytes of an array's elements, of any dtype."""
+        kinds = ("bool", "integral", "real floating", "complex floating")
+        kind = next(k for k in kinds if self.xp.isdtype(x.dtype, k))
+        info = self.xp.iinfo if kind == "integral" else self.xp.finfo
+        size = 1 if kind == "bool" else info(x.dtype).bits // 8
+        pair = 2 if kind == "complex floating" else 1
+        return int(math.prod(x.shape)) * int(size) * pair
 
     def device_of(self, x: Array) -> Device:
         """Where x lives."""

@@ -5,7 +5,6 @@ Each hook with what it promises and its generic form, as in ``array_hooks``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -40,15 +39,6 @@ class IterationHooks(ArrayHooks):
     def carry_leaves(self, leaves: Sequence[Tree]) -> Sequence[Tree]:
         """Leaves of a carry as the loops take them: arrays, and what else the library's can."""
         return leaves
-
-    def array_bytes(self, x: Array) -> int:
-        """Bytes of an array's elements, of any dtype."""
-        kinds = ("bool", "integral", "real floating", "complex floating")
-        kind = next(k for k in kinds if self.xp.isdtype(x.dtype, k))
-        info = self.xp.iinfo if kind == "integral" else self.xp.finfo
-        size = 1 if kind == "bool" else info(x.dtype).bits // 8
-        pair = 2 if kind == "complex floating" else 1
-        return int(math.prod(x.shape)) * int(size) * pair
 
     def row_like(self, x: Array) -> Array:
         """Something of the shape and dtype of a row."""

@@ -110,12 +110,12 @@ def _measured(loop: LoopSpec, wanted: NeedsGradient, budget: int) -> Bytes:
     fresh += tuple(loop.single[k] for k in pull.moved)
     span = Span(state, [loop.single])
     tape, same = bk.body_tape_bytes(pull.vjp, span, fresh)
-    moved = sum(bk.array_bytes(x) for x in fresh)
+    moved = sum(bk.nbytes(x) for x in fresh)
     hoisted = zip(loop.params, pull.hoisted, strict=True)
-    totals = sum(bk.array_bytes(x) for x, wanted in hoisted if wanted)
+    totals = sum(bk.nbytes(x) for x, wanted in hoisted if wanted)
     kept = dict(zip(pull.active, same, strict=False))  # what is handed on is stored once
     changing = [x for i, x in zip(loop.moving, state, strict=True) if not kept.get(i)]
-    slot = sum(bk.array_bytes(x) for x in changing if bk.is_array(x))
+    slot = sum(bk.nbytes(x) for x in changing if bk.is_array(x))
     slot += bk.array_overhead * len(changing)
     fixed = {"cotangents of the carry": 2 * moved, "cotangents of constants": 2 * totals}
     fixed["a step's tape"] = tape + loop.layout.nbytes

@@ -26,7 +26,7 @@ class LeafLayout:
         arrays = [x for x in like if hasattr(x, "dtype")]
         self.shapes = tuple(tuple(x.shape) for x in arrays)
         self.dtypes = tuple(x.dtype for x in arrays)
-        self.nbytes = sum(bk.array_bytes(x) for x in arrays)
+        self.nbytes = sum(bk.nbytes(x) for x in arrays)
 
     def unpack(self, y: Array) -> State:
         """The state itself."""
