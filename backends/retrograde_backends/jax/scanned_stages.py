@@ -385,7 +385,7 @@ class TapeHooks:
         bounded = loop.count is not None or loop.max_steps is not None
         if not (explicit and bounded) or getattr(loop.problem.f, "vjp", None) is not None:
             return False
-        return not (loop.outputs.inside and loop.solver.extra)
+        return not (loop.jumps or (loop.outputs.inside and loop.solver.extra))
 
     def tapes(self, loop: Integrator, inputs: Inputs, wanted: NeedsGradient) -> StoredVJPs:
         return cast("StoredVJPs", Tapes(loop, inputs, wanted))
