@@ -13,24 +13,28 @@ import jax
 
 from retrograde import Plan, Solution, Status
 from retrograde._base.types import Leaves, Tree
+from retrograde._integrate.dense import DenseOutput
 
 __all__ = ["register"]
 
-CHILDREN = ("ts", "ys", "stats", "status", "t_final")
+CHILDREN = ("ts", "ys", "stats", "status", "t_final", "dense")
 
 
 def register() -> None:
     """Let JAX know of them."""
     tree: Any = jax.tree_util
     tree.register_pytree_with_keys(Solution, _with_keys, _solution, _children)
+    tree.register_dataclass(
+        DenseOutput, ["rows", "knots", "sizes", "origin"], meta_fields=["nodes", "dtypes"]
+    )
     tree.register_pytree_node(Plan, lambda plan: ((), plan), lambda plan, _: plan)
 
 
 def _children(solution: Solution[Any]) -> tuple[Leaves, Any]:
     status = solution.status
     status = int(status) if isinstance(status, Status) else status  # JAX takes no enumerations
-    children = (solution.ts, solution.ys, solution.stats, status, solution.t_final)
-    return children, solution.plan
+    parts = (solution.ts, solution.ys, solution.stats, status, solution.t_final, solution.dense)
+    return parts, solution.plan
 
 
 def _with_keys(solution: Solution[Any]) -> tuple[Tree, Tree]:
@@ -40,5 +44,6 @@ def _with_keys(solution: Solution[Any]) -> tuple[Tree, Tree]:
 
 
 def _solution(plan: Plan, children: Sequence[Tree]) -> Solution[Any]:
-    ts, ys, stats, status, t = children
-    return Solution(ts, ys, stats, Status(status) if type(status) is int else status, t, plan)
+    ts, ys, stats, status, t, dense = children
+    status = Status(status) if type(status) is int else status
+    return Solution(ts, ys, stats, status, t, plan, dense)

@@ -29,6 +29,7 @@ from .._base.types import (
 )
 from .._controllers import AbstractController, ConstantSteps, PIDController, StepTo
 from .._controllers.norms import error_norm
+from .._integrate.dense import DENSE, nodes
 from .._integrate.integrator import Integrator
 from .._integrate.problem import Problem, describe
 from .._integrate.relative_time import clamped, near, relative_times, resolution, spacing
@@ -38,6 +39,7 @@ from .._integrate.saveat import (
     SaveAt,
     check_times_form,
     flattened,
+    is_dense,
     is_several,
 )
 from .._solvers import AbstractSolver, find_solver
@@ -139,7 +141,9 @@ def _prepared(
     count = _count(problem, controller, (start, end), eps)
     max_steps = max_steps_of(bk, options.max_steps, count)
     ts, values = _saved_times(problem, saveat[0], (start, end), eps)
-    outputs = _outputs(problem, saveat, t0 if start is None else start, (count, max_steps))
+    dense = solver.degree if is_dense(options.saveat) else 0
+    start_at = t0 if start is None else start
+    outputs = _outputs(problem, saveat, start_at, (count, max_steps), dense)
     settings = settings_of(problem, controller)
     loop = Integrator(problem, solver, controller, outputs, max_steps, count)
     norm = getattr(controller, "norm", "rms")
@@ -312,14 +316,20 @@ def _outputs(
     saveat: tuple[list[SaveAt], Tree],
     t0: Time,
     bounds: tuple[int | None, int | None],
+    dense: int,
 ) -> Outputs:
-    """All outputs; ``bounds`` of the number of steps: known, and of the tries."""
+    """All outputs; ``bounds`` of the number of steps: known, and of the tries; ``dense``: the
+    degree of dense output, 0 for none."""
     parts: list[Output] = []
     first = 0
     for one in saveat[0]:
         parts.append(output_of(problem, one, t0, bounds, first))
         first += parts[-1].count or 0 if parts[-1].inside == "ts" else 0
-    return Outputs(problem.bk, parts, saveat[1])
+    if dense:
+        most = _most_steps(problem.bk, bounds)
+        rows, places = None if most is None else most * dense, nodes(dense)
+        parts.append(Output(problem.bk, DENSE, problem.layout, rows, 0, places))
+    return Outputs(problem.bk, parts, saveat[1], dense=bool(dense))
 
 
 def output_of(

@@ -160,6 +160,7 @@ def _one(saveats: tuple[list[SaveAt], Tree], options: Options) -> SaveAt:
     saveat = saveats[0][0]
     cures = {
         "saveat.subs": (saveats[1] is not None, "pass one SaveAt"),
+        "saveat.dense": (saveat.dense, "pass `saveat.ts`, or in JAX solve by vmap"),
         "saveat.steps": (saveat.steps, "samples differ in their steps; pass `saveat.ts`"),
         "event": (options.event, "solve sample by sample, or in JAX by vmap"),
         "progress": (options.progress, "leave it out"),

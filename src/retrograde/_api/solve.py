@@ -9,6 +9,7 @@ from typing import Unpack, overload
 from .._adjoints import RecursiveCheckpointAdjoint, find_adjoint
 from .._base.log import INFO, listener
 from .._base.types import Array, Aux, Inputs, Leaves, Plain, Time, Tree, VectorFieldFn, Y
+from .._integrate.dense import DENSE, DenseOutput, dense_output
 from .._integrate.moving_times import moving_times
 from .._integrate.saveat import filled
 from .._integrate.solution import Gradients, Solution, Status, check
@@ -206,7 +207,8 @@ def solve_vjp(
     pullback : callable
         ``pullback(cotangent of sol.ys) -> Gradients(y0, args, t0, t1, ts)``. The cotangent is like
         ``sol.ys``, or lists of numbers of its shape. ``pullback(ys, ts)`` takes that of ``sol.ts``
-        as well: times of rows move with t0, t1 and the saved times.
+        as well: times of rows move with t0, t1 and the saved times. With dense output
+        ``pullback(ys, evaluated=(t, cotangent of sol.evaluate(t)))``; ``ys`` may be None.
 
     Notes
     -----
@@ -236,7 +238,8 @@ def solve_vjp(
     pullback = Pullback((f, y0, t0, t1, args, options), program, inputs)
     leaves, aux = pullback.forward()
     rows = _rows(program, inputs, leaves, aux)
-    pullback.ts, pullback.ys, pullback.steps = *rows, aux[1]
+    pullback.ts, pullback.ys, pullback.dense = rows
+    pullback.steps = aux[1]
     return _solution(program, inputs, rows, aux, options.throw), pullback
 
 
@@ -294,13 +297,17 @@ def plan(
 
 def _rows(
     program: DifferentiableSolve, inputs: Inputs, leaves: Leaves, aux: Aux
-) -> tuple[list[Array], list[Tree]]:
-    """Times and rows of each output."""
+) -> tuple[list[Array], list[Tree], DenseOutput | None]:
+    """Times and rows of each output, and dense output."""
     loop = program.loop
     bk, out, n = loop.bk, loop.outputs, loop.bk.number(aux[1])
     ts: list[Array] = []
     ys: list[Tree] = []
+    dense = None
     for part, at, rows in zip(out.parts, aux[0], out.split(leaves), strict=True):
+        if part.saveat is DENSE:
+            dense = dense_output(loop, inputs, part, at, rows, n)
+            continue
         if part.inside == "steps" and isinstance(n, int):  # drop a traced buffer's unused rows
             count = n + part.saveat.t0
             at, rows = at[:count], tuple(x[:count, ...] for x in rows)
@@ -309,13 +316,13 @@ def _rows(
         ys.append(loop.problem.tree(rows) if own else bk.unflatten(part.treedef, rows))
         if own and cast is not None:
             ys[-1] = cast.y.down(ys[-1])
-    return ts, ys
+    return ts, ys, dense
 
 
 def _solution(
     program: DifferentiableSolve,
     inputs: Inputs,
-    rows: tuple[list[Array], list[Tree]],
+    rows: tuple[list[Array], list[Tree], DenseOutput | None],
     aux: Aux,
     throw: bool,
 ) -> Solution[Tree]:
@@ -334,8 +341,11 @@ def _solution(
         stats["num_trial_f_evals"] = loop.problem.trials
     value = bk.concrete(status)
     status = status if value is None else Status(int(value))
-    ts, ys = (filled(out.treedef, part) for part in rows)
-    solution = Solution(ts, ys, stats, status, t, program.plan)
+    ts, ys = (filled(out.treedef, part) for part in rows[:2])
+    dense = rows[2]
+    if dense is not None and (loop.clock.traced or status is not Status.converged):
+        dense = dense.spoiled(status == int(Status.converged))
+    solution = Solution(ts, ys, stats, status, t, program.plan, dense)
     if status is Status.converged:
         note_steps(program, inputs, n)
     elif not throw and value is not None and (log := listener(INFO)):

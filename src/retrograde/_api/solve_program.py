@@ -32,6 +32,7 @@ from .._base.types import (
     Table,
     Tree,
 )
+from .._integrate.dense import knot_rates
 from .._integrate.moving_times import rates
 from .._integrate.saveat import cotangent_leaves, filled, output_times, parted
 from .._integrate.solution import Gradients, Status, without_times
@@ -41,6 +42,7 @@ from .._planner.step_count import remember
 from .arguments import prepare
 
 if TYPE_CHECKING:
+    from .._integrate.dense import DenseOutput
     from .._integrate.integrator import Integrator
     from .._integrate.saveat import Final
 
@@ -216,6 +218,7 @@ class Pullback:
         """
         self.ts: list[Array] = []
         """their times."""
+        self.dense: DenseOutput | None = None
         self.steps: Index = 0
 
     def forward(self) -> Aux:
@@ -229,18 +232,31 @@ class Pullback:
                 self.leaves, aux, self.residuals = bk.run_forward(program, self.inputs)
         return self.leaves, aux
 
-    def __call__(self, cotangent: Tree, ts: Tree = None) -> Gradients:
-        """Gradients from the cotangent of ``sol.ys``, and that of ``sol.ts`` (None: zero)."""
+    def __call__(
+        self, cotangent: Tree, ts: Tree = None, *, evaluated: tuple[Tree, Tree] | None = None
+    ) -> Gradients:
+        """Gradients from the cotangents of ``sol.ys``, ``sol.ts`` and ``sol.evaluate(t)``."""
         loop = self.program.loop
         bk, problem, layout, out = loop.bk, loop.problem, loop.problem.layout, loop.outputs
-        parts, cast = parted(out.treedef, cotangent, "the cotangent"), problem.casts
-        leaves = []
-        for one, *rows in zip(out.parts, out.split(self.leaves), self.ys, parts, strict=False):
-            own, ys, ct = rows
-            if cast is not None and one.saveat.fn is None:
-                ys, ct = cast.y.up(ys), cast.y.up(ct)
-            leaves.append(cotangent_leaves(bk, own, ys, ct))
+        split, cast = out.split(self.leaves), problem.casts
+        leaves: list[Leaves] = []
+        if cotangent is not None:
+            parts = parted(out.treedef, cotangent, "the cotangent")
+            for one, *rows in zip(out.parts, split, self.ys, parts, strict=False):
+                own, ys, ct = rows
+                if cast is not None and one.saveat.fn is None:
+                    ys, ct = cast.y.up(ys), cast.y.up(ct)
+                leaves.append(cotangent_leaves(bk, own, ys, ct))
+        rest = split[len(leaves) : len(split) - (evaluated is not None)]
+        leaves += [tuple(map(bk.zeros_like, part)) for part in rest]
+        moved = None
+        if evaluated is not None:
+            found, *moved = self._pull_dense(*evaluated)
+            leaves.append(cotangent_leaves(bk, split[-1], found, found))
         cts = self._pull(tuple(x for part in leaves for x in part))
+        if moved is not None:
+            t0, t1 = (bk.scalar_array(t, layout) for t in cts[2:4])
+            cts = cts._replace(t0=t0 + moved[0], t1=t1 + moved[1])
         if ts is not None:
             cts = self._pull_times(cts, parted(out.treedef, ts, "`ts`"))
         time = partial(bk.scalar_array, layout=layout)
@@ -256,6 +272,22 @@ class Pullback:
         saved = [] if g.ts is None else [bk.times_array(cts.ts, layout)]
         lost += ["ts" for x in saved if bk.concrete(bk.xp.any(x != x))]
         return without_times(g, lost, problem.untimed)
+
+    def _pull_dense(self, t: Tree, cotangent: Tree) -> tuple[list[Array], Scalar, Scalar]:
+        """Cotangents of dense output's rows, of t0 and t1, from that of y at t."""
+        loop, dense = self.program.loop, self.dense
+        if dense is None:
+            raise InputError("`evaluated` needs dense output; pass `saveat=rg.SaveAt(dense=True)`.")
+        bk, xp = loop.bk, loop.bk.xp
+        ys = dense.evaluate(t)
+        own = cotangent_leaves(bk, tuple(bk.flatten(ys)[0]), ys, cotangent)
+        rows, knots, sizes, origin = dense.pull(t, own)
+        end = xp.zeros_like(knots[:1])
+        if int(sizes.shape[0]):  # sizes are spans between knots
+            knots = knots + xp.concat([end, sizes], axis=0) - xp.concat([sizes, end], axis=0)
+        by = knot_rates(loop, self.inputs, loop.outputs.parts[-1], dense.knots, self.steps)
+        t0 = xp.sum(by.t0 * knots) + (origin if loop.shifted else 0.0)
+        return rows, t0, xp.sum(by.t1 * knots)
 
     def _saved(self, ts: Table) -> Tree:
         """Cotangents of the saved times of each output that has some."""
@@ -307,7 +339,7 @@ class Pullback:
 
     # --- elsewhere
     def __getstate__(self) -> dict[str, Any]:
-        names = ("call", "leaves", "residuals", "ys", "ts", "steps")
+        names = ("call", "leaves", "residuals", "ys", "ts", "dense", "steps")
         return {name: getattr(self, name) for name in names} | {"plan": self.program.plan}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .integrator import Integrator
     from .saveat import Output
 
-__all__ = ["Moving", "moves", "moving_times", "rates"]
+__all__ = ["Moving", "moves", "moving_times", "rates", "zero_of"]
 
 
 class Moving(NamedTuple):
@@ -67,17 +67,17 @@ def moving_times(loop: Integrator, inputs: Inputs, out: Output, times: Array, n:
     if not any(moves(bk, t) for t in inputs[2:5]):
         return times
     times = bk.stop_gradient(times)
-    zeros = [_zero(bk, bk.scalar_array(t, layout)) for t in inputs[2:4]]
+    zeros = [zero_of(bk, bk.scalar_array(t, layout)) for t in inputs[2:4]]
     by = rates(loop, inputs, out, times, n)
     moved = times + by.t0 * zeros[0] + by.t1 * zeros[1]
     if out.inside != "ts" or not moves(bk, inputs.ts):
         return moved
-    own = _zero(bk, bk.times_array(inputs.ts, layout))[out.first : out.last + 1]
+    own = zero_of(bk, bk.times_array(inputs.ts, layout))[out.first : out.last + 1]
     ends = (int(out.saveat.t0), int(out.saveat.final))
     around = [bk.array([0.0] * k, layout.real_dtype, layout.device) for k in ends]
     return moved + bk.xp.concat([around[0], own, around[1]], axis=0)
 
 
-def _zero(bk: AbstractBackend, t: Array) -> Array:
+def zero_of(bk: AbstractBackend, t: Array) -> Array:
     """A zero with the derivative of t."""
     return t - bk.stop_gradient(t)

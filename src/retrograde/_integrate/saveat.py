@@ -60,6 +60,7 @@ __all__ = [
     "cotangent_leaves",
     "filled",
     "flattened",
+    "is_dense",
     "is_several",
     "output_leaves",
     "output_times",
@@ -82,6 +83,9 @@ class SaveAt:
         Every accepted step's end.
     fn : callable or None
         ``fn(t, y, args) -> tree of floating arrays`` is returned in place of y.
+    dense : bool
+        Keep what ``sol.evaluate(t)`` and ``sol.derivative(t)`` need for any t between t0 and t1:
+        states at as many nodes of every step as the solver's interpolant has a degree.
     subs : tuple, list or dict of SaveAt, or None
         Several at once, in place of the others: ``sol.ts`` and ``sol.ys`` have this structure.
         ``saveat=(rg.SaveAt(...), rg.SaveAt(...))`` is the same.
@@ -112,6 +116,7 @@ class SaveAt:
     ts: Times | None = None
     steps: bool = False
     fn: VectorFieldFn | None = None
+    dense: bool = False
     subs: Tree = None
 
     def __post_init__(self) -> None:
@@ -174,6 +179,15 @@ def flattened(saveat: Tree) -> tuple[list[SaveAt], Tree]:
 
     tree = walk(saveat)
     return found, None if tree == 0 else tree
+
+
+def is_dense(saveat: Tree) -> bool:
+    """Whether any of a tree of SaveAt asks for dense output."""
+    if isinstance(saveat, SaveAt):
+        return saveat.dense or (saveat.subs is not None and is_dense(saveat.subs))
+    if isinstance(saveat, dict):
+        saveat = list(saveat.values())
+    return isinstance(saveat, (tuple, list)) and any(map(is_dense, saveat))
 
 
 def filled(places: Tree, values: Sequence[Tree]) -> Tree:
@@ -411,12 +425,19 @@ class Outputs:
     parts : sequence of Output
     treedef : TreeDef
         How the user's are to be handed back; None where there is one alone.
+    dense : bool
+        Whether the last part is dense output, and none of the user's.
     """
 
     def __init__(
-        self, bk: AbstractBackend, parts: Sequence[Output], treedef: TreeDef = None
+        self,
+        bk: AbstractBackend,
+        parts: Sequence[Output],
+        treedef: TreeDef = None,
+        *,
+        dense: bool = False,
     ) -> None:
-        self.bk, self.parts, self.treedef = bk, tuple(parts), treedef
+        self.bk, self.parts, self.treedef, self.dense = bk, tuple(parts), treedef, dense
         self.inside = any(part.inside for part in parts)
         """Whether anything is collected inside the loop,"""
         self.timed = any(part.inside == "ts" for part in parts)
@@ -433,7 +454,11 @@ class Outputs:
         parts = [copy.copy(part) for part in self.parts]
         for part in parts:
             part.masked = True
-        return Outputs(self.bk, parts, self.treedef)
+        return Outputs(self.bk, parts, self.treedef, dense=self.dense)
+
+    def is_dense(self, k: int) -> bool:
+        """Whether part k is dense output."""
+        return self.dense and k == len(self.parts) - 1
 
     def emitters(self, problem: Problem, layout: Layout, params: ParamSums) -> list[Function]:
         """``Output.emitter`` of each part."""
@@ -578,8 +603,9 @@ def _leaves(loop: Integrator, inputs: Inputs, final: Final, k: int) -> tuple[Arr
     if out.saveat.t0:
         parts.append(out.layout.stack([emit(loop.clock.real(inputs.clocked[0]), inputs.y0)]))
     if out.inside:
-        n, fill = loop.outputs.rows_inside(final)[k], _fill(loop, final)
-        rows = final.inside[k]
+        n, rows = loop.outputs.rows_inside(final)[k], final.inside[k]
+        # a solve without steps looks into the padding of dense output
+        fill = 0.0 if loop.outputs.is_dense(k) else _fill(loop, final)
         parts.append(bk.rows(out.layout, rows[1], n, rows[0], fill))
     if out.saveat.final:
         ok = final.status == int(Status.converged)
@@ -592,18 +618,22 @@ def _leaves(loop: Integrator, inputs: Inputs, final: Final, k: int) -> tuple[Arr
 
 
 def output_times(loop: Integrator, inputs: Inputs, final: Final) -> tuple[Array, ...]:
-    """Times of the rows of each part, shape (k,); those of the steps' ends for rows in steps."""
+    """Times of the rows of each part, shape (k,); for dense output where steps begin and end, as
+    the clock counts, and behind it the sizes of their polynomials, where these are recorded."""
     return tuple(_times(loop, inputs, final, k) for k in range(len(loop.outputs.parts)))
 
 
 def _times(loop: Integrator, inputs: Inputs, final: Final, k: int) -> Array:
     """Those of part k."""
     out, clock, bk = loop.outputs.parts[k], loop.clock, loop.bk
+    dense = loop.outputs.is_dense(k)
 
     def array(times: Table) -> Array:
         return bk.times_array(times, loop.layout)
 
-    arrays = [array([clock.real(inputs.t0)])] if out.saveat.t0 else []
+    arrays = []
+    if out.saveat.t0:
+        arrays.append(array([clock.real(inputs.clocked[0] if dense else inputs.t0)]))
     if out.inside == "ts":
         own = inputs.ts if len(loop.outputs.parts) == 1 else inputs.ts[out.first : out.last + 1]
         arrays += bk.blank((array(own),), final.inside[k][0], _fill(loop, final))
@@ -613,11 +643,13 @@ def _times(loop: Integrator, inputs: Inputs, final: Final, k: int) -> Array:
             n, valid = n // rows, valid // rows
         times = final.times if loop.adaptive else bk.grid_times(loop.grid(inputs), n)
         times = bk.accepted_times(times, n, valid, _fill(loop, final))
-        if loop.clock.traced or not inputs.relative:
+        if not dense and (loop.clock.traced or not inputs.relative):
             times = loop.user_time(inputs, times)
-        else:
+        elif not dense:
             times = [loop.user_time(inputs, t) for t in times]
         arrays.append(array(times))
+        if dense and not isinstance(final.sizes, tuple):
+            arrays.append(array(bk.accepted_times(final.sizes, n, valid, 1.0)))
     if out.saveat.final:
         ok = final.status == int(Status.converged)
         t = loop.user_time(inputs, final.t)

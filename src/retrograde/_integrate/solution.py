@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from .._base.errors import InputError, SolveFailed, UnsupportedByBackend
-from .._base.types import Array, Index, Scalar, Time, Tree, Y
+from .._base.types import Array, Index, Scalar, Time, Times, Tree, Y
 
 if TYPE_CHECKING:
     from .._planner.plan import Plan
+    from .dense import DenseOutput
 
 __all__ = ["Gradients", "Solution", "Status", "check", "without_times"]
 
@@ -149,6 +150,8 @@ class Solution(Generic[Y]):
         inside the solve were saved, for then no state on the way is looked at.
     plan : Plan or None
         What the gradient follows.
+    dense : DenseOutput or None
+        What ``evaluate`` and ``derivative`` read, of ``SaveAt(dense=True)``.
 
     Examples
     --------
@@ -164,6 +167,7 @@ class Solution(Generic[Y]):
     status: Status | Array
     t_final: Scalar
     plan: Plan | None = field(default=None, repr=False)
+    dense: DenseOutput | None = field(default=None, repr=False)
 
     def raise_if_failed(self) -> Solution[Y]:
         """Raise SolveFailed unless the solve (all of a batch) reached t1.
@@ -263,12 +267,55 @@ class Solution(Generic[Y]):
 
         return show.as_xarray(self)
 
-    def evaluate(self, t: Time) -> Y:
-        """Dense output; not in this version: ask for times with ``SaveAt(ts=...)``."""
-        raise InputError(
-            f"`evaluate({t!r})` needs dense output, which this version does not keep; pass "
-            "`saveat=rg.SaveAt(ts=[...])`."
-        )
+    def evaluate(self, t: Time | Times) -> Y:
+        """y at any time between t0 and t1, by dense output.
+
+        Parameters
+        ----------
+        t : float or array, shape () or (k,) [time]
+            In any order.
+
+        Returns
+        -------
+        tree of arrays, shape (*t.shape, *shape)
+            At the solver's own order; at the end of a step its state to the last bit. It has
+            gradients by y0, args, t0, t1 and t. nan after a solve that failed, and in traced code
+            outside t0 to t1.
+
+        Raises
+        ------
+        InputError
+            Without ``SaveAt(dense=True)``, or for a time outside t0 to t1 whose value is known.
+
+        Examples
+        --------
+        >>> import retrograde as rg
+        >>> dense = rg.SaveAt(dense=True)
+        >>> sol = rg.solve(lambda t, y, args: -y, [1.0, 2.0], 0.0, 1.0, saveat=dense)
+        >>> sol.evaluate([0.25, 0.5]).round(3).tolist(), sol.evaluate(0.5).shape
+        ([[0.779, 1.558], [0.607, 1.213]], (2,))
+        >>> sol.derivative(0.5).round(3).tolist()
+        [-0.607, -1.213]
+        """
+        found: Y = self._dense("evaluate").evaluate(t)
+        return found
+
+    def derivative(self, t: Time | Times) -> Y:
+        """dy/dt at any time between t0 and t1: the derivative of :meth:`evaluate` itself.
+
+        Parameters, results and errors are those of :meth:`evaluate`. It differs from f(t, y) by the
+        error of the interpolant, and jumps by as much where steps meet.
+        """
+        found: Y = self._dense("derivative").evaluate(t, derivative=True)
+        return found
+
+    def _dense(self, name: str) -> DenseOutput:
+        if self.dense is None:
+            raise InputError(
+                f"`{name}` needs dense output, which this solve did not keep; pass "
+                "`saveat=rg.SaveAt(dense=True)`, or ask for times with `rg.SaveAt(ts=[...])`."
+            )
+        return self.dense
 
 
 def check(solution: Solution[Y]) -> Solution[Y]:

@@ -135,6 +135,8 @@ class AbstractSolver(ABC):
         Evaluations of f that the pull of a step linearises.
     extra : int
         Evaluations of f beyond a step's where its inside is asked for.
+    degree : int
+        Of the interpolant inside of a step, a polynomial in theta.
     copies : int
         How many states of y's layout go from step to step, y the first of them.
     reversible : bool
@@ -167,6 +169,7 @@ class AbstractSolver(ABC):
     stages: ClassVar[int]
     init_evaluations: ClassVar[int] = 0
     extra: ClassVar[int] = 0
+    degree: int
     copies: ClassVar[int] = 1
     reversible: ClassVar[bool] = False
     implicit: ClassVar[bool] = False

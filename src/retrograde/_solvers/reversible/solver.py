@@ -61,6 +61,12 @@ class ProgramSolver(AbstractSolver):
     def programs(self) -> Programs:
         """What the solver is."""
 
+    @property
+    def degree(self) -> int:  # type: ignore[override]
+        """Of the straight lines, or of the interpolant of the step within."""
+        bases = [int(x.base.degree) for x in _steps(self.programs()) if x.inside]
+        return max([1, *bases])
+
     def calls(self, steps: Index, *, full: bool) -> Index:
         programs = self.programs()
         start = programs.start.body if programs.start else ()

@@ -393,6 +393,7 @@ class ExplicitRungeKutta(AbstractSolver):
         cls.error_order = None if tableau.b_error is None else tableau.error_order
         cls.stages = tableau.stages
         cls.extra = tableau.inside - tableau.stages
+        cls.degree = len(tableau.interpolation[0])
         cls.init_evaluations = int(tableau.fsal)
         cls.evaluations = tableau.stages - tableau.fsal
 

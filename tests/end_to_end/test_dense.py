@@ -1,0 +1,184 @@
+"""Dense output: the interpolant itself, its derivative, and the gradients of both."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+import retrograde as rg
+
+DENSE = rg.SaveAt(dense=True)
+TIMES = [0.3, 0.311, 0.55, 0.8, 1.1, 1.25]
+"""The first is t0, the last t1, and one is the end of a step of 0.05."""
+KINDS = {
+    "constant": {"dt": 0.05, "solver": "bosh3"},
+    "adaptive": {"rtol": 1e-5, "solver": "tsit5"},
+    "extra stages": {"rtol": 1e-8, "solver": "dopri8"},
+    "reversible": {"dt": 0.1, "solver": "reversible_heun"},
+}
+
+
+def swing(xp):
+    return lambda t, y, a: xp.stack([y[1] * a, 0.1 * t - y[0] * xp.cos(t)])
+
+
+def ends(backward):
+    return (1.25, 0.3) if backward else (0.3, 1.25)
+
+
+def keywords(kind, backward):
+    found = KINDS[kind] | {"max_steps": 48}
+    return found | ({"dt": -found["dt"]} if backward and "dt" in found else {})
+
+
+@pytest.mark.libraries("numpy strict torch jax:jit")
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_what_saved_times_give(backend, kind, backward):
+    """At any times in any order, to rounding; and the state itself at the end of a step."""
+    y0, (t0, t1) = backend.array([1.0, 0.5]), ends(backward)
+    f, args = swing(backend.namespace(y0)), backend.array(1.3)
+    order = [3, 0, 5, 2, 1, 4]
+    times = sorted(TIMES, reverse=backward)
+
+    @backend.compiled
+    def run(y0):
+        several = {"rows": rg.SaveAt(ts=times), "end": rg.SaveAt(t1=True, dense=True)}
+        sol = rg.solve(f, y0, t0, t1, args, saveat=several, **keywords(kind, backward))
+        mixed = sol.evaluate([times[i] for i in order])
+        return sol.ys["rows"], mixed, sol.ys["end"], sol.evaluate(t1), sol.evaluate(TIMES[2])
+
+    rows, mixed, end, at_end, one = (backend.to_numpy(x) for x in run(y0))
+    np.testing.assert_allclose(mixed, rows[order], rtol=2e-13, atol=2e-13)
+    np.testing.assert_array_equal(at_end, end[0])
+    np.testing.assert_allclose(one, rows[times.index(TIMES[2])], rtol=2e-13)
+
+
+def pulled(kind, times, weights, point):
+    """sol and the gradient of the weighted rows of evaluate, by NumPy."""
+    keys = keywords(kind, point[3] > point[4])
+    y0, a, t0, t1 = point[:2], point[2], point[3], point[4]
+    sol, pullback = rg.solve_vjp(swing(np), y0, t0, t1, a, saveat=DENSE, **keys)
+    g = pullback(None, evaluated=(times, weights))
+    return sol, np.concatenate([g.y0, [g.args, g.t0, g.t1]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_gradient_is_that_of_the_discrete_solve(kind):
+    """Central differences by y0 and args over the steps that were taken, by t0 and t1 over one."""
+    times, weights = np.asarray([0.311, 0.562, 0.83, 1.13]), np.random.RandomState(0).randn(4, 2)
+    point = np.asarray([1.0, 0.5, 1.3, 0.3, 1.25])
+    sol, g = pulled(kind, times, weights, point)
+    knots = 0.3 + sol.dense.knots
+    knots[-1] = 1.25
+    solver = KINDS[kind]["solver"]
+
+    def value(x):
+        ts = np.concatenate([[x[3]], knots[1:-1] + (x[3] - 0.3), [x[4]]])
+        found = rg.solve(swing(np), x[:2], x[3], x[4], x[2], solver=solver,
+                         controller=rg.StepTo(ts), saveat=rg.SaveAt(ts=times))  # fmt: skip
+        return (found.ys * weights).sum()
+
+    for i, way in enumerate(2e-5 * np.eye(5)):
+        slope = (value(point + way) - value(point - way)) / 4e-5
+        assert abs(slope - g[i]) < 1e-9 * max(1.0, abs(g).max())
+
+
+@pytest.mark.libraries("torch jax:jit")
+@pytest.mark.parametrize("kind", KINDS)
+def test_libraries_give_the_same_gradient(backend, kind):
+    """By y0, args, t0, t1 and t; that by t is the derivative."""
+    weights = np.random.RandomState(0).randn(6, 2)
+    if kind in ("adaptive", "extra stages"):  # steps of the same sizes
+        keys = {"controller": rg.StepTo([0.3, 0.4, 0.7, 1.25]), "solver": KINDS[kind]["solver"]}
+    else:
+        keys = keywords(kind, False)
+    point = np.asarray([1.0, 0.5, 1.3, 0.3, 1.25, *TIMES])
+    xp = backend.namespace(backend.array(point))
+
+    def loss(x):
+        sol = rg.solve(swing(xp), x[:2], x[3], x[4], x[2], saveat=DENSE, **keys)
+        return (sol.evaluate(x[5:]) * backend.array(weights)).sum()
+
+    sol, pullback = rg.solve_vjp(swing(np), point[:2], 0.3, 1.25, point[2], saveat=DENSE, **keys)
+    g = pullback(None, evaluated=(TIMES, weights))
+    by_t = (sol.derivative(TIMES) * weights).sum(axis=1)
+    expected = np.concatenate([g.y0, [g.args, g.t0, g.t1], by_t])
+    if not backend.jit:
+        import torch
+
+        x = torch.asarray(point, requires_grad=True)
+        (found,) = torch.autograd.grad(loss(x), x)
+    else:
+        import jax
+
+        found = jax.jit(jax.grad(loss))(jax.numpy.asarray(point))
+    np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_the_derivative_is_that_of_evaluate():
+    eps, t = 1e-5, np.asarray([0.31, 0.62, 1.02])
+    for kind in KINDS:
+        sol, _ = pulled(kind, t, np.ones((3, 2)), np.asarray([1.0, 0.5, 1.3, 0.3, 1.25]))
+        slope = (sol.evaluate(t + eps) - sol.evaluate(t - eps)) / (2 * eps)
+        np.testing.assert_allclose(sol.derivative(t), slope, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize(("solver", "order"), [("bosh3", 3), ("tsit5", 4), ("dopri8", 7)])
+def test_it_is_of_the_solvers_own_order(solver, order):
+    t, errors = np.linspace(0.0, 1.0, 41), []
+    for dt in (0.25, 0.125):
+        sol = rg.solve(lambda t, y, a: -y, np.ones(1), 0.0, 1.0, solver=solver, dt=dt, saveat=DENSE)
+        errors.append(abs(sol.evaluate(t)[:, 0] - np.exp(-t)).max())
+    assert np.log2(errors[0] / errors[1]) > order - 0.5
+
+
+def test_it_has_the_tree_of_y_and_can_be_sent_elsewhere():
+    y0 = {"a": np.ones((2, 3)), "b": np.ones(())}
+    f = lambda t, y, args: {"a": -y["a"], "b": y["b"]}  # noqa: E731
+    sol, pullback = rg.solve_vjp(f, y0, 0.0, 1.0, saveat=DENSE, dt=0.1)
+    sent = pickle.loads(pickle.dumps(sol))
+    t = [0.1, 0.55]
+    for key, shape in (("a", (2, 2, 3)), ("b", (2,))):
+        assert sent.evaluate(t)[key].shape == shape
+        np.testing.assert_array_equal(sent.evaluate(t)[key], sol.evaluate(t)[key])
+    assert sol.derivative(0.5)["b"].shape == ()
+    ct = {"a": np.ones((2, 2, 3)), "b": np.ones(2)}
+    g = pullback(None, evaluated=(t, ct))
+    np.testing.assert_allclose(g.y0["b"], np.exp(t).sum(), rtol=1e-4)
+    both = pullback({"a": np.zeros((1, 2, 3)), "b": np.ones(1)}, evaluated=(t, ct))
+    np.testing.assert_allclose(both.y0["b"], np.exp([*t, 1.0]).sum(), rtol=1e-4)
+
+
+@pytest.mark.libraries("numpy strict torch jax:jit")
+def test_times_outside_and_solves_that_failed(backend):
+    y0 = backend.array([1.0, 2.0])
+    f = lambda t, y, args: -y  # noqa: E731
+    sol = rg.solve(f, y0, 0.0, 1.0, saveat=DENSE, dt=0.1, max_steps=20)
+    with pytest.raises(rg.InputError, match=r"outside of t0 = 0.0 to t1 = 1.0"):
+        sol.evaluate([0.5, 1.5])
+    with pytest.raises(rg.InputError, match="dense=True"):
+        rg.solve(f, y0, 0.0, 1.0, dt=0.1).evaluate(0.5)
+    short = rg.solve(f, y0, 0.0, 1.0, saveat=DENSE, dt=0.1, max_steps=2, throw=False)
+    assert np.isnan(backend.to_numpy(short.evaluate(0.1))).all()
+    still = rg.solve(f, y0, 0.5, 0.5, saveat=DENSE, max_steps=4)
+    backend.assert_close(still.evaluate(0.5), np.asarray([1.0, 2.0]))
+    if backend.jit:
+        import jax
+
+        def at(t):
+            sol = rg.solve(f, y0, 0.0, 1.0, saveat=DENSE, dt=0.1, max_steps=20)
+            return sol.evaluate(t).sum()
+
+        value, slope = jax.jit(jax.value_and_grad(at))(1.5)
+        assert np.isnan(value)
+        assert np.isnan(slope)
+
+
+def test_its_bytes_are_in_the_plan():
+    call = (lambda t, y, args: -y, np.ones(1000), 0.0, 1.0)
+    sizes = [rg.plan(*call, dt=0.01, saveat=s).memory for s in (None, DENSE)]
+    assert sizes[1] > sizes[0]
+    assert "saved states 3.07 MiB" in str(rg.plan(*call, dt=0.01, saveat=DENSE))
