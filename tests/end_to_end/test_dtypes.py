@@ -93,6 +93,7 @@ def test_trees_of_several_dtypes(backend, adjoint):
     assert float(g.args) == pytest.approx(-area * b, rel=1e-5)
 
 
+@pytest.mark.libraries("numpy strict torch", slow="jax")
 def test_rows_functions_and_steps_of_several_dtypes(backend):
     """``SaveAt.fn`` and ``on_step`` see leaves in their own dtypes, and so does a second solve."""
     f, y0 = mixed(backend)

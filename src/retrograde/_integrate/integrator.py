@@ -457,7 +457,7 @@ class Integrator:
         if call is None:
             return None
 
-        def on_host(t: float, y: Tree, h: float, accepted: bool) -> None:
+        def on_host(t: Scalar, y: Tree, h: Scalar, accepted: Bool) -> None:
             if float(h) != 0.0:  # else of a sample that waits for others
                 call(float(t), y, float(h), bool(accepted))
 
