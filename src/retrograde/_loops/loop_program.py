@@ -36,7 +36,7 @@ from .loop import LoopSpec
 if TYPE_CHECKING:
     from .checkpoints import Adjoint
 
-TABLES = 2**18
+TABLES = 2**20
 """Steps that the tables of slots reach to where no bound is given; further on none is placed."""
 
 
