@@ -60,6 +60,11 @@ def _assigned(xp: Namespace, old: Array, new: Array, key: Key) -> tuple[Array, B
     return value, lambda g: _cleared(xp, g, key), back
 
 
+def _in_place(op: Function) -> Function:
+    """``x op= other``, by ``x op other``."""
+    return lambda x, other: x._store(op(x, other))
+
+
 class Writable(Recorded):
     """The writing half of a variable."""
 
@@ -126,26 +131,9 @@ class Writable(Recorded):
             owner, key = self.base
             owner[key] = self
 
-    def __iadd__(self, other: Array) -> Array:
-        return self._store(self + other)
-
-    def __isub__(self, other: Array) -> Array:
-        return self._store(self - other)
-
-    def __imul__(self, other: Array) -> Array:
-        return self._store(self * other)
-
-    def __itruediv__(self, other: Array) -> Array:
-        return self._store(self / other)
-
-    def __ipow__(self, other: Array) -> Array:
-        return self._store(self**other)
-
-    def __imatmul__(self, other: Array) -> Array:
-        return self._store(self @ other)
-
-    def __imod__(self, other: Array) -> Array:
-        return self._store(self % other)
+    __iadd__, __isub__, __imul__ = map(_in_place, (operator.add, operator.sub, operator.mul))
+    __itruediv__, __ipow__ = map(_in_place, (operator.truediv, operator.pow))
+    __imatmul__, __imod__ = map(_in_place, (operator.matmul, operator.mod))
 
 
 def _cast(xp: Namespace, x: Array, dtype: DType) -> tuple[Array, Back]:
@@ -160,8 +148,14 @@ def _same(g: Array) -> Array:
     return g
 
 
-def _plain(x: Array) -> Array:
-    return x.value if isinstance(x, Variable) else x
+def _constant(op: Function) -> Function:
+    """An operator whose result is constant between jumps: a plain array."""
+    return lambda x, other: op(x.value, other.value if isinstance(other, Variable) else other)
+
+
+def _reflected(op: Function) -> Function:
+    """``other op x``, by the rule of op."""
+    return lambda x, other: record(op, (other, x), broadcast=True)
 
 
 class Variable(Writable):
@@ -231,8 +225,7 @@ class Variable(Writable):
             return Variable(self.value / other, self.tape, ((self.index, _div, other),))
         return record(elementwise.divide, (self, other), broadcast=True)
 
-    def __rtruediv__(self, other: Array) -> Array:
-        return record(elementwise.divide, (other, self), broadcast=True)
+    __rtruediv__ = _reflected(elementwise.divide)
 
     def __pow__(self, other: Array) -> Array:
         if type(other) is int and other == 2 and self.tape.uniform:
@@ -240,14 +233,11 @@ class Variable(Writable):
             return Variable(x * x, self.tape, ((self.index, _mul, 2 * x),))
         return record(elementwise.pow, (self, other), broadcast=True)
 
-    def __rpow__(self, other: Array) -> Array:
-        return record(elementwise.pow, (other, self), broadcast=True)
+    __rpow__ = _reflected(elementwise.pow)
+    __rmod__ = _reflected(elementwise.remainder)
 
     def __mod__(self, other: Array) -> Array:
         return record(elementwise.remainder, (self, other), broadcast=True)
-
-    def __rmod__(self, other: Array) -> Array:
-        return record(elementwise.remainder, (other, self), broadcast=True)
 
     def __matmul__(self, other: Array) -> Array:
         return record(products.matmul, (self, other))
@@ -265,29 +255,12 @@ class Variable(Writable):
         return record(elementwise.abs, (self,))
 
     # --- piecewise constant: plain arrays
-    def __floordiv__(self, other: Array) -> Array:
-        return self.value // _plain(other)
+    __floordiv__, __lt__, __le__ = map(_constant, (operator.floordiv, operator.lt, operator.le))
+    __gt__, __ge__ = map(_constant, (operator.gt, operator.ge))
+    __eq__, __ne__ = map(_constant, (operator.eq, operator.ne))
 
     def __rfloordiv__(self, other: Array) -> Array:
         return other // self.value
-
-    def __eq__(self, other: object) -> Array:
-        return self.value == _plain(other)
-
-    def __ne__(self, other: object) -> Array:
-        return self.value != _plain(other)
-
-    def __lt__(self, other: Array) -> Array:
-        return self.value < _plain(other)
-
-    def __le__(self, other: Array) -> Array:
-        return self.value <= _plain(other)
-
-    def __gt__(self, other: Array) -> Array:
-        return self.value > _plain(other)
-
-    def __ge__(self, other: Array) -> Array:
-        return self.value >= _plain(other)
 
     def __bool__(self) -> bool:
         return bool(self.value)
