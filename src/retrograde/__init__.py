@@ -27,6 +27,7 @@ from ._base.errors import (
     UnsupportedByBackend,
 )
 from ._controllers import AbstractController, ConstantSteps, PIDController, StepTo
+from ._integrate.events import Event, Hit
 from ._integrate.saveat import SaveAt
 from ._integrate.solution import Gradients, Solution, Status
 from ._planner.plan import Plan
@@ -64,10 +65,12 @@ __all__ = [
     "Dopri5",
     "Dopri8",
     "Euler",
+    "Event",
     "ExplicitRungeKutta",
     "ForwardMode",
     "Gradients",
     "Heun",
+    "Hit",
     "InputError",
     "Midpoint",
     "PIDController",

@@ -53,7 +53,8 @@ def with_gradient(program: DifferentiableSolve, room: int) -> Callable[[Inputs],
     """
     loop, adjoint = program.loop, program.adjoint
     exact = isinstance(adjoint, RecursiveCheckpointAdjoint | TapeAdjoint)
-    steered = loop.count is None and loop.max_steps is not None
+    # lanes with events are batched by JAX's own rules: their hits are no rows by the try
+    steered = loop.count is None and loop.max_steps is not None and loop.events is None
     if exact and steered:
         return BatchedProgram(program, SolveLanes(program, room)).solve
     return Differentiable(program).solve

@@ -11,13 +11,13 @@ from typing import Any
 
 import jax
 
-from retrograde import Plan, Solution, Status
+from retrograde import Hit, Plan, Solution, Status
 from retrograde._base.types import Leaves, Tree
 from retrograde._integrate.dense import DenseOutput
 
 __all__ = ["register"]
 
-CHILDREN = ("ts", "ys", "stats", "status", "t_final", "dense")
+CHILDREN = ("ts", "ys", "stats", "status", "t_final", "dense", "event", "events")
 
 
 def register() -> None:
@@ -27,6 +27,9 @@ def register() -> None:
     tree.register_dataclass(
         DenseOutput, ["rows", "knots", "sizes", "origin"], meta_fields=["nodes", "dtypes"]
     )
+    tree.register_pytree_node(
+        Hit, lambda hit: (tuple(vars(hit).values()), None), lambda _, parts: Hit(*parts)
+    )
     tree.register_pytree_node(Plan, lambda plan: ((), plan), lambda plan, _: plan)
 
 
@@ -34,7 +37,7 @@ def _children(solution: Solution[Any]) -> tuple[Leaves, Any]:
     status = solution.status
     status = int(status) if isinstance(status, Status) else status  # JAX takes no enumerations
     parts = (solution.ts, solution.ys, solution.stats, status, solution.t_final, solution.dense)
-    return parts, solution.plan
+    return (*parts, solution.event, solution.events), solution.plan
 
 
 def _with_keys(solution: Solution[Any]) -> tuple[Tree, Tree]:
@@ -44,6 +47,6 @@ def _with_keys(solution: Solution[Any]) -> tuple[Tree, Tree]:
 
 
 def _solution(plan: Plan, children: Sequence[Tree]) -> Solution[Any]:
-    ts, ys, stats, status, t, dense = children
+    ts, ys, stats, status, t, *rest = children
     status = Status(status) if type(status) is int else status
-    return Solution(ts, ys, stats, status, t, plan, dense)
+    return Solution(ts, ys, stats, status, t, plan, *rest)

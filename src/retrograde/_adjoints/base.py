@@ -34,6 +34,8 @@ class AbstractAdjoint(ABC):
         Whether what it keeps depends on what is differentiated (``forward_for``).
     follows_solve : bool
         Whether its primal can be followed by the library's own forward mode.
+    passes_events : bool
+        Whether it gives the gradient of a solve with events.
 
     Examples
     --------
@@ -47,6 +49,7 @@ class AbstractAdjoint(ABC):
     differentiable: ClassVar[bool] = False
     forward_depends_on_wanted: ClassVar[bool] = False
     follows_solve: ClassVar[bool] = False
+    passes_events: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -61,6 +64,14 @@ class AbstractAdjoint(ABC):
     def check(self, loop: Integrator) -> None:
         """Raise InputError or UnsupportedByBackend where this method can't serve a loop."""
         return
+
+    def check_events(self, loop: Integrator) -> None:
+        """Raise UnsupportedByBackend where a loop has events and this method can't pass them."""
+        if loop.events is not None and not self.passes_events:
+            raise UnsupportedByBackend(
+                f"`adjoint` is {self.name}, which can't pass the events of a solve; use "
+                "adjoint='auto' or rg.RecursiveCheckpointAdjoint()."
+            )
 
     def primal(self, loop: Integrator, inputs: Inputs) -> tuple[Leaves, Final]:
         """(output leaves, where the integration ended): a plain solve unless a method differs."""

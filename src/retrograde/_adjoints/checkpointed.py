@@ -29,7 +29,7 @@ from .._base.types import (
     Table,
 )
 from .._checkpointing import FAR, Slots, reverse, schedules
-from .._integrate.solution import Status
+from .._integrate.events import reached
 from .base import AbstractAdjoint
 from .replay_with_controller import ClockedPull, ClockedStates
 from .step_vjp import PullCarry, ReverseStep
@@ -101,12 +101,20 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
     one_tape: bool = False
     record: bool = True
     accuracy: ClassVar[str] = "exact"
+    passes_events: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("checkpoints", "window"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise InputError(f"`{name}` is {value!r}; pass a whole number of at least 1.")
+
+    def check_events(self, loop: Integrator) -> None:
+        if loop.events is not None and not self.record:
+            raise InputError(
+                "`adjoint` has record=False, but with events the sizes of steps are known by their "
+                "record alone; leave it True."
+            )
 
     def slots(self, loop: Integrator) -> Slots:
         """The schedule for a solve."""
@@ -146,6 +154,8 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
         final = loop.integrate(inputs, slots, record=record, clocked=clocked)
         needs_end = loop.outputs.called
         kept = final._replace(inside=loop.outputs.counted(final), y=final.y if needs_end else ())
+        if loop.events is not None:
+            kept = kept._replace(events=final.events.kept())
         return final, [strip(loop, slots, kept)]
 
     def _clocked(self, loop: Integrator) -> ClockedStates | None:
@@ -177,7 +187,7 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
             loop, inputs, final, cotangents, wanted,
             one_tape=self.one_tape, stored=slots.everything,
         )  # fmt: skip
-        ok = final.status == int(Status.converged)
+        ok = reached(loop, final)
         carry: Carry = step.start(final)
         if loop.clock.traced:
             carry = begun(loop.bk, ok, carry)

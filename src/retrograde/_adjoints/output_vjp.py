@@ -48,6 +48,8 @@ class StepSpan(NamedTuple):
         Whether its end moves with t0, where it is not t1 (``Grid.moves``).
     on : bool
         Whether it was taken (in a batch, others may have taken more).
+    cut : bool
+        Whether an event cut it at ``theta``.
     """
 
     i: Index
@@ -56,6 +58,8 @@ class StepSpan(NamedTuple):
     last: Bool
     moves: Bool
     on: Bool
+    cut: Bool = False
+    theta: Scalar = 1.0
 
 
 class Found(NamedTuple):
@@ -75,6 +79,8 @@ class Found(NamedTuple):
         of the saved times,
     t0, t1 : scalar
         and of t0 and t1, where they come not by way of a step.
+    left, left_t : state or None, scalar
+        Cotangents of the state and the time where an event cut the step.
     """
 
     g: State
@@ -85,6 +91,8 @@ class Found(NamedTuple):
     ts: Table
     t0: Scalar
     t1: Scalar
+    left: State = None
+    left_t: Scalar = 0.0
 
 
 class OutputVJP:
@@ -188,21 +196,45 @@ class OutputVJP:
 
     def _step_rows(self, step_vjp: AbstractStepVJP, step: StepSpan, found: Found) -> Found:
         """The rows at fixed parts of the step, the last of them its end."""
-        i, t, h, last, moves, _ = step
+        i, t, h, last, moves = step[:5]
         nodes, inside, params = self.out.nodes, found.inside, found.params
         count = len(nodes)
         for k, theta in enumerate(nodes[:-1]):
             if inside is None:
                 inside = step_vjp.sources()
             inside = step_vjp.add_source(inside, theta, h, self.row(i * count + k))
-        y1 = step_vjp.result() if self.fn_vjp is not None else None
         row = self.row(i * count + count - 1 if count > 1 else i)
+        if step.cut is not False:
+            return self._cut_row(step_vjp, step, found._replace(inside=inside), row)
+        y1 = step_vjp.result() if self.fn_vjp is not None else None
         ct, ct_t, params = self.absorb(t + h, y1, row, params)
         where = self.clock.where
         g = self.loop.carried.add(found.g, step_vjp.embed(ct))
         t0 = found.t0 + where(last, 0.0, where(moves, ct_t, 0.0))  # given times stand still
         t1 = found.t1 + where(last, ct_t, 0.0)
-        return Found(g, params, inside, found.t, found.h, found.ts, t0, t1)
+        rest = found.ts, t0, t1, found.left, found.left_t
+        return Found(g, params, inside, found.t, found.h, *rest)
+
+    def _cut_row(
+        self, step_vjp: AbstractStepVJP, step: StepSpan, found: Found, row: State
+    ) -> Found:
+        """The row of a step's end that may be where an event cut it: then it is the event's."""
+        layout, clock = self.layout, self.clock
+        select, where, cut = clock.select, clock.where, step.cut
+        y1 = None
+        if self.fn_vjp is not None:
+            y1 = select(cut, step_vjp.interpolate(step.theta), step_vjp.result())
+        t1 = step.t + where(cut, step.theta, 1.0) * step.h
+        ct, ct_t, params = self.absorb(t1, y1, row, found.params)
+        own = select(cut, layout.zeros(), ct)
+        left = select(cut, ct, layout.zeros())
+        left = left if found.left is None else layout.add(found.left, left)
+        moved, last = where(cut, 0.0, ct_t), step.last
+        return found._replace(
+            g=self.loop.carried.add(found.g, step_vjp.embed(own)), params=params,
+            t0=found.t0 + where(last, 0.0, moved), t1=found.t1 + where(last, moved, 0.0),
+            left=left, left_t=found.left_t + where(cut, ct_t, 0.0),
+        )  # fmt: skip
 
     def _time_rows(
         self, step_vjp: AbstractStepVJP, step: StepSpan, found: Found, row: Index
@@ -234,4 +266,5 @@ class OutputVJP:
         start = (row, found.ts, found.params, inside, real(found.t), real(found.h))
         ended = while_any(bk, self.masked, self.due(step), body, start)
         row, ts, params, inside, ct_t, ct_h = ended
-        return Found(found.g, params, inside, ct_t, ct_h, ts, found.t0, found.t1), row
+        found = found._replace(params=params, inside=inside, t=ct_t, h=ct_h, ts=ts)
+        return found, row

@@ -24,6 +24,7 @@ from .._base.types import (
     State,
     Table,
 )
+from .event_vjp import EventVJP
 from .output_vjp import Found, OutputVJP, StepSpan
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ __all__ = ["PullCarry", "ReverseStep"]
 
 
 class PullCarry(NamedTuple):
-    """What the reversal threads from step to step: cotangents, and the next row of each output."""
+    """What the reversal threads from step to step: cotangents, the next row of each output, and the
+    next hit of an event. Behind one, t0 is the cotangent of its time."""
 
     g: State
     params: ParamSums
@@ -45,6 +47,7 @@ class PullCarry(NamedTuple):
     t1: Scalar
     ts: Table
     row: tuple[Index, ...]
+    hit: Index = ()
 
 
 RowSources: TypeAlias = "Callable[[AbstractStepVJP, State, ParamSums], Sources]"
@@ -84,6 +87,8 @@ class ReverseStep:
         step_vjp: AbstractStepVJP | None = None,
     ) -> None:
         bk, problem, out = loop.bk, loop.problem, loop.outputs
+        if loop.events is not None:  # what lies behind an event moves with it
+            wanted = wanted._replace(t0=True)
         self.loop, self.bk, self.inputs, self.wanted = loop, bk, inputs, wanted
         self.clock, self.layout, self.out = loop.clock, loop.layout, out
         self.masked = loop.masked
@@ -92,7 +97,13 @@ class ReverseStep:
         self.vjp = field_pullback(problem, inputs.params, wanted)
         parts = zip(out.parts, out.split(cotangents), strict=True)
         self.parts = [OutputVJP(loop, inputs, wanted, *part) for part in parts]
-        self.inside = out.inside
+        self.inside = out.inside or loop.looks_inside
+        self.events: EventVJP | None = None
+        if loop.events is not None:
+            rest = cotangents[out.width :]
+            self.events = EventVJP(loop, inputs, wanted, final, rest)
+            if hasattr(self.vjp, "notice"):
+                self.vjp.notice = None
         field = problem.bind(inputs.params)
         if step_vjp is None:
             steps = loop.steps(gradient=True, time=wanted.time, one_tape=one_tape, stored=stored)
@@ -117,7 +128,15 @@ class ReverseStep:
         ts: Table = ()
         if self.wanted.ts and self.out.timed:
             ts = self.bk.reals(len(self.inputs.ts), self.layout)
-        return PullCarry(g, params, real(0.0), t1, ts, rows)
+        if self.events is None:
+            return PullCarry(g, params, real(0.0), t1, ts, rows)
+        where, ended, t1 = self.clock.where, self.events.ended, real(t1 + self.events.end)
+        rows = tuple(
+            final.inside[k][0] if part.out.inside == "ts" else row
+            for k, (part, row) in enumerate(zip(self.parts, rows, strict=True))
+        )
+        t0, t1 = where(ended, t1, 0.0 * t1), where(ended, 0.0 * t1, t1)
+        return PullCarry(g, params, t0, t1, ts, rows, final.events.number)
 
     def finish(self, carry: PullCarry) -> Inputs:
         """Cotangents of the inputs, after the last pull."""
@@ -153,6 +172,8 @@ class ReverseStep:
         """Replay step i."""
         t, h = self.grid.step(i)
         y1 = self.replay.step(t, h, y, None, error=False).y1
+        if self.events is not None:
+            return self.events.replayed(self.replay, i, (t, h), y, y1)
         return self.clock.select(self._taken(i), y1, y)
 
     def invert(self, i: Index, y_after: State) -> State:
@@ -174,13 +195,15 @@ class ReverseStep:
         """The same for a step whose start and size are given, where ``on``."""
         t, h = step
         sources = self._sources(i, t, h, carry, on) if self.inside else None
-        last = i + 1 == self.n
+        last = self._last(i)
         begins, moved, _ = self.grid.moves(i, last, t, h)
         # the step's size matters where it depends on t0 or t1; a traced index may be any
         size = self.wanted.time and (self.clock.traced or last or moved)
         out, extra = self.step_vjp.pull(t, h, y, carry.g, carry.params, sources, size)
-        row, ts, fn_t0, fn_t1 = extra or (carry.row, carry.ts, 0.0, 0.0)
-        t0, t1 = carry.t0, carry.t1
+        t0, t1, hit = carry.t0, carry.t1, carry.hit
+        row, ts, fn_t0, fn_t1, *rest = extra or (carry.row, carry.ts, 0.0, 0.0)
+        if rest:
+            hit, t0 = rest
         if self.wanted.time:
             where, zero = self.clock.where, 0.0
             inner = where(begins, out.t, zero)
@@ -188,12 +211,22 @@ class ReverseStep:
             t1 = t1 + where(last, out.h, zero) + fn_t1
         new, old = (out.y, out.params, t0, t1), (carry.g, carry.params, carry.t0, carry.t1)
         g, params, t0, t1 = self.clock.select(on, new, old)
-        return PullCarry(g, params, t0, t1, ts, row)
+        return PullCarry(g, params, t0, t1, ts, row, hit)
+
+    def _last(self, i: Index) -> Bool:
+        """Whether step i ends at t1."""
+        last = i + 1 == self.n
+        if self.events is None:
+            return last
+        return self.clock.both(last, self.events.ended == False)  # noqa: E712 - may be traced
 
     def _sources(self, i: Index, t: Scalar, h: Scalar, carry: PullCarry, on: Bool) -> RowSources:
         """What the rows of a step add to its pull."""
-        last = i + 1 == self.n
+        last, events = self._last(i), self.events
         step = StepSpan(i, t, h, last, self.grid.moves(i, last, t, h)[2], on)
+        if events is not None:
+            cut, theta = events.cut(i, carry.hit)
+            step = step._replace(cut=cut, theta=theta)
 
         def sources(step_vjp: AbstractStepVJP, g: State, params: ParamSums) -> Sources:
             if step_vjp.extra:
@@ -204,13 +237,16 @@ class ReverseStep:
                 if part.out.inside:
                     found, row = part.in_step(step_vjp, step, found, row)
                 rows.append(row)
-            return *found[:5], (tuple(rows), *found[5:])
+            if events is None:
+                return *found[:5], (tuple(rows), *found[5:8])
+            found, *rest = events.in_step(step_vjp, step, found, (carry.hit, carry.t0))
+            return *found[:5], (tuple(rows), *found[5:8], *rest)
 
         return sources
 
     def _needed(self, step: StepSpan, carry: PullCarry) -> Bool:
         """Whether any row stands inside of the step."""
-        needed: Bool = False
+        needed: Bool = False if self.events is None else self.events.here(step.i, carry.hit)
         for part, row in zip(self.parts, carry.row, strict=True):
             if part.out.interpolates:
                 here = part.due(step)((row,))

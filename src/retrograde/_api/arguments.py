@@ -27,9 +27,16 @@ from .._base.types import (
     Tree,
     VectorFieldFn,
 )
-from .._controllers import AbstractController, ConstantSteps, PIDController, StepTo
+from .._controllers import (
+    AbstractController,
+    AcceptedSteps,
+    ConstantSteps,
+    PIDController,
+    StepTo,
+)
 from .._controllers.norms import error_norm
 from .._integrate.dense import DENSE, nodes
+from .._integrate.events import Events
 from .._integrate.integrator import Integrator
 from .._integrate.problem import Problem, describe
 from .._integrate.relative_time import clamped, near, relative_times, resolution, spacing
@@ -139,13 +146,22 @@ def _prepared(
     problem.parted = solver.parted
     bk.capture(problem, t0 if start is None else start)
     count = _count(problem, controller, (start, end), eps)
-    max_steps = max_steps_of(bk, options.max_steps, count)
     ts, values = _saved_times(problem, saveat[0], (start, end), eps)
     dense = solver.degree if is_dense(options.saveat) else 0
-    start_at = t0 if start is None else start
-    outputs = _outputs(problem, saveat, start_at, (count, max_steps), dense)
+    at = t0 if start is None else start
+    wish = options.event if cast is None else cast.events(options.event)
+    events = Events.of(problem, wish, at)
+    room = count if events is None or count is None else count + events.capacity
+    max_steps = max_steps_of(bk, options.max_steps, room)
+    if events is not None:
+        count, controller = None, _event_controller(bk, controller)
+        max_steps = (
+            room if max_steps is None and Capability.TRACED in bk.capabilities else max_steps
+        )
+    outputs = _outputs(problem, saveat, at, (count, max_steps), dense)
     settings = settings_of(problem, controller)
     loop = Integrator(problem, solver, controller, outputs, max_steps, count)
+    loop.events, loop.cut = events, events is not None
     norm = getattr(controller, "norm", "rms")
     loop.norm = error_norm(bk, norm, problem.layout.shapes, problem.tree)
     if options.compile and (loop.norm is not None or loop.jumps):
@@ -221,6 +237,27 @@ def controller_of(options: Options) -> AbstractController:
     if options.dt is not None:
         return ConstantSteps(options.dt)
     return PIDController(rtol=options.rtol, atol=options.atol)
+
+
+def _event_controller(bk: AbstractBackend, controller: AbstractController) -> AbstractController:
+    """The controller of a solve with events, which may cut any step."""
+    if isinstance(controller, StepTo):
+        raise InputError(
+            "`controller` is StepTo, but `event` may end a step elsewhere; pass `dt=` or a "
+            "PIDController, whose steps go on from there."
+        )
+    if not isinstance(controller, ConstantSteps):
+        for name in ("step_ts", "jump_ts"):
+            if getattr(controller, name, None) is not None:
+                raise InputError(
+                    f"`controller` has `{name}`, which `event` can't be combined with in this "
+                    "version; solve up to each of these times in turn."
+                )
+        return controller
+    dt = bk.concrete(controller.dt)
+    if dt is None:
+        raise InputError("`dt` is traced, but with `event` it must be a number; close over it.")
+    return AcceptedSteps(float(dt))
 
 
 def check_solver(solver: AbstractSolver, controller: AbstractController) -> None:

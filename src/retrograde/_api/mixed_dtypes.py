@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from .._autodiff.vector_field import VectorField
 from .._base.types import Array, DType, Tree, VectorFieldFn
+from .._integrate.events import Event
 
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
@@ -79,6 +80,20 @@ class Casts:
             return _Field(self, f)
         vjp = None if f.vjp is None else _FieldVJP(self, f.vjp)
         return VectorField(_Field(self, f.f), vjp)
+
+    def events(self, wish: Event | Sequence[Event] | None) -> list[Event]:
+        """The same events, of carried dtypes."""
+        given = [wish] if isinstance(wish, Event) else list(wish or ())
+        return [
+            dataclasses.replace(
+                event,
+                condition=_Output(self, event.condition),
+                reset=None if event.reset is None else _Field(self, event.reset),
+            )
+            if isinstance(event, Event)
+            else event
+            for event in given
+        ]
 
     def saveat(self, saveat: SaveAt) -> SaveAt:
         """``SaveAt.fn`` of what is carried."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .._adjoints import AbstractAdjoint
     from .._base.types import Memory, Time, Times, Tree
     from .._controllers import AbstractController
+    from .._integrate.events import Event
     from .._integrate.saveat import SaveAt
     from .._planner.plan import Plan
     from .._solvers import AbstractSolver
@@ -65,7 +66,7 @@ class Keywords(TypedDict, total=False):
     atol: float | Tree
     controller: AbstractController | None
     saveat: SaveAt | Times | Sequence[SaveAt] | Mapping[str, SaveAt] | None
-    event: None
+    event: Event | Sequence[Event] | None
     adjoint: AdjointName | AbstractAdjoint | Plan
     memory: Memory | None
     max_steps: int | None
@@ -86,7 +87,7 @@ class Options:
     atol: float | Tree = 1e-6
     controller: AbstractController | None = None
     saveat: SaveAt | Times | Sequence[SaveAt] | Mapping[str, SaveAt] | None = None
-    event: None = None
+    event: Event | Sequence[Event] | None = None
     adjoint: AdjointName | AbstractAdjoint | Plan = "auto"
     memory: Memory | None = None
     max_steps: int | None = None
@@ -107,8 +108,11 @@ class Options:
         return cls(**keywords)
 
     def __post_init__(self) -> None:
-        if self.event:
-            raise InputError("`event` is set, but this version has no events; leave it out.")
+        if self.event and self.per_sample:
+            raise InputError(
+                "`event` and `per_sample` can't be combined in this version; in JAX, jax.vmap of "
+                "the solve of one sample has both."
+            )
         if self.on_step is not None and not callable(self.on_step):
             raise InputError(
                 f"`on_step` is {self.on_step!r}; pass on_step(t, y, h, accepted), or None."

@@ -10,6 +10,7 @@ from .._adjoints import RecursiveCheckpointAdjoint, find_adjoint
 from .._base.log import INFO, listener
 from .._base.types import Array, Aux, Inputs, Leaves, Plain, Time, Tree, VectorFieldFn, Y
 from .._integrate.dense import DENSE, DenseOutput, dense_output
+from .._integrate.events import Hit
 from .._integrate.moving_times import moving_times
 from .._integrate.saveat import filled
 from .._integrate.solution import Gradients, Solution, Status, check
@@ -73,8 +74,10 @@ def solve(
         What to return; times alone are ``SaveAt(ts=times)``. None returns the state at t1, with a
         leading axis of one. Of a tuple, list or dict of SaveAt, ``sol.ts`` and ``sol.ys`` are
         tuples, lists or dicts.
-    event : None
-        What ends a solve early; not in this version.
+    event : Event, sequence of Event or None
+        What happens where a condition crosses zero: it ends the solve (then the row for t1 is that
+        of the event, and saved times behind it are padding, inf), resets the state, or is recorded
+        (``sol.events``). See :class:`Event`.
     adjoint : str, AbstractAdjoint or Plan
         How the gradient is computed: ``"auto"`` (the planner's choice), ``"backsolve"``,
         ``"direct"``, ``"forward"``, ``"recursive_checkpoint"``, ``"reversible"``, ``"tape"``. A
@@ -238,7 +241,7 @@ def solve_vjp(
     pullback = Pullback((f, y0, t0, t1, args, options), program, inputs)
     leaves, aux = pullback.forward()
     rows = _rows(program, inputs, leaves, aux)
-    pullback.ts, pullback.ys, pullback.dense = rows
+    pullback.ts, pullback.ys, pullback.dense, _ = rows
     pullback.steps = aux[1]
     return _solution(program, inputs, rows, aux, options.throw), pullback
 
@@ -297,10 +300,11 @@ def plan(
 
 def _rows(
     program: DifferentiableSolve, inputs: Inputs, leaves: Leaves, aux: Aux
-) -> tuple[list[Array], list[Tree], DenseOutput | None]:
-    """Times and rows of each output, and dense output."""
+) -> tuple[list[Array], list[Tree], DenseOutput | None, tuple[Hit, ...]]:
+    """Times and rows of each output, dense output, and what the events recorded."""
     loop = program.loop
     bk, out, n = loop.bk, loop.outputs, loop.bk.number(aux[1])
+    events, happened = loop.events, leaves[out.width :]
     ts: list[Array] = []
     ys: list[Tree] = []
     dense = None
@@ -311,43 +315,52 @@ def _rows(
         if part.inside == "steps" and isinstance(n, int):  # drop a traced buffer's unused rows
             count = n + part.saveat.t0
             at, rows = at[:count], tuple(x[:count, ...] for x in rows)
-        ts.append(moving_times(loop, inputs, part, at, n))
+        at = moving_times(loop, inputs, part, at, n)
+        if events is not None and part.saveat.final:
+            at = bk.xp.concat([at[:-1], bk.xp.reshape(happened[-1], (1,))], axis=0)
+        ts.append(at)
         own, cast = part.saveat.fn is None, loop.problem.casts
         ys.append(loop.problem.tree(rows) if own else bk.unflatten(part.treedef, rows))
         if own and cast is not None:
             ys[-1] = cast.y.down(ys[-1])
-    return ts, ys, dense
+    hits = () if events is None else events.hits(loop.problem, happened, aux[-1])
+    return ts, ys, dense, hits
 
 
 def _solution(
     program: DifferentiableSolve,
     inputs: Inputs,
-    rows: tuple[list[Array], list[Tree], DenseOutput | None],
+    rows: tuple[list[Array], list[Tree], DenseOutput | None, tuple[Hit, ...]],
     aux: Aux,
     throw: bool,
 ) -> Solution[Tree]:
     """Wrap; raise where the status is known and bad."""
     loop, stats = program.loop, program.stats
     bk, out = loop.bk, loop.outputs
-    _, n, tries, status, t, inside, told = aux
+    _, n, tries, status, t, inside, told, happened = aux
     n, tries, t, inside = (bk.number(x) for x in (n, tries, t, inside))
+    cuts = bk.number(happened[3]) if happened else 0
     stats.update(
         num_steps=tries,
         num_accepted_steps=n,
         num_rejected_steps=tries - n,
-        num_f_evals=loop.evaluations(tries, inside, told),
+        num_f_evals=loop.evaluations(tries, inside, told, cuts),
     )
     if not loop.clock.traced:
         stats["num_trial_f_evals"] = loop.problem.trials
     value = bk.concrete(status)
     status = status if value is None else Status(int(value))
     ts, ys = (filled(out.treedef, part) for part in rows[:2])
-    dense = rows[2]
+    dense, hits = rows[2:]
+    ended = bk.number(happened[2]) if happened else -1
     if dense is not None and (loop.clock.traced or status is not Status.converged):
-        dense = dense.spoiled(status == int(Status.converged))
-    solution = Solution(ts, ys, stats, status, t, program.plan, dense)
+        done = loop.clock.either(status == int(Status.converged), status == int(Status.event))
+        dense = dense.spoiled(done)
+    solution = Solution(ts, ys, stats, status, t, program.plan, dense, ended, hits)
     if status is Status.converged:
         note_steps(program, inputs, n)
-    elif not throw and value is not None and (log := listener(INFO)):
-        log.info("A solve failed at t = %r after %d tries: %s", t, tries, Status(status).message)
+    elif status is not Status.event and not throw and value is not None:
+        if log := listener(INFO):
+            words = "A solve failed at t = %r after %d tries: %s"
+            log.info(words, t, tries, Status(status).message)
     return check(solution) if throw else solution

@@ -33,6 +33,7 @@ from .._base.types import (
     Tree,
 )
 from .._integrate.dense import knot_rates
+from .._integrate.events import Hit
 from .._integrate.moving_times import rates
 from .._integrate.saveat import cotangent_leaves, filled, output_times, parted
 from .._integrate.solution import Gradients, Status, without_times
@@ -94,6 +95,7 @@ class DifferentiableSolve:
             loop.times_checked,
             loop.progress,
             loop.on_step,
+            None if loop.events is None else loop.events.key(),
             self.adjoint,
         )
 
@@ -169,8 +171,8 @@ class DifferentiableSolve:
                 log.info(words, limit, self.plan.summary)
 
     def failed(self, aux: Aux) -> bool:
-        """Whether a run whose status is known did not reach t1, by what it told."""
-        return bool(aux[3] != int(Status.converged))
+        """Whether a run whose status is known did not reach its end, by what it told."""
+        return aux[3] not in (int(Status.converged), int(Status.event))
 
     def tell(self, cotangents: Inputs) -> None:
         """Note what a finished reverse pass tells of itself."""
@@ -179,8 +181,11 @@ class DifferentiableSolve:
 
     def _aux(self, inputs: Inputs, final: Final) -> Aux:
         times, t = output_times(self.loop, inputs, final), self.loop.user_time(inputs, final.t)
-        inside, n = self.loop.outputs.taken(final), self.loop.outputs.steps(final)
-        return times, n, final.tries, final.status, t, inside, final.calls
+        inside, n = self.loop.taken(final), self.loop.outputs.steps(final)
+        told: Aux = ()
+        if self.loop.events is not None:
+            told = self.loop.events.aux(final, traced=self.loop.clock.traced)
+        return times, n, final.tries, final.status, t, inside, final.calls, told
 
 
 def _static(controller: Any) -> Hashable:
@@ -220,6 +225,7 @@ class Pullback:
         """their times."""
         self.dense: DenseOutput | None = None
         self.steps: Index = 0
+        self.happened: Aux = ()
 
     def forward(self) -> Aux:
         """Solve; (output leaves, what else the solve tells)."""
@@ -230,12 +236,20 @@ class Pullback:
         else:
             with bk.quiet():
                 self.leaves, aux, self.residuals = bk.run_forward(program, self.inputs)
+        self.happened = aux[-1]
         return self.leaves, aux
 
     def __call__(
-        self, cotangent: Tree, ts: Tree = None, *, evaluated: tuple[Tree, Tree] | None = None
+        self,
+        cotangent: Tree,
+        ts: Tree = None,
+        *,
+        evaluated: tuple[Tree, Tree] | None = None,
+        events: Sequence[Hit | None] | None = None,
     ) -> Gradients:
-        """Gradients from the cotangents of ``sol.ys``, ``sol.ts`` and ``sol.evaluate(t)``."""
+        """Gradients from the cotangents of ``sol.ys``, ``sol.ts``, ``sol.evaluate(t)`` and
+        ``sol.events`` (for each event a Hit of cotangents, None for zero).
+        """
         loop = self.program.loop
         bk, problem, layout, out = loop.bk, loop.problem, loop.problem.layout, loop.outputs
         split, cast = out.split(self.leaves), problem.casts
@@ -253,7 +267,10 @@ class Pullback:
         if evaluated is not None:
             found, *moved = self._pull_dense(*evaluated)
             leaves.append(cotangent_leaves(bk, split[-1], found, found))
-        cts = self._pull(tuple(x for part in leaves for x in part))
+        flat = tuple(x for part in leaves for x in part)
+        if loop.events is not None:
+            flat += self._event_cotangents(ts, events)
+        cts = self._pull(flat)
         if moved is not None:
             t0, t1 = (bk.scalar_array(t, layout) for t in cts[2:4])
             cts = cts._replace(t0=t0 + moved[0], t1=t1 + moved[1])
@@ -288,6 +305,16 @@ class Pullback:
         by = knot_rates(loop, self.inputs, loop.outputs.parts[-1], dense.knots, self.steps)
         t0 = xp.sum(by.t0 * knots) + (origin if loop.shifted else 0.0)
         return rows, t0, xp.sum(by.t1 * knots)
+
+    def _event_cotangents(self, ts: Tree, events: Sequence[Hit | None] | None) -> Leaves:
+        """Cotangents of what the events tell, the time of the end among it."""
+        loop = self.program.loop
+        assert loop.events is not None
+        ends = [] if ts is None else parted(loop.outputs.treedef, ts, "`ts`")
+        pairs = zip(loop.outputs.parts, ends, strict=False)
+        ends = [ct for part, ct in pairs if part.saveat.final and ct is not None]
+        leaves = self.leaves[loop.outputs.width :]
+        return loop.events.cotangents(loop.problem, leaves, self.happened, events, ends)
 
     def _saved(self, ts: Table) -> Tree:
         """Cotangents of the saved times of each output that has some."""
@@ -339,7 +366,7 @@ class Pullback:
 
     # --- elsewhere
     def __getstate__(self) -> dict[str, Any]:
-        names = ("call", "leaves", "residuals", "ys", "ts", "dense", "steps")
+        names = ("call", "leaves", "residuals", "ys", "ts", "dense", "steps", "happened")
         return {name: getattr(self, name) for name in names} | {"plan": self.program.plan}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -6,11 +6,12 @@ Members: :class:`AbstractController` (the abstract class), :class:`ConstantSteps
 """
 
 from .base import AbstractController, AdaptiveController, Grid
-from .constant import ConstantGrid, ConstantSteps, GivenGrid, StepTo
+from .constant import AcceptedSteps, ConstantGrid, ConstantSteps, GivenGrid, StepTo
 from .pid import PIDController
 
 __all__ = [
     "AbstractController",
+    "AcceptedSteps",
     "AdaptiveController",
     "ConstantGrid",
     "ConstantSteps",

@@ -47,6 +47,8 @@ class AdaptiveController(AbstractController):
 
     Attributes
     ----------
+    judges : bool
+        Whether it looks at error estimates; else it accepts whatever is finite.
     rtol, atol : float or tree
     dt0 : float [time] or None
         The first step; None to choose it.
@@ -55,6 +57,7 @@ class AdaptiveController(AbstractController):
     """
 
     adaptive: ClassVar[bool] = True
+    judges: ClassVar[bool] = True
     rtol: Tree
     atol: Tree
     dt0: Scalar | None

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from .._base.errors import InputError
 from .._base.types import Bool, Index, Scalar, Table, Times
-from .base import AbstractController, Grid
+from .base import AbstractController, AdaptiveController, Grid
 
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .._backend.protocols import Clock
+    from .base import Adapt
 
-__all__ = ["ConstantSteps", "StepTo"]
+__all__ = ["AcceptedSteps", "ConstantSteps", "StepTo"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,52 @@ class ConstantSteps(AbstractController):
                     f"`dt` is {self.dt!r}, but t1 - t0 is {t1 - t0:g}: pass dt={-self.dt!r} or "
                     "swap `t0` and `t1`."
                 )
+
+
+@dataclass(frozen=True)
+class AcceptedSteps(AdaptiveController):
+    """Constant steps whose number is not known beforehand, for an event may cut any of them.
+
+    They are tries that are accepted if they are finite.
+
+    Parameters
+    ----------
+    dt : float [time]
+    """
+
+    dt: float
+    rtol: float = 0.0
+    atol: float = 0.0
+    judges: ClassVar[bool] = False
+
+    @property
+    def dt0(self) -> float:  # type: ignore[override]
+        """The first step is like all others."""
+        return self.dt
+
+    @property
+    def floor(self) -> float:
+        return 0.0
+
+    def check(self, t0: float | None, t1: float | None) -> None:
+        ConstantSteps(self.dt).check(t0, t1)
+
+    def init(self, clock: Clock) -> tuple[Scalar, ...]:
+        return ()
+
+    def adapter(self, clock: Clock, order: int) -> Adapt:
+        dt, where = clock.real(self.dt), clock.where
+
+        def adapt(
+            error2: Scalar, h: Scalar, memory: tuple[Scalar, ...]
+        ) -> tuple[Bool, Scalar, tuple[Scalar, ...]]:
+            ok = error2 <= 1.0
+            return ok, where(ok, dt, 0.0 * dt), memory  # a size of 0 ends the solve
+
+        return adapt
+
+    def first_step(self, clock: Clock, *_: object) -> Scalar:
+        return clock.real(self.dt)
 
 
 @dataclass(frozen=True)

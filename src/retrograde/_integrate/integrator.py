@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .._adjoints.replay_with_controller import ClockedStates
     from .._backend.protocols import Clock, Observer
     from .._solvers.base import AbstractStepper
+    from .events import Events
 
 __all__ = ["Integrator"]
 
@@ -102,6 +103,7 @@ class Integrator:
         self.cut = False
         """Whether a step's size may differ from what lies between two accepted times: then sizes
         are recorded, too."""
+        self.events: Events | None = None
         self.saves = True
         """Whether rows inside the solve are saved; not where it is solved for its states alone."""
         self.norm: LeafNorm | None = None
@@ -114,6 +116,11 @@ class Integrator:
         """Steps as compiled programs, where the user asked for them and they are a form apart."""
         self.progress: bool | Callable[[float], object] = False
         self.watch: Watch | None = None
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether the inside of every step is looked at, for events."""
+        return self.events is not None
 
     @property
     def adaptive(self) -> bool:
@@ -170,7 +177,7 @@ class Integrator:
 
     def compile(self) -> None:
         """Have steps compiled, or raise where the library can't."""
-        request = StepRequest(compile=True, dense=self.outputs.interpolates)
+        request = StepRequest(compile=True, dense=self.looks_inside or self.outputs.interpolates)
         found = self.bk.specialise(self.solver, self.problem, request)
         self.compiled = None if generic() else found
 
@@ -181,8 +188,8 @@ class Integrator:
         """
         out = self.outputs
         request = StepRequest(
-            error=self.adaptive, outputs=out.inside, dense=out.interpolates, gradient=gradient,
-            **needs,
+            error=self.adaptive, outputs=self.looks_inside or out.inside,
+            dense=self.looks_inside or out.interpolates, gradient=gradient, **needs,
         )  # fmt: skip
         found = self.compiled
         if found is None and not (generic() or self.jumps):
@@ -294,7 +301,7 @@ class Integrator:
     def _rows_at_start(self, inputs: Inputs) -> Carry:
         """Rows for the saved times that equal t0."""
         out = self.outputs
-        carry = out.start(self.solver.extra)
+        carry = out.start(0 if self.looks_inside else self.solver.extra)
         if not out.timed:
             return carry
         rows = [
@@ -413,7 +420,7 @@ class Integrator:
         if tell is not None:
             tries.attempt = _told(tries.attempt, tell)
         start: Carry = tries.begin(inside)
-        plain = guard is None and clocked is None and self.watch is None
+        plain = guard is None and clocked is None and self.watch is None and self.events is None
         if bk.python_loops and plain and (slots is None or slots.everything):
             return tries.final(*tries.on_host(start, slots))
         one: Function = tries.step
@@ -472,10 +479,12 @@ class Integrator:
         """Tries that record nothing and save no rows, to go on from states that were stored."""
         return AdaptiveSteps(self, inputs, self.steps().stepper, record=False)
 
-    def evaluations(self, tries: Index, inside: Index, told: Index | tuple[()] = ()) -> Index:
+    def evaluations(
+        self, tries: Index, inside: Index, told: Index | tuple[()] = (), cuts: Index = 0
+    ) -> Index:
         """Calls of f by an integration of so many tries, and steps with rows inside.
 
-        ``told``: those in the tries, where steps tell them.
+        ``told``: those in the tries, where steps tell them; ``cuts``: steps that events cut.
         """
         out, solver = self.outputs, self.solver
         first = solver.init_evaluations if out.inside else 0
@@ -484,15 +493,22 @@ class Integrator:
             first = 1 if controller.dt0 is not None else 2
         full = self.adaptive or out.inside
         calls = solver.calls(tries, full=full) if isinstance(told, tuple) else told
-        return first + calls + inside * solver.extra
+        again = cuts * solver.init_evaluations if self.events and self.events.resets else 0
+        return first + calls + inside * solver.extra + again
 
     def called(self, final: Final) -> int:
         """The same of an integration that has ended; 0 in a traced library, which runs no f
         itself."""
         if self.clock.traced:
             return 0
-        number, inside = self.bk.number, self.outputs.taken(final)
-        return int(self.evaluations(number(final.tries), number(inside), final.calls))
+        number, inside, cuts = self.bk.number, self.taken(final), 0
+        if self.events is not None:
+            cuts = final.events.cuts
+        return int(self.evaluations(number(final.tries), number(inside), final.calls, cuts))
+
+    def taken(self, final: Final) -> Index:
+        """Steps whose inside was asked for."""
+        return final.n if self.looks_inside else self.outputs.taken(final)
 
 
 def _told(attempt: Function, tell: Function) -> Function:

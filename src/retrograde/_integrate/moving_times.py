@@ -38,8 +38,9 @@ def rates(loop: Integrator, inputs: Inputs, out: Output, times: Array, n: Index)
         values = [x for x, k in zip(blocks, (first, inside, last), strict=True) for _ in range(k)]
         return bk.array(values, layout.real_dtype, layout.device)
 
-    by_t0, by_t1 = marks(1.0, 0.0, 0.0), marks(0.0, 0.0, 1.0)
-    if out.inside == "steps" and inside:
+    # an event may have put its own time in the place of t1: then that is told apart
+    by_t0, by_t1 = marks(1.0, 0.0, 0.0), marks(0.0, 0.0, 0.0 if loop.events else 1.0)
+    if out.inside == "steps" and inside and loop.events is None:
         along: Array = 0.0 if isinstance(loop.controller, StepTo) else 1.0
         if loop.adaptive and len(inputs.settings) > 2:  # what is behind a stop stands still
             start, stop = bk.stop_gradient(inputs.t0), loop.placed(inputs).stops

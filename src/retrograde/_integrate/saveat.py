@@ -40,7 +40,7 @@ from .._base.types import (
     VectorFieldFn,
 )
 from .._checkpointing.forward import while_any, write_where
-from .solution import Status
+from .events import reached
 
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
@@ -449,6 +449,11 @@ class Outputs:
         self.called = any(part.saveat.fn is not None for part in parts)
         """Whether a function of the user's makes rows."""
 
+    @property
+    def width(self) -> int:
+        """How many leaves of the program are rows."""
+        return sum(part.width for part in self.parts)
+
     def batched(self) -> Outputs:
         """The same for a sample of a batch."""
         parts = [copy.copy(part) for part in self.parts]
@@ -571,6 +576,7 @@ class Final(NamedTuple):
         Evaluations of f in the tries, where steps tell them; else ().
     sizes : table or ()
         Record of the steps' sizes, behind a 0, where they are no differences of times.
+    events : EventState or ()
     """
 
     y: State
@@ -585,14 +591,16 @@ class Final(NamedTuple):
     trips: Index = None
     calls: Index | tuple[()] = ()
     sizes: Table | tuple[()] = ()
+    events: Table = ()
 
 
 def output_leaves(loop: Integrator, inputs: Inputs, final: Final) -> tuple[Array, ...]:
     """The rows of all parts, as leaves of shape (k, *shape)."""
     out = loop.outputs
-    if len(out.parts) == 1:
+    if len(out.parts) == 1 and loop.events is None:
         return _leaves(loop, inputs, final, 0)
-    return tuple(x for k in range(len(out.parts)) for x in _leaves(loop, inputs, final, k))
+    rows = tuple(x for k in range(len(out.parts)) for x in _leaves(loop, inputs, final, k))
+    return rows if loop.events is None else (*rows, *loop.events.leaves(loop, inputs, final))
 
 
 def _leaves(loop: Integrator, inputs: Inputs, final: Final, k: int) -> tuple[Array, ...]:
@@ -608,7 +616,7 @@ def _leaves(loop: Integrator, inputs: Inputs, final: Final, k: int) -> tuple[Arr
         fill = 0.0 if loop.outputs.is_dense(k) else _fill(loop, final)
         parts.append(bk.rows(out.layout, rows[1], n, rows[0], fill))
     if out.saveat.final:
-        ok = final.status == int(Status.converged)
+        ok = reached(loop, final)
         row = out.layout.stack([emit(final.t, loop.state(final.y))])
         parts.append(tuple(bk.nan_unless(ok, x) for x in row) if loop.clock.traced else row)
     if len(parts) == 1:
@@ -651,7 +659,7 @@ def _times(loop: Integrator, inputs: Inputs, final: Final, k: int) -> Array:
         if dense and not isinstance(final.sizes, tuple):
             arrays.append(array(bk.accepted_times(final.sizes, n, valid, 1.0)))
     if out.saveat.final:
-        ok = final.status == int(Status.converged)
+        ok = reached(loop, final)
         t = loop.user_time(inputs, final.t)
         arrays.append(array([clock.where(ok, t, math.nan) if clock.traced else t]))
     return arrays[0] if len(arrays) == 1 else bk.xp.concat(arrays, axis=0)
@@ -659,7 +667,7 @@ def _times(loop: Integrator, inputs: Inputs, final: Final, k: int) -> Array:
 
 def _fill(loop: Integrator, final: Final) -> Scalar:
     """What stands in rows that the solve has not filled."""
-    ok = final.status == int(Status.converged)
+    ok = reached(loop, final)
     return loop.clock.where(ok, math.inf, math.nan)
 
 

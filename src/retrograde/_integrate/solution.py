@@ -13,6 +13,7 @@ from .._base.types import Array, Index, Scalar, Time, Times, Tree, Y
 if TYPE_CHECKING:
     from .._planner.plan import Plan
     from .dense import DenseOutput
+    from .events import Hit
 
 __all__ = ["Gradients", "Solution", "Status", "check", "without_times"]
 
@@ -34,6 +35,7 @@ class Status(enum.IntEnum):
     non_finite = 3
     event = 4
     bad_times = 5
+    too_many_events = 6
 
     @property
     def message(self) -> str:
@@ -52,6 +54,8 @@ _MESSAGES = {
     Status.event: "an event ended the solve.",
     Status.bad_times: "the solve was not begun: `saveat.ts` leave t0 to t1 or are out of order, a "
     "time is nan or infinite, or the steps lead away from `t1`; sort and clip the times.",
+    Status.too_many_events: "an event happened more often than there were rows for; raise "
+    "`Event.capacity`.",
 }
 
 
@@ -152,6 +156,10 @@ class Solution(Generic[Y]):
         What the gradient follows.
     dense : DenseOutput or None
         What ``evaluate`` and ``derivative`` read, of ``SaveAt(dense=True)``.
+    event : int or array of int
+        Which event ended the solve; -1: none did.
+    events : tuple of Hit
+        What each event recorded.
 
     Examples
     --------
@@ -168,9 +176,11 @@ class Solution(Generic[Y]):
     t_final: Scalar
     plan: Plan | None = field(default=None, repr=False)
     dense: DenseOutput | None = field(default=None, repr=False)
+    event: Index = -1
+    events: tuple[Hit, ...] = ()
 
     def raise_if_failed(self) -> Solution[Y]:
-        """Raise SolveFailed unless the solve (all of a batch) reached t1.
+        """Raise SolveFailed unless the solve (all of a batch) reached t1 or an event.
 
         For what comes out of ``jax.jit`` or ``vmap``, where a solve can't raise by itself.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 from .._base.types import Bool, Carry, Index, Inputs, Leaves, Scalar, State, Table
 from .._checkpointing import Patience, Slots, Stored
 from .._solvers.base import AbstractStepper, SolverState, Step
+from .event_detection import Detector
 from .saveat import Final
 from .solution import Status
 
@@ -48,6 +49,8 @@ class AdaptiveState(NamedTuple):
     times, sizes, rows : Table, Table, Carry
         Record of accepted times, of the sizes of steps where they are no differences of these
         (``Integrator.cut``), and the output rows inside the loop; () for none.
+    events : EventState or ()
+        What is known of the solve's events.
     """
 
     t: Scalar
@@ -62,6 +65,7 @@ class AdaptiveState(NamedTuple):
     times: Table | tuple[()]
     sizes: Table | tuple[()]
     rows: Carry
+    events: Carry = ()
 
 
 Try: TypeAlias = tuple[
@@ -140,11 +144,15 @@ class AdaptiveSteps:
         if stops is not None:
             self.field = stops.sided(self.field)
         self.scale = loop.tolerances(inputs)
-        self.stepper = stepper(loop.bk, loop.layout, self.field, self.scale)
+        judges = self.controller.judges
+        self.stepper = stepper(loop.bk, loop.layout, self.field, self.scale if judges else None)
         self.t1 = clock.real(inputs.clocked[1])
         self.order = cast(int, loop.solver.error_order)
-        adapt = self.controller.adapter(clock, self.order)
-        self.attempt = try_step(clock, self.stepper.step, adapt, self.t1, stops)
+        adapt, step = self.controller.adapter(clock, self.order), self.stepper.step
+        if not judges:
+            step = _unjudged(clock, step, loop.carried.finite)
+        self.attempt = try_step(clock, step, adapt, self.t1, stops)
+        self.detector = None if loop.events is None else Detector(loop, inputs, self.stepper)
         self.emit = loop.outputs.emitters(loop.problem, loop.layout, inputs.params)
         self.patience = None
         if not clock.traced:
@@ -161,7 +169,10 @@ class AdaptiveSteps:
         sizes = clock.record_new(clock.real(0.0), loop.max_steps) if self.sized else ()
         zero, e0 = clock.count(0), clock.real(e0)
         calls = zero if self.stepper.tells_calls else ()
-        return AdaptiveState(t0, h0, e0, memory, y0, state, zero, zero, calls, times, sizes, inside)
+        events = () if self.detector is None else self.detector.begin(t0, self.inputs.y0)
+        return AdaptiveState(
+            t0, h0, e0, memory, y0, state, zero, zero, calls, times, sizes, inside, events
+        )
 
     def _first_step(self, t0: Scalar) -> tuple[Scalar, Scalar, Leaves]:
         """Size of the first step, nan for its error where f or y0 is not finite, and its slope."""
@@ -194,19 +205,24 @@ class AdaptiveSteps:
         tried = self.attempt(s.t, s.h, s.memory, s.y, s.state)
         ok, t_new, size, y1, e2, h, memory, after, again, calls = tried
         ok = clock.both(on, ok)
-        times, sizes, rows = s.times, s.sizes, s.rows
+        times, sizes, rows, events, end = s.times, s.sizes, s.rows, s.events, y1
+        if self.detector is not None:
+            found = self.detector.step(events, ok, (s.t, t_new, size), s.n, (y1, after))
+            events, t_new, end, y1, after = found
         if self.record:  # beyond the last accepted time there may be anything
             times = clock.record(times, s.n, t_new, ok)
         if self.sized:
             sizes = clock.record(sizes, s.n, size, ok)
         if s.rows:
-            rows = self._collect(rows, ok, (s.t, t_new, size, y1), s.n)
+            rows = self._collect(rows, ok, (s.t, t_new, size, end), s.n)
         new, old = (t_new, y1, after, s.n + 1), (s.t, s.y, again, s.n)
         t, y, state, n = clock.select(ok, new, old)
         calls = s.calls if isinstance(s.calls, tuple) else s.calls + calls
         now, before = (h, e2, memory, s.tries + 1, calls), (s.h, s.e2, s.memory, s.tries, s.calls)
         h, e2, memory, tries, calls = clock.select(on, now, before)
-        return AdaptiveState(t, h, e2, memory, y, state, n, tries, calls, times, sizes, rows)
+        return AdaptiveState(
+            t, h, e2, memory, y, state, n, tries, calls, times, sizes, rows, events
+        )
 
     def _collect(
         self, rows: Carry, ok: Bool, step: tuple[Scalar, Scalar, Scalar, State], n: Index
@@ -220,7 +236,10 @@ class AdaptiveSteps:
         if self.patience is not None and s.tries == self.patience.stop:
             self.patience.look(s.t, s.h, s.tries)
         left = 1 if limit is None else limit - s.tries
-        return loop.clock.running(s.t, self.t1, s.h, self.controller.floor, left)
+        going = loop.clock.running(s.t, self.t1, s.h, self.controller.floor, left)
+        if self.detector is None:
+            return going
+        return loop.clock.both(going, self.detector.running(s.events))
 
     def on_host(self, s: AdaptiveState, slots: Slots | None) -> tuple[AdaptiveState, Stored | None]:
         """All tries where times are floats, with local variables in place of a state.
@@ -231,7 +250,7 @@ class AdaptiveSteps:
         """
         loop, attempt, patience = self.loop, self.attempt, self.patience
         assert patience is not None
-        t, h, e2, memory, y, state, n, tries, calls, times, sizes, rows = s
+        t, h, e2, memory, y, state, n, tries, calls, times, sizes, rows, _ = s
         t1, floor, least = self.t1, self.controller.floor, 4 * loop.clock.eps
         write, note, limit = loop.bk.write, loop.clock.record, loop.max_steps
         buffer = None if slots is None else slots.new_buffer(loop.bk, loop.carried)
@@ -268,7 +287,7 @@ class AdaptiveSteps:
         """Where the tries ended, and why."""
         final = Final(s.y, s.t, s.n, s.tries, self._why(s), s.rows, s.times, stored)
         calls = s.calls if isinstance(s.calls, tuple) else s.calls + self.stepper.untold
-        return final._replace(calls=calls, sizes=s.sizes)
+        return final._replace(calls=calls, sizes=s.sizes, events=s.events)
 
     def _why(self, s: AdaptiveState) -> Index:
         """The status of a solve from where its tries stopped."""
@@ -277,4 +296,21 @@ class AdaptiveSteps:
         if limit is not None:
             why = clock.where(s.tries >= limit, int(Status.max_steps), why)
         why = clock.where(clock.is_finite(s.e2), why, int(Status.non_finite))
-        return clock.where(s.t == self.t1, int(Status.converged), why)
+        why = clock.where(s.t == self.t1, int(Status.converged), why)
+        if self.detector is None:
+            return why
+        why = clock.where(s.events.ended >= 0, int(Status.event), why)
+        return clock.where(s.events.full, int(Status.too_many_events), why)
+
+
+def _unjudged(
+    clock: Clock, step: Callable[..., Step], finite: Callable[[State], Bool]
+) -> Callable[..., Step]:
+    """Steps without an estimate of their error, which is 0 where they are finite, else nan."""
+
+    def taken(*place: Scalar, error: bool) -> Step:
+        y1, _, after, rejected, failed, calls = step(*place, error=error)
+        error2 = clock.real(clock.where(finite(y1), 0.0, math.nan))
+        return Step(y1, error2, after, rejected, failed, calls)
+
+    return taken

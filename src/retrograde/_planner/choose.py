@@ -16,6 +16,7 @@ from .._base.errors import InputError, UnsupportedByBackend
 from .._base.log import DEBUG, listener
 from .._base.memory import budget_bytes
 from .._base.types import Inputs, Memory, RequestedTransforms
+from .._integrate.dense import DENSE
 from .costs import forward_cost
 from .measure_vjp import measured_vjp
 from .plan import MadeFor, Plan
@@ -54,9 +55,15 @@ def choose_plan(
     if isinstance(adjoint, Plan):
         adjoint.check(loop, inputs)
         return adjoint
+    if loop.events is not None and any(part.saveat is DENSE for part in loop.outputs.parts):
+        raise UnsupportedByBackend(
+            "`saveat` has dense=True and `event` is set: in this version dense output has no "
+            "gradient past events; save at times (`SaveAt(ts=...)`), or ask for no gradient."
+        )
     named = find_adjoint(adjoint)
     if named is not None:
         named.check(loop)
+        named.check_events(loop)
     requested = loop.bk.requested(inputs)
     if not requested.measurable:
         return _unmeasured(loop, requested, named, memory, native=native)
@@ -90,6 +97,13 @@ def _override(
     loop: Integrator, requested: RequestedTransforms, shape: Shape, budget: int
 ) -> tuple[AbstractAdjoint | None, str]:
     """The adjoint that has what is asked for, and why; None where the planner is free."""
+    if loop.events is not None:
+        if requested.forward or requested.again:
+            raise UnsupportedByBackend(
+                "forward mode (a jvp) and derivatives of derivatives don't pass the events of a "
+                "solve; ask for one reverse-mode derivative."
+            )
+        return None, ""
     if requested.forward:
         return ForwardMode(), "forward mode (a jvp) is asked for"
     if requested.again:
@@ -136,6 +150,11 @@ def _unmeasured(
         raise UnsupportedByBackend(
             f"`adjoint` is {named.name}, which has a reverse pass alone and no way through these "
             "transforms; pass adjoint='auto', 'direct' or 'forward'."
+        )
+    if loop.events is not None:
+        raise UnsupportedByBackend(
+            f"the function transforms of {loop.bk.name} don't pass the events of a solve; take the "
+            "gradient without them."
         )
     steps, known = loop.count or 0, loop.count is not None
     return Plan(

@@ -73,7 +73,7 @@ class MadeFor(NamedTuple):
             _described([(shape, layout.dtype) for shape in layout.shapes]),
             _described([(x.shape, x.dtype) for x in inputs.params[: len(problem.where)]]),
             f"{loop.solver!r}{', compiled' * bool(loop.compiled)}",
-            "adaptive" if loop.adaptive else known,
+            ("adaptive" if loop.adaptive else known) + ", with events" * (loop.events is not None),
             _rows([part.inside for part in loop.outputs.parts if part.inside]),
         )
 

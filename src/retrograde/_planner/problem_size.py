@@ -5,6 +5,7 @@ f is called twice at most, and for adaptive steps in a short probe (``step_count
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -14,6 +15,7 @@ from .._autodiff.field_vjp import TapePullback, UserPullback, field_pullback
 from .._autodiff.tape import object_bytes
 from .._backend.protocols import Capability
 from .._base.types import Array, Inputs, NeedsGradient, Scalar, State
+from .._controllers import AcceptedSteps
 from .._controllers.base import AdaptiveController
 from .._solvers import ExplicitRungeKutta
 from .shape import CHEAP, CHEAP_BYTES, PYTHON_OBJECTS, RECORD, UNLIMITED, Shape
@@ -37,6 +39,9 @@ AMPLE = 1024
 JUDGING = 4
 """States that an adaptive solve holds for its norm of errors, which is real; a reverse pass has
 their room."""
+
+EVENT_ROW = 5 * 8
+"""Bytes of an event's entry in a table of reals."""
 
 REAL = 8
 """Bytes of a coefficient."""
@@ -85,7 +90,7 @@ def measure_problem(
     step = max(0, (stages - spared) * layout.nbytes + 2 * carried)
     fixed = _fixed(loop, steps, growing, step=step, pull=pull, args=args)
     recorded_now = native and Capability.DIRECT in bk.capabilities and constant_times(inputs)
-    if traced or loop.compiled or call.users_own:
+    if traced or loop.compiled or call.users_own or loop.events is not None:
         recorded_now = False
     recorded = max(layout.nbytes, solver.evaluations * call.kept) + carried - layout.nbytes
     outputs = _outputs(loop, steps)
@@ -93,7 +98,7 @@ def measure_problem(
     return Shape(
         recorded=recorded if recorded_now else 0,
         joint=2 * arguments if recorded_now else 0,
-        **(_tapes(loop, inputs, wanted, steps) if native else {}),
+        **(_tapes(loop, inputs, wanted, steps) if native and loop.events is None else {}),
         state=carried,
         header=bk.array_overhead,
         steps=max(1, steps),
@@ -116,7 +121,7 @@ def measure_problem(
         beside=_beside(loop, outputs, call.tape, judges),
         compiled=compiled,
         tables=TRACED_TABLES if traced else SLOT_OBJECTS if counted else 0,
-        clock=_clock_bytes(loop) if traced and loop.adaptive else 0,
+        clock=_clock_bytes(loop) if traced and loop.adaptive and loop.events is None else 0,
     )
 
 
@@ -192,6 +197,8 @@ def _fixed(
         "cotangents of args": args,
         RECORD: (growing or 8 * (1 + loop.cut)) * record if loop.adaptive else 0,
     }
+    if loop.events is not None and traced:
+        fixed["record of events"] = (loop.events.capacity + 1) * EVENT_ROW
     if loop.problem.drawn:
         fixed[DRAWN] = loop.problem.drawn * stages * steps
     return fixed
@@ -227,7 +234,19 @@ def _steps(
         return Prediction(count if bound is None else min(bound, count), "exact")
     if not loop.adaptive:  # a grid whose ends are traced
         return Prediction(bound or CHEAP, "at most" if bound else "unknown")
+    if isinstance(loop.controller, AcceptedSteps):  # events may cut them, or end them early
+        span = _span(loop, inputs)
+        steps = CHEAP if span is None else max(1, math.ceil(abs(span / loop.controller.dt)))
+        return Prediction(
+            steps if bound is None else min(bound, steps), "predicted: but for events"
+        )
     return predict(loop, inputs, k0, short_probe=short_probe)
+
+
+def _span(loop: Integrator, inputs: Inputs) -> float | None:
+    """t1 - t0, where it is known."""
+    start, end = (loop.bk.concrete(t) for t in inputs.clocked[:2])
+    return None if start is None or end is None else end - start
 
 
 def _outputs(loop: Integrator, steps: int) -> dict[str, int]:

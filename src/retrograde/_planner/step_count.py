@@ -231,6 +231,7 @@ class _Short:
         self.loop = twin = copy.copy(loop)
         tries = TRIES if loose > 1 else FEW_TRIES
         twin.max_steps = tries if loop.max_steps is None else min(tries, loop.max_steps)
+        twin.events, twin.cut = None, False
         twin.outputs = Outputs(loop.bk, [Output(loop.bk, SaveAt(), loop.layout, None)])
         if loose > 1:
             twin.controller = _loosened(loop.controller, loose)
