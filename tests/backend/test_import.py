@@ -158,7 +158,7 @@ def test_import_loads_no_array_library():
     assert not set(loaded.split()) & LIBRARIES
 
 
-def test_solvers_are_loaded_when_they_are_asked_for():
+def test_solvers_are_loaded_when_they_are_used():
     code = (
         "import sys, retrograde as rg;"
         "pages = lambda: {m.rpartition('.')[2] for m in sys.modules if '._solvers.' in m};"

@@ -31,7 +31,7 @@ def test_an_eager_solve_is_compiled_once():
     assert len(backend._compiled) == before + 1  # args as an array: another program
 
 
-def test_a_field_is_traced_once_whatever_is_asked():
+def test_a_field_is_traced_once_whatever_is_wanted():
     calls = []
 
     def field(t, y, rate):

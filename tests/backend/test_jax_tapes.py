@@ -166,7 +166,7 @@ def test_of_the_start_or_of_parameters_alone(wanted):
 
 
 @pytest.mark.slow
-def test_states_stand_in_where_times_or_functions_of_states_are_asked_for():
+def test_states_stand_in_for_gradients_by_times_or_of_functions_of_states():
     f, y, p = given("bodies")
     fn = {"saveat": rg.SaveAt(ts=[0.2, 0.8], fn=lambda t, y, p: t * y**2 * p[0])}
 

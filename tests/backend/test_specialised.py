@@ -98,7 +98,7 @@ def test_programs_of_jax_are_the_generic_pair(monkeypatch, settings):
     compare(adapter("jax"), monkeypatch, "vector", settings)
 
 
-def test_nothing_is_compiled_where_generic_forms_are_asked_for(monkeypatch):
+def test_nothing_is_compiled_where_generic_forms_are_set(monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(door, "_GENERIC", True)
     monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("a step was compiled"))

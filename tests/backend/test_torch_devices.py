@@ -24,7 +24,7 @@ class There(torch.Tensor):
         raise NotImplementedError(fn)
 
 
-def test_the_device_of_the_arrays_is_asked_not_the_current_one(monkeypatch):
+def test_the_device_is_that_of_the_arrays_not_the_current_one(monkeypatch):
     calls: list[tuple[str, str]] = []
 
     def noted(name: str, result: Any) -> None:

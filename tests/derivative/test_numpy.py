@@ -197,7 +197,7 @@ def test_an_element_written_into_a_plain_array_is_refused():
     assert isinstance(caught.value.__cause__, ValueError)  # NumPy's, which had ours as its cause
 
 
-def test_what_fails_for_a_variable_is_told_as_such():
+def test_what_fails_for_a_variable_says_so():
     """Code that NumPy does not hand to its arguments, and methods by their order of arguments."""
     with pytest.raises(
         UnsupportedByBackend, match=r"recording `f` .*TypeError.*np\.roll"

@@ -63,8 +63,8 @@ def test_calls_of_the_integration_and_beside_it(backend, steps, rows, end):
         y0 = backend.array([1.0, 0.5]), backend.array([0.0, 0.0])
         f = oscillator(end, calls)
         sol = rg.solve(f, y0, 0.0, 2.0, backend.array(3.0), **keywords)
-        told = sol.stats["num_f_evals"], sol.stats["num_trial_f_evals"]
-        assert (solver, sum(told)) == (solver, len(calls)), told
+        counted = sol.stats["num_f_evals"], sol.stats["num_trial_f_evals"]
+        assert (solver, sum(counted)) == (solver, len(calls)), counted
         assert (sol.status is rg.Status.converged) == (end == "whole")
 
 

@@ -100,7 +100,7 @@ def test_first_guesses_fill_their_box() -> None:
     assert ((box[:, :, 0] < x) & (x < box[:, :, 1])).all()
 
 
-def test_too_small_a_promise_is_told(
+def test_too_small_a_promise_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("scipy")

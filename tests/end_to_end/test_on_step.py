@@ -15,7 +15,7 @@ def rough(backend):
 
 
 @pytest.mark.parametrize("t0", [0.0, 3.0])
-def test_every_try_is_told(backend, t0):
+def test_every_try_is_reported(backend, t0):
     """Its start, the state there, its size and the verdict; as accepted steps and stats say."""
     tries = []
     saveat = rg.SaveAt(t0=True, steps=True)
@@ -45,14 +45,14 @@ def test_gradients_tell_the_solve_alone(backend, adjoint):
 
     given = {"adjoint": adjoint, "rtol": 1e-5, "max_steps": 100}
     plain = backend.gradient(f, y0, 0.0, 1.0, rate, **given)
-    told = backend.gradient(f, y0, 0.0, 1.0, rate, **given, on_step=lambda *x: tries.append(x))
-    np.testing.assert_allclose(told.args, plain.args, rtol=1e-12)
+    watched = backend.gradient(f, y0, 0.0, 1.0, rate, **given, on_step=lambda *x: tries.append(x))
+    np.testing.assert_allclose(watched.args, plain.args, rtol=1e-12)
     starts = [t for t, _, _, ok in tries if ok]
     assert sorted(set(starts)) == sorted(starts)
     assert set(tries[0][1]) == {"a"}
 
 
-def test_constant_steps_are_told(backend):
+def test_constant_steps_are_reported(backend):
     tries = []
     rg.solve(
         lambda t, y, a: -y, backend.array([1.0]), 0.0, 1.0, solver="rk4", dt=0.25,

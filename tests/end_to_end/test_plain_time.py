@@ -108,7 +108,7 @@ def test_a_time_that_can_be_followed_has_its_gradients(backend):
     np.testing.assert_allclose(backend.to_numpy(g.t0), 0.0, atol=1e-10)
 
 
-def test_a_gradient_by_t0_that_was_asked_for_by_name_is_refused():
+def test_a_gradient_by_t0_that_is_named_is_refused():
     torch = pytest.importorskip("torch")
     y0 = torch.tensor([1.0], dtype=torch.float64)
     t0 = torch.tensor(0.0, dtype=torch.float64, requires_grad=True)

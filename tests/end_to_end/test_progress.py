@@ -20,7 +20,7 @@ def test_parts_grow_from_zero_to_one(backend, keywords, span):
         return backend.compiled(solve)(y0)
 
     watched = run(progress=parts.append)
-    told(backend)
+    reports(backend)
     assert parts == sorted(parts)
     assert (parts[0], parts[-1]) == (0.0, 1.0)
     steps = int(watched.stats["num_steps"])
@@ -28,7 +28,7 @@ def test_parts_grow_from_zero_to_one(backend, keywords, span):
     assert np.array_equal(backend.to_numpy(watched.ys), backend.to_numpy(run().ys))
 
 
-def told(backend):
+def reports(backend):
     """Wait for what programs say on the way."""
     if not backend.eager:
         import jax
@@ -40,7 +40,7 @@ def test_a_failed_solve_tells_how_far_it_came(backend):
     parts = []
     keywords = {"rtol": 1e-10, "max_steps": 5, "throw": False, "progress": parts.append}
     sol = rg.solve(lambda t, y, a: -y, backend.array([1.0]), 1.0, 3.0, **keywords)
-    told(backend)
+    reports(backend)
     assert parts[-1] == pytest.approx((float(sol.t_final) - 1.0) / 2.0, rel=1e-6)
     assert max(parts) < 1.0
 
@@ -53,10 +53,10 @@ def test_the_reverse_pass_reports_nothing(backend):
     sol, pullback = rg.solve_vjp(
         lambda t, y, k: -k * y, y0, 0.0, 1.0, backend.array(1.0), **keywords
     )
-    told(backend)
+    reports(backend)
     before = list(parts)
     found = [backend.to_numpy(pullback(0 * sol.ys + 1).args) for _ in range(2)]
-    told(backend)
+    reports(backend)
     assert parts == before
     assert found[0] == found[1] == pytest.approx(-np.exp(-1.0) * 1.5, rel=1e-6)
 
@@ -65,7 +65,7 @@ def test_a_bar_is_drawn_and_nonsense_refused(backend, capsys):
     pytest.importorskip("tqdm")
     y0 = backend.array([1.0, 2.0])
     rg.solve(lambda t, y, a: -y, y0, 0.0, 1.0, dt=0.1, progress=True)
-    told(backend)
+    reports(backend)
     assert capsys.readouterr().err.count("100%") == 1
     with pytest.raises(rg.InputError, match="`progress` is 3; pass True for a bar, or a callable"):
         rg.solve(lambda t, y, a: -y, y0, 0.0, 1.0, dt=0.1, progress=3)

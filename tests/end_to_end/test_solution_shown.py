@@ -81,7 +81,7 @@ class Checked(html.parser.HTMLParser):
         self.text += data
 
 
-def test_inside_of_a_trace_shapes_are_told():
+def test_inside_of_a_trace_shapes_are_shown():
     jax = pytest.importorskip("jax")
     shown = []
 
@@ -141,7 +141,7 @@ def test_rows_as_arrays_of_xarray(backend):
     assert len(failed(backend, saveat=TS).to_xarray().time) == 1
 
 
-def test_what_is_missing_is_told_with_its_command(reference, monkeypatch):
+def test_what_is_missing_is_named_with_its_command(reference, monkeypatch):
     sol = rg.solve(decay, np.ones(1), 0.0, 1.0)
     for module, show, extra in (
         ("matplotlib.figure", sol.plot, "plot"),

@@ -50,7 +50,7 @@ def test_scan_without_rows_of_ys(backend):
     np.testing.assert_allclose([grads[0], *grads[1]], np.cos(1.0) * np.asarray([12, 8, 6]))
 
 
-def test_the_bound_is_told(backend):
+def test_the_bound_is_reported(backend):
     loop = Decay(20)
     init = loop.init(backend)
 

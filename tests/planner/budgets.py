@@ -1,6 +1,6 @@
 """Solves that are differentiated within budgets, and the bytes and the work that it takes.
 
-Not tests: what ``test_budget_sweep`` judges. Run as a program, ``python tests/planner/budgets.py``,
+Not tests: what ``test_many_budgets`` judges. Run as a program, ``python tests/planner/budgets.py``,
 it prints the table; libraries, cases and exponents make it shorter: ``... numpy tree -3 0``.
 """
 

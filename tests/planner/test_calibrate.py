@@ -49,7 +49,7 @@ def test_a_slow_vjp_is_seen(reference):
     assert 3.0 < plan.vjp < 5.5
 
 
-def test_nothing_is_run_unless_asked(reference):
+def test_nothing_is_run_unless_wanted(reference):
     calls = []
 
     def f(t, y, args):

@@ -172,7 +172,7 @@ def test_the_rules_in_their_order():
     assert names[-1] == "checkpoints"
 
 
-def test_implicit_solvers_are_told_to_the_rules(reference):
+def test_rules_know_implicit_solvers(reference):
     class Implicit(rg.RK4):
         tableau = rg.RK4.tableau
         implicit = True

@@ -83,9 +83,9 @@ class SampleSolve(DifferentiableSolve):
 
     def primal(self, inputs: Inputs) -> tuple[Leaves, Aux]:
         loop = self.loop.placed(inputs)
-        return self._told(loop, inputs, loop.integrate_samples(inputs))
+        return self._rows(loop, inputs, loop.integrate_samples(inputs))
 
-    def _told(
+    def _rows(
         self, loop: SampleIntegrator, inputs: Inputs, final: SampleFinal
     ) -> tuple[Leaves, Aux]:
         times, t = loop.row_times(inputs, final), loop.user_times(inputs, final.t)

@@ -337,14 +337,14 @@ def _solution(
     """Wrap; raise where the status is known and bad."""
     loop, stats = program.loop, program.stats
     bk, out = loop.bk, loop.outputs
-    _, n, tries, status, t, inside, told, happened = aux
+    _, n, tries, status, t, inside, calls, happened = aux
     n, tries, t, inside = (bk.number(x) for x in (n, tries, t, inside))
     cuts = bk.number(happened[3]) if happened else 0
     stats.update(
         num_steps=tries,
         num_accepted_steps=n,
         num_rejected_steps=tries - n,
-        num_f_evals=loop.evaluations(tries, inside, told, cuts),
+        num_f_evals=loop.evaluations(tries, inside, calls, cuts),
     )
     if not loop.clock.traced:
         stats["num_trial_f_evals"] = loop.problem.trials

@@ -182,10 +182,10 @@ class DifferentiableSolve:
     def _aux(self, inputs: Inputs, final: Final) -> Aux:
         times, t = output_times(self.loop, inputs, final), self.loop.user_time(inputs, final.t)
         inside, n = self.loop.taken(final), self.loop.outputs.steps(final)
-        told: Aux = ()
+        happened: Aux = ()
         if self.loop.events is not None:
-            told = self.loop.events.aux(final, traced=self.loop.clock.traced)
-        return times, n, final.tries, final.status, t, inside, final.calls, told
+            happened = self.loop.events.aux(final, traced=self.loop.clock.traced)
+        return times, n, final.tries, final.status, t, inside, final.calls, happened
 
 
 def _static(controller: Any) -> Hashable:

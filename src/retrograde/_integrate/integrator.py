@@ -365,7 +365,7 @@ class Integrator:
 
         step: CountedBody = saving if inside else plain
         if (tell := self._teller(inputs)) is not None:
-            step = _told_steps(step, grid, tell, clock, n if self.masked else None)
+            step = _reported_steps(step, grid, tell, clock, n if self.masked else None)
         t0 = clock.real(inputs.clocked[0])
         y0 = stepper.start(t0, inputs.y0)
         start: Carry = (y0,)
@@ -418,7 +418,7 @@ class Integrator:
         tries = AdaptiveSteps(self, inputs, make, record=record)
         tell = self._teller(inputs)
         if tell is not None:
-            tries.attempt = _told(tries.attempt, tell)
+            tries.attempt = _reported(tries.attempt, tell)
         start: Carry = tries.begin(inside)
         plain = guard is None and clocked is None and self.watch is None and self.events is None
         if bk.python_loops and plain and (slots is None or slots.everything):
@@ -480,11 +480,11 @@ class Integrator:
         return AdaptiveSteps(self, inputs, self.steps().stepper, record=False)
 
     def evaluations(
-        self, tries: Index, inside: Index, told: Index | tuple[()] = (), cuts: Index = 0
+        self, tries: Index, inside: Index, counted: Index | tuple[()] = (), cuts: Index = 0
     ) -> Index:
         """Calls of f by an integration of so many tries, and steps with rows inside.
 
-        ``told``: those in the tries, where steps tell them; ``cuts``: steps that events cut.
+        ``counted``: those in the tries, where steps tell them; ``cuts``: steps that events cut.
         """
         out, solver = self.outputs, self.solver
         first = solver.init_evaluations if out.inside else 0
@@ -492,7 +492,7 @@ class Integrator:
             controller: Any = self.controller
             first = 1 if controller.dt0 is not None else 2
         full = self.adaptive or out.inside
-        calls = solver.calls(tries, full=full) if isinstance(told, tuple) else told
+        calls = solver.calls(tries, full=full) if isinstance(counted, tuple) else counted
         again = cuts * solver.init_evaluations if self.events and self.events.resets else 0
         return first + calls + inside * solver.extra + again
 
@@ -511,25 +511,25 @@ class Integrator:
         return final.n if self.looks_inside else self.outputs.taken(final)
 
 
-def _told(attempt: Function, tell: Function) -> Function:
+def _reported(attempt: Function, tell: Function) -> Function:
     """A try that is told of (``try_step``)."""
 
-    def told(t: Scalar, h: Scalar, memory: tuple[Scalar, ...], y: State, state: Any) -> Any:
+    def reported(t: Scalar, h: Scalar, memory: tuple[Scalar, ...], y: State, state: Any) -> Any:
         tried = attempt(t, h, memory, y, state)
         tell(t, y, tried[2], tried[0])
         return tried
 
-    return told
+    return reported
 
 
-def _told_steps(
+def _reported_steps(
     step: CountedBody, grid: Grid, tell: Function, clock: Clock, count: Index | None
 ) -> CountedBody:
     """Steps of a grid that are told of; ``count``: how many this sample of a batch takes."""
 
-    def told(i: Index, s: Carry) -> Carry:
+    def reported(i: Index, s: Carry) -> Carry:
         t, h = grid.step(i)
         tell(t, s[0], h if count is None else clock.where(i < count, h, 0.0), True)
         return step(i, s)
 
-    return told
+    return reported

@@ -57,10 +57,10 @@ def _rows(solution: Solution[Any]) -> Iterator[tuple[str, str]]:
         value = getattr(solution, name)
         leaves = list(named(value, ""))
         for path, x in leaves[:MOST_NAMED]:
-            told = described(x)
+            words = described(x)
             if name == "ts" and (ends := _range(x)):
-                told += f", {ends}"
-            yield f"{name}{path}", told
+                words += f", {ends}"
+            yield f"{name}{path}", words
         if len(leaves) > MOST_NAMED:
             yield "", f"and {len(leaves) - MOST_NAMED} more arrays"
     stats = dict(solution.stats) if isinstance(solution.stats, dict) else {}
@@ -128,8 +128,8 @@ def _number(x: Tree) -> str | None:
     values = _values(x)
     if values is None:
         return f"not known yet ({described(x)})" if hasattr(x, "shape") else repr(x)
-    told = [repr(v) if isinstance(v, int) else f"{v:.6g}" for v in (min(values), max(values))]
-    return told[0] if told[0] == told[1] else f"{told[0]} to {told[1]}"
+    ends = [repr(v) if isinstance(v, int) else f"{v:.6g}" for v in (min(values), max(values))]
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
 def _range(ts: Array) -> str:
@@ -219,8 +219,8 @@ def as_xarray(solution: Solution[Any]) -> Any:
     """A DataArray, or a Dataset of the leaves of a tree, over the coordinate ``time``."""
     xarray = require("xarray", "xarray")
     _, ts, leaves = _rows_reached(solution, "to_xarray")
-    told = {name: _attribute(x) for name, x in solution.stats.items()}
-    attributes = {"status": _status(solution.status), **told}
+    stats = {name: _attribute(x) for name, x in solution.stats.items()}
+    attributes = {"status": _status(solution.status), **stats}
 
     def array(name: str, x: Array, dims: str) -> Any:
         rest = [f"{dims}_{i}" for i in range(x.ndim - 1)]

@@ -219,8 +219,8 @@ class _SidedStepper(AbstractStepper):
         found = self.stepper.step(t, h, carried, state, error=error)
         if not error:
             return found
-        y1, e2, after, again, failed, told = found
-        calls += stops.calls if told is None else told
+        y1, e2, after, again, failed, counted = found
+        calls += stops.calls if counted is None else counted
         if after is not None:
             after, more = self._anew(h == stops.next - t, stops.next, y1, after)
             calls = calls + more

@@ -261,10 +261,10 @@ class AdaptiveSteps:
                 if buffer is not None:
                     buffer = write(buffer, n, y)
                 tried = attempt(t, h, memory, y, state)
-                ok, t_new, size, y1, e2, h, memory, after, state, told = tried
+                ok, t_new, size, y1, e2, h, memory, after, state, evaluations = tried
                 tries += 1
-                if told is not None:
-                    calls += told
+                if evaluations is not None:
+                    calls += evaluations
                 if not ok:
                     continue
                 if record:
