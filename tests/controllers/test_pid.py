@@ -115,6 +115,19 @@ def test_forced_dtmin_ends_the_solve(backend):
     assert int(sol.stats["num_accepted_steps"]) == len(h) <= 81
 
 
+def test_forced_dtmin_takes_no_step_of_nan(backend):
+    """However small steps may become: f is nan from t = 1.1 on."""
+
+    def f(t, y, args):
+        xp = backend.namespace(y)
+        return -y + 0.0 * xp.sqrt(1.1 - t)
+
+    controller = rg.PIDController(1e-3, 1e-3, dtmin=0.2, force_dtmin=True)
+    with np.errstate(invalid="ignore"), pytest.raises(rg.SolveFailed, match="nan or inf") as error:
+        sizes(backend, controller, f, max_steps=50)
+    assert error.value.solution.status is rg.Status.non_finite
+
+
 def test_dtmin_without_force_fails(backend):
     controller = rg.PIDController(1e-12, 1e-12, dtmin=0.05)
     with pytest.raises(rg.SolveFailed, match="fell below its floor"):

@@ -82,7 +82,8 @@ class PIDController(AdaptiveController):
     dtmin, dtmax : float [time] or None
         Bounds of the size of a step.
     force_dtmin : bool
-        Accept a step of size dtmin whatever its error. Otherwise the solve ends with the status
+        Accept a step of size dtmin whatever its error, unless that is nan or inf: then the solve
+        ends with the status ``non_finite``. Where not forced, it ends with the status
         ``dt_min``.
     safety, factormin, factormax : float
         Factor on the step, and bounds of its change from one try to the next.
@@ -174,15 +175,21 @@ class PIDController(AdaptiveController):
             error2: Scalar, h: Scalar, memory: tuple[Scalar, ...]
         ) -> tuple[Bool, Scalar, tuple[Scalar, ...]]:
             ok = error2 <= 1.0
+            forced: Bool = None
             if dtmin is not None:
-                ok = clock.either(ok, abs(h) <= dtmin * (1 + 1e-6))
+                forced = abs(h) <= dtmin * (1 + 1e-6)
+                ok = clock.either(ok, clock.both(clock.is_finite(error2), forced))
             now, *later = clock.powers(clock.maximum(error2, _SMALLEST_ERROR2), exponents)
             factor = safety * now * memory[0] * (memory[2] if d else 1.0)
             factor = factor * memory[-1] if ratio else factor
             factor = clip(factor, low, where(ok, high, safety))
             kept = (*later, memory[1]) if d else tuple(later)
             kept = (*kept, clock.power(factor, -ratio)) if ratio else kept
-            return ok, limit(h * factor), clock.select(ok, kept, memory)
+            new = limit(h * factor)
+            if forced is not None:  # a smallest step of nan: there is none to go on with
+                stuck = clock.both(forced, clock.where(ok, False, True))
+                new = clock.where(stuck, 0.0 * h, new)
+            return ok, new, clock.select(ok, kept, memory)
 
         return adapt
 
