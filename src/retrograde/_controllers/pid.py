@@ -66,11 +66,12 @@ class PIDController(AdaptiveController):
         A set of coefficients by its name, in place of those: ``"I"``, ``"PI33"``, ``"PI34"``,
         ``"PI42"``, ``"H211PI"``, ``"H211b"``, ``"H312PID"``.
     norm : str or callable
-        What a try's error is, out of ``|e| / (atol + rtol max(|y|, |y1|))`` at every element:
-        ``"rms"`` is the root of the mean square, ``"max"`` the largest. ``"worst_sample"`` is the
-        largest root mean square of a sample, where axis 0 of every leaf is a batch: no sample hides
-        behind the others. A callable is given the ratios as a tree like y0 and returns a number or
-        a 0-d array; so it may leave leaves out.
+        What a try's error is, out of the ratios ``abs(e) / (atol + rtol * size)`` of every
+        element, where size is the larger of ``abs(y)`` at both ends. ``"rms"`` is the root of the
+        mean square, ``"max"`` the largest. ``"worst_sample"`` is the largest root mean square of a
+        sample, where axis 0 of every leaf is a batch: no sample hides behind the others. A callable
+        is given the ratios as a tree like y0 and returns a number or a 0-d array; so it may leave
+        leaves out.
     step_ts : list or array, shape (k,) [time] or None
         Times on which steps end, in any order; those outside of t0 to t1 have no effect. It may be
         traced, and has no gradient.
