@@ -287,7 +287,7 @@ class Solution(Generic[Y]):
 
         Returns
         -------
-        tree of arrays, shape (*t.shape, *shape)
+        tree of arrays, shape (k, *shape) or (*shape)
             At the solver's own order; at the end of a step its state to the last bit. It has
             gradients by y0, args, t0, t1 and t. nan after a solve that failed, and in traced code
             outside t0 to t1.
