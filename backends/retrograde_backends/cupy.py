@@ -26,7 +26,6 @@ from retrograde._base.types import Array, Device, DType, Function, Leaves, Scala
 from retrograde.backend import EagerBackend, MemoryInfo
 
 from .numpy import NumpyBackend
-from .torch.types import Ref
 
 if TYPE_CHECKING:
     from retrograde._backend.protocols import Layout
@@ -112,7 +111,7 @@ class _Peak(cupy.cuda.MemoryHook):  # type: ignore[misc]
         self.pool = cupy.get_default_memory_pool()
         self.before = self.peak = self.pool.used_bytes()
 
-    def malloc_postprocess(self, **_: Ref) -> None:
+    def malloc_postprocess(self, **_: object) -> None:
         self.peak = max(self.peak, self.pool.used_bytes())
 
 

@@ -124,6 +124,19 @@ def test_a_chain_of_imports_is_at_most_16_files_long():
     assert len(longest) <= 16, " -> ".join(longest)
 
 
+@pytest.mark.parametrize("library", ["numpy", "cupy", "jax", "torch"])
+def test_an_adapter_loads_no_other_library(library):
+    """What an adapter imports, however far, is no folder of another library's adapter."""
+    imported, seen, stack = graph(), set(), [f"retrograde_backends.{library}"]
+    while stack:
+        name = stack.pop()
+        if name not in seen:
+            seen.add(name)
+            stack += imported[name]
+    folders = {name.split(".")[1] for name in seen if name.startswith("retrograde_backends.")}
+    assert folders <= {library, "flat", *(["numpy"] if library == "cupy" else [])}
+
+
 def test_loop_and_adjoints_never_meet():
     """An adjoint receives the integrator as an argument; neither imports the other."""
     for path in MODULES:

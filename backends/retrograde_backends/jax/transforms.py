@@ -45,7 +45,20 @@ class TransformHooks:
     """What is asked of a solve, and whether f has a forward mode."""
 
     def requested(self, inputs: Inputs) -> RequestedTransforms:
-        return _requested(inputs)
+        """Forward mode, or the number of differentiated scalars, where all can be seen."""
+        kinds, numbers = set(), 0
+        for x in jax.tree_util.tree_leaves(inputs):
+            found = _kinds(x)
+            kinds |= found
+            if "reverse" in found:
+                numbers += 2 * x.size if jax.numpy.iscomplexobj(x) else x.size
+        if "hidden" in kinds or not kinds:
+            return RequestedTransforms()
+        if "reverse" not in kinds:
+            return RequestedTransforms(forward="forward" in kinds)
+        return RequestedTransforms(
+            scalars=None if "forward" in kinds or "batch" in kinds else numbers
+        )
 
     def has_forward_mode(self, problem: Problem) -> bool:
         return "custom_vjp_call" not in str(problem.program and problem.program.key())
@@ -68,21 +81,6 @@ def forward_mode() -> Iterator[None]:
 def has_batch(arrays: Sequence[Array]) -> bool:
     """Whether a ``vmap`` can be seen around these; none can outside of a ``jit``."""
     return any("batch" in _kinds(x) for x in jax.tree_util.tree_leaves(arrays))
-
-
-def _requested(inputs: Inputs) -> RequestedTransforms:
-    """Forward mode, or the number of differentiated scalars, where all can be seen."""
-    kinds, numbers = set(), 0
-    for x in jax.tree_util.tree_leaves(inputs):
-        found = _kinds(x)
-        kinds |= found
-        if "reverse" in found:
-            numbers += 2 * x.size if jax.numpy.iscomplexobj(x) else x.size
-    if "hidden" in kinds or not kinds:
-        return RequestedTransforms()
-    if "reverse" not in kinds:
-        return RequestedTransforms(forward="forward" in kinds)
-    return RequestedTransforms(scalars=None if "forward" in kinds or "batch" in kinds else numbers)
 
 
 def _kinds(x: Array) -> set[str]:

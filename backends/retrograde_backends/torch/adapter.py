@@ -45,7 +45,7 @@ from retrograde.backend import Capability, MemoryInfo
 
 from ..flat.adapter import FlatBackend
 from ..flat.stages import FlatLayout
-from .captured import captured_tensors
+from .captured import captured_tensors, changed, guarded, watch
 from .compiled.solver import compiled_steps
 from .distributed import gathered_modules, refuse_replays, spread, whole
 from .field_vjp import RecordedStepVJP, TorchPullback, pull_bytes, tape_bytes
@@ -81,7 +81,6 @@ from .modes import (
     unrecorded,
     written,
 )
-from .overwritten import changed, guarded, watch
 from .random_draws import begin, held, hold, undrawn
 from .recorded_stages import DirectHooks, TorchDirectLayout
 from .user_loops import IterationHooks

@@ -47,12 +47,32 @@ class ForwardHooks:
     """What is asked of a solve, and tangents by forward mode."""
 
     def requested(self, inputs: Inputs) -> RequestedTransforms:
-        return _requested(tensors_of(inputs))
+        tensors = tensors_of(inputs)
+        recorded = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+        if transformed():
+            kinds = {level.key() for level in functorch.get_interpreter_stack()}
+            reverse = recorded or functorch.TransformType.Grad in kinds
+            return RequestedTransforms(forward=not reverse, again=reverse, measurable=False)
+        if any(map(dual, tensors)):
+            return RequestedTransforms(forward=not recorded, again=recorded)
+        return RequestedTransforms(scalars=sum(_numbers(x) for x in tensors if x.requires_grad))
 
     def columns(
         self, run: Callable[[Sequence[Array]], tuple[Leaves, Aux]], arrays: Sequence[Array]
     ) -> tuple[tuple[Leaves, Aux], list[Leaves]]:
-        return _columns(run, arrays)
+        arrays = [x.detach() for x in arrays]
+        out: Any = None
+        found = []
+        with torch.no_grad():
+            for i, x in enumerate(arrays):
+                rows = []
+                for unit in _units(x):
+                    out, tangents = _along(run, arrays, i, unit)
+                    rows.append(tangents)
+                found.append(tuple(torch.stack(part) for part in zip(*rows, strict=True)))
+            if out is None:
+                out = run(arrays)
+        return out, found
 
     def must_follow(self, adjoint: Any, inputs: Inputs) -> bool:
         """Whether forward mode or a transform needs the integration itself followed."""
@@ -122,18 +142,6 @@ def item(x: Array) -> Scalar:
     )
 
 
-def _requested(tensors: Sequence[Array]) -> RequestedTransforms:
-    """What will be asked of a solve with these inputs."""
-    recorded = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-    if transformed():
-        kinds = {level.key() for level in functorch.get_interpreter_stack()}
-        reverse = recorded or functorch.TransformType.Grad in kinds
-        return RequestedTransforms(forward=not reverse, again=reverse, measurable=False)
-    if any(map(dual, tensors)):
-        return RequestedTransforms(forward=not recorded, again=recorded)
-    return RequestedTransforms(scalars=sum(_numbers(x) for x in tensors if x.requires_grad))
-
-
 def _numbers(x: Array) -> int:
     return int(x.numel()) * (2 if x.dtype.is_complex else 1)
 
@@ -144,24 +152,6 @@ def nan_tangent(x: Array) -> Array:
         return x
     value, tangent = _forward.unpack_dual(x)
     return _forward.make_dual(value, tangent * float("nan"))
-
-
-def _columns(
-    run: Callable[[Sequence[Array]], tuple[Tree, Tree]], arrays: Sequence[Array]
-) -> tuple[Tree, Tree]:
-    """``run(arrays) -> (leaves, rest)``, and the leaves' tangents by every real number of these."""
-    arrays = [x.detach() for x in arrays]
-    out, found = None, []
-    with torch.no_grad():
-        for i, x in enumerate(arrays):
-            rows = []
-            for unit in _units(x):
-                out, tangents = _along(run, arrays, i, unit)
-                rows.append(tangents)
-            found.append(tuple(torch.stack(part) for part in zip(*rows, strict=True)))
-        if out is None:
-            out = run(arrays)
-    return out, tuple(found)
 
 
 def _units(x: Array) -> Iterator[Array]:

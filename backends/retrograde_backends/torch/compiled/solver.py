@@ -28,7 +28,7 @@ from ..modes import Placed
 from ..random_draws import refuse_compiled
 from .cache import SETTINGS, Kernel, kernel
 from .step import leafwise
-from .steppers import Stepper, StepVJP
+from .steppers import CompiledStepper, CompiledStepVJP
 
 if TYPE_CHECKING:
     from retrograde._backend.protocols import Layout
@@ -67,20 +67,20 @@ def compiled_steps(problem: Problem, solver: AbstractSolver, *, dense: bool) -> 
 
     def stepper(
         bk: TorchBackend, layout: Layout, field: Field, scale: Scale | None = None
-    ) -> Stepper:
+    ) -> CompiledStepper:
         if transformed() or torch.autograd.forward_ad._current_level >= 0:
             raise UnsupportedByBackend(
                 "`compile` is True, which has reverse mode alone; leave it out for forward mode "
                 "and torch.func transforms."
             )
-        return Stepper(programs, layout, field, scale)
+        return CompiledStepper(programs, layout, field, scale)
 
     def step_vjp(
         bk: TorchBackend, layout: Layout, vjp: TorchPullback, *, outputs: bool, time: bool,
         field: Field | None = None,
-    ) -> StepVJP:  # fmt: skip
+    ) -> CompiledStepVJP:  # fmt: skip
         # a program frees its tapes by itself, so `field` (one tape at a time) is not needed
-        return StepVJP(programs, layout, vjp, time=time)
+        return CompiledStepVJP(programs, layout, vjp, time=time)
 
     return Steps(stepper, step_vjp)
 

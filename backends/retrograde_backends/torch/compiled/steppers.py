@@ -1,7 +1,7 @@
 """PyTorch: passes whose steps and pulls are each one call of a compiled program.
 
-They stand in for ``runge_kutta.solver.Stepper`` and ``StepVJP``. Only what a saved time inside
-a step asks for is formed outside of the programs.
+They are ``runge_kutta.solver.Stepper`` and ``StepVJP`` without stages of their own. Only what a
+saved time inside a step asks for is formed outside of the programs.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from retrograde._base.types import (
     State,
     Tree,
 )
-from retrograde._solvers.base import AbstractStepper, Step
-from retrograde._solvers.runge_kutta.solver import StepCotangents
+from retrograde._solvers.base import Step
+from retrograde._solvers.runge_kutta.solver import StepCotangents, Stepper, StepVJP
 
 from ..flat import TorchLayout
 from ..memory import on_host, uploaded
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ..field_vjp import TorchPullback
     from .solver import Programs
 
-__all__ = ["StepVJP", "Stepper"]
+__all__ = ["CompiledStepVJP", "CompiledStepper"]
 
 
 class _Clock:
@@ -76,7 +76,7 @@ class _Clock:
         return torch.scalar_tensor(x, dtype=torch.float64, device=self.device)
 
 
-class Stepper(AbstractStepper):
+class CompiledStepper(Stepper):
     """Steps, each one call of a program."""
 
     def __init__(
@@ -97,14 +97,6 @@ class Stepper(AbstractStepper):
         self.size = 0.0
         self.start_of: State = None
         self.last: Sequence[Array] = ()
-
-    def start(self, t0: Scalar, y0: State) -> Tree:
-        """What the loop carries at t0: y0."""
-        return y0
-
-    def state(self, carried: Any) -> Tree:
-        """y, of what the loop carries."""
-        return carried
 
     def init(self, t: Scalar, carried: Any, slope: Any = None) -> Tree:
         """f(t, y) as a state is, for an FSAL method, else None."""
@@ -161,13 +153,11 @@ class Stepper(AbstractStepper):
         pairs = zip(self.start_of, rows, strict=True)
         return tuple(_combined(y, weights, k) for y, k in pairs)
 
-    def invert(self, t: Scalar, h: Scalar, y1: State) -> Tree:
-        """A step of -h from the end of the step (t, h)."""
-        return self._end(t + h, -h, y1)
 
-
-class StepVJP:
+class CompiledStepVJP(StepVJP):
     """Exact vjps of steps, each one call of a program over flat states."""
+
+    vjp: TorchPullback
 
     def __init__(
         self, programs: Programs, layout: Layout, vjp: TorchPullback, *, time: bool
@@ -182,11 +172,11 @@ class StepVJP:
         self._slopes: Run | None = None
         self._nothing: State = None
         self.step: Leaves = ()
-        self.known: Sequence[Array] | None = None
+        self.values: Sequence[Array] | None = None
 
     def replay(self, field: Field) -> Stepper:
         """Steps forward."""
-        return Stepper(self.programs, self.layout, field, None)
+        return CompiledStepper(self.programs, self.layout, field, None)
 
     def pull(
         self,
@@ -201,7 +191,7 @@ class StepVJP:
         """Pull the cotangent g of y1 back to y (see ``runge_kutta.solver.StepVJP``)."""
         inside, ct_t, ct_h, extra = None, 0.0, 0.0, None
         if outputs is not None:
-            self.step, self.known = (t, h, y), None
+            self.step, self.values = (t, h, y), None
             g, acc, inside, ct_t, ct_h, extra = outputs(self, g, acc)
         q, qy = inside or (None, None)
         if self._pull is None:
@@ -236,17 +226,6 @@ class StepVJP:
         program = self.programs.program(pull_step, self.layout, self.time, self.programs.dense)
         return Run(program, (vjp.field, vjp.wanted), check)
 
-    # --- the ends of a solve
-    def embed(self, ct: State) -> State:
-        """A cotangent of y as one of what the loop carries."""
-        return ct
-
-    def finish(
-        self, t0: Scalar, y0: State, ct: State, acc: ParamSums
-    ) -> tuple[State, Scalar, ParamSums]:
-        """The vjp of ``start``: cotangents of y0 and t0, and the accumulator."""
-        return ct, 0.0, acc
-
     # --- outputs of the step that is pulled
     def extra_stages(self, due: Bool = True) -> None:
         """Nothing to do: its programs have all stages where the inside may be asked for."""
@@ -268,13 +247,13 @@ class StepVJP:
 
     def _values(self) -> Sequence[Array]:
         """(y1, the stages' slopes) of the step: taken once more, by those outputs that ask."""
-        if self.known is None:
+        if self.values is None:
             if self._slopes is None:
                 program = self.programs.program(slopes_step, self.layout)
                 self._slopes = Run(program, self.vjp.field)
             t, h, y = self.step
-            self.known = self._slopes(self.clock(t, h), _plain(y))
-        return self.known
+            self.values = self._slopes(self.clock(t, h), _plain(y))
+        return self.values
 
     def sources(self) -> State:
         """Cotangents of the inside of a step, zero."""
