@@ -75,12 +75,6 @@ class CupyBackend(NumpyBackend):
     view, lent, watch = EagerBackend.view, EagerBackend.lent, EagerBackend.watch
     guard, capture, example = EagerBackend.guard, EagerBackend.capture, EagerBackend.example
 
-    def matrix(self, rows: int, columns: int, dtype: DType, device: Device) -> Array:
-        return cupy.zeros((rows, columns), dtype=dtype)
-
-    def zeros(self, shape: int | tuple[int, ...], dtype: DType, device: Device) -> Array:
-        return cupy.zeros(shape, dtype=dtype)
-
     def coefficients(self, values: Array, dtype: DType, device: Device) -> Array:
         return cupy.asarray(values, dtype=dtype)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -148,15 +147,6 @@ class NumpyBackend(FlatBackend):
         return total
 
     # --- what the flat form is made of
-    def matrix(self, rows: int, columns: int, dtype: DType, device: Device) -> Tree:
-        return self.xp.zeros((rows, columns), dtype)
-
-    def zeros(self, shape: int | tuple[int, ...], dtype: DType, device: Device) -> Tree:
-        return self.xp.zeros(shape, dtype)
-
-    def concat(self, arrays: Sequence[Array]) -> Tree:
-        return self.xp.concatenate(arrays)
-
     def stack(self, arrays: Sequence[Array]) -> Array:
         if self.xp is np and not arrays[0].shape:  # of scalars it takes a sixth of the time
             return np.array(arrays)
@@ -179,26 +169,9 @@ class NumpyBackend(FlatBackend):
             out[end - x.shape[1] : end] = x.T
         return out
 
-    def product(self, row: Array, rows: Array, out: Tree = None) -> Function:
-        """A call that forms ``row @ rows``, anew or into ``out``."""
-        return partial(row.dot, rows) if out is None else partial(row.dot, rows, out)
-
-    def dot(self, row: Array, rows: Array) -> Tree:
-        return row.dot(rows)
-
     def timer(self, layout: FlatLayout) -> Callable[[float], np.ndarray]:
         """The ``time`` of a layout, in the cheapest form."""
         return stamper(layout.real_dtype, layout.origin)
-
-    def flat_inner(self, x: Array, y: State) -> Tree:
-        x = x if isinstance(x, self._array) else self._flat(x)
-        y = y if isinstance(y, self._array) else self._flat(y)
-        return self.xp.vdot(x, y).real
-
-    def _flat(self, leaves: Sequence[Array]) -> Tree:
-        if len(leaves) == 1:
-            return leaves[0].reshape(-1)
-        return self.xp.concatenate([x.reshape(-1) for x in leaves])
 
 
 backend = NumpyBackend(np)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from retrograde._backend.interface import EagerBackend
@@ -36,37 +36,42 @@ class FlatBackend(EagerBackend):
     """``(table, h, out)``: the table times h, into out."""
 
     # --- what the flat form is made of
-    @abstractmethod
     def matrix(self, rows: int, columns: int, dtype: DType, device: Device) -> Array:
         """Zeros, rows major."""
+        return self.zeros((rows, columns), dtype, device)
 
-    @abstractmethod
     def zeros(self, shape: int | tuple[int, ...], dtype: DType, device: Device) -> Array:
         """Zeros."""
+        return self.xp.zeros(shape, dtype=dtype)
 
-    @abstractmethod
     def concat(self, arrays: Sequence[Array]) -> Array:
         """Flat arrays, one behind the other."""
+        return self.xp.concat(arrays)
 
-    @abstractmethod
     def coefficients(self, values: Array, dtype: DType, device: Device) -> Array:
         """Numbers as an array."""
+        return self.xp.asarray(values, dtype=dtype)
 
-    @abstractmethod
     def product(self, row: Array, rows: Array, out: Array = None) -> Callable[[], Array]:
         """A call that forms ``row @ rows``, anew or into ``out``."""
+        return partial(row.dot, rows) if out is None else partial(row.dot, rows, out)
 
-    @abstractmethod
     def dot(self, row: Array, rows: Array) -> Array:
         """``row @ rows``, once."""
+        return row.dot(rows)
 
-    @abstractmethod
     def timer(self, layout: FlatLayout) -> Callable[[float], Array]:
         """The ``time`` of a layout, in the cheapest form."""
+        return layout.time
 
-    @abstractmethod
     def flat_inner(self, x: State, y: State) -> Array:
         """The real pairing of two states, flat or leaves, as a 0-d array."""
+        return self.xp.vdot(self._flat(x), self._flat(y)).real
+
+    def _flat(self, x: State) -> Array:
+        if not isinstance(x, tuple | list):
+            return x
+        return x[0].reshape(-1) if len(x) == 1 else self.concat([part.reshape(-1) for part in x])
 
     # --- states, stages, cotangents
     def flat_layout(self, leaves: Sequence[Array]) -> FlatLayout:

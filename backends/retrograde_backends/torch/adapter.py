@@ -231,9 +231,6 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
         return unrecorded()
 
     # --- what the flat form is made of
-    def matrix(self, rows: int, columns: int, dtype: DType, device: Device) -> Tree:
-        return torch.zeros((rows, columns), dtype=dtype, device=device)
-
     def zeros(self, shape: int | tuple[int, ...], dtype: DType, device: Device) -> Tree:
         return torch.zeros(shape, dtype=dtype, device=device)
 
@@ -278,10 +275,6 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
 
     def add_scaled(self, a: Array, w: Scalar, x: Array) -> Array:
         return a + w * x if isinstance(w, torch.Tensor) else torch.add(a, x, alpha=w)
-
-    def flat_inner(self, x: Array, y: State) -> Tree:
-        x, y = (v if isinstance(v, torch.Tensor) else _flat(v) for v in (x, y))
-        return torch.vdot(x, y).real
 
     # --- derivatives
     def capture(self, problem: Problem, t0: Scalar) -> None:
@@ -477,10 +470,6 @@ def _given_up(loop: Integrator, tries: int) -> None:
     if hasattr(loop, "problem"):
         begin(loop.problem)
         loop.problem.trials += int(loop.evaluations(tries, 0))
-
-
-def _flat(leaves: Sequence[Array]) -> Tree:
-    return torch.cat([x.reshape(-1) for x in leaves])
 
 
 backend = TorchBackend()
