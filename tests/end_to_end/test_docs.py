@@ -29,6 +29,15 @@ def test_every_page_is_in_the_index() -> None:
     assert {str(page) for page in pages if page.parts[0] != "_build"} == set(shown)
 
 
+def test_what_the_comparison_claims_has_the_test_that_it_names() -> None:
+    page = (DOCS / "explanation" / "comparison.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(\.\./\.\./(tests/[^ )]+)(?: \"(\w+)\")?\)", page)
+    assert len(links) > 30
+    for path, name in links:
+        text = (ROOT / path).read_text(encoding="utf-8")
+        assert f"def {name or 'test_'}" in text, (path, name)
+
+
 def test_the_figure_is_small() -> None:
     assert (DOCS / "figures" / "complexity.svg").stat().st_size < 150_000
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html.parser
 import logging
 import sys
@@ -139,6 +140,27 @@ def test_rows_as_arrays_of_xarray(backend):
     assert data["v_0"].dims == ("time", "v_0_0", "v_0_1")
     np.testing.assert_allclose(data["x"].sel(time=1.0), np.exp(-1) * np.array([1.0, 2.0]), 1e-4)
     assert len(failed(backend, saveat=TS).to_xarray().time) == 1
+
+
+def test_one_of_several_is_shown(reference):
+    """Outputs, and samples of a batch: what there is is told, and how to take one."""
+    pytest.importorskip("matplotlib.figure")
+    saveat = {"a": rg.SaveAt(ts=TS), "b": rg.SaveAt(steps=True, dense=True)}
+    sol = rg.solve(decay, np.ones(2), 0.0, 1.0, saveat=saveat)
+    assert "ts['a']" in repr(sol)
+    assert "evaluate(t)" in repr(sol)
+    with pytest.raises(
+        rg.InputError, match=r"`plot\(\)` shows one output of a solve, but `saveat`"
+    ):
+        sol.plot()
+    one = dataclasses.replace(sol, ts=sol.ts["a"], ys=sol.ys["a"])
+    assert len(one.plot().lines) == 2
+    batch = rg.solve(decay, np.ones((3, 2)), 0.0, 1.0, per_sample=True, saveat=TS)
+    assert "(3, 3)" in repr(batch)
+    with pytest.raises(rg.InputError, match="take a sample of the batch"):
+        batch.plot()
+    one = dataclasses.replace(batch, ts=batch.ts[:, 1], ys=batch.ys[:, 1])
+    assert len(one.plot().lines) == 2
 
 
 def test_what_is_missing_is_named_with_its_command(reference, monkeypatch):

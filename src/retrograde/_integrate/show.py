@@ -70,6 +70,8 @@ def _rows(solution: Solution[Any]) -> Iterator[tuple[str, str]]:
     yield "t_final", str(_number(solution.t_final))
     for name, x in stats.items():
         yield name, str(_number(x))
+    if solution.dense is not None:
+        yield "dense", "evaluate(t), derivative(t)"
     if solution.plan is not None:
         yield "plan", getattr(solution.plan, "summary", repr(solution.plan))
 
@@ -167,11 +169,16 @@ def _rows_reached(solution: Solution[Any], what: str) -> tuple[Namespace, Any, l
         return np.asarray(x if bk is None else bk.on_host(x))
 
     ts = solution.ts
-    if len(getattr(ts, "shape", ())) != 1:
-        shape = described(ts)
+    if not hasattr(ts, "shape"):
         raise InputError(
-            f"`{what}()` shows one solve, but `ts` is {shape}; take a sample of the batch (in JAX "
-            "`jax.tree.map(lambda x: x[i], sol)`) and show that."
+            f"`{what}()` shows one output of a solve, but `saveat` asked for several; show one: "
+            "`dataclasses.replace(sol, ts=sol.ts[name], ys=sol.ys[name])`."
+        )
+    if len(ts.shape) != 1:
+        raise InputError(
+            f"`{what}()` shows one solve, but `ts` is {described(ts)}; take a sample of the batch "
+            "(of a `vmap` `jax.tree.map(lambda x: x[i], sol)`, of `per_sample=True` "
+            "`dataclasses.replace(sol, ts=sol.ts[:, i], ys=sol.ys[:, i])`) and show that."
         )
     try:
         ts = host(ts)
