@@ -18,6 +18,7 @@ SVG = Path(__file__).with_suffix(".svg")
 LOOSE = {
     "__init__": "The public names.",
     "backend": "A face for authors of adapters.",
+    "interpolate": "Functions of time out of data.",
     "measure": "Measured bytes of a gradient.",
     "__main__": "python -m retrograde.",
     "numpy.py": "NumPy.",

@@ -96,6 +96,7 @@ __all__ = [
     "VectorField",
     "VelocityVerlet",
     "check_vjp",
+    "interpolate",
     "loop_vjp",
     "measure",
     "plan",
@@ -107,11 +108,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Loops, ``retrograde.measure`` and most solvers: loaded when they are asked for."""
+    """Loops, two modules and most solvers: loaded when they are asked for."""
     import importlib
 
-    if name == "measure":
-        return importlib.import_module(f"{__name__}.measure")
+    if name in ("interpolate", "measure"):
+        return importlib.import_module(f"{__name__}.{name}")
     if name == "PerSample":
         return importlib.import_module(f"{__name__}._integrate.per_sample").PerSample
     if name in ("loop_vjp", "scan", "while_loop"):

@@ -11,11 +11,11 @@ import itertools
 import pytest
 
 import retrograde as rg
-from retrograde import backend, measure
+from retrograde import backend, interpolate, measure
 
 PUBLIC = {
     f"{module.__name__}.{name}": getattr(module, name)
-    for module in (rg, backend, measure)
+    for module in (rg, backend, interpolate, measure)
     for name in module.__all__
     if not inspect.ismodule(getattr(module, name))
 }

@@ -14,6 +14,7 @@ import jax
 from retrograde import Hit, Plan, Solution, Status
 from retrograde._base.types import Leaves, Tree
 from retrograde._integrate.dense import DenseOutput
+from retrograde.interpolate import Interpolant
 
 __all__ = ["register"]
 
@@ -30,6 +31,7 @@ def register() -> None:
     tree.register_pytree_node(
         Hit, lambda hit: (tuple(vars(hit).values()), None), lambda _, parts: Hit(*parts)
     )
+    tree.register_dataclass(Interpolant, ["ts", "xs", "slopes"], meta_fields=["outside"])
     tree.register_pytree_node(Plan, lambda plan: ((), plan), lambda plan, _: plan)
 
 
