@@ -122,34 +122,20 @@ def _prepared(
 ) -> tuple[Integrator, Inputs]:
     """The same, of a y0 of arrays and of args as f gets them; they were ``given`` by the user."""
     f, y0, t0, t1, args = call
-    cast = casts(bk, y0, args)
-    if cast is None:
-        problem = Problem(bk, f, y0, args)
-    else:
-        problem = Problem(bk, cast.field(f), cast.y.up(y0), cast.args.up(args))
-        problem.casts = cast
-        saveat = [cast.saveat(one) for one in saveat[0]], saveat[1]
-    if args is not given:
-        leaves = bk.flatten(given)[0]
-        numbers = (j for j, i in enumerate(problem.where) if not bk.is_array(leaves[i]))
-        problem.numbers = frozenset(numbers)
-    solver = find_solver(options.solver)
-    controller = controller_of(options)
-    start, end = _time(bk, "t0", t0), _time(bk, "t1", t1)
-    if isinstance(controller, StepTo):  # its ends, but for the rounding of t0 and t1
-        start, end = near(start, controller.times[0], eps), near(end, controller.times[-1], eps)
+    problem, saveat, wish = _problem(bk, (f, y0, args), given, saveat, options.event)
+    solver, controller = find_solver(options.solver), controller_of(options)
+    ends = start, end = _ends(bk, controller, t0, t1, eps)
     controller.check(start, end)
     check_solver(solver, controller)
     solver.check(problem)
     if bk.concrete(problem.layout.finite(problem.y0)) == 0:
         raise InputError("`y0` holds nan or inf; every element must be finite.")
     problem.parted = solver.parted
-    bk.capture(problem, t0 if start is None else start)
-    count = _count(problem, controller, (start, end), eps)
-    ts, values = _saved_times(problem, saveat[0], (start, end), eps)
-    dense = solver.degree if is_dense(options.saveat) else 0
     at = t0 if start is None else start
-    wish = options.event if cast is None else cast.events(options.event)
+    bk.capture(problem, at)
+    count = _count(problem, controller, ends, eps)
+    ts, values = _saved_times(problem, saveat[0], ends, eps)
+    dense = solver.degree if is_dense(options.saveat) else 0
     events = Events.of(problem, wish, at)
     room = count if events is None or count is None else count + events.capacity
     max_steps = max_steps_of(bk, options.max_steps, room)
@@ -164,23 +150,60 @@ def _prepared(
     loop.events, loop.cut = events, events is not None
     norm = getattr(controller, "norm", "rms")
     loop.norm = error_norm(bk, norm, problem.layout.shapes, problem.tree)
-    if options.compile and (loop.norm is not None or loop.jumps):
-        raise UnsupportedByBackend(
-            "`compile` is True, whose steps have the norm 'rms' and know of no jumps; leave out "
-            "`compile`, or `norm` and `jump_ts`."
-        )
     if options.compile:
-        loop.compile()
+        _compile(loop)
     given, known = (t0, t1, ts), (start, end, values)
     fixed = controller.adaptive or isinstance(controller, StepTo) or count is not None
     loop.times_checked = fixed and None not in known
     relative, loop.shifted = relative_times(problem, controller, given, known)
-    stops, certain = _stops(problem, controller, t0, (start, end), loop.shifted, eps)
+    stops, certain = _stops(problem, controller, t0, ends, loop.shifted, eps)
     loop.times_checked = loop.times_checked and certain
     if stops:
         scale = loop.tolerances(Inputs((), (), t0, t1, ts, settings))
         settings = (scale.rtol, scale.atol, *stops)
     return loop, Inputs(problem.y0, problem.params, t0, t1, ts, settings, relative=relative)
+
+
+def _problem(
+    bk: AbstractBackend,
+    call: tuple[VectorFieldFn, Tree, Tree],
+    given: Tree,
+    saveat: tuple[list[SaveAt], Tree],
+    event: Tree,
+) -> tuple[Problem, tuple[list[SaveAt], Tree], Tree]:
+    """f of y0 and args, what to save and what to watch, as they see a state of one dtype."""
+    f, y0, args = call
+    cast = casts(bk, y0, args)
+    if cast is None:
+        problem = Problem(bk, f, y0, args)
+    else:
+        problem = Problem(bk, cast.field(f), cast.y.up(y0), cast.args.up(args))
+        problem.casts = cast
+        saveat, event = ([cast.saveat(one) for one in saveat[0]], saveat[1]), cast.events(event)
+    if args is not given:
+        leaves = bk.flatten(given)[0]
+        numbers = (j for j, i in enumerate(problem.where) if not bk.is_array(leaves[i]))
+        problem.numbers = frozenset(numbers)
+    return problem, saveat, event
+
+
+def _ends(
+    bk: AbstractBackend, controller: AbstractController, t0: Scalar, t1: Scalar, eps: float
+) -> tuple[float | None, float | None]:
+    """Start and end where they are known; those of given steps, but for rounding."""
+    start, end = _time(bk, "t0", t0), _time(bk, "t1", t1)
+    if isinstance(controller, StepTo):
+        return near(start, controller.times[0], eps), near(end, controller.times[-1], eps)
+    return start, end
+
+
+def _compile(loop: Integrator) -> None:
+    if loop.norm is not None or loop.jumps:
+        raise UnsupportedByBackend(
+            "`compile` is True, whose steps have the norm 'rms' and know of no jumps; leave out "
+            "`compile`, or `norm` and `jump_ts`."
+        )
+    loop.compile()
 
 
 def saveats_of(saveat: SaveAt | Times | Tree | None) -> tuple[list[SaveAt], Tree]:
