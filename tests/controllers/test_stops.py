@@ -236,3 +236,50 @@ def test_forms_that_know_of_no_jumps_are_refused(backend):
         backend.gradient(
             f, y0, 0.0, 5.0, backend.array(1.0), controller=controller(), max_steps=9, **keywords
         )
+
+
+def bounced(gravity, height, t0):
+    """Where a ball is at t = 3 that is let go at t0, under half the gravity from 1.5 on."""
+    t, y, v = t0, height, 0.0
+    while True:
+        g, stop = (9.8 * gravity, 1.5) if t < 1.5 else (4.9 * gravity, 3.0)
+        hits = math.sqrt(v * v + 2 * g * y)
+        if t + (v + hits) / g <= stop:
+            t, y, v = t + (v + hits) / g, 0.0, 0.9 * hits
+            continue
+        left = stop - t
+        t, y, v = stop, y + v * left - g * left**2 / 2, v - g * left
+        if t == 3.0:
+            return y
+
+
+@pytest.mark.settings(
+    adjoint=["auto", rg.RecursiveCheckpointAdjoint(2)],
+    steps=[(), (0.2, 1.2, 2.9)],
+    few={"jax": [], "jax:jit": [("auto", (0.2, 1.2, 2.9))]},
+)
+def test_events_between_stops(backend, adjoint, steps):
+    """Steps move with the event that they follow, up to the next stop; by closed form."""
+
+    def f(t, y, gravity):
+        g = backend.namespace(t).where(t < 1.5, -9.8 + 0.0 * t, -4.9 + 0.0 * t)
+        return backend.namespace(y).stack([y[1], g * gravity])
+
+    bounce = rg.Event(
+        lambda t, y, args: y[0], direction=-1, terminal=False, capacity=8,
+        reset=lambda t, y, args: backend.namespace(y).stack([0.0 * y[0], -0.9 * y[1]]),
+    )  # fmt: skip
+    g = backend.gradient(
+        f, backend.array([1.0, 0.0]), 0.1, 3.0, backend.array(1.0), np.asarray([[1.0, 0.0]]),
+        times=True, event=bounce, adjoint=adjoint, max_steps=100,
+        controller=rg.PIDController(1e-10, 1e-12, jump_ts=[1.5], step_ts=steps),
+    )  # fmt: skip
+    base, e = (1.0, 1.0, 0.1), 1e-4
+    by = []
+    for k in range(3):
+        near = [
+            bounced(*(x + (i == k) * s * e for i, x in enumerate(base))) for s in (-2, -1, 1, 2)
+        ]
+        by.append((near[0] - 8 * near[1] + 8 * near[2] - near[3]) / (12 * e))
+    assert g.ys[-1, 0] == pytest.approx(bounced(*base), rel=1e-8)
+    np.testing.assert_allclose([g.args, g.y0[0], g.t0], by, rtol=1e-7)

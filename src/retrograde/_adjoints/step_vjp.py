@@ -193,10 +193,10 @@ class ReverseStep:
         self, i: Index, step: tuple[Scalar, Scalar], y: State, carry: PullCarry, on: Bool = True
     ) -> PullCarry:
         """The same for a step whose start and size are given, where ``on``."""
-        t, h = step
-        sources = self._sources(i, t, h, carry, on) if self.inside else None
-        last = self._last(i)
-        begins, moved, _ = self.grid.moves(i, last, t, h)
+        (t, h), before, last = step, carry.t0, self._last(i)
+        carry, (begins, moved, ends) = self._movement(i, last, step, carry)
+        span = StepSpan(i, t, h, last, ends, on)
+        sources = self._sources(span, carry) if self.inside else None
         # the step's size matters where it depends on t0 or t1; a traced index may be any
         size = self.wanted.time and (self.clock.traced or last or moved)
         out, extra = self.step_vjp.pull(t, h, y, carry.g, carry.params, sources, size)
@@ -209,7 +209,7 @@ class ReverseStep:
             inner = where(begins, out.t, zero)
             t0 = t0 + where(moved, out.t - out.h, inner) + fn_t0
             t1 = t1 + where(last, out.h, zero) + fn_t1
-        new, old = (out.y, out.params, t0, t1), (carry.g, carry.params, carry.t0, carry.t1)
+        new, old = (out.y, out.params, t0, t1), (carry.g, carry.params, before, carry.t1)
         g, params, t0, t1 = self.clock.select(on, new, old)
         return PullCarry(g, params, t0, t1, ts, row, hit)
 
@@ -220,12 +220,28 @@ class ReverseStep:
             return last
         return self.clock.both(last, self.events.ended == False)  # noqa: E712 - may be traced
 
-    def _sources(self, i: Index, t: Scalar, h: Scalar, carry: PullCarry, on: Bool) -> RowSources:
+    def _movement(
+        self, i: Index, last: Bool, step: tuple[Scalar, Scalar], carry: PullCarry
+    ) -> tuple[PullCarry, tuple[Bool, Bool, Bool]]:
+        """How a step moves with where the steps begin (``Grid.moves``): at t0, or at an event.
+
+        Where it ends on a stop, the steps behind it stand still, and what the carry has of them is
+        nothing to it.
+        """
+        (t, h), stops, where = step, self.loop.stops, self.clock.where
+        if stops is None:
+            return carry, self.grid.moves(i, last, t, h)
+        lands, on_stop = stops.lands(t, h)
+        if self.events is not None:
+            on_stop = where(self.events.cut(i, carry.hit)[0], False, on_stop)
+        t0 = where(on_stop, 0.0, carry.t0)
+        return carry._replace(t0=t0), (True, lands, where(on_stop, False, True))
+
+    def _sources(self, step: StepSpan, carry: PullCarry) -> RowSources:
         """What the rows of a step add to its pull."""
-        last, events = self._last(i), self.events
-        step = StepSpan(i, t, h, last, self.grid.moves(i, last, t, h)[2], on)
+        events = self.events
         if events is not None:
-            cut, theta = events.cut(i, carry.hit)
+            cut, theta = events.cut(step.i, carry.hit)
             step = step._replace(cut=cut, theta=theta)
 
         def sources(step_vjp: AbstractStepVJP, g: State, params: ParamSums) -> Sources:

@@ -270,12 +270,6 @@ def _event_controller(bk: AbstractBackend, controller: AbstractController) -> Ab
             "PIDController, whose steps go on from there."
         )
     if not isinstance(controller, ConstantSteps):
-        for name in ("step_ts", "jump_ts"):
-            if getattr(controller, name, None) is not None:
-                raise InputError(
-                    f"`controller` has `{name}`, which `event` can't be combined with in this "
-                    "version; solve up to each of these times in turn."
-                )
         return controller
     dt = bk.concrete(controller.dt)
     if dt is None:

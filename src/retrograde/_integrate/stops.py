@@ -92,6 +92,13 @@ class Stops:
         sign = self.sign
         return sign * self.clock.minimum(sign * t1, self._ahead(self.stops, sign * t))
 
+    def lands(self, t: Scalar, h: Scalar) -> tuple[Bool, Bool]:
+        """Whether the size h of a step from t was chosen to end on the next stop or on t1, and
+        whether on a stop before t1."""
+        stop = self.after(t, self.t1)
+        lands = h == stop - t
+        return lands, self.clock.both(lands, stop != self.t1)
+
     def _ahead(self, times: Any, t: Scalar) -> Scalar:
         """The first of times behind t, inf if there is none."""
         if self.clock.traced:
