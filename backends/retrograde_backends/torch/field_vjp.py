@@ -41,7 +41,7 @@ from retrograde._base.types import (
 from retrograde._solvers.runge_kutta.solver import StepCotangents, Stepper, StepVJP
 
 from .captured import edge, unknown_leaf
-from .memory import LiveStorages, held
+from .memory import LiveStorages
 from .types import Ref
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class TorchPullback:
             mu = [_zeros_like(x) if g is None else g for g, x in pairs]
             if not timed:
                 return mu, math.nan if self.time else None, acc
-            return mu, 0.0 if grads[-1] is None else held(grads[-1]), acc
+            return mu, 0.0 if grads[-1] is None else self.layout.bk.held(grads[-1]), acc
 
         return tuple(x.detach() for x in k), pull
 

@@ -6,12 +6,13 @@ solves over the samples, by the batching rule of their adapter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-from .._adjoints import RecursiveCheckpointAdjoint
+from .._adjoints import RecursiveCheckpointAdjoint, find_adjoint
+from .._adjoints.per_sample_vjp import SampleGradient
 from .._backend.protocols import Capability
 from .._backend.registry import backend_beside
 from .._base.errors import InputError, UnsupportedByBackend
@@ -23,6 +24,8 @@ from .._base.types import (
     Inputs,
     Leaves,
     Namespace,
+    NeedsGradient,
+    Residuals,
     Table,
     Time,
     Tree,
@@ -38,8 +41,10 @@ from .._integrate.per_sample import (
     check_batch,
 )
 from .._integrate.relative_time import resolution
-from .._integrate.saveat import Outputs, SaveAt
-from .._integrate.solution import Solution
+from .._integrate.saveat import Outputs, SaveAt, cotangent_leaves
+from .._integrate.solution import Gradients, Solution, without_times
+from .._planner.plan import Plan
+from .._planner.samples import checked_adjoint, plan_samples
 from .._solvers import ExplicitRungeKutta, find_solver
 from .arguments import (
     check_solver,
@@ -58,7 +63,7 @@ if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
     from .options import Options
 
-__all__ = ["solve_samples"]
+__all__ = ["solve_samples", "solve_samples_vjp"]
 
 
 def solve_samples(
@@ -69,17 +74,110 @@ def solve_samples(
     if Capability.TRACED in bk.capabilities:
         return _Mapped(single, bk, (f, marks), options).solution(y0, t0, t1, args)
     loop, inputs = prepare(f, y0, t0, t1, args, options, prepared=partial(_prepared, marks))
-    if bk.needs_gradient(inputs):
-        raise UnsupportedByBackend("`per_sample=True` has no gradient in this version.")
-    program = SampleSolve(cast("SampleIntegrator", loop), RecursiveCheckpointAdjoint())
+    program = SampleSolve(cast("SampleIntegrator", loop), options)
     leaves, aux = bk.differentiate(program, inputs)
     return _solution(program, leaves, aux, throw=options.throw)
+
+
+def solve_samples_vjp(
+    single: Function, f: VectorFieldFn, y0: Tree, t0: Time, t1: Time, args: Tree, options: Options
+) -> tuple[Solution[Tree], Callable[[Tree], Gradients[Tree]]]:
+    """``solve_vjp(..., per_sample=True)``; ``single`` is ``solve``."""
+    bk, args, marks = _unmarked(y0, (t0, t1), args, options)
+    if Capability.TRACED in bk.capabilities:
+        raise UnsupportedByBackend(
+            f"`per_sample=True` has no `solve_vjp` on {bk.name}; differentiate `solve` by the "
+            "library's own means (`jax.vjp`, `jax.grad`)."
+        )
+    ready = partial(_prepared, marks)
+    loop, inputs = prepare(f, y0, t0, t1, args, options, native=False, prepared=ready)
+    loop.problem.notice = loop.problem.note_untimed
+    program = SampleSolve(cast("SampleIntegrator", loop), options)
+    inputs = bk.detach(loop.problem, inputs)
+    pullback = SamplePullback(program, inputs)
+    solution = _solution(program, *pullback.forward(), throw=options.throw)
+    pullback.ys = solution.ys
+    return solution, pullback
+
+
+class SamplePullback:
+    """``pullback(cotangent of sol.ys) -> Gradients``.
+
+    Parameters
+    ----------
+    program : SampleSolve
+    inputs : Inputs
+    """
+
+    def __init__(self, program: SampleSolve, inputs: Inputs) -> None:
+        self.program, self.inputs = program, inputs
+        self.ys: Tree = None
+
+    def forward(self) -> tuple[Leaves, Aux]:
+        """Solve; (output leaves, what else the solve tells)."""
+        bk, wanted = self.program.loop.bk, self._wanted()
+        run = self.program.of(wanted)
+        with bk.quiet():
+            self.leaves, aux, self.residuals = bk.run_forward(run, self.inputs)
+        return self.leaves, aux
+
+    def _wanted(self) -> NeedsGradient:
+        loop = self.program.loop
+        return NeedsGradient(loop.problem.differentiable, True, True, loop.outputs.timed)
+
+    def __call__(self, cotangent: Tree) -> Gradients[Tree]:
+        loop = self.program.loop
+        bk, problem, out = loop.bk, loop.problem, loop.output
+        cts = cotangent_leaves(cast("AbstractBackend", bk), self.leaves, self.ys, cotangent)
+        with bk.quiet():
+            g = bk.run_reverse(self.program, self.inputs, self.residuals, cts, self._wanted())
+        ts = g.ts if out.inside else None
+        found = Gradients(problem.state_tree(g.y0), problem.gradient_tree(g.params), g.t0, g.t1, ts)
+        if problem.untimed is None:
+            return found
+        times = zip(found._fields[2:], found[2:], strict=True)
+        lost = [k for k, x in times if x is not None and bool(bk.xp.any(x != x))]
+        return without_times(found, lost, problem.untimed)
 
 
 class SampleSolve(DifferentiableSolve):
     """A solve of a batch as the adapters see it."""
 
     loop: SampleIntegrator
+
+    def __init__(self, loop: SampleIntegrator, options: Options) -> None:
+        given = options.adjoint
+        named = given.adjoint if isinstance(given, Plan) else find_adjoint(given)
+        self.named, self.memory = checked_adjoint(named), options.memory
+        self.wanted: NeedsGradient | None = None
+        super().__init__(loop, self.named or RecursiveCheckpointAdjoint())
+
+    def of(self, wanted: NeedsGradient) -> SampleSolve:
+        """This one, whose forward pass is told what is wanted."""
+        self.wanted = wanted
+        return self
+
+    def forward(
+        self, inputs: Inputs, wanted: NeedsGradient | None = None
+    ) -> tuple[Leaves, Aux, Residuals]:
+        loop, wanted = self.loop.placed(inputs), wanted or self.wanted
+        assert wanted is not None
+        final = loop.integrate_samples(inputs, record=True)
+        self.plan = plan_samples(loop, inputs, final, wanted, self.named, self.memory)
+        self.adjoint = self.plan.adjoint
+        return *self._told(loop, inputs, final), [final]
+
+    def reverse(
+        self, inputs: Inputs, residuals: Residuals, cotangents: Leaves, wanted: NeedsGradient
+    ) -> Inputs:
+        loop = self.loop.placed(inputs)
+        adjoint = cast("RecursiveCheckpointAdjoint", self.adjoint)
+        parts = loop, inputs, residuals[0], cotangents, wanted
+        g = SampleGradient(*parts, adjoint).run()
+        return g._replace(
+            t0=_like(loop.bk.xp, g.t0, inputs.t0), t1=_like(loop.bk.xp, g.t1, inputs.t1),
+            ts=loop.like_saved(g.ts),
+        )  # fmt: skip
 
     def primal(self, inputs: Inputs) -> tuple[Leaves, Aux]:
         loop = self.loop.placed(inputs)
@@ -93,6 +191,11 @@ class SampleSolve(DifferentiableSolve):
 
     def failed(self, aux: Aux) -> bool:
         return False
+
+
+def _like(xp: Namespace, t: Array, given: Time) -> Array:
+    """Cotangents of times of samples, summed where the samples share the time."""
+    return t if len(getattr(given, "shape", ())) else xp.sum(t)
 
 
 # --- arguments
@@ -124,6 +227,7 @@ def _prepared(
     """The loop of a batch and its inputs."""
     f, y0, t0, t1, args = call
     saveat = _one(saveats, options)
+    saveat_ts = saveat.ts
     _refuse_eager(bk, y0, args, options)
     problem = SampleProblem(bk, f, y0, args, marks)
     solver, controller = find_solver(options.solver), controller_of(options)
@@ -151,7 +255,11 @@ def _prepared(
         settings = ()
     loop = SampleIntegrator(problem, solver, controller, outputs, max_steps, None)
     loop.rounding = eps
-    inputs = Inputs(problem.y0, problem.params, t0, t1, times.ts, settings, relative=times)
+    loop.times_by_sample = len(getattr(saveat_ts, "shape", ())) == 2
+    ts: Table = () if saveat_ts is None else saveat_ts
+    if bk.is_array(ts) and bk.tracked(ts):
+        ts = bk.time_sequence(ts, problem.layout)
+    inputs = Inputs(problem.y0, problem.params, t0, t1, ts, settings, relative=times)
     return loop, inputs
 
 

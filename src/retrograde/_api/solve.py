@@ -7,6 +7,7 @@ from functools import partial
 from typing import Unpack, overload
 
 from .._adjoints import RecursiveCheckpointAdjoint, find_adjoint
+from .._base.errors import InputError
 from .._base.log import INFO, listener
 from .._base.types import Array, Aux, Inputs, Leaves, Plain, Time, Tree, VectorFieldFn, Y
 from .._integrate.dense import DENSE, DenseOutput, dense_output
@@ -231,6 +232,10 @@ def solve_vjp(
     True
     """
     options = Options.of("solve_vjp", keywords)
+    if options.per_sample:
+        from .per_sample import solve_samples_vjp  # for who wants it
+
+        return solve_samples_vjp(solve, f, y0, t0, t1, args, options)
     loop, inputs = prepare(f, y0, t0, t1, args, options, native=False)
     bk, problem = loop.bk, loop.problem
     problem.notice = problem.note_untimed  # derivatives by times are there for who reads them
@@ -293,6 +298,11 @@ def plan(
     True
     """
     options = Options.of("plan", keywords)
+    if options.per_sample:
+        raise InputError(
+            "`per_sample=True` makes its plan when the steps of all samples are known: see "
+            "`sol.plan` of a solve with a gradient; or plan one sample by itself."
+        )
     loop, inputs = prepare(f, y0, t0, t1, args, options)
     given = options.adjoint, options.memory
     return choose_plan(loop, inputs, *given, native=True, plan_only=True, calibrate=calibrate)

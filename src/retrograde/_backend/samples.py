@@ -34,6 +34,7 @@ __all__ = [
     "SampleLayout",
     "SampleLeaves",
     "SampleStages",
+    "SortedColumns",
 ]
 
 
@@ -280,8 +281,8 @@ class SampleLeaves(SampleLayout):
         self.shapes = tuple((samples, *shape) for shape in self.each)
 
     def pack(self, leaves: Sequence[Array]) -> State:
-        reshape, samples = self.xp.reshape, self.samples
-        return (self.bk.sample_columns([reshape(x, (samples, -1)) for x in leaves]),)
+        reshape = self.xp.reshape  # rows of fn come of as many samples as still run
+        return (self.bk.sample_columns([reshape(x, (x.shape[0], -1)) for x in leaves]),)
 
     def unpack(self, y: State) -> Leaves:
         xp, (array,) = self.xp, y
@@ -357,3 +358,26 @@ class SampleBackend:
         if isinstance(tree, tuple):
             return tuple([self.take(x, index, axis) for x in tree])
         return self.bk.xp.take(tree, index, axis=axis)
+
+
+class SortedColumns:
+    """Columns that come in any order, each with an integer that tells its place."""
+
+    def __init__(self, xp: Tree) -> None:
+        self.xp = xp
+        self.places: list[Array] = []
+        self.parts: list[Array] = []
+
+    def add(self, places: Array, columns: Array) -> None:
+        """Columns (along the last axis) and where they belong."""
+        self.places.append(places)
+        self.parts.append(columns)
+
+    def whole(self, rank: Array | None = None, samples: int = 1) -> Array:
+        """All of them in order; ``rank`` puts the samples into another one."""
+        xp = self.xp
+        places = xp.concat(self.places)
+        if rank is not None:
+            sample = places % samples
+            places = places - sample + xp.take(rank, sample)
+        return xp.take(xp.concat(self.parts, axis=-1), xp.argsort(places), axis=-1)

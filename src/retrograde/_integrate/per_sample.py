@@ -17,7 +17,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from .._backend.samples import SampleBackend, SampleClock, SampleLayout, SampleLeaves
+from .._backend.samples import (
+    SampleBackend,
+    SampleClock,
+    SampleLayout,
+    SampleLeaves,
+    SortedColumns,
+)
 from .._backend.specialise import Steps
 from .._base.errors import InputError
 from .._base.types import Array, Bool, Carry, Inputs, Leaves, State, Tree, VectorFieldFn
@@ -215,6 +221,8 @@ class SampleIntegrator(Integrator):
     clock: SampleClock
     rounding = 2.0**-52
     """That of the given times, relative."""
+    times_by_sample = False
+    """Whether saved times were given for each sample, (B, k)."""
 
     @property
     def output(self) -> Output:
@@ -282,6 +290,13 @@ class SampleIntegrator(Integrator):
         whole = self.user_times(inputs, rows[0] if len(rows) == 1 else xp.concat(rows, axis=0))
         return xp.astype(whole, self.layout.real_dtype, copy=False)
 
+    def like_saved(self, ts: Array) -> Array:
+        """Cotangents of saved times, (k, B), as the times were given: (k,), or (B, k)."""
+        if isinstance(ts, tuple):
+            return ts
+        xp = self.bk.xp
+        return xp.permute_dims(ts, (1, 0)) if self.times_by_sample else xp.sum(ts, axis=1)
+
     def user_times(self, inputs: Inputs, t: Array) -> Array:
         """Times of the clock as the user counts them."""
         times = self.times(inputs)
@@ -318,7 +333,7 @@ class _Run:
         self.loop, self.inputs, self.bk, self.xp = loop, inputs, loop.bk, loop.bk.xp
         self.samples = loop.layout.samples
         self.rows = _Rows(self) if loop.outputs.inside else None
-        self.record = _Sorted(self.xp) if record else None
+        self.record = SortedColumns(self.xp) if record else None
         self.ended: list[tuple[Array, ...]] = []
         """Index, y, t, n, tries, status, rows reached, and evaluations of f."""
 
@@ -426,29 +441,6 @@ class _Run:
         self.record.add(n * self.samples + index, t)
 
 
-class _Sorted:
-    """Columns that come in any order, each with an integer that tells its place."""
-
-    def __init__(self, xp: Tree) -> None:
-        self.xp = xp
-        self.places: list[Array] = []
-        self.parts: list[Array] = []
-
-    def add(self, places: Array, columns: Array) -> None:
-        """Columns (along the last axis) and where they belong."""
-        self.places.append(places)
-        self.parts.append(columns)
-
-    def whole(self, rank: Array | None = None, samples: int = 1) -> Array:
-        """All of them in order; ``rank`` puts the samples into another one."""
-        xp = self.xp
-        places = xp.concat(self.places)
-        if rank is not None:
-            sample = places % samples
-            places = places - sample + xp.take(rank, sample)
-        return xp.take(xp.concat(self.parts, axis=-1), xp.argsort(places), axis=-1)
-
-
 class _Rows:
     """Rows at saved times inside the solve."""
 
@@ -456,7 +448,7 @@ class _Rows:
         self.run, self.xp = run, run.xp
         self.out = run.loop.output
         self.count = int(run.loop.times(run.inputs).ts.shape[0])
-        self.found = _Sorted(run.xp)
+        self.found = SortedColumns(run.xp)
         self.inside: Array = 0
         """Steps with rows inside, of the samples that run."""
 
@@ -530,9 +522,9 @@ class SampleRecord:
         How many samples took more than k steps.
     """
 
-    def __init__(self, bk: SampleBackend, n: Array, times: _Sorted) -> None:
+    def __init__(self, bk: SampleBackend, n: Array, times: SortedColumns) -> None:
         xp = self.xp = bk.xp
-        self.order = xp.argsort(n, descending=True)
+        self.order = xp.argsort(-n)
         self.rank = xp.argsort(self.order)
         most, self.samples = int(xp.max(n)), int(n.shape[0])
         self.counts = [int(xp.count_nonzero(n > k)) for k in range(most)]

@@ -1,0 +1,128 @@
+"""The plan of the gradient of a batch whose samples have steps of their own.
+
+It is made when the forward pass has ended, which keeps the times of its steps alone: so the number
+of steps of every sample is known, the budget is one of total bytes, and nothing is predicted but
+what a linearisation of f holds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
+from .._adjoints.per_sample_vjp import slot_sizes
+from .._autodiff.field_vjp import field_pullback
+from .._base.errors import InputError, PlanInfeasible
+from .._base.memory import budget_bytes, format_bytes
+from .plan import Candidate, Plan
+from .shape import UNLIMITED, Shape
+
+if TYPE_CHECKING:
+    from .._adjoints.base import AbstractAdjoint
+    from .._backend.interface import AbstractBackend
+    from .._base.types import Inputs, Memory, NeedsGradient
+    from .._integrate.per_sample import SampleFinal, SampleIntegrator
+
+__all__ = ["checked_adjoint", "plan_samples"]
+
+SHARED = (
+    "every sample has steps of its own: hard ones are not hidden by a norm over the batch. One "
+    "step for all (`per_sample=False`) is cheaper where samples are alike and f takes less than "
+    "some 50 ns a sample"
+)
+
+
+def checked_adjoint(adjoint: AbstractAdjoint | None) -> RecursiveCheckpointAdjoint | None:
+    """The adjoint that was named; None for the planner's choice.
+
+    Raises
+    ------
+    InputError
+        For one that does not serve samples with steps of their own.
+    """
+    if adjoint is not None and not isinstance(adjoint, RecursiveCheckpointAdjoint):
+        raise InputError(
+            f"`adjoint` is {adjoint.name}, which does not serve `per_sample=True`; use "
+            "adjoint='auto' or RecursiveCheckpointAdjoint()."
+        )
+    return adjoint
+
+
+def plan_samples(
+    loop: SampleIntegrator,
+    inputs: Inputs,
+    final: SampleFinal,
+    wanted: NeedsGradient,
+    named: RecursiveCheckpointAdjoint | None,
+    memory: Memory | None,
+) -> Plan:
+    """How many states are stored, of those that fit into the budget.
+
+    Raises
+    ------
+    PlanInfeasible
+        Where the least that a gradient takes does not fit.
+    """
+    assert final.record is not None
+    bk = cast("AbstractBackend", loop.bk)
+    like = loop.problem.layout.unpack(inputs.y0)[0]
+    budget, source = budget_bytes(memory, bk, like)
+    if named is not None and memory is None:
+        budget, source = UNLIMITED, "no budget was given"
+    params = [x for x, w in zip(inputs.params, wanted.params, strict=True) if w]
+    counts, state, tableau = final.record.counts, loop.layout.nbytes, loop.solver.stages
+    vjp = field_pullback(loop.problem, inputs.params, wanted)
+    vjp.account = True  # type: ignore[attr-defined]
+    start = loop.layout.time(loop.clock.real(0.0))
+    tape = bk.tape_bytes(vjp, start, inputs.y0)[0]
+    width = tableau + loop.solver.extra
+    items = {
+        "record of times": 8 * (sum(counts) + 2 * loop.layout.samples),
+        "stages": (2 * width + 1) * state,
+        "cotangents": 4 * state + 16 * loop.layout.samples,
+        "parameters": 2 * sum(map(bk.nbytes, params)),
+    }
+    sizes, fixed = slot_sizes(counts, state // loop.layout.samples), sum(items.values())
+    chosen = None
+    for one_tape in (False, True):
+        held = tape if one_tape else tape * width
+        slots = _fitting(sizes, budget - fixed - held)
+        if named is not None:
+            one_tape, wish = named.one_tape, named.checkpoints
+            slots = len(sizes) if wish is None else min(wish, len(sizes))
+            held = tape if one_tape else tape * width
+        taken = fixed + held + sum(sizes[:slots])
+        if (slots or not sizes) and taken <= budget:
+            chosen = slots, one_tape, held, taken
+            break
+    if chosen is None:
+        least = fixed + tape + sum(sizes[:1])
+        raise PlanInfeasible(
+            f"`memory` is {format_bytes(budget)} ({source}) for all samples together, but the "
+            f"gradient of {loop.layout.samples} needs {format_bytes(max(least, taken))}. Raise the "
+            "budget, or solve fewer samples at once."
+        )
+    slots, one_tape, held, taken = chosen
+    adjoint = RecursiveCheckpointAdjoint(None if slots >= len(sizes) else slots, one_tape=one_tape)
+    items["tapes"] = held
+    shape = Shape(
+        state, len(sizes), True, loop.max_steps, tape, width, items, False, False,
+        source="counted in the forward pass",
+    )  # fmt: skip
+    row = Candidate(
+        "RecursiveCheckpointAdjoint", taken, 3.0 + one_tape, "exact", "chosen", "it fits"
+    )
+    return Plan(
+        adjoint, taken, budget, source, len(sizes), True, items, (row,), SHARED, None, None, shape,
+        named,
+    )  # fmt: skip
+
+
+def _fitting(sizes: list[int], room: int) -> int:
+    """How many of the largest states fit; the first samples' steps are those of most samples."""
+    taken = 0
+    for i, size in enumerate(sizes):
+        taken += size
+        if taken > room:
+            return i
+    return len(sizes)

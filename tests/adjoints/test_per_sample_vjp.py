@@ -1,0 +1,198 @@
+"""Gradients of batches whose samples have steps of their own: those of single solves, exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import retrograde as rg
+from retrograde._base.errors import PlanInfeasible
+
+TIGHT = {"rtol": 1e-6, "atol": 1e-6}
+SAMPLES = 9
+RNG = np.random.default_rng(2)
+STARTS = 0.5 + 2.5 * RNG.random((SAMPLES, 2))
+SPEEDS = np.where(np.arange(SAMPLES) % 4 == 1, 3.0, 1.0)
+BEGINS, ENDS = np.linspace(-1.0, 1.0, SAMPLES), 2.0 + 3.0 * RNG.random(SAMPLES)
+TIMES = np.linspace(BEGINS, ENDS, 5).T.copy()
+
+
+def predators(backend, axis):
+    """Lotka-Volterra systems with a speed of their own; ``axis`` of the two species."""
+
+    def f(t, y, args):
+        xp = backend.namespace(y)
+        growth, speed = args
+        prey, hunters = (y[:, 0], y[:, 1]) if axis else (y[0], y[1])
+        meet = prey * hunters
+        slope = xp.stack([growth * prey - meet, meet - (3.0 + 0.1 * t) * hunters], axis=axis)
+        return (speed[:, None] if axis else speed) * slope
+
+    return f
+
+
+def weights(shape):
+    return np.cos(1.7 * np.arange(np.prod(shape)).reshape(shape))
+
+
+def singles(reference, **keywords):
+    """Gradients of all samples, one by one."""
+    found = []
+    for i in range(SAMPLES):
+        given = {**TIGHT, **keywords}
+        wish = given.pop("saveat", None)
+        if wish is not None:
+            given["saveat"] = rg.SaveAt(t0=wish.t0, t1=wish.t1, ts=wish.ts[i])
+        sol, pull = rg.solve_vjp(
+            predators(reference, 0), STARTS[i], BEGINS[i], ENDS[i], (1.5, SPEEDS[i]), **given
+        )
+        rows = len(sol.ys)
+        found.append(pull(weights((rows, SAMPLES, 2))[:, i]))
+    return found
+
+
+CASES = {
+    "end": {},
+    "few": {"adjoint": rg.RecursiveCheckpointAdjoint(checkpoints=3, one_tape=True)},
+    "rows": {"solver": "bosh3", "saveat": rg.SaveAt(t0=True, t1=True, ts=TIMES)},
+    "order 8": {"solver": "dopri8", "saveat": rg.SaveAt(ts=TIMES)},
+    "constant": {"dt": 0.04, "solver": "rk4", "saveat": rg.SaveAt(t1=True, ts=TIMES)},
+}
+
+
+@pytest.mark.settings(
+    case=list(CASES), few={"strict": ["rows"], "torch": ["few", "order 8"], "jax": []}
+)
+def test_gradients_of_single_solves(backend, reference, case):
+    """By y0, parameters of all and of samples, t0, t1 and saved times of each."""
+    keywords = CASES[case]
+    right = singles(reference, **keywords)
+    if "saveat" in keywords:
+        wish = keywords["saveat"]
+        keywords = {**keywords, "saveat": rg.SaveAt(wish.t0, wish.t1, backend.array(TIMES))}
+    args = (1.5, rg.PerSample(backend.array(SPEEDS)))
+    call = backend.array(STARTS), backend.array(BEGINS), backend.array(ENDS), args
+    sol, pull = rg.solve_vjp(predators(backend, 1), *call, per_sample=True, **{**TIGHT, **keywords})
+    g = pull(backend.array(weights(tuple(sol.ys.shape)).tolist()))
+    for name in ("y0", "t0", "t1", *(["ts"] if "saveat" in keywords else [])):
+        stacked = np.stack([getattr(one, name) for one in right])
+        np.testing.assert_allclose(backend.to_numpy(getattr(g, name)), stacked, 1e-9, 1e-10)
+    shared, own = backend.to_numpy(g.args)
+    np.testing.assert_allclose(own, [one.args[1] for one in right], 1e-9, 1e-10)
+    np.testing.assert_allclose(shared, sum(one.args[0] for one in right), 1e-9)
+
+
+@pytest.mark.libraries("numpy")
+def test_central_differences(backend):
+    """Of the same steps: a parameter of all samples, a start and the end of one; rows of fn."""
+
+    def loss(growth, start, end):
+        y0, t1 = STARTS.copy(), ENDS.copy()
+        y0[4, 0], t1[4] = start, end
+        wish = rg.SaveAt(ts=TIMES[:, :-1], t1=True, fn=lambda t, y, a: a[0] * y * t[:, None])
+        sol, pull = rg.solve_vjp(
+            predators(backend, 1), y0, BEGINS, t1, (growth, rg.PerSample(SPEEDS)),
+            per_sample=True, saveat=wish, dt=0.05, solver="rk4",
+        )  # fmt: skip
+        w = weights(sol.ys.shape)
+        return (w * sol.ys).sum(), pull(w)
+
+    point = np.array([1.5, STARTS[4, 0], ENDS[4]])
+    _, g = loss(*point)
+    for i, found in enumerate((g.args[0], g.y0[4, 0], g.t1[4])):
+        step = 1e-5 * (np.arange(3) == i)
+        slope = (loss(*(point + step))[0] - loss(*(point - step))[0]) / 2e-5
+        np.testing.assert_allclose(found, slope, rtol=2e-7)
+
+
+@pytest.mark.libraries("torch")
+def test_autograd(backend):
+    """`backward` through the solve, of what f closes over too; times that samples share."""
+    import torch
+
+    growth, y0, t1 = (
+        torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (1.5, STARTS, 3.0)
+    )
+    speeds = torch.tensor(SPEEDS)
+
+    def f(t, y, speed):
+        meet = y[:, 0] * y[:, 1]
+        return speed[:, None] * torch.stack([growth * y[:, 0] - meet, meet - 3 * y[:, 1]], 1)
+
+    sol = rg.solve(f, y0, 0.0, t1, rg.PerSample(speeds), per_sample=True, **TIGHT)
+    found = torch.autograd.grad(sol.ys.sin().sum(), (growth, y0, t1))
+    total = 0.0
+    for i in range(SAMPLES):
+        one = lambda t, y, _, i=i: f(t[None], y[None], speeds[i : i + 1])[0]  # noqa: E731
+        total = total + rg.solve(one, y0[i], 0.0, t1, **TIGHT).ys.sin().sum()
+    for x, y in zip(found, torch.autograd.grad(total, (growth, y0, t1)), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-10)
+    assert sol.plan.steps == int(sol.stats["num_accepted_steps"].max())
+
+
+@pytest.mark.libraries("numpy torch")
+def test_a_budget_of_total_bytes(backend):
+    """States of all samples count together; what does not fit is an error; values stay."""
+    args = (1.5, rg.PerSample(backend.array(SPEEDS)))
+    call = predators(backend, 1), backend.array(STARTS), 0.0, 5.0, args
+
+    def gradient(memory):
+        sol, pull = rg.solve_vjp(*call, per_sample=True, memory=memory, **TIGHT)
+        return sol.plan, backend.to_numpy(pull(backend.array(weights((1, SAMPLES, 2)))).y0)
+
+    ample, right = gradient("1 MiB")
+    assert ample.adjoint.checkpoints is None
+    tight, found = gradient(ample.memory - 3000)
+    assert tight.memory <= tight.budget
+    assert 1 <= tight.adjoint.checkpoints < tight.steps
+    np.testing.assert_allclose(found, right, rtol=1e-12)
+    with pytest.raises(PlanInfeasible, match="for all samples together"):
+        gradient("1 KiB")
+    with pytest.raises(rg.InputError, match="does not serve `per_sample=True`"):
+        rg.solve_vjp(*call, per_sample=True, adjoint="backsolve")
+    with pytest.raises(rg.InputError, match="makes its plan when the steps"):
+        rg.plan(*call, per_sample=True)
+
+
+@pytest.mark.libraries("numpy strict")
+def test_a_failed_sample_has_no_gradient(backend):
+    """nan for it and what it shares, unless the loss leaves it out."""
+    xp, y0 = backend.xp, backend.array([[0.5], [2.0], [0.25]])
+
+    def f(t, y, args):
+        return args[0] * y * y * args[1][:, None]
+
+    args = (backend.array(1.0), rg.PerSample(backend.array([1.0, 1.0, 1.0])))
+    sol, pull = rg.solve_vjp(f, y0, 0.0, 1.0, args, per_sample=True, throw=False, **TIGHT)
+    g = pull(xp.ones_like(sol.ys))
+    y, shared = backend.to_numpy((g.y0[:, 0], g.args[0]))
+    exact = np.array([1 / (1 - 0.5) ** 2, np.nan, 1 / (1 - 0.25) ** 2])
+    np.testing.assert_allclose(y, exact, rtol=1e-5)
+    assert np.isnan(shared)
+    g = pull(backend.array([[[1.0], [0.0], [1.0]]]))
+    y, shared = backend.to_numpy((g.y0[:, 0], g.args[0]))
+    np.testing.assert_allclose(y[[0, 2]], exact[[0, 2]], rtol=1e-5)
+    np.testing.assert_allclose(shared, 0.25 * exact[0] + 0.0625 * exact[2], rtol=1e-5)
+
+
+@pytest.mark.libraries("jax:jit")
+def test_jax_differentiates_its_own(backend, reference):
+    """`jax.grad` of the mapped solves agrees with the batch of NumPy; `solve_vjp` says so."""
+    jax = pytest.importorskip("jax")
+
+    def loss(y0, t1, speed):
+        args = (1.5, rg.PerSample(speed))
+        sol = rg.solve(predators(backend, 1), y0, 0.0, t1, args, per_sample=True, **TIGHT)
+        return (backend.array(weights((1, SAMPLES, 2))) * sol.ys).sum()
+
+    given = [backend.array(x) for x in (STARTS, ENDS, SPEEDS)]
+    found = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*given)
+    args = (1.5, rg.PerSample(SPEEDS))
+    _, pull = rg.solve_vjp(
+        predators(reference, 1), STARTS, 0.0, ENDS, args, per_sample=True, **TIGHT
+    )
+    g = pull(weights((1, SAMPLES, 2)))
+    for x, y in zip(found, (g.y0, g.t1, g.args[1]), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-10)
+    with pytest.raises(rg.UnsupportedByBackend, match="no `solve_vjp` on jax"):
+        rg.solve_vjp(predators(backend, 1), given[0], 0.0, 1.0, args, per_sample=True)
