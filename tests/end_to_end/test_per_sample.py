@@ -180,6 +180,11 @@ BAD = {
     "order": ({"saveat": [0.5, 0.25]}, "out of order"),
     "steps": ({"saveat": rg.SaveAt(steps=True)}, "pass `saveat.ts`"),
     "StepTo": ({"controller": rg.StepTo([0.0, 1.0])}, "leave `per_sample` out"),
+    "dense": ({"saveat": rg.SaveAt(dense=True)}, "`saveat.dense` is something"),
+    "event": (
+        {"event": rg.Event(lambda t, y, a: y[0, 0])},
+        "`event` and `per_sample` can.t be combined",
+    ),
     "several": ({"saveat": (rg.SaveAt(), rg.SaveAt())}, "pass one SaveAt"),
     "norm": ({"controller": rg.PIDController(norm="max")}, "a norm of its own"),
     "jumps": ({"controller": rg.PIDController(jump_ts=[0.5])}, "`jump_ts` is something"),

@@ -165,7 +165,7 @@ class SampleSolve(DifferentiableSolve):
         final = loop.integrate_samples(inputs, record=True)
         self.plan = plan_samples(loop, inputs, final, wanted, self.named, self.memory)
         self.adjoint = self.plan.adjoint
-        return *self._told(loop, inputs, final), [final]
+        return *self._rows(loop, inputs, final), [final]
 
     def reverse(
         self, inputs: Inputs, residuals: Residuals, cotangents: Leaves, wanted: NeedsGradient
@@ -269,6 +269,7 @@ def _one(saveats: tuple[list[SaveAt], Tree], options: Options) -> SaveAt:
     cures = {
         "saveat.subs": (saveats[1] is not None, "pass one SaveAt"),
         "saveat.dense": (saveat.dense, "pass `saveat.ts`, or in JAX solve by vmap"),
+        "saveat.dense": (saveat.dense, "pass the times as `saveat.ts`"),
         "saveat.steps": (saveat.steps, "samples differ in their steps; pass `saveat.ts`"),
         "event": (options.event, "solve sample by sample, or in JAX by vmap"),
         "progress": (options.progress, "leave it out"),
