@@ -269,9 +269,7 @@ def _one(saveats: tuple[list[SaveAt], Tree], options: Options) -> SaveAt:
     cures = {
         "saveat.subs": (saveats[1] is not None, "pass one SaveAt"),
         "saveat.dense": (saveat.dense, "pass `saveat.ts`, or in JAX solve by vmap"),
-        "saveat.dense": (saveat.dense, "pass the times as `saveat.ts`"),
         "saveat.steps": (saveat.steps, "samples differ in their steps; pass `saveat.ts`"),
-        "event": (options.event, "solve sample by sample, or in JAX by vmap"),
         "progress": (options.progress, "leave it out"),
         "compile": (options.compile, "leave it out"),
         "on_step": (options.on_step, "leave it out"),
