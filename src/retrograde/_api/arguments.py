@@ -394,7 +394,7 @@ def output_of(
     rows: int | None = None
     if saveat.ts is not None:
         times: Table = saveat.ts
-        rows = len(times)
+        rows = int(times.shape[0]) if hasattr(times, "shape") else len(times)
     elif saveat.steps:
         rows = _most_steps(bk, bounds)
     if saveat.fn is None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from .._autodiff.vector_field import VectorField
 from .._base.types import Array, DType, Tree, VectorFieldFn
-from .._integrate.events import Event
+from .._integrate.events import Event, wished
 
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
@@ -83,7 +83,6 @@ class Casts:
 
     def events(self, wish: Event | Sequence[Event] | None) -> list[Event]:
         """The same events, of carried dtypes."""
-        given = [wish] if isinstance(wish, Event) else list(wish or ())
         return [
             dataclasses.replace(
                 event,
@@ -92,7 +91,7 @@ class Casts:
             )
             if isinstance(event, Event)
             else event
-            for event in given
+            for event in wished(wish)
         ]
 
     def saveat(self, saveat: SaveAt) -> SaveAt:

@@ -250,6 +250,8 @@ class Pullback:
         """Gradients from the cotangents of ``sol.ys``, ``sol.ts``, ``sol.evaluate(t)`` and
         ``sol.events`` (for each event a Hit of cotangents, None for zero).
         """
+        if all(x is None for x in (cotangent, ts, evaluated, events)):
+            raise InputError("the cotangent holds None; pass an array or a tree like `sol.ys`.")
         loop = self.program.loop
         bk, problem, layout, out = loop.bk, loop.problem, loop.problem.layout, loop.outputs
         split, cast = out.split(self.leaves), problem.casts

@@ -212,6 +212,15 @@ RECORDED, RESET, ENDED = range(3)
 """Kinds of hits; the last two cut their step."""
 
 
+def wished(event: Event | Sequence[Event] | None) -> list[Event]:
+    """The events of ``solve``'s argument."""
+    if isinstance(event, Event):
+        return [event]
+    if not (event is None or isinstance(event, (list, tuple))):
+        raise InputError(f"`event` is {event!r}; pass rg.Event(...) or a list of them.")
+    return list(event or ())
+
+
 class Events:
     """The events of one solve.
 
@@ -234,7 +243,7 @@ class Events:
     @classmethod
     def of(cls, problem: Problem, wish: Event | Sequence[Event] | None, t0: Time) -> Events | None:
         """From ``solve``'s argument, checked by a call of each function; None for no events."""
-        given = [wish] if isinstance(wish, Event) else list(wish or ())
+        given = wished(wish)
         if not given:
             return None
         bk = problem.bk
