@@ -134,15 +134,14 @@ def test_steps_end_on_given_times_and_go_on_as_they_were(backend):
     assert max(b - a for a, b in pairwise(stopped)) <= 1.3 * max(b - a for a, b in pairwise(plain))
 
 
-@pytest.mark.libraries("jax:jit", slow="jax")
+@pytest.mark.libraries("jax:jit")
 def test_stops_may_be_traced(backend):
     """Sorted or not; the same numbers as known ones."""
     f, y0 = pulse(backend), backend.array([1.0])
 
     def run(jumps):
-        return rg.solve(f, y0, 0.0, 5.0, backend.array(10.0), controller=controller(jumps)).ys[
-            -1, 0
-        ]
+        sol = rg.solve(f, y0, 0.0, 5.0, backend.array(10.0), controller=controller(jumps))
+        return sol.ys[-1, 0]
 
     traced = backend.compiled(run)
     exact = level(0.0, 5.0, 10.0, np.asarray(5.0))[0]
