@@ -9,6 +9,7 @@ from ._facts import FACTS
 from ._rows_batches import batch_rows
 from ._rows_device import DEVICE_ROWS
 from ._rows_eager import EAGER
+from ._rows_events import event_rows
 from ._rows_jax import FLAGGED, JAX
 
 __all__ = ["DEVICE_ROWS", "FACTS", "FLAGGED", "ROWS"]
@@ -21,4 +22,4 @@ def elsewhere() -> Iterator[Skipped]:
     yield Skipped("M1p", "budgets from 2^-6 to 2^6 of the states", elsewhere)
 
 
-ROWS = (*JAX, batch_rows, *EAGER, elsewhere)
+ROWS = (*JAX, batch_rows, *EAGER, event_rows, elsewhere)

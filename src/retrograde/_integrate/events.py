@@ -434,9 +434,18 @@ def _check_reset(problem: Problem, fn: VectorFieldFn, t0: Time, name: str) -> No
         raise InputError(f"{name} returned dtypes {found} where `y0` has {layout.dtype}; convert.")
 
 
-def bound_event(loop: Integrator, fn: VectorFieldFn, inputs: Inputs) -> Function:
-    """A condition or reset as ``call(t, y) -> leaves``, of a time of the clock and a state."""
-    layout = loop.layout
-    call = loop.problem.bind_output(fn, inputs.params)
-    safe = loop.bk.guard(lambda t, y: call(t, layout.unpack(y)))
+def bound_event(
+    loop: Integrator, fn: VectorFieldFn, inputs: Inputs, *, scalar: bool = False
+) -> Function:
+    """A condition or reset as ``call(t, y) -> leaves``, of a time of the clock and a state;
+    ``scalar``: to its one leaf."""
+    layout, problem = loop.layout, loop.problem
+    call = problem.bind_output(fn, inputs.params)
+    if scalar and problem.program is None:  # once a part of a step: no tree is taken apart
+        plain, args = problem.output_calls.get(id(fn), fn), problem.arguments(inputs.params)
+        safe = loop.bk.guard(lambda t, y: plain(t, problem.tree(layout.unpack(y)), args))
+    elif scalar:
+        safe = loop.bk.guard(lambda t, y: call(t, layout.unpack(y))[0])
+    else:
+        safe = loop.bk.guard(lambda t, y: call(t, layout.unpack(y)))
     return lambda t, y: safe(layout.time(t), y)

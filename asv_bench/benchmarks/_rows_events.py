@@ -1,0 +1,135 @@
+"""Timed rows of the report with events: a ball with drag, thrown until it meets the ground.
+
+EV1: the solve and its end, in NumPy against SciPy, in PyTorch against torchdiffeq, in JAX against
+diffrax; methods of the same order, at tolerances where our error of the time at which it lands is no
+larger. SciPy looks at a condition once a step, we do four times: two roots in a step are found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import retrograde as rg
+
+from ._cases import Case, Entrant, Rival
+
+__all__ = ["event_rows"]
+
+START = (0.0, 0.0, 30.0, 40.0)
+DRAG = 0.01
+TOLERANCE = {"rtol": 1e-7, "atol": 1e-9}
+LANDS = 5.87231584996891
+"""When it lands, by tolerances of 1e-13 (order 8)."""
+
+
+def field(xp: Any) -> Any:
+    """The ball, in a library's functions."""
+
+    def f(t: Any, y: Any, k: Any) -> Any:
+        speed = xp.sqrt(y[2] * y[2] + y[3] * y[3])
+        return xp.stack([y[2], y[3], -k * speed * y[2], -9.81 - k * speed * y[3]])
+
+    return f
+
+
+def height(t: Any, y: Any, k: Any) -> Any:
+    """Zero at the ground."""
+    return y[1]
+
+
+GROUND = rg.Event(height, direction=-1)
+
+
+def _entrant(run: Any) -> Entrant:
+    return Entrant(run, lambda t: abs(float(t) - LANDS) / LANDS)
+
+
+def ours(library: str) -> Entrant:
+    """Ours: the time at which it lands."""
+    if library == "numpy":
+        f, y0 = field(np), np.asarray(START)
+    elif library == "torch":
+        import torch
+
+        f, y0 = field(torch), torch.tensor(START, dtype=torch.float64)
+    else:
+        import jax
+        import jax.numpy as jnp
+
+        jax.config.update("jax_enable_x64", True)
+        f, y0 = field(jnp), jnp.asarray(START)
+        run = jax.jit(lambda y0: rg.solve(f, y0, 0.0, 20.0, DRAG, event=GROUND, **TOLERANCE).ts[-1])
+        return _entrant(lambda: run(y0).block_until_ready())
+    keywords: Any = {"event": GROUND, "rtol": 3e-7, "atol": 3e-9}
+    return _entrant(lambda: rg.solve(f, y0, 0.0, 20.0, DRAG, **keywords).ts[-1])
+
+
+def scipy_solve() -> Entrant:
+    """``solve_ivp`` with a terminal event."""
+    from scipy.integrate import solve_ivp
+
+    f, y0 = field(np), np.asarray(START)
+
+    def ground(t: float, y: Any) -> Any:
+        return y[1]
+
+    ground.terminal, ground.direction = True, -1.0  # type: ignore[attr-defined]
+    fun = partial(lambda t, y: f(t, y, DRAG))
+    keywords = {"events": ground, "method": "RK45", **TOLERANCE}
+    return _entrant(lambda: solve_ivp(fun, (0.0, 20.0), y0, **keywords).t_events[0][0])
+
+
+def torchdiffeq_solve() -> Entrant:
+    """``odeint_event``; it has no direction, so the start is above the ground by a rounding."""
+    import torch
+    import torchdiffeq
+
+    f, t0 = field(torch), torch.tensor(0.0, dtype=torch.float64)
+    y0 = torch.tensor(START, dtype=torch.float64) + 1e-14
+
+    def run() -> Any:
+        with torch.no_grad():
+            return torchdiffeq.odeint_event(
+                lambda t, y: f(t, y, DRAG), y0, t0, event_fn=lambda t, y: y[1],
+                odeint_interface=torchdiffeq.odeint, method="dopri5", **TOLERANCE,
+            )[0]  # fmt: skip
+
+    return _entrant(run)
+
+
+def diffrax_solve() -> Entrant:
+    """``diffeqsolve`` with an event and its Newton iteration."""
+    import diffrax
+    import jax
+    import jax.numpy as jnp
+    import optimistix
+
+    jax.config.update("jax_enable_x64", True)
+    f, y0 = field(jnp), jnp.asarray(START)
+    newton = optimistix.Newton(1e-10, 1e-10, optimistix.rms_norm)
+    event = diffrax.Event(lambda t, y, args, **_: y[1], newton, direction=False)
+    controller = diffrax.PIDController(**TOLERANCE, pcoeff=0.2, icoeff=0.65)
+
+    @jax.jit
+    def run(y0: Any) -> Any:
+        return diffrax.diffeqsolve(
+            diffrax.ODETerm(f), diffrax.Tsit5(), 0.0, 20.0, None, y0, DRAG, event=event,
+            stepsize_controller=controller,
+        ).ts[-1]  # fmt: skip
+
+    return _entrant(lambda: run(y0).block_until_ready())
+
+
+def event_rows() -> Iterator[Case]:
+    """EV1."""
+    rivals = {
+        "numpy": Rival("EV1", "SciPy RK45", 0.6, scipy_solve),
+        "torch": Rival("EV1", "torchdiffeq dopri5", 1.0, torchdiffeq_solve),
+        "jax": Rival("EV1", "diffrax Tsit5", 1.0, diffrax_solve),
+    }
+    for library, rival in rivals.items():
+        yield Case(f"until an event, {library}, a ball with drag", partial(ours, library), (rival,))
