@@ -1,7 +1,7 @@
 """Timed rows of the report with events: a ball with drag, thrown until it meets the ground.
 
 EV1: the solve and its end, in NumPy against SciPy, in PyTorch against torchdiffeq, in JAX against
-diffrax; methods of the same order, at tolerances where our error of the time at which it lands is no
+diffrax; methods of one order, at tolerances where our error of the time at which it lands is no
 larger. SciPy looks at a condition once a step, we do four times: two roots in a step are found.
 """
 

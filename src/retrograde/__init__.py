@@ -34,6 +34,7 @@ from ._planner.plan import Plan
 from ._solvers import AbstractSolver, ExplicitRungeKutta, Tableau, Tsit5
 
 if TYPE_CHECKING:
+    from ._api.steady_state import steady_state, steady_state_vjp
     from ._integrate.per_sample import PerSample
     from ._loops import loop_vjp, scan, while_loop
     from ._solvers import (
@@ -103,6 +104,8 @@ __all__ = [
     "scan",
     "solve",
     "solve_vjp",
+    "steady_state",
+    "steady_state_vjp",
     "while_loop",
 ]
 
@@ -115,6 +118,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"{__name__}.{name}")
     if name == "PerSample":
         return importlib.import_module(f"{__name__}._integrate.per_sample").PerSample
+    if name in ("steady_state", "steady_state_vjp"):
+        return getattr(importlib.import_module(f"{__name__}._api.steady_state"), name)
     if name in ("loop_vjp", "scan", "while_loop"):
         return getattr(importlib.import_module(f"{__name__}._loops"), name)
     if name in _solvers.PAGES:

@@ -110,6 +110,11 @@ def check_followed(loop: Integrator, name: str | None = None) -> None:
     pass gives.
     """
     bk = loop.bk
+    if loop.events is not None:
+        raise UnsupportedByBackend(
+            "forward mode (a jvp) and derivatives of derivatives don't pass the events of a solve; "
+            "ask for one reverse-mode derivative."
+        )
     if getattr(loop.problem.f, "vjp", None) is not None:
         who, remedy = f"`adjoint` is {name}, which differentiates", "use adjoint='auto'"
         if name is None:

@@ -170,8 +170,7 @@ def solve(
         program = DifferentiableSolve(loop, the_plan.adjoint, the_plan)
     loop.progress, loop.on_step = options.progress, options.on_step
     leaves, aux = bk.differentiate(program, inputs)
-    rows = _rows(program, inputs, leaves, aux)
-    return _solution(program, inputs, rows, aux, options.throw)
+    return finished_solution(program, inputs, (leaves, aux), options.throw)
 
 
 @overload
@@ -245,10 +244,7 @@ def solve_vjp(
     inputs = bk.detach(problem, inputs)
     pullback = Pullback((f, y0, t0, t1, args, options), program, inputs)
     leaves, aux = pullback.forward()
-    rows = _rows(program, inputs, leaves, aux)
-    pullback.ts, pullback.ys, pullback.dense, _ = rows
-    pullback.steps = aux[1]
-    return _solution(program, inputs, rows, aux, options.throw), pullback
+    return finished_solution(program, inputs, (leaves, aux), options.throw, pullback), pullback
 
 
 @partial(entry, documented=solve)
@@ -306,6 +302,22 @@ def plan(
     loop, inputs = prepare(f, y0, t0, t1, args, options)
     given = options.adjoint, options.memory
     return choose_plan(loop, inputs, *given, native=True, plan_only=True, calibrate=calibrate)
+
+
+def finished_solution(
+    program: DifferentiableSolve,
+    inputs: Inputs,
+    told: tuple[Leaves, Aux],
+    throw: bool,
+    pullback: Pullback | None = None,
+) -> Solution[Tree]:
+    """The solution of what a program told; what its pullback needs of it is noted there."""
+    leaves, aux = told
+    rows = _rows(program, inputs, leaves, aux)
+    if pullback is not None:
+        pullback.ts, pullback.ys, pullback.dense, _ = rows
+        pullback.steps = aux[1]
+    return _solution(program, inputs, rows, aux, throw)
 
 
 def _rows(
