@@ -142,6 +142,18 @@ def test_rows_as_arrays_of_xarray(backend):
     assert len(failed(backend, saveat=TS).to_xarray().time) == 1
 
 
+def test_events_are_shown(reference):
+    pytest.importorskip("matplotlib.figure")
+    cross = rg.Event(lambda t, y, args: y[0], terminal=2)
+    swing = lambda t, y, args: np.stack([y[1], -y[0]])  # noqa: E731
+    sol = rg.solve(swing, np.asarray([1.0, 0.0]), 0.0, 9.0, event=cross, saveat=[0.0, 1.0, 4.0])
+    assert repr(sol).startswith("Solution: event\n")
+    assert "2 recorded; ended by 0" in repr(sol)
+    lines = sol.plot().lines
+    assert [line.get_linestyle() for line in lines] == ["-", "-", ":", ":"]
+    np.testing.assert_allclose([line.get_xdata()[0] for line in lines[2:]], sol.events[0].ts)
+
+
 def test_one_of_several_is_shown(reference):
     """Outputs, and samples of a batch: what there is is told, and how to take one."""
     pytest.importorskip("matplotlib.figure")

@@ -70,6 +70,9 @@ def _rows(solution: Solution[Any]) -> Iterator[tuple[str, str]]:
     yield "t_final", str(_number(solution.t_final))
     for name, x in stats.items():
         yield name, str(_number(x))
+    if solution.events:
+        counts = ", ".join(str(_number(hit.count)) for hit in solution.events)
+        yield "events", f"{counts} recorded; ended by {_number(solution.event)} (-1: by none)"
     if solution.dense is not None:
         yield "dense", "evaluate(t), derivative(t)"
     if solution.plan is not None:
@@ -194,6 +197,12 @@ def _rows_reached(solution: Solution[Any], what: str) -> tuple[Namespace, Any, l
     return np, ts[reached], [(path, x[reached]) for path, x in leaves]
 
 
+def _hits(np: Namespace, solution: Solution[Any]) -> list[Any]:
+    """Times that each event recorded."""
+    found = [np.asarray(_values(hit.ts) or []) for hit in solution.events]
+    return [times[np.isfinite(times)] for times in found]
+
+
 def draw(solution: Solution[Any], path: str | None, ax: Any) -> Any:
     """Every number of every leaf over the time; returns the axes."""
     np, ts, leaves = _rows_reached(solution, "plot")
@@ -214,6 +223,9 @@ def draw(solution: Solution[Any], path: str | None, ax: Any) -> Any:
             else:
                 ax.plot(ts, values, marker=one, label=label)
             lines += 1
+    for i, times in enumerate(_hits(np, solution)):
+        for t in times:
+            ax.axvline(t, color=f"C{i}", linestyle=":", linewidth=1)
     ax.set(xlabel="t", ylabel="y")
     if lines <= MOST_NAMED:
         ax.legend(fontsize="small")

@@ -231,7 +231,7 @@ class Solution(Generic[Y]):
     def plot(self, path: str | None = None, ax: Any = None) -> Any:
         """Draw every number of ``ys`` over ``ts``; of complex ones the imaginary part dashed.
 
-        Rows that the solve did not reach are left out.
+        Rows that the solve did not reach are left out; dotted lines stand where events were.
 
         Parameters
         ----------
