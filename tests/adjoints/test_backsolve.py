@@ -97,7 +97,7 @@ def _leaves(tree):
     return [] if tree is None else [np.asarray(tree)]
 
 
-@pytest.mark.settings(guard=[1, 7, None], few={"strict": [1], "torch": [7, None], "jax": [7]})
+@pytest.mark.settings(guard=[1, 7, None], few={"strict": [1], "torch": [7]}, slow={"jax": [(7,)]})
 def test_lotka_volterra_in_one_slot_replays_nothing(backend, reference, guard):
     """Over a thousand steps on NumPy, a hundred of the same size elsewhere."""
     n = 1000 if backend is reference else 100

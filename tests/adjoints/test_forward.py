@@ -143,9 +143,9 @@ def test_trees_and_complex_states(backend, steps):
     wish=WISHES,
     few={
         "torch": [("constant", "steps"), ("given", "t1"), ("adaptive", "rows"), ("constant", "fn")],
-        "jax": [("adaptive", "fn")],
+        "jax": [("constant", "fn")],
     },
-    slow={"jax:jit": [("constant", "t1")]},
+    slow={"jax": [("adaptive", "fn")], "jax:jit": [("constant", "t1")]},
 )
 def test_by_name_a_gradient_equals_that_of_checkpoints(backend, steps, wish):
     """More numbers than are carried with the solve (9 with the times), or few of them."""
@@ -181,6 +181,7 @@ def test_by_name_complex_gradients_and_solve_vjp(backend):
         np.testing.assert_allclose(got.args, expected.args, rtol=1e-12)
 
 
+@pytest.mark.libraries("torch", slow="jax jax:jit")
 @pytest.mark.needs(Capability.DIRECT)
 def test_some_of_the_inputs(backend):
     """What is not differentiated is left out; times of a solve without steps have slopes."""

@@ -50,8 +50,9 @@ def test_rows_inside_steps_get_their_gradients(backend):
 
 
 # the first two keep their last slope, the second where a step is accepted
-@pytest.mark.parametrize("solver", ["bosh3", "dopri8", "heun"])
-@pytest.mark.parametrize("dcoeff", [0.0, 0.1])
+@pytest.mark.settings(
+    solver=["bosh3", "dopri8", "heun"], dcoeff=[0.0, 0.1], few={"jax": [], "jax:jit": []}
+)
 def test_every_memory_of_a_controller_is_kept(backend, solver, dcoeff):
     controller = rg.PIDController(rtol=1e-3, atol=1e-4, dcoeff=dcoeff)
     same(*both(backend, (3,), solver=solver, controller=controller))

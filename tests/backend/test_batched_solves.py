@@ -58,7 +58,7 @@ def agree(found: Any, right: Any, rtol: float = 1e-11) -> None:
 CONSTANT = {"dt": 0.1, "max_steps": 128}
 SETTINGS = [
     pytest.param({}, id="adaptive"),
-    pytest.param(CONSTANT, id="constant"),
+    pytest.param(CONSTANT, id="constant", marks=pytest.mark.slow),
     pytest.param({"adjoint": rg.RecursiveCheckpointAdjoint(7)}, id="few", marks=pytest.mark.slow),
     pytest.param({**CONSTANT, "saveat": TIMES[:3]}, id="saved", marks=pytest.mark.slow),
     pytest.param({"adjoint": "tape"}, id="tape", marks=pytest.mark.slow),
@@ -111,7 +111,7 @@ def test_cotangents_of_what_lanes_share_add_up_part_by_part_within_a_budget() ->
 
 def test_nested_batches_and_jacobians() -> None:
     def last(y: Any, a: Any) -> Any:
-        return rows(y, a)[-1]
+        return rows(y, a, solver="heun")[-1]
 
     across = jax.vmap(jax.vmap(jax.jacrev(last), (None, 0)), (0, None))
     right = jax.jit(jax.vmap(jax.vmap(jax.jacfwd(last), (None, 0)), (0, None)))(STARTS, RATES)
@@ -149,7 +149,7 @@ def test_a_lane_that_fails_is_nan_alone() -> None:
 def test_bytes_do_not_grow_with_the_bound_of_steps() -> None:
     def program(bound: int) -> Any:
         def total(y: Any) -> Any:
-            return jax.vmap(lambda y: loss(y, RATES[0], max_steps=bound))(y).sum()
+            return jax.vmap(lambda y: loss(y, RATES[0], max_steps=bound, solver="heun"))(y).sum()
 
         return jax.jit(jax.grad(total)).lower(np.tile(STARTS, (8, 1)))
 

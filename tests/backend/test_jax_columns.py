@@ -105,14 +105,17 @@ def test_values_and_derivatives_of_the_rewritten_field(name: str, dtype: str):
     args = (cast(0.5), y, *jax.tree_util.tree_leaves(p))
     agree(run(*args), plain(*args), rtol)
     dots = tuple(0.1 * jnp.cos(jnp.arange(x.size, dtype=dtype)).reshape(x.shape) for x in args)
-    agree(jax.jvp(run, args, dots), jax.jvp(plain, args, dots), rtol)
-    agree(jax.vjp(run, *args)[1](y), jax.vjp(plain, *args)[1](y), rtol)
+    tangents = [jax.jit(lambda *x, f=f: jax.jvp(f, x, dots))(*args) for f in (run, plain)]
+    agree(*tangents, rtol)
+    cotangents = [jax.jit(lambda *x, f=f: jax.vjp(f, *x)[1](y))(*args) for f in (run, plain)]
+    agree(*cotangents, rtol)
     many = jnp.stack([y, 2 * y, -y])
     for axes in ((None, 0), (0, 0), (0, None)):
         lanes = tuple(many[:, 0] if i == 0 else many for i in range(2))
         given = tuple(b if a is not None else x for a, b, x in zip(axes, lanes, args, strict=False))
         one = [
-            jax.vmap(f, (*axes, *[None] * len(args[2:])))(*given, *args[2:]) for f in (run, plain)
+            jax.jit(jax.vmap(f, (*axes, *[None] * len(args[2:]))))(*given, *args[2:])
+            for f in (run, plain)
         ]
         agree(*one, rtol)
 

@@ -63,7 +63,7 @@ SETTINGS: tuple[dict[str, Any], ...] = (
 IDS = ("constant", "adaptive", "rows", "window", "slots", "backsolve")
 
 
-@pytest.mark.quick("adaptive", "window")
+@pytest.mark.quick("adaptive")
 @pytest.mark.parametrize("settings", SETTINGS, ids=IDS)
 def test_same_gradient_with_and_without(settings, monkeypatch):
     with_kernel = gradient(lotka_volterra, **settings)(Y0, P)

@@ -110,7 +110,7 @@ CASES = [
 ]
 
 
-@pytest.mark.quick("bodies-tsit5-t1", "stiffening-adaptive-t1", "network-bosh3-t1")
+@pytest.mark.quick("bodies-tsit5-t1", "stiffening-adaptive-t1")
 @pytest.mark.parametrize(("name", "steps", "outputs"), CASES)
 def test_the_gradient_of_direct_differentiation(name, steps, outputs):
     keywords = {**STEPS[steps], "saveat": OUTPUTS[outputs]}
@@ -345,6 +345,7 @@ def test_what_cannot_keep_tapes_says_so():
         rg.solve_vjp(lambda t, y, p: -y, np.ones(2), 0.0, 1.0, dt=0.1, adjoint="tape")
 
 
+@pytest.mark.slow
 def test_a_pullback_of_solve_vjp_has_states():
     f, y, p = given("network")
     solution, pullback = rg.solve_vjp(f, y, 0.0, 1.0, p, adjoint="tape", **CONSTANT)

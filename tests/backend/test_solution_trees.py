@@ -18,7 +18,7 @@ def decay(t, y, args):
 
 
 def solve(y0, t1=1.0, **keywords):
-    return rg.solve(decay, y0, 0.0, t1, **keywords)
+    return rg.solve(decay, y0, 0.0, t1, **{"solver": "bosh3", "rtol": 1e-5, **keywords})
 
 
 def same(sol, other):

@@ -130,6 +130,7 @@ def test_rows_inside_of_steps(waits, solver):
     assert each(waits, lambda t1: pull(t1, **rows(t1))) == (0, 0)
 
 
+@pytest.mark.quick("True")
 @pytest.mark.parametrize("rows", [False, True])
 def test_compiled_steps(waits, rows):
     def settings(t1):

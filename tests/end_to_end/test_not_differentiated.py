@@ -62,6 +62,7 @@ def by_newton(jax: Any) -> Any:
     return sin
 
 
+@pytest.mark.quick("{'checkpoints': 1}")
 @pytest.mark.parametrize("keywords", LOOPS, ids=str)
 def test_leaves_of_loops_in_jax(jax, keywords):
     jnp = jax.numpy

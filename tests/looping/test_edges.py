@@ -105,7 +105,7 @@ def test_a_lane_that_was_cut_has_nan_values_and_derivatives():
         both = jax.vmap(lambda x, k=kind: jax.jvp(lambda x: run(x, k), (x,), (1.0,), has_aux=True))
         b, tangent, (a, n) = jax.jit(both)(x)
         slope = jax.vmap(jax.grad(lambda x, k=kind: run(x, k)[0]))
-        for found in (tangent, *([] if kind == "lax" else [jax.jit(slope)(x), slope(x)])):
+        for found in (tangent, *([] if kind == "lax" else [jax.jit(slope)(x)])):
             np.testing.assert_array_equal(found, [np.nan, 1.0])
         np.testing.assert_array_equal(a, [np.nan, 135.0])
         np.testing.assert_array_equal(b, [np.nan, 90.0])

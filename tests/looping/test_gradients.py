@@ -43,9 +43,7 @@ def scan_reference(reference):
     return gradient(reference, rg.scan, (rnn,), rnn_inputs(reference, 17))
 
 
-@pytest.mark.settings(
-    name=SETTINGS, few={"jax": ["default", "5 slots"], "jax:jit": ["2 slots", "bounded"]}
-)
+@pytest.mark.settings(name=SETTINGS, few={"jax": ["5 slots"], "jax:jit": ["bounded"]})
 def test_while_loop(backend, name, while_reference):
     loop, settings = Decay(), SETTINGS[name]
     if name == "bounded":
@@ -60,8 +58,8 @@ def test_while_loop(backend, name, while_reference):
     name=SETTINGS,
     reverse=[False, True],
     few={
-        "jax": [("default", True), ("2 slots", False)],
-        "jax:jit": [("small", True), ("bounded", False), ("64 slots", True)],
+        "jax": [("2 slots", False)],
+        "jax:jit": [("bounded", False), ("64 slots", True)],
     },
 )
 def test_scan(backend, name, reverse, reference):
@@ -148,7 +146,7 @@ def test_a_second_pull(reference):
 
 
 @pytest.mark.needs(Capability.NATIVE_GRADIENT)
-@pytest.mark.settings(name=SETTINGS, few={"jax": ["default", "small"], "jax:jit": ["2 slots"]})
+@pytest.mark.settings(name=SETTINGS, few={"jax": ["small"], "jax:jit": []})
 def test_closures(backend, name):
     """What a body closes over gets its gradient."""
     _, expected = gradient(

@@ -39,6 +39,7 @@ def lanes() -> Any:
     def one(y: Any, end: Any) -> Any:
         return jax.value_and_grad(lambda y, p: loss(y, p, end, kind="bounded"), (0, 1))(y, RATE)
 
+    one = jax.jit(one)
     found = [one(y, end) for y, end in zip(STARTS, ENDS, strict=True)]
     return np.asarray([[v, *g] for v, g in found])
 
@@ -50,7 +51,7 @@ def test_values_and_gradients_of_lanes(lanes, settings):
         return loss(y, p, end, **settings)
 
     each = jax.vmap(jax.value_and_grad(one, (0, 1)), (0, None, 0))
-    value, (gy, gp) = each(STARTS, RATE, ENDS)
+    value, (gy, gp) = jax.jit(each)(STARTS, RATE, ENDS)
     np.testing.assert_allclose(np.stack([value, gy, gp], 1), lanes, rtol=1e-12)
 
     def total(y: Any, p: Any) -> Any:
@@ -66,7 +67,7 @@ def test_a_batch_of_batches(lanes):
         inner = jax.vmap(lambda y, p, end: loss(y, p, end, checkpoints=4), (0, None, 0))
         return jax.vmap(inner, (None, 0, None))(y, p, ENDS).sum()
 
-    gy, gp = jax.grad(total, (0, 1))(jnp.asarray(STARTS), jnp.full(2, RATE))
+    gy, gp = jax.jit(jax.grad(total, (0, 1)))(jnp.asarray(STARTS), jnp.full(2, RATE))
     np.testing.assert_allclose(gy, 2 * lanes[:, 1], rtol=1e-12)
     np.testing.assert_allclose(gp, lanes[:, 2].sum(), rtol=1e-12)
 
@@ -89,11 +90,12 @@ def test_lanes_that_ended_are_not_differentiated():
         return rg.while_loop(lambda y: y > 1.0, lambda y: y - jnp.sqrt(y - 1.0) - 0.01, y)
 
     starts = jnp.asarray([1.0, 1.5, 7.0])  # the square root's slope is infinite where y is 1
-    alone = [jax.grad(body)(y) for y in starts]
-    np.testing.assert_allclose(jax.vmap(jax.grad(body))(starts), alone, rtol=1e-12)
-    np.testing.assert_allclose(jax.grad(lambda y: jax.vmap(body)(y).sum())(starts), alone)
+    one, jit = jax.jit(jax.grad(body)), jax.jit
+    alone = [one(y) for y in starts]
+    np.testing.assert_allclose(jit(jax.vmap(jax.grad(body)))(starts), alone, rtol=1e-12)
+    np.testing.assert_allclose(jit(jax.grad(lambda y: jax.vmap(body)(y).sum()))(starts), alone)
     assert np.isfinite(np.asarray(alone)).all()
-    assert np.isfinite(jax.vmap(jax.grad(loss))(jnp.asarray([0.6, 3.0]))).all()
+    assert np.isfinite(jit(jax.vmap(jax.grad(loss)))(jnp.asarray([0.6, 3.0]))).all()
 
 
 def _eqns(jaxpr: Any) -> Any:

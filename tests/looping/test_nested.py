@@ -12,6 +12,7 @@ import retrograde as rg
 SETTINGS: tuple[dict[str, Any], ...] = ({}, {"checkpoints": 2})
 
 
+@pytest.mark.quick("{'checkpoints': 2}")
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_scans_in_scans(settings):
     """JAX and PyTorch against JAX's own scans."""

@@ -43,15 +43,16 @@ def test_promises_hold_for_adaptive_steps(library: str) -> None:
 
 # The sum of a step's arrays is up to a third too high where few slots are bought, and for NumPy's
 # adaptive steps: arrays of the solve itself, which are free by then, serve the pull as well.
+# On JAX, clocked windows of two numbers are charged more than XLA takes. One tape at a time
+# is charged on PyTorch for fields that hand on parts of their state, which few do.
 TOO_HIGH = {
     ("numpy", "large", "adaptive"),
-    ("numpy", "tree", "constant"),
     ("numpy", "tree", "adaptive"),
-    ("torch", "oscillator", "constant"),
     ("torch", "oscillator", "adaptive"),
+    ("jax", "oscillator", "adaptive"),
+    ("torch", "large", "constant"),
     ("torch", "large", "adaptive"),
-    ("torch", "tree", "adaptive"),
-    ("torch", "batch", "adaptive"),
+    ("torch", "tree", "constant"),
 }
 """Where a prediction is more than 15 % above what is measured, or under 70 % is used."""
 

@@ -12,7 +12,7 @@ SIZE = 60_000
 STATE = 8 * SIZE
 STEPS = {
     "constant": {"solver": "rk4", "dt": 0.01},
-    "adaptive": {"rtol": 1e-8, "atol": 1e-10, "max_steps": 200},
+    "adaptive": {"solver": "bosh3", "rtol": 1e-5, "atol": 1e-7, "max_steps": 200},
 }
 
 

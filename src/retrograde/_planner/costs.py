@@ -49,10 +49,15 @@ def slot_bytes(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> int:
     if c is None or (not shape.free_slot and c >= most):
         # a traced buffer is as long as the bound; small steps of stored states are recorded whole
         return (most - shape.free_slot) * shape.state + shape.joint
-    c = min(c, most)
+    c = max(min(c, most), _least(shape))
     if shape.known and window and c * window >= shape.steps:
         return (c + window) * shape.state
     return (c - shape.free_slot) * shape.slot + shape.scratch + window * shape.state
+
+
+def _least(shape: Shape) -> int:
+    """Fewest slots that are paid for: a compiled buffer of one row takes as much as one of two."""
+    return 1 + (COMPILED in shape.fixed)
 
 
 def direct_cost(shape: Shape) -> Cost:
@@ -147,7 +152,7 @@ def _fitting(
     slots = (room - shape.scratch) // shape.slot + free if room >= shape.scratch else 0
     if shape.joint and shape.known:
         slots = min(slots, max(1, shape.steps - 1))  # as many as steps would be recorded whole
-    if slots < 1:
+    if slots < _least(shape):
         return options
     if not (shape.free_slot or shape.known):
         slots = min(slots, ample_rows(shape) + _WINDOW)

@@ -105,6 +105,8 @@ def measure_problem(
         known=loop.count is not None,
         bound=loop.max_steps,
         tape=call.tape,
+        # the norms of an adaptive solve have room for it, and NumPy's working set
+        stale=0 if traced or tapes or judges else call.tape + 2 * layout.nbytes,
         stages=stages if loop.outputs.inside else solver.evaluations,
         fixed=fixed,
         free_slot=bk.slots_by_reference,

@@ -53,6 +53,9 @@ class Shape(NamedTuple):
         One step recorded by the library's autodiff; 0 where that is not to be had.
     joint : int [bytes]
         Cotangents of args more, where many calls of f are one graph of that autodiff.
+    stale : int [bytes]
+        The stage before, where one tape is held at a time: its tape and two cotangents are alive
+        while the next is made.
     kept : int [bytes]
         Tapes of one step as TapeAdjoint stores them; 0 where it can't.
     taping : bool
@@ -110,6 +113,7 @@ class Shape(NamedTuple):
     passing: dict[str, int] = {}  # noqa: RUF012
     recorded: int = 0
     joint: int = 0
+    stale: int = 0
     kept: int = 0
     taping: bool = False
     vjp: float = 2.0
@@ -151,7 +155,7 @@ class Shape(NamedTuple):
 
     def with_tapes(self, *, one: bool) -> Shape:
         """The shape with the tapes of a step, or of one stage, among its items."""
-        tapes = self.tape if one else self.stages * self.tape
+        tapes = self.tape + self.stale if one else self.stages * self.tape
         return self._replace(fixed={**self.fixed, TAPES: tapes})
 
     def without_record(self) -> Shape:
