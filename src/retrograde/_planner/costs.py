@@ -310,12 +310,13 @@ def _fitting_inversion(
     if every is None and not shape.reversible:
         return None
     room -= guard_cost(shape, every)
-    adjoint = kind(checkpoints=1, guard=every, one_tape=one)
+    least = _least(shape)
+    adjoint = kind(checkpoints=least, guard=every, one_tape=one)
     first = slot_bytes(shape, adjoint.replaying)
-    each = slot_bytes(shape, replace(adjoint.replaying, checkpoints=2)) - first
+    each = slot_bytes(shape, replace(adjoint.replaying, checkpoints=least + 1)) - first
     if room < first:
         return None
-    slots = 1 + (room - first) // each
+    slots = least + (room - first) // max(1, each)
     rows = 0 if every is None else noted_rows(shape.steps, every)
     if slots + rows < FEWEST_GUARDS:
         return None
