@@ -177,6 +177,92 @@ def test_times_outside_and_solves_that_failed(backend):
         assert np.isnan(slope)
 
 
+def bounce(xp):
+    """A ball that falls from y = 10; at the ground its speed turns."""
+    fall = lambda t, y, g: xp.stack([y[1], -g + 0.0 * y[0]])  # noqa: E731
+    turned = lambda t, y, g: xp.stack([0.0 * y[0], -0.8 * y[1]])  # noqa: E731
+    return fall, {"direction": -1, "reset": turned}
+
+
+@pytest.mark.libraries("numpy strict torch jax:jit")
+@pytest.mark.parametrize("ending", [{}, {"terminal": 2}, {"reset": None}])
+def test_a_step_that_an_event_cut_is_told_as_far_as_it_goes(backend, ending):
+    """Before the event, behind a reset, and at the event itself: there the state before it."""
+    y0 = backend.array([10.0, 0.0])
+    fall, event = bounce(backend.namespace(y0))
+    event = rg.Event(lambda t, y, g: y[0], **(event | ending))
+    times = np.linspace(0.01, 1.42 if ending else 2.99, 50).tolist()
+
+    @backend.compiled
+    def run(y0):
+        keys = {"event": event, "rtol": 1e-6, "max_steps": 32}
+        both = {"rows": rg.SaveAt(ts=times), "dense": rg.SaveAt(dense=True)}
+        sol = rg.solve(fall, y0, 0.0, 3.0, 9.81, saveat=both, **keys)
+        return sol.ys["rows"], sol.evaluate(times), sol.evaluate((20 / 9.81) ** 0.5 - 1e-9)
+
+    rows, found, ground = (backend.to_numpy(x) for x in run(y0))
+    np.testing.assert_allclose(found, rows, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(ground, [0.0, -((20 * 9.81) ** 0.5)], atol=1e-7)
+
+
+HITS = [0.33, 1.027, 1.42, 2.33, 2.777, 3.29]
+"""Times before, between and behind two bounces; the last is in the step that t1 ends."""
+
+
+def past_events(xp, array, x, ending):
+    """A weighted sum of evaluate, of y0, g, t0 and t1 in x; the ball, with a drag."""
+    fall, event = bounce(xp)
+    drag = lambda t, y, g: fall(t, y, g * (1.0 + 0.02 * t)) - 0.1 * y  # noqa: E731
+    event = rg.Event(lambda t, y, g: y[0] - 0.01 * g, **(event | ending))
+    keys = {"event": event, "dt": 0.05, "solver": "bosh3", "max_steps": 90, "saveat": DENSE}
+    times = HITS[:3] if ending else HITS
+    weights = array(np.random.RandomState(0).randn(6, 2)[: len(times)].tolist())
+    return (drag, x[:2], x[3], x[4], x[2]), keys, times, weights
+
+
+@pytest.mark.parametrize("ending", [{}, {"reset": None}])
+def test_gradients_past_events(ending):
+    """Central differences of the same solve, by y0, g, t0 and t1."""
+    point = np.asarray([10.0, 0.0, 9.81, 0.31, 3.31])
+    call, keys, times, weights = past_events(np, np.asarray, point, ending)
+    _, pullback = rg.solve_vjp(*call, **keys)
+    g = pullback(None, evaluated=(times, weights))
+    g = np.concatenate([g.y0, [g.args, g.t0, g.t1]])
+
+    def value(x):
+        call, keys, times, weights = past_events(np, np.asarray, x, ending)
+        return (rg.solve(*call, **keys).evaluate(times) * weights).sum()
+
+    for i, way in enumerate(1e-5 * np.eye(5)):
+        slope = (value(point + way) - value(point - way)) / 2e-5
+        assert abs(slope - g[i]) < 1e-9 * abs(g).max()
+    assert ending or g[4] != 0
+
+
+@pytest.mark.libraries("torch jax:jit")
+def test_libraries_give_the_same_gradient_past_events(backend):
+    point = np.asarray([10.0, 0.0, 9.81, 0.31, 3.31])
+    xp = backend.namespace(backend.array(point))
+    call, keys, times, weights = past_events(np, np.asarray, point, {})
+    g = rg.solve_vjp(*call, **keys)[1](None, evaluated=(times, weights))
+
+    def loss(x):
+        call, keys, times, weights = past_events(xp, backend.array, x, {})
+        return (rg.solve(*call, **keys).evaluate(times) * weights).sum()
+
+    if backend.jit:
+        import jax
+
+        found = jax.jit(jax.grad(loss))(jax.numpy.asarray(point))
+    else:
+        import torch
+
+        x = torch.asarray(point, requires_grad=True)
+        (found,) = torch.autograd.grad(loss(x), x)
+    expected = np.concatenate([g.y0, [g.args, g.t0, g.t1]])
+    np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-9, atol=1e-9)
+
+
 def test_its_bytes_are_in_the_plan():
     call = (lambda t, y, args: -y, np.ones(1000), 0.0, 1.0)
     sizes = [rg.plan(*call, dt=0.01, saveat=s).memory for s in (None, DENSE)]

@@ -257,8 +257,9 @@ class _Retaken:
 
         def all_nodes(i: Index) -> Leaves:
             t, h, stepper = self._again(i, states)
-            inner = [emit(t + x * h, stepper.interpolate(x)) for x in out.nodes[:-1]]
-            return _stack(bk, [*inner, end(i)])
+            inside = out.nodes if out.whole else out.nodes[:-1]
+            rows = [emit(t + x * h, stepper.interpolate(x)) for x in inside]
+            return _stack(bk, rows if out.whole else [*rows, end(i)])
 
         if nodes == 1:
             return bk.blank(bk.map_rows(end, count), n, 0.0)

@@ -199,10 +199,12 @@ class OutputVJP:
         i, t, h, last, moves = step[:5]
         nodes, inside, params = self.out.nodes, found.inside, found.params
         count = len(nodes)
-        for k, theta in enumerate(nodes[:-1]):
+        for k, theta in enumerate(nodes if self.out.whole else nodes[:-1]):
             if inside is None:
                 inside = step_vjp.sources()
             inside = step_vjp.add_source(inside, theta, h, self.row(i * count + k))
+        if self.out.whole:
+            return found._replace(inside=inside)
         row = self.row(i * count + count - 1 if count > 1 else i)
         if step.cut is not False:
             return self._cut_row(step_vjp, step, found._replace(inside=inside), row)

@@ -135,7 +135,8 @@ def _prepared(
     bk.capture(problem, at)
     count = _count(problem, controller, ends, eps)
     ts, values = _saved_times(problem, saveat[0], ends, eps)
-    dense = solver.degree if is_dense(options.saveat) else 0
+    dense = nodes(solver.degree, whole=options.event is not None)
+    dense = dense if is_dense(options.saveat) else ()
     events = Events.of(problem, wish, at)
     room = count if events is None or count is None else count + events.capacity
     max_steps = max_steps_of(bk, options.max_steps, room)
@@ -370,10 +371,10 @@ def _outputs(
     saveat: tuple[list[SaveAt], Tree],
     t0: Time,
     bounds: tuple[int | None, int | None],
-    dense: int,
+    dense: tuple[float, ...],
 ) -> Outputs:
     """All outputs; ``bounds`` of the number of steps: known, and of the tries; ``dense``: the
-    degree of dense output, 0 for none."""
+    nodes of dense output, if any."""
     parts: list[Output] = []
     first = 0
     for one in saveat[0]:
@@ -381,8 +382,8 @@ def _outputs(
         first += parts[-1].count or 0 if parts[-1].inside == "ts" else 0
     if dense:
         most = _most_steps(problem.bk, bounds)
-        rows, places = None if most is None else most * dense, nodes(dense)
-        parts.append(Output(problem.bk, DENSE, problem.layout, rows, 0, places))
+        rows = None if most is None else most * len(dense)
+        parts.append(Output(problem.bk, DENSE, problem.layout, rows, 0, dense))
     return Outputs(problem.bk, parts, saveat[1], dense=bool(dense))
 
 

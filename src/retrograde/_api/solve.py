@@ -332,7 +332,7 @@ def _rows(
     dense = None
     for part, at, rows in zip(out.parts, aux[0], out.split(leaves), strict=True):
         if part.saveat is DENSE:
-            dense = dense_output(loop, inputs, part, at, rows, n)
+            dense = dense_output(loop, inputs, part, at, rows, n, (happened, aux[-1]))
             continue
         if part.inside == "steps" and isinstance(n, int):  # drop a traced buffer's unused rows
             count = n + part.saveat.t0

@@ -13,7 +13,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._adjoints import AbstractAdjoint, DirectAdjoint, ForwardMode, check_followed
 from .._base.errors import InputError
@@ -33,6 +33,7 @@ from .._base.types import (
     Tree,
 )
 from .._integrate.dense import knot_rates
+from .._integrate.event_times import knot_sources
 from .._integrate.events import Hit
 from .._integrate.moving_times import rates
 from .._integrate.saveat import cotangent_leaves, filled, output_times, parted
@@ -53,6 +54,10 @@ __all__ = [
     "Pullback",
     "note_steps",
 ]
+
+
+_Moved: TypeAlias = tuple[Scalar, Scalar, Leaves]
+"""Cotangents of t0 and t1, and of the times of events and of the end."""
 
 
 class DifferentiableSolve:
@@ -265,13 +270,17 @@ class Pullback:
                 leaves.append(cotangent_leaves(bk, own, ys, ct))
         rest = split[len(leaves) : len(split) - (evaluated is not None)]
         leaves += [tuple(map(bk.zeros_like, part)) for part in rest]
-        moved = None
+        moved: _Moved | None = None
         if evaluated is not None:
-            found, *moved = self._pull_dense(*evaluated)
+            found, moved = self._pull_dense(*evaluated)
             leaves.append(cotangent_leaves(bk, split[-1], found, found))
         flat = tuple(x for part in leaves for x in part)
         if loop.events is not None:
-            flat += self._event_cotangents(ts, events)
+            own = self._event_cotangents(ts, events)
+            if moved is not None:
+                last = zip(own[-2:], moved[2], strict=True)
+                own = (*own[:-2], *(x + more for x, more in last))
+            flat += own
         cts = self._pull(flat)
         if moved is not None:
             t0, t1 = (bk.scalar_array(t, layout) for t in cts[2:4])
@@ -292,8 +301,9 @@ class Pullback:
         lost += ["ts" for x in saved if bk.concrete(bk.xp.any(x != x))]
         return without_times(g, lost, problem.untimed)
 
-    def _pull_dense(self, t: Tree, cotangent: Tree) -> tuple[list[Array], Scalar, Scalar]:
-        """Cotangents of dense output's rows, of t0 and t1, from that of y at t."""
+    def _pull_dense(self, t: Tree, cotangent: Tree) -> tuple[list[Array], _Moved]:
+        """Cotangents of dense output's rows, of t0, t1 and of the times of events and the end, from
+        that of y at t."""
         loop, dense = self.program.loop, self.dense
         if dense is None:
             raise InputError("`evaluated` needs dense output; pass `saveat=rg.SaveAt(dense=True)`.")
@@ -302,11 +312,31 @@ class Pullback:
         own = cotangent_leaves(bk, tuple(bk.flatten(ys)[0]), ys, cotangent)
         rows, knots, sizes, origin = dense.pull(t, own)
         end = xp.zeros_like(knots[:1])
+        if loop.events is not None:
+            return rows, self._pull_knots(knots, sizes, origin)
         if int(sizes.shape[0]):  # sizes are spans between knots
             knots = knots + xp.concat([end, sizes], axis=0) - xp.concat([sizes, end], axis=0)
         by = knot_rates(loop, self.inputs, loop.outputs.parts[-1], dense.knots, self.steps)
         t0 = xp.sum(by.t0 * knots) + (origin if loop.shifted else 0.0)
-        return rows, t0, xp.sum(by.t1 * knots)
+        return rows, (t0, xp.sum(by.t1 * knots), ())
+
+    def _pull_knots(self, knots: Array, sizes: Array, origin: Scalar) -> _Moved:
+        """Cotangents of t0, t1, times of events and end from those of knots, sizes and origin."""
+        loop, dense = self.program.loop, self.dense
+        bk, xp = loop.bk, loop.bk.xp
+        assert dense is not None
+        end, happened = xp.zeros_like(knots[:1]), self.leaves[loop.outputs.width :]
+        start = bk.stop_gradient(dense.origin)
+        told = dense.knots + start, self.steps, happened, self.happened
+        place, last = knot_sources(loop, self.inputs, *told)
+        sizes = last * sizes
+        total = knots + xp.concat([end, sizes], axis=0) - xp.concat([sizes, end], axis=0)
+        many = int(happened[-2].shape[0]) + 2
+        column = xp.arange(many, device=bk.device_of(knots))
+        one = xp.astype(place[None, :] == column[:, None], knots.dtype)
+        by = bk.matmul(one, total[:, None])[:, 0]
+        t0 = by[0] + (origin - xp.sum(knots) if loop.shifted else 0.0)
+        return t0, 0.0, (by[1:-1], xp.reshape(by[-1], ()))
 
     def _event_cotangents(self, ts: Tree, events: Sequence[Hit | None] | None) -> Leaves:
         """Cotangents of what the events tell, the time of the end among it."""

@@ -8,7 +8,8 @@ polynomial gives y there; at the nodes it is the rows, to the last bit.
 
 Nodes are those of Chebyshev and Lobatto: rounding is amplified by less than 2.5 up to degree 7.
 Knots (where steps begin and end) and sizes (that of a step's polynomial) stand apart: a step that
-was cut short keeps the polynomial of the whole one.
+an event cut short keeps the polynomial of the whole one. Since the next one may begin elsewhere,
+solves with events keep the row at theta = 0 of each step, too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .._backend.registry import backend_for
 from .._base.errors import InputError
-from .._base.types import Array, Bool, DType, Index, Inputs, Leaves, Scalar, Tree
+from .._base.types import Array, Aux, Bool, DType, Index, Inputs, Leaves, Scalar, Tree
+from .event_times import knot_sources, moved_knots
 from .moving_times import Moving, moves, rates, zero_of
 from .saveat import SaveAt
 
@@ -35,8 +37,8 @@ DENSE = SaveAt(t0=True, steps=True)
 """Which rows dense output is made of: those at the nodes of each step, behind y0."""
 
 
-def nodes(degree: int) -> tuple[float, ...]:
-    """The nodes behind theta = 0 of a polynomial of this degree.
+def nodes(degree: int, *, whole: bool = False) -> tuple[float, ...]:
+    """The nodes behind theta = 0 of a polynomial of this degree, and 0 itself where ``whole``.
 
     Examples
     --------
@@ -44,7 +46,8 @@ def nodes(degree: int) -> tuple[float, ...]:
     ((1.0,), (0.5, 1.0))
     """
     inner = [(1 - math.cos(math.pi * k / degree)) / 2 for k in range(1, degree)]
-    return (*(0.5 if 2 * k == degree else x for k, x in enumerate(inner, 1)), 1.0)
+    inner = [0.5 if 2 * k == degree else x for k, x in enumerate(inner, 1)]
+    return (*[0.0] * whole, *inner, 1.0)
 
 
 class _Place(NamedTuple):
@@ -61,16 +64,16 @@ class DenseOutput:
 
     Attributes
     ----------
-    rows : tree of arrays, shape (1 + n d, *shape)
-        y0, then y at the nodes of each of n steps.
+    rows : tree of arrays, shape (1 + n k, *shape)
+        y0, then y at the k nodes of each of n steps.
     knots : array, shape (n + 1,) [time]
         Where steps begin and end, counted from ``origin``; behind the last one inf, in traced code.
     sizes : array, shape (n,) [time]
         Of each step's polynomial.
     origin : float or array, shape () [time]
         t0, or 0 where times are not counted from it.
-    nodes : tuple of d floats
-        Where in a step its rows stand.
+    nodes : tuple of k floats
+        Where in a step its rows stand; where 0 is none of them, the row before is the one there.
     dtypes : tuple of dtypes or None
         Those of y, where rows are carried in another one.
     """
@@ -81,6 +84,15 @@ class DenseOutput:
     origin: Scalar
     nodes: tuple[float, ...]
     dtypes: tuple[DType | None, ...] | None = None
+
+    @property
+    def at(self) -> tuple[float, ...]:
+        """All nodes, 0 among them."""
+        return self.nodes if self.nodes[0] == 0.0 else (0.0, *self.nodes)
+
+    def row(self, i: Index, j: int) -> Index:
+        """Which row is that of node j (of all) of step i."""
+        return i * len(self.nodes) + j + int(self.nodes[0] == 0.0)
 
     @property
     def bk(self) -> AbstractBackend:
@@ -156,18 +168,18 @@ class DenseOutput:
         )
 
     def _weights(self, bk: AbstractBackend, place: _Place, derivative: bool) -> Array:
-        """Those of the d + 1 rows of each time's step, shape (k, d + 1)."""
-        values, slopes = lagrange((0.0, *self.nodes), place.theta)
+        """Those of the rows at all nodes of each time's step, shape (k, number of nodes)."""
+        values, slopes = lagrange(self.at, place.theta)
         return bk.xp.stack([x / place.size for x in slopes] if derivative else values, axis=1)
 
     def _sum(self, bk: AbstractBackend, rows: Array, place: _Place, weights: Array) -> Array:
         """The weighted rows of each time's step."""
-        xp, d, shape = bk.xp, len(self.nodes), tuple(rows.shape[1:])
+        xp, shape = bk.xp, tuple(rows.shape[1:])
         if self.sizes.shape[0] == 0:
             return xp.take(rows, place.i, axis=0) * _like(xp, weights[:, 0], rows, shape)
         total: Array = 0.0
-        for j in range(d + 1):
-            part = xp.take(rows, place.i * d + j, axis=0)
+        for j in range(len(self.at)):
+            part = xp.take(rows, self.row(place.i, j), axis=0)
             total = total + _like(xp, weights[:, j], rows, shape) * part
         return total
 
@@ -176,8 +188,8 @@ class DenseOutput:
         """Cotangents of the leaves of rows, of knots, sizes and origin, from y's at t."""
         bk, times, _ = self._times(t)
         place, xp = self._find(bk, times), bk.xp
-        values, slopes = lagrange((0.0, *self.nodes), place.theta)
-        d, count, dtype = len(self.nodes), int(self.sizes.shape[0]), self.knots.dtype
+        values, slopes = lagrange(self.at, place.theta)
+        count, dtype = int(self.sizes.shape[0]), self.knots.dtype
         steps = xp.arange(max(count, 1), device=bk.device_of(self.knots))
         chosen = place.i[None, :] == steps[:, None]  # (n, k)
         by_theta, found = xp.zeros_like(place.theta), []
@@ -186,13 +198,14 @@ class DenseOutput:
             one = xp.astype(chosen, rows.dtype)
             total = xp.zeros_like(xp.reshape(rows, (rows.shape[0], -1)))
             parts = []
-            for j in range(d + 1):
+            for j in range(len(self.at)):
                 part = bk.matmul(one, _like(xp, values[j], rows, (1,)) * flat)
                 parts.append(part)
                 if count:
-                    row = xp.reshape(xp.take(rows, place.i * d + j, axis=0), flat.shape)
+                    row = xp.reshape(xp.take(rows, self.row(place.i, j), axis=0), flat.shape)
                     by_theta = by_theta + slopes[j] * xp.sum(bk.pair(flat, row), axis=1)
-            found.append(xp.reshape(_spread(xp, parts, total, count), rows.shape))
+            shared = len(self.at) > len(self.nodes)
+            found.append(xp.reshape(_spread(xp, parts, total, count, shared), rows.shape))
         by_t = by_theta / place.size
         one = xp.astype(chosen, dtype)
         starts = -bk.matmul(one, by_t[:, None])[:, 0]
@@ -209,23 +222,37 @@ class DenseOutput:
 
 
 def dense_output(
-    loop: Integrator, inputs: Inputs, out: Output, times: Array, rows: Leaves, n: Index
+    loop: Integrator,
+    inputs: Inputs,
+    out: Output,
+    times: Array,
+    rows: Leaves,
+    n: Index,
+    events: tuple[Leaves, Aux],
 ) -> DenseOutput:
-    """That of a solve, from its rows and times (``output_times``), n of the steps taken."""
-    bk, xp, d = loop.bk, loop.bk.xp, len(out.nodes)
+    """That of a solve, from its rows and times (``output_times``), n of the steps taken, and from
+    the events' leaves and what else they told."""
+    bk, d = loop.bk, len(out.nodes)
     count = (int(rows[0].shape[0]) - 1) // d
     knots, sizes = times[: count + 1], times[count + 1 :]
     if isinstance(n, int) and n < count:  # drop a traced buffer's unused rows
         rows = tuple(x[: n * d + 1, ...] for x in rows)
         knots, sizes = knots[: n + 1], sizes[:n]
     origin: Scalar = inputs.t0 if loop.shifted else 0.0
-    if moves(bk, inputs.t0) or moves(bk, inputs.t1):
+    if loop.events is not None:
+        knots, sizes = (bk.stop_gradient(x) for x in (knots, sizes))
+        user = knots + bk.stop_gradient(origin)
+        place, last = knot_sources(loop, inputs, user, n, *events)
+        moved = moved_knots(loop, inputs, events[0], place)
+        sizes = sizes + last * (moved[1:] - moved[:-1])
+        start = zero_of(bk, bk.scalar_array(origin, loop.layout))
+        knots = knots + moved - start
+    elif moves(bk, inputs.t0) or moves(bk, inputs.t1):
         knots = bk.stop_gradient(knots)
         by = knot_rates(loop, inputs, out, knots, n)
         t0, t1 = (zero_of(bk, bk.scalar_array(t, loop.layout)) for t in inputs[2:4])
         knots = knots + by.t0 * t0 + by.t1 * t1
-    spans = knots[1:] - knots[:-1]
-    sizes = xp.where(sizes == bk.stop_gradient(spans), spans, sizes) if sizes.shape[0] else spans
+    sizes = sizes if sizes.shape[0] else knots[1:] - knots[:-1]
     casts = loop.problem.casts
     dtypes = None if casts is None else casts.y.own
     return DenseOutput(loop.problem.tree(rows), knots, sizes, origin, out.nodes, dtypes)
@@ -274,10 +301,14 @@ def _like(xp: Tree, weights: Array, rows: Array, shape: tuple[int, ...]) -> Arra
     return xp.astype(xp.reshape(weights, (-1, *[1] * len(shape))), rows.dtype)
 
 
-def _spread(xp: Tree, parts: list[Array], total: Array, count: int) -> Array:
-    """Sums of rows from those of each step's d + 1: a step's end is where the next one begins."""
+def _spread(xp: Tree, parts: list[Array], total: Array, count: int, shared: bool) -> Array:
+    """Sums of rows from those of each step's nodes; ``shared``: a step's end is where the next one
+    begins."""
     if not count:
         return parts[0]
+    if not shared:
+        own = xp.reshape(xp.stack(parts, axis=1), (count * len(parts), -1))
+        return xp.concat([xp.zeros_like(total[:1]), own], axis=0)
     d = len(parts) - 1
     own = xp.reshape(xp.stack(parts[1:], axis=1), (count * d, -1))  # nodes 1, ..., d of each step
     starts = xp.zeros_like(xp.stack(parts[1:], axis=1))

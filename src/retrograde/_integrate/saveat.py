@@ -275,7 +275,8 @@ class Output:
     first : int
         Where its times begin among the saved times of the solve (``Inputs.ts``).
     nodes : tuple of float
-        Where in each step its rows stand, as parts of the step; the last is the step's end.
+        Where in each step its rows stand, as parts of the step; the last is the step's end. Where
+        the first is 0 they are all of the interpolant, of the whole of a step that was cut.
     """
 
     def __init__(
@@ -314,6 +315,11 @@ class Output:
     def interpolates(self) -> bool:
         """Whether rows stand inside of steps."""
         return self.inside == "ts" or len(self.nodes) > 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether its rows are those of the interpolant of whole steps, from their beginning on."""
+        return self.nodes[0] == 0.0
 
     @property
     def last(self) -> int:
@@ -370,7 +376,7 @@ class Output:
             rows = len(self.nodes)
             for k, theta in enumerate(self.nodes):
                 row = bk.pick(ok, n * rows + k, self.count)
-                end = k + 1 == rows
+                end = k + 1 == rows and not self.whole
                 y = stepper.state(y1) if end else stepper.interpolate(theta)
                 buffer = bk.write(buffer, row, emit(t_new if end else t + theta * h, y))
             return bk.pick(ok, i + rows, i), buffer

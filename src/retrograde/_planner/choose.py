@@ -16,7 +16,6 @@ from .._base.errors import InputError, UnsupportedByBackend
 from .._base.log import DEBUG, listener
 from .._base.memory import budget_bytes
 from .._base.types import Inputs, Memory, RequestedTransforms
-from .._integrate.dense import DENSE
 from .costs import forward_cost
 from .measure_vjp import measured_vjp
 from .plan import MadeFor, Plan
@@ -55,11 +54,6 @@ def choose_plan(
     if isinstance(adjoint, Plan):
         adjoint.check(loop, inputs)
         return adjoint
-    if loop.events is not None and any(part.saveat is DENSE for part in loop.outputs.parts):
-        raise UnsupportedByBackend(
-            "`saveat` has dense=True and `event` is set: in this version dense output has no "
-            "gradient past events; save at times (`SaveAt(ts=...)`), or ask for no gradient."
-        )
     named = find_adjoint(adjoint)
     if named is not None:
         named.check(loop)
