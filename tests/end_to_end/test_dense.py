@@ -209,28 +209,37 @@ HITS = [0.33, 1.027, 1.42, 2.33, 2.777, 3.29]
 """Times before, between and behind two bounces; the last is in the step that t1 ends."""
 
 
-def past_events(xp, array, x, ending):
+STOPS = {"rtol": 1e3, "atol": 1e3, "dt0": 0.05, "dtmax": 0.05, "step_ts": [0.713, 1.1, 2.9]}
+"""Steps of 0.05, but that they end on some times."""
+
+
+def past_events(xp, array, x, ending, stops=False):
     """A weighted sum of evaluate, of y0, g, t0 and t1 in x; the ball, with a drag."""
     fall, event = bounce(xp)
     drag = lambda t, y, g: fall(t, y, g * (1.0 + 0.02 * t)) - 0.1 * y  # noqa: E731
     event = rg.Event(lambda t, y, g: y[0] - 0.01 * g, **(event | ending))
     keys = {"event": event, "dt": 0.05, "solver": "bosh3", "max_steps": 90, "saveat": DENSE}
+    if stops:
+        keys |= {"dt": None, "controller": rg.PIDController(**STOPS)}
     times = HITS[:3] if ending else HITS
     weights = array(np.random.RandomState(0).randn(6, 2)[: len(times)].tolist())
     return (drag, x[:2], x[3], x[4], x[2]), keys, times, weights
 
 
-@pytest.mark.parametrize("ending", [{}, {"reset": None}])
-def test_gradients_past_events(ending):
+@pytest.mark.parametrize(
+    ("ending", "stops"),
+    [({}, False), ({"reset": None}, False), ({}, True), ({"reset": None}, True)],
+)
+def test_gradients_past_events(ending, stops):
     """Central differences of the same solve, by y0, g, t0 and t1."""
     point = np.asarray([10.0, 0.0, 9.81, 0.31, 3.31])
-    call, keys, times, weights = past_events(np, np.asarray, point, ending)
+    call, keys, times, weights = past_events(np, np.asarray, point, ending, stops)
     _, pullback = rg.solve_vjp(*call, **keys)
     g = pullback(None, evaluated=(times, weights))
     g = np.concatenate([g.y0, [g.args, g.t0, g.t1]])
 
     def value(x):
-        call, keys, times, weights = past_events(np, np.asarray, x, ending)
+        call, keys, times, weights = past_events(np, np.asarray, x, ending, stops)
         return (rg.solve(*call, **keys).evaluate(times) * weights).sum()
 
     for i, way in enumerate(1e-5 * np.eye(5)):

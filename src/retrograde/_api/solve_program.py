@@ -327,11 +327,11 @@ class Pullback:
         assert dense is not None
         end, happened = xp.zeros_like(knots[:1]), self.leaves[loop.outputs.width :]
         start = bk.stop_gradient(dense.origin)
-        told = dense.knots + start, self.steps, happened, self.happened
-        place, last = knot_sources(loop, self.inputs, *told)
-        sizes = last * sizes
-        total = knots + xp.concat([end, sizes], axis=0) - xp.concat([sizes, end], axis=0)
-        many = int(happened[-2].shape[0]) + 2
+        told = (dense.knots + start, dense.sizes), self.steps, happened, self.happened
+        place, starts, ends = knot_sources(loop, self.inputs, *told)
+        total = knots + xp.concat([end, ends * sizes], axis=0)
+        total = total - xp.concat([starts * sizes, end], axis=0)
+        many = int(happened[-2].shape[0]) + 2  # what moves with nothing is left out
         column = xp.arange(many, device=bk.device_of(knots))
         one = xp.astype(place[None, :] == column[:, None], knots.dtype)
         by = bk.matmul(one, total[:, None])[:, 0]

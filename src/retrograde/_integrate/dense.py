@@ -242,9 +242,9 @@ def dense_output(
     if loop.events is not None:
         knots, sizes = (bk.stop_gradient(x) for x in (knots, sizes))
         user = knots + bk.stop_gradient(origin)
-        place, last = knot_sources(loop, inputs, user, n, *events)
+        place, starts, ends = knot_sources(loop, inputs, (user, sizes), n, *events)
         moved = moved_knots(loop, inputs, events[0], place)
-        sizes = sizes + last * (moved[1:] - moved[:-1])
+        sizes = sizes + ends * moved[1:] - starts * moved[:-1]
         start = zero_of(bk, bk.scalar_array(origin, loop.layout))
         knots = knots + moved - start
     elif moves(bk, inputs.t0) or moves(bk, inputs.t1):

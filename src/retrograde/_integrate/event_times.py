@@ -2,12 +2,14 @@
 
 A step begins at t0 and the sizes of the steps before it, or, behind a reset, at the time of the
 event and the sizes since: so each knot moves with one time, t0 or that of the last reset before it;
-the last one with the time of the end (an event's, or t1). The size of a step is a constant, but
-that of the last one where it ends on t1.
+the last one with the time of the end (an event's, or t1). Behind the next stop (``stops``) after
+the time that it would move with, a knot stands still. The size of a step is a constant, but that of
+one that was to end on a stop, or that ends on t1.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._base.types import Array, Aux, Bool, Index, Inputs, Leaves
@@ -25,20 +27,27 @@ class KnotSources(NamedTuple):
     Attributes
     ----------
     place : array of int, shape (n + 1,)
-        0: with t0; k + 1: with hit k; the number of hits + 1: with the end.
-    last : array, shape (n,)
-        1 for a step that ends on t1, else 0.
+        0: with t0; k + 1: with hit k; the number of hits + 1: with the end; + 2: with nothing.
+    starts, ends : array, shape (n,)
+        1 for a step whose size shrinks as its begin moves, and grows as its end moves; else 0.
     """
 
     place: Array
-    last: Array
+    starts: Array
+    ends: Array
 
 
 def knot_sources(
-    loop: Integrator, inputs: Inputs, knots: Array, n: Index, happened: Leaves, aux: Aux
+    loop: Integrator,
+    inputs: Inputs,
+    steps_of: tuple[Array, Array],
+    n: Index,
+    happened: Leaves,
+    aux: Aux,
 ) -> KnotSources:
-    """Those of knots as the user counts time, n of the steps taken; ``happened``: the leaves of the
-    events, ``aux`` what else they told."""
+    """Those of knots as the user counts time, beside the sizes of their steps, n of them taken;
+    ``happened``: the leaves of the events, ``aux`` what else they told."""
+    knots, sizes = steps_of
     events, bk, xp = loop.events, loop.bk, loop.bk.xp
     assert events is not None
     layout, times, hits = loop.layout, bk.stop_gradient(happened[-2]), int(happened[-2].shape[0])
@@ -62,9 +71,44 @@ def knot_sources(
         number = array([float(k + 1) for k in range(hits)])
         place = xp.max(xp.where(behind, number[None, :], 0.0 * number[None, :]), axis=1)
     end = steps == n
+    starts = ends = end[1:] & (xp.zeros_like(steps[1:]) + aux[2] < 0)
+    if len(inputs.settings) > 2 and count > 1:
+        place, starts, whole = _held(loop, inputs, (rest, bk.stop_gradient(sizes)), times, place)
+        ends = starts & whole
     place = xp.where(end, xp.zeros_like(place) + float(hits + 1), place)
-    on_t1 = end[1:] & (xp.zeros_like(steps[1:]) + aux[2] < 0)
-    return KnotSources(xp.astype(place, xp.int64), xp.astype(on_t1, knots.dtype))
+    starts, ends = (xp.astype(x, knots.dtype) for x in (starts, ends))
+    return KnotSources(xp.astype(place, xp.int64), starts, ends)
+
+
+def _held(
+    loop: Integrator,
+    inputs: Inputs,
+    steps_of: tuple[Array, Array],
+    times: Array,
+    place: Array,
+) -> tuple[Array, Bool, Bool]:
+    """The same places where steps end on stops, behind which nothing moves; which steps were to end
+    on one or on t1, and which did so, uncut."""
+    bk, xp, stops, (knots, sizes) = loop.bk, loop.bk.xp, loop.placed(inputs).stops, steps_of
+    assert stops is not None
+    own, sign = stops.stops, bk.scalar_array(stops.sign, loop.layout)
+    own = own if bk.is_array(own) else bk.times_array(own, loop.layout)
+    start, end = (bk.scalar_array(bk.stop_gradient(t), loop.layout) for t in inputs[2:4])
+    own = own + sign * start if loop.shifted else own  # as the user counts, times the sign
+
+    def ahead(t: Array) -> Array:
+        far = xp.zeros_like(own)[None, :] + math.inf
+        return xp.min(xp.where(own[None, :] > t[:, None], own[None, :], far), axis=1)
+
+    places, at = sign * knots, xp.concat([xp.reshape(start, (1,)), times], axis=0)
+    slack = 16 * xp.finfo(knots.dtype).eps * xp.abs(knots)
+    stop = xp.take(ahead(sign * at), xp.astype(place, xp.int64), axis=0)
+    held = places >= stop - slack
+    place = xp.where(held, xp.zeros_like(place) + float(times.shape[0] + 2), place)
+    meant = xp.minimum(ahead(places[:-1] + slack[:-1]), sign * end)
+    starts = xp.abs(meant - places[:-1] - sign * sizes) <= slack[:-1]
+    whole = xp.abs(places[1:] - places[:-1] - sign * sizes) <= slack[:-1]
+    return place, starts, whole
 
 
 def moved_knots(loop: Integrator, inputs: Inputs, happened: Leaves, place: Array) -> Array:
@@ -72,5 +116,6 @@ def moved_knots(loop: Integrator, inputs: Inputs, happened: Leaves, place: Array
     bk, xp = loop.bk, loop.bk.xp
     start = bk.scalar_array(inputs.t0, loop.layout)
     times, end = (xp.where(xp.isfinite(x), x, xp.zeros_like(x)) for x in happened[-2:])
-    parts = [xp.reshape(start, (1,)), times, xp.reshape(end, (1,))]
+    nothing = xp.zeros_like(xp.reshape(start, (1,)))
+    parts = [xp.reshape(start, (1,)), times, xp.reshape(end, (1,)), nothing]
     return xp.take(zero_of(bk, xp.concat(parts, axis=0)), place, axis=0)
