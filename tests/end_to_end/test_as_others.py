@@ -89,6 +89,33 @@ def test_failures_have_a_status_and_a_message(reference):
         rg.solve(blow, [1.0], 0.0, 2.0, rtol=1e-6)
 
 
+def test_events_as_scipys(reference):
+    """``terminal``, ``direction``, several at once, what each recorded, and the state there."""
+
+    def flight(t, y):
+        return np.stack([y[2], y[3], -0.1 * y[2], -9.81 - 0.1 * y[3]])
+
+    def ground(t, y):
+        return y[1]
+
+    def apex(t, y):
+        return y[3]
+
+    ground.terminal, ground.direction = True, -1
+    y0, tol = np.asarray([0.0, 1.0, 5.0, 12.0]), {"rtol": 1e-9, "atol": 1e-10}
+    theirs = integrate.solve_ivp(flight, (0.0, 100.0), y0, events=[ground, apex], **tol)
+    events = [
+        rg.Event(lambda t, y, args: ground(t, y), direction=-1),
+        rg.Event(lambda t, y, args: apex(t, y), terminal=False),
+    ]
+    sol = rg.solve(ours(flight), y0, 0.0, 100.0, event=events, **tol)
+    assert (sol.status, sol.event, theirs.status) == (rg.Status.event, 0, 1)
+    for hit, times, states in zip(sol.events, theirs.t_events, theirs.y_events, strict=True):
+        np.testing.assert_allclose(hit.ts, times, rtol=1e-7)
+        np.testing.assert_allclose(hit.ys, states, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(sol.ys[-1], theirs.y[:, -1], rtol=1e-6, atol=1e-7)
+
+
 # --- torchdiffeq
 
 
@@ -164,3 +191,30 @@ def test_a_jump_of_the_field_that_is_named_costs_less():
             assert any(abs(t - 1.0) < 1e-9 for t in times)
     assert steps[0][0] < steps[1][0]
     assert steps[0][1] < steps[1][1]
+
+
+def test_odeint_event_and_the_gradient_of_its_time():
+    torch = pytest.importorskip("torch")
+    torchdiffeq = pytest.importorskip("torchdiffeq")
+    gravity = torch.tensor([9.8], dtype=torch.float64, requires_grad=True)
+    y0 = torch.tensor([10.0, 1.0], dtype=torch.float64, requires_grad=True)
+    t0 = torch.tensor(0.0, dtype=torch.float64)
+
+    def f(t, y):
+        return torch.cat([y[1:], -gravity])
+
+    def ground(t, y):
+        return y[0]
+
+    theirs = torchdiffeq.odeint_event(f, y0, t0, event_fn=ground, rtol=1e-9, atol=1e-10)
+    sol = rg.solve(
+        lambda t, y, args: f(t, y), y0, 0.0, 100.0, rtol=1e-9, atol=1e-10,
+        event=rg.Event(lambda t, y, args: ground(t, y)),
+    )  # fmt: skip
+    found = []
+    for time, speed in ((theirs[0], theirs[1][-1, 1]), (sol.ts[-1], sol.ys[-1, 1])):
+        found.append((time, speed, *torch.autograd.grad(time + speed, (gravity, y0))))
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a.detach(), b.detach(), rtol=1e-5)
+    exact = (1.0 + np.sqrt(1.0 + 2 * 9.8 * 10.0)) / 9.8
+    assert sol.ts[-1].item() == pytest.approx(exact, rel=1e-9)
