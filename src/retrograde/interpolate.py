@@ -25,9 +25,8 @@ operations; of a cubic interpolant the slopes are one system of equations, solve
 
 References
 ----------
-.. [1] Fritsch, Butland 1984, "A method for constructing local monotone piecewise cubic
-   interpolants", doi:10.1137/0905021 (pchip, as SciPy's ``PchipInterpolator``).
-.. [2] de Boor, "A practical guide to splines", 2001, chapter IV (cubic splines).
+Fritsch, Butland 1984, "A method for constructing local monotone piecewise cubic interpolants",
+doi:10.1137/0905021 (pchip); de Boor 2001, "A practical guide to splines", chapter IV (cubic).
 """
 
 from __future__ import annotations
@@ -102,7 +101,7 @@ class Interpolant:
         return self._at(t, _values)
 
     def derivative(self, t: Tree) -> Tree:
-        """Its derivative by time, as :meth:`__call__`."""
+        """Its derivative by time, called as the interpolant is."""
         return self._at(t, _slopes)
 
     def _at(self, t: Tree, form: Callable[..., Array]) -> Tree:
