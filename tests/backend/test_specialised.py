@@ -94,7 +94,7 @@ def test_autograd_of_torch_goes_through_both(monkeypatch, field, settings):
 @pytest.mark.quick("tries")
 @pytest.mark.parametrize("settings", ["tries", "stored"])
 def test_programs_of_jax_are_the_generic_pair(monkeypatch, settings):
-    pytest.importorskip("jax")
+    pytest.importorskip("jax").config.update("jax_enable_x64", True)
     compare(adapter("jax"), monkeypatch, "vector", settings)
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import setitem
-from struct import Struct
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from retrograde._base.types import Array, Namespace, Scalar, Scale, State, Tree
 
-from ..flat.attempt import FEW, Norm, squared_norm
+from ..flat.attempt import Norm, squared_norm
 from ..flat.stages import FlatLayout, FlatStages, stamper
 from .distributed import spread, whole
 from .forward_mode import unwrapped
@@ -45,9 +44,6 @@ SHARED = {
     torch.complex128: np.complex128,
 }
 """What both libraries have."""
-
-FORMATS = {torch.float32: "f", torch.float64: "d"}
-"""Their real ones, as ``struct`` calls them."""
 
 SMALL = 1 << 11
 """Up to so many elements, NumPy's products take less time than PyTorch's."""
@@ -81,15 +77,6 @@ def timer(
 def shared(x: Array) -> Tree:
     """A tensor's memory as NumPy's array."""
     return x.resolve_conj().resolve_neg().numpy()
-
-
-def writer(row: Tensor) -> Callable[[Tensor], object]:
-    """A call that copies a slope into a row: a few numbers by way of floats, in half the time."""
-    kind = FORMATS.get(row.dtype)
-    if kind is None or len(row) > FEW:
-        return row.copy_
-    pack = partial(Struct(f"{len(row)}{kind}").pack_into, memoryview(shared(row)).cast("B"), 0)
-    return lambda k: pack(*k.tolist())
 
 
 class TorchLayout(FlatLayout):
@@ -129,7 +116,6 @@ class TorchStages(FlatStages):
 
     def __init__(self, layout: TorchLayout, tableau: Tableau, scale: Scale | None = None) -> None:
         super().__init__(layout, tableau, scale)
-        self.columns = self.all.T
         self.parts = self.slopes[: self.end].T, self.scaled[self.s, : self.end]
 
     def putter(self, row: Tensor) -> Callable[[Tensor], object]:
@@ -140,13 +126,6 @@ class TorchStages(FlatStages):
 
     def total(self, y: Tensor) -> Tensor:
         return torch.addmv(y, *self.parts)
-
-    def inside(self, i: int) -> Tensor:
-        weights, slopes = self.more[i - self.s]
-        return torch.addmv(self.y, slopes.T, self._row([self.h * w for w in weights]))
-
-    def interpolate(self, weights: Sequence[float]) -> Tensor:
-        return torch.addmv(self.y, self.columns, self._row([self.h * w for w in weights]))
 
 
 class HostStages(TorchStages):
@@ -161,9 +140,6 @@ class HostStages(TorchStages):
         self.scale_into = np.multiply
         columns, weights = self.parts
         self.increment = partial(shared(weights).dot, shared(columns.T))
-
-    def putter(self, row: Tensor) -> Callable[[Tensor], object]:
-        return writer(row)
 
     def total(self, y: Tensor) -> Tensor:
         return self.twins.end(self.twins.array(y) + self.increment())

@@ -1,8 +1,6 @@
 """PyTorch: stages that autograd records (DirectAdjoint), in as few nodes and calls as it goes.
 
-A small vector's sum of three slopes or more is one product with the slopes side by side: two
-nodes, and a third less time forward and back than a node a slope (n = 2: 34 us against 50 for
-six). Longer ones, and other shapes, are sums. The error estimate is formed outside of the graph.
+A sum of slopes is one node for each; the error estimate is formed outside of the graph.
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ from retrograde._base.types import Array, Field, Function, Leaves, Scalar, Scale
 
 from .flat import timer
 from .forward_mode import item, moving_forward
-from .memory import uploaded
 
 if TYPE_CHECKING:
     from retrograde._backend.interface import AbstractBackend
@@ -30,9 +27,6 @@ if TYPE_CHECKING:
     from .flat import TorchLayout
 
 __all__ = ["DirectHooks", "TorchDirectLayout", "TorchDirectStages"]
-
-SHORT = 64
-"""Vectors of at most this many elements are summed as products."""
 
 
 class DirectHooks:
@@ -93,13 +87,6 @@ class TorchDirectStages(WatchedStages):
 
     def __init__(self, layout: Layout, tableau: Tableau, scale: Scale | None = None) -> None:
         super().__init__(layout, tableau, scale)
-        short = all(len(s) == 1 and s[0] <= SHORT for s in layout.shapes)
-        self.columns: list[Array] = [
-            uploaded([w for _, w in row], layout.dtype, layout.device)
-            if short and len(row) > 2
-            else None
-            for row in self.rows
-        ]
         self.errors = self.rows[self.s + 1 :]
 
     def evaluate(self, field: Field, low: int, high: int) -> None:
@@ -116,14 +103,9 @@ class TorchDirectStages(WatchedStages):
 
     def _total(self, y: Sequence[Array], h: Scalar, i: int) -> State:
         """``y + h sum_j w_j k_j`` over row i."""
-        row, column = self.rows[i], self.columns[i]
+        row = self.rows[i]
         if isinstance(h, torch.Tensor):
             return self._sum(y, h, row)
-        if column is not None:
-            stack, addmv, chosen = torch.stack, torch.addmv, [self.k[j] for j, _ in row]
-            return tuple(
-                addmv(x, stack([k[m] for k in chosen], 1), column, alpha=h) for m, x in enumerate(y)
-            )
         add, terms, out = torch.add, [(h * w, self.k[j]) for j, w in row], []
         for m, x in enumerate(y):
             for w, k in terms:
