@@ -327,14 +327,16 @@ class Events:
                 f"`events` has {len(given)} entries; give one for each of the {len(self.given)} "
                 "events, None for zero."
             )
-        found = [[bk.zeros_like(x[k, ...]) for k in range(x.shape[0])] for x in leaves[:-1]]
+        found: dict[int, dict[int, Array]] = {}
         for j, hit in enumerate(given):
             if hit is None:
                 continue
-            parts = [([len(found) - 1], hit.ts), (range(width), hit.ys)]
+            if hit.after is not None and self.given[j].reset is None:
+                raise InputError(f"`events[{j}].after` is given, but event {j} has no `reset`.")
+            parts = [([len(leaves) - 2], hit.ts), (range(width), hit.ys)]
             parts.append((range(width, 2 * width), hit.after))
+            rows = self.rows_of(j, aux)
             for places, ct in parts:
-                rows = self.rows_of(j, aux)
                 for i, x in zip(places, [] if ct is None else bk.flatten(ct)[0], strict=False):
                     like = leaves[i]
                     x = bk.array(x, like.dtype, layout.device)
@@ -343,11 +345,16 @@ class Events:
                             f"`events[{j}]` has a cotangent of shape {tuple(x.shape)}, but "
                             f"`sol.events[{j}]` {(len(rows), *like.shape[1:])}; make them equal."
                         )
-                    for place, k in enumerate(rows):
-                        found[i][k] = x[place, ...]
-        stacked = [
-            bk.xp.stack(rows) if rows else x for rows, x in zip(found, leaves[:-1], strict=True)
-        ]
+                    found.setdefault(i, {}).update((k, x[n, ...]) for n, k in enumerate(rows))
+
+        def filled(i: int, like: Array) -> Array:
+            rows = found.get(i)
+            if not rows:
+                return bk.zeros_like(like)
+            zero = bk.zeros_like(like[0, ...])
+            return bk.xp.stack([rows.get(k, zero) for k in range(like.shape[0])])
+
+        stacked = [filled(i, like) for i, like in enumerate(leaves[:-1])]
         end = bk.zeros_like(leaves[-1])
         for ct in ends:
             end = end + bk.array(ct, end.dtype, layout.device)[-1]

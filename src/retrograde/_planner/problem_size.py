@@ -260,7 +260,11 @@ def _outputs(loop: Integrator, steps: int) -> dict[str, int]:
             inside = steps * len(out.nodes) if out.count is None else out.count
         rows = out.saveat.t0 + inside + out.saveat.final
         saved, count = saved + rows * out.layout.nbytes, count + rows
-    return {"saved states": saved, "their times": count * 8}
+    found = {"saved states": saved, "their times": count * 8}
+    events = loop.events
+    if events is not None and Capability.TRACED in loop.bk.capabilities:
+        found["states at events"] = events.capacity * (1 + events.resets) * int(loop.layout.nbytes)
+    return found
 
 
 def _beside(loop: Integrator, outputs: dict[str, int], tape: int, judges: bool) -> dict[str, int]:
