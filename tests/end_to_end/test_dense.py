@@ -186,7 +186,7 @@ def bounce(xp):
 
 @pytest.mark.libraries("numpy strict torch jax:jit")
 @pytest.mark.parametrize("ending", [{}, {"terminal": 2}, {"reset": None}])
-def test_a_step_that_an_event_cut_is_told_as_far_as_it_goes(backend, ending):
+def test_a_step_that_an_event_cut_is_evaluated_as_far_as_it_goes(backend, ending):
     """Before the event, behind a reset, and at the event itself: there the state before it."""
     y0 = backend.array([10.0, 0.0])
     fall, event = bounce(backend.namespace(y0))

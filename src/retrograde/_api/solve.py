@@ -307,12 +307,12 @@ def plan(
 def finished_solution(
     program: DifferentiableSolve,
     inputs: Inputs,
-    told: tuple[Leaves, Aux],
+    result: tuple[Leaves, Aux],
     throw: bool,
     pullback: Pullback | None = None,
 ) -> Solution[Tree]:
     """The solution of what a program told; what its pullback needs of it is noted there."""
-    leaves, aux = told
+    leaves, aux = result
     rows = _rows(program, inputs, leaves, aux)
     if pullback is not None:
         pullback.ts, pullback.ys, pullback.dense, _ = rows

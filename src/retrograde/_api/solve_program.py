@@ -327,8 +327,8 @@ class Pullback:
         assert dense is not None
         end, happened = xp.zeros_like(knots[:1]), self.leaves[loop.outputs.width :]
         start = bk.stop_gradient(dense.origin)
-        told = (dense.knots + start, dense.sizes), self.steps, happened, self.happened
-        place, starts, ends = knot_sources(loop, self.inputs, *told)
+        grid = (dense.knots + start, dense.sizes), self.steps, happened, self.happened
+        place, starts, ends = knot_sources(loop, self.inputs, *grid)
         total = knots + xp.concat([end, ends * sizes], axis=0)
         total = total - xp.concat([starts * sizes, end], axis=0)
         many = int(happened[-2].shape[0]) + 2  # what moves with nothing is left out

@@ -89,9 +89,9 @@ def measure_problem(
     pull, args = _pull(bk, loop, arguments, call)
     step = max(0, (stages - spared) * layout.nbytes + 2 * carried)
     fixed = _fixed(loop, steps, growing, step=step, pull=pull, args=args)
-    recorded_now = native and Capability.DIRECT in bk.capabilities and constant_times(inputs)
-    if traced or loop.compiled or call.users_own or loop.events is not None:
-        recorded_now = False
+    unfollowed = traced or loop.compiled or call.users_own or loop.events is not None
+    followed = native and Capability.DIRECT in bk.capabilities and not unfollowed
+    recorded_now = followed and constant_times(inputs)
     recorded = max(layout.nbytes, solver.evaluations * call.kept) + carried - layout.nbytes
     outputs = _outputs(loop, steps)
     compiled = (lambda one: bk.compiled_bytes(loop, inputs, wanted, one)) if traced else None
