@@ -19,6 +19,7 @@ from ._cases import Fact, tighter
 from ._problem import Problem
 from ._rows_batches import batch_facts
 from ._rows_jax import half_of_diffrax
+from ._rows_samples import sample_facts
 from .compile import program_bytes, traces
 from .import_time import imported
 from .memory import backprop_bytes, residual_bytes, saved_bytes
@@ -195,5 +196,5 @@ def other_facts() -> Iterator[Fact]:
 
 FACTS = (
     toy_facts, program_facts, batch_facts, trace_facts, torch_facts, length_facts, schedule_facts,
-    other_facts,
+    other_facts, sample_facts,
 )  # fmt: skip

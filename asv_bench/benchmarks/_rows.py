@@ -11,6 +11,7 @@ from ._rows_device import DEVICE_ROWS
 from ._rows_eager import EAGER
 from ._rows_events import event_rows
 from ._rows_jax import FLAGGED, JAX
+from ._rows_samples import sample_rows
 
 __all__ = ["DEVICE_ROWS", "FACTS", "FLAGGED", "ROWS"]
 
@@ -22,4 +23,4 @@ def elsewhere() -> Iterator[Skipped]:
     yield Skipped("M1p", "budgets from 2^-6 to 2^6 of the states", elsewhere)
 
 
-ROWS = (*JAX, batch_rows, *EAGER, event_rows, elsewhere)
+ROWS = (*JAX, batch_rows, sample_rows, *EAGER, event_rows, elsewhere)

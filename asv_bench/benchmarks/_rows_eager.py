@@ -165,9 +165,8 @@ def gradient_rows() -> Iterator[Case]:
     yield Case("gradient, NumPy's tape, lotka_volterra", ours, (rival,), quick=True)
 
 
-def batch_rows() -> Iterator[Case | Skipped]:
+def batch_rows() -> Iterator[Case]:
     """Batches of Lotka-Volterra: one step for all, or ``vmap``; no targets but parity."""
-    yield Skipped("B1p", "batches, per-sample steps", "retrograde has no per-sample steps yet")
     for size in SIZES:
         problem = problems.batch(size)
 

@@ -1,8 +1,8 @@
 """Batches of 1,000 and 10,000 Lotka-Volterra systems.
 
 Two ways: ``vmap`` over solves in JAX, each with steps of its own, and a state (2, size) in NumPy
-and PyTorch that takes one step for all. Steps for each sample in eager libraries (row B1p) are
-not here: retrograde has none yet. torchode has them, torchdiffeq takes one step for all.
+and PyTorch that takes one step for all. Steps for each sample in eager libraries are
+row B1p of the report (``_rows_samples``). torchode has them, torchdiffeq takes one step for all.
 """
 
 import statistics

@@ -163,6 +163,8 @@ class NumpyBackend(FlatBackend):
 
     def sample_columns(self, parts: Sequence[Array]) -> Tree:
         # by assignment: inner loops then run along the samples, however few numbers each has
+        if len(parts) == 1:
+            return self.xp.array(parts[0].T, order="C", ndmin=2)
         first, ends = parts[0], np.cumsum([x.shape[1] for x in parts])
         out = self.xp.empty((int(ends[-1]), len(first)), first.dtype)
         for x, end in zip(parts, ends, strict=True):

@@ -269,6 +269,9 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
     def times_into(self, x: Array, w: Array, out: Tree) -> None:
         torch.mul(x, w, out=out)
 
+    def sample_rows(self, columns: Array) -> Tree:
+        return columns.T.contiguous()  # f may ask for a view of it
+
     def sample_columns(self, parts: Sequence[Array]) -> Tree:
         columns = [x.T for x in parts]
         return columns[0].contiguous() if len(columns) == 1 else torch.cat(columns)

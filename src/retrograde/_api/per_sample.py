@@ -42,7 +42,7 @@ from .._integrate.per_sample import (
 )
 from .._integrate.relative_time import resolution
 from .._integrate.saveat import Outputs, SaveAt, cotangent_leaves
-from .._integrate.solution import Gradients, Solution, without_times
+from .._integrate.solution import Gradients, Solution, Status, without_times
 from .._planner.plan import Plan
 from .._planner.samples import checked_adjoint, plan_samples
 from .._solvers import ExplicitRungeKutta, find_solver
@@ -476,4 +476,5 @@ def _solution(program: SampleSolve, leaves: Leaves, aux: Aux, *, throw: bool) ->
         num_trial_f_evals=problem.trials,
     )
     solution = Solution(times, ys, program.stats, final.status, t, program.plan)
-    return solution.raise_if_failed() if throw else solution
+    failed = throw and bool(bk.xp.any(final.status != int(Status.converged)))
+    return solution.raise_if_failed() if failed else solution

@@ -275,6 +275,10 @@ class LoopHooks(ArrayHooks):
         """``fn`` of each sample of what is ``mapped``, results stacked: traced libraries."""
         raise NotImplementedError
 
+    def sample_rows(self, columns: Array) -> Array:
+        """An array (n, b) as one of shape (b, n), for f."""
+        return columns.T
+
     def sample_columns(self, parts: Sequence[Array]) -> Array:
         """Arrays (b, m) as the rows of one of shape (n, b), best in memory of its own."""
         flat = [self.xp.permute_dims(x, (1, 0)) for x in parts]

@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .._base.types import Array, Bool, Index, Leaves, Scalar, Scale, State, Table, Tree
+from .._base.types import Array, Bool, DType, Index, Leaves, Scalar, Scale, State, Table, Tree
 from .clock import NEARLY, ROUNDED, SLACK
 from .specialise import generic
 from .stages import ListLayout, StageCotangents, Stages, placed
@@ -53,17 +53,23 @@ class SampleClock:
     def __init__(self, bk: AbstractBackend, samples: int, like: Array) -> None:
         self.xp, self.samples, self.device = bk.xp, samples, bk.device_of(like)
         self.dtype, self.integer = bk.xp.float64, bk.xp.int64
+        self.numbers: dict[tuple[float, DType], Array] = {}
 
     # --- numbers as arrays
     def array(self, x: Scalar) -> Array:
         """Numbers of any dtype as the clock's."""
+        if getattr(x, "dtype", None) == self.dtype:
+            return x
         if hasattr(x, "shape"):
-            return self.xp.astype(x, self.dtype, copy=False)
+            return self.xp.astype(x, self.dtype)
+        if isinstance(x, (int, float)):
+            return self._number(x, self.dtype)
         return self.xp.asarray(x, dtype=self.dtype, device=self.device)
 
     def real(self, x: Scalar) -> Array:
         """The same, of shape (b,)."""
-        return self.xp.broadcast_to(self.array(x), (self.samples,))
+        x = self.array(x)
+        return x if x.shape else self.xp.broadcast_to(x, (self.samples,))
 
     def constant(self, x: Array) -> Array:
         """x: nothing is recorded here."""
@@ -77,18 +83,13 @@ class SampleClock:
         """0, 1, ..., b - 1."""
         return self.xp.arange(self.samples, dtype=self.integer, device=self.device)
 
-    def _pair(self, a: Scalar, b: Scalar) -> tuple[Array, Array]:
-        """Both as arrays: of the dtype of the one that is, else of the numbers' own kind."""
-        given = [x for x in (a, b) if hasattr(x, "dtype")]
-        if len(given) == 2:
-            return a, b
-        whole = isinstance(a, int) and isinstance(b, int)
-        dtype = given[0].dtype if given else self.integer if whole else self.dtype
-        make = self.xp.asarray
-        first, second = (
-            x if hasattr(x, "dtype") else make(x, dtype=dtype, device=self.device) for x in (a, b)
-        )
-        return first, second
+    def _number(self, x: float, dtype: DType) -> Array:
+        """A number as a 0-d array, made once."""
+        found = self.numbers.get((x, dtype))
+        if found is None:
+            found = self.xp.asarray(x, dtype=dtype, device=self.device)
+            self.numbers[x, dtype] = found
+        return found
 
     # --- steps
     def land(self, t: Array, h: Array, t1: Array) -> tuple[Array, Array]:
@@ -135,7 +136,14 @@ class SampleClock:
         """a where ok, else b."""
         if isinstance(ok, bool):
             return a if ok else b
-        return self.xp.where(ok, *self._pair(a, b))
+        # a number takes the dtype of the array beside it
+        if isinstance(a, (int, float)):
+            whole = isinstance(a, int) and isinstance(b, int)
+            dtype = getattr(b, "dtype", self.integer if whole else self.dtype)
+            a, b = self._number(a, dtype), b if hasattr(b, "dtype") else self._number(b, dtype)
+        elif isinstance(b, (int, float)):
+            b = self._number(b, a.dtype)
+        return self.xp.where(ok, a, b)
 
     def both(self, a: Bool, b: Bool) -> Bool:
         """Logical and."""
@@ -165,14 +173,19 @@ class SampleClock:
 
     def clip(self, x: Array, low: Scalar, high: Scalar) -> Array:
         """x between low and high; nan gives low."""
-        return self.minimum(self.where(x > low, x, low), high)
+        x = self.where(x > low, x, low)  # no nan any more
+        return self.xp.minimum(x, high) if hasattr(high, "shape") else self.minimum(x, high)
 
     def maximum(self, a: Scalar, b: Scalar) -> Array:
         """The larger; a where b is nan."""
+        if isinstance(b, float) and hasattr(a, "dtype"):
+            return self.xp.maximum(a, self._number(b, a.dtype))
         return self.where(b > a, b, a)
 
     def minimum(self, a: Scalar, b: Scalar) -> Array:
         """The smaller; a where b is nan."""
+        if isinstance(b, float) and hasattr(a, "dtype"):
+            return self.xp.minimum(a, self._number(b, a.dtype))
         return self.where(b < a, b, a)
 
 
@@ -200,6 +213,7 @@ class SampleLayout(ListLayout):
     def _resize(self, samples: int, size: int) -> None:
         self.samples, self.size = samples, size
         self.shapes = ((size, samples),)
+        self.exact = self.real_dtype == self.bk.xp.float64
         self.nbytes = samples * size * self.bk.itemsize(self.dtype)
         self.clock = SampleClock(self.bk, samples, self.like)
 
@@ -220,11 +234,14 @@ class SampleLayout(ListLayout):
 
     def time(self, t: Scalar) -> Array:
         """Times as a vector field is given them, shape (b,)."""
-        return self.xp.astype(self.clock.real(t), self.real_dtype, copy=False)
+        t = self.clock.real(t)
+        return t if self.exact else self.xp.astype(t, self.real_dtype)
 
     def weight(self, h: Scalar) -> Scalar:
         """A number for each sample, in the precision of states."""
-        return self.xp.astype(h, self.real_dtype, copy=False) if hasattr(h, "shape") else h
+        if self.exact or not hasattr(h, "shape"):
+            return h
+        return self.xp.astype(h, self.real_dtype, copy=False)
 
     def repeat(self, count: int) -> Self:
         twin = copy.copy(self)
@@ -279,13 +296,19 @@ class SampleLeaves(SampleLayout):
     def _resize(self, samples: int, size: int) -> None:
         super()._resize(samples, size)
         self.shapes = tuple((samples, *shape) for shape in self.each)
+        self.flat = len(self.each) == 1 and len(self.each[0]) == 1
+        """Whether y is one array of shape (b, n)."""
 
     def pack(self, leaves: Sequence[Array]) -> State:
+        if self.flat and len(leaves[0].shape) == 2:
+            return (self.bk.sample_columns(leaves),)
         reshape = self.xp.reshape  # rows of fn come of as many samples as still run
         return (self.bk.sample_columns([reshape(x, (x.shape[0], -1)) for x in leaves]),)
 
     def unpack(self, y: State) -> Leaves:
         xp, (array,) = self.xp, y
+        if self.flat:
+            return (self.bk.sample_rows(array),)
         return tuple(
             xp.reshape(xp.permute_dims(array[part, :], (1, 0)), shape)
             for part, shape in zip(self.parts, self.shapes, strict=True)
