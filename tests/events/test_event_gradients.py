@@ -129,7 +129,7 @@ def test_all_that_a_flight_tells(backend, reference, steps):
 
 @pytest.mark.libraries("numpy torch jax:jit")
 def test_rows_of_steps_and_functions_of_them(backend, reference):
-    """``SaveAt(steps=True, fn=...)``: the row of a step that was cut is at the cut."""
+    """``SaveAt(steps=True, fn=...)``: the row of a step that was cut is at the cut; and times."""
     fn = lambda t, y, a: y * y + a[0] * t  # noqa: E731
     saveat = rg.SaveAt(t0=True, steps=True, fn=fn)
     keywords = {"dt": 0.15, "solver": "bosh3", "max_steps": 40}
@@ -142,8 +142,9 @@ def test_rows_of_steps_and_functions_of_them(backend, reference):
     rows = sol.ys.shape[0]
 
     def loss(backend, sol):
-        w = backend.array(weights(np.zeros((rows, 2))).tolist())
-        return backend.xp.sum(w * sol.ys[:rows, ...])
+        w = [backend.array(weights(np.zeros(shape)).tolist()) for shape in ((rows, 2), (rows,))]
+        sum_ = backend.xp.sum
+        return sum_(w[0] * sol.ys[:rows, ...]) + sum_(w[1] * sol.ts[:rows])
 
     def run(call, y0, args):
         sol = solve(call, y0, args)
@@ -151,7 +152,7 @@ def test_rows_of_steps_and_functions_of_them(backend, reference):
 
     if backend.bk.name == "numpy":
         _, pullback = run(rg.solve_vjp, y0, args)
-        found = pullback(weights(sol.ys)).args
+        found = pullback(weights(sol.ys), ts=weights(sol.ts)).args
     elif backend.bk.name == "torch":
         a = backend.array(args).requires_grad_()
         loss(backend, run(rg.solve, backend.array(y0), a)).backward()

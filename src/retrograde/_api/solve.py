@@ -11,6 +11,7 @@ from .._base.errors import InputError
 from .._base.log import INFO, listener
 from .._base.types import Array, Aux, Inputs, Leaves, Plain, Time, Tree, VectorFieldFn, Y
 from .._integrate.dense import DENSE, DenseOutput, dense_output
+from .._integrate.event_times import moved_rows
 from .._integrate.events import Hit
 from .._integrate.moving_times import moving_times
 from .._integrate.saveat import filled
@@ -338,6 +339,9 @@ def _rows(
             count = n + part.saveat.t0
             at, rows = at[:count], tuple(x[:count, ...] for x in rows)
         at = moving_times(loop, inputs, part, at, n)
+        if events is not None and part.inside == "steps":
+            told = happened, aux[-1]
+            at = moved_rows(loop, inputs, at, n, told, first=part.saveat.t0)
         if events is not None and part.saveat.final:
             at = bk.xp.concat([at[:-1], bk.xp.reshape(happened[-1], (1,))], axis=0)
         ts.append(at)

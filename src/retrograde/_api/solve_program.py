@@ -33,7 +33,7 @@ from .._base.types import (
     Tree,
 )
 from .._integrate.dense import knot_rates
-from .._integrate.event_times import knot_sources
+from .._integrate.event_times import knot_sources, pulled_knots, row_sources
 from .._integrate.events import Hit
 from .._integrate.moving_times import rates
 from .._integrate.saveat import cotangent_leaves, filled, output_times, parted
@@ -277,6 +277,7 @@ class Pullback:
         flat = tuple(x for part in leaves for x in part)
         if loop.events is not None:
             own = self._event_cotangents(ts, events)
+            moved = moved if ts is None else self._pull_step_times(ts, moved)
             if moved is not None:
                 last = zip(own[-2:], moved[2], strict=True)
                 own = (*own[:-2], *(x + more for x, more in last))
@@ -331,12 +332,30 @@ class Pullback:
         place, starts, ends = knot_sources(loop, self.inputs, *grid)
         total = knots + xp.concat([end, ends * sizes], axis=0)
         total = total - xp.concat([starts * sizes, end], axis=0)
-        many = int(happened[-2].shape[0]) + 2  # what moves with nothing is left out
-        column = xp.arange(many, device=bk.device_of(knots))
-        one = xp.astype(place[None, :] == column[:, None], knots.dtype)
-        by = bk.matmul(one, total[:, None])[:, 0]
+        by = pulled_knots(loop, place, happened, total)
         t0 = by[0] + (origin - xp.sum(knots) if loop.shifted else 0.0)
         return t0, 0.0, (by[1:-1], xp.reshape(by[-1], ()))
+
+    def _pull_step_times(self, ts: Tree, moved: _Moved | None) -> _Moved | None:
+        """``moved`` with what comes of the times of rows at steps' ends, cotangents ``ts``."""
+        loop, bk, xp = self.program.loop, self.program.loop.bk, self.program.loop.bk.xp
+        happened, layout = self.leaves[loop.outputs.width :], self.program.loop.problem.layout
+        given = parted(loop.outputs.treedef, ts, "`ts`")
+        for part, times, ct in zip(loop.outputs.parts, self.ts, given, strict=False):
+            if ct is None or part.inside != "steps":
+                continue
+            first = part.saveat.t0
+            told = happened, self.happened
+            place = row_sources(loop, self.inputs, times, self.steps, told, first=first)
+            ct = bk.array(ct, layout.real_dtype, layout.device)[int(first) :]
+            by = pulled_knots(loop, place, happened, ct)
+            more: _Moved = by[0], 0.0, (by[1:-1], xp.reshape(by[-1], ()))
+            if moved is None:
+                moved = more
+            else:
+                ends = (a + b for a, b in zip(moved[2], more[2], strict=True))
+                moved = moved[0] + more[0], moved[1], tuple(ends)
+        return moved
 
     def _event_cotangents(self, ts: Tree, events: Sequence[Hit | None] | None) -> Leaves:
         """Cotangents of what the events tell, the time of the end among it."""

@@ -18,7 +18,14 @@ from .moving_times import zero_of
 if TYPE_CHECKING:
     from .integrator import Integrator
 
-__all__ = ["KnotSources", "knot_sources", "moved_knots"]
+__all__ = [
+    "KnotSources",
+    "knot_sources",
+    "moved_knots",
+    "moved_rows",
+    "pulled_knots",
+    "row_sources",
+]
 
 
 class KnotSources(NamedTuple):
@@ -119,3 +126,49 @@ def moved_knots(loop: Integrator, inputs: Inputs, happened: Leaves, place: Array
     nothing = xp.zeros_like(xp.reshape(start, (1,)))
     parts = [xp.reshape(start, (1,)), times, xp.reshape(end, (1,)), nothing]
     return xp.take(zero_of(bk, xp.concat(parts, axis=0)), place, axis=0)
+
+
+def pulled_knots(loop: Integrator, place: Array, happened: Leaves, total: Array) -> Array:
+    """Cotangents of t0, of the time of each hit and of the end from those of knots."""
+    bk, xp = loop.bk, loop.bk.xp
+    many = int(happened[-2].shape[0]) + 2  # what moves with nothing is left out
+    column = xp.arange(many, device=bk.device_of(total))
+    one = xp.astype(place[None, :] == column[:, None], total.dtype)
+    found: Array = bk.matmul(one, total[:, None])[:, 0]
+    return found
+
+
+def row_sources(
+    loop: Integrator,
+    inputs: Inputs,
+    times: Array,
+    n: Index,
+    events: tuple[Leaves, Aux],
+    *,
+    first: bool,
+) -> Array:
+    """``KnotSources.place`` behind t0, of rows at the ends of steps; ``first``: and one at t0."""
+    bk, xp = loop.bk, loop.bk.xp
+    knots = bk.stop_gradient(times)
+    if not first:
+        start = bk.scalar_array(bk.stop_gradient(inputs.t0), loop.layout)
+        knots = xp.concat([xp.reshape(start, (1,)), knots], axis=0)
+    none = xp.zeros_like(knots[1:])  # sizes do not matter to the places
+    return knot_sources(loop, inputs, (knots, none), n, *events).place[1:]
+
+
+def moved_rows(
+    loop: Integrator,
+    inputs: Inputs,
+    times: Array,
+    n: Index,
+    events: tuple[Leaves, Aux],
+    *,
+    first: bool,
+) -> Array:
+    """Times of rows at the ends of steps, with the derivatives of what they move with."""
+    place = row_sources(loop, inputs, times, n, events, first=first)
+    moved = moved_knots(loop, inputs, events[0], place)
+    if not first:
+        return times + moved
+    return loop.bk.xp.concat([times[:1], times[1:] + moved], axis=0)
