@@ -205,7 +205,7 @@ def test_a_step_that_an_event_cut_is_evaluated_as_far_as_it_goes(backend, ending
     np.testing.assert_allclose(ground, [0.0, -((20 * 9.81) ** 0.5)], atol=1e-7)
 
 
-HITS = [0.33, 1.027, 1.42, 2.33, 2.777, 3.29]
+HITS = [0.33, 1.027, 1.42, 2.33, 2.777, 3.305]
 """Times before, between and behind two bounces; the last is in the step that t1 ends."""
 
 
