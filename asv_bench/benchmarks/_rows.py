@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ._cases import Skipped
 from ._facts import FACTS
 from ._rows_batches import batch_rows
+from ._rows_dense import dense_rows
 from ._rows_device import DEVICE_ROWS
 from ._rows_eager import EAGER
 from ._rows_events import event_rows
@@ -23,4 +24,4 @@ def elsewhere() -> Iterator[Skipped]:
     yield Skipped("M1p", "budgets from 2^-6 to 2^6 of the states", elsewhere)
 
 
-ROWS = (*JAX, batch_rows, sample_rows, *EAGER, event_rows, elsewhere)
+ROWS = (*JAX, batch_rows, sample_rows, *EAGER, event_rows, dense_rows, elsewhere)
