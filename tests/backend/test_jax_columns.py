@@ -193,7 +193,7 @@ def loss(f: Any, y: Any, p: Any, **settings: Any) -> Any:
 
 
 @marking
-@pytest.mark.quick("network-backsolve", "gated-slots", "network-adaptive", "residual-tapes")
+@pytest.mark.quick("gated-slots", "network-adaptive", "residual-tapes")
 @pytest.mark.parametrize(
     ("name", "settings"),
     [("network", s) for s in SETTINGS] + [(f, s) for f in FIELDS for s in ("tapes", "slots")][2:],

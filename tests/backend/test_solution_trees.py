@@ -51,6 +51,7 @@ def test_a_batch_of_solutions():
     np.testing.assert_allclose(one.raise_if_failed().ys, solve(y0[1]).ys, rtol=1e-12)
 
 
+@pytest.mark.slow  # two devices: test_jax_devices
 def test_a_mesh_of_one_device():
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:1]), ("i",))
     spec = jax.sharding.PartitionSpec("i")

@@ -201,9 +201,7 @@ ADJOINTS = {
 }
 
 
-@pytest.mark.settings(
-    name=ADJOINTS, few={"jax:jit": ["every state", "slots without a record", "continuous"]}
-)
+@pytest.mark.settings(name=ADJOINTS, few={"jax:jit": ["slots without a record", "continuous"]})
 def test_gradients_are_nan_by_every_input_and_adjoint(backend, name):
     """Even those of a loss that looks at rows which were reached alone."""
     adaptive = name in ("slots without a record", "forward", "every state")

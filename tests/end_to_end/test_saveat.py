@@ -93,7 +93,7 @@ WISHES = {
 }
 
 
-@pytest.mark.settings(wish=WISHES, slots=[None, 3], few={"jax": [("t0 ts t1", 3), ("fn", 3)]})
+@pytest.mark.settings(wish=WISHES, slots=[None, 3], few={"jax": [("t0 ts t1", 3)]})
 def test_gradients_agree_with_differences(backend, reference, wish, slots):
     """Through every kind of row to y0, args, t0, t1 and ts; steps move with t0 and t1."""
     keywords, rows = WISHES[wish]

@@ -59,7 +59,7 @@ def test_while_loop(backend, name, while_reference):
     reverse=[False, True],
     few={
         "jax": [("2 slots", False)],
-        "jax:jit": [("bounded", False), ("64 slots", True)],
+        "jax:jit": [("64 slots", True)],
     },
 )
 def test_scan(backend, name, reverse, reference):
