@@ -196,3 +196,26 @@ def test_jax_differentiates_its_own(backend, reference):
         np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-10)
     with pytest.raises(rg.UnsupportedByBackend, match="no `solve_vjp` on jax"):
         rg.solve_vjp(predators(backend, 1), given[0], 0.0, 1.0, args, per_sample=True)
+
+
+@pytest.mark.libraries("numpy")
+@pytest.mark.parametrize("memory", ["24 MiB", "9 MiB", "7 MiB"])
+def test_measured_bytes_are_within_the_budget(backend, memory):
+    """Every state stored, some, and one tape at a time: the peak of forward and reverse pass."""
+    rng, size = np.random.default_rng(0), 40
+    y0, w = rng.standard_normal((500, size)), 0.3 * rng.standard_normal((size, size))
+    speeds = np.where(np.arange(500) % 100 == 0, 8.0, 1.0)
+
+    def f(t, y, args):
+        return args[1][:, None] * backend.namespace(y).tanh(y @ args[0])
+
+    def gradient():
+        args = w, rg.PerSample(speeds)
+        sol, pull = rg.solve_vjp(f, y0, 0.0, 4.0, args, per_sample=True, memory=memory, **TIGHT)
+        pull(np.ones((1, 500, size)))
+        return sol.plan
+
+    plan = gradient()  # what is imported and kept counts once
+    peak = rg.measure.traced_peak(gradient)
+    assert plan.memory <= plan.budget
+    assert peak <= 1.15 * plan.memory

@@ -99,7 +99,6 @@ class _Block:
             cast("AbstractBackend", loop.bk), loop.layout, columns, outputs=bool(out.inside),
             time=wanted.time, field=field if gradient.one_tape else None,
         )  # fmt: skip
-        self.replay: AbstractStepper = self.step_vjp.replay(field)
         self.acc = self.vjp.zero()
 
 
@@ -141,7 +140,8 @@ class SampleGradient:
         self.cts = self._sorted(cotangents)
         self.first = int(self.out.saveat.t0)
         self.ts = SortedColumns(self.xp)
-        self.blocks: dict[bool, _Block] = {}
+        self.block: _Block | None = None
+        self.stepper: tuple[int, AbstractStepper] | None = None
         self.sums: list[Array | None] = [None] * len(inputs.params)
 
     def _sorted(self, cotangents: Leaves) -> Array:
@@ -159,9 +159,9 @@ class SampleGradient:
         """Cotangents of the inputs."""
         steps, bk = len(self.counts), cast("AbstractBackend", self.bk)
         start = self.bk.take(self.inputs.y0, self.order)
-        whole = self._block(self.samples, again=False)
+        whole = self._block(self.samples)
         self.ends = self._ends(whole)
-        y0 = whole.replay.start(self.loop.clock.real(0.0), start)
+        y0 = self._again(self.samples).start(self.loop.clock.real(0.0), start)
         carry = self._joined(None, steps)
         if steps:
             slots = self.adjoint.slots(cast("Integrator", _Counted(bk, steps)))
@@ -172,20 +172,34 @@ class SampleGradient:
                 bk, steps, ((first,),), body, lambda s: s[0], slots, layout
             )
             assert stored is not None
+            del whole, start, y0
+            if slots.everything:
+                self.stepper = None
             calls = self._advance, self._pull
             carry = reverse(bk, slots, stored, steps, calls, carry, layout)
             carry = self._joined(carry, 0)
-        return self._finished(carry, y0)
+        return self._finished(carry)
 
     # --- blocks
-    def _block(self, samples: int, *, again: bool) -> _Block:
-        """That of the first samples; one is kept for pulls, and one for steps taken again."""
-        found = self.blocks.get(again)
-        if found is None or found.samples != samples:
-            if found is not None and not again:
-                self._add(found)
-            found = self.blocks[again] = _Block(self, samples)
-        return found
+    def _block(self, samples: int) -> _Block:
+        """That of the first samples, for pulls; one at a time is there."""
+        if self.block is not None and self.block.samples != samples:
+            self._add(self.block)
+            self.block = None  # before there is another
+        if self.block is None:
+            self.block = _Block(self, samples)
+        return self.block
+
+    def _again(self, samples: int) -> AbstractStepper:
+        """What takes the steps of the first samples again; one at a time is there."""
+        if self.stepper is None or self.stepper[0] != samples:
+            self.stepper = None
+            inputs = self.loop.inputs_of(self.inputs, self.order[:samples])
+            loop = self.loop.of(samples, self.loop.times(inputs).origin)
+            bk = cast("AbstractBackend", loop.bk)
+            made = loop.solver.stepper(bk, loop.layout, loop.bind(inputs.params))
+            self.stepper = samples, made
+        return self.stepper[1]
 
     def _add(self, block: _Block) -> None:
         """Add the sums of a block's pulls to those of all."""
@@ -238,8 +252,8 @@ class SampleGradient:
     # --- steps
     def _advance(self, k: int, y: State) -> State:
         """Step k of all samples that took it, then those that took another."""
-        block = self._block(self.counts[k], again=True)
-        y1 = block.replay.step(*self.record.step(k), y, None, error=False).y1
+        stepper = self._again(self.counts[k])
+        y1 = stepper.step(*self.record.step(k), y, None, error=False).y1
         rest = self.counts[k + 1] if k + 1 < len(self.counts) else 0
         return (y1[0][:, :rest],)
 
@@ -248,7 +262,7 @@ class SampleGradient:
         last = self.counts[k + 1] if k + 1 < len(self.counts) else 0
         if last:
             carry = self._joined(carry, k + 1)
-        xp, block = self.xp, self._block(self.counts[k], again=False)
+        xp, block = self.xp, self._block(self.counts[k])
         (t, h), real = self.record.step(k), block.loop.clock.real
         sources = self._sources(k, block, t, h, carry.row) if self.out.inside else None
         pulled, extra = block.step_vjp.pull(
@@ -305,10 +319,10 @@ class SampleGradient:
         self.ts.add((left - 1) * self.samples + places, value)
 
     # --- the end
-    def _finished(self, carry: Pulled, y0: State) -> Inputs:
+    def _finished(self, carry: Pulled) -> Inputs:
         xp, bk, loop, out = self.xp, self.bk, self.loop, self.out
-        whole = self._block(self.samples, again=False)
-        zero = loop.clock.real(0.0)
+        whole = self._block(self.samples)
+        zero, y0 = loop.clock.real(0.0), self.bk.take(self.inputs.y0, self.order)
         carry = self._of_no_step(whole, carry, y0)
         g, by_t0, whole.acc = whole.step_vjp.finish(zero, y0, (carry.g,), whole.acc)
         t0 = carry.t0 + loop.clock.real(by_t0)
@@ -316,7 +330,7 @@ class SampleGradient:
             row, by_t0 = self._absorbed(whole, zero, y0, (self.cts[:, 0, :],))
             g, t0 = loop.layout.add(g, row), t0 + by_t0
         self._add(whole)
-        self.blocks.clear()
+        self.block = None
         rank, marked = self.record.rank, loop.problem.marked
         params = tuple(
             xp.take(x, rank, axis=0) if x is not None and i < len(marked) and marked[i] else x

@@ -78,8 +78,8 @@ def plan_samples(
     width = tableau + loop.solver.extra
     items = {
         "record of times": 8 * (sum(counts) + 2 * loop.layout.samples),
-        "stages": (2 * width + 1) * state,
-        "cotangents": 4 * state + 16 * loop.layout.samples,
+        "stages": (3 * width + 1) * state,
+        "cotangents": 15 * state + 32 * loop.layout.samples,
         "parameters": 2 * sum(map(bk.nbytes, params)),
     }
     sizes, fixed = slot_sizes(counts, state // loop.layout.samples), sum(items.values())
