@@ -80,6 +80,21 @@ def test_norms_in_floats_are_those_of_arrays(size):
         assert not norms[0](y, y) <= 1.0
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_slopes_of_any_layout_are_copied(dtype):
+    torch = pytest.importorskip("torch")
+    step = importlib.import_module("retrograde_backends.torch.flat")
+    kind = getattr(torch, dtype)
+    for size in (3, 9):
+        rows = torch.zeros(2, size, dtype=kind)
+        put = step.writer(rows[1])
+        values = torch.linspace(-1, 1, 2 * size, dtype=kind)
+        values[2] = torch.inf
+        put(values[::2].requires_grad_().detach())
+        assert torch.equal(rows[1], values[::2])
+        assert not rows[0].any()
+
+
 @pytest.fixture(params=["numpy", "torch"])
 def eager(request):
     """An adapter whose states are flat, and its arrays of NumPy's."""

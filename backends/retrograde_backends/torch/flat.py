@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import setitem
+from struct import Struct
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from retrograde._base.types import Array, Namespace, Scalar, Scale, State, Tree
 
-from ..flat.attempt import Norm, squared_norm
+from ..flat.attempt import FEW, Norm, squared_norm
 from ..flat.stages import FlatLayout, FlatStages, stamper
 from .distributed import spread, whole
 from .forward_mode import unwrapped
@@ -44,6 +45,9 @@ SHARED = {
     torch.complex128: np.complex128,
 }
 """What both libraries have."""
+
+FORMATS = {torch.float32: "f", torch.float64: "d"}
+"""Their real ones, as ``struct`` calls them."""
 
 SMALL = 1 << 11
 """Up to so many elements, NumPy's products take less time than PyTorch's."""
@@ -77,6 +81,15 @@ def timer(
 def shared(x: Array) -> Tree:
     """A tensor's memory as NumPy's array."""
     return x.resolve_conj().resolve_neg().numpy()
+
+
+def writer(row: Tensor) -> Callable[[Tensor], object]:
+    """A call that copies a slope into a row: a few numbers by way of floats, in half the time."""
+    kind = FORMATS.get(row.dtype)
+    if kind is None or len(row) > FEW:
+        return row.copy_
+    pack = partial(Struct(f"{len(row)}{kind}").pack_into, memoryview(shared(row)).cast("B"), 0)
+    return lambda k: pack(*k.tolist())
 
 
 class TorchLayout(FlatLayout):
@@ -140,6 +153,9 @@ class HostStages(TorchStages):
         self.scale_into = np.multiply
         columns, weights = self.parts
         self.increment = partial(shared(weights).dot, shared(columns.T))
+
+    def putter(self, row: Tensor) -> Callable[[Tensor], object]:
+        return writer(row)
 
     def total(self, y: Tensor) -> Tensor:
         return self.twins.end(self.twins.array(y) + self.increment())
