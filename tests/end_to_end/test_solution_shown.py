@@ -148,7 +148,7 @@ def test_events_are_shown(reference):
     swing = lambda t, y, args: np.stack([y[1], -y[0]])  # noqa: E731
     sol = rg.solve(swing, np.asarray([1.0, 0.0]), 0.0, 9.0, event=cross, saveat=[0.0, 1.0, 4.0])
     assert repr(sol).startswith("Solution: event\n")
-    assert "2 recorded; ended by 0" in repr(sol)
+    assert "2 recorded; 0 ended the solve" in repr(sol)
     lines = sol.plot().lines
     assert [line.get_linestyle() for line in lines] == ["-", "-", ":", ":"]
     np.testing.assert_allclose([line.get_xdata()[0] for line in lines[2:]], sol.events[0].ts)

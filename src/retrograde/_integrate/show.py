@@ -72,7 +72,8 @@ def _rows(solution: Solution[Any]) -> Iterator[tuple[str, str]]:
         yield name, str(_number(x))
     if solution.events:
         counts = ", ".join(str(_number(hit.count)) for hit in solution.events)
-        yield "events", f"{counts} recorded; ended by {_number(solution.event)} (-1: by none)"
+        which = _number(solution.event)
+        yield "events", f"{counts} recorded; {'none' if which == '-1' else which} ended the solve"
     if solution.dense is not None:
         yield "dense", "evaluate(t), derivative(t)"
     if solution.plan is not None:
