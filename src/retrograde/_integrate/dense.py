@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .._backend.registry import backend_for
 from .._base.errors import InputError
 from .._base.types import Array, Aux, Bool, DType, Index, Inputs, Leaves, Scalar, Tree
-from .event_times import knot_sources, moved_knots
+from .event_times import knot_sources, may_move, moved_knots
 from .moving_times import Moving, moves, rates, zero_of
 from .saveat import SaveAt
 
@@ -239,7 +239,7 @@ def dense_output(
         rows = tuple(x[: n * d + 1, ...] for x in rows)
         knots, sizes = knots[: n + 1], sizes[:n]
     origin: Scalar = inputs.t0 if loop.shifted else 0.0
-    if loop.events is not None:
+    if loop.events is not None and may_move(loop, inputs, events[0]):
         knots, sizes = (bk.stop_gradient(x) for x in (knots, sizes))
         user = knots + bk.stop_gradient(origin)
         place, starts, ends = knot_sources(loop, inputs, (user, sizes), n, *events)
@@ -247,7 +247,7 @@ def dense_output(
         sizes = sizes + ends * moved[1:] - starts * moved[:-1]
         start = zero_of(bk, bk.scalar_array(origin, loop.layout))
         knots = knots + moved - start
-    elif moves(bk, inputs.t0) or moves(bk, inputs.t1):
+    elif loop.events is None and (moves(bk, inputs.t0) or moves(bk, inputs.t1)):
         knots = bk.stop_gradient(knots)
         by = knot_rates(loop, inputs, out, knots, n)
         t0, t1 = (zero_of(bk, bk.scalar_array(t, loop.layout)) for t in inputs[2:4])

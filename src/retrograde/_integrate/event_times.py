@@ -13,7 +13,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._base.types import Array, Aux, Bool, Index, Inputs, Leaves
-from .moving_times import zero_of
+from .moving_times import moves, zero_of
 
 if TYPE_CHECKING:
     from .integrator import Integrator
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KnotSources",
     "knot_sources",
+    "may_move",
     "moved_knots",
     "moved_rows",
     "pulled_knots",
@@ -157,6 +158,12 @@ def row_sources(
     return knot_sources(loop, inputs, (knots, none), n, *events).place[1:]
 
 
+def may_move(loop: Integrator, inputs: Inputs, happened: Leaves) -> bool:
+    """Whether the library's own autodiff may ask what the knots move with: else it is not found
+    out, which takes a number for each pair of a step and a hit."""
+    return any(moves(loop.bk, t) for t in (inputs.t0, inputs.t1, *happened[-2:]))
+
+
 def moved_rows(
     loop: Integrator,
     inputs: Inputs,
@@ -167,6 +174,8 @@ def moved_rows(
     first: bool,
 ) -> Array:
     """Times of rows at the ends of steps, with the derivatives of what they move with."""
+    if not may_move(loop, inputs, events[0]):
+        return times
     place = row_sources(loop, inputs, times, n, events, first=first)
     moved = moved_knots(loop, inputs, events[0], place)
     if not first:
