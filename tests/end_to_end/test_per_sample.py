@@ -124,7 +124,7 @@ def test_a_sample_of_nan_ends_alone(backend):
         sol.raise_if_failed()
 
 
-@pytest.mark.libraries("numpy strict torch")
+@pytest.mark.libraries("numpy torch", slow="strict")
 def test_a_sample_that_fails_on_the_way(backend):
     """y' = y**2 of blow-up times 1/y0: one of the samples meets it, rows before it are there."""
     y0 = backend.array([[0.5], [2.0], [0.25]])
