@@ -218,5 +218,4 @@ def test_measured_bytes_are_within_the_budget(backend, memory):
 
     plan = gradient()  # what is imported and kept counts once
     peak = rg.measure.traced_peak(gradient)
-    assert plan.memory <= plan.budget
-    assert peak <= 1.15 * plan.memory
+    assert max(plan.memory, peak) <= plan.budget

@@ -84,19 +84,20 @@ def plan_samples(
     }
     sizes, fixed = slot_sizes(counts, state // loop.layout.samples), sum(items.values())
     chosen = None
+    at_once = tape + 5 * state  # one tape, beside the stages that are taken once more for it
     for one_tape in (False, True):
-        held = tape if one_tape else tape * width
+        held = at_once if one_tape else tape * width
         slots = _fitting(sizes, budget - fixed - held)
         if named is not None:
             one_tape, wish = named.one_tape, named.checkpoints
             slots = len(sizes) if wish is None else min(wish, len(sizes))
-            held = tape if one_tape else tape * width
+            held = at_once if one_tape else tape * width
         taken = fixed + held + sum(sizes[:slots])
         if (slots or not sizes) and taken <= budget:
             chosen = slots, one_tape, held, taken
             break
     if chosen is None:
-        least = fixed + tape + sum(sizes[:1])
+        least = fixed + min(at_once, tape * width) + sum(sizes[:1])
         raise PlanInfeasible(
             f"`memory` is {format_bytes(budget)} ({source}) for all samples together, but the "
             f"gradient of {loop.layout.samples} needs {format_bytes(max(least, taken))}. Raise the "
