@@ -21,6 +21,7 @@ from .._base.types import (
     Array,
     Bool,
     Field,
+    Index,
     Leaves,
     Namespace,
     NeedsGradient,
@@ -190,6 +191,10 @@ class AugmentedSolver:
         self.solver, self.layout, self.field = solver, layout, field
         self.error_order = solver.error_order
         self._made: AbstractStepper | None = None
+
+    def calls(self, steps: Index, *, full: bool) -> Index:
+        """None: statistics count those of the solve, and are told before a walk back begins."""
+        return 0
 
     def step_vjp(self, *_: object, **__: object) -> AbstractStepVJP:
         """No walk back is pulled back itself."""

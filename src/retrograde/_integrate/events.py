@@ -159,8 +159,8 @@ class Hit:
     >>> swing = lambda t, y, args: np.stack([y[1], -np.sin(y[0])])
     >>> bottom = rg.Event(lambda t, y, args: y[0], terminal=False)
     >>> sol = rg.solve(swing, np.array([0.5, 0.0]), 0.0, 8.0, rtol=1e-8, event=bottom)
-    >>> sol.events[0].count, sol.events[0].ts.round(3).tolist()
-    (3, [1.596, 4.787, 7.979])
+    >>> sol.events[0].count, sol.events[0].ts.round(2).tolist()
+    (3, [1.6, 4.79, 7.98])
     """
 
     ts: Array
