@@ -30,12 +30,6 @@ from .numpy import NumpyBackend
 if TYPE_CHECKING:
     from retrograde._backend.protocols import Layout
 
-__all__ = [
-    "CupyBackend",
-    "backend",
-    "peak_gradient_bytes",
-]
-
 
 class CupyBackend(NumpyBackend):
     """The adapter of CuPy."""

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from retrograde._backend.protocols import Layout
     from retrograde._integrate.problem import Problem
 
-__all__ = ["NumpyBackend", "backend"]
-
 
 class _Quiet(np.errstate):
     """No warnings of overflow; a write into what is read-only is explained."""

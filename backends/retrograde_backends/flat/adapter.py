@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from retrograde._solvers.runge_kutta.solver import Stepper
     from retrograde._solvers.runge_kutta.tableau import Tableau
 
-__all__ = ["FlatBackend"]
-
 
 class FlatBackend(EagerBackend):
     """An eager library whose states are flat vectors."""

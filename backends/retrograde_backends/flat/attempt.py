@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from .stages import FlatLayout, FlatStages
 
-__all__ = ["flat_stepper", "squared_norm"]
-
 FEW = 8
 """Up to so many elements, the arithmetic of floats takes less time than calls of NumPy."""
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from .adapter import FlatBackend
 
-__all__ = ["FlatSampleCotangents", "FlatSampleStages"]
-
 LANES = 64
 """No library of products works on more numbers at once."""
 

@@ -41,14 +41,6 @@ if TYPE_CHECKING:
     from .adapter import FlatBackend
 
 
-__all__ = [
-    "FlatCotangents",
-    "FlatLayout",
-    "FlatStages",
-    "stamper",
-]
-
-
 LARGE = 1 << 12
 """States of as many elements are bound by memory, not by calls."""
 

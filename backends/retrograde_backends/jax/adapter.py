@@ -57,8 +57,6 @@ if TYPE_CHECKING:
     from retrograde._integrate.problem import Problem
     from retrograde._loops.loop import LeafLayout
 
-__all__ = ["JaxBackend", "backend"]
-
 ASSUMED = 2**31
 """Bytes that are free, as is assumed, on a device that can't tell."""
 

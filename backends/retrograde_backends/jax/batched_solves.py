@@ -37,8 +37,6 @@ from .xla_cpu.kernel import as_batched
 if TYPE_CHECKING:
     from retrograde._backend.protocols import Program
 
-__all__ = ["BatchedProgram", "Lanes", "room_for_lanes", "with_gradient"]
-
 MOST_ROWS = 64
 """Rows of a lane: twice as many, or half, change the time of 100 to 550 tries by an eighth."""
 

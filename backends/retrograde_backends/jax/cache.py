@@ -27,13 +27,6 @@ if TYPE_CHECKING:
     from retrograde._api.solve_program import DifferentiableSolve
     from retrograde._backend.protocols import Program
 
-__all__ = [
-    "KeptAccounts",
-    "KeptPrograms",
-    "peak_gradient_bytes",
-    "temporary_bytes",
-]
-
 
 def peak_gradient_bytes(
     forward: Function, gradient: Function, *arguments: Array

@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from retrograde._backend.protocols import Layout
     from retrograde._integrate.problem import Problem
 
-__all__ = ["CompiledField", "compile_field", "compile_output", "compiled"]
-
 
 @dataclass(frozen=True)
 class Traced:

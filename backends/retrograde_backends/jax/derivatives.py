@@ -39,15 +39,6 @@ if TYPE_CHECKING:
     from retrograde._integrate.integrator import Integrator
     from retrograde._loops.loop import LoopSpec
 
-__all__ = [
-    "Batched",
-    "Derivative",
-    "Differentiable",
-    "LinearMap",
-    "Tangent",
-    "linear",
-]
-
 
 class LinearMap(ABC):
     """A function linear in some arrays, given others."""

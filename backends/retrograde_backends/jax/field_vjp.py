@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from retrograde._controllers.base import Grid
     from retrograde._loops.loop import LeafLayout
 
-__all__ = ["DirectHooks", "Pullback"]
-
 
 class Pullback:
     """vjp of f by ``jax.vjp``, over what is wanted alone."""

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from retrograde._integrate.problem import Problem
     from retrograde._solvers.base import AbstractSolver
 
-__all__ = ["LoopHooks", "TracedClock", "precision"]
-
 
 def precision(dtype: DType) -> Ref:
     """``finfo`` of a dtype, ml_dtypes' included."""

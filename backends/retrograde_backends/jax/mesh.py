@@ -17,8 +17,6 @@ from retrograde._base.types import Array, Function, Leaves, Tree
 
 from .types import Ref, Var
 
-__all__ = ["layers", "mesh_note", "refuse_typed"]
-
 
 def layers(x: Array) -> Iterator[Var]:
     """An array or tracer, and those that it stands for in turn: of a batch, of a derivative."""

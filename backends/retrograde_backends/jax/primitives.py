@@ -15,8 +15,6 @@ from retrograde._checkpointing.schedules import split_table
 
 from .types import Axes
 
-__all__ = ["for_loop", "least", "most", "read_row", "splitter", "while_loop", "write_row"]
-
 
 def while_loop(cond: Function, body: Function, s: Carry) -> Carry:
     """``lax.while_loop``, whose carry stays of the dtypes it begins with."""

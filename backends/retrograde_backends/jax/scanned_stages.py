@@ -69,9 +69,6 @@ if TYPE_CHECKING:
 
     from .types import Eqn, Jaxpr, Ref, Var
 
-__all__ = ["ScannedStages", "ScannedStepVJP", "Tape", "TapeHooks"]
-
-
 KEPT = TRANSCENDENTAL | {"dot_general", "retrograde_product", "while", "scan", "cond"}
 """What is not computed again from a row."""
 

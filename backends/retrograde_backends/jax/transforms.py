@@ -31,16 +31,6 @@ if TYPE_CHECKING:
     from retrograde._integrate.problem import Problem
 
 
-__all__ = [
-    "TransformHooks",
-    "doubtful",
-    "forward_mode",
-    "has_batch",
-    "reached",
-    "works",
-]
-
-
 class TransformHooks:
     """What is asked of a solve, and whether f has a forward mode."""
 

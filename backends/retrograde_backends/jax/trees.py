@@ -16,8 +16,6 @@ from retrograde._base.types import Leaves, Tree
 from retrograde._integrate.dense import DenseOutput
 from retrograde.interpolate import Interpolant
 
-__all__ = ["register"]
-
 CHILDREN = ("ts", "ys", "stats", "status", "t_final", "dense", "event", "events")
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-__all__ = ["Axes", "Eqn", "Jaxpr", "Lowering", "Ref", "Var"]
-
 Jaxpr: TypeAlias = Any
 """A program, open or closed (``jax.extend.core``)."""
 

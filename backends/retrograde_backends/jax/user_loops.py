@@ -51,10 +51,6 @@ if TYPE_CHECKING:
 
     from .field_vjp import Pullback
 
-__all__ = [
-    "IterationHooks",
-]
-
 
 def steered(loop: LoopSpec, batched: Sequence[bool]) -> bool:
     """Whether the predicate differs between lanes, of parameters that are ``batched`` or not."""

@@ -94,8 +94,6 @@ if TYPE_CHECKING:
     from retrograde._loops.loop import LeafLayout
     from retrograde._solvers.base import AbstractSolver
 
-__all__ = ["TorchBackend", "backend"]
-
 WHOLE = 1 << 14
 """Steps of states of fewer numbers are recorded whole, where no one is replayed."""
 

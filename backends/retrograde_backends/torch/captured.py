@@ -29,8 +29,6 @@ from retrograde._base.types import Array, Function, Scalar, State, Tree
 
 from .types import Ref
 
-__all__ = ["captured_tensors", "changed", "edge", "guarded", "unknown_leaf", "watch"]
-
 _LONGEST = 256
 """Entries of a container that the scan looks into."""
 

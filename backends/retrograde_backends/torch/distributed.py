@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from retrograde._integrate.integrator import Integrator
     from retrograde._loops.loop import LoopSpec
 
-__all__ = ["gathered_modules", "refuse_replays", "spread", "whole"]
-
 
 def spread(x: Array) -> bool:
     """Whether x, or the first leaf of a state, is a DTensor."""

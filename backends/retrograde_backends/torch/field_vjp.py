@@ -53,14 +53,6 @@ if TYPE_CHECKING:
     from .adapter import TorchBackend
     from .flat import TorchLayout
 
-__all__ = [
-    "RecordedStepVJP",
-    "TorchPullback",
-    "pull_bytes",
-    "tape_bytes",
-    "without_hooks",
-]
-
 
 def _gradients(
     outputs: Sequence[Array], cotangents: Sequence[Array], inputs: Sequence[Array]

@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
     from ..flat.adapter import FlatBackend
 
-__all__ = ["TorchLayout", "product", "shared", "stages", "timer"]
-
-
 SHARED = {
     torch.float32: np.float32,
     torch.float64: np.float64,

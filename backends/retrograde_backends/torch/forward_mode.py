@@ -28,18 +28,6 @@ from retrograde._base.types import (
 from .distributed import whole
 from .function import tensors_of
 
-__all__ = [
-    "ForwardHooks",
-    "dual",
-    "item",
-    "moving",
-    "moving_forward",
-    "nan_tangent",
-    "refuse_duals",
-    "transformed",
-    "unwrapped",
-]
-
 _forward: Any = torch.autograd.forward_ad
 
 

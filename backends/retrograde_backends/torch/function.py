@@ -27,17 +27,6 @@ if TYPE_CHECKING:
     from retrograde._integrate.problem import Problem
     from retrograde._loops.loop import LoopSpec
 
-__all__ = [
-    "TrackedTimes",
-    "autodiff_vjp",
-    "constant",
-    "refuse_captured",
-    "refuse_loop_captured",
-    "solve_with_gradient",
-    "tensors_of",
-    "without_gradient",
-]
-
 
 class TrackedTimes:
     """Saved times that require a gradient; iterates over their values."""

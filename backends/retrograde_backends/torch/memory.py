@@ -24,15 +24,6 @@ from torch.utils._pytree import tree_leaves
 
 from retrograde._base.types import Array, Device, DType, Function, Leaves, Tree
 
-__all__ = [
-    "LiveStorages",
-    "held",
-    "on_host",
-    "peak_gradient_bytes",
-    "shares",
-    "uploaded",
-]
-
 
 class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the storages made while it is active.

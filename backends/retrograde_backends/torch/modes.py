@@ -23,18 +23,6 @@ import torch
 from retrograde._autodiff import VectorField
 from retrograde._base.types import Array, DType, Function, Tree
 
-__all__ = [
-    "Placed",
-    "normal",
-    "outside",
-    "placed",
-    "recording",
-    "uncompiled",
-    "unplaced",
-    "unrecorded",
-    "written",
-]
-
 KINDS = tuple(k for k in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(k))
 """Kinds of devices that have an autocast each."""
 

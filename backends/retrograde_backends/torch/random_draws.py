@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from retrograde._backend.protocols import Layout, Program
     from retrograde._integrate.problem import Problem
 
-__all__ = ["Drawing", "begin", "held", "hold", "refuse_compiled", "undrawn"]
-
 DRAWN_TIME = 14
 """12 bytes a time and its place, and what Python's arrays keep beyond their length."""
 

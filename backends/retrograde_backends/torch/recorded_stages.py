@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from .flat import TorchLayout
 
-__all__ = ["DirectHooks", "TorchDirectLayout", "TorchDirectStages"]
-
 
 class DirectHooks:
     """What DirectAdjoint is given."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-__all__ = ["Ctx", "Graph", "Node", "Ref"]
-
 Node: TypeAlias = Any
 """A node of autograd's graph."""
 

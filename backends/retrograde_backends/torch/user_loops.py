@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from retrograde._loops.loop import LoopSpec
     from retrograde._loops.loop_program import DifferentiableLoop
 
-__all__ = ["IterationHooks"]
-
 
 class IterationHooks:
     """What ``while_loop`` and ``scan`` need."""

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from .._integrate.problem import Problem
     from .._solvers import ExplicitRungeKutta
 
-__all__ = ["AugmentedField", "AugmentedLayout", "AugmentedSolver", "is_number"]
-
 
 class AugmentedLayout:
     """States ``(z, g)``, in the form that an integration asks of a layout.

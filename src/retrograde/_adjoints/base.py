@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
     from .._integrate.saveat import Final
 
-__all__ = ["AbstractAdjoint"]
-
 
 class AbstractAdjoint(ABC):
     """A way to the gradient of a solve.

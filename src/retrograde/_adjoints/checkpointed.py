@@ -39,13 +39,6 @@ if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
     from .._integrate.saveat import Final
 
-__all__ = [
-    "RecursiveCheckpointAdjoint",
-    "fill",
-    "finished",
-    "strip",
-]
-
 
 def strip(loop: Integrator, slots: Slots, final: Final) -> Final:
     """The end of an integration without what :func:`fill` finds again."""

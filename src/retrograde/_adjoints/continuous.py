@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
     from .._integrate.saveat import Final
 
-__all__ = ["ContinuousAdjoint"]
-
 
 @dataclass(frozen=True)
 class ContinuousAdjoint(AbstractAdjoint):

@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from .._solvers.base import AbstractStepper
     from .._solvers.runge_kutta.tableau import Tableau
 
-__all__ = ["DirectAdjoint", "TooManySteps", "check_followed", "constant_times"]
-
 
 class TooManySteps(Exception):
     """An integration took more steps than there is room to record; its graph is dropped."""

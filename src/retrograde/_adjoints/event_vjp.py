@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from .._integrate.saveat import Final
     from .._solvers.base import AbstractStepper
 
-__all__ = ["EventVJP"]
-
 
 class _Place(NamedTuple):
     """A hit on the way back: its row, kind, time and the state there."""

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
     from .._integrate.saveat import Final
 
-__all__ = ["ForwardMode"]
-
 FEW = 4
 """Numbers up to which the tangents by all of them are formed with the solve itself."""
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
     from .._integrate.saveat import Final
 
-__all__ = ["ImplicitAdjoint"]
-
 
 @dataclass(frozen=True)
 class ImplicitAdjoint(AbstractAdjoint):

@@ -28,13 +28,6 @@ if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
     from .._integrate.saveat import Final
 
-__all__ = [
-    "BacksolveAdjoint",
-    "InvertingAdjoint",
-    "ReversibleAdjoint",
-]
-
-
 TRUST = 30.0
 """The guard's tolerance is a part of ``grad_rtol``: in 100 random runs of a
 prototype gradients erred by up to 6 times their states' error, and by 11 in the worst example."""

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
     from .._integrate.saveat import Final, Output
 
-__all__ = ["Found", "OutputVJP", "StepSpan"]
-
 
 class StepSpan(NamedTuple):
     """A step on the way back.

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from .._solvers.base import AbstractStepper
     from .._solvers.runge_kutta.solver import Sources
 
-__all__ = ["SampleGradient", "slot_sizes"]
-
 
 class Pulled(NamedTuple):
     """What the reversal threads: cotangents of the states, and of t0 and t1, of the samples with a

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from .._backend.protocols import Layout
     from .._integrate.integrator import Integrator
 
-__all__ = ["Guard", "guard_bytes", "guard_width", "noted_rows"]
-
 PROJECTIONS = 4
 WHOLE = 256
 """Elements up to which the vectors are as long as the state."""

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from .._integrate.saveat import Final
     from .step_vjp import PullCarry, ReverseStep
 
-__all__ = ["ClockedPull", "ClockedStates"]
-
 
 class ClockedStates:
     """States with what an adaptive integration needs to go on from them.

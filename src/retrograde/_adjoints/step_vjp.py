@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from .._solvers.base import AbstractStepper
     from .._solvers.runge_kutta.solver import Sources
 
-__all__ = ["PullCarry", "ReverseStep"]
-
 
 class PullCarry(NamedTuple):
     """What the reversal threads from step to step: cotangents, the next row of each output, and the

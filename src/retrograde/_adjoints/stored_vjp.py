@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
     from .._integrate.saveat import Final
 
-__all__ = ["TapeAdjoint"]
-
 
 @dataclass(frozen=True)
 class TapeAdjoint(AbstractAdjoint):

@@ -56,8 +56,6 @@ if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .options import Options
 
-__all__ = ["TRACED_MAX_STEPS", "prepare"]
-
 TRACED_MAX_STEPS = 4096
 """Bound of the number of tries where a loop is traced and the user gives none."""
 

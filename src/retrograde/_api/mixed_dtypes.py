@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from .._integrate.saveat import SaveAt
     from .._integrate.solution import Gradients
 
-__all__ = ["Casts", "casts"]
-
 SINGLE = 4
 """Bytes of a real in which sums are formed at least."""
 

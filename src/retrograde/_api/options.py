@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from .._planner.plan import Plan
     from .._solvers import AbstractSolver
 
-__all__ = ["AdjointName", "Keywords", "Options", "SolverName", "entry"]
-
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 

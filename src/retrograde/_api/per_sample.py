@@ -63,8 +63,6 @@ if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
     from .options import Options
 
-__all__ = ["solve_samples", "solve_samples_vjp"]
-
 
 def solve_samples(
     single: Function, f: VectorFieldFn, y0: Tree, t0: Time, t1: Time, args: Tree, options: Options

@@ -22,8 +22,6 @@ from .arguments import prepare
 from .options import Keywords, Options, entry
 from .solve_program import DifferentiableSolve, Pullback, note_steps
 
-__all__ = ["plan", "solve", "solve_vjp"]
-
 
 @overload
 def solve(

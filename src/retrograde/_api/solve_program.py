@@ -49,13 +49,6 @@ if TYPE_CHECKING:
     from .._integrate.saveat import Final
 
 
-__all__ = [
-    "DifferentiableSolve",
-    "Pullback",
-    "note_steps",
-]
-
-
 _Moved: TypeAlias = tuple[Scalar, Scalar, Leaves]
 """Cotangents of t0 and t1, and of the times of events and of the end."""
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from .._solvers import AbstractSolver
     from .options import SolverName
 
-__all__ = ["steady_state", "steady_state_vjp"]
-
 
 @opaque
 def steady_state(

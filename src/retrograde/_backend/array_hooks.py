@@ -52,8 +52,6 @@ if TYPE_CHECKING:
     from .protocols import Clock, Layout, Shapes, StepAdjoint, StepStages
     from .samples import SampleLayout
 
-__all__ = ["ArrayHooks", "LoopHooks"]
-
 
 class ArrayHooks:
     """Hooks for arrays, trees and scalars."""

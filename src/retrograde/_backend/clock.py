@@ -17,8 +17,6 @@ from collections.abc import Sequence
 
 from .._base.types import TINY, Array, Index, Scalar, State
 
-__all__ = ["NEARLY", "ROUNDED", "SLACK", "HostClock", "step_count"]
-
 NEARLY = 1.0 - TINY
 """A step of so much of what is left goes all the way."""
 

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from .protocols import FieldVJP, Layout, Program, Pull, Runnable, StepStages, StoredVJPs
     from .specialise import StepRequest, Steps
 
-__all__ = ["DirectLayout", "DirectStages", "GradientHooks"]
-
 _R = TypeVar("_R")
 
 

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from .._loops.loop_program import DifferentiableLoop
     from .protocols import FieldVJP
 
-__all__ = ["IterationHooks"]
-
 
 class IterationHooks(ArrayHooks):
     """Hooks for loops over bodies of the user's."""

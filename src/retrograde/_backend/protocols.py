@@ -40,24 +40,6 @@ if TYPE_CHECKING:
     from .._solvers.runge_kutta.solver import Sources, StepCotangents
     from .interface import AbstractBackend
 
-__all__ = [
-    "AbstractStepVJP",
-    "Capability",
-    "Clock",
-    "FieldProgram",
-    "FieldVJP",
-    "JudgedStep",
-    "Layout",
-    "Observer",
-    "Program",
-    "Pull",
-    "Runnable",
-    "Shapes",
-    "StepAdjoint",
-    "StepStages",
-    "StoredVJPs",
-]
-
 
 class Capability(enum.StrEnum):
     """What an adapter can do; planner, tests and documentation read this one set.

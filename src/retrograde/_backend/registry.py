@@ -25,17 +25,6 @@ from .._base.plain_input import cure, kind, refuse
 from .._base.types import Function, Tree
 from .interface import AbstractBackend, EagerBackend
 
-__all__ = [
-    "BUILT_IN",
-    "COMPILERS",
-    "adapter",
-    "backend_beside",
-    "backend_for",
-    "backend_of",
-    "opaque",
-]
-
-
 BUILT_IN = {
     "numpy": "retrograde_backends.numpy",
     "jax": "retrograde_backends.jax",

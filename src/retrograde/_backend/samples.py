@@ -27,16 +27,6 @@ if TYPE_CHECKING:
     from .interface import AbstractBackend
     from .protocols import StepAdjoint, StepStages
 
-__all__ = [
-    "SampleBackend",
-    "SampleClock",
-    "SampleCotangents",
-    "SampleLayout",
-    "SampleLeaves",
-    "SampleStages",
-    "SortedColumns",
-]
-
 
 class SampleClock:
     """The arithmetic of arrays of shape (b,), one number for each sample.

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from .._solvers.base import AbstractStepper
     from .protocols import AbstractStepVJP
 
-__all__ = ["StepRequest", "Steps", "generic"]
-
 _GENERIC = os.environ.get("RETROGRADE_GENERIC", "") not in ("", "0")
 
 

@@ -30,21 +30,6 @@ if TYPE_CHECKING:
     from .interface import AbstractBackend
     from .protocols import Layout
 
-__all__ = [
-    "ORDINARY",
-    "ListLayout",
-    "StageCotangents",
-    "Stages",
-    "combination_rows",
-    "joint",
-    "known_zero",
-    "normed2",
-    "placed",
-    "rescaled",
-    "smallest",
-]
-
-
 _L = TypeVar("_L", bound="Layout")
 
 

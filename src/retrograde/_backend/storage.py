@@ -14,8 +14,6 @@ from .._base.types import State
 if TYPE_CHECKING:
     from .._base.types import Array, Device, Function, Namespace
 
-__all__ = ["Lazy", "Rows", "Stack", "device_of", "same_row"]
-
 
 class Stack:
     """Rows of leaves, written into arrays that are made when the first row is known."""

@@ -11,8 +11,6 @@ from .._base.types import Array, Bool, Field, Index, Scalar, Scale, State, Tree
 if TYPE_CHECKING:
     from .._backend.protocols import Clock, Layout
 
-__all__ = ["AbstractController", "Adapt", "AdaptiveController", "Grid"]
-
 
 class AbstractController(ABC):
     """Decides where steps end: on a grid known beforehand, or from error estimates.

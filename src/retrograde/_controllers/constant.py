@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from .._backend.protocols import Clock
     from .base import Adapt
 
-__all__ = ["AcceptedSteps", "ConstantSteps", "StepTo"]
-
 
 @dataclass(frozen=True)
 class ConstantSteps(AbstractController):

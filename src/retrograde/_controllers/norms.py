@@ -17,8 +17,6 @@ from .._base.types import Array, Leaves, Tree
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
 
-__all__ = ["ErrorNorm", "LeafNorm", "error_norm"]
-
 ErrorNorm: TypeAlias = "str | Callable[[Tree], Array]"
 """``"rms"``, ``"max"``, ``"worst_sample"``, or ``norm(tree of ratios like y0) -> 0-d array``."""
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from .._backend.protocols import Clock, Layout
     from .base import Adapt
 
-__all__ = ["PIDController"]
-
 COEFFICIENTS = {
     "I": (0.0, 1.0, 0.0, 0.0),
     "PI33": (1 / 3, 1 / 3, 0.0, 0.0),

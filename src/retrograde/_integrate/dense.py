@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from .integrator import Integrator
     from .saveat import Output
 
-__all__ = ["DENSE", "DenseOutput", "dense_output", "knot_rates", "nodes"]
-
 DENSE = SaveAt(t0=True, steps=True)
 """Which rows dense output is made of: those at the nodes of each step, behind y0."""
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from .._solvers.base import AbstractStepper, SolverState
     from .integrator import Integrator
 
-__all__ = ["Detector"]
-
 
 class _Scan(NamedTuple):
     """A walk through one step: up to ``low``; ``kind`` of the hit that cut it, if any."""

@@ -18,16 +18,6 @@ from .moving_times import moves, zero_of
 if TYPE_CHECKING:
     from .integrator import Integrator
 
-__all__ = [
-    "KnotSources",
-    "knot_sources",
-    "may_move",
-    "moved_knots",
-    "moved_rows",
-    "pulled_knots",
-    "row_sources",
-]
-
 
 class KnotSources(NamedTuple):
     """What the knots of a solve move with.

@@ -35,16 +35,6 @@ if TYPE_CHECKING:
     from .problem import Problem
     from .saveat import Final
 
-__all__ = [
-    "CAPACITY",
-    "Event",
-    "EventState",
-    "Events",
-    "Hit",
-    "bound_event",
-    "reached",
-]
-
 CAPACITY = 64
 """Rows of an event in traced code, where the user gives none."""
 

@@ -54,8 +54,6 @@ if TYPE_CHECKING:
     from .._solvers.base import AbstractStepper
     from .events import Events
 
-__all__ = ["Integrator"]
-
 
 class Integrator:
     """A solve, ready to run from any inputs.

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from .integrator import Integrator
     from .saveat import Output
 
-__all__ = ["Moving", "moves", "moving_times", "rates", "zero_of"]
-
 
 class Moving(NamedTuple):
     """At what rates times of rows move, arrays of shape (k,): with t0, and with t1."""

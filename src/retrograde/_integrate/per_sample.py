@@ -39,15 +39,6 @@ if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .._base.types import Field
 
-__all__ = [
-    "PerSample",
-    "SampleFinal",
-    "SampleIntegrator",
-    "SampleProblem",
-    "SampleRecord",
-    "check_batch",
-]
-
 CHUNK = 0.05
 """Part of the samples that have ended when they are dropped: fewer, and the gathers would cost more
 than the calls of f that they save."""

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .._backend.protocols import FieldProgram, FieldVJP
 
-__all__ = ["Problem", "describe"]
-
 
 class Problem:
     """A vector field with everything it is called with.

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .._backend.protocols import Clock
 
-__all__ = ["Reporter", "Watch"]
-
 
 class Reporter:
     """What is told the part done, from 0 to 1: one bar after the other, or the user's callable.

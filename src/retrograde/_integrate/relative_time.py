@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from .._controllers.base import AbstractController
     from .problem import Problem
 
-__all__ = ["clamped", "near", "relative_times", "resolution", "spacing"]
-
 EPS = {8: 2.0**-52, 4: 2.0**-23}
 """Relative spacing of reals by their bytes."""
 

@@ -51,23 +51,6 @@ if TYPE_CHECKING:
     from .problem import Problem
 
 
-__all__ = [
-    "Final",
-    "Output",
-    "Outputs",
-    "SaveAt",
-    "check_times_form",
-    "cotangent_leaves",
-    "filled",
-    "flattened",
-    "is_dense",
-    "is_several",
-    "output_leaves",
-    "output_times",
-    "parted",
-]
-
-
 @dataclass(frozen=True, eq=False)
 class SaveAt:
     """Which times of a solve to return.

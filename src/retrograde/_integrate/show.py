@@ -21,8 +21,6 @@ from .._base.types import Array, Namespace, Scalar, Tree
 if TYPE_CHECKING:
     from .solution import Solution
 
-__all__ = ["as_html", "as_text", "as_xarray", "draw"]
-
 COUNTS = ("num_steps", "num_accepted_steps", "num_rejected_steps")
 """Counts that one line tells; the others stand below it."""
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from .dense import DenseOutput
     from .events import Hit
 
-__all__ = ["Gradients", "Solution", "Status", "check", "without_times"]
-
 
 class Status(enum.IntEnum):
     """How a solve ended; 0 is success.

@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from .._backend.protocols import AbstractStepVJP, FieldVJP, Layout, Pull
     from .integrator import Integrator
 
-__all__ = ["Stops"]
-
 
 class Stops:
     """The stops of one integration.

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from .integrator import Integrator
     from .stops import Stops
 
-__all__ = ["AdaptiveState", "AdaptiveSteps", "try_step"]
-
 
 class AdaptiveState(NamedTuple):
     """What goes from try to try.

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from .._base.types import Inputs, Memory, NeedsGradient
     from .._integrate.per_sample import SampleFinal, SampleIntegrator
 
-__all__ = ["checked_adjoint", "plan_samples"]
-
 SHARED = (
     "every sample has steps of its own: hard ones are not hidden by a norm over the batch. One "
     "step for all (`per_sample=False`) is cheaper where samples are alike and f takes less than "

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from .._backend.protocols import AbstractStepVJP, FieldVJP, Layout
     from .._integrate.problem import Problem
 
-__all__ = ["AbstractSolver", "AbstractStepper", "SolverState", "Step", "made"]
-
 SolverState: TypeAlias = Any
 """What a solver hands from step to step beside what is carried; its own affair."""
 

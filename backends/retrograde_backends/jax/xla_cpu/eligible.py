@@ -24,12 +24,6 @@ from retrograde._base.types import Array, Leaves
 from ..mesh import layers, mesh_note
 from ..types import Eqn, Ref, Var
 
-__all__ = [
-    "ALLOWED", "CALLS", "ELEMENTWISE", "JOINING", "MOST", "SHAPES", "TRANSCENDENTAL", "UNCACHED",
-    "allowed", "default_device", "enabled", "equations_of", "fits", "long", "names", "platforms_of",
-    "programs_in", "separate", "small", "transcendental", "value", "working_on",
-]  # fmt: skip
-
 UNCACHED: Any = (
     {"cacheable": False} if "cacheable" in signature(mlir.register_lowering).parameters else {}
 )

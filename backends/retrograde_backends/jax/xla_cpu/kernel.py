@@ -33,17 +33,6 @@ from retrograde._base.types import Array, Function, Tree
 from ..types import Axes, Jaxpr, Lowering, Ref, Var
 from .eligible import UNCACHED, fits
 
-__all__ = [
-    "as_batched",
-    "batched",
-    "in_kernel",
-    "inlined",
-    "kernel_or_batched",
-    "one_kernel",
-    "outlined",
-    "unmark",
-]
-
 
 def one_kernel(fn: Function, small: bool = True) -> Function:
     """``fn`` of arrays, as one kernel on the CPU where that is safe."""

@@ -43,15 +43,6 @@ from .eligible import (
     names,
 )
 
-__all__ = [
-    "Matvec",
-    "is_product",
-    "multiplies",
-    "product",
-    "products_to_sum",
-]
-
-
 FILLED = 8
 """Numbers of a last axis from which XLA's emitter of products fills its vectors."""
 

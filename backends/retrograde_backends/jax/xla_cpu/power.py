@@ -25,9 +25,6 @@ from retrograde._base.types import Array, Index
 
 from ..primitives import read_row
 
-__all__ = ["fixed_power"]
-
-
 LOWEST = -64
 """Exponent of two of the smallest x."""
 

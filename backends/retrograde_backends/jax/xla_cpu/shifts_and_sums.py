@@ -34,11 +34,6 @@ from retrograde._base.types import Array, Function, Index, Tree
 from ..types import Axes, Eqn, Jaxpr, Ref, Var
 from .eligible import equations_of
 
-__all__ = [
-    "shifted",
-    "unfused_sum",
-]
-
 
 def shifted(jaxpr: Jaxpr) -> Jaxpr:
     """The program with every join that is a shift replaced, in calls too."""

@@ -27,8 +27,6 @@ from retrograde._base.types import Array, Function, Leaves, Tree
 
 from ..types import Graph
 
-__all__ = ["SETTINGS", "Kernel", "Run", "kernel"]
-
 BACKEND = "inductor"
 """Compiler of ``torch.compile`` by its name; tests that only count take a cheaper one."""
 

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from ..adapter import TorchBackend
     from ..field_vjp import TorchPullback
 
-__all__ = ["compiled_steps"]
-
 
 def compiled_steps(problem: Problem, solver: AbstractSolver, *, dense: bool) -> Steps:
     """Steps and their vjps as compiled programs; ``dense``: with the stages of their inside."""

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from retrograde._backend.protocols import Layout
     from retrograde._solvers.runge_kutta.tableau import Tableau
 
-__all__ = ["bare_step", "inside_step", "leafwise", "pull_step", "slopes_step", "whole_step"]
-
 StepProgram = Callable[..., Leaves]
 
 

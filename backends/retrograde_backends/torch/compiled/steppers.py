@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from ..field_vjp import TorchPullback
     from .solver import Programs
 
-__all__ = ["CompiledStepVJP", "CompiledStepper"]
-
 
 class _Clock:
     """Start and size of a step as one tensor: written in place, for no call costs less.

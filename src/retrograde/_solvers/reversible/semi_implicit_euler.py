@@ -17,10 +17,6 @@ from .straight_line import Evaluate, LinearCombination, StraightLine
 if TYPE_CHECKING:
     from ..._integrate.problem import Problem
 
-__all__ = [
-    "SeparableSolver",
-]
-
 
 class SeparableSolver(ProgramSolver):
     """A solver of ``dq/dt = v(t, p), dp/dt = a(t, q)``, whose y is the pair (q, p).

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ..._backend.interface import AbstractBackend
     from ..._backend.protocols import FieldVJP, Layout
 
-__all__ = ["ProgramSolver", "Programs", "line"]
-
 
 class Programs(NamedTuple):
     """All that a solver states.

@@ -21,17 +21,6 @@ from ..._base.types import Array, Function, ParamSums, Residuals, Scalar, State
 if TYPE_CHECKING:
     from ..._backend.protocols import Layout
 
-__all__ = [
-    "BaseStep",
-    "Cotangents",
-    "Evaluate",
-    "LinearCombination",
-    "Machine",
-    "Registers",
-    "StraightLine",
-    "Term",
-]
-
 
 class Cotangents:
     """Cotangents of registers while a program is read backwards.

@@ -24,8 +24,6 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from .tableau import Tableau
 
-__all__ = ["order_conditions", "rooted_trees"]
-
 Tree: TypeAlias = "tuple[Tree, ...]"
 """A rooted tree, as the sorted tuple of the branches at its root; ``()`` is the single vertex."""
 

@@ -31,15 +31,6 @@ if TYPE_CHECKING:
     from ..._backend.protocols import FieldVJP, Layout, Pull, StepAdjoint, StepStages
 
 
-__all__ = [
-    "ExplicitRungeKutta",
-    "Sources",
-    "StepCotangents",
-    "StepVJP",
-    "Stepper",
-]
-
-
 class Stepper(AbstractStepper):
     """Steps over one set of stages.
 
