@@ -108,3 +108,10 @@ def test_a_step_that_fails_is_rejected_and_tells_its_calls(backend):
     np.testing.assert_allclose(backend.to_numpy(ys)[-1], 0.25, rtol=1e-3)
     assert stats["num_rejected_steps"] > 0
     assert stats["num_f_evals"] == 1 + 12 * stats["num_steps"]
+
+
+def test_dense_output_of_a_solver_without_a_degree_is_refused():
+    """It does not say what polynomial its inside is."""
+    call = lambda t, y, k: -y, np.ones(2), 0.0, 1.0
+    with pytest.raises(rg.InputError, match="does not tell the `degree`"):
+        rg.solve(*call, solver=Relaxation(), dt=0.1, saveat=rg.SaveAt(dense=True))

@@ -110,6 +110,18 @@ def prepare(
         raise
 
 
+def _dense_nodes(solver: AbstractSolver, options: Options) -> tuple[float, ...]:
+    """Where in its steps a solve notes its states for dense output; () where none is asked for."""
+    if not is_dense(options.saveat):
+        return ()
+    if not solver.degree:
+        raise InputError(
+            f"`saveat.dense` is set, but `solver` {solver.name} does not tell the `degree` of its "
+            "interpolant; pass `saveat.ts`, or give its class one."
+        )
+    return nodes(solver.degree, whole=options.event is not None)
+
+
 def _prepared(
     bk: AbstractBackend,
     call: tuple[VectorFieldFn, Tree, Time, Time, Tree],
@@ -133,8 +145,7 @@ def _prepared(
     bk.capture(problem, at)
     count = _count(problem, controller, ends, eps)
     ts, values = _saved_times(problem, saveat[0], ends, eps)
-    dense = nodes(solver.degree, whole=options.event is not None)
-    dense = dense if is_dense(options.saveat) else ()
+    dense = _dense_nodes(solver, options)
     events = Events.of(problem, wish, at)
     room = count if events is None or count is None else count + events.capacity
     max_steps = max_steps_of(bk, options.max_steps, room)

@@ -134,7 +134,8 @@ class AbstractSolver(ABC):
     extra : int
         Evaluations of f beyond a step's where its inside is asked for.
     degree : int
-        Of the interpolant inside of a step, a polynomial in theta.
+        Of the interpolant inside of a step, a polynomial in theta; 0 for a solver that does not
+        tell it, which has no dense output.
     copies : int
         How many states of y's layout go from step to step, y the first of them.
     reversible : bool
@@ -167,7 +168,7 @@ class AbstractSolver(ABC):
     stages: ClassVar[int]
     init_evaluations: ClassVar[int] = 0
     extra: ClassVar[int] = 0
-    degree: int
+    degree: int = 0
     copies: ClassVar[int] = 1
     reversible: ClassVar[bool] = False
     implicit: ClassVar[bool] = False
