@@ -269,3 +269,51 @@ def test_cannonball_with_drag(reference):
     _, pullback = rg.solve_vjp(f, y0, 0.0, 20.0, np.asarray(0.01), event=event, **tight)
     found = pullback(np.zeros((1, 4)), ts=np.ones(1)).args
     np.testing.assert_allclose(found, expected, rtol=1e-7)
+
+
+@pytest.mark.libraries("numpy torch jax:jit")
+def test_what_a_failed_solve_recorded_has_no_gradient(backend):
+    """A root that was met before the steps ran out is told; its gradient is nan, not a number."""
+    xp = backend.xp
+    crossing = rg.Event(lambda t, y, k: y[0], terminal=False, capacity=4)
+
+    def f(t, y, k):
+        return backend.namespace(y).stack([y[1], -k * y[0]])
+
+    def first(y0):
+        sol, pull = rg.solve_vjp(
+            f, y0, 0.0, 50.0, 1.0, event=crossing, rtol=1e-8, atol=1e-8, max_steps=20, throw=False
+        )
+        at = sol.events[0].ts
+        only = rg.Hit(xp.ones_like(at), None, None, 1)
+        return at[0], pull(xp.zeros_like(sol.ys), events=[only]).y0
+
+    at, g = backend.compiled(first)(backend.array([1.0, 0.0]))
+    np.testing.assert_allclose(backend.to_numpy(at), np.pi / 2, rtol=1e-6)
+    assert np.isnan(backend.to_numpy(g)).all()
+
+
+@pytest.mark.libraries("numpy jax:jit")
+def test_cotangents_of_the_hits_of_two_events(backend):
+    """Each goes to its own hit, in a compiled function too: of y = t + y0, times q - y0 of q."""
+    xp = backend.xp
+
+    def at(q):
+        return rg.Event(lambda t, y, k: (y[0] - q) * (y[0] - q - 2.0), terminal=False, capacity=3)
+
+    def run(y0):
+        sol, pull = rg.solve_vjp(
+            lambda t, y, k: 0.0 * y + k, y0, 0.0, 5.0, 1.0, dt=0.25, event=[at(1.0), at(1.6)]
+        )
+        ct = [
+            rg.Hit(w * xp.ones_like(hit.ts), None, None, 2)
+            for w, hit in zip((1.0, 10.0), sol.events, strict=True)
+        ]
+        g = pull(xp.zeros_like(sol.ys), events=ct)
+        return [hit.ts for hit in sol.events], g.y0, g.args
+
+    times, by_y0, by_k = backend.compiled(run)(backend.array([0.1]))
+    for found, q in zip(times, (1.0, 1.6), strict=True):
+        np.testing.assert_allclose(backend.to_numpy(found)[:2], [q - 0.1, q + 1.9], rtol=1e-12)
+    np.testing.assert_allclose(backend.to_numpy(by_y0), [-22.0], rtol=1e-9)
+    np.testing.assert_allclose(float(by_k), -(0.9 + 2.9 + 10 * (1.5 + 3.5)), rtol=1e-9)

@@ -317,7 +317,7 @@ class Events:
                 f"`events` has {len(given)} entries; give one for each of the {len(self.given)} "
                 "events, None for zero."
             )
-        found: dict[int, dict[int, Array]] = {}
+        found = [bk.zeros_like(like) for like in leaves[:-1]]
         for j, hit in enumerate(given):
             if hit is None:
                 continue
@@ -326,29 +326,34 @@ class Events:
             parts = [([len(leaves) - 2], hit.ts), (range(width), hit.ys)]
             parts.append((range(width, 2 * width), hit.after))
             rows = self.rows_of(j, aux)
+            count = len(rows) if isinstance(rows, list) else int(rows.shape[0])
             for places, ct in parts:
                 for i, x in zip(places, [] if ct is None else bk.flatten(ct)[0], strict=False):
                     like = leaves[i]
                     x = bk.array(x, like.dtype, layout.device)
-                    if tuple(x.shape) != (len(rows), *like.shape[1:]):
+                    if tuple(x.shape) != (count, *like.shape[1:]):
                         raise InputError(
                             f"`events[{j}]` has a cotangent of shape {tuple(x.shape)}, but "
-                            f"`sol.events[{j}]` {(len(rows), *like.shape[1:])}; make them equal."
+                            f"`sol.events[{j}]` {(count, *like.shape[1:])}; make them equal."
                         )
-                    found.setdefault(i, {}).update((k, x[n, ...]) for n, k in enumerate(rows))
-
-        def filled(i: int, like: Array) -> Array:
-            rows = found.get(i)
-            if not rows:
-                return bk.zeros_like(like)
-            zero = bk.zeros_like(like[0, ...])
-            return bk.xp.stack([rows.get(k, zero) for k in range(like.shape[0])])
-
-        stacked = [filled(i, like) for i, like in enumerate(leaves[:-1])]
+                    if count:
+                        found[i] = found[i] + self._placed(j, rows, aux, x, like)
         end = bk.zeros_like(leaves[-1])
         for ct in ends:
             end = end + bk.array(ct, end.dtype, layout.device)[-1]
-        return (*stacked, end)
+        return (*found, end)
+
+    def _placed(self, j: int, rows: list[int] | Array, aux: Aux, x: Array, like: Array) -> Array:
+        """Event j's ``rows`` at their places among those of all hits, zeros at the others'."""
+        xp, zero = self.bk.xp, self.bk.zeros_like(like[0, ...])
+        if isinstance(rows, list):
+            own = dict(zip(rows, range(len(rows)), strict=True))
+            at = range(like.shape[0])
+            return xp.stack([x[own[k], ...] if k in own else zero for k in at])
+        mine = (aux[0] == j) & (xp.arange(self.capacity) < sum(aux[1]))
+        place = xp.cumulative_sum(xp.astype(mine, rows.dtype)) - 1
+        taken = xp.take(x, xp.where(mine, place, 0), axis=0)
+        return xp.where(xp.reshape(mine, (-1, *[1] * zero.ndim)), taken, zero)
 
     def rows_of(self, j: int, aux: Aux) -> list[int] | Array:
         """Places of event j's hits among all: a list where they are known, else an array."""
