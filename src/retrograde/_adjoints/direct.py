@@ -141,8 +141,7 @@ def _recorded(loop: Integrator, inputs: Inputs, limit: int | None) -> tuple[Leav
     twin.bk = cast("AbstractBackend", _ListForms(bk, limit))
     twin.layout = bk.direct_layout(loop.layout)
     twin.carried = loop.solver.carried(twin.bk, twin.layout)
-    problem = loop.problem
-    twin.bind = lambda params: problem.guarded(problem.bind_leaves(params))
+    twin.bind = loop.problem.bind_free
     parts = []
     for out in loop.outputs.parts:
         own = out.layout is loop.problem.layout
@@ -168,7 +167,7 @@ class _Retaken:
         self.grid = loop.grid(constant, final)
         self.layout = self.bk.direct_layout(loop.layout)
         self.leaves = tuple(loop.layout.unpack(inputs.y0))
-        self.field = loop.problem.guarded(loop.problem.bind_leaves(inputs.params))
+        self.field = loop.problem.bind_free(inputs.params)
         # zeros that carry the derivatives of t0 and t1
         self.t0 = inputs.t0 - constant.t0
         self.t1 = inputs.t1 - constant.t1

@@ -105,9 +105,11 @@ class ReverseStep:
         field = problem.bind(inputs.params)
         if step_vjp is None:
             steps = loop.steps(gradient=True, time=wanted.time, one_tape=one_tape, stored=stored)
+            implicit = loop.solver.implicit  # has its Jacobian of f itself
+            more = {"one_tape": one_tape} if implicit else {}
             step_vjp = steps.step_vjp(
                 bk, self.layout, self.vjp, outputs=self.inside, time=wanted.time,
-                field=field if one_tape else None,
+                field=field if one_tape or implicit else None, **more,
             )  # fmt: skip
         self.step_vjp = step_vjp
         self.field = field

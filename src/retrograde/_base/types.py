@@ -140,6 +140,27 @@ class Inputs(NamedTuple):
         return self.relative or (self.t0, self.t1, self.ts)
 
 
+class Equations(NamedTuple):
+    """What is known of a field beside its values: for methods that solve equations of it.
+
+    A bound field (``Problem.bind``) has it as its attribute ``equations``.
+
+    Attributes
+    ----------
+    jac : callable or None
+        The user's Jacobian, ``jac(t, y) -> df/dy`` of a state y, in the form that the user gives
+        it, at the field's parameters.
+    structure : object
+        What the user tells of its zeros; None for nothing.
+    mass : object
+        The mass matrix; None for the identity.
+    """
+
+    jac: Callable[[Array, State], Tree] | None = None
+    structure: object = None
+    mass: State = None
+
+
 class RequestedTransforms(NamedTuple):
     """What can be seen, when a solve is called, of the derivatives that will be asked for.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .._backend.protocols import Capability
 from .._base.errors import InputError
 from .._base.plain_input import fitted, integral, matched, refuse
-from .._base.types import Array, Aux, Function, Leaves, State, Tree, VectorFieldFn
+from .._base.types import Array, Aux, Equations, Function, Leaves, State, Tree, VectorFieldFn
 
 if TYPE_CHECKING:
     from .._api.mixed_dtypes import Casts
@@ -44,6 +44,12 @@ class Problem:
             raise InputError(f"`f` is {f!r}, which is not callable; pass f(t, y, args) -> dy/dt.")
         self.bk = bk
         self.f = f
+        self.jac: VectorFieldFn | None = getattr(f, "jac", None)
+        """The user's ``jac(t, y, args)``,"""
+        self.jac_structure: object = getattr(f, "structure", None)
+        """what he tells of its zeros,"""
+        self.mass: State = None
+        """and the mass matrix: for methods that solve equations."""
         self.casts: Casts | None = None
         """Casts between what is carried and what f and the user see, where these differ."""
         self.call = f
@@ -210,8 +216,24 @@ class Problem:
         """``field(t, Y) -> leaves of dy/dt`` at these parameters, of a state Y.
 
         Where the library's arrays can be written into, ``field.fresh`` is the same for states that
-        nobody needs afterwards, and may be cheaper.
+        nobody needs afterwards, and may be cheaper. ``field.equations`` is for methods that solve
+        some.
         """
+        return self._known(self._bound(params), params, self.state_tree)
+
+    def _known(self, field: Function, params: Sequence[Array], tree: Function) -> Function:
+        """A field bound at these parameters, with what is known of it (``Equations``).
+
+        ``tree``: makes y of a state.
+        """
+        jac, found = self.jac, None
+        if jac is not None:
+            args = self.arguments(params)
+            found = lambda t, y: jac(t, tree(y), args)  # noqa: E731
+        field.equations = Equations(found, self.jac_structure, self.mass)  # type: ignore[attr-defined]
+        return field
+
+    def _bound(self, params: Sequence[Array]) -> Function:
         field, unpack = self.bind_leaves(params), self.layout.unpack
         if self.program is not None:
             return lambda t, y: field(t, unpack(y))
@@ -227,6 +249,10 @@ class Problem:
         if self.single:  # for stages that save the frame between (``fused``)
             guarded.call = f, args  # type: ignore[attr-defined]
         return guarded
+
+    def bind_free(self, params: Sequence[Array]) -> Function:
+        """The same of states that are tuples of leaves, for autodiff to follow."""
+        return self._known(self.guarded(self.bind_leaves(params)), params, self.tree)
 
     def guarded(self, field: Function) -> Function:
         """A field whose states f can't change; ``fresh`` is the field itself where that differs."""

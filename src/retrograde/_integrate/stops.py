@@ -144,6 +144,9 @@ class Stops:
         """A time of f between the jumps beside the step at hand; with t's derivatives."""
         bk, (low, high) = self.bk, self.bounds
         xp = bk.xp
+        if not isinstance(t, float) and xp.isdtype(t.dtype, "complex floating"):
+            real = xp.real(t)  # a complex step in time
+            return self.within(real) + (t - real)
         at = xp.where(t < low, low, xp.where(t > high, high, t))
         if Capability.DIRECT in bk.capabilities:
             at = t + bk.stop_gradient(at - t)  # both are exact, of neighbours
@@ -154,7 +157,12 @@ class Stops:
         """f as a step sees it."""
         if self.jumps is None:
             return field
-        return lambda t, y: field(self.within(t), y)
+        sided: Field = lambda t, y: field(self.within(t), y)  # noqa: E731
+        if (known := getattr(field, "equations", None)) is not None:
+            jac = known.jac
+            jac = jac and (lambda t, y: known.jac(self.within(t), y))
+            sided.equations = known._replace(jac=jac)  # type: ignore[attr-defined]
+        return sided
 
     def sided_vjp(self, vjp: FieldVJP) -> FieldVJP:
         """The vjp of f as a step sees it."""

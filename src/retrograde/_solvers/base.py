@@ -141,7 +141,9 @@ class AbstractSolver(ABC):
     reversible : bool
         Whether a stepper's ``invert`` undoes a step up to rounding.
     implicit : bool
-        Whether a step solves equations: a method for stiff problems.
+        Whether a step solves equations: a method for stiff problems. Its stepper finds what is
+        known of them in ``field.equations`` (``Equations``); its ``step_vjp`` is given the field
+        always, and ``one_tape`` by its name.
     parted : bool
         Whether lines of the method use a part of f's result and drop the rest.
 
