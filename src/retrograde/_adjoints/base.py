@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from .._base.errors import UnsupportedByBackend
 from .._base.types import Inputs, Leaves, NeedsGradient, Residuals
-from .._integrate.saveat import output_leaves
+from .._integrate.outputs import output_leaves
 
 if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
-    from .._integrate.saveat import Final
+    from .._integrate.outputs import Final
 
 
 class AbstractAdjoint(ABC):

@@ -37,7 +37,7 @@ from .step_vjp import PullCarry, ReverseStep
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .._integrate.integrator import Integrator
-    from .._integrate.saveat import Final
+    from .._integrate.outputs import Final
 
 
 def strip(loop: Integrator, slots: Slots, final: Final) -> Final:

@@ -31,7 +31,8 @@ from .._base.types import (
     Table,
 )
 from .._controllers import ConstantSteps
-from .._integrate.saveat import Output, Outputs, SaveAt
+from .._integrate.outputs import Output, Outputs
+from .._integrate.saveat import SaveAt
 from .._integrate.solution import Status
 from .._integrate.stops import Stops
 from .._solvers import ExplicitRungeKutta
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from .._backend.protocols import Clock, Layout
     from .._controllers.norms import LeafNorm
     from .._integrate.integrator import Integrator
-    from .._integrate.saveat import Final
+    from .._integrate.outputs import Final
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from .._base.types import (
     Scale,
     State,
 )
-from .._integrate.saveat import Outputs, output_leaves
+from .._integrate.outputs import Outputs, output_leaves
 from .._integrate.solution import Status
 from .base import AbstractAdjoint
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .._backend.protocols import Layout, StepStages
     from .._integrate.integrator import Integrator
-    from .._integrate.saveat import Final, Output
+    from .._integrate.outputs import Final, Output
     from .._solvers.base import AbstractStepper
     from .._solvers.runge_kutta.tableau import Tableau
 

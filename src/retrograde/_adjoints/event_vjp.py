@@ -40,7 +40,7 @@ from .output_vjp import Found, StepSpan
 if TYPE_CHECKING:
     from .._backend.protocols import AbstractStepVJP, FieldVJP
     from .._integrate.integrator import Integrator
-    from .._integrate.saveat import Final
+    from .._integrate.outputs import Final
     from .._solvers.base import AbstractStepper
 
 

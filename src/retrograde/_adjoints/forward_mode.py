@@ -22,7 +22,7 @@ from .._backend.protocols import Capability
 from .._base.errors import InputError
 from .._base.types import Array, Carry, Inputs, Leaves, NeedsGradient, Residuals, Scalar
 from .._controllers import GivenGrid
-from .._integrate.saveat import output_leaves
+from .._integrate.outputs import output_leaves
 from .._integrate.solution import Status
 from .base import AbstractAdjoint
 from .direct import DirectAdjoint, check_followed
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .._controllers.base import Grid
     from .._integrate.integrator import Integrator
-    from .._integrate.saveat import Final
+    from .._integrate.outputs import Final
 
 FEW = 4
 """Numbers up to which the tangents by all of them are formed with the solve itself."""

@@ -25,7 +25,7 @@ from .checkpointed import finished
 
 if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
-    from .._integrate.saveat import Final
+    from .._integrate.outputs import Final
 
 
 @dataclass(frozen=True)

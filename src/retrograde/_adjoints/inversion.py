@@ -26,7 +26,7 @@ from .step_vjp import ReverseStep
 
 if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
-    from .._integrate.saveat import Final
+    from .._integrate.outputs import Final
 
 TRUST = 30.0
 """The guard's tolerance is a part of ``grad_rtol``: in 100 random runs of a

@@ -28,7 +28,7 @@ from .._checkpointing.forward import while_any
 if TYPE_CHECKING:
     from .._backend.protocols import AbstractStepVJP
     from .._integrate.integrator import Integrator
-    from .._integrate.saveat import Final, Output
+    from .._integrate.outputs import Final, Output
 
 
 class StepSpan(NamedTuple):

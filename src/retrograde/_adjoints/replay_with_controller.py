@@ -20,7 +20,7 @@ from .._controllers.base import AdaptiveController
 
 if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
-    from .._integrate.saveat import Final
+    from .._integrate.outputs import Final
     from .step_vjp import PullCarry, ReverseStep
 
 

@@ -30,7 +30,7 @@ from .output_vjp import Found, OutputVJP, StepSpan
 if TYPE_CHECKING:
     from .._backend.protocols import AbstractStepVJP
     from .._integrate.integrator import Integrator
-    from .._integrate.saveat import Final
+    from .._integrate.outputs import Final
     from .._solvers.base import AbstractStepper
     from .._solvers.runge_kutta.solver import Sources
 

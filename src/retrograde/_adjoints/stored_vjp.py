@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .._base.errors import UnsupportedByBackend
 from .._base.types import Carry, Index, Inputs, Leaves, NeedsGradient, Residuals
-from .._integrate.saveat import output_leaves
+from .._integrate.outputs import output_leaves
 from .._integrate.solution import Status
 from .base import AbstractAdjoint
 from .checkpointed import RecursiveCheckpointAdjoint, begun, fill, strip
@@ -20,7 +20,7 @@ from .step_vjp import ReverseStep
 
 if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
-    from .._integrate.saveat import Final
+    from .._integrate.outputs import Final
 
 
 @dataclass(frozen=True)

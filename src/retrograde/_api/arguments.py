@@ -38,17 +38,10 @@ from .._controllers.norms import error_norm
 from .._integrate.dense import DENSE, nodes
 from .._integrate.events import Events
 from .._integrate.integrator import Integrator
+from .._integrate.outputs import Output, Outputs
 from .._integrate.problem import Problem, describe
 from .._integrate.relative_time import clamped, near, relative_times, resolution, spacing
-from .._integrate.saveat import (
-    Output,
-    Outputs,
-    SaveAt,
-    check_times_form,
-    flattened,
-    is_dense,
-    is_several,
-)
+from .._integrate.saveat import SaveAt, check_times_form, flattened, is_dense, is_several
 from .._solvers import AbstractSolver, find_solver
 from .mixed_dtypes import casts
 

@@ -1,9 +1,9 @@
-"""The keywords that ``solve``, ``solve_vjp`` and ``plan`` share, each written once for its type and
-once for its default.
+"""The keywords that public functions share, each written once for its type, once for its default.
 
-``Keywords`` is what type checkers and editors read; ``Options`` is what a call becomes, with the
-checks that need nothing else. ``entry`` makes a public function of the three: its signature and
-its docstring hold every keyword.
+``Keywords`` is what type checkers and editors read of ``solve``, ``solve_vjp`` and ``plan``;
+``Options`` is what a call becomes, with the checks that need nothing else; ``RestKeywords`` and
+``RestOptions`` are those of ``steady_state``. ``entry`` makes a public function of both: its
+signature and its docstring hold every keyword.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeAlias, TypedDict, TypeVar
 
 from .._backend.registry import opaque
 from .._base.errors import InputError
@@ -75,8 +75,33 @@ class Keywords(TypedDict, total=False):
     compile: bool
 
 
+class RestKeywords(TypedDict, total=False):
+    """The types of the keywords of :func:`steady_state`, which tells what they are."""
+
+    t1: Time
+    solver: SolverName | AbstractSolver
+    rtol: float
+    atol: float
+    max_steps: int | None
+    throw: bool
+
+
+class _FromKeywords:
+    """What keywords become: a dataclass with a field for each."""
+
+    @classmethod
+    def of(cls, name: str, keywords: Mapping[str, Any]) -> Self:
+        """Out of the keywords of a call of the function ``name``."""
+        fields = vars(cls)["__dataclass_fields__"]
+        for key in keywords:
+            if key not in fields:
+                what = f"{name}() got an unexpected keyword argument {key!r}"
+                raise TypeError(f"{what}; it takes {', '.join(fields)}.")
+        return cls(**keywords)
+
+
 @dataclass(frozen=True, eq=False)
-class Options:
+class Options(_FromKeywords):
     """The same with their defaults, as a solve reads them."""
 
     solver: SolverName | AbstractSolver = "tsit5"
@@ -95,16 +120,6 @@ class Options:
     throw: bool = True
     compile: bool = False
 
-    @classmethod
-    def of(cls, name: str, keywords: Keywords) -> Options:
-        """Out of the keywords of a call of the function ``name``."""
-        for key in keywords:
-            if key not in cls.__dataclass_fields__:
-                known = ", ".join(cls.__dataclass_fields__)
-                what = f"{name}() got an unexpected keyword argument {key!r}"
-                raise TypeError(f"{what}; it takes {known}.")
-        return cls(**keywords)
-
     def __post_init__(self) -> None:
         if self.event and self.per_sample:
             raise InputError(
@@ -121,24 +136,37 @@ class Options:
                 raise InputError(f"`{name}` is {value!r}; pass True or False.")
 
 
-def entry(fn: Callable[_P, _R], documented: Callable[..., Any] | None = None) -> Callable[_P, _R]:
+@dataclass(frozen=True, eq=False)
+class RestOptions(_FromKeywords):
+    """Those of :func:`steady_state` with their defaults."""
+
+    t1: Time = 1e6
+    solver: SolverName | AbstractSolver = "tsit5"
+    rtol: float = 1e-8
+    atol: float = 1e-10
+    max_steps: int | None = None
+    throw: bool = True
+
+
+def entry(
+    fn: Callable[_P, _R],
+    documented: Callable[..., Any] | None = None,
+    options: type[_FromKeywords] = Options,
+) -> Callable[_P, _R]:
     """``fn(..., **keywords)`` as users call it, opaque to compilers of Python.
 
-    Its signature has the keywords by name, and its docstring too, as ``documented`` has them.
+    Its signature has the keywords of ``options`` by name, and its docstring too, as ``documented``
+    has them.
     """
     call = opaque(fn)
     own = inspect.signature(fn)
     *named, _ = own.parameters.values()
-    shared = inspect.signature(Options).parameters.values()
+    shared = list(inspect.signature(options).parameters.values())
     keywords = [p.replace(kind=p.KEYWORD_ONLY) for p in shared]
     vars(call)["__signature__"] = own.replace(parameters=[*named, *keywords])
     if documented is not None:
         text = inspect.getdoc(documented) or ""
-        text = text[text.index("solver : ") : text.index("\n\nReturns")]
-        call.__doc__ = (inspect.getdoc(fn) or "").replace(_AS_SOLVE, text)
+        text = text[text.index(f"{shared[0].name} : ") : text.index("\n\nReturns")]
+        start = f"**keywords\n    As :func:`{documented.__name__}` takes them."
+        call.__doc__ = (inspect.getdoc(fn) or "").replace(start, text)
     return call
-
-
-_AS_SOLVE = """**keywords
-    As :func:`solve` takes them."""
-"""What stands for the keywords in docstrings of functions like ``solve``."""

@@ -32,6 +32,7 @@ from .._base.types import (
     VectorFieldFn,
 )
 from .._controllers import AbstractController, ConstantSteps, StepTo
+from .._integrate.outputs import Outputs, cotangent_leaves
 from .._integrate.per_sample import (
     PerSample,
     SampleFinal,
@@ -41,7 +42,7 @@ from .._integrate.per_sample import (
     check_batch,
 )
 from .._integrate.relative_time import resolution
-from .._integrate.saveat import Outputs, SaveAt, cotangent_leaves
+from .._integrate.saveat import SaveAt
 from .._integrate.solution import Gradients, Solution, Status, without_times
 from .._planner.plan import Plan
 from .._planner.samples import checked_adjoint, plan_samples

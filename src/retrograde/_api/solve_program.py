@@ -36,7 +36,8 @@ from .._integrate.dense import knot_rates
 from .._integrate.event_times import knot_sources, pulled_knots, row_sources
 from .._integrate.events import Hit
 from .._integrate.moving_times import rates
-from .._integrate.saveat import cotangent_leaves, filled, output_times, parted
+from .._integrate.outputs import cotangent_leaves, output_times
+from .._integrate.saveat import filled, parted
 from .._integrate.solution import Gradients, Status, without_times
 from .._planner.plan import Plan
 from .._planner.rules import widened
@@ -46,7 +47,7 @@ from .arguments import prepare
 if TYPE_CHECKING:
     from .._integrate.dense import DenseOutput
     from .._integrate.integrator import Integrator
-    from .._integrate.saveat import Final
+    from .._integrate.outputs import Final
 
 
 _Moved: TypeAlias = tuple[Scalar, Scalar, Leaves]

@@ -5,36 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Unpack
 
 from .._adjoints.implicit import ImplicitAdjoint
-from .._backend.registry import backend_beside, opaque
+from .._backend.registry import backend_beside
 from .._base.errors import SolveFailed
-from .._base.types import Array, Bool, Time, Tree, VectorFieldFn
+from .._base.types import Array, Bool, Tree, VectorFieldFn
 from .._integrate.events import Event
 from .._integrate.solution import Gradients, Solution, Status
 from .arguments import prepare
-from .options import Options
+from .options import Options, RestKeywords, RestOptions, entry
 from .solve import finished_solution
 from .solve_program import DifferentiableSolve, Pullback
 
-if TYPE_CHECKING:
-    from .._solvers import AbstractSolver
-    from .options import SolverName
 
-
-@opaque
+@partial(entry, options=RestOptions)
 def steady_state(
-    f: VectorFieldFn,
-    y0: Tree,
-    args: Tree = None,
-    *,
-    t1: Time = 1e6,
-    solver: SolverName | AbstractSolver = "tsit5",
-    rtol: float = 1e-8,
-    atol: float = 1e-10,
-    max_steps: int | None = None,
-    throw: bool = True,
+    f: VectorFieldFn, y0: Tree, args: Tree = None, **keywords: Unpack[RestKeywords]
 ) -> Solution[Tree]:
     """Solve dy/dt = f(t, y, args) from 0 until it rests, with the gradient of the steady state.
 
@@ -83,30 +70,29 @@ def steady_state(
     >>> sol.ys.round(6).tolist(), sol.status.name
     ([[3.0]], 'event')
     """
-    options = _options(f, y0, args, (rtol, atol), solver, max_steps, throw)
-    loop, inputs = prepare(f, y0, 0.0, t1, args, options)
+    wish = RestOptions.of("steady_state", keywords)
+    options, throw = _options(f, y0, args, wish), wish.throw
+    loop, inputs = prepare(f, y0, 0.0, wish.t1, args, options)
     program = DifferentiableSolve(loop, ImplicitAdjoint())
     leaves, aux = loop.bk.differentiate(program, inputs)
     return _rested(program, finished_solution(program, inputs, (leaves, aux), throw), throw)
 
 
+@partial(entry, documented=steady_state, options=RestOptions)
 def steady_state_vjp(
-    f: VectorFieldFn,
-    y0: Tree,
-    args: Tree = None,
-    *,
-    t1: Time = 1e6,
-    solver: SolverName | AbstractSolver = "tsit5",
-    rtol: float = 1e-8,
-    atol: float = 1e-10,
-    max_steps: int | None = None,
-    throw: bool = True,
+    f: VectorFieldFn, y0: Tree, args: Tree = None, **keywords: Unpack[RestKeywords]
 ) -> tuple[Solution[Tree], Callable[[Tree], Gradients[Tree]]]:
     """The same, and a pullback: its gradient on every array library.
 
     Parameters
     ----------
-    f, y0, args, t1, solver, rtol, atol, max_steps, throw
+    f : callable
+        ``f(t, y, args) -> dy/dt``, as :func:`steady_state` takes it.
+    y0 : array, number, list of numbers, or tree of these
+        Where it starts.
+    args : tree
+        Handed to f.
+    **keywords
         As :func:`steady_state` takes them.
 
     Returns
@@ -124,28 +110,21 @@ def steady_state_vjp(
     >>> pullback(np.ones((1, 1))).args.round(6).tolist()
     [0.0, 1.0]
     """
-    options = _options(f, y0, args, (rtol, atol), solver, max_steps, throw)
-    loop, inputs = prepare(f, y0, 0.0, t1, args, options, native=False)
+    wish = RestOptions.of("steady_state_vjp", keywords)
+    options, throw = _options(f, y0, args, wish), wish.throw
+    loop, inputs = prepare(f, y0, 0.0, wish.t1, args, options, native=False)
     loop.problem.notice = loop.problem.note_untimed
     program = DifferentiableSolve(loop, ImplicitAdjoint())
     inputs = loop.bk.detach(loop.problem, inputs)
-    pullback = Pullback((f, y0, 0.0, t1, args, options), program, inputs)
+    pullback = Pullback((f, y0, 0.0, wish.t1, args, options), program, inputs)
     leaves, aux = pullback.forward()
     solution = finished_solution(program, inputs, (leaves, aux), throw, pullback)
     return _rested(program, solution, throw), partial(_pulled, pullback)
 
 
-def _options(
-    f: VectorFieldFn,
-    y0: Tree,
-    args: Tree,
-    tolerances: tuple[float, float],
-    solver: SolverName | AbstractSolver,
-    max_steps: int | None,
-    throw: bool,
-) -> Options:
+def _options(f: VectorFieldFn, y0: Tree, args: Tree, wish: RestOptions) -> Options:
     """Those of a solve that ends where f is small."""
-    bk, (rtol, atol) = backend_beside(y0, args, ()), tolerances
+    bk, rtol, atol = backend_beside(y0, args, ()), wish.rtol, wish.atol
 
     def rests(t: Array, y: Tree, args: Tree) -> Bool:
         xp, total, count = bk.xp, 0.0, 0
@@ -154,10 +133,10 @@ def _options(
             total, count = total + xp.sum(part * part), count + _size(x)
         return (total < count) & (t > 0.0)
 
-    event = Event(rests)
     return Options(
-        solver=solver, rtol=rtol, atol=atol, event=event, max_steps=max_steps, throw=throw
-    )
+        solver=wish.solver, rtol=rtol, atol=atol, event=Event(rests), max_steps=wish.max_steps,
+        throw=wish.throw,
+    )  # fmt: skip
 
 
 def _pulled(pullback: Pullback, cotangent: Tree) -> Gradients[Tree]:

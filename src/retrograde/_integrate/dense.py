@@ -29,7 +29,7 @@ from .saveat import SaveAt
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .integrator import Integrator
-    from .saveat import Output
+    from .outputs import Output
 
 DENSE = SaveAt(t0=True, steps=True)
 """Which rows dense output is made of: those at the nodes of each step, behind y0."""

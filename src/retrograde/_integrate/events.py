@@ -32,8 +32,8 @@ from .solution import Status
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .integrator import Integrator
+    from .outputs import Final
     from .problem import Problem
-    from .saveat import Final
 
 CAPACITY = 64
 """Rows of an event in traced code, where the user gives none."""

@@ -41,9 +41,9 @@ from .._controllers import (
 )
 from .._controllers.norms import LeafNorm
 from .._solvers import AbstractSolver
+from .outputs import Final, Output, Outputs
 from .problem import Problem
 from .progress import Reporter, Watch
-from .saveat import Final, Output, Outputs
 from .solution import Status
 from .stops import Stops
 from .try_step import AdaptiveState, AdaptiveSteps
@@ -375,24 +375,38 @@ class Integrator:
             taken = guard.on_grid(taken)
         first = lambda s: s[0]  # noqa: E731
         s, stored = checkpointed_for(bk, trips, start, taken, first, slots, self.carried)
-        y, t = s[0], clock.real(inputs.clocked[1])
         inside = s[2] if inside else inside
-        noted = s[-1] if guard is not None else None
-        finite, last = self.carried.finite(y), n
+        reached = s[3] if inside else None
+        final = self._end_of_grid(inputs, grid, stepper, (y0, s[0]), inside, reached)
+        noted, turns = s[-1] if guard is not None else None, trips if self.masked else None
+        return final._replace(stored=stored, noted=noted, trips=turns)
+
+    def _end_of_grid(
+        self,
+        inputs: Inputs,
+        grid: Grid,
+        stepper: AbstractStepper,
+        ends: tuple[State, State],
+        inside: Carry,
+        reached: Index | None,
+    ) -> Final:
+        """Where an integration over a grid ended; ``ends``: what was carried first and last."""
+        bk, clock, (y0, y), n = self.bk, self.clock, ends, grid.count
+        t, finite, last = clock.real(inputs.clocked[1]), self.carried.finite(y), n
         status = clock.where(n == grid.whole, int(Status.converged), int(Status.max_steps))
         status = clock.where(finite, status, int(Status.non_finite))
         if clock.traced:
-            last = bk.pick(finite, n, s[3]) if inside else n
+            last = bk.pick(finite, n, reached) if inside else n
         elif not finite:
             y, n = self._last_finite(y0, grid, stepper)
             beyond = self.solver.calls(grid.count - n, full=bool(inside))
             self.problem.trials += beyond + self.solver.calls(n + 1, full=False)
-            last, inside = n, out.reached(inside, ts, grid, n)
+            ts = inputs.clocked[2]
+            last, inside = n, self.outputs.reached(inside, ts, grid, n)
         t = clock.where(last == grid.whole, t, grid.end(last - 1))
         if clock.traced and not inside:  # no step was looked at: it is not known
             t = clock.where(finite, t, math.nan)
-        turns = trips if self.masked else None
-        return Final(y, t, n, n, status, inside, None, stored, noted, turns)
+        return Final(y, t, n, n, status, inside, None, None)
 
     def _last_finite(self, y: State, grid: Grid, stepper: AbstractStepper) -> tuple[State, int]:
         """State and index before the first step that gives nan or inf, found by replay.

@@ -16,7 +16,7 @@ from .._controllers import StepTo
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .integrator import Integrator
-    from .saveat import Output
+    from .outputs import Output
 
 
 class Moving(NamedTuple):

@@ -30,8 +30,8 @@ from .._base.types import Array, Bool, Carry, Inputs, Leaves, State, Tree, Vecto
 from .._controllers import ConstantSteps
 from .._solvers.base import AbstractStepper
 from .integrator import Integrator
+from .outputs import Final, Output
 from .problem import Problem
-from .saveat import Final, Output
 from .solution import Status
 from .try_step import AdaptiveState, AdaptiveSteps
 

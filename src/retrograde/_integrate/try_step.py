@@ -15,7 +15,7 @@ from .._base.types import Bool, Carry, Index, Inputs, Leaves, Scalar, State, Tab
 from .._checkpointing import Patience, Slots, Stored
 from .._solvers.base import AbstractStepper, SolverState, Step
 from .event_detection import Detector
-from .saveat import Final
+from .outputs import Final
 from .solution import Status
 
 if TYPE_CHECKING:

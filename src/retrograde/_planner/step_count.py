@@ -33,7 +33,8 @@ from .._backend.protocols import Capability
 from .._base.types import Array, Index, Inputs, Table
 from .._controllers import PIDController
 from .._controllers.base import AbstractController, AdaptiveController
-from .._integrate.saveat import Output, Outputs, SaveAt
+from .._integrate.outputs import Output, Outputs
+from .._integrate.saveat import SaveAt
 from .likeness import Likeness
 
 if TYPE_CHECKING:
