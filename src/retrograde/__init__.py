@@ -45,12 +45,15 @@ if TYPE_CHECKING:
         Dopri8,
         Euler,
         Heun,
+        McLachlan4,
         Midpoint,
         Ralston,
         Reversible,
         ReversibleHeun,
         SemiImplicitEuler,
         VelocityVerlet,
+        Yoshida4,
+        Yoshida6,
     )
 
 __all__ = [
@@ -73,6 +76,7 @@ __all__ = [
     "Heun",
     "Hit",
     "InputError",
+    "McLachlan4",
     "Midpoint",
     "PIDController",
     "PerSample",
@@ -96,6 +100,8 @@ __all__ = [
     "UnsupportedByBackend",
     "VectorField",
     "VelocityVerlet",
+    "Yoshida4",
+    "Yoshida6",
     "check_vjp",
     "interpolate",
     "loop_vjp",

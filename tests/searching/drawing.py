@@ -15,7 +15,7 @@ from .fields import FIELDS, FORMS
 SHARES = {"numpy": 10, "torch": 8, "strict": 1, "jax": 1, "jax:jit": 5}
 """How often a library comes up among those asked for."""
 
-SEPARABLE = ("semi_implicit_euler", "velocity_verlet")
+SEPARABLE = ("semi_implicit_euler", "velocity_verlet", "mclachlan4")
 
 
 @dataclasses.dataclass

@@ -145,11 +145,16 @@ class Programmed:
 
     def step(self, t: Any, h: Any, carry: Any, inside: bool = True) -> Any:
         """What is carried on, and y(theta)."""
-        new, r, within = self._run(self.lists.step, t, h, carry)
+        program = self.lists.step
+        program = program._replace(body=program.body + self.lists.inside)
+        new, r, within = self._run(program, t, h, carry)
 
         def at(theta: Any) -> Any:
             dense = self.lists.dense
-            parts = [sum((a + b * theta) * r[x] for x, a, b in terms) for terms in dense]
+            parts = [
+                sum(sum(a * theta**i for i, a in enumerate(powers)) * r[x] for x, powers in terms)
+                for terms in dense
+            ]
             return np.concatenate(parts) + (0.0 if within is None else within(theta))
 
         return new, at

@@ -21,6 +21,9 @@ SOLVERS = {
     "coupled heun": rg.Reversible(rg.Heun(), 0.99),
     "coupled bosh3": rg.Reversible(rg.Bosh3()),
     "coupled rk4": rg.Reversible(rg.RK4()),
+    "yoshida4": rg.Yoshida4(),
+    "mclachlan4": rg.McLachlan4(),
+    "yoshida6": rg.Yoshida6(),
 }
 Y0 = (([0.7, -0.2], [[0.4]]), ([0.1, 0.5], [[-0.3]]))
 P = [1.3, 0.6]

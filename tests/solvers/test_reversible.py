@@ -61,12 +61,15 @@ def test_interpolants_join_the_ends_of_a_step(reference):
     for solver in SOLVERS.values():
         stepper, s, made = forward(reference, solver)
         s1 = stepper.step(0.3, 0.1, s, None, error=True).y1
+        stepper.extra_stages()
         for theta, end in ((0.0, s), (1.0, s1)):
             expected = made.layout.split(end, solver.copies)[0]
             np.testing.assert_allclose(stepper.interpolate(theta), expected, rtol=1e-14, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", ["velocity_verlet", "reversible_heun", "alf", "coupled bosh3"])
+@pytest.mark.parametrize(
+    "name", ["velocity_verlet", "reversible_heun", "alf", "coupled bosh3", "mclachlan4"]
+)
 def test_order_of_the_interpolant(reference, name):
     """A row inside a step is as accurate as the ends of steps: one and two thirds of one here."""
     (f, y0, p), errors, solver = pendulums(reference), [], SOLVERS[name]

@@ -60,11 +60,15 @@ def everything_stored(reference, name, wish, adaptive=False):
     adjoint=ADJOINTS,
     few={
         "jax": [("coupled heun", "rows", "segments")],
-        "jax:jit": [("alf", "fn", "4 slots")],
+        "jax:jit": [("alf", "fn", "4 slots"), ("mclachlan4", "rows", "4 slots")],
     },
     slow={
         "jax": [("velocity_verlet", "rows", "4 slots"), ("reversible_heun", "steps", "window")],
-        "jax:jit": [("velocity_verlet", "rows", "direct"), ("reversible_heun", "rows", "direct")],
+        "jax:jit": [
+            ("velocity_verlet", "rows", "direct"),
+            ("reversible_heun", "rows", "direct"),
+            ("yoshida4", "rows", "direct"),
+        ],
     },
 )
 def test_every_adjoint_gives_one_gradient(backend, reference, name, wish, adjoint):
@@ -90,6 +94,23 @@ def test_adaptive_steps(backend, reference, name, wish, adjoint):
 def same(g, expected):
     for actual, value in zip(flat(g), flat(expected), strict=True):
         np.testing.assert_allclose(actual, value, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["velocity_verlet", "yoshida4", "mclachlan4", "yoshida6"])
+def test_walks_back_by_inverted_steps(reference, name):
+    """A thousand steps from one stored state: the gradient of every state stored."""
+    f, y0, p = pendulums(reference)
+    found = []
+    for adjoint in (rg.ReversibleAdjoint(1), rg.RecursiveCheckpointAdjoint()):
+        sol, pullback = rg.solve_vjp(
+            f, y0, 0.0, 50.0, p, solver=SOLVERS[name], dt=0.05, saveat=[10.02, 50.0],
+            adjoint=adjoint,
+        )  # fmt: skip
+        g = pullback(waves(sol.ys))
+        found.append(flat((g.y0, g.args, g.t0, g.t1)))
+        assert adjoint == rg.RecursiveCheckpointAdjoint() or sol.stats["inverted"] > 900
+    for inverted, stored in zip(*found, strict=True):
+        np.testing.assert_allclose(inverted, stored, rtol=1e-10, atol=1e-11)
 
 
 @each

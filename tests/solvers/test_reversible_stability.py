@@ -59,10 +59,39 @@ def test_damped_alf_on_the_linear_problem(eta):
     assert radius(-1.01 * edge) > 1
 
 
+EDGES = {"leapfrog": 2.0, "yoshida4": 1.5734, "mclachlan4": 3.0349, "yoshida6": 2.2685}
+
+
+@pytest.mark.parametrize("solver", EDGES)
+def test_splittings_are_stable_up_to_a_frequency(solver):
+    """Of an oscillator; where they are, eigenvalues lie on the circle and the determinant is 1."""
+
+    def step(omega):
+        def turn(t, y, args):
+            return omega * y[1], -omega * y[0]
+
+        def ahead(q, p):
+            y0 = (np.asarray([q]), np.asarray([p]))
+            return np.stack(rg.solve(turn, y0, 0.0, 1.0, solver=solver, dt=1.0).ys)[:, 0, 0]
+
+        return np.stack([ahead(1.0, 0.0), ahead(0.0, 1.0)], axis=1)
+
+    for omega in (0.3, 0.99 * EDGES[solver]):
+        np.testing.assert_allclose(np.linalg.det(step(omega)), 1.0, rtol=1e-12)
+        np.testing.assert_allclose(np.abs(np.linalg.eigvals(step(omega))), 1.0, rtol=1e-7)
+    assert np.max(np.abs(np.linalg.eigvals(step(1.01 * EDGES[solver])))) > 1.01
+
+
 # --- long times
 
 
-@pytest.mark.parametrize("solver", ["semi_implicit_euler", "leapfrog"])
+ENERGIES = {
+    "semi_implicit_euler": 0.06, "leapfrog": 3e-3, "yoshida4": 4e-4, "mclachlan4": 1e-6,
+    "yoshida6": 2e-6,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("solver", ENERGIES)
 def test_energy_stays_bounded(reference, solver):
     """Twelve thousand steps of a pendulum; Euler's energy grows beyond all bounds on the way."""
 
@@ -76,8 +105,7 @@ def test_energy_stays_bounded(reference, solver):
         return p**2 / 2 - np.cos(q)
 
     e = energies(solver, 12_000)
-    bound = 0.06 if solver == "semi_implicit_euler" else 3e-3
-    assert np.max(np.abs(e - e[0])) < bound
+    assert np.max(np.abs(e - e[0])) < ENERGIES[solver]
     late, early = np.max(np.abs(e[200:] - e[0])), np.max(np.abs(e[:200] - e[0]))
     assert late < 1.1 * early
     assert np.max(np.abs(energies("euler", 1200) - e[0])) > 1

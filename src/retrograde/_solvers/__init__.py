@@ -22,9 +22,12 @@ from .runge_kutta.tsit5 import Tsit5
 if TYPE_CHECKING:
     from .reversible.alf import ALF
     from .reversible.coupled import Reversible
+    from .reversible.mclachlan4 import McLachlan4
     from .reversible.reversible_heun import ReversibleHeun
     from .reversible.semi_implicit_euler import SemiImplicitEuler
     from .reversible.velocity_verlet import VelocityVerlet
+    from .reversible.yoshida4 import Yoshida4
+    from .reversible.yoshida6 import Yoshida6
     from .runge_kutta.bosh3 import Bosh3
     from .runge_kutta.dopri5 import Dopri5
     from .runge_kutta.dopri8 import Dopri8
@@ -44,6 +47,7 @@ __all__ = [
     "Euler",
     "ExplicitRungeKutta",
     "Heun",
+    "McLachlan4",
     "Midpoint",
     "Ralston",
     "Reversible",
@@ -52,6 +56,8 @@ __all__ = [
     "Tableau",
     "Tsit5",
     "VelocityVerlet",
+    "Yoshida4",
+    "Yoshida6",
     "find_solver",
 ]
 
@@ -62,6 +68,7 @@ PAGES = {
     "Dopri8": "runge_kutta.dopri8",
     "Euler": "runge_kutta.euler",
     "Heun": "runge_kutta.heun",
+    "McLachlan4": "reversible.mclachlan4",
     "Midpoint": "runge_kutta.midpoint",
     "RK4": "runge_kutta.rk4",
     "Ralston": "runge_kutta.ralston",
@@ -70,11 +77,13 @@ PAGES = {
     "SemiImplicitEuler": "reversible.semi_implicit_euler",
     "Tsit5": "runge_kutta.tsit5",
     "VelocityVerlet": "reversible.velocity_verlet",
+    "Yoshida4": "reversible.yoshida4",
+    "Yoshida6": "reversible.yoshida6",
 }
 """Loaded when they are asked for, but for the default: a fifth of the package's import."""
 
 BY_NAME = {page.rpartition(".")[2]: name for name, page in PAGES.items() if name != "Reversible"}
-BY_NAME["leapfrog"] = "VelocityVerlet"
+BY_NAME |= {"leapfrog": "VelocityVerlet", "forest_ruth": "Yoshida4"}
 
 SCIPY = {"rk23": "bosh3", "rk45": "dopri5", "dop853": "dopri8"}
 """SciPy's names of methods that are here, too."""

@@ -119,5 +119,5 @@ class Reversible(ProgramSolver):
             ("y", "z"),
         )
         # z + Psi_h theta is the base's interpolant; the rest runs from y - z to lam (y - z)
-        dense = (("y", 1.0, lam - 1.0), ("z", -1.0, 1.0 - lam))
+        dense = (("y", (1.0, lam - 1.0)), ("z", (-1.0, 1.0 - lam)))
         return Programs(step, inverse, dense=(dense,), start=_START)

@@ -8,17 +8,39 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
-from ..._base.types import Bool, Field, Index, ParamSums, Scalar, Scale, State
+from ..._base.types import (
+    Bool,
+    Carry,
+    Field,
+    Index,
+    ParamSums,
+    Residuals,
+    Scalar,
+    Scale,
+    State,
+)
 from ..base import AbstractSolver, AbstractStepper, Step
 from ..runge_kutta.solver import Sources, StepCotangents
 from ..runge_kutta.solver import Stepper as BaseStepper
-from .straight_line import BaseStep, Cotangents, Machine, Registers, StraightLine, Term
+from .straight_line import (
+    BaseStep,
+    Cotangents,
+    Instruction,
+    Machine,
+    Registers,
+    StraightLine,
+    Term,
+)
 
 if TYPE_CHECKING:
     from ..._backend.interface import AbstractBackend
     from ..._backend.protocols import FieldVJP, Layout
+
+
+Polynomial: TypeAlias = tuple[str, tuple[float, ...]]
+"""A register and its weight in theta, as (register, coefficients from the constant one on)."""
 
 
 class Programs(NamedTuple):
@@ -28,25 +50,38 @@ class Programs(NamedTuple):
     ----------
     step, inverse : Program
         Both of the start t and the size h of the step forward.
-    dense : tuple of tuple of Term
-        y(t + theta h), part by part, as sums of registers of ``step`` with weights
-        alpha + beta theta (beside what a ``BaseStep`` with an ``inside`` adds).
+    dense : tuple of tuple of Polynomial
+        y(t + theta h), part by part, as sums of registers of ``step`` and ``inside`` with weights
+        that are polynomials in theta (beside what a ``BaseStep`` with an ``inside`` adds).
     start : Program or None
         From y0 to what is carried, run with h = 0; None where that is y0 itself.
     error : tuple of Term or None
         The error estimate; None where there is none or where a ``BaseStep`` has it.
+    inside : tuple of instruction
+        What ``dense`` needs beyond the step; its evaluations are the solver's ``extra``.
     """
 
     step: StraightLine
     inverse: StraightLine
-    dense: tuple[tuple[Term, ...], ...]
+    dense: tuple[tuple[Polynomial, ...], ...]
     start: StraightLine | None = None
     error: tuple[Term, ...] | None = None
+    inside: tuple[Instruction, ...] = ()
 
 
-def line(before: str, after: str) -> tuple[Term, ...]:
+def line(before: str, after: str) -> tuple[Polynomial, ...]:
     """The straight line from one register to another, as a sum for ``Programs.dense``."""
-    return ((before, 1.0, -1.0), (after, 0.0, 1.0))
+    return ((before, (1.0, -1.0)), (after, (0.0, 1.0)))
+
+
+def cubic(before: str, after: str, rise: str, rise1: str) -> tuple[Polynomial, ...]:
+    """The cubic between two registers, with h times its slope at both ends (Hermite's)."""
+    return (
+        (before, (1.0, 0.0, -3.0, 2.0)),
+        (after, (0.0, 0.0, 3.0, -2.0)),
+        (rise, (0.0, 1.0, -2.0, 1.0)),
+        (rise1, (0.0, 0.0, -1.0, 1.0)),
+    )
 
 
 class ProgramSolver(AbstractSolver):
@@ -61,9 +96,10 @@ class ProgramSolver(AbstractSolver):
 
     @property
     def degree(self) -> int:  # type: ignore[override]
-        """Of the straight lines, or of the interpolant of the step within."""
-        bases = [int(x.base.degree) for x in _steps(self.programs()) if x.inside]
-        return max([1, *bases])
+        """Of the interpolant: its own, or that of the step within."""
+        programs = self.programs()
+        own = [len(powers) - 1 for part in programs.dense for _, powers in part]
+        return max(own + [int(x.base.degree) for x in _steps(programs) if x.inside])
 
     def calls(self, steps: Index, *, full: bool) -> Index:
         programs = self.programs()
@@ -123,20 +159,17 @@ class _Inside:
     base: str | None
     extra: int
 
-    def _sum(self, weigh: Callable[[float, float], Scalar]) -> list[list[tuple[Scalar, State]]]:
+    def _sum(
+        self, theta: Scalar, weigh: Callable[[tuple[float, ...]], tuple[float, ...]]
+    ) -> list[list[tuple[Scalar, State]]]:
         """The terms of the interpolant, part by part, each with its weight; not the known zeros."""
-        r = self.registers
-        parts = ([(weigh(a, b), r[x]) for x, a, b in part] for part in self.programs.dense)
+        r, dense = self.registers, self.programs.dense
+        parts = ([(_horner(weigh(powers), theta), r[x]) for x, powers in part] for part in dense)
         return [[(w, x) for w, x in part if not _zero(w)] for part in parts]
-
-    def extra_stages(self, due: Bool = True) -> None:
-        """Evaluate what the inside of the step needs beyond it, where ``due``."""
-        if self.base is not None:
-            self.machine.bases[self.base].extra_stages(due)
 
     def interpolate(self, theta: Scalar) -> State:
         """y(t + theta h)."""
-        parts = self._sum(lambda a, b: a + b * theta if b else a)
+        parts = self._sum(theta, lambda powers: powers)
         if self.base is not None:
             parts[0].append((1.0, self.machine.bases[self.base].interpolate(theta)))
         layout = self.machine.layout
@@ -157,6 +190,7 @@ class Stepper(_Inside, AbstractStepper):
         self.base = next((step.out for step in _steps(programs) if step.inside), None)
         self.extra = solver.extra
         self.registers: Registers = {}
+        self.t: Scalar = 0.0
         self.h: Scalar = 0.0
 
     def start(self, t0: Scalar, y0: State) -> State:
@@ -174,9 +208,32 @@ class Stepper(_Inside, AbstractStepper):
         program, machine = self.programs.step, self.machine
         registers, found = machine.run(program, t, h, carried, full=error), None
         if error:
-            self.registers, self.h = registers, h
+            self.registers, self.t, self.h = registers, t, h
             found = None if self.scale is None else self._error2()
         return Step(machine.outputs(program, registers), found, None, None)
+
+    def extra_stages(self, due: Bool = True) -> None:
+        """Evaluate what the inside of the last step needs beyond it, where ``due``."""
+        machine, r, inside = self.machine, self.registers, self.programs.inside
+        if self.base is not None:
+            machine.bases[self.base].extra_stages(due)
+        if not inside:
+            return
+        bk, layout = machine.layout.bk, machine.layout
+        if due is True or not bk.clock(layout).traced:
+            if due:
+                machine.more(inside, self.t, self.h, r)
+            return
+
+        def once(s: Carry) -> Carry:
+            machine.more(inside, self.t, self.h, r)
+            return ~s[0], tuple(r[name] for name in names)
+
+        # a loop of one trip at most: under JAX's vmap, a branch would always be taken
+        names = tuple(dict.fromkeys(x for part in self.programs.dense for x, _ in part))
+        names = tuple(x for x in names if x not in r)
+        _, found = bk.while_loop(lambda s: s[0], once, (due, (machine.zeros(),) * len(names)))
+        r.update(zip(names, found, strict=True))
 
     def invert(self, t: Scalar, h: Scalar, carried: State) -> State:
         """The carried state before the step (t, h), from the one after it."""
@@ -209,6 +266,9 @@ class StepVJP(_Inside):
         self.base = next((step.out for step in _steps(programs) if step.inside), None)
         self.extra = solver.extra
         self.registers: Registers = {}
+        self.body: tuple[Instruction, ...] = ()
+        self.tapes: list[Residuals] = []
+        self.t: Scalar = 0.0
         self.h: Scalar = 0.0
 
     def replay(self, field: Field) -> Stepper:
@@ -232,16 +292,18 @@ class StepVJP(_Inside):
 
         ``outputs`` and ``size`` are those of ``runge_kutta.solver.StepVJP.pull``.
         """
-        machine, program, self.h = self.machine, self.programs.step, h
-        self.registers, tapes = machine.linearise(program, t, h, y)
+        machine, program, self.t, self.h = self.machine, self.programs.step, t, h
+        self.registers, self.tapes = machine.linearise(program, t, h, y)
+        self.body = program.body
         inside, ct_t, ct_h, extra = None, 0.0, 0.0, None
         if outputs is not None:
             g, acc, inside, ct_t, ct_h, extra = outputs(self, g, acc)
         ct = self._cotangents(program, g, acc, size=machine.time and size)
         if inside is not None:
             self._add_inside(ct, inside)
-        ct_y = machine.transpose(program, t, h, self.registers, tapes, ct)
-        self.registers = {}
+        whole = program._replace(body=self.body)
+        ct_y = machine.transpose(whole, t, h, self.registers, self.tapes, ct)
+        self.registers, self.tapes = {}, []
         return StepCotangents(ct_y, ct.acc, ct.t + ct_t, ct.h + ct_h), extra
 
     def _cotangents(
@@ -272,6 +334,19 @@ class StepVJP(_Inside):
         return machine.transpose(program, t0, 0.0, r, tapes, cts), cts.t, cts.acc
 
     # --- outputs of the step linearised last
+    def extra_stages(self, due: Bool = True) -> None:
+        """Linearise what the inside of the step needs beyond it, where ``due``.
+
+        A traced pass does so whether it is due or not: tapes can't leave a branch.
+        """
+        machine, inside = self.machine, self.programs.inside
+        if self.base is not None:
+            machine.bases[self.base].extra_stages(due)
+        if inside and (machine.layout.bk.clock(machine.layout).traced or due):
+            r = self.registers
+            self.tapes += [x.linearise(machine, self.t, self.h, r) for x in inside]
+            self.body += inside
+
     def result(self) -> State:
         """y at its end."""
         names = self.programs.step.outputs[: self.machine.parts]
@@ -279,7 +354,8 @@ class StepVJP(_Inside):
 
     def slope(self, theta: Scalar) -> State:
         """The interpolant's derivative with respect to time."""
-        parts = self._sum(lambda a, b: b / self.h if b else 0.0)
+        parts = self._sum(theta, lambda p: tuple(i * a for i, a in enumerate(p))[1:])
+        parts = [[(w / self.h, x) for w, x in part] for part in parts]
         if self.base is not None:
             parts[0].append((1.0, self.machine.bases[self.base].slope(theta)))
         layout = self.machine.layout
@@ -297,8 +373,8 @@ class StepVJP(_Inside):
         parts = layout.split(ct, len(dense))
         linear = tuple(
             tuple(
-                layout.axpy(q, a + b * theta, part)
-                for q, (_, a, b) in zip(have, terms, strict=True)
+                layout.axpy(q, _horner(powers, theta), part)
+                for q, (_, powers) in zip(have, terms, strict=True)
             )
             for have, terms, part in zip(linear, dense, parts, strict=True)
         )
@@ -309,10 +385,18 @@ class StepVJP(_Inside):
     def _add_inside(self, ct: Cotangents, inside: State) -> None:
         linear, base = inside
         for have, terms in zip(linear, self.programs.dense, strict=True):
-            for q, (name, _, _) in zip(have, terms, strict=True):
+            for q, (name, _) in zip(have, terms, strict=True):
                 ct.add(name, 1.0, q)
         if self.base is not None:
             ct.inside[self.base] = base
+
+
+def _horner(powers: tuple[float, ...], theta: Scalar) -> Scalar:
+    """The polynomial's value."""
+    value: Scalar = powers[-1]
+    for a in powers[-2::-1]:
+        value = a + value * theta
+    return value
 
 
 def _zero(w: Scalar) -> bool:

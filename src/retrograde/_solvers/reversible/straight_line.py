@@ -86,7 +86,7 @@ class StraightLine(NamedTuple):
     """
 
     inputs: tuple[str, ...]
-    body: tuple[LinearCombination | Evaluate | BaseStep, ...]
+    body: tuple[Instruction, ...]
     outputs: tuple[str, ...]
 
 
@@ -130,9 +130,21 @@ class Machine:
         r: Registers = dict(
             zip(program.inputs, self.layout.split(s, len(program.inputs)), strict=True)
         )
-        for instruction in program.body:
-            instruction.run(self, t, h, r, full)
+        self.more(program.body, t, h, r, full=full)
         return r
+
+    def more(
+        self,
+        body: tuple[Instruction, ...],
+        t: Scalar,
+        h: Scalar,
+        r: Registers,
+        *,
+        full: bool = False,
+    ) -> None:
+        """Run further instructions on known registers."""
+        for instruction in body:
+            instruction.run(self, t, h, r, full)
 
     def linearise(
         self, program: StraightLine, t: Scalar, h: Scalar, s: State
@@ -321,6 +333,9 @@ class BaseStep:
         if m.time:
             ct.t = ct.t + step.t
             ct.h = ct.h + self.start * step.t + self.sign * step.h
+
+
+Instruction: TypeAlias = LinearCombination | Evaluate | BaseStep
 
 
 def _parts(layout: Layout, s: State, count: int) -> Sequence[State]:

@@ -3,35 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from .kicks_and_drifts import kicks_and_drifts
 from .semi_implicit_euler import SeparableSolver
 from .solver import Programs, line
-from .straight_line import Evaluate, LinearCombination, StraightLine
 
-_STEP = StraightLine(
-    ("q", "p"),
-    (
-        Evaluate((None, "a"), 0.0, ("q", "p")),
-        LinearCombination("half", (("p", 1.0, 0.0), ("a", 0.0, 0.5))),
-        Evaluate(("v", None), 0.5, ("q", "half")),
-        LinearCombination("q1", (("q", 1.0, 0.0), ("v", 0.0, 1.0))),
-        Evaluate((None, "a1"), 1.0, ("q1", "half")),
-        LinearCombination("p1", (("half", 1.0, 0.0), ("a1", 0.0, 0.5))),
-    ),
-    ("q1", "p1"),
-)
-_INVERSE = StraightLine(
-    ("q1", "p1"),
-    (
-        Evaluate((None, "a1"), 1.0, ("q1", "p1")),
-        LinearCombination("half", (("p1", 1.0, 0.0), ("a1", 0.0, -0.5))),
-        Evaluate(("v", None), 0.5, ("q1", "half")),
-        LinearCombination("q", (("q1", 1.0, 0.0), ("v", 0.0, -1.0))),
-        Evaluate((None, "a"), 0.0, ("q", "half")),
-        LinearCombination("p", (("half", 1.0, 0.0), ("a", 0.0, -0.5))),
-    ),
-    ("q", "p"),
-)
-_PROGRAMS = Programs(_STEP, _INVERSE, dense=(line("q", "q1"), line("p", "p1")))
+_PROGRAMS = kicks_and_drifts((0.5, 0.5), (1.0,), dense=(line("q", "q1"), line("p", "p1")))
 
 
 @dataclass(frozen=True)
