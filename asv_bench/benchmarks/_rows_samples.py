@@ -37,11 +37,17 @@ def speeds(size: int, kind: str) -> np.ndarray:
     return found
 
 
-def field(t: Any, y: Any, speed: Any) -> Any:
-    """Of a batch, samples first; in NumPy or PyTorch."""
-    prey, hunters = y[:, 0], y[:, 1]
-    meet, xp = prey * hunters, np if isinstance(y, np.ndarray) else library("torch").xp
-    return xp.stack([1.5 * prey - meet, meet - 3.0 * hunters], 1) * speed[:, None]
+@cache
+def field(backend: str) -> Callable[[Any, Any, Any], Any]:
+    """``f(t, y, speed)`` of a batch, samples first."""
+    stack = np.stack if backend == "numpy" else library(backend).xp.stack
+
+    def f(t: Any, y: Any, speed: Any) -> Any:
+        prey, hunters = y[:, 0], y[:, 1]
+        meet = prey * hunters
+        return stack([1.5 * prey - meet, meet - 3.0 * hunters], 1) * speed[:, None]
+
+    return f
 
 
 @cache
@@ -49,7 +55,7 @@ def right(size: int, kind: str) -> np.ndarray:
     """End states to compare with."""
     near, args = {"rtol": 1e-11, "atol": 1e-11}, rg.PerSample(speeds(size, kind))
     end: np.ndarray = rg.solve(
-        field, starts(size), 0.0, END, args, per_sample=True, solver="dopri8", **near
+        field("numpy"), starts(size), 0.0, END, args, per_sample=True, solver="dopri8", **near
     ).ys[-1]
     return end
 
@@ -58,7 +64,8 @@ def solved(backend: str, size: int, kind: str) -> Callable[[], Any]:
     """Our solve of a batch."""
     lib = library(backend)
     y0, speed = lib.asarray(starts(size)), rg.PerSample(lib.asarray(speeds(size, kind)))
-    return lambda: rg.solve(field, y0, 0.0, END, speed, per_sample=True, **NEAR)
+    f = field(backend)
+    return lambda: rg.solve(f, y0, 0.0, END, speed, per_sample=True, **NEAR)
 
 
 def entrant(run: Callable[[], Any], size: int, kind: str) -> Entrant:
@@ -80,7 +87,8 @@ def torchode(size: int, kind: str) -> Entrant:
     """torchode's, whose f is given all samples until the last has ended."""
     lib, to = library("torch"), peers.peer(peers.Torchode).peer
     y0, speed = lib.asarray(starts(size)), lib.asarray(speeds(size, kind))
-    term = to.ODETerm(lambda t, y: field(t, y, speed))
+    f = field("torch")
+    term = to.ODETerm(lambda t, y: f(t, y, speed))
     steps = to.PIDController(pcoeff=0.2, icoeff=0.65, dcoeff=0.0, term=term, **NEAR)
     solver, each = to.AutoDiffAdjoint(to.Tsit5(term=term), steps), partial(y0.new_full, (size,))
 

@@ -211,6 +211,46 @@ def test_arrays_of_samples_that_f_closes_over(backend):
         rg.solve(lambda t, y, a: -speeds * y[:1], STARTS, 0.0, ENDS, per_sample=True)
 
 
+@pytest.mark.libraries("numpy torch")
+def test_f_that_changes_y_is_told(backend):
+    """Whenever it begins to, and whoever's arrays the loop works in."""
+
+    def f(t, y, args):
+        if t[0] > 0.5:
+            y[0] = 0.0
+        return -y
+
+    with pytest.raises(rg.InputError, match="`f` changed its argument `y` in place"):
+        rg.solve(f, backend.array(STARTS), 0.0, 1.0, per_sample=True)
+
+
+@pytest.mark.libraries("torch")
+def test_numpys_arithmetic_is_that_of_tensors(backend, monkeypatch):
+    """Small batches on the CPU: PyTorch calls f alone, and all numbers are as its own would be."""
+    import retrograde_backends.torch.adapter as adapter
+
+    wish = {"saveat": rg.SaveAt(t1=True, ts=backend.array(TIMES), fn=lambda t, y, a: y * y)}
+    kinds = []
+
+    def f(t, y, args):
+        kinds.append({type(x).__module__ for x in (t, y, args)})
+        return -args * y
+
+    def solved():
+        args = rg.PerSample(backend.array(SPEEDS[:, None]))
+        times = backend.array(BEGINS), backend.array(ENDS)
+        return rg.solve(f, backend.array(STARTS), *times, args, per_sample=True, **wish)
+
+    found = solved()
+    monkeypatch.setattr(adapter, "HOSTED", 0)
+    own = solved()
+    backend.assert_close(found.ys, own.ys, rtol=1e-13)
+    backend.assert_close(found.ts, own.ts, rtol=1e-15)
+    for name in ("num_steps", "num_f_evals"):
+        assert (found.stats[name] == own.stats[name]).all()
+    assert all(kind == {"torch"} for kind in kinds)
+
+
 @pytest.mark.libraries("jax:jit")
 def test_mapped_solves_agree(backend, reference):
     """JAX: single solves under vmap, times and rows by the sample, gradients its own."""

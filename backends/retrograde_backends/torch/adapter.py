@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, cast
 
+import numpy as np
 import torch
 from array_api_compat import torch as namespace
 from torch import Tensor
@@ -93,6 +94,12 @@ if TYPE_CHECKING:
     from retrograde._integrate.problem import Problem
     from retrograde._loops.loop import LeafLayout
     from retrograde._solvers.base import AbstractSolver
+
+HOSTED = 1 << 17
+"""Batches of so many numbers are solved in NumPy's arithmetic: PyTorch shares larger ones out over
+threads."""
+
+PLAIN = (Tensor, torch.nn.Parameter)
 
 WHOLE = 1 << 14
 """Steps of states of fewer numbers are recorded whole, where no one is replayed."""
@@ -273,6 +280,20 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
     def sample_columns(self, parts: Sequence[Array]) -> Tree:
         columns = [x.T for x in parts]
         return columns[0].contiguous() if len(columns) == 1 else torch.cat(columns)
+
+    def sample_host(self, like: Array) -> str:
+        own = type(like) in PLAIN and like.dtype in SHARED and shares(like.device)
+        # what is recorded, or has a tangent, is PyTorch's alone
+        follows = recording() or moving_forward()
+        return "numpy" if own and not follows and like.numel() <= HOSTED else ""
+
+    def to_host(self, x: Array) -> Array:
+        return shared(x)
+
+    def from_host(self, x: Array) -> Tree:
+        # f may ask for a view of it, and PyTorch has no tensors that are read-only
+        own = x.flags.c_contiguous and x.flags.writeable
+        return torch.from_numpy(x if own else np.array(x, order="C"))
 
     def add_scaled(self, a: Array, w: Scalar, x: Array) -> Array:
         return a + w * x if isinstance(w, torch.Tensor) else torch.add(a, x, alpha=w)

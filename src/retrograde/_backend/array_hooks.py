@@ -282,6 +282,20 @@ class LoopHooks(ArrayHooks):
         flat = [self.xp.permute_dims(x, (1, 0)) for x in parts]
         return flat[0] if len(flat) == 1 else self.xp.concat(flat, axis=0)
 
+    def sample_host(self, like: Array) -> str:
+        """The library whose arrays share memory with those like this one, where loops over a batch
+        take less time in its arithmetic; '' for none.
+        """
+        return ""
+
+    def to_host(self, x: Array) -> Array:
+        """An array's memory as that library's."""
+        raise NotImplementedError
+
+    def from_host(self, x: Array) -> Array:
+        """The other way."""
+        raise NotImplementedError
+
     def sample_adjoint(self, layout: SampleLayout, tableau: Tableau) -> StepAdjoint:
         """Their cotangents."""
         return SampleCotangents(layout, tableau)

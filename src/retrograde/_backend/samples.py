@@ -219,8 +219,9 @@ class SampleLayout(ListLayout):
         """The same to the engine."""
         twin = SampleLayout.__new__(SampleLayout)
         vars(twin).update(vars(self))
+        vars(twin).pop("time", None)
         twin._resize(self.samples, self.size)
-        return twin
+        return twin if self.origin is None else placed(twin, self.origin)
 
     def time(self, t: Scalar) -> Array:
         """Times as a vector field is given them, shape (b,)."""
@@ -283,6 +284,9 @@ class SampleLayout(ListLayout):
 class SampleLeaves(SampleLayout):
     """The same layout to f and its vjp: leaves are the user's, (b, *shape)."""
 
+    hosted = False
+    """Whether the engine's arrays are of another library than f's."""
+
     def _resize(self, samples: int, size: int) -> None:
         super()._resize(samples, size)
         self.shapes = tuple((samples, *shape) for shape in self.each)
@@ -303,6 +307,42 @@ class SampleLeaves(SampleLayout):
             xp.reshape(xp.permute_dims(array[part, :], (1, 0)), shape)
             for part, shape in zip(self.parts, self.shapes, strict=True)
         )
+
+    def given(self, x: Array) -> Array:
+        """An array of the engine's as one of f's library."""
+        return x
+
+
+class HostLeaves(SampleLeaves):
+    """The same where the engine's arrays are those of a host's library, and f's are not.
+
+    Parameters
+    ----------
+    bk : SampleBackend
+        The host's.
+    guest : AbstractBackend
+        The adapter of f's library.
+    like : sequence of array, shape (b, *shape)
+        The user's leaves.
+    """
+
+    hosted = True
+
+    def __init__(self, bk: SampleBackend, guest: AbstractBackend, like: Sequence[Array]) -> None:
+        self.guest = guest
+        super().__init__(bk, [guest.to_host(x) for x in like])
+
+    def pack(self, leaves: Sequence[Array]) -> State:
+        return super().pack([self.guest.to_host(x) for x in leaves])
+
+    def unpack(self, y: State) -> Leaves:
+        return tuple([self.given(x) for x in super().unpack(y)])
+
+    def time(self, t: Scalar) -> Array:
+        return self.given(super().time(t))
+
+    def given(self, x: Array) -> Array:
+        return self.guest.from_host(x)
 
 
 class SampleStages(Stages):

@@ -24,11 +24,12 @@ from .._backend.samples import (
     SampleLeaves,
     SortedColumns,
 )
-from .._backend.specialise import Steps
+from .._backend.specialise import Steps, generic
 from .._base.errors import InputError
 from .._base.types import Array, Bool, Carry, Inputs, Leaves, State, Tree, VectorFieldFn
 from .._controllers import ConstantSteps
 from .._solvers.base import AbstractStepper
+from .host_samples import hosted, moved
 from .integrator import Integrator
 from .outputs import Final, Output
 from .problem import Problem
@@ -110,7 +111,7 @@ class SampleProblem(Problem):
 
     def some(self, params: Leaves, index: Array) -> Leaves:
         """Parameters of some samples."""
-        xp = self.bk.xp
+        xp, index = self.bk.xp, self.layout.given(index)
         marked = (*self.marked, *[False] * (len(params) - len(self.marked)))
         return tuple(
             xp.take(x, index, axis=0) if mark else x for x, mark in zip(params, marked, strict=True)
@@ -119,12 +120,15 @@ class SampleProblem(Problem):
     def bind(self, params: Sequence[Array]) -> Field:
         """``field(t, Y) -> dy/dt`` in the form of states."""
         field, layout, called = self.bind_leaves(params), self.layout, self.called
+        given = layout.given
+        if layout.hosted:  # what is guarded are arrays of f's own library
+            field = self.bk.guard(field)
 
         def bound(t: Array, y: State) -> State:
             called[0] += layout.samples
-            return layout.pack(self.checked(field(t, layout.unpack(y))))
+            return layout.pack(self.checked(field(given(t), layout.unpack(y))))
 
-        return self.guarded(bound)
+        return bound if layout.hosted else self.guarded(bound)
 
     def checked(self, leaves: Leaves) -> Leaves:
         """f's result, whose samples are those that it was given."""
@@ -298,7 +302,12 @@ class SampleIntegrator(Integrator):
 
     def integrate_samples(self, inputs: Inputs, *, record: bool = False) -> SampleFinal:
         """Solve from every t0 to every t1; ``record``: note all accepted times."""
-        return _Run(self, inputs, record=record).final()
+        host = None if generic() else hosted(self, inputs)
+        if host is None:
+            return _Run(self, inputs, record=record).final()
+        final, guest = _Run(*host, record=record).final(), self.bk
+        noted = None if final.record is None else final.record.moved(guest)
+        return cast("SampleFinal", moved(final, guest.from_host))._replace(record=noted)
 
 
 class _Block:
@@ -523,6 +532,14 @@ class SampleRecord:
         for count in self.counts:
             self.starts.append(self.starts[-1] + count)
         self.times = times.whole(self.rank, self.samples) if most else ()
+
+    def moved(self, guest: SampleBackend) -> SampleRecord:
+        """The same, noted by a host's library, as arrays of another."""
+        twin = copy.copy(self)
+        twin.xp = guest.xp
+        parts = self.order, self.rank, self.times
+        twin.order, twin.rank, twin.times = moved(parts, guest.from_host)
+        return twin
 
     def end(self, k: int) -> Array:
         """Where step k ends, of those that took it."""
