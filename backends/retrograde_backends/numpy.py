@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from retrograde._backend.linear import DenseLinear, Structure, linear_algebra
 from retrograde._base.errors import InputError
 from retrograde._base.types import (
     Array,
@@ -29,6 +30,7 @@ from retrograde._base.types import (
 )
 
 from .flat.adapter import FlatBackend
+from .flat.lapack import numpy_linear
 from .flat.stages import FlatLayout, stamper
 
 if TYPE_CHECKING:
@@ -89,6 +91,10 @@ class NumpyBackend(FlatBackend):
 
     def array(self, values: Sequence[Scalar] | Scalar, dtype: DType, device: Device) -> Array:
         return self.xp.asarray(values, dtype)
+
+    def linear(self, layout: Layout, structure: Structure = None) -> DenseLinear:
+        kind = numpy_linear if self.xp is np else DenseLinear
+        return linear_algebra(kind, layout, structure)
 
     def quiet(self) -> contextlib.AbstractContextManager[object]:
         ignored = dict.fromkeys(("over", "invalid", "divide", "under"), "ignore")

@@ -18,6 +18,7 @@ import numpy as np
 
 from retrograde._adjoints import ForwardMode, RecursiveCheckpointAdjoint
 from retrograde._api.solve_program import DifferentiableSolve
+from retrograde._backend.linear import DenseLinear, Structure, linear_algebra
 from retrograde._base.types import (
     Array,
     Aux,
@@ -43,6 +44,7 @@ from .batched_solves import room_for_lanes, with_gradient
 from .cache import KeptAccounts, KeptPrograms
 from .compiled_field import compile_field, compile_output, compiled
 from .field_vjp import DirectHooks, Pullback
+from .linear import JaxLinear, JaxLinearisation
 from .loops import LoopHooks, precision
 from .scanned_stages import TapeHooks
 from .transforms import TransformHooks, forward_mode, works
@@ -235,6 +237,11 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
         wanted: NeedsGradient,
     ) -> FieldVJP:
         return Pullback(layout, bind, params, wanted)
+
+    def linear(self, layout: Layout, structure: Structure = None) -> DenseLinear:
+        return linear_algebra(JaxLinear, layout, structure)
+
+    linearise = staticmethod(JaxLinearisation)
 
     def stop_gradient(self, x: Array) -> State:
         return jax.lax.stop_gradient(x)

@@ -20,6 +20,7 @@ from torch import Tensor
 from retrograde._adjoints import DirectAdjoint, TooManySteps
 from retrograde._autodiff import VectorField
 from retrograde._backend.clock import HostClock
+from retrograde._backend.linear import DenseLinear, Structure, linear_algebra
 from retrograde._backend.specialise import Steps, generic
 from retrograde._base.errors import InputError, UnsupportedByBackend
 from retrograde._base.log import INFO, listener
@@ -71,6 +72,7 @@ from .function import (
     tensors_of,
     without_gradient,
 )
+from .linear import TorchLinear, TorchLinearisation
 from .memory import on_host, shares, uploaded
 from .modes import (
     normal,
@@ -225,6 +227,11 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
             return found
         stepper = solver.stepper if found is None else found.stepper
         return Steps(stepper, partial(RecordedStepVJP, solver.tableau))
+
+    def linear(self, layout: Layout, structure: Structure = None) -> DenseLinear:
+        return linear_algebra(TorchLinear, layout, structure)
+
+    linearise = staticmethod(TorchLinearisation)
 
     def clock(self, layout: Layout) -> Clock:
         return TorchClock()

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .._autodiff.linearise import prepare_derivatives
 from .._backend.clock import step_count
 from .._backend.protocols import Capability
 from .._backend.registry import backend_beside, backend_for
@@ -136,6 +137,8 @@ def _prepared(
     problem.parted = solver.parted
     at = t0 if start is None else start
     bk.capture(problem, at)
+    if solver.implicit:
+        prepare_derivatives(problem, at, timed=solver.time_derivative)
     count = _count(problem, controller, ends, eps)
     ts, values = _saved_times(problem, saveat[0], ends, eps)
     dense = _dense_nodes(solver, options)

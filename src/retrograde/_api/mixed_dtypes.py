@@ -77,7 +77,8 @@ class Casts:
         if not isinstance(f, VectorField):
             return _Field(self, f)
         vjp = None if f.vjp is None else _FieldVJP(self, f.vjp)
-        return VectorField(_Field(self, f.f), vjp)
+        jac = None if f.jac is None else _Jacobian(self, f.jac)
+        return dataclasses.replace(f, f=_Field(self, f.f), vjp=vjp, jac=jac)
 
     def events(self, wish: Event | Sequence[Event] | None) -> list[Event]:
         """The same events, of carried dtypes."""
@@ -133,6 +134,19 @@ class _Output:
 
     def __call__(self, t: Array, y: Tree, args: Tree) -> Tree:
         return self.fn(t, self.casts.y.down(y), self.casts.args.down(args))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Jacobian:
+    """The user's Jacobian, a matrix over all of y, of carried dtypes."""
+
+    casts: Casts
+    jac: VectorFieldFn
+
+    def __call__(self, t: Array, y: Tree, args: Tree) -> Array:
+        cast = self.casts.y
+        found = self.jac(t, cast.down(y), self.casts.args.down(args))
+        return _as(cast.bk, found, cast.carried[0])
 
 
 @dataclasses.dataclass(frozen=True)

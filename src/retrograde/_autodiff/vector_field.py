@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 
+from .._backend.linear import Structure
 from .._backend.protocols import Capability
 from .._base.errors import InputError
 from .._base.types import Array, Tree, VectorFieldFn
@@ -26,6 +27,12 @@ class VectorField:
         ``vjp(t, y, args, ct) -> (ct_t, ct_y, ct_args)``: the cotangent ``ct`` (of the
         structure of y) times the Jacobians of f. ``ct_args`` has the structure of args. For
         complex y the transpose is the conjugate one.
+    jac : callable, optional
+        ``jac(t, y, args) -> df/dy``, for implicit methods: one matrix of shape (n, n) over the n
+        numbers of y, its leaves one behind the other.
+    structure : str, optional
+        What is known of the Jacobian's zeros: ``"dense"`` (the default), or ``"batch"``, where axis
+        0 of every leaf of y counts samples that do not meet in f.
 
     See Also
     --------
@@ -50,6 +57,8 @@ class VectorField:
 
     f: VectorFieldFn
     vjp: Callable[[Array, Tree, Tree, Tree], tuple[Array, Tree, Tree]] | None = None
+    jac: Callable[[Array, Tree, Tree], Array] | None = None
+    structure: Structure = None
 
     def __call__(self, t: Array, y: Tree, args: Tree = None) -> Tree:
         return self.f(t, y, args)

@@ -18,6 +18,7 @@ from .._base.errors import InputError, UnsupportedByBackend
 from .._base.trees import flatten
 from .._checkpointing import schedules
 from .clock import HostClock
+from .linear import DenseLinear, Structure, linear_algebra
 from .samples import SampleCotangents, SampleStages
 from .stages import ListLayout, StageCotangents, Stages
 from .storage import Lazy, Rows
@@ -299,6 +300,10 @@ class LoopHooks(ArrayHooks):
     def sample_adjoint(self, layout: SampleLayout, tableau: Tableau) -> StepAdjoint:
         """Their cotangents."""
         return SampleCotangents(layout, tableau)
+
+    def linear(self, layout: Layout, structure: Structure = None) -> DenseLinear:
+        """Jacobians of states of this layout, and linear systems in them (``linear``)."""
+        return linear_algebra(DenseLinear, layout, structure)
 
     def clock(self, layout: Layout) -> Clock:
         """The arithmetic of times, steps and counts."""

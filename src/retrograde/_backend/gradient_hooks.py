@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Bind,
         Bool,
         Buffer,
+        Field,
         Index,
         Inputs,
         Leaves,
@@ -38,7 +39,17 @@ if TYPE_CHECKING:
     from .._solvers.base import AbstractSolver
     from .._solvers.runge_kutta.tableau import Tableau
     from .interface import AbstractBackend
-    from .protocols import FieldVJP, Layout, Program, Pull, Runnable, StepStages, StoredVJPs
+    from .linear import Reals
+    from .protocols import (
+        FieldVJP,
+        Layout,
+        Linearisation,
+        Program,
+        Pull,
+        Runnable,
+        StepStages,
+        StoredVJPs,
+    )
     from .specialise import StepRequest, Steps
 
 _R = TypeVar("_R")
@@ -151,6 +162,15 @@ class GradientHooks(LoopHooks):
             f"the backend {self.name!r} has no vjp of a vector field; pass "
             "`rg.VectorField(f, vjp=...)`."
         )
+
+    def linearise(
+        self, field: Field, reals: Reals, t: Array, y: State, *, timed: bool
+    ) -> Linearisation:
+        """f at (t, y) with products with its Jacobian, by the library's own derivatives.
+
+        ``timed``: df/dt is asked for. Asked of libraries that have ``Capability.AUTODIFF``.
+        """
+        raise NotImplementedError
 
     def specialise(
         self, solver: AbstractSolver, problem: Problem, request: StepRequest

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .._solvers.base import AbstractStepper, Step
     from .._solvers.runge_kutta.solver import Sources, StepCotangents
     from .interface import AbstractBackend
+    from .linear import Reals
 
 
 class Capability(enum.StrEnum):
@@ -327,6 +328,38 @@ class FieldVJP(Protocol):
 
     def finish(self, acc: ParamSums) -> tuple[Array | None, ...]:
         """Cotangents of all parameters; None where not wanted."""
+
+
+class Linearisation(Protocol):
+    """f at one (t, y), ready for products with its Jacobian.
+
+    Directions and cotangents are rows of the reals of states (``linear.Reals``), shape (m, n).
+    """
+
+    forward: bool
+    """Whether a matrix is best made of products with columns (``jvp``), else of rows (``vjp``)."""
+
+    matrix: Array | None
+    """The Jacobian itself where the user gave it."""
+
+    def jvp(self, d: Array) -> Array:
+        """J d for each row d."""
+
+    def vjp(self, w: Array) -> Array:
+        """w J for each row w."""
+
+    def by_time(self) -> Array | None:
+        """df/dt, shape (n,); None where f does not see its time."""
+
+
+class LinearField(Protocol):
+    """A field that can be linearised: what a problem binds where a solver needs Jacobians."""
+
+    def __call__(self, t: Array, y: State) -> Leaves:
+        """Leaves of f(t, y)."""
+
+    def linearise(self, reals: Reals, t: Array, y: State, *, timed: bool) -> Linearisation:
+        """f at (t, y), a state whose numbers ``reals`` tells; ``timed``: df/dt is asked for."""
 
 
 Program: TypeAlias = "DifferentiableSolve | DifferentiableLoop"

@@ -128,7 +128,8 @@ class SampleProblem(Problem):
             called[0] += layout.samples
             return layout.pack(self.checked(field(given(t), layout.unpack(y))))
 
-        return bound if layout.hosted else self.guarded(bound)
+        found = bound if layout.hosted else self.guarded(bound)
+        return self._known(found, params, self.state_tree)
 
     def checked(self, leaves: Leaves) -> Leaves:
         """f's result, whose samples are those that it was given."""

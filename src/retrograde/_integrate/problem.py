@@ -18,6 +18,7 @@ from .._base.types import Array, Aux, Equations, Function, Leaves, State, Tree, 
 
 if TYPE_CHECKING:
     from .._api.mixed_dtypes import Casts
+    from .._autodiff.linearise import FieldDerivatives
     from .._backend.interface import AbstractBackend
     from .._backend.protocols import FieldProgram, FieldVJP
 
@@ -94,6 +95,8 @@ class Problem:
         """What f returned at (t0, y0), until a plan has compared it with another call."""
         self.steady = True
         """Whether two calls of f at (t0, y0) returned the same, as far as that was seen."""
+        self.derivatives: FieldDerivatives | None = None
+        """How f is linearised, where a solver needs Jacobians."""
         self.drawn = 0
         """Bytes that each call of f leaves behind, for its random numbers (an adapter's)."""
 
@@ -217,7 +220,7 @@ class Problem:
 
         Where the library's arrays can be written into, ``field.fresh`` is the same for states that
         nobody needs afterwards, and may be cheaper. ``field.equations`` is for methods that solve
-        some.
+        some, as is ``field.linearise(reals, t, Y, timed=)`` (``LinearField``).
         """
         return self._known(self._bound(params), params, self.state_tree)
 
@@ -231,6 +234,8 @@ class Problem:
             args = self.arguments(params)
             found = lambda t, y: jac(t, tree(y), args)  # noqa: E731
         field.equations = Equations(found, self.jac_structure, self.mass)  # type: ignore[attr-defined]
+        if self.derivatives is not None:
+            field.linearise = self.derivatives.bind(params, field)  # type: ignore[attr-defined]
         return field
 
     def _bound(self, params: Sequence[Array]) -> Function:

@@ -162,6 +162,10 @@ class Stops:
             jac = known.jac
             jac = jac and (lambda t, y: known.jac(self.within(t), y))
             sided.equations = known._replace(jac=jac)  # type: ignore[attr-defined]
+        if (linearise := getattr(field, "linearise", None)) is not None:
+            sided.linearise = lambda reals, t, y, *, timed: linearise(  # type: ignore[attr-defined]
+                reals, self.within(t), y, timed=timed
+            )
         return sided
 
     def sided_vjp(self, vjp: FieldVJP) -> FieldVJP:

@@ -144,6 +144,8 @@ class AbstractSolver(ABC):
         Whether a step solves equations: a method for stiff problems. Its stepper finds what is
         known of them in ``field.equations`` (``Equations``); its ``step_vjp`` is given the field
         always, and ``one_tape`` by its name.
+    time_derivative : bool
+        Of an implicit method: whether it needs df/dt.
     parted : bool
         Whether lines of the method use a part of f's result and drop the rest.
 
@@ -174,6 +176,7 @@ class AbstractSolver(ABC):
     copies: ClassVar[int] = 1
     reversible: ClassVar[bool] = False
     implicit: ClassVar[bool] = False
+    time_derivative: ClassVar[bool] = True
     parted: ClassVar[bool] = False
 
     @property

@@ -1,0 +1,117 @@
+"""JAX: Jacobians by columns of jvps, and linear systems in the form that XLA runs fastest.
+
+Measured on a CPU, one factorisation and 8 solves: to n = 3 Gauss-Jordan elimination written out, by
+selects of pivots, takes 0.2 to 0.6 us where LAPACK's calls take 3; to n = 32 one inverse and
+products take half the time of ``lu_solve``, which is two calls a solve; above, LU is ahead.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import lu_factor, lu_solve
+
+from retrograde._backend.linear import DenseLinear, Factors, Matrix, Reals
+from retrograde._base.types import Array, Bool, Field, State
+
+from .field_vjp import reached
+
+UNROLLED = 3
+"""Up to so many unknowns elimination is written out."""
+
+INVERTED = 32
+"""Up to so many the inverse is formed."""
+
+
+class JaxLinearisation:
+    """f at one (t, y), by ``jax.linearize`` under ``vmap``."""
+
+    forward = True
+    matrix: Array | None = None
+
+    def __init__(self, field: Field, reals: Reals, t: Array, y: State, *, timed: bool) -> None:
+        self.reals, self.field, self.t, self.y = reals, field, t, y
+
+    def jvp(self, d: Array) -> Array:
+        """J d for each row d."""
+        reals = self.reals
+        _, along = jax.linearize(partial(self.field, self.t), self.y)
+        return jax.vmap(lambda row: reals.of_leaves(along(reals.state(row))))(d)
+
+    def vjp(self, w: Array) -> Array:
+        """w J for each row w."""
+        reals, y = self.reals, self.reals.of(self.y)
+        _, pull = jax.vjp(lambda row: reals.of_leaves(self.field(self.t, reals.state(row))), y)
+        return jax.vmap(lambda row: pull(row)[0])(w)
+
+    def by_time(self) -> Array | None:
+        """df/dt; None where f's program does not read its time."""
+        t = jnp.asarray(self.t)
+
+        def at(t: Array) -> Array:
+            return self.reals.of_leaves(self.field(t, self.y))
+
+        if not reached(lambda times: at(times[0]), [t])[0][0]:  # as its program tells
+            return None
+        return jax.jvp(at, (t,), (jnp.ones_like(t),))[1]
+
+
+class JaxLinear(DenseLinear):
+    """Linear systems in JAX, of one matrix or of one a sample."""
+
+    conjugated = True
+
+    def factor(self, matrix: Matrix) -> Factors:
+        if self.n <= INVERTED:
+            return super().factor(matrix)
+        lu, pivots = (jax.vmap(lu_factor) if self.batch else lu_factor)(matrix[0])
+        return lu, pivots
+
+    def ok(self, factors: Factors) -> Bool:
+        finite = jnp.all(jnp.isfinite(factors[0]))
+        if self.n <= INVERTED:
+            return finite
+        pivots = jnp.diagonal(factors[0], axis1=-2, axis2=-1)
+        return finite & jnp.all(pivots != 0)
+
+    def _solved(self, factors: Factors, b: Array, *, transposed: bool) -> Array:
+        if self.n <= INVERTED:
+            return super()._solved(factors, b, transposed=transposed)
+        solve = partial(lu_solve, trans=int(transposed))
+        return (jax.vmap(solve) if self.batch else solve)(tuple(factors), b)
+
+    def _inverse(self, a: Array) -> Array:
+        return eliminated(a) if self.n <= UNROLLED else jnp.linalg.inv(a)
+
+    def _times(self, a: Array, x: Array) -> Array:
+        if self.n <= UNROLLED:  # a sum of products is fused with what is around it
+            return jnp.sum(a * x[..., None, :], axis=-1)
+        return super()._times(a, x)
+
+
+def eliminated(a: Array) -> Array:
+    """The inverse of (..., n, n) by Gauss-Jordan elimination with pivots, written out.
+
+    A pivot of 0 leaves what is not finite.
+    """
+    n = a.shape[-1]
+    one, zero = jnp.ones(a.shape[:-2], a.dtype), jnp.zeros(a.shape[:-2], a.dtype)
+    rows = [
+        [a[..., i, j] for j in range(n)] + [one if i == j else zero for j in range(n)]
+        for i in range(n)
+    ]
+    for k in range(n):
+        for i in range(k + 1, n):  # the largest of column k comes to row k
+            swap = jnp.abs(rows[i][k]) > jnp.abs(rows[k][k])
+            pairs = list(zip(rows[k], rows[i], strict=True))
+            rows[k] = [jnp.where(swap, y, x) for x, y in pairs]
+            rows[i] = [jnp.where(swap, x, y) for x, y in pairs]
+        pivot = 1.0 / rows[k][k]
+        rows[k] = [x * pivot for x in rows[k]]
+        for i in range(n):
+            if i != k:
+                w = rows[i][k]
+                rows[i] = [x - w * y for x, y in zip(rows[i], rows[k], strict=True)]
+    return jnp.stack([jnp.stack(row[n:], axis=-1) for row in rows], axis=-2)

@@ -1,0 +1,337 @@
+"""How Jacobians of a vector field come about, chosen once a solve; never by differences.
+
+In this order: the user's ``jac``; the library's own derivatives; the complex step
+``Im f(y + i e d) / e`` (Squire & Trapp 1998, doi:10.1137/S003614459631241X), which is exact to
+rounding, at the cost of f, where f is analytic; rows by the tape, or by the user's ``vjp``. Whether
+the complex step may be taken is seen at (t0, y0) and near it: its product with a random direction
+must be the one that vjps give. ``abs`` of complex numbers, say, is not differentiable, and raises
+nothing.
+
+df/dt comes the same way. An eager f is called with a time that can't be looked at first: where it
+succeeds, f is autonomous, there at least, and df/dt costs nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+from .._backend.linear import Reals
+from .._backend.protocols import Capability
+from .._base.errors import InputError, UnsupportedByBackend
+from .._base.types import Array, DType, Function, Namespace, NeedsGradient, State
+from .field_vjp import field_pullback
+
+if TYPE_CHECKING:
+    from .._backend.protocols import FieldVJP, Linearisation
+    from .._integrate.problem import Problem
+
+Linearise: TypeAlias = "Callable[..., Linearisation]"
+"""What a bound field is linearised by."""
+
+NEAR = 1e-3
+"""How far from y0 the complex step is looked at, relative to y0's largest number."""
+
+
+class _Unseen:
+    """A time that nothing can be computed of."""
+
+    def _seen(self, *_: object) -> NoReturn:
+        raise TypeError("f looks at its time")
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __neg__ = __abs__ = _seen
+    __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __mod__ = __floordiv__ = _seen
+    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = __bool__ = _seen
+    __float__ = __int__ = __complex__ = __index__ = __array__ = _seen
+    __hash__ = object.__hash__
+    __array_ufunc__ = __array_function__ = _seen
+
+
+UNSEEN = _Unseen()
+
+
+@dataclass
+class FieldDerivatives:
+    """How a problem's field is linearised.
+
+    Attributes
+    ----------
+    problem : Problem
+    kind : str
+        ``"library"``, ``"complex step"`` or ``"vjp"``: where products and df/dt come from.
+    jac : callable or None
+        The user's Jacobian.
+    """
+
+    problem: Problem
+    kind: str
+    jac: Function | None = None
+
+    def bind(self, params: Sequence[Array], field: Function) -> Linearise:
+        """``linearise(reals, t, y, timed=)`` of a bound field: see ``LinearField``."""
+        make: Linearise
+        if self.kind == "library":
+            make = partial(self.problem.bk.linearise, field)
+        elif self.kind == "complex step":
+            make = partial(_ComplexPoint, _ComplexStep(field))
+        else:
+            make = partial(_Rows, _state_vjp(self.problem, params))
+        if self.jac is None:
+            return make
+        given = self.problem.bind_output(self.jac, params)
+
+        def with_matrix(reals: Reals, t: Array, y: State, *, timed: bool) -> Linearisation:
+            found = make(reals, t, y, timed=timed)
+            found.matrix = given(t, reals.layout.unpack(y))[0]
+            return found
+
+        return with_matrix
+
+
+def _state_vjp(problem: Problem, params: Sequence[Array]) -> FieldVJP:
+    """The vjp of f by y and t alone: the user's, or the tape's."""
+    wanted = NeedsGradient((False,) * len(params), True, False, False)
+    return field_pullback(problem, params, wanted, prepared=False)
+
+
+class _ComplexStep:
+    """A field at y + i e d."""
+
+    def __init__(self, field: Function) -> None:
+        self.field = field
+        self.sees_time = False
+        """Whether f was seen to look at its time."""
+        self.known: tuple[Array, list[State]] = None, []
+        """Directions, and their steps."""
+
+    def steps(self, reals: Reals, d: Array) -> list[State]:
+        """i e d of each row, as complex states; those of a matrix's seeds are made once."""
+        if self.known[0] is not d:
+            e, dtype = _settings(reals)
+            rows = (1j * e) * reals.xp.astype(d, dtype)
+            self.known = d, [reals.state(rows[i, ...]) for i in range(d.shape[0])]
+        return self.known[1]
+
+    def blind(self, xp: Namespace, y: State) -> Sequence[Array] | None:
+        """Leaves of f where it does not look at its time; None where it does."""
+        if self.sees_time:
+            return None
+        try:
+            leaves: Sequence[Array] = self.field(UNSEEN, y)
+            if all(xp.isdtype(x.dtype, ("real floating", "complex floating")) for x in leaves):
+                return leaves
+        except Exception:  # whatever the library says of what is no array
+            pass
+        self.sees_time = True
+        return None
+
+
+def _settings(reals: Reals) -> tuple[float, DType]:
+    """The step e, and the dtype of what it leads to."""
+    layout, xp = reals.layout, reals.xp
+    double = layout.bk.itemsize(layout.real_dtype) >= 8
+    return (1e-30, xp.complex128) if double else (1e-20, xp.complex64)
+
+
+class _ComplexPoint:
+    """f at one (t, y), by complex steps."""
+
+    forward = True
+    matrix: Array | None = None
+    autonomous = False
+
+    def __init__(self, by: _ComplexStep, reals: Reals, t: Array, y: State, *, timed: bool) -> None:
+        self.by, self.reals, self.t, self.xp = by, reals, t, reals.xp
+        self.e, self.dtype = _settings(reals)
+        self.y = reals.layout.bk.map_state(lambda a: self.xp.astype(a, self.dtype), y)
+
+    def _imaginary(self, leaves: Sequence[Array]) -> Array:
+        """The imaginary parts over e; leaves that depend on nothing may be real."""
+        xp = self.xp
+        parts = [
+            xp.imag(x) if xp.isdtype(x.dtype, "complex floating") else xp.zeros_like(x)
+            for x in leaves
+        ]
+        return self.reals.of_leaves(parts) / self.e
+
+    def jvp(self, d: Array) -> Array:
+        """J d for each row d."""
+        by, t = self.by, self.t
+        rows: list[Array] = []
+        add, field = self.reals.layout.add, by.field
+        for step in by.steps(self.reals, d):
+            y = add(self.y, step)
+            leaves = None if rows else by.blind(self.xp, y)
+            if leaves is None:
+                leaves = field(t, y)
+            else:
+                self.autonomous = True
+            rows.append(self._imaginary(leaves))
+        return self.xp.stack(rows)
+
+    def vjp(self, w: Array) -> Array:
+        """w J for each row w, by the whole of J."""
+        return w @ by_matrix(self.reals, self.jvp)
+
+    def by_time(self) -> Array | None:
+        """df/dt; None where f did not look at its time."""
+        xp, by = self.xp, self.by
+        if self.autonomous or by.blind(xp, self.y) is not None:
+            return None
+        t = xp.astype(xp.asarray(self.t), self.dtype) + 1j * self.e
+        return self._imaginary(by.field(t, self.y))
+
+
+def by_matrix(reals: Reals, products: Callable[[Array], Array]) -> Array:
+    """The transposed matrix of all products with unit vectors."""
+    layout = reals.layout
+    return products(layout.xp.eye(reals.size, dtype=layout.real_dtype, device=layout.device))
+
+
+class _Rows:
+    """f at one (t, y), by vjps."""
+
+    forward = False
+    matrix: Array | None = None
+
+    def __init__(self, vjp: FieldVJP, reals: Reals, t: Array, y: State, *, timed: bool) -> None:
+        self.reals, self.xp = reals, reals.xp
+        self.pull, self.acc = vjp(t, y)[1], vjp.zero()
+
+    def vjp(self, w: Array) -> Array:
+        """w J for each row w."""
+        reals = self.reals
+        pulled = [self.pull(reals.leaves(w[i, ...]), self.acc)[0] for i in range(w.shape[0])]
+        return self.xp.stack([reals.of_leaves(mu) for mu in pulled])
+
+    def jvp(self, d: Array) -> Array:
+        """J d for each row d, by the whole of J."""
+        return d @ self.xp.matrix_transpose(by_matrix(self.reals, self.vjp))
+
+    def by_time(self) -> Array | None:
+        """df/dt."""
+        reals, layout = self.reals, self.reals.layout
+        unit = self.xp.eye(reals.size, dtype=layout.real_dtype, device=layout.device)
+        found = [self.pull(reals.leaves(unit[i, ...]), self.acc)[1] for i in range(reals.size)]
+        return layout.bk.array(found, layout.real_dtype, layout.device)
+
+
+# --- the choice
+def prepare_derivatives(problem: Problem, t0: Any, *, timed: bool) -> None:
+    """Choose how f is linearised, once a solve that needs Jacobians.
+
+    ``timed``: df/dt is needed.
+
+    Raises
+    ------
+    UnsupportedByBackend
+        Where there is no derivative of f that is exact.
+    InputError
+        Where the user's ``jac`` gives a matrix of another shape.
+    """
+    bk, layout, jac = problem.bk, problem.layout, getattr(problem.f, "jac", None)
+    if Capability.AUTODIFF in bk.capabilities:
+        kind = "vjp" if getattr(problem.f, "vjp", None) is not None else "library"
+    elif layout.dtype != layout.real_dtype:
+        kind = "vjp"
+        _rows_or_error(problem, t0, timed)
+    else:
+        kind = _complex_step_or_rows(problem, t0, timed, given=jac is not None)
+    if jac is not None:
+        _check_shape(problem, jac, t0)
+    problem.derivatives = FieldDerivatives(problem, kind, jac)
+
+
+def _complex_step_or_rows(problem: Problem, t0: Any, timed: bool, *, given: bool) -> str:
+    """The complex step where it gives what vjps give, else vjps."""
+    reals, t = Reals(problem.layout), problem.layout.time(t0)
+    by = _ComplexStep(problem.bind(problem.params))
+    with problem.bk.quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an imaginary part that is dropped
+        try:
+            if timed:
+                _ComplexPoint(by, reals, t, problem.y0, timed=True).by_time()
+            if given or all(_agrees(problem, by, reals, t, y) for y in _points(problem, reals)):
+                return "complex step"
+        except (TypeError, ValueError, AttributeError, UnsupportedByBackend):
+            pass  # f takes no complex numbers
+    if not given or timed:
+        _rows_or_error(problem, t0, timed)
+    return "vjp"
+
+
+def _points(problem: Problem, reals: Reals) -> list[State]:
+    """y0 and a state near it, where a number that is 0 at first is not."""
+    xp, row = reals.xp, reals.of(problem.y0)
+    most = float(xp.max(xp.abs(row))) or 1.0
+    near = row + NEAR * most * _noise(reals, 1)
+    return [problem.y0, reals.state(near)]
+
+
+def _noise(reals: Reals, seed: int) -> Array:
+    """Random numbers, normal, shape (n,)."""
+    draw, layout = random.Random(seed), reals.layout
+    numbers = [draw.gauss(0.0, 1.0) for _ in range(reals.size)]
+    return layout.bk.array(numbers, layout.real_dtype, layout.device)
+
+
+def _agrees(problem: Problem, by: _ComplexStep, reals: Reals, t: Array, y: State) -> bool:
+    """Whether a product by the complex step is that of a vjp, or, where f has none, of differences.
+
+    Differences only judge: 1e-4 of them tells a derivative that is lost.
+    """
+    xp = reals.xp
+    d, w = _noise(reals, 2), _noise(reals, 3)
+    column = _ComplexPoint(by, reals, t, y, timed=False).jvp(d[None, :])[0, ...]
+    eps = float(xp.finfo(problem.layout.real_dtype).eps)
+    try:
+        row = _Rows(_state_vjp(problem, problem.params), reals, t, y, timed=False)
+        other, near = xp.sum(row.vjp(w[None, :])[0, ...] * d), eps**0.5
+    except (UnsupportedByBackend, InputError, TypeError):
+        h, at = eps ** (1 / 3) * (float(xp.max(xp.abs(reals.of(y)))) or 1.0), reals.of(y)
+        ends = [reals.of_leaves(by.field(t, reals.state(at + s * d))) for s in (-h, h)]
+        other, near = xp.sum((ends[1] - ends[0]) * w) / (2 * h), 10 * eps**0.25
+    size = float(xp.sum(xp.abs(w * column)) + xp.abs(other))
+    error = float(xp.abs(xp.sum(w * column) - other))
+    return not error > near * size  # nan: f is not finite there, which the solve will tell
+
+
+def _rows_or_error(problem: Problem, t0: Any, timed: bool) -> None:
+    """Raise where f has no vjp, or none by its time."""
+    reals, t = Reals(problem.layout), problem.layout.time(t0)
+    name = problem.bk.name
+    try:
+        found = _Rows(_state_vjp(problem, problem.params), reals, t, problem.y0, timed=timed)
+        found.vjp(_noise(reals, 3)[None, :])
+        slopes = found.by_time() if timed else None
+    except UnsupportedByBackend as error:
+        raise UnsupportedByBackend(
+            f"`f` has no Jacobian on {name}: it takes no complex numbers (or is not analytic), and "
+            f"the tape says: {error} For an implicit method pass `rg.VectorField(f, jac=...)`, or "
+            "make arrays inside of f like y (`np.zeros_like(y)`, `np.stack`)."
+        ) from error
+    if slopes is not None and problem.untimed is not None:
+        raise UnsupportedByBackend(
+            f"`f` takes its time as a plain number on {name} ({problem.untimed}), so that it has "
+            "no derivative by time, which Rosenbrock methods need; use functions of the array "
+            "library on t (`np.cos(t)`), or a method without it, such as 'kvaerno5'."
+        )
+
+
+def _check_shape(problem: Problem, jac: Function, t0: Any) -> None:
+    """Raise InputError unless ``jac`` gives a matrix that fits y0."""
+    bk, n = problem.bk, Reals(problem.layout).size
+    leaves, _ = bk.example(problem, jac, t0)
+    count = 1
+    for extent in leaves[0].shape if leaves else ():
+        count *= int(extent)
+    if len(leaves) != 1 or count != n * n:
+        shapes = [tuple(x.shape) for x in leaves]
+        raise InputError(
+            f"`jac` returned arrays of shapes {shapes}; it must return one matrix of shape "
+            f"({n}, {n}): df/dy over the numbers of y, its leaves one behind the other."
+        )
