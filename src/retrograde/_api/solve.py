@@ -374,6 +374,8 @@ def _solution(
     )
     if not loop.clock.traced:
         stats["num_trial_f_evals"] = loop.problem.trials
+        if loop.problem.stiff_from is not None:
+            stats["stiff_from"] = loop.problem.stiff_from
     value = bk.concrete(status)
     status = status if value is None else Status(int(value))
     ts, ys = (filled(out.treedef, part) for part in rows[:2])

@@ -1,9 +1,10 @@
 """What is told by the way, to the logger ``retrograde`` of Python's ``logging``.
 
 DEBUG: which plan a gradient follows and why, which program is compiled. INFO: what makes a solve
-dearer than it need be (it is begun again, by another method), and one that failed and was not to
-raise. WARNING: a solve that takes long (``_checkpointing.patience``). Whoever listens has imported
-``logging``; until then it is not loaded, for it takes a tenth of this package's own import.
+dearer than it need be (it is begun again, by another method), one that failed and was not to
+raise, one that looks stiff. WARNING: a solve that takes long (``_checkpointing.patience``). Whoever
+listens has imported ``logging``; until then it is not loaded, for it takes a tenth of this
+package's own import.
 """
 
 from __future__ import annotations

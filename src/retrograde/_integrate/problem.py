@@ -89,6 +89,8 @@ class Problem:
         self.trials = 0
         """Calls of f beside those of the integration: checks, the planner's, integrations begun
         again."""
+        self.stiff_from: float | None = None
+        """Where an integration by an explicit method became stiff (``stiffness``)."""
         self.pullbacks: list[FieldVJP] | None = None
         """Vjps of f that a block makes whose calls are counted."""
         self.first: list[Array] = []

@@ -44,9 +44,9 @@ class Status(enum.IntEnum):
 _MESSAGES = {
     Status.converged: "the solve reached t1.",
     Status.max_steps: "the number of tries reached `max_steps`; raise it, loosen the tolerances, "
-    "or look whether the problem is stiff.",
+    "or, if the problem is stiff, take solver='auto' or 'rodas5p'.",
     Status.dt_min: "the step size fell below its floor (`dtmin`, or the resolution of t); the "
-    "problem may be stiff or singular there.",
+    "problem may be stiff (solver='auto', 'rodas5p') or singular there.",
     Status.non_finite: "`f` or the state became nan or inf there; check `f`, `y0` and the domain "
     "of the functions that it calls.",
     Status.event: "an event ended the solve.",
@@ -55,6 +55,10 @@ _MESSAGES = {
     Status.too_many_events: "an event happened more often than there were rows for; raise "
     "`Event.capacity`.",
 }
+
+
+ADVICE = 'The problem looks stiff from t = %.6g on; try solver="auto" or solver="rodas5p".'
+"""Of an integration by an explicit method that its stability holds to small steps."""
 
 
 class Gradients(NamedTuple, Generic[Y]):
@@ -140,7 +144,9 @@ class Solution(Generic[Y]):
         num_steps (tries), num_accepted_steps, num_rejected_steps; num_f_evals, the calls of f by
         the integration; in eager libraries num_trial_f_evals, those beside it (what f returns is
         looked at, the planner's probe, an integration begun again for want of room, the search
-        for where constant steps became nan). Once a reverse pass has run, of the last one: in
+        for where constant steps became nan, looks for stiffness), and stiff_from, the time from
+        which on an explicit method was held to small steps by its stability (only where it was: it
+        is looked for once in hundreds of tries). Once a reverse pass has run, of the last one: in
         eager libraries num_reverse_f_evals, the calls of f by it, and num_reverse_vjps, vjps of f
         (not with ``compile=True``, nor where the library's autodiff recorded the solve); of one
         that inverts steps (not under ``jax.jit``) inverted, replayed, and max_guard_error, the
@@ -214,7 +220,10 @@ class Solution(Generic[Y]):
         if where:
             name = where[0] if len(where) == 1 else where
             who = f"Sample {name} ({len(failed)} of {len(found)} failed): "
-        raise SolveFailed(who + _story(t, tries, Status(n)), self)
+        story = _story(t, tries, Status(n))
+        if "stiff_from" in self.stats:
+            story += " " + ADVICE % self.stats["stiff_from"]
+        raise SolveFailed(who + story, self)
 
     def __repr__(self) -> str:
         from . import show  # what is never shown needs no words

@@ -18,6 +18,7 @@ from .._solvers.base import AbstractStepper, SolverState, Step
 from .event_detection import Detector
 from .outputs import Final
 from .solution import Status
+from .stiffness import TRIES, StiffnessHint
 
 if TYPE_CHECKING:
     from .._backend.protocols import Clock
@@ -159,6 +160,7 @@ class AdaptiveSteps:
         self.patience = None
         if not clock.traced:
             self.patience = Patience(self.t1, lambda t: loop.user_time(inputs, t))
+            self.hint = StiffnessHint(loop, self.field)
 
     def begin(self, inside: Carry) -> AdaptiveState:
         """The state before the first try; ``inside`` is the carry of the output rows."""
@@ -236,12 +238,19 @@ class AdaptiveSteps:
         """Whether to try another step."""
         loop, limit = self.loop, self.loop.max_steps
         if self.patience is not None and s.tries == self.patience.stop:
-            self.patience.look(s.t, s.h, s.tries)
+            self._look(s.t, s.h, s.tries, s.y)
         left = 1 if limit is None else limit - s.tries
         going = loop.clock.running(s.t, self.t1, s.h, self.controller.floor, left)
         if self.detector is None:
             return going
         return loop.clock.both(going, self.detector.running(s.events))
+
+    def _look(self, t: float, h: float, tries: int, y: State) -> int:
+        """What is looked at once in many tries; the number of tries to look at next."""
+        assert self.patience is not None
+        if tries >= TRIES and isinstance(t, float):
+            self.hint.look(t, h, y, self.patience.user_time(t))
+        return self.patience.look(t, h, tries)
 
     def on_host(self, s: AdaptiveState, slots: Slots | None) -> tuple[AdaptiveState, Stored | None]:
         """All tries where times are floats, with local variables in place of a state.
@@ -279,7 +288,7 @@ class AdaptiveSteps:
                 n += 1
             if t == t1 or tries == limit or tries != stop:
                 break
-            stop = patience.look(t, h, tries)
+            stop = self._look(t, h, tries, y)
             stop = stop if limit is None else min(stop, limit)
         stored = None if buffer is None else Stored(buffer, None)
         s = AdaptiveState(t, h, e2, memory, y, state, n, tries, calls, times, sizes, rows)
@@ -287,6 +296,8 @@ class AdaptiveSteps:
 
     def final(self, s: AdaptiveState, stored: Stored | None) -> Final:
         """Where the tries ended, and why."""
+        if self.patience is not None and s.t != self.t1 and isinstance(s.t, float):
+            self.hint.ended(s.t, s.h, s.y, self.patience.user_time(s.t), s.tries)
         final = Final(s.y, s.t, s.n, s.tries, self._why(s), s.rows, s.times, stored)
         calls = s.calls if isinstance(s.calls, tuple) else s.calls + self.stepper.untold
         return final._replace(calls=calls, sizes=s.sizes, events=s.events)
