@@ -44,7 +44,7 @@ from .batched_solves import room_for_lanes, with_gradient
 from .cache import KeptAccounts, KeptPrograms
 from .compiled_field import compile_field, compile_output, compiled
 from .field_vjp import DirectHooks, Pullback
-from .linear import JaxLinear, JaxLinearisation
+from .linear import JaxLinear, JaxLinearisation, second_of_pull
 from .loops import LoopHooks, precision
 from .scanned_stages import TapeHooks
 from .transforms import TransformHooks, forward_mode, works
@@ -248,6 +248,7 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
         return linear_algebra(JaxLinear, layout, structure)
 
     linearise = staticmethod(JaxLinearisation)
+    second_of_pull = staticmethod(second_of_pull)
 
     def stop_gradient(self, x: Array) -> State:
         return jax.lax.stop_gradient(x)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import compress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
 
+from retrograde._autodiff.second import terms_of
+from retrograde._backend.linear import Reals
 from retrograde._base.errors import UnsupportedByBackend
 from retrograde._base.types import (
     Array,
@@ -32,6 +34,7 @@ from .xla_cpu.kernel import outlined
 from .xla_cpu.shifts_and_sums import unfused_sum
 
 if TYPE_CHECKING:
+    from retrograde._autodiff.linearise import FieldDerivatives
     from retrograde._backend.protocols import Layout, Pull
     from retrograde._controllers.base import Grid
     from retrograde._loops.loop import LeafLayout
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 class Pullback:
     """vjp of f by ``jax.vjp``, over what is wanted alone."""
 
+    derivatives: FieldDerivatives | None = None
     scales = True
     """Whether what is added to the accumulator can have a weight."""
 
@@ -105,6 +109,45 @@ class Pullback:
             return mu, first[0] if first else None, [a + x for a, x in zip(acc, cts, strict=True)]
 
         return k, pull
+
+    def second(
+        self,
+        t: Array,
+        y: State,
+        ks: Sequence[State],
+        lams: Sequence[State],
+        acc: ParamSums,
+        taus: Sequence[Scalar] | None = None,
+    ) -> tuple[Leaves, Scalar, ParamSums]:
+        """The pull of ``sum_i <lam_i, J k_i + tau_i f_t>``: the vjp of a sum of jvps."""
+        reals, still = Reals(cast("Layout", self.layout)), self.layout.unpack(y)
+        # cotangents are paired without conjugation here, rows with it
+        lams = [jax.tree_util.tree_map(jnp.conj, lam) for lam in lams] if reals.complex else lams
+        terms = terms_of(reals, ks, lams, taus)
+        k, lam = (jnp.stack([getattr(x, name) for x in terms]) for name in ("k", "lam"))
+        tau = jnp.stack([jnp.asarray(x.tau, t.dtype) for x in terms])
+
+        def phi(t: Array, leaves: Leaves, chosen: Sequence[Array]) -> Array:
+            field = self.bind(self.filled(chosen))
+            timed = taus is not None
+            point = (t, leaves) if timed else (leaves,)
+            run = lambda *x: tuple(field(*x) if timed else field(t, *x))  # noqa: E731
+            _, along = jax.linearize(run, *point)
+
+            def product(k: Array, tau: Array) -> Array:
+                d = reals.leaves(k)
+                return reals.of_leaves(along(tau, d) if timed else along(d))
+
+            return jnp.sum(lam * jax.vmap(product)(k, tau))
+
+        value, pull = jax.vjp(phi, t, still, self.chosen(self.params))
+        ct, mu, cts = pull(jnp.ones_like(value))
+        return mu, ct if self.time else None, [a + x for a, x in zip(acc, cts, strict=True)]
+
+    def filled(self, chosen: Sequence[Array]) -> list[Array]:
+        """All parameters, of the wanted ones."""
+        rest = iter(chosen)
+        return [next(rest) if w else x for x, w in zip(self.params, self.wanted, strict=True)]
 
     def part(self, t: Scalar, there: Sequence[bool]) -> Function:
         """f of leaves to its leaves ``there``."""

@@ -7,16 +7,31 @@ products take half the time of ``lu_solve``, which is two calls a solve; above, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import lu_factor, lu_solve
 
 from retrograde._backend.linear import DenseLinear, Factors, Matrix, Reals
-from retrograde._base.types import Array, Bool, Field, State
+from retrograde._base.types import (
+    Array,
+    Bool,
+    Field,
+    Leaves,
+    ParamSums,
+    Scalar,
+    State,
+    Tree,
+)
 
 from .field_vjp import reached
+
+if TYPE_CHECKING:
+    from retrograde._autodiff.second import Term
+    from retrograde._backend.protocols import FieldVJP
 
 UNROLLED = 3
 """Up to so many unknowns elimination is written out."""
@@ -56,6 +71,30 @@ class JaxLinearisation:
         if not reached(lambda times: at(times[0]), [t])[0][0]:  # as its program tells
             return None
         return jax.jvp(at, (t,), (jnp.ones_like(t),))[1]
+
+
+def second_of_pull(
+    vjp: FieldVJP,
+    reals: Reals,
+    point: tuple[Array, State],
+    terms: Sequence[Term],
+    acc: ParamSums,
+) -> tuple[Leaves, Scalar, ParamSums]:
+    """The derivative of the user's pulls along terms, by jvp."""
+    t, row = jnp.asarray(point[0]), reals.of(point[1])
+
+    def pulled(t: Array, row: Array, lam: Array) -> Tree:
+        mu, ct, sums = vjp(t, reals.state(row))[1](reals.leaves(lam), vjp.zero())
+        return tuple(mu), ct, sums
+
+    def along(k: Array, tau: Array, lam: Array) -> Tree:
+        return jax.jvp(partial(pulled, lam=lam), (t, row), (tau, k))[1]
+
+    k, lam = (jnp.stack([getattr(x, name) for x in terms]) for name in ("k", "lam"))
+    tau = jnp.stack([jnp.asarray(x.tau, t.dtype) for x in terms])
+    found = jax.tree_util.tree_map(lambda x: jnp.sum(x, 0), jax.vmap(along)(k, tau, lam))
+    mu, ct, sums = found
+    return mu, ct, jax.tree_util.tree_map(jnp.add, acc, sums)
 
 
 class JaxLinear(DenseLinear):

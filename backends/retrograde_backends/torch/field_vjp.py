@@ -45,6 +45,7 @@ from .memory import LiveStorages
 from .types import Ref
 
 if TYPE_CHECKING:
+    from retrograde._autodiff.linearise import FieldDerivatives
     from retrograde._backend.protocols import Layout, Pull
     from retrograde._loops.loop import LeafLayout
     from retrograde._solvers.runge_kutta.solver import Sources
@@ -92,6 +93,7 @@ class TorchPullback:
         self.layout, self.time = layout, wanted.time
         self.pulls = 0
         """As of ``_autodiff.TapePullback``, like the next."""
+        self.derivatives: FieldDerivatives | None = None
         self.notice: Callable[[Exception], None] | None = None
         self.timed = self.time
         self.where = tuple(i for i, w in enumerate(wanted.params) if w)
@@ -141,6 +143,41 @@ class TorchPullback:
 
         return tuple(x.detach() for x in k), pull
 
+    def second(
+        self,
+        t: Array,
+        y: State,
+        ks: Sequence[State],
+        lams: Sequence[State],
+        acc: list[Array],
+        taus: Sequence[Scalar] | None = None,
+    ) -> tuple[Any, Any, list[Array]]:
+        """The pull of ``sum_i <lam_i, J k_i + tau_i f_t>``: of a sum of vjps that are recorded."""
+        unpack, timed = self.layout.unpack, taus is not None or self.timed
+        with torch.enable_grad():
+            leaves = tuple(x.detach().requires_grad_() for x in unpack(y))
+            t = t.detach().requires_grad_() if timed else t
+            value = self.field(t, leaves)
+            fresh = (*leaves, t) if timed else leaves
+            ends = [i for i, x in enumerate(value) if x.requires_grad]
+            cts = [torch.stack([unpack(lam)[i] for lam in lams]) for i in ends]
+            pulled = _batched(tuple(value[i] for i in ends), fresh, cts) if ends else []
+            k = [torch.stack(parts) for parts in zip(*map(unpack, ks), strict=True)]
+            if timed:
+                k.append(torch.as_tensor(taus or [0.0] * len(ks), dtype=t.dtype, device=t.device))
+            pairs = [(g, d) for g, d in zip(pulled, k, strict=False) if g is not None]
+            total = sum(torch.sum((g.conj() * d).real) for g, d in pairs)
+        if not (isinstance(total, torch.Tensor) and total.requires_grad):
+            grads: Sequence[Any] = [None] * len(fresh)
+        else:
+            one = torch.ones_like(total)
+            grads, acc = self.pull(self.ends([total]), [one], fresh, acc)
+        mu = [_zeros_like(x) if g is None else g for g, x in zip(grads, leaves, strict=False)]
+        if not self.time:
+            return mu, None, acc
+        ct = grads[-1] if timed else None
+        return mu, 0.0 if ct is None else self.layout.bk.held(ct), acc
+
     def _called(self, t: Scalar, leaves: Sequence[Array]) -> Tree:
         """f's leaves; of t as a constant from where f can't take one that requires a gradient."""
         if not self.timed:
@@ -183,6 +220,19 @@ class TorchPullback:
                 # the first is copied: autograd may hand out the cotangent itself
                 acc[i] = g.clone() if acc[i] is None else acc[i].add_(g)
         return grads[:n], acc
+
+
+def _batched(
+    value: Sequence[Array], by: Sequence[Array], cts: Sequence[Array]
+) -> list[Array | None]:
+    """Each row of cotangents pulled back, to be differentiated again."""
+    grad = functools.partial(torch.autograd.grad, value, by, create_graph=True, allow_unused=True)
+    try:
+        return list(grad(grad_outputs=list(cts), is_grads_batched=True))
+    except RuntimeError:  # an operation without a rule for vmap
+        rows = [grad(grad_outputs=[c[i] for c in cts]) for i in range(len(cts[0]))]
+        columns = zip(*rows, strict=True)
+        return [None if c[0] is None else torch.stack(list(c)) for c in columns]
 
 
 class _Reads(TorchFunctionMode):

@@ -6,10 +6,13 @@ add in place: it belongs to the pass.
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
+from .._backend.linear import Reals
 from .._backend.protocols import Capability
 from .._base.errors import InputError
 from .._base.types import (
@@ -23,11 +26,13 @@ from .._base.types import (
     Tree,
     VectorFieldFn,
 )
+from .second import Cotangents, Second, Term, complexified, second_product, terms_of
 
 if TYPE_CHECKING:
     from .._backend.protocols import FieldVJP, Layout, Pull
     from .._integrate.problem import Problem
     from .._loops.loop import LeafLayout
+    from .linearise import FieldDerivatives
     from .vector_field import VectorField
     from .vjp import Pullback
 
@@ -47,6 +52,15 @@ class _Pullback:
         """How many vjps of f there were."""
         self.account = False
         """Whether pulls tell the bytes of their tapes."""
+        self.timed = True
+        """Whether f can be differentiated by its time, as far as that was seen."""
+        self.derivatives: FieldDerivatives | None = None
+        """How f is linearised, where a solver needs Jacobians."""
+
+    @functools.cached_property
+    def reals(self) -> Reals:
+        """The numbers of states."""
+        return Reals(cast("Layout", self.layout))
 
     def zero(self) -> list[Array]:
         """An accumulator of zeros for the wanted parameters."""
@@ -63,6 +77,29 @@ class _Pullback:
         """The accumulator with one pull's cotangents added."""
         accumulate = self.bk.accumulate
         return [accumulate(a, x) for a, x in zip(acc, cotangents, strict=True)]
+
+    def second(
+        self,
+        t: Array,
+        y: State,
+        ks: Sequence[State],
+        lams: Sequence[State],
+        acc: list[Array],
+        taus: Sequence[Scalar] | None = None,
+    ) -> Second:
+        """The pull of ``sum_i <lam_i, J k_i + tau_i f_t>`` at (t, y), a sum of second derivatives.
+
+        It gives what a pull gives: (mu, ct_t, acc).
+        """
+        assert self.derivatives is not None, "made for a solver that needs no Jacobian"
+        terms = terms_of(self.reals, ks, lams, taus)
+        return self.sum_of_seconds(self.derivatives.second, (t, y), terms, acc)
+
+    def sum_of_seconds(
+        self, kind: str, point: tuple[Array, State], terms: Sequence[Term], acc: list[Array]
+    ) -> Second:
+        """The same of terms, in a way."""
+        return second_product(cast("TapePullback", self), kind, point, terms, acc)
 
 
 class TapePullback(_Pullback):
@@ -93,9 +130,9 @@ class TapePullback(_Pullback):
         self.signature: Signature | None = None
         self.notice: Callable[[Exception], None] | None = None
         """Told why, once, where f takes its time as a plain number; None: then that is an error."""
-        # recorded although nothing may ask for it: beside an array of its own library, that of a
-        # strict one refuses a variable
-        self.timed = True
+        # its time is recorded although nothing may ask for it: beside an array of its own library,
+        # that of a strict one refuses a variable
+        self.twin: TapePullback | None = None
 
     def __call__(self, t: Array, y: State) -> tuple[list[Array], Pull]:
         """Leaves of f(t, y), and the pull."""
@@ -124,6 +161,15 @@ class TapePullback(_Pullback):
 
         pull.tape = tape_pull  # type: ignore[attr-defined]
         return k, pull
+
+    def pull_complex(self, t: Array, leaves: Leaves, ct: Sequence[Array]) -> Cotangents:
+        """The pull at complex (t, y), and complex parameters."""
+        if self.twin is None:
+            self.twin = copy.copy(self)
+            self.twin.signature, self.twin.params = None, complexified(self)
+        cts = self.twin._recorded(t, leaves, timed=self.timed)[1](ct)
+        found, count = cts.pop(0) if self.timed else math.nan, len(leaves)
+        return Cotangents(cts[:count], found, cts[count:])
 
     def _recorded(
         self, t: Array, leaves: Sequence[Array], *, timed: bool
@@ -191,6 +237,22 @@ class UserPullback(_Pullback):
 
         return k, pull
 
+    def pull_complex(self, t: Array, leaves: Leaves, ct: Sequence[Array]) -> Cotangents:
+        """The pull at complex (t, y), and complex parameters."""
+        problem, vjp = self.problem, self.f.vjp
+        assert vjp is not None
+        args = problem.arguments(complexified(self))
+        ct_t, ct_y, ct_args = vjp(t, problem.tree(leaves), args, problem.tree(ct))
+        params = self._wanted(ct_args) if self.where else []
+        return Cotangents(self.bk.flatten(ct_y)[0], ct_t, params)
+
+    def sum_of_seconds(
+        self, kind: str, point: tuple[Array, State], terms: Sequence[Term], acc: list[Array]
+    ) -> Second:
+        if kind != "library":
+            return super().sum_of_seconds(kind, point, terms, acc)
+        return self.bk.second_of_pull(self, self.reals, point, terms, acc)
+
     def finish(self, acc: list[Array]) -> tuple[Array | None, ...]:
         found = super().finish(acc)
         return tuple(None if i in self.absent else x for i, x in enumerate(found))
@@ -234,6 +296,8 @@ def field_pullback(
     vjp = _pullback(problem, f, problem.bind_leaves, params, wanted)
     if problem.pullbacks is not None:
         problem.pullbacks.append(vjp)
+    if problem.derivatives is not None:
+        vjp.derivatives = problem.derivatives
     return vjp
 
 

@@ -13,22 +13,25 @@ succeeds, f is autonomous, there at least, and df/dt costs nothing.
 
 from __future__ import annotations
 
+import functools
 import random
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias, cast
 
 from .._backend.linear import Reals
 from .._backend.protocols import Capability
 from .._base.errors import InputError, UnsupportedByBackend
-from .._base.types import Array, DType, Function, Namespace, NeedsGradient, State
+from .._base.types import Array, Function, Namespace, NeedsGradient, Scalar, State
 from .field_vjp import field_pullback
+from .second import complex_settings, second_kind
 
 if TYPE_CHECKING:
     from .._backend.protocols import FieldVJP, Linearisation
     from .._integrate.problem import Problem
+    from .field_vjp import TapePullback
 
 Linearise: TypeAlias = "Callable[..., Linearisation]"
 """What a bound field is linearised by."""
@@ -63,13 +66,39 @@ class FieldDerivatives:
     problem : Problem
     kind : str
         ``"library"``, ``"complex step"`` or ``"vjp"``: where products and df/dt come from.
+    t0 : scalar
+        When the choices are made.
     jac : callable or None
         The user's Jacobian.
     """
 
     problem: Problem
     kind: str
+    t0: Scalar
     jac: Function | None = None
+
+    @functools.cached_property
+    def second(self) -> str:
+        """Where products with second derivatives come from, as ``second`` tells."""
+        problem = self.problem
+        own = getattr(problem.f, "vjp", None) is not None
+        if Capability.AUTODIFF in problem.bk.capabilities:
+            mapped = not own or Capability.TRACED in problem.bk.capabilities
+            return "library" if mapped else "differences"
+        if problem.layout.dtype != problem.layout.real_dtype:
+            return "differences"
+        reals = Reals(problem.layout)
+        wanted = NeedsGradient(tuple(problem.differentiable), False, False, False)
+        vjp = field_pullback(problem, problem.params, wanted, prepared=False)
+        t, noise = problem.layout.time(self.t0), [_noise(reals, 4), _noise(reals, 5)]
+        return second_kind(cast("TapePullback", vjp), t, _points(problem, reals), noise)
+
+    @property
+    def accuracy(self) -> str:
+        """That of the gradient of a method that needs them."""
+        if self.second != "differences":
+            return "exact"
+        return "1e-9" if self.problem.bk.itemsize(self.problem.layout.real_dtype) >= 8 else "1e-4"
 
     def bind(self, params: Sequence[Array], field: Function) -> Linearise:
         """``linearise(reals, t, y, timed=)`` of a bound field: see ``LinearField``."""
@@ -111,7 +140,7 @@ class _ComplexStep:
     def steps(self, reals: Reals, d: Array) -> list[State]:
         """i e d of each row, as complex states; those of a matrix's seeds are made once."""
         if self.known[0] is not d:
-            e, dtype = _settings(reals)
+            e, dtype = complex_settings(reals)
             rows = (1j * e) * reals.xp.astype(d, dtype)
             self.known = d, [reals.state(rows[i, ...]) for i in range(d.shape[0])]
         return self.known[1]
@@ -130,13 +159,6 @@ class _ComplexStep:
         return None
 
 
-def _settings(reals: Reals) -> tuple[float, DType]:
-    """The step e, and the dtype of what it leads to."""
-    layout, xp = reals.layout, reals.xp
-    double = layout.bk.itemsize(layout.real_dtype) >= 8
-    return (1e-30, xp.complex128) if double else (1e-20, xp.complex64)
-
-
 class _ComplexPoint:
     """f at one (t, y), by complex steps."""
 
@@ -146,7 +168,7 @@ class _ComplexPoint:
 
     def __init__(self, by: _ComplexStep, reals: Reals, t: Array, y: State, *, timed: bool) -> None:
         self.by, self.reals, self.t, self.xp = by, reals, t, reals.xp
-        self.e, self.dtype = _settings(reals)
+        self.e, self.dtype = complex_settings(reals)
         self.y = reals.layout.bk.map_state(lambda a: self.xp.astype(a, self.dtype), y)
 
     def _imaginary(self, leaves: Sequence[Array]) -> Array:
@@ -221,7 +243,7 @@ class _Rows:
 
 
 # --- the choice
-def prepare_derivatives(problem: Problem, t0: Any, *, timed: bool) -> None:
+def prepare_derivatives(problem: Problem, t0: Scalar, *, timed: bool) -> None:
     """Choose how f is linearised, once a solve that needs Jacobians.
 
     ``timed``: df/dt is needed.
@@ -243,10 +265,10 @@ def prepare_derivatives(problem: Problem, t0: Any, *, timed: bool) -> None:
         kind = _complex_step_or_rows(problem, t0, timed, given=jac is not None)
     if jac is not None:
         _check_shape(problem, jac, t0)
-    problem.derivatives = FieldDerivatives(problem, kind, jac)
+    problem.derivatives = FieldDerivatives(problem, kind, t0, jac)
 
 
-def _complex_step_or_rows(problem: Problem, t0: Any, timed: bool, *, given: bool) -> str:
+def _complex_step_or_rows(problem: Problem, t0: Scalar, timed: bool, *, given: bool) -> str:
     """The complex step where it gives what vjps give, else vjps."""
     reals, t = Reals(problem.layout), problem.layout.time(t0)
     by = _ComplexStep(problem.bind(problem.params))
@@ -300,7 +322,7 @@ def _agrees(problem: Problem, by: _ComplexStep, reals: Reals, t: Array, y: State
     return not error > near * size  # nan: f is not finite there, which the solve will tell
 
 
-def _rows_or_error(problem: Problem, t0: Any, timed: bool) -> None:
+def _rows_or_error(problem: Problem, t0: Scalar, timed: bool) -> None:
     """Raise where f has no vjp, or none by its time."""
     reals, t = Reals(problem.layout), problem.layout.time(t0)
     name = problem.bk.name
@@ -322,7 +344,7 @@ def _rows_or_error(problem: Problem, t0: Any, timed: bool) -> None:
         )
 
 
-def _check_shape(problem: Problem, jac: Function, t0: Any) -> None:
+def _check_shape(problem: Problem, jac: Function, t0: Scalar) -> None:
     """Raise InputError unless ``jac`` gives a matrix that fits y0."""
     bk, n = problem.bk, Reals(problem.layout).size
     leaves, _ = bk.example(problem, jac, t0)

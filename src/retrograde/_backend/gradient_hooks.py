@@ -16,6 +16,7 @@ from .stages import ListLayout, Stages
 
 if TYPE_CHECKING:
     from .._api.solve_program import DifferentiableSolve
+    from .._autodiff.second import Term
     from .._base.types import (
         Array,
         Aux,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         Inputs,
         Leaves,
         NeedsGradient,
+        ParamSums,
         Residuals,
         Scalar,
         Scale,
@@ -169,6 +171,20 @@ class GradientHooks(LoopHooks):
         """f at (t, y) with products with its Jacobian, by the library's own derivatives.
 
         ``timed``: df/dt is asked for. Asked of libraries that have ``Capability.AUTODIFF``.
+        """
+        raise NotImplementedError
+
+    def second_of_pull(
+        self,
+        vjp: FieldVJP,
+        reals: Reals,
+        point: tuple[Array, State],
+        terms: Sequence[Term],
+        acc: ParamSums,
+    ) -> tuple[Leaves, Scalar, ParamSums]:
+        """``FieldVJP.second`` of a vjp of the user's: the derivative of its pulls along terms.
+
+        Asked of traced libraries, which differentiate what they trace.
         """
         raise NotImplementedError
 

@@ -33,6 +33,7 @@ from .._base.types import (
 
 if TYPE_CHECKING:
     from .._api.solve_program import DifferentiableSolve
+    from .._autodiff.linearise import FieldDerivatives
     from .._base.types import Scale
     from .._loops.loop import LeafLayout
     from .._loops.loop_program import DifferentiableLoop
@@ -318,6 +319,23 @@ class FieldVJP(Protocol):
 
     def __call__(self, t: Array, y: State) -> tuple[Sequence[Array], Pull]:
         """Leaves of f(t, y), and the pull."""
+
+    def second(
+        self,
+        t: Array,
+        y: State,
+        ks: Sequence[State],
+        lams: Sequence[State],
+        acc: ParamSums,
+        taus: Sequence[Scalar] | None = None,
+    ) -> tuple[Leaves, Scalar, ParamSums]:
+        """The pull of ``sum_i <lam_i, J(t, y) k_i + tau_i f_t(t, y)>``, as a pull gives it.
+
+        Asked of problems that are prepared for Jacobians.
+        """
+
+    derivatives: FieldDerivatives | None
+    """How the field is linearised, where a solver needs Jacobians."""
 
     @property
     def layout(self) -> Layout | LeafLayout:

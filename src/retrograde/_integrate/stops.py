@@ -205,6 +205,9 @@ class _SidedVJP:
     def __call__(self, t: Array, y: State) -> tuple[Sequence[Array], Pull]:
         return self.vjp(self.stops.within(t), y)
 
+    def second(self, t: Array, *rest: Any) -> Any:
+        return self.vjp.second(self.stops.within(t), *rest)
+
 
 class _SidedStepper(AbstractStepper):
     """Steps that are told between which jumps they lie."""
