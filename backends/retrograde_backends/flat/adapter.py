@@ -101,17 +101,13 @@ class FlatBackend(EagerBackend):
     def sample_adjoint(self, layout: SampleLayout, tableau: Tableau) -> StepAdjoint:
         return FlatSampleCotangents(layout, tableau)
 
-    def sample_product(self, row: Array, rows: Array) -> Array:
-        """``row @ rows`` of the stages of a batch."""
-        return self.dot(row, rows)
+    def sample_product(self, row: Array, rows: Array) -> Callable[[], Array]:
+        """A call that forms ``row @ rows`` of the stages of a batch anew."""
+        return self.product(row, rows)
 
     def times_into(self, x: Array, w: Array, out: Array) -> None:
         """``x * w``, written into ``out``."""
         self.xp.multiply(x, w, out)
-
-    def add_into(self, total: Array, x: Array) -> None:
-        """``x``, added to ``total`` in place."""
-        total += x
 
     def specialise(
         self, solver: AbstractSolver, problem: Problem, request: StepRequest
