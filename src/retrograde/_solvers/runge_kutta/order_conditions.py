@@ -56,12 +56,28 @@ def order_conditions(
     w = tableau.b if weights is None else weights
     if len(w) == len(tableau.b):
         w = (*w, *[0.0] * (len(tableau.a) - len(w)))
-    known = _Weights(tableau.a)
-    residuals = []
+    return residuals(tableau.a, order, w, theta)
+
+
+def residuals(
+    a: Sequence[Sequence[float]],
+    order: int,
+    weights: Sequence[float],
+    theta: float = 1.0,
+    *,
+    chain: Sequence[Sequence[float]] | None = None,
+) -> list[float]:
+    """The same of a matrix of stage coefficients and weights.
+
+    ``chain``: the matrix of vertices with one branch alone, where it is another: alpha + Gamma of
+    a Rosenbrock method (*Solving ODEs II*, theorem IV.7.4).
+    """
+    known = _Weights(a, a if chain is None else chain)
+    found = []
     for tree in (tree for n in range(1, order + 1) for tree in rooted_trees(n)):
-        terms = [x * phi for x, phi in zip(w, known(tree), strict=True)]
-        residuals.append(fsum([*terms, -(theta ** _vertices(tree)) / _density(tree)]))
-    return residuals
+        terms = [x * phi for x, phi in zip(weights, known(tree), strict=True)]
+        found.append(fsum([*terms, -(theta ** _vertices(tree)) / _density(tree)]))
+    return found
 
 
 @cache
@@ -94,16 +110,17 @@ def _density(tree: Tree) -> int:
 class _Weights:
     """Elementary weights of trees at all stages; those of branches are formed once."""
 
-    def __init__(self, a: Sequence[Sequence[float]]) -> None:
-        self.a = a
-        self.sums: dict[Tree, list[float]] = {}
+    def __init__(self, a: Sequence[Sequence[float]], chain: Sequence[Sequence[float]]) -> None:
+        self.a, self.chain = a, chain
+        self.sums: dict[tuple[Tree, bool], list[float]] = {}
 
     def __call__(self, tree: Tree) -> list[float]:
-        factors = [self._sums(branch) for branch in tree]
+        single = len(tree) == 1 and self.chain is not self.a
+        factors = [self._sums(branch, single) for branch in tree]
         return [prod(values) for values in zip(*factors, strict=True)] or [1.0] * len(self.a)
 
-    def _sums(self, branch: Tree) -> list[float]:
-        if branch not in self.sums:
-            phi = self(branch)
-            self.sums[branch] = [fsum(map(mul, row, phi)) for row in self.a]
-        return self.sums[branch]
+    def _sums(self, branch: Tree, single: bool) -> list[float]:
+        if (branch, single) not in self.sums:
+            phi, rows = self(branch), self.chain if single else self.a
+            self.sums[branch, single] = [fsum(map(mul, row, phi)) for row in rows]
+        return self.sums[branch, single]
