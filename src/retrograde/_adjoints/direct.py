@@ -269,6 +269,8 @@ class _ListForms:
     """A backend whose stages are sums of arrays, which any autodiff can follow."""
 
     python_loops = False  # each turn is counted
+    followed = True
+    """Autodiff follows what is run."""
 
     def __init__(self, bk: AbstractBackend, limit: int | None = None) -> None:
         self.bk = bk

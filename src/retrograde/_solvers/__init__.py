@@ -1,9 +1,9 @@
 """Solvers, a page each: what it is, its order, cost, stability and source.
 
 Members: :class:`AbstractSolver` (the abstract class), :class:`ExplicitRungeKutta` and
-``ProgramSolver`` (the families), and the methods below. To add a Runge-Kutta method: one file
-with a docstring and a tableau, one line in ``PAGES``. To add another explicit one: one file with
-its step, its inverse and its start as straight-line programs, one line there.
+``ProgramSolver`` (the families), and the methods below. To add a Runge-Kutta or an ESDIRK method:
+one file with a docstring and a tableau, one line in ``PAGES``. To add another explicit one: one
+file with its step, its inverse and its start as straight-line programs, one line there.
 """
 
 from __future__ import annotations
@@ -20,6 +20,12 @@ from .runge_kutta.tableau import Tableau
 from .runge_kutta.tsit5 import Tsit5
 
 if TYPE_CHECKING:
+    from .esdirk.kencarp3 import KenCarp3
+    from .esdirk.kencarp4 import KenCarp4
+    from .esdirk.kencarp5 import KenCarp5
+    from .esdirk.kvaerno3 import Kvaerno3
+    from .esdirk.kvaerno4 import Kvaerno4
+    from .esdirk.kvaerno5 import Kvaerno5
     from .reversible.alf import ALF
     from .reversible.coupled import Reversible
     from .reversible.mclachlan4 import McLachlan4
@@ -28,10 +34,6 @@ if TYPE_CHECKING:
     from .reversible.velocity_verlet import VelocityVerlet
     from .reversible.yoshida4 import Yoshida4
     from .reversible.yoshida6 import Yoshida6
-    from .rosenbrock.rodas5p import Rodas5P
-    from .rosenbrock.rosenbrock23 import Rosenbrock23
-    from .rosenbrock.solver import Rosenbrock
-    from .rosenbrock.tableau import RosenbrockTableau
     from .runge_kutta.bosh3 import Bosh3
     from .runge_kutta.dopri5 import Dopri5
     from .runge_kutta.dopri8 import Dopri8
@@ -51,15 +53,17 @@ __all__ = [
     "Euler",
     "ExplicitRungeKutta",
     "Heun",
+    "KenCarp3",
+    "KenCarp4",
+    "KenCarp5",
+    "Kvaerno3",
+    "Kvaerno4",
+    "Kvaerno5",
     "McLachlan4",
     "Midpoint",
     "Ralston",
     "Reversible",
     "ReversibleHeun",
-    "Rodas5P",
-    "Rosenbrock",
-    "Rosenbrock23",
-    "RosenbrockTableau",
     "SemiImplicitEuler",
     "Tableau",
     "Tsit5",
@@ -76,16 +80,18 @@ PAGES = {
     "Dopri8": "runge_kutta.dopri8",
     "Euler": "runge_kutta.euler",
     "Heun": "runge_kutta.heun",
+    "KenCarp3": "esdirk.kencarp3",
+    "KenCarp4": "esdirk.kencarp4",
+    "KenCarp5": "esdirk.kencarp5",
+    "Kvaerno3": "esdirk.kvaerno3",
+    "Kvaerno4": "esdirk.kvaerno4",
+    "Kvaerno5": "esdirk.kvaerno5",
     "McLachlan4": "reversible.mclachlan4",
     "Midpoint": "runge_kutta.midpoint",
     "RK4": "runge_kutta.rk4",
     "Ralston": "runge_kutta.ralston",
     "Reversible": "reversible.coupled",
     "ReversibleHeun": "reversible.reversible_heun",
-    "Rodas5P": "rosenbrock.rodas5p",
-    "Rosenbrock": "rosenbrock.solver",
-    "Rosenbrock23": "rosenbrock.rosenbrock23",
-    "RosenbrockTableau": "rosenbrock.tableau",
     "SemiImplicitEuler": "reversible.semi_implicit_euler",
     "Tsit5": "runge_kutta.tsit5",
     "VelocityVerlet": "reversible.velocity_verlet",
@@ -94,8 +100,7 @@ PAGES = {
 }
 """Loaded when they are asked for, but for the default: a fifth of the package's import."""
 
-NO_METHODS = ("Reversible", "Rosenbrock", "RosenbrockTableau")
-BY_NAME = {page.rpartition(".")[2]: name for name, page in PAGES.items() if name not in NO_METHODS}
+BY_NAME = {page.rpartition(".")[2]: name for name, page in PAGES.items() if name != "Reversible"}
 BY_NAME |= {"leapfrog": "VelocityVerlet", "forest_ruth": "Yoshida4"}
 
 SCIPY = {"rk23": "bosh3", "rk45": "dopri5", "dop853": "dopri8"}
@@ -134,9 +139,8 @@ def find_solver(solver: object) -> AbstractSolver:
             return _named(name)
         if name in SCIPY_IMPLICIT:
             raise InputError(
-                f"`solver` is {solver!r}, SciPy's method for stiff problems; the nearest here is "
-                "'rodas5p' (of one step, so that its gradient is that of the solve), or "
-                "'rosenbrock23' for tolerances of 1e-3 and looser."
+                f"`solver` is {solver!r}, SciPy's method for stiff problems, which is not here; "
+                "choose 'kvaerno5', or another implicit method."
             )
     if isinstance(solver, type) and issubclass(solver, AbstractSolver):
         raise InputError(f"`solver` is the class {solver.__name__}; pass `{solver.__name__}()`.")

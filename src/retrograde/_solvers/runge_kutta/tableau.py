@@ -95,12 +95,12 @@ class Tableau:
     def __post_init__(self) -> None:
         self._check_shapes()
         for i, row in enumerate(self.a):
-            _check_sum(f"a[{i}]", row, self.c[i])
-        _check_sum("b", self.b, 1.0)
+            check_sum(f"a[{i}]", row, self.c[i])
+        check_sum("b", self.b, 1.0)
         for name in ("b_error", "b_coarse"):
             entries = getattr(self, name)
             if entries is not None:
-                _check_sum(name, entries, 0.0)
+                check_sum(name, entries, 0.0)
 
     def _check_shapes(self) -> None:
         s, inside = len(self.b), max(len(self.b), len(self.interpolation))
@@ -186,7 +186,7 @@ class Tableau:
         tuple of float, length S
             They vanish at 0 and equal `b` at 1 (to rounding, not to the bit).
         """
-        return tuple(_horner(row, theta) * theta for row in self.interpolation)
+        return tuple(horner(row, theta) * theta for row in self.interpolation)
 
     def weight_derivatives(self, theta: float) -> tuple[float, ...]:
         """Derivatives of `weights`: ``dy/dt = sum_i b_i'(theta) k_i`` along the interpolant.
@@ -201,8 +201,7 @@ class Tableau:
         tuple of float, length S
             They sum to 1.
         """
-        powers = range(1, len(self.interpolation[0]) + 1)
-        return tuple(_horner([*map(mul, row, powers)], theta) for row in self.interpolation)
+        return slopes(self.interpolation, theta)
 
     def check(self, tolerance: float = _ORDER_TOLERANCE) -> None:
         """Verify that the tableau has the orders it states.
@@ -252,13 +251,21 @@ class Tableau:
         yield "The end of `interpolation`, which should be `b`,", [w - b for w, b in ends]
 
 
-def _horner(coefficients: Sequence[float], theta: float) -> float:
+def horner(coefficients: Sequence[float], theta: float) -> float:
+    """A polynomial of these coefficients, the constant one first."""
     value = coefficients[-1]
     for coefficient in coefficients[-2::-1]:
         value = value * theta + coefficient
     return value
 
 
-def _check_sum(name: str, entries: tuple[float, ...], total: float) -> None:
+def slopes(rows: Sequence[Sequence[float]], theta: float) -> tuple[float, ...]:
+    """Derivatives of polynomials without constant terms, of rows of coefficients."""
+    powers = range(1, len(rows[0]) + 1)
+    return tuple(horner([*map(mul, row, powers)], theta) for row in rows)
+
+
+def check_sum(name: str, entries: tuple[float, ...], total: float) -> None:
+    """Raise ValueError unless the entries have this sum."""
     if not abs(fsum(entries) - total) <= _SUM_TOLERANCE:
         raise ValueError(f"`{name}` sums to {fsum(entries)!r}, but has to sum to {total!r}.")

@@ -1,0 +1,258 @@
+"""ESDIRK methods: their tableaus, orders, stability, stiff problems and exact gradients."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+import retrograde as rg
+from retrograde._solvers.runge_kutta.order_conditions import coupling_conditions
+
+# name, order, order of the embedded method, order of the interpolant, stages
+METHODS = [
+    ("Kvaerno3", 3, 2, 3, 4),
+    ("Kvaerno4", 4, 3, 3, 5),
+    ("Kvaerno5", 5, 4, 4, 7),
+    ("KenCarp3", 3, 2, 3, 4),
+    ("KenCarp4", 4, 3, 3, 6),
+    ("KenCarp5", 5, 4, 3, 8),
+]
+NAMES = [method[0] for method in METHODS]
+every_method = pytest.mark.parametrize("name", NAMES)
+
+ROBERTSON = [0.04, 1e4, 3e7]
+AT_40 = [0.7158270687, 9.185534765e-06, 0.2841637457]
+"""Robertson at t = 40, by SciPy's Radau at 1e-13; Hairer & Wanner, Sec. IV.10, print six digits."""
+
+
+def tableau_of(name):
+    page = import_module(f"retrograde._solvers.esdirk.{name.lower()}")
+    return getattr(page, name).tableau
+
+
+# --- tableaus
+
+
+@pytest.mark.parametrize(("name", "order", "embedded", "dense", "stages"), METHODS)
+def test_stated_properties_hold_and_are_not_understated(name, order, embedded, dense, stages):
+    tableau = tableau_of(name)
+    assert (tableau.order, tableau.error_order, tableau.stages) == (order, embedded + 1, stages)
+    assert tableau.interpolation_order == dense
+    tableau.check()
+    rows = (tableau.rows,)
+    b_hat = [b - e for b, e in zip(tableau.b, tableau.b_error, strict=True)]
+    for weights, p in ((tableau.b, order), (b_hat, embedded)):
+        assert max(map(abs, coupling_conditions(rows, p + 1, weights))) > 1e-4
+    inside = coupling_conditions(rows, dense + 1, tableau.weights(0.4), 0.4)
+    assert max(map(abs, inside)) > 5e-4
+
+
+@every_method
+def test_methods_are_l_stable_and_bounded_inside(name):
+    """On the imaginary axis by a scan (then in the half plane by the maximum principle)."""
+    tableau = tableau_of(name)
+
+    def growth(z):
+        y = []
+        for row in tableau.a:
+            y.append((1.0 + z * sum(a * v for a, v in zip(row, y, strict=True)))
+                     / (1.0 - z * tableau.gamma if row else 1.0))  # fmt: skip
+        return abs(y[-1])
+
+    assert max(growth(1j * 10 ** (k / 50 - 3)) for k in range(500)) <= 1.0 + 1e-9
+    assert abs(tableau.at_infinity(1.0)) < 1e-12
+    assert max(abs(tableau.at_infinity(k / 16)) for k in range(17)) <= 1.0
+
+
+def test_a_misprint_is_seen():
+    """A denominator of KenCarp5 that stands with another digit in a program: off by 2e-12."""
+    tableau = tableau_of("KenCarp5")
+    row = (*tableau.a[6][:5], -4269925059573 / 7827059040719)
+    with pytest.raises(ValueError, match=r"a\[6\]"):
+        dataclasses.replace(tableau, a=(*tableau.a[:6], row, tableau.a[7]))
+    with pytest.raises(ValueError, match="Order 4 of `b`"):
+        dataclasses.replace(tableau_of("Kvaerno3"), order=4).check()
+
+
+# --- convergence
+
+
+def curved(t, y, args):
+    """y1 = cos t + 1, y2 = 1 / (2 + t): nonlinear, and f sees the time."""
+    slope = -np.sin(t) + 3.0 * (1.0 + np.cos(t) - y[0]) * y[1]
+    return np.stack([slope, -y[1] * y[1] + np.sin(y[0] - np.cos(t) - 1.0)])
+
+
+def curved_at(t):
+    return np.asarray([np.cos(t) + 1.0, 1.0 / (2.0 + t)])
+
+
+@every_method
+def test_observed_order(name):
+    order, inside = tableau_of(name).order, tableau_of(name).interpolation_order
+    errors = []
+    for steps in (8, 16):
+        at = [1.0 + (k + 0.4) / steps for k in range(0, steps, 3)]
+        sol = rg.solve(
+            curved, curved_at(0.0), 0.0, 2.0, solver=name.lower(), dt=1.0 / steps,
+            saveat=rg.SaveAt(ts=at, t1=True),
+        )  # fmt: skip
+        exact = np.stack([curved_at(t) for t in [*at, 2.0]])
+        missed = np.abs(np.asarray(sol.ys) - exact).max(axis=1)
+        errors.append((missed[-1], missed[:-1].max()))
+    ends, insides = np.log2(np.asarray(errors[0]) / np.asarray(errors[1]))
+    assert ends > order - 0.35
+    # an interpolant of order q in a step has q + 1 beside the solution's own error
+    assert insides > min(order, inside + 1) - 0.45
+
+
+@every_method
+def test_stiff_solutions_are_as_accurate_inside_as_at_the_ends(name):
+    """Prothero and Robinson's problem, lambda = -1e8: there the slope at a step's begin is noise,
+    and Hermite's polynomial through it is off by 1 at once."""
+    f = lambda t, y, args: -1e8 * (y - np.cos(t)) - np.sin(t)  # noqa: E731
+    at, start = np.linspace(0.1, 2.9, 57), np.asarray([1.0 + 1e-7])
+    errors = []
+    for dt in (0.2, 0.1):
+        sol = rg.solve(f, start, 0.0, 3.0, solver=name.lower(), dt=dt, saveat=at)
+        errors.append(np.abs(np.asarray(sol.ys)[:, 0] - np.cos(at)).max())
+    assert errors[0] < 4e-4
+    assert errors[0] / errors[1] > 6.0  # stages of order 2
+
+
+# --- stiff problems on every library
+
+
+def robertson(backend):
+    def f(t, y, k):
+        xp = backend.namespace(y)
+        r1, r2, r3 = k[0] * y[0], k[1] * y[1] * y[2], k[2] * y[1] * y[1]
+        return xp.stack([-r1 + r2, r1 - r2 - r3, r3])
+
+    return f
+
+
+WEIGHTS = np.asarray([[1.0, 2.0, -1.0], [0.5, 1e4, 3.0]])
+
+
+@pytest.mark.libraries("numpy torch jax", slow="strict jax:jit")
+def test_robertson_and_its_gradient_are_the_same_everywhere(backend):
+    keywords = {"rtol": 1e-7, "atol": 1e-11, "solver": "kvaerno5", "max_steps": 200}
+    problem = robertson(backend), backend.array([1.0, 0.0, 0.0]), 0.0, 40.0
+    saveat = rg.SaveAt(ts=[3.0, 40.0])
+    found = backend.gradient(*problem, backend.array(ROBERTSON), WEIGHTS, saveat=saveat, **keywords)
+    np.testing.assert_allclose(found.ys[-1], AT_40, rtol=2e-5)
+    # as NumPy gives them; against differences below
+    np.testing.assert_allclose(found.y0, GRADIENT[0], rtol=1e-9)
+    np.testing.assert_allclose(found.args, GRADIENT[1], rtol=1e-9)
+
+
+GRADIENT = (
+    [1.93818972849485, 1.179922828842405, 1.1800003892994455],
+    [7.866558994268781, -3.2393244200232606e-05, 3.8673309202264706e-09],
+)
+
+
+def vdp(t, y, mu):
+    return np.stack([y[1], mu * (1 - y[0] * y[0]) * y[1] - y[0] + 0.1 * np.sin(t)])
+
+
+@pytest.mark.parametrize("name", ["Kvaerno3", "Kvaerno4", "Kvaerno5", "KenCarp4"])
+def test_gradients_are_those_of_the_discrete_solve(name):
+    """On accepted times that stand still; rows inside of steps, too.
+
+    Up to a fast transition, which would amplify what rounding is in the differences.
+    """
+    y0, mu = np.asarray([2.0, -0.6]), np.asarray(100.0)
+    keywords = {"solver": name.lower(), "rtol": 1e-4, "atol": 1e-6}
+    sol = rg.solve(vdp, y0, 0.0, 60.0, mu, saveat=rg.SaveAt(t0=True, steps=True), **keywords)
+    times = [float(t) for t in sol.ts]
+    steps = {"solver": name.lower(), "controller": rg.StepTo(times)}
+    steps["saveat"] = rg.SaveAt(ts=[0.31 * times[1], 30.0, 59.0], t1=True)
+    weights = np.random.default_rng(3).standard_normal((4, 2))
+
+    def loss(y0, mu):
+        return float(np.sum(weights * rg.solve(vdp, y0, 0.0, times[-1], mu, **steps).ys))
+
+    _, pullback = rg.solve_vjp(vdp, y0, 0.0, times[-1], mu, **steps)
+    found, e = pullback(weights), 1e-4
+    wanted = (loss(y0, mu + e) - loss(y0, mu - e)) / (2 * e)
+    assert float(found.args) == pytest.approx(wanted, rel=3e-8)
+    d = np.asarray([0.3, 1.0])
+    wanted = (loss(y0 + 1e-5 * d, mu) - loss(y0 - 1e-5 * d, mu)) / 2e-5
+    assert float(found.y0 @ d) == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.libraries("torch", slow="jax")
+def test_autodiff_through_the_steps_gives_the_same_gradient_and_second_derivatives(backend):
+    f = lambda t, y, mu: backend.namespace(y).stack(  # noqa: E731
+        [y[1], mu * (1 - y[0] * y[0]) * y[1] - y[0]]
+    )
+    problem = f, backend.array([2.0, -0.6]), 0.0, 0.4, backend.array(30.0)
+    keywords = {"solver": "kvaerno3", "dt": 0.1}
+    ours = backend.gradient(*problem, **keywords)
+    theirs = backend.gradient(*problem, adjoint="direct", **keywords)
+    np.testing.assert_allclose(ours.y0, theirs.y0, rtol=1e-10)
+    np.testing.assert_allclose(ours.args, theirs.args, rtol=1e-10)
+
+    def loss(mu):
+        return rg.solve(*problem[:4], mu, adjoint="direct", **keywords).ys[-1, 0]
+
+    second = backend.to_numpy(backend.second(loss, backend.array(30.0))[2])
+    at = [backend.gradient(*problem[:4], backend.array(m), np.asarray([[1.0, 0.0]]), **keywords)
+          for m in (29.99, 30.01)]  # fmt: skip
+    assert float(second) == pytest.approx(float(at[1].args - at[0].args) / 0.02, rel=1e-5)
+
+
+@pytest.mark.libraries("numpy strict torch")
+def test_trees_complex_states_and_float32(backend):
+    """A stiff decay and a fast rotation in one tree; each dtype by its own tolerance."""
+    for dtype, kind, rtol in (("complex128", "float64", 1e-8), ("complex64", "float32", 1e-4)):
+        y0 = {"a": backend.array([1.0, 2.0j], dtype), "b": backend.array(1.0 + 1.0j, dtype)}
+
+        def f(t, y, rate):
+            return {"a": (y["b"] - y["a"]) * rate, "b": 1j * y["b"]}
+
+        rate = backend.array(1000.0, kind)
+        sol = rg.solve(f, y0, 0.0, 1.0, rate, solver="kvaerno4", rtol=rtol, atol=rtol)
+        b = (1 + 1j) * np.exp(1j)
+        a = b * 1000.0 / (1000.0 + 1j)  # the fast part has gone
+        np.testing.assert_allclose(backend.to_numpy(sol.ys["b"])[-1], b, rtol=20 * rtol)
+        np.testing.assert_allclose(backend.to_numpy(sol.ys["a"])[-1], [a, a], rtol=20 * rtol)
+
+
+# --- what fails
+
+
+def test_stages_that_can_not_be_solved_end_a_solve_with_a_reason():
+    """sqrt of what is negative is nan: no small step gets past it; constant steps say so too."""
+    f = lambda t, y, args: -1.0 - np.sqrt(y)  # noqa: E731
+    with np.errstate(invalid="ignore"):
+        sol = rg.solve(f, np.ones(1), 0.0, 2.0, solver="kvaerno3", throw=False)
+        assert sol.status != rg.Status.converged
+        assert 0.5 < float(sol.t_final) < 1.0
+        sol = rg.solve(f, np.ones(1), 0.0, 2.0, solver="kvaerno3", dt=0.1, throw=False)
+        assert sol.status == rg.Status.non_finite
+
+
+def test_a_jacobian_that_is_wrong_costs_steps_and_no_digits():
+    """Newton's matrix decides how fast a stage is solved, not what it is."""
+
+    class Wrong:
+        def __call__(self, t, y, args):
+            return np.stack([y[1], -1e3 * y[0] - 100.0 * y[1]])
+
+        def jac(self, t, y, args):
+            return np.asarray([[0.0, 1.2], [-900.0, -110.0]])
+
+    right = lambda t, y, args: Wrong()(t, y, args)  # noqa: E731
+    ends = [
+        rg.solve(f, np.asarray([1.0, 0.0]), 0.0, 0.5, solver="kvaerno4", dt=0.01).ys[-1]
+        for f in (Wrong(), right)
+    ]
+    np.testing.assert_allclose(ends[0], ends[1], rtol=1e-10)
+    assert math.isfinite(float(ends[0][0]))
