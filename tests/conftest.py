@@ -30,7 +30,9 @@ import gc
 import importlib
 import itertools
 import os
+import sys
 import zlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +43,7 @@ from retrograde._backend.registry import adapter, backend_for
 from retrograde.backend import Capability
 
 JAX = ("jax", "jax:jit")
+UNOPTIMISED = "jax_disable_most_optimizations"
 MOST = 12
 """Settings of a test that are compiled one and all for ``-m slow``."""
 IDS = ("numpy", "strict", "torch", "jax", "jax:jit", "cupy", "torch:cuda", "jax:cuda")
@@ -55,6 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*capabilities): skip backends without them")
     config.addinivalue_line("markers", "quick(*ids): the others of these cases are slow")
     config.addinivalue_line("markers", "libraries(names, *, slow): the ids that say it all")
+    config.addinivalue_line("markers", "optimised: JAX compiles as for users, also by default")
     config.addinivalue_line("markers", "settings(*, few, slow, **values): which of them run where")
 
 
@@ -71,6 +75,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (chosen if params.get("backend", "") in {"", *REQUIRED} else left).append(item)
     config.hook.pytest_deselected(items=left)
     items[:] = chosen
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_of_jax(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In the default run XLA spends no time on optimising what runs once.
+
+    What these tests hold (mathematics, plans, errors) is the same in a program that is optimised,
+    and half of a compilation is saved. Files that are about the programs themselves (kernels,
+    bytes, what is lowered) say ``pytestmark = pytest.mark.optimised``; they, random problems and
+    ``-m slow`` compile as users do.
+    """
+    jax = sys.modules.get("jax")
+    if jax is None or request.config.option.markexpr != "not slow":
+        yield
+        return
+    jax.config.update(UNOPTIMISED, request.node.get_closest_marker("optimised") is None)
+    yield
+    jax.config.update(UNOPTIMISED, False)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,7 +1,11 @@
-"""Batches of solves in JAX whose lanes take steps of their own: each is what it is alone."""
+"""Batches of solves in JAX whose lanes take steps of their own: each is what it is alone.
+
+Alone they are solved by NumPy, which compiles nothing.
+"""
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -28,7 +32,8 @@ def float64() -> None:
 
 def rates(t: Any, y: Any, a: Any) -> Any:
     """Lotka-Volterra; prey and predators."""
-    return jnp.stack([a[0] * y[0] - a[1] * y[0] * y[1], a[3] * y[0] * y[1] - a[2] * y[1]])
+    xp = np if isinstance(y, np.ndarray) or hasattr(y, "__array_function__") else jnp
+    return xp.stack([a[0] * y[0] - a[1] * y[0] * y[1], a[3] * y[0] * y[1] - a[2] * y[1]])
 
 
 def solve(y: Any, a: Any, t1: Any = 4.0, **keywords: Any) -> Any:
@@ -44,9 +49,24 @@ def loss(y: Any, a: Any, t1: Any = 4.0, **keywords: Any) -> Any:
     return (jnp.arange(1.0, ys.shape[0] + 1)[:, None] * jnp.sin(ys)).sum()
 
 
-def alone(fn: Any, *arrays: Any) -> Any:
-    """``fn`` of each lane by itself."""
-    return jax.jit(lambda *x: jax.lax.map(lambda lane: fn(*lane), x))(*arrays)
+def alone(y: Any, a: Any, t1: Any = 4.0, **keywords: Any) -> tuple[Any, Any, Any]:
+    """``loss``, its gradients (y0, a, t0, t1, ts) and the solution of a lane by itself."""
+    sol, pull = rg.solve_vjp(rates, y, 0.0, t1, a, **{**NEAR, **keywords})
+    weights = np.arange(1.0, len(sol.ys) + 1)[:, None]
+    return (weights * np.sin(sol.ys)).sum(), pull(weights * np.cos(sol.ys)), sol
+
+
+def each_alone(names: str, *arrays: Any, **keywords: Any) -> Any:
+    """``loss`` of every lane, and its gradients by what is named."""
+    found = [alone(*lane, **keywords)[:2] for lane in zip(*arrays, strict=True)]
+    grads = [[getattr(g, name) for _, g in found] for name in names.split()]
+    return np.stack([value for value, _ in found]), tuple(map(np.stack, grads))
+
+
+def lanes(fn: Any, *arrays: Any) -> list[Any]:
+    """``fn`` of all lanes at once, in NumPy's arrays, lane by lane."""
+    found = jax.device_get(jax.jit(jax.vmap(fn))(*arrays))
+    return [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(arrays[0]))]
 
 
 def agree(found: Any, right: Any, rtol: float = 1e-11) -> None:
@@ -68,28 +88,41 @@ SETTINGS = [
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_gradients_of_lanes_whose_ends_differ(settings: dict[str, Any]) -> None:
     one = jax.value_and_grad(lambda y, a, t1: loss(y, a, t1, **settings), (0, 1, 2))
-    agree(jax.jit(jax.vmap(one))(STARTS, RATES, ENDS), alone(one, STARTS, RATES, ENDS))
+    right = each_alone("y0 args t1", STARTS, RATES, ENDS, **settings)
+    agree(jax.jit(jax.vmap(one))(STARTS, RATES, ENDS), right)
 
 
 def test_gradients_of_saved_times_and_of_what_is_made_of_the_states() -> None:
+    def wish(ts: Any, xp: Any) -> Any:
+        return rg.SaveAt(ts=ts, t1=True, fn=lambda t, y, a: xp.sin(a[0] * y) + t)
+
     def one(y: Any, a: Any, ts: Any) -> Any:
-        saveat = rg.SaveAt(ts=ts, t1=True, fn=lambda t, y, a: jnp.sin(a[0] * y) + t)
-        return loss(y, a, 4.1, saveat=saveat)
+        return loss(y, a, 4.1, saveat=wish(ts, jnp))
 
     times = TIMES * np.linspace(0.6, 1.0, N)[:, None]
-    each = jax.value_and_grad(one, (0, 1, 2))
-    agree(jax.jit(jax.vmap(each))(STARTS, RATES, times), alone(each, STARTS, RATES, times))
+    each = lanes(jax.value_and_grad(one, (0, 1, 2)), STARTS, RATES, times)
+    for found, y, a, ts in zip(each, STARTS, RATES, times, strict=True):
+        value, g, _ = alone(y, a, 4.1, saveat=wish(ts, np))
+        agree(found, (value, (g.y0, g.args, g.ts)))
 
 
 def test_rows_of_steps() -> None:
-    def one(y: Any) -> Any:
-        sol = solve(y, RATES[0], max_steps=96, saveat=rg.SaveAt(steps=True))
-        weights = jnp.where(jnp.isfinite(sol.ts), 1.0, 0.0)[:, None]
-        return (weights * jnp.sin(sol.ys)).sum(), (sol.ys, sol.ts, sol.stats)
+    wish = {"max_steps": 96, "saveat": rg.SaveAt(steps=True)}
 
-    each = jax.value_and_grad(one, has_aux=True)
-    # where steps end depends on the last digits of their errors
-    agree(jax.jit(jax.vmap(each))(STARTS), alone(each, STARTS), rtol=1e-6)
+    def one(y: Any) -> Any:
+        sol = solve(y, RATES[0], **wish)
+        terms = jnp.arange(1.0, 97.0)[:, None] * jnp.sin(sol.ys)
+        kept = jnp.where(jnp.isfinite(sol.ts)[:, None], terms, 0.0)
+        return kept.sum(), (sol.ys, sol.ts, sol.stats)
+
+    found = lanes(jax.value_and_grad(one, has_aux=True), STARTS)
+    for y, ((value, (ys, ts, stats)), grad) in zip(STARTS, found, strict=True):
+        right, g, sol = alone(y, RATES[0], **wish)
+        n = len(sol.ts)
+        assert stats == {name: sol.stats[name] for name in stats}
+        assert not np.isfinite(ts[n:]).any()
+        # where steps end depends on the last digits of their errors
+        agree((value, ys[:n], ts[:n], grad), (right, sol.ys, sol.ts, g.y0), rtol=1e-6)
 
 
 def test_cotangents_of_what_lanes_share_add_up_part_by_part_within_a_budget() -> None:
@@ -98,8 +131,7 @@ def test_cotangents_of_what_lanes_share_add_up_part_by_part_within_a_budget() ->
     def total(y: Any, a: Any) -> Any:
         return jax.vmap(lambda y: loss(y, a, memory="8 KiB"))(y).sum()
 
-    each = jax.grad(lambda y, a: loss(y, a), (0, 1))
-    right = alone(lambda y: each(y, RATES[0]), STARTS)
+    _, right = each_alone("y0 args", STARTS, np.tile(RATES[0], (N, 1)))
     program = jax.jit(jax.grad(total, (0, 1))).lower(STARTS, RATES[0])
     assert "tensor<3x2x2xf64>" in program.as_text()
     compiled = program.compile()
@@ -109,13 +141,16 @@ def test_cotangents_of_what_lanes_share_add_up_part_by_part_within_a_budget() ->
     assert compiled.memory_analysis().temp_size_in_bytes <= 2**13 + outside + tables
 
 
-def test_nested_batches_and_jacobians() -> None:
+@pytest.mark.parametrize("mode", ["jacrev", pytest.param("jacfwd", marks=pytest.mark.slow)])
+def test_nested_batches_and_jacobians(mode: str) -> None:
     def last(y: Any, a: Any) -> Any:
         return rows(y, a, solver="heun")[-1]
 
-    across = jax.vmap(jax.vmap(jax.jacrev(last), (None, 0)), (0, None))
-    right = jax.jit(jax.vmap(jax.vmap(jax.jacfwd(last), (None, 0)), (0, None)))(STARTS, RATES)
-    agree(jax.jit(across)(STARTS, RATES), right, rtol=1e-9)
+    across = jax.vmap(jax.vmap(getattr(jax, mode)(last), (None, 0)), (0, None))
+    found = np.asarray(jax.jit(across)(STARTS[:3], RATES[:2]))
+    for (i, y), (j, a) in itertools.product(enumerate(STARTS[:3]), enumerate(RATES[:2])):
+        _, pull = rg.solve_vjp(rates, y, 0.0, 4.0, a, **{**NEAR, "solver": "heun"})
+        agree(found[i, j], np.stack([pull(row[None]).y0 for row in np.eye(2)]), rtol=1e-9)
 
 
 @pytest.mark.slow
@@ -123,7 +158,7 @@ def test_second_derivatives() -> None:
     def one(y: Any) -> Any:
         return loss(y, RATES[0], max_steps=64)
 
-    right = alone(jax.hessian(one), STARTS)
+    right = jax.jit(lambda ys: jax.lax.map(jax.hessian(one), ys))(STARTS)
     agree(jax.jit(jax.vmap(jax.hessian(one)))(STARTS), right, rtol=1e-9)
 
     def along(y: Any) -> Any:
@@ -137,13 +172,22 @@ def test_a_lane_that_fails_is_nan_alone() -> None:
         sol = solve(y, RATES[0], max_steps=58)
         return jnp.sin(sol.ys).sum(), (sol.status, sol.stats, sol.ts)
 
-    each = jax.value_and_grad(one, has_aux=True)
     starts = np.concatenate([STARTS, [[np.nan, 1.0]]])
-    (value, aux), grad = jax.jit(jax.vmap(each))(starts)
-    agree(((value, aux), grad), alone(each, starts))
-    failed = np.asarray(aux[0]) != 0
-    assert 1 < failed.sum() < N + 1  # of too many steps, of nan, and not all
-    assert np.array_equal(np.isnan(grad).all(1), failed)
+    *found, last = lanes(jax.value_and_grad(one, has_aux=True), starts)
+    for y, ((value, (status, stats, ts)), grad) in zip(STARTS, found, strict=True):
+        right, g, sol = alone(y, RATES[0], max_steps=58, throw=False)
+        assert status == sol.status
+        assert stats == {name: sol.stats[name] for name in stats}
+        if sol.status == 0:
+            agree((value, ts, grad), (right, sol.ts, g.y0))
+        else:  # traced code can't stop: nan tells
+            assert np.isnan([value, *ts, *grad]).all()
+    failed = [status for (_, (status, *_)), _ in found if status != 0]
+    assert 0 < len(failed) < N  # of too many steps, and not all
+    (value, (status, stats, _)), grad = last
+    assert status not in (0, *failed)  # of nan, which an eager library refuses
+    assert stats["num_accepted_steps"] == 0
+    assert np.isnan([value, *grad]).all()
 
 
 def test_bytes_do_not_grow_with_the_bound_of_steps() -> None:

@@ -18,6 +18,8 @@ columns: Any = pytest.importorskip("retrograde_backends.jax.xla_cpu.matvec")
 products: Any = pytest.importorskip("retrograde_backends.jax.xla_cpu.matvec")
 gate: Any = pytest.importorskip("retrograde_backends.jax.xla_cpu.eligible")
 
+pytestmark = pytest.mark.optimised
+
 marking = pytest.mark.skipif(not gate.enabled(), reason="kernels are for the CPU, from JAX 0.7 on")
 RNG = np.random.default_rng(5)
 

@@ -22,6 +22,8 @@ jax = pytest.importorskip("jax")
 jnp = jax.numpy
 gate: Any = pytest.importorskip("retrograde_backends.jax.xla_cpu.eligible")
 
+pytestmark = pytest.mark.optimised
+
 MARK = "xla_cpu_small_call"
 
 marking = pytest.mark.skipif(not gate.enabled(), reason="kernels are for the CPU, from JAX 0.7 on")

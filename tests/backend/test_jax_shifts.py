@@ -16,6 +16,8 @@ jnp = jax.numpy
 shifts = pytest.importorskip("retrograde_backends.jax.xla_cpu.shifts_and_sums")
 sums = pytest.importorskip("retrograde_backends.jax.xla_cpu.shifts_and_sums")
 
+pytestmark = pytest.mark.optimised
+
 
 def rewritten(fn: Any, *args: Any) -> tuple[Any, set[str]]:
     """The function with its shifts replaced, and the names of what it does."""

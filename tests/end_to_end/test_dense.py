@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import retrograde as rg
+from retrograde.backend import Capability
 
 DENSE = rg.SaveAt(dense=True)
 TIMES = [0.3, 0.311, 0.55, 0.8, 1.1, 1.25]
@@ -33,9 +34,11 @@ def keywords(kind, backward):
     return found | ({"dt": -found["dt"]} if backward and "dt" in found else {})
 
 
-@pytest.mark.libraries("numpy strict torch jax:jit")
-@pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.settings(
+    kind=list(KINDS),
+    backward=[False, True],
+    few={"jax": [], "jax:jit": [("adaptive", True), ("reversible", False)]},
+)
 def test_it_is_what_saved_times_give(backend, kind, backward):
     """At any times in any order, to rounding; and the state itself at the end of a step."""
     y0, (t0, t1) = backend.array([1.0, 0.5]), ends(backward)
@@ -86,8 +89,11 @@ def test_its_gradient_is_that_of_the_discrete_solve(kind):
         assert abs(slope - g[i]) < 1e-9 * max(1.0, abs(g).max())
 
 
-@pytest.mark.libraries("torch jax:jit")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.needs(Capability.NATIVE_GRADIENT)
+@pytest.mark.settings(
+    kind=list(KINDS),
+    few={"numpy": [], "strict": [], "jax": [], "jax:jit": ["constant", "reversible"]},
+)
 def test_libraries_give_the_same_gradient(backend, kind):
     """By y0, args, t0, t1 and t; that by t is the derivative."""
     weights = np.random.RandomState(0).randn(6, 2)
@@ -156,25 +162,28 @@ def test_it_has_the_tree_of_y_and_can_be_sent_elsewhere():
 def test_times_outside_and_solves_that_failed(backend):
     y0 = backend.array([1.0, 2.0])
     f = lambda t, y, args: -y  # noqa: E731
-    sol = rg.solve(f, y0, 0.0, 1.0, saveat=DENSE, dt=0.1, max_steps=20)
+    sol = rg.solve(f, y0, 0.0, 1.0, saveat=DENSE, solver="heun", dt=0.1, max_steps=20)
     with pytest.raises(rg.InputError, match=r"outside of t0 = 0.0 to t1 = 1.0"):
         sol.evaluate([0.5, 1.5])
     with pytest.raises(rg.InputError, match="dense=True"):
-        rg.solve(f, y0, 0.0, 1.0, dt=0.1).evaluate(0.5)
-    short = rg.solve(f, y0, 0.0, 1.0, saveat=DENSE, dt=0.1, max_steps=2, throw=False)
+        rg.solve(f, y0, 0.0, 1.0, solver="heun", dt=0.1).evaluate(0.5)
+    short = rg.solve(f, y0, 0.0, 1.0, saveat=DENSE, solver="heun", dt=0.1, max_steps=2, throw=False)
     assert np.isnan(backend.to_numpy(short.evaluate(0.1))).all()
-    still = rg.solve(f, y0, 0.5, 0.5, saveat=DENSE, max_steps=4)
+    still = rg.solve(f, y0, 0.5, 0.5, saveat=DENSE, solver="heun", max_steps=4)
     backend.assert_close(still.evaluate(0.5), np.asarray([1.0, 2.0]))
     if backend.jit:
         import jax
 
         def at(t):
-            sol = rg.solve(f, y0, 0.0, 1.0, saveat=DENSE, dt=0.1, max_steps=20)
+            sol = rg.solve(f, y0, 0.0, 1.0, saveat=DENSE, solver="heun", dt=0.1, max_steps=20)
             return sol.evaluate(t).sum()
 
         value, slope = jax.jit(jax.value_and_grad(at))(1.5)
         assert np.isnan(value)
         assert np.isnan(slope)
+
+
+ENDINGS = {"none": {}, "the second": {"terminal": 2}, "the first": {"reset": None}}
 
 
 def bounce(xp):
@@ -184,11 +193,10 @@ def bounce(xp):
     return fall, {"direction": -1, "reset": turned}
 
 
-@pytest.mark.libraries("numpy strict torch jax:jit")
-@pytest.mark.parametrize("ending", [{}, {"terminal": 2}, {"reset": None}])
-def test_a_step_that_an_event_cut_is_evaluated_as_far_as_it_goes(backend, ending):
+@pytest.mark.settings(name=ENDINGS, few={"jax": [], "jax:jit": ["none"]})
+def test_a_step_that_an_event_cut_is_evaluated_as_far_as_it_goes(backend, name):
     """Before the event, behind a reset, and at the event itself: there the state before it."""
-    y0 = backend.array([10.0, 0.0])
+    y0, ending = backend.array([10.0, 0.0]), ENDINGS[name]
     fall, event = bounce(backend.namespace(y0))
     event = rg.Event(lambda t, y, g: y[0], **(event | ending))
     times = np.linspace(0.01, 1.42 if ending else 2.99, 50).tolist()

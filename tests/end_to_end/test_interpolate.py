@@ -84,17 +84,17 @@ def test_the_gradient_by_the_data(form):
 @pytest.mark.libraries("torch jax:jit")
 def test_libraries_give_the_same_gradient_by_the_data(backend):
     """The interpolant made outside of the solve, and handed to f in args."""
-    xp = backend.namespace(backend.array(XS))
+    xp, steps = backend.namespace(backend.array(XS)), {"solver": "heun", "dt": 0.0625}
 
     def loss(xs):
         us = [form(backend.array(TS), xs) for form in FORMS.values()]
         f = lambda t, y, us: xp.stack([u(t) for u in us]) - y * y * xp.cos(t)  # noqa: E731
-        return rg.solve(f, backend.array([0.5] * 4), 0.0, 2.0, us, dt=0.0625).ys.sum()
+        return rg.solve(f, backend.array([0.5] * 4), 0.0, 2.0, us, **steps).ys.sum()
 
     expected = 0.0
     for form in FORMS.values():
         f = driven(form, np)
-        expected = expected + rg.solve_vjp(f, 0.5, 0.0, 2.0, XS, dt=0.0625)[1](np.ones(1)).args
+        expected = expected + rg.solve_vjp(f, 0.5, 0.0, 2.0, XS, **steps)[1](np.ones(1)).args
     if backend.jit:
         import jax
 

@@ -14,6 +14,8 @@ import pytest
 
 from ..random_problems import draw, installed, sought
 
+pytestmark = pytest.mark.optimised
+
 SEED = int(os.environ.get("RETROGRADE_SEED") or time.strftime("%Y%m%d"))
 GROUPS = {("numpy", "torch", "strict"): 150, ("jax", "jax:jit"): 12}
 

@@ -64,12 +64,15 @@ def pulled(**keywords):
     return np.concatenate([g.y0, [g.args, g.t0, g.t1], g.ts["b"], g.ts["a"][1]])
 
 
-@pytest.mark.parametrize("keywords", [{"dt": 0.1}, {"rtol": 1e-6, "solver": "dopri8"}])
-def test_each_output_has_the_rows_that_it_has_alone(backend, keywords):
+STEPS = {"constant": {"dt": 0.1}, "adaptive": {"rtol": 1e-6, "solver": "dopri8"}}
+
+
+@pytest.mark.settings(steps=STEPS, few={"jax": ["constant"], "jax:jit": []})
+def test_each_output_has_the_rows_that_it_has_alone(backend, steps):
     y0, several = backend.array([1.0, 2.0]), outputs(TS)
 
     def solve(saveat):
-        return rg.solve(decay, y0, 0.2, 1.2, 0.7, saveat=saveat, max_steps=40, **keywords)
+        return rg.solve(decay, y0, 0.2, 1.2, 0.7, saveat=saveat, max_steps=40, **STEPS[steps])
 
     found = solve(several)
     for ts, ys, alone in zip(parts(found.ts), parts(found.ys), parts(several), strict=True):
@@ -93,18 +96,20 @@ def test_the_gradient_is_that_of_the_discrete_solve():
 METHODS = ["recursive_checkpoint", "direct", "forward"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.settings(
+    method=METHODS, few={"strict": [], "jax": [], "jax:jit": ["recursive_checkpoint"]}
+)
 def test_the_library_gives_the_same_gradient(backend, method):
-    expected = pulled()
+    expected, keywords = pulled(solver="bosh3"), {"adjoint": method, "solver": "bosh3"}
     if "torch" in backend.bk.name:
         torch = pytest.importorskip("torch")
         x = torch.asarray(POINT, requires_grad=True)
         if method == "forward":
             pytest.skip("one solve a number")
-        (found,) = torch.autograd.grad(weighted(solved(x, adjoint=method), torch.asarray), x)
+        (found,) = torch.autograd.grad(weighted(solved(x, **keywords), torch.asarray), x)
     elif "jax" in backend.bk.name and not backend.eager:
         jax = pytest.importorskip("jax")
-        loss = lambda x: weighted(solved(x, adjoint=method), jax.numpy.asarray)  # noqa: E731
+        loss = lambda x: weighted(solved(x, **keywords), jax.numpy.asarray)  # noqa: E731
         found = jax.jit(jax.grad(loss))(jax.numpy.asarray(POINT))
         # the last saved time is t1, where a clamp to the end is not seen to move
     else:

@@ -10,7 +10,7 @@ import retrograde as rg
 FLIGHT = {
     "constant": {"dt": 0.15, "solver": "bosh3"},
     "stored": {"dt": 0.15, "solver": "tsit5"},
-    "checkpoints": {"dt": 0.15, "solver": "tsit5", "adjoint": rg.RecursiveCheckpointAdjoint(3)},
+    "checkpoints": {"dt": 0.15, "solver": "bosh3", "adjoint": rg.RecursiveCheckpointAdjoint(3)},
     "order 8": {"dt": 0.4, "solver": "dopri8", "adjoint": rg.RecursiveCheckpointAdjoint(2)},
     "reversible": {"dt": 0.05, "solver": "reversible_heun", "memory": "8 KiB"},
     "program": {"dt": 0.05, "solver": "alf"},

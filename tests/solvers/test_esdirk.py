@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde._solvers.runge_kutta.order_conditions import coupling_conditions
+from retrograde._solvers.runge_kutta.order_conditions import residuals
 
 # name, order, order of the embedded method, order of the interpolant, stages
 METHODS = [
@@ -43,11 +43,11 @@ def test_stated_properties_hold_and_are_not_understated(name, order, embedded, d
     assert (tableau.order, tableau.error_order, tableau.stages) == (order, embedded + 1, stages)
     assert tableau.interpolation_order == dense
     tableau.check()
-    rows = (tableau.rows,)
+    rows = tableau.rows
     b_hat = [b - e for b, e in zip(tableau.b, tableau.b_error, strict=True)]
     for weights, p in ((tableau.b, order), (b_hat, embedded)):
-        assert max(map(abs, coupling_conditions(rows, p + 1, weights))) > 1e-4
-    inside = coupling_conditions(rows, dense + 1, tableau.weights(0.4), 0.4)
+        assert max(map(abs, residuals(rows, p + 1, weights))) > 1e-4
+    inside = residuals(rows, dense + 1, tableau.weights(0.4), 0.4)
     assert max(map(abs, inside)) > 5e-4
 
 

@@ -9,18 +9,27 @@ from typing import TYPE_CHECKING, ClassVar
 from retrograde._backend.interface import EagerBackend
 from retrograde._backend.specialise import StepRequest, Steps, generic
 from retrograde._base.types import Array, Device, DType, Field, Scale, State, Table
+from retrograde._solvers.rosenbrock.solver import Rosenbrock
+from retrograde._solvers.rosenbrock.step_vjp import StepVJP
 from retrograde._solvers.runge_kutta.solver import ExplicitRungeKutta
 
 from .attempt import flat_stepper
+from .rosenbrock import FlatRosenbrockStages, flat_rosenbrock
 from .samples import FlatSampleCotangents, FlatSampleStages
 from .stages import FlatCotangents, FlatLayout, FlatStages
 
 if TYPE_CHECKING:
     from retrograde._backend.interface import AbstractBackend
-    from retrograde._backend.protocols import Layout, StepAdjoint, StepStages
+    from retrograde._backend.protocols import (
+        AbstractStepVJP,
+        FieldVJP,
+        Layout,
+        StepAdjoint,
+        StepStages,
+    )  # fmt: skip
     from retrograde._backend.samples import SampleLayout
     from retrograde._integrate.problem import Problem
-    from retrograde._solvers.base import AbstractSolver
+    from retrograde._solvers.base import AbstractSolver, AbstractStepper
     from retrograde._solvers.runge_kutta.solver import Stepper
     from retrograde._solvers.runge_kutta.tableau import Tableau
 
@@ -101,21 +110,19 @@ class FlatBackend(EagerBackend):
     def sample_adjoint(self, layout: SampleLayout, tableau: Tableau) -> StepAdjoint:
         return FlatSampleCotangents(layout, tableau)
 
-    def sample_product(self, row: Array, rows: Array) -> Array:
-        """``row @ rows`` of the stages of a batch."""
-        return self.dot(row, rows)
+    def sample_product(self, row: Array, rows: Array) -> Callable[[], Array]:
+        """A call that forms ``row @ rows`` of the stages of a batch anew."""
+        return self.product(row, rows)
 
     def times_into(self, x: Array, w: Array, out: Array) -> None:
         """``x * w``, written into ``out``."""
         self.xp.multiply(x, w, out)
 
-    def add_into(self, total: Array, x: Array) -> None:
-        """``x``, added to ``total`` in place."""
-        total += x
-
     def specialise(
         self, solver: AbstractSolver, problem: Problem, request: StepRequest
     ) -> Steps | None:
+        if isinstance(solver, Rosenbrock) and not request.compile:
+            return _rosenbrock_steps(solver)
         if not isinstance(solver, ExplicitRungeKutta) or request.compile:
             return super().specialise(solver, problem, request)
         tableau = solver.tableau
@@ -137,3 +144,23 @@ class FlatBackend(EagerBackend):
 
     def real_rows(self, rows: int | None, width: int, layout: Layout) -> Table:
         return {} if rows is None else self.matrix(rows, width, layout.real_dtype, layout.device)
+
+
+def _rosenbrock_steps(solver: Rosenbrock) -> Steps:
+    """Steps over stages as rows; where autodiff records an integration, the solver's own."""
+
+    def stepper(
+        bk: AbstractBackend, layout: Layout, field: Field, scale: Scale | None = None
+    ) -> AbstractStepper:
+        if not isinstance(layout, FlatLayout):
+            return solver.stepper(bk, layout, field, scale)
+        return flat_rosenbrock(FlatRosenbrockStages(solver.tableau, layout, field), scale)
+
+    def step_vjp(
+        bk: AbstractBackend, layout: Layout, vjp: FieldVJP, *, field: Field, **needs: bool
+    ) -> AbstractStepVJP:
+        if not isinstance(layout, FlatLayout):
+            return solver.step_vjp(bk, layout, vjp, field=field, **needs)
+        return StepVJP(FlatRosenbrockStages(solver.tableau, layout, field), vjp, **needs)
+
+    return Steps(stepper, step_vjp)

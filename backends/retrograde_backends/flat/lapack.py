@@ -5,6 +5,7 @@ It comes with SciPy, which need not be there: ``numpy.linalg.inv`` serves then.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +48,12 @@ class LapackLinear(NumpyLinear):
 
     def solve(self, factors: Factors, b: State) -> State:
         return self._plain(factors, b) if self.bare else super().solve(factors, b)
+
+    def bound(self, factors: Factors) -> Callable[[State], State]:
+        if not self.bare:
+            return super().bound(factors)
+        getrs, (lu, pivots, _, turned) = self.getrs, factors
+        return lambda b: getrs(lu, pivots, b, turned)[0]
 
     def solve_transposed(self, factors: Factors, b: State) -> State:
         if self.bare:

@@ -7,7 +7,7 @@ long: then a product rounds a sample's numbers alike wherever in the batch the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from retrograde._backend.stages import combination_rows, joint, known_zero
@@ -46,18 +46,26 @@ class FlatSampleStages:
     def __init__(self, layout: SampleLayout, tableau: Tableau, scale: Scale | None = None) -> None:
         bk: FlatBackend = layout.bk.bk  # type: ignore[attr-defined]
         self.layout, self.scale, self.bk = layout, scale, bk
-        self.slopes = _Matrix(layout, bk, tableau.inside)
-        self.s, self.c = tableau.stages, tableau.c
-        rows = (*combination_rows(tableau), *tableau.a[self.s :])
-        self.weights = [bk.coefficients(row, layout.dtype, layout.device) for row in rows]
+        self.slopes = slopes = _Matrix(layout, bk, tableau.inside)
+        self.s = tableau.stages
+        table = [*combination_rows(tableau), *tableau.a[self.s :]]
+        last = len(table) - tableau.inside  # from row s + last on, those of the interpolant's own
+        counts = [min(i, max(self.s, i - last)) for i in range(len(table))]
+        weights = [bk.coefficients(row, layout.dtype, layout.device) for row in table]
+        self.sums = [
+            bk.sample_product(row[:count], slopes.flat[:count])
+            for row, count in zip(weights, counts, strict=True)
+        ]
+        """Calls that form the weighted sums of slopes, times the sizes: new arrays."""
         self.coarse = tableau.b_coarse is not None
-        self.t: Scalar = None
-        self.h: Scalar = None
+        self.c = bk.coefficients([[c] for c in tableau.c], layout.clock.dtype, layout.device)
+        self.times: Array = None
         self.y: Array = None
 
     def begin(self, t: Scalar, h: Scalar, y: State, k0: Leaves | None = None) -> Leaves | None:
         """Start a step of size h at (t, y); returns the k0 that is safe to keep."""
-        self.t, self.h, self.y = t, h, y[0]
+        self.y = y[0]
+        self.times = self.layout.time(t + self.c * h)
         self.size = self.layout.weight(h)
         if k0 is not None:
             self.put(0, k0)
@@ -65,20 +73,26 @@ class FlatSampleStages:
 
     def time(self, i: int) -> Array:
         """t + c_i h as f is given it."""
-        return self.layout.time(self.t + self.c[i] * self.h if self.c[i] else self.t)
+        return self.times[i]
 
     def evaluate(self, field: Field, low: int, high: int) -> None:
         """Stages low, ..., high - 1: combine, call f, put."""
+        rows = getattr(field, "rows", None)
+        if rows is None:
+            for i in range(low, high):
+                self.put(i, field(self.time(i), self.combine(i)))
+            return
+        times, slopes, multiply, size = self.times, self.slopes.rows, self.bk.times_into, self.size
         for i in range(low, high):
-            self.put(i, field(self.time(i), self.combine(i)))
+            multiply(rows(times[i], self._sum(i)).T, size, slopes[i])
 
     def combine(self, i: int) -> State:
         """Y_i, a fresh state that f may keep."""
-        return self._sum(self.weights[i], i)
+        return (self._sum(i) if i else self.y,)
 
     def inside(self, i: int) -> State:
         """Y_i of a stage of the interpolant's own."""
-        return self._sum(self.weights[len(self.weights) - len(self.slopes.rows) + i], i)
+        return (self._sum(i - len(self.slopes.rows)),)
 
     def put(self, i: int, k: Sequence[Array]) -> None:
         """Store stage i's derivative."""
@@ -86,28 +100,23 @@ class FlatSampleStages:
 
     def result(self) -> State:
         """y1."""
-        return self._sum(self.weights[self.s], self.s)
+        return (self._sum(self.s),)
 
-    def _sum(self, weights: Array, count: int) -> State:
-        if not count:
-            return (self.y,)
-        out = self._product(weights, count)
-        self.bk.add_into(out, self.y)
-        return (out,)
-
-    def _product(self, weights: Array, count: int) -> Array:
-        """The weighted sum of the first slopes, times the sizes: a new array."""
-        return self.slopes.view(self.bk.sample_product(weights[:count], self.slopes.flat[:count]))
+    def _sum(self, i: int) -> Array:
+        """y and a weighted sum of slopes: a new array."""
+        out = self.slopes.view(self.sums[i]())
+        out += self.y
+        return out
 
     def error2(self, y1: State) -> Scalar:
         """The squared norm of the scaled error estimate."""
-        found = [self._norm2(self.weights[self.s + 1 + i], y1) for i in range(1 + self.coarse)]
+        found = [self._norm2(self.sums[self.s + 1 + i], y1) for i in range(1 + self.coarse)]
         return joint(found[0], found[1], self.layout.clock.where) if self.coarse else found[0]
 
-    def _norm2(self, weights: Array, y1: State) -> Array:
+    def _norm2(self, error: Callable[[], Array], y1: State) -> Array:
         assert self.scale is not None
-        error = self._product(weights, self.s)
-        return self.layout.error2((error,), (self.y,), y1, self.scale)
+        e = self.slopes.view(error())
+        return self.layout.error2((e,), (self.y,), y1, self.scale)
 
     def interpolate(self, weights: Sequence[Scalar]) -> State:
         """y + h sum_i w_i k_i."""
@@ -142,8 +151,9 @@ class FlatSampleCotangents:
         b = (*tableau.b, *[0.0] * (tableau.inside - tableau.stages))
         a = tableau.a
         columns = [(b[i], *(row[i] if i < len(row) else 0.0 for row in a)) for i in range(len(b))]
-        self.weights = [bk.coefficients(row, layout.dtype, layout.device) for row in columns]
-        self.rows = _Matrix(layout, bk, self.count + 1)
+        self.rows = rows = _Matrix(layout, bk, self.count + 1)
+        weights = [bk.coefficients(row, layout.dtype, layout.device) for row in columns]
+        self.sums = [bk.sample_product(row, rows.flat) for row in weights]
         self.g: Array = None
         self.q: tuple[State, ...] | None = None
 
@@ -170,7 +180,7 @@ class FlatSampleCotangents:
 
     def lam(self, i: int) -> State:
         """u_i = h (b_i g + sum_j>i a_ji mu_j) + q_i."""
-        out = self.rows.view(self.bk.sample_product(self.weights[i], self.rows.flat))
+        out = self.rows.view(self.sums[i]())
         out *= self.size
         if self.q is not None:
             out += self.q[i][0]

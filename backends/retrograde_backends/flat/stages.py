@@ -227,7 +227,9 @@ class FlatStages:
         self.slopes, self.all = matrix[1 : s + 1], matrix[1:]
         self.more = [(row, matrix[1 : s + 1 + j]) for j, row in enumerate(tableau.a[s:])]
         table = [list(row) for row in combination_rows(tableau)]
-        self.scale, table[s + 1 :] = self._scaled(scale, table[s + 1 :])
+        self.scale = scale
+        if scale is not None:
+            self.scale, table[s + 1 :] = scaled_tolerances(layout, scale, table[s + 1 :])
         made = bk.coefficients([[1.0, *row] for row in table], *like[1:])
         self.scaled_all = scaled = 1.0 * made
         self.table, self.scaled = made[:, 1:], scaled[:, 1:]
@@ -255,26 +257,6 @@ class FlatStages:
             self.coarse = coarse[0] if coarse else None
             self.buffers = rest[1:] if real else bk.matrix(3, like[0], layout.real_dtype, like[2])
             self.square = self.norm(bk.xp)
-
-    def _scaled(
-        self, scale: Scale | None, errors: list[list[float]]
-    ) -> tuple[Scale | None, list[list[float]]]:
-        """Tolerances as arrays; a number rtol is put into the errors' coefficients (rtol None).
-
-        e / (atol + rtol y) = (e / rtol) / (atol / rtol + y): one operation less a step. As
-        arrays: a float operand costs a ufunc 0.2 us more than a 0-d array.
-        """
-        if scale is None or scale.norm is not None:
-            return scale, errors
-        layout, rtol, atol = self.layout, scale.rtol, scale.atol
-        if isinstance(rtol, float) and rtol >= SMALL_RTOL:
-            errors = [[w / rtol for w in error] for error in errors]
-            rtol, atol = None, atol / rtol
-        parts = (
-            x if x is None else self.bk.coefficients(x, layout.real_dtype, layout.device)
-            for x in (rtol, atol)
-        )
-        return Scale(*parts), errors
 
     def putter(self, row: Array) -> Callable[[Array], object]:
         """A call that copies a flat array into a row."""
@@ -349,6 +331,27 @@ class FlatStages:
 
     def _row(self, weights: Sequence[float]) -> Array:
         return self.bk.coefficients(weights, self.layout.dtype, self.layout.device)
+
+
+def scaled_tolerances(
+    layout: FlatLayout, scale: Scale, errors: list[list[float]]
+) -> tuple[Scale, list[list[float]]]:
+    """Tolerances as arrays; a number rtol is put into the errors' coefficients (rtol None).
+
+    e / (atol + rtol y) = (e / rtol) / (atol / rtol + y): one operation less a step. As
+    arrays: a float operand costs a ufunc 0.2 us more than a 0-d array.
+    """
+    if scale.norm is not None:
+        return scale, errors
+    rtol, atol = scale.rtol, scale.atol
+    if isinstance(rtol, float) and rtol >= SMALL_RTOL:
+        errors = [[w / rtol for w in error] for error in errors]
+        rtol, atol = None, atol / rtol
+    parts = (
+        x if x is None else layout.bk.coefficients(x, layout.real_dtype, layout.device)
+        for x in (rtol, atol)
+    )
+    return Scale(*parts), errors
 
 
 def _own_norm(layout: FlatLayout, error: Estimate, coarse: Estimate | None, scale: Scale) -> Norm:

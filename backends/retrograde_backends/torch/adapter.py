@@ -273,10 +273,11 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
     def scale_into(self, table: Array, h: float, out: Tree) -> None:
         torch.mul(table, h, out=out)
 
-    def sample_product(self, row: Array, rows: Array) -> Tree:
+    def sample_product(self, row: Array, rows: Array) -> Callable[[], Array]:
         if shares(rows.device) and rows.dtype in SHARED:
-            return torch.from_numpy(shared(row).dot(shared(rows)))
-        return torch.mv(rows.T, row)
+            dot = partial(shared(row).dot, shared(rows))
+            return lambda: torch.from_numpy(dot())
+        return partial(torch.mv, rows.T, row)
 
     def times_into(self, x: Array, w: Array, out: Tree) -> None:
         torch.mul(x, w, out=out)

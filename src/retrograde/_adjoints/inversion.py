@@ -266,6 +266,14 @@ class BacksolveAdjoint(InvertingAdjoint):
     reset: bool = True
     seminorm: bool = True
 
+    def check(self, loop: Integrator) -> None:
+        if loop.solver.implicit:
+            raise InputError(
+                f"`adjoint` is BacksolveAdjoint, but `solver` {loop.solver.name} is for stiff "
+                "problems: what the flow contracts, the way back expands, so that no step could be "
+                "taken back. Pass adjoint='auto', which stores states."
+            )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.mode not in ("discrete", "continuous"):

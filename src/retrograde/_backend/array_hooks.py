@@ -203,8 +203,8 @@ class ArrayHooks:
         )
 
     def map_state(self, fn: Callable[[Array], Array], y: State) -> State:
-        """fn on every array of a state."""
-        return tuple(fn(x) for x in y)
+        """fn on every array of a state, or on an array."""
+        return tuple(fn(x) for x in y) if isinstance(y, tuple) else fn(y)
 
     def example(self, problem: Problem, fn: Function, t0: Scalar) -> tuple[list[Array], TreeDef]:
         """Leaves like those of ``fn(t0, y0, args)``, and their structure."""
@@ -272,12 +272,6 @@ class LoopHooks(ArrayHooks):
         self, fn: Function, samples: int, mapped: Sequence[bool], arguments: Sequence[Tree]
     ) -> Tree:
         """``fn`` of each sample of what is ``mapped``, results stacked: traced libraries."""
-        raise NotImplementedError
-
-    def recorded_vjp(
-        self, fn: Function, arguments: tuple[Tree, ...]
-    ) -> tuple[Tree, Function, Tree]:
-        """Of ``fn(*arguments) -> (results, more)``: results, pull and more: traced libraries."""
         raise NotImplementedError
 
     def sample_rows(self, columns: Array) -> Array:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._base.errors import InputError, UnsupportedByBackend
@@ -225,6 +226,10 @@ class DenseLinear:
     def solve(self, factors: Factors, b: State) -> State:
         """x of ``W x = b``."""
         return self._state(self._solved(factors, self._row(b), transposed=False))
+
+    def bound(self, factors: Factors) -> Callable[[State], State]:
+        """``solve`` with these factors, in the cheapest form: for many right-hand sides."""
+        return partial(self.solve, factors)
 
     def solve_transposed(self, factors: Factors, b: State) -> State:
         """The cotangent x with ``<x, W v> = <b, v>`` for all v, of a cotangent b."""

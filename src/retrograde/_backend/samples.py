@@ -116,14 +116,16 @@ class SampleClock:
     # --- choices
     def select(self, ok: Bool, new: State, old: State) -> State:
         """``new`` where ok, else ``old``: trees of states, scalars and counts."""
-        if new is None or new is old:
-            return new
         if isinstance(new, tuple):
             return tuple([self.select(ok, a, b) for a, b in zip(new, old, strict=True)])
-        return self.where(ok, new, old)
+        if new is None or new is old or ok is True:
+            return new
+        return self.xp.where(ok, new, old)  # of what is carried all are arrays
 
     def where(self, ok: Bool, a: Scalar, b: Scalar) -> Array:
         """a where ok, else b."""
+        if hasattr(a, "dtype") and hasattr(b, "dtype"):
+            return self.xp.where(ok, a, b)
         if isinstance(ok, bool):
             return a if ok else b
         # a number takes the dtype of the array beside it
@@ -271,11 +273,15 @@ class SampleLayout(ListLayout):
     def error2(self, e: State, y: State, y1: State, scale: Scale) -> Array:
         xp = self.xp
         ratio = self._ratio(e, xp.maximum(xp.abs(y[0]), xp.abs(y1[0])), scale)
-        return self.clock.array(xp.sum(ratio * ratio, axis=0)) / self.size
+        ratio *= ratio
+        return self.clock.array(xp.sum(ratio, axis=0)) / self.size
 
     def _ratio(self, e: State, size: Array, scale: Scale) -> Array:
+        """A new array; ``size`` may be written into."""
         rtol, atol = (x[0] if isinstance(x, tuple) else x for x in (scale.rtol, scale.atol))
-        return self.xp.abs(e[0]) / (atol + rtol * size)
+        size *= rtol
+        size += atol
+        return self.xp.abs(e[0]) / size
 
     def finite(self, y: State) -> Array:
         return self.xp.all(self.xp.isfinite(y[0]), axis=0)
@@ -295,9 +301,17 @@ class SampleLeaves(SampleLayout):
 
     def pack(self, leaves: Sequence[Array]) -> State:
         if self.flat and len(leaves[0].shape) == 2:
-            return (self.bk.sample_columns(leaves),)
+            return self.columns_of(leaves)
         reshape = self.xp.reshape  # rows of fn come of as many samples as still run
-        return (self.bk.sample_columns([reshape(x, (x.shape[0], -1)) for x in leaves]),)
+        return self.columns_of([reshape(x, (x.shape[0], -1)) for x in leaves])
+
+    def columns_of(self, parts: Sequence[Array]) -> State:
+        """Arrays (b, m) of the engine's as a state."""
+        return (self.bk.sample_columns(parts),)
+
+    def rows(self, array: Array) -> Array:
+        """A state's array as the user's leaf (b, n), where that is the one."""
+        return self.bk.sample_rows(array)
 
     def unpack(self, y: State) -> Leaves:
         xp, (array,) = self.xp, y
@@ -310,6 +324,10 @@ class SampleLeaves(SampleLayout):
 
     def given(self, x: Array) -> Array:
         """An array of the engine's as one of f's library."""
+        return x
+
+    def host(self, x: Array) -> Array:
+        """The other way."""
         return x
 
 
@@ -343,6 +361,12 @@ class HostLeaves(SampleLeaves):
 
     def given(self, x: Array) -> Array:
         return self.guest.from_host(x)
+
+    def rows(self, array: Array) -> Array:
+        return self.guest.from_host(self.bk.sample_rows(array))
+
+    def host(self, x: Array) -> Array:
+        return self.guest.to_host(x)
 
 
 class SampleStages(Stages):
@@ -406,11 +430,14 @@ class SampleBackend:
 
     def take(self, tree: Tree, index: Array, axis: int = -1) -> Tree:
         """The same of some samples: of every array of a tuple its entries along an axis."""
-        if not (isinstance(tree, tuple) or hasattr(tree, "shape")):
-            return tree
-        if isinstance(tree, tuple):
-            return tuple([self.take(x, index, axis) for x in tree])
-        return self.bk.xp.take(tree, index, axis=axis)
+        take = self.bk.xp.take
+
+        def some(x: Tree) -> Tree:
+            if isinstance(x, tuple):
+                return tuple([some(part) for part in x])
+            return take(x, index, axis=axis) if hasattr(x, "shape") else x
+
+        return some(tree)
 
 
 class SortedColumns:

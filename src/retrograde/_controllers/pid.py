@@ -179,7 +179,8 @@ class PIDController(AdaptiveController):
                 forced = abs(h) <= dtmin * (1 + 1e-6)
                 ok = clock.either(ok, clock.both(clock.is_finite(error2), forced))
             now, *later = clock.powers(clock.maximum(error2, _SMALLEST_ERROR2), exponents)
-            factor = safety * now * memory[0] * (memory[2] if d else 1.0)
+            factor = safety * now * memory[0]
+            factor = factor * memory[2] if d else factor
             factor = factor * memory[-1] if ratio else factor
             factor = clip(factor, low, where(ok, high, safety))
             kept = (*later, memory[1]) if d else tuple(later)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .._base.types import Field
 
-CHUNK = 0.05
+CHUNK = 0.1
 """Part of the samples that have ended when they are dropped: fewer, and the gathers would cost more
 than the calls of f that they save."""
 
@@ -118,7 +118,13 @@ class SampleProblem(Problem):
         )
 
     def bind(self, params: Sequence[Array]) -> Field:
-        """``field(t, Y) -> dy/dt`` in the form of states."""
+        """``field(t, Y) -> dy/dt`` in the form of states.
+
+        Where y is one array (B, n) there is ``field.rows(t, columns)``, f's result as it is, which
+        nobody but f owns.
+        """
+        if self.single and self.layout.flat:
+            return self._bound_rows(params)
         field, layout, called = self.bind_leaves(params), self.layout, self.called
         given = layout.given
         if layout.hosted:  # what is guarded are arrays of f's own library
@@ -130,6 +136,24 @@ class SampleProblem(Problem):
 
         found = bound if layout.hosted else self.guarded(bound)
         return self._known(found, params, self.state_tree)
+
+    def _bound_rows(self, params: Sequence[Array]) -> Field:
+        """The same in one frame: of small batches, frames take as long as f."""
+        args, f, layout, called = self.arguments(params), self.call, self.layout, self.called
+        call = self.bk.guard(lambda t, y: f(t, y, args))
+        given, turned, host, columns = layout.given, layout.rows, layout.host, layout.columns_of
+        samples, shape = layout.samples, layout.shapes[0]
+
+        def rows(t: Array, y: Array) -> Array:
+            called[0] += samples
+            k = call(given(t), turned(y))
+            if k.shape != shape:
+                self.checked((k,))
+            return host(k)
+
+        bound: Field = lambda t, y: columns([rows(t, y[0])])  # noqa: E731
+        bound.rows = rows  # type: ignore[attr-defined]
+        return bound
 
     def checked(self, leaves: Leaves) -> Leaves:
         """f's result, whose samples are those that it was given."""

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
-from .._backend.clock import NEARLY
 from .._base.types import Bool, Carry, Index, Inputs, Leaves, Scalar, State, Table
 from .._checkpointing import Patience, Slots, Stored
 from .._solvers.base import AbstractStepper, SolverState, Step
@@ -104,13 +103,10 @@ def try_step(
     def to_stop(
         t: Scalar, h: Scalar, memory: tuple[Scalar, ...], y: State, state: SolverState
     ) -> Try:
-        stop = stops.after(t, t1)  # type: ignore[union-attr]
-        tried = attempt(t, h, memory, y, state, stop)
+        tried = attempt(t, h, memory, y, state, stops.after(t, t1))  # type: ignore[union-attr]
         ok, t_new, size, y1, e2, new, now, *rest = tried
         # a step that was cut short tells little: what was meant before goes on behind the stop
-        # (one that is shorter than h by the rounding of (t + h) - t alone was not)
-        short = clock.both(t_new == stop, abs(size) < NEARLY * abs(h))
-        cut = clock.both(ok, short)
+        cut = clock.both(ok, abs(size) < abs(h))
         longer = clock.both(cut, abs(new) < abs(h))
         new, now = constant(where(longer, h, new)), clock.select(cut, memory, now)
         return ok, t_new, size, y1, e2, new, now, *rest

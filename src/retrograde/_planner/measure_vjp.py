@@ -107,8 +107,9 @@ class _Steps:
         wanted = NeedsGradient(loop.problem.differentiable, False, False, False)
         vjp = field_pullback(loop.problem, inputs.params, wanted)
         reverse = loop.steps(gradient=True).step_vjp(
-            loop.bk, loop.layout, vjp, outputs=False, time=False
-        )
+            loop.bk, loop.layout, vjp, outputs=False, time=False,
+            field=field if loop.solver.implicit else None,
+        )  # fmt: skip
         replay = reverse.replay(field)
 
         def both(i: Index, s: Carry) -> Carry:

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from .reversible.velocity_verlet import VelocityVerlet
     from .reversible.yoshida4 import Yoshida4
     from .reversible.yoshida6 import Yoshida6
+    from .rosenbrock.rodas5p import Rodas5P
+    from .rosenbrock.rosenbrock23 import Rosenbrock23
+    from .rosenbrock.solver import Rosenbrock
+    from .rosenbrock.tableau import RosenbrockTableau
     from .runge_kutta.bosh3 import Bosh3
     from .runge_kutta.dopri5 import Dopri5
     from .runge_kutta.dopri8 import Dopri8
@@ -64,6 +68,10 @@ __all__ = [
     "Ralston",
     "Reversible",
     "ReversibleHeun",
+    "Rodas5P",
+    "Rosenbrock",
+    "Rosenbrock23",
+    "RosenbrockTableau",
     "SemiImplicitEuler",
     "Tableau",
     "Tsit5",
@@ -92,6 +100,10 @@ PAGES = {
     "Ralston": "runge_kutta.ralston",
     "Reversible": "reversible.coupled",
     "ReversibleHeun": "reversible.reversible_heun",
+    "Rodas5P": "rosenbrock.rodas5p",
+    "Rosenbrock": "rosenbrock.solver",
+    "Rosenbrock23": "rosenbrock.rosenbrock23",
+    "RosenbrockTableau": "rosenbrock.tableau",
     "SemiImplicitEuler": "reversible.semi_implicit_euler",
     "Tsit5": "runge_kutta.tsit5",
     "VelocityVerlet": "reversible.velocity_verlet",
@@ -100,7 +112,8 @@ PAGES = {
 }
 """Loaded when they are asked for, but for the default: a fifth of the package's import."""
 
-BY_NAME = {page.rpartition(".")[2]: name for name, page in PAGES.items() if name != "Reversible"}
+NO_METHODS = ("Reversible", "Rosenbrock", "RosenbrockTableau")
+BY_NAME = {page.rpartition(".")[2]: name for name, page in PAGES.items() if name not in NO_METHODS}
 BY_NAME |= {"leapfrog": "VelocityVerlet", "forest_ruth": "Yoshida4"}
 
 SCIPY = {"rk23": "bosh3", "rk45": "dopri5", "dop853": "dopri8"}
@@ -139,8 +152,9 @@ def find_solver(solver: object) -> AbstractSolver:
             return _named(name)
         if name in SCIPY_IMPLICIT:
             raise InputError(
-                f"`solver` is {solver!r}, SciPy's method for stiff problems, which is not here; "
-                "choose 'kvaerno5', or another implicit method."
+                f"`solver` is {solver!r}, SciPy's method for stiff problems; the nearest here is "
+                "'rodas5p' (of one step, so that its gradient is that of the solve), or "
+                "'rosenbrock23' for tolerances of 1e-3 and looser."
             )
     if isinstance(solver, type) and issubclass(solver, AbstractSolver):
         raise InputError(f"`solver` is the class {solver.__name__}; pass `{solver.__name__}()`.")

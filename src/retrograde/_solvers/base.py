@@ -195,6 +195,10 @@ class AbstractSolver(ABC):
         """
         return steps * self.evaluations
 
+    def linear_algebra(self, tries: Index, steps: Index, *, traced: bool) -> dict[str, Index]:
+        """Statistics of the equations solved in so many tries, ``steps`` of them accepted."""
+        return {}
+
     def carried(self, bk: AbstractBackend, layout: Layout) -> Layout:
         """Layout of what goes from step to step where y has this layout."""
         return layout if self.copies == 1 else layout.repeat(self.copies)

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..runge_kutta.order_conditions import Coefficients, coupling_conditions
+from ..runge_kutta.order_conditions import Coefficients, residuals
 from ..runge_kutta.tableau import check_sum, horner, slopes
 
 _ORDER_TOLERANCE = 1e-13
@@ -176,8 +176,8 @@ class ESDIRKTableau:
         ValueError
             If one does not hold.
         """
-        for name, residuals in self._residuals():
-            worst = max(map(abs, residuals))
+        for name, found in self._residuals():
+            worst = max(map(abs, found))
             if not worst <= tolerance:
                 raise ValueError(
                     f"{name} of this tableau is off by {worst:.1e}; {tolerance:.1e} is allowed."
@@ -193,12 +193,15 @@ class ESDIRKTableau:
             methods.append((" with its explicit part", (self.rows, self.explicit), joint))
         degree = max(inner, len(self.interpolation[0]))
         for which, a, q in methods:
-            yield f"Order {self.order} of `b`{which}", coupling_conditions(a, self.order, self.b)
+            yield (
+                f"Order {self.order} of `b`{which}",
+                residuals(a[0], self.order, self.b, others=a[1:]),
+            )
             lower = self.error_order - 1
-            yield f"Order {lower} of `b_hat`{which}", coupling_conditions(a, lower, b_hat)
+            yield f"Order {lower} of `b_hat`{which}", residuals(a[0], lower, b_hat, others=a[1:])
             for j in range(1, degree + 1):
                 theta = j / degree
-                found = coupling_conditions(a, q, self.weights(theta), theta)
+                found = residuals(a[0], q, self.weights(theta), theta, others=a[1:])
                 yield f"Order {q} of `interpolation`{which} at theta = {theta:.2g}", found
         pairs = zip(self.weights(1.0), self.b, strict=True)
         yield "The end of `interpolation`, which should be `b`,", [w - b for w, b in pairs]

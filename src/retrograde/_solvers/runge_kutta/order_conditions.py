@@ -63,32 +63,31 @@ def order_conditions(
     w = tableau.b if weights is None else weights
     if len(w) == len(tableau.b):
         w = (*w, *[0.0] * (len(tableau.a) - len(w)))
-    return coupling_conditions((tableau.a,), order, w, theta)
+    return residuals(tableau.a, order, w, theta)
 
 
-def coupling_conditions(
-    parts: Sequence[Coefficients], order: int, w: Sequence[float], theta: float = 1.0
+def residuals(
+    a: Coefficients,
+    order: int,
+    weights: Sequence[float],
+    theta: float = 1.0,
+    *,
+    chain: Coefficients | None = None,
+    others: Sequence[Coefficients] = (),
 ) -> list[float]:
-    """The same of a method for a sum of parts, with weights ``w`` for all of them.
+    """The same of a matrix of stage coefficients and weights.
 
-    Parameters
-    ----------
-    parts : sequence of rows
-        The coefficients of each part; rows may reach the diagonal.
-    order, w, theta
-        As of :func:`order_conditions`.
-
-    Returns
-    -------
-    list of float
-        One residual a coloured tree: of two parts 36 up to order 4, 143 up to order 5.
+    ``chain``: the matrix of vertices with one branch alone, where it is another: alpha + Gamma of
+    a Rosenbrock method (*Solving ODEs II*, theorem IV.7.4). ``others``: those of further parts of
+    f; of two parts there are 36 coloured trees up to order 4, 143 up to order 5.
     """
-    known = _Weights(parts)
-    residuals = []
+    parts = (a, *others)
+    known = _Weights(parts, a if chain is None else chain)
+    found = []
     for tree in (tree for n in range(1, order + 1) for tree in rooted_trees(n, len(parts))):
-        terms = [x * phi for x, phi in zip(w, known(tree), strict=True)]
-        residuals.append(fsum([*terms, -(theta ** _vertices(tree)) / _density(tree)]))
-    return residuals
+        terms = [x * phi for x, phi in zip(weights, known(tree), strict=True)]
+        found.append(fsum([*terms, -(theta ** _vertices(tree)) / _density(tree)]))
+    return found
 
 
 @cache
@@ -123,17 +122,17 @@ def _density(tree: Tree) -> int:
 class _Weights:
     """Elementary weights of trees at all stages; those of branches are formed once."""
 
-    def __init__(self, parts: Sequence[Coefficients]) -> None:
-        self.parts = parts
-        self.sums: dict[tuple[int, Tree], list[float]] = {}
+    def __init__(self, parts: Sequence[Coefficients], chain: Coefficients) -> None:
+        self.parts, self.chain = parts, chain
+        self.sums: dict[tuple[int, Tree, bool], list[float]] = {}
 
     def __call__(self, tree: Tree) -> list[float]:
-        factors = [self._sums(*branch) for branch in tree]
+        single = len(tree) == 1 and self.chain is not self.parts[0]
+        factors = [self._sums(*branch, single) for branch in tree]
         return [prod(values) for values in zip(*factors, strict=True)] or [1.0] * len(self.parts[0])
 
-    def _sums(self, colour: int, branch: Tree) -> list[float]:
-        if (colour, branch) not in self.sums:
-            phi = self(branch)
-            rows = self.parts[colour]
-            self.sums[colour, branch] = [fsum(map(mul, row, phi)) for row in rows]
-        return self.sums[colour, branch]
+    def _sums(self, colour: int, branch: Tree, single: bool) -> list[float]:
+        if (colour, branch, single) not in self.sums:
+            phi, rows = self(branch), self.chain if single else self.parts[colour]
+            self.sums[colour, branch, single] = [fsum(map(mul, row, phi)) for row in rows]
+        return self.sums[colour, branch, single]

@@ -1,0 +1,92 @@
+"""Gradients of stiff solves by Rosenbrock methods, on every library."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import retrograde as rg
+from retrograde.backend import Capability
+
+from ..stiff_cases import CASES, call, keywords
+
+
+@pytest.mark.libraries("numpy", slow="torch")
+@pytest.mark.parametrize("name", ["robertson", pytest.param("hires", marks=pytest.mark.slow)])
+def test_gradients_of_stiff_solves_are_those_of_close_differences(backend, name):
+    """By a rate and an initial value, to 1e-5 of differences of solves at 1e-10."""
+    case = CASES[name]
+    f, y0, t0, t1, args = call(backend, case)
+    weights = np.asarray([np.arange(1.0, len(case.y0) + 1)])
+    g = backend.gradient(f, y0, t0, t1, args, weights, **keywords(case, 1e-7))
+
+    def loss(y, k):
+        ys = rg.solve(f, backend.array(y), 0.0, t1, backend.array(k), **keywords(case, 1e-10)).ys
+        return float(np.sum(weights * backend.to_numpy(ys)))
+
+    point = [np.asarray(case.y0), np.asarray(case.args, float)]
+    for i, value in enumerate((g.y0, g.args)):
+        where = (0,) if point[i].ndim else ()
+        e = 1e-4 * max(abs(float(point[i][where])), 1e-3)
+        ends = []
+        for step in (-e, e):
+            moved = [x.copy() for x in point]
+            moved[i][where] += step
+            ends.append(loss(*moved))
+        np.testing.assert_allclose(value[where], (ends[1] - ends[0]) / (2 * e), rtol=1e-5)
+
+
+@pytest.mark.libraries("strict torch jax:jit")
+def test_gradients_are_equal_on_all_libraries(backend, reference):
+    """To 1e-9, rows inside of steps too, with few slots and one tape where that is cheap to see."""
+    case = CASES["robertson"]
+    weights = np.asarray([[1.0, 2e3, 3.0], [0.5, -1e3, 0.2]])
+    saveat = rg.SaveAt(ts=[37.0, 9e4])
+    more = keywords(case, rtol=1e-5, saveat=saveat, max_steps=256)
+    expected = reference.gradient(*call(reference, case), weights, **more)
+    adjoints = [rg.RecursiveCheckpointAdjoint()]
+    if backend.bk.name == "torch":
+        adjoints += [rg.RecursiveCheckpointAdjoint(5, one_tape=True), rg.DirectAdjoint()]
+    for adjoint in adjoints:
+        g = backend.gradient(*call(backend, case), weights, adjoint=adjoint, **more)
+        np.testing.assert_allclose(g.ys, expected.ys, rtol=1e-9, atol=1e-16)
+        np.testing.assert_allclose(g.args, expected.args, rtol=1e-8)
+        np.testing.assert_allclose(g.y0, expected.y0, rtol=1e-8)
+
+
+@pytest.mark.libraries("numpy")
+def test_every_adjoint_gives_the_same_gradient(backend):
+    case = CASES["robertson"]
+    base = backend.gradient(*call(backend, case), **keywords(case))
+    for adjoint in (
+        rg.RecursiveCheckpointAdjoint(4), rg.RecursiveCheckpointAdjoint(7, one_tape=True)
+    ):  # fmt: skip
+        g = backend.gradient(*call(backend, case), **keywords(case), adjoint=adjoint)
+        np.testing.assert_allclose(g.args, base.args, rtol=1e-12)
+        np.testing.assert_allclose(g.y0, base.y0, rtol=1e-12)
+    g = backend.gradient(*call(backend, case), **keywords(case), memory="6 KiB")
+    np.testing.assert_allclose(g.args, base.args, rtol=1e-12)
+    for adjoint in (rg.BacksolveAdjoint(), rg.BacksolveAdjoint(mode="continuous")):
+        with pytest.raises((rg.InputError, rg.UnsupportedByBackend), match="rodas5p"):
+            backend.gradient(*call(backend, case), **keywords(case), adjoint=adjoint)
+    with pytest.raises(rg.InputError, match="no exact inverse"):
+        rg.solve_vjp(*call(backend, case), **keywords(case), adjoint=rg.ReversibleAdjoint())
+
+
+@pytest.mark.needs(Capability.HIGHER_ORDER)
+@pytest.mark.libraries("torch", slow="jax:jit")
+def test_second_derivatives(backend):
+    """Of y' = -k y**3, whose flow is y / sqrt(1 + 2 k t y**2)."""
+    f = lambda t, y, k: -k * y**3  # noqa: E731
+
+    def end(k):
+        more = {"solver": "rodas5p", "dt": 0.0175, "adjoint": "direct"}
+        return rg.solve(f, backend.array([1.5]), 0.0, 0.7, k, **more).ys[-1, 0]
+
+    k, u = 2.0, 2 * 0.7 * 1.5**2
+    root = math.sqrt(1 + u * k)
+    exact = 1.5 / root, -1.5 * u / 2 / root**3, 1.5 * 3 / 4 * u**2 / root**5
+    found = [float(backend.to_numpy(x)) for x in backend.second(end, backend.array(k))]
+    np.testing.assert_allclose(found, exact, rtol=1e-6)

@@ -1,0 +1,73 @@
+"""The exact vjp of a Rosenbrock step, all of its inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import retrograde as rg
+
+METHODS = [rg.Rodas5P(), rg.Rosenbrock23()]
+every_method = pytest.mark.parametrize("solver", METHODS, ids=lambda solver: solver.name)
+
+Y0, ARGS, T0, T1 = [1.0, 0.3, -0.2], [5.0, 1.3, 2.0], 0.1, 1.2
+TS = [0.33, 0.7123, 1.1234]
+"""Not at the ends of steps, where the interpolant's slope jumps."""
+
+
+def forced(backend):
+    """A field that depends on its time, with second derivatives by everything."""
+
+    def f(t, y, k):
+        xp = backend.namespace(y)
+        return xp.stack([
+            -k[0] * (y[0] - xp.cos(t)) + y[1] ** 2,
+            k[1] * y[0] * y[2] - y[1],
+            xp.sin(k[2] * t) * y[0] - y[2],
+        ])  # fmt: skip
+
+    return f
+
+
+@every_method
+@pytest.mark.libraries("numpy strict torch jax:jit")
+def test_the_gradient_is_that_of_the_discrete_solve(backend, solver):
+    """All inputs, rows inside of steps and a shortened last one, by central differences in
+    NumPy."""
+    call = forced(backend), backend.array(Y0), T0, T1, backend.array(ARGS)
+    weights = np.asarray([[0.3, 1.0, -2.0], [1.0, 2.0, 0.5], [-1.0, 0.4, 0.7], [0.5, -0.5, 1.0]])
+    saveat = rg.SaveAt(ts=TS, t1=True)
+    keywords = {"solver": solver, "dt": 0.17, "max_steps": 16}
+    g = backend.gradient(*call, weights, times=True, saveat=saveat, **keywords)
+    expected = differences(solver, weights, {"dt": 0.17})
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(g, name), value, rtol=2e-8, atol=2e-8, err_msg=name)
+
+
+def differences(solver, weights, keywords):
+    """Of the loss of the test above, by y0, args, t0, t1 and ts."""
+
+    class NumPy:
+        namespace = staticmethod(lambda y: np)
+
+    def loss(y0, args, t0, t1, ts):
+        saveat = rg.SaveAt(ts=ts, t1=True)
+        sol = rg.solve(
+            forced(NumPy), y0, float(t0), float(t1), args, solver=solver, saveat=saveat, **keywords
+        )
+        return float(np.sum(weights * sol.ys))
+
+    names = ("y0", "args", "t0", "t1", "ts")
+    point = [np.asarray(x, dtype=float) for x in (Y0, ARGS, T0, T1, TS)]
+    found = {}
+    for i, name in enumerate(names):
+        x, values, e = point[i], np.zeros(point[i].shape), 1e-5
+        for j in np.ndindex(x.shape):
+            ends = []
+            for step in (-2 * e, -e, e, 2 * e):
+                moved = x.copy()
+                moved[j] += step
+                ends.append(loss(*point[:i], moved, *point[i + 1 :]))
+            values[j] = (ends[0] - 8 * ends[1] + 8 * ends[2] - ends[3]) / (12 * e)
+        found[name] = values
+    return found
