@@ -40,7 +40,8 @@ COEFFICIENTS = {
 k b2 = -(p + 2 d), k b3 = d, a2 the last; PI34 and PI33 are Gustafsson's, PI42 is PI.4.2, H211b has
 b = 4. OrdinaryDiffEq.jl has the same names."""
 
-_SMALLEST_ERROR2 = 1e-16
+SMALLEST_ERROR2 = 1e-16
+"""Squared errors below this count as this."""
 
 _SQUARES = (1e-10, 1e-30, 1e-2, 0.5, 1e300)
 """Of the first step, for squares of norms: what is small, and none at all; the aim; the power of a
@@ -156,19 +157,32 @@ class PIDController(AdaptiveController):
         _, _, d, ratio = self._gains
         return (clock.real(1.0),) * ((3 if d else 1) + bool(ratio))
 
+    def _exponents(self, order: int) -> tuple[float, ...]:
+        """Of the squares of the last errors, in a factor on the step."""
+        p, i, d, _ = self._gains
+        return tuple(-b / (2 * order) for b in (p + i + d, -(p + 2 * d), d)[: 3 if d else 2])
+
+    def plain_exponents(self, order: int) -> tuple[float, float] | None:
+        """Those of the last two errors, where nothing else decides on a step; else None."""
+        forced = self.force_dtmin and self.dtmin is not None
+        if forced or self.dtmax is not None or any(self._gains[2:]):
+            return None
+        now, later = self._exponents(order)
+        return now, later
+
     def adapter(self, clock: Clock, order: int) -> Adapt:
         """``adapt(error2, h, memory) -> (accepted, next h, memory)`` for one solve.
 
         The powers that the next steps need of an error are taken with its first.
         """
-        p, i, d, ratio = self._gains
-        exponents = tuple(-b / (2 * order) for b in (p + i + d, -(p + 2 * d), d)[: 3 if d else 2])
+        d, ratio = self._gains[2:]
+        exponents, plain = self._exponents(order), self.plain_exponents(order)
         clip, where = clock.clip, clock.where
         safety, low, high = self.safety, self.factormin, self.factormax
         dtmin = self.dtmin if self.force_dtmin else None
         limit = self._limit(clock)
-        if dtmin is None and self.dtmax is None and not (d or ratio or clock.traced):
-            return _plain_adapter(exponents[0], exponents[1], safety, low, high)
+        if plain is not None and not clock.traced:
+            return _plain_adapter(*plain, safety, low, high)
 
         def adapt(
             error2: Scalar, h: Scalar, memory: tuple[Scalar, ...]
@@ -178,7 +192,7 @@ class PIDController(AdaptiveController):
             if dtmin is not None:
                 forced = abs(h) <= dtmin * (1 + 1e-6)
                 ok = clock.either(ok, clock.both(clock.is_finite(error2), forced))
-            now, *later = clock.powers(clock.maximum(error2, _SMALLEST_ERROR2), exponents)
+            now, *later = clock.powers(clock.maximum(error2, SMALLEST_ERROR2), exponents)
             factor = safety * now * memory[0]
             factor = factor * memory[2] if d else factor
             factor = factor * memory[-1] if ratio else factor
@@ -256,7 +270,7 @@ def _plain_adapter(
     """The same of Python floats without bounds, in one frame: once a try, it has to be quick."""
 
     def adapt(error2: float, h: float, memory: tuple[float]) -> tuple[bool, float, tuple[float]]:
-        size = _SMALLEST_ERROR2 if error2 < _SMALLEST_ERROR2 else error2
+        size = SMALLEST_ERROR2 if error2 < SMALLEST_ERROR2 else error2
         factor = safety * size**now * memory[0]
         if not factor > low:  # nan, too
             factor = low

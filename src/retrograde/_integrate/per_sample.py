@@ -345,7 +345,8 @@ class _Block:
         self.loop = loop.of(self.samples, loop.times(inputs).origin)
         clocked = inputs._replace(relative=())
         make = self.loop.steps().stepper
-        kind = AdaptiveSteps if loop.adaptive else _GivenSteps
+        own = None if generic() else loop.bk.sample_tries()
+        kind = own or AdaptiveSteps if loop.adaptive else _GivenSteps
         self.tries = kind(self.loop, clocked, make, record=False)
         loop = self.loop
         self.emit = loop.output.emitter(loop.problem, loop.problem.layout, inputs.params)
