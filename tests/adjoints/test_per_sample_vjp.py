@@ -148,8 +148,6 @@ def test_a_budget_of_total_bytes(backend):
     np.testing.assert_allclose(found, right, rtol=1e-12)
     with pytest.raises(PlanInfeasible, match="for all samples together"):
         gradient("1 KiB")
-    with pytest.raises(rg.InputError, match="does not serve `per_sample=True`"):
-        rg.solve_vjp(*call, per_sample=True, adjoint="backsolve")
     with pytest.raises(rg.InputError, match="makes its plan when the steps"):
         rg.plan(*call, per_sample=True)
 
@@ -177,7 +175,7 @@ def test_a_failed_sample_has_no_gradient(backend):
 
 @pytest.mark.libraries("jax:jit")
 def test_jax_differentiates_its_own(backend, reference):
-    """`jax.grad` of the mapped solves agrees with the batch of NumPy; `solve_vjp` says so."""
+    """`jax.grad` of the mapped solves and `solve_vjp` of the mapped solves agree with NumPy."""
     jax = pytest.importorskip("jax")
 
     def loss(y0, t1, speed):
@@ -194,8 +192,13 @@ def test_jax_differentiates_its_own(backend, reference):
     g = pull(weights((1, SAMPLES, 2)))
     for x, y in zip(found, (g.y0, g.t1, g.args[1]), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-10)
-    with pytest.raises(rg.UnsupportedByBackend, match="no `solve_vjp` on jax"):
-        rg.solve_vjp(predators(backend, 1), given[0], 0.0, 1.0, args, per_sample=True)
+    args = (1.5, rg.PerSample(given[2]))
+    _, pull = rg.solve_vjp(
+        predators(backend, 1), given[0], 0.0, given[1], args, per_sample=True, **TIGHT
+    )
+    again = pull(backend.array(weights((1, SAMPLES, 2))))
+    for x, y in zip((again.y0, again.t1, *again.args), (g.y0, g.t1, *g.args), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.libraries("numpy")

@@ -98,6 +98,12 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
         moving = [x for x, moves in zip(arguments, mapped, strict=True) if moves]
         return jax.vmap(of_sample, axis_size=samples)(moving)
 
+    def recorded_vjp(
+        self, fn: Function, arguments: tuple[Tree, ...]
+    ) -> tuple[Tree, Function, Tree]:
+        results, pull, more = jax.vjp(fn, *arguments, has_aux=True)
+        return results, pull, more
+
     # --- arrays and trees
     def is_array(self, x: object) -> bool:
         return isinstance(x, jax.Array)

@@ -133,11 +133,6 @@ class Options(_FromKeywords):
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.event and self.per_sample:
-            raise InputError(
-                "`event` and `per_sample` can't be combined in this version; in JAX, jax.vmap of "
-                "the solve of one sample has both."
-            )
         if self.on_step is not None and not callable(self.on_step):
             raise InputError(
                 f"`on_step` is {self.on_step!r}; pass on_step(t, y, h, accepted), or None."

@@ -1,13 +1,14 @@
 """``per_sample=True``: checks of a batch's arguments, and the solve of it, eager or traced.
 
 Eager libraries run one loop for all samples (``_integrate.per_sample``). Traced ones map single
-solves over the samples, by the batching rule of their adapter.
+solves over the samples, by the batching rule of their adapter; and what the loop does not serve is
+solved sample by sample (``single_samples``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -15,7 +16,8 @@ from .._adjoints import RecursiveCheckpointAdjoint, find_adjoint
 from .._adjoints.per_sample_vjp import SampleGradient
 from .._backend.protocols import Capability
 from .._backend.registry import backend_beside
-from .._base.errors import InputError, UnsupportedByBackend
+from .._base.errors import InputError
+from .._base.log import INFO, listener
 from .._base.plain_input import state
 from .._base.types import (
     Array,
@@ -39,7 +41,6 @@ from .._integrate.per_sample import (
     SampleIntegrator,
     SampleProblem,
     SampleTimes,
-    check_batch,
 )
 from .._integrate.relative_time import resolution
 from .._integrate.saveat import SaveAt
@@ -57,6 +58,8 @@ from .arguments import (
     settings_of,
 )
 from .mixed_dtypes import casts
+from .single_samples import SingleSolves
+from .single_samples_vjp import single_samples_vjp
 from .solve_program import DifferentiableSolve
 
 if TYPE_CHECKING:
@@ -70,8 +73,8 @@ def solve_samples(
 ) -> Solution[Tree]:
     """``solve(..., per_sample=True)``; ``single`` is ``solve``."""
     bk, args, marks = _unmarked(y0, (t0, t1), args, options)
-    if Capability.TRACED in bk.capabilities:
-        return _Mapped(single, bk, (f, marks), options).solution(y0, t0, t1, args)
+    if _singly(bk, y0, args, options):
+        return SingleSolves(single, bk, (f, marks), options).solution(y0, t0, t1, args)
     loop, inputs = prepare(f, y0, t0, t1, args, options, prepared=partial(_prepared, marks))
     program = SampleSolve(cast("SampleIntegrator", loop), options)
     leaves, aux = bk.differentiate(program, inputs)
@@ -79,15 +82,15 @@ def solve_samples(
 
 
 def solve_samples_vjp(
-    single: Function, f: VectorFieldFn, y0: Tree, t0: Time, t1: Time, args: Tree, options: Options
-) -> tuple[Solution[Tree], Callable[[Tree], Gradients[Tree]]]:
-    """``solve_vjp(..., per_sample=True)``; ``single`` is ``solve``."""
+    singles: tuple[Function, Function], f: VectorFieldFn, y0: Tree, t0: Time, t1: Time, args: Tree,
+    options: Options,
+) -> tuple[Solution[Tree], Callable[..., Gradients[Tree]]]:  # fmt: skip
+    """``solve_vjp(..., per_sample=True)``; ``singles`` are ``solve_vjp`` and ``solve``."""
     bk, args, marks = _unmarked(y0, (t0, t1), args, options)
-    if Capability.TRACED in bk.capabilities:
-        raise UnsupportedByBackend(
-            f"`per_sample=True` has no `solve_vjp` on {bk.name}; differentiate `solve` by the "
-            "library's own means (`jax.vjp`, `jax.grad`)."
-        )
+    if _singly(bk, y0, args, options):
+        traced = Capability.TRACED in bk.capabilities
+        solves = SingleSolves(singles[traced], bk, (f, marks), options)
+        return single_samples_vjp(solves, (y0, t0, t1, args))
     ready = partial(_prepared, marks)
     loop, inputs = prepare(f, y0, t0, t1, args, options, native=False, prepared=ready)
     loop.problem.notice = loop.problem.note_untimed
@@ -225,12 +228,12 @@ def _prepared(
 ) -> tuple[Integrator, Inputs]:
     """The loop of a batch and its inputs."""
     f, y0, t0, t1, args = call
-    saveat = _one(saveats, options)
+    saveat = saveats[0][0]
     saveat_ts = saveat.ts
-    _refuse_eager(bk, y0, args, options)
+    if options.compile:
+        raise InputError("`compile` is no part of `per_sample=True`; leave it out.")
     problem = SampleProblem(bk, f, y0, args, marks)
     solver, controller = find_solver(options.solver), controller_of(options)
-    _check_steps(solver, controller)
     check_solver(solver, controller)
     solver.check(problem)
     bk = problem.bk
@@ -262,54 +265,39 @@ def _prepared(
     return loop, inputs
 
 
-def _one(saveats: tuple[list[SaveAt], Tree], options: Options) -> SaveAt:
-    """The one SaveAt of a batch; InputError for what no library serves for samples."""
-    saveat = saveats[0][0]
-    cures = {
-        "saveat.subs": (saveats[1] is not None, "pass one SaveAt"),
-        "saveat.dense": (saveat.dense, "pass `saveat.ts`, or in JAX solve by vmap"),
-        "saveat.steps": (saveat.steps, "samples differ in their steps; pass `saveat.ts`"),
-        "progress": (options.progress, "leave it out"),
-        "compile": (options.compile, "leave it out"),
-        "on_step": (options.on_step, "leave it out"),
-    }
-    _refuse(cures)
-    return saveat
-
-
-def _refuse_eager(bk: AbstractBackend, y0: Tree, args: Tree, options: Options) -> None:
-    """InputError for what eager libraries do not serve for samples."""
-    controller = controller_of(options)
-    single = "solve sample by sample, or in JAX"
-    own = getattr(controller, "norm", "rms") != "rms"
-    times = [getattr(controller, name, None) for name in ("step_ts", "jump_ts")]
-    cures = {
-        "y0": (casts(bk, y0, args) is not None, "convert its leaves to one dtype"),
-        "norm": (own, "each sample has a norm of its own, 'rms'"),
-        "step_ts": (times[0] is not None, single),
-        "jump_ts": (times[1] is not None, single),
-    }
-    _refuse(cures)
-
-
-def _refuse(cures: Mapping[str, tuple[object, str]]) -> None:
-    for name, (value, cure) in cures.items():
-        if value:
-            raise InputError(
-                f"`{name}` is something that `per_sample=True` does not serve: {cure}."
-            )
-
-
-def _check_steps(solver: object, controller: object) -> None:
+def _singly(bk: AbstractBackend, y0: Tree, args: Tree, options: Options) -> str:
+    """What of a batch the loop over all samples at once does not serve, so that each is solved by
+    itself; "" where it serves all."""
+    solver, controller = find_solver(options.solver), controller_of(options)
     if isinstance(controller, StepTo):
         raise InputError(
             "`controller=StepTo(...)` gives all samples the same steps; leave `per_sample` out."
         )
-    if not isinstance(solver, ExplicitRungeKutta):
+    if getattr(controller, "norm", "rms") == "worst_sample":
         raise InputError(
-            f"`solver` {type(solver).__name__} has no form for `per_sample=True`; choose an "
-            "explicit Runge-Kutta method, such as 'tsit5' or 'dopri8'."
+            "`norm` is 'worst_sample', but each sample has steps of its own; choose 'rms' or 'max'."
         )
+    if Capability.TRACED in bk.capabilities:
+        return bk.name
+    saveats, places = saveats_of(options.saveat)
+    adjoint = options.adjoint.adjoint if isinstance(options.adjoint, Plan) else options.adjoint
+    named = find_adjoint(adjoint)
+    reasons = {
+        "event": options.event,
+        "saveat": places is not None or saveats[0].dense or saveats[0].steps,
+        "progress": options.progress,
+        "on_step": options.on_step,
+        "solver": not isinstance(solver, ExplicitRungeKutta),
+        "adjoint": not (named is None or isinstance(named, RecursiveCheckpointAdjoint)),
+        "norm": getattr(controller, "norm", "rms") != "rms",
+        "step_ts": getattr(controller, "step_ts", None) is not None,
+        "jump_ts": getattr(controller, "jump_ts", None) is not None,
+        "dtypes": casts(bk, state(bk, y0, (args,)), args) is not None,
+    }
+    found = next((name for name, value in reasons.items() if value), "")
+    if found and (log := listener(INFO)):
+        log.info("A batch is solved sample by sample, for the sake of its `%s`.", found)
+    return found
 
 
 def _check_direction(xp: Namespace, controller: AbstractController, times: SampleTimes) -> None:
@@ -380,84 +368,6 @@ def _saved_times(problem: SampleProblem, ts: Array, span: tuple[Array, Array], e
     if not bool(xp.all(ahead >= 0)):
         raise InputError("`saveat.ts` is out of order; sort it in the direction of the solve.")
     return inside
-
-
-# --- traced libraries: single solves, mapped
-class _Mapped:
-    """Single solves mapped over samples; to each, f is a vector field of a batch of one.
-
-    Parameters
-    ----------
-    single : callable
-        ``solve``.
-    bk : AbstractBackend
-    field : tuple
-        f, and which leaves of args belong to samples.
-    options : Options
-    """
-
-    def __init__(
-        self,
-        single: Function,
-        bk: AbstractBackend,
-        field: tuple[VectorFieldFn, Sequence[bool]],
-        options: Options,
-    ) -> None:
-        self.single, self.bk, (self.f, self.marks), self.options = single, bk, field, options
-
-    def solution(self, y0: Tree, t0: Time, t1: Time, args: Tree) -> Solution[Tree]:
-        """The solution of the batch: what single ones have, behind or below the axis of times."""
-        bk, options = self.bk, self.options
-        saveat = _one(saveats_of(options.saveat), options)
-        _check_steps(find_solver(options.solver), controller_of(options))
-        y0 = state(bk, y0, (args, t0, t1))
-        leaves = bk.flatten(y0)[0]
-        check_batch("y0", leaves, None)
-        samples = int(leaves[0].shape[0])
-        values, treedef = bk.flatten(args)
-        check_batch("args", [x for x, m in zip(values, self.marks, strict=True) if m], samples)
-        times = [t0, t1, () if saveat.ts is None else saveat.ts]
-        each = [
-            len(getattr(t, "shape", ())) > least for t, least in zip(times, (0, 0, 1), strict=True)
-        ]
-
-        def one(y0: Tree, t0: Time, t1: Time, ts: Array, *values: Array) -> Solution[Tree]:
-            wish = replace(saveat, ts=None if saveat.ts is None else ts, fn=self.of_one(saveat.fn))
-            keywords = vars(replace(options, per_sample=False, throw=False, saveat=wish))
-            tree = bk.unflatten(treedef, values)
-            found: Solution[Tree] = self.single(self.of_one(self.f), y0, t0, t1, tree, **keywords)
-            return found
-
-        mapped = (True, *each, *self.marks)
-        sol: Solution[Tree] = bk.map_samples(one, samples, mapped, (y0, *times, *values))
-        rows, structure = bk.flatten(sol.ys)
-        ys = bk.unflatten(structure, [bk.xp.moveaxis(x, 0, 1) for x in rows])
-        sol = replace(sol, ys=ys, ts=bk.xp.moveaxis(sol.ts, 0, 1))
-        known = options.throw and bk.concrete(bk.xp.max(sol.status)) is not None
-        return sol.raise_if_failed() if known else sol
-
-    def of_one(self, fn: VectorFieldFn | None) -> VectorFieldFn | None:
-        """A function of a batch as one of a sample."""
-        return fn if fn is None else _OfOne(self.bk, fn, tuple(self.marks))
-
-
-@dataclass(frozen=True)
-class _OfOne:
-    """A function of a batch as one of a sample; equal to another of the same one, as programs are
-    kept by it."""
-
-    bk: AbstractBackend
-    fn: VectorFieldFn
-    marks: tuple[bool, ...]
-
-    def __call__(self, t: Array, y: Tree, args: Tree) -> Tree:
-        bk = self.bk
-        leaves, treedef = bk.flatten(y)
-        values, structure = bk.flatten(args)
-        values = [x[None, ...] if m else x for x, m in zip(values, self.marks, strict=True)]
-        batch = bk.unflatten(treedef, [x[None, ...] for x in leaves])
-        found, form = bk.flatten(self.fn(t[None], batch, bk.unflatten(structure, values)))
-        return bk.unflatten(form, [x[0, ...] for x in found])
 
 
 # --- the solution

@@ -102,8 +102,10 @@ def solve(
     on_step : callable or None
         ``on_step(t, y, h, accepted)`` is called of every try of a step that the solve makes: its
         start t, the state y there, its size h, and whether it was accepted; t, h and accepted are
-        plain numbers. In JAX it is a ``jax.debug.callback``, in the same program; a fresh function
-        is a new program.
+        plain numbers. With ``per_sample``, ``on_step(t, y, h, accepted, sample)`` is given arrays
+        whose first axis is that of the samples that try, the last one with their numbers.
+        In JAX it is a ``jax.debug.callback``, in the same program; a fresh function is a new
+        program.
     throw : bool
         Raise SolveFailed where a solve does not reach t1. False, and where the status has no value
         yet (``jax.jit``, ``vmap``): rows of ``ys`` and ``ts`` that were not reached are nan, and so
@@ -233,7 +235,7 @@ def solve_vjp(
     if options.per_sample:
         from .per_sample import solve_samples_vjp  # for who wants it
 
-        return solve_samples_vjp(solve, f, y0, t0, t1, args, options)
+        return solve_samples_vjp((solve_vjp, solve), f, y0, t0, t1, args, options)
     loop, inputs = prepare(f, y0, t0, t1, args, options, native=False)
     bk, problem = loop.bk, loop.problem
     problem.notice = problem.note_untimed  # derivatives by times are there for who reads them

@@ -274,6 +274,12 @@ class LoopHooks(ArrayHooks):
         """``fn`` of each sample of what is ``mapped``, results stacked: traced libraries."""
         raise NotImplementedError
 
+    def recorded_vjp(
+        self, fn: Function, arguments: tuple[Tree, ...]
+    ) -> tuple[Tree, Function, Tree]:
+        """Of ``fn(*arguments) -> (results, more)``: results, pull and more: traced libraries."""
+        raise NotImplementedError
+
     def sample_rows(self, columns: Array) -> Array:
         """An array (n, b) as one of shape (b, n), for f."""
         return columns.T

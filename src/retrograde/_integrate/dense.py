@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .._backend.registry import backend_for
 from .._base.errors import InputError
 from .._base.types import Array, Aux, Bool, DType, Index, Inputs, Leaves, Scalar, Tree
+from . import dense_samples
 from .event_times import knot_sources, may_move, moved_knots
 from .moving_times import Moving, moves, rates, zero_of
 from .saveat import SaveAt
@@ -74,6 +75,9 @@ class DenseOutput:
         Where in a step its rows stand; where 0 is none of them, the row before is the one there.
     dtypes : tuple of dtypes or None
         Those of y, where rows are carried in another one.
+
+    Where samples of a batch have steps of their own, arrays have the samples in front
+    (``dense_samples``).
     """
 
     rows: Tree
@@ -101,6 +105,8 @@ class DenseOutput:
 
     def evaluate(self, t: Tree, *, derivative: bool = False) -> Tree:
         """y (or dy/dt) at t, shape () or (k,): a tree of arrays of shape (*t.shape, *shape)."""
+        if len(self.knots.shape) == 2:
+            return dense_samples.evaluate(self, t, derivative=derivative)
         bk, times, shape = self._times(t)
         place = self._find(bk, times)
         weights = self._weights(bk, place, derivative)
@@ -110,7 +116,7 @@ class DenseOutput:
         found = [self._sum(bk, x, place, weights) for x in leaves]
         found = [bk.xp.reshape(x, (*shape, *x.shape[1:])) for x in found]
         if self.dtypes is not None:
-            found = [_cast(bk, x, own) for x, own in zip(found, self.dtypes, strict=True)]
+            found = [cast(bk, x, own) for x, own in zip(found, self.dtypes, strict=True)]
         return bk.unflatten(treedef, found)
 
     def _times(self, t: Tree) -> tuple[AbstractBackend, Array, tuple[int, ...]]:
@@ -280,7 +286,7 @@ def lagrange(at: Sequence[float], x: Array) -> tuple[list[Array], list[Array]]:
     return values, slopes
 
 
-def _cast(bk: AbstractBackend, x: Array, dtype: DType | None) -> Array:
+def cast(bk: AbstractBackend, x: Array, dtype: DType | None) -> Array:
     """An array in the dtype of y's leaf; one that is carried as a complex one may be real."""
     if dtype is None or x.dtype == dtype:
         return x

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
+from .._backend.clock import NEARLY
 from .._base.types import Bool, Carry, Index, Inputs, Leaves, Scalar, State, Table
 from .._checkpointing import Patience, Slots, Stored
 from .._solvers.base import AbstractStepper, SolverState, Step
@@ -103,10 +104,13 @@ def try_step(
     def to_stop(
         t: Scalar, h: Scalar, memory: tuple[Scalar, ...], y: State, state: SolverState
     ) -> Try:
-        tried = attempt(t, h, memory, y, state, stops.after(t, t1))  # type: ignore[union-attr]
+        stop = stops.after(t, t1)  # type: ignore[union-attr]
+        tried = attempt(t, h, memory, y, state, stop)
         ok, t_new, size, y1, e2, new, now, *rest = tried
         # a step that was cut short tells little: what was meant before goes on behind the stop
-        cut = clock.both(ok, abs(size) < abs(h))
+        # (one that is shorter than h by the rounding of (t + h) - t alone was not)
+        short = clock.both(t_new == stop, abs(size) < NEARLY * abs(h))
+        cut = clock.both(ok, short)
         longer = clock.both(cut, abs(new) < abs(h))
         new, now = constant(where(longer, h, new)), clock.select(cut, memory, now)
         return ok, t_new, size, y1, e2, new, now, *rest

@@ -1,0 +1,261 @@
+"""Whatever a single solve does, each sample of a batch does with steps of its own."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+import retrograde as rg
+
+NEAR = {"rtol": 1e-4, "atol": 1e-4}
+"""Coarse: then rounding is little of an error, and steps agree to 1e-11 and better."""
+
+SAMPLES = 5
+STARTS = 0.5 + 2.0 * np.random.default_rng(3).random((SAMPLES, 2))
+SPEEDS = np.array([1.0, 3.0, 1.0, 2.0, 1.5])
+BEGINS, ENDS = np.linspace(-0.5, 0.5, SAMPLES), np.array([2.0, 3.0, 2.5, 1.5, 2.25])
+LOOKS = np.stack([BEGINS + part * (ENDS - BEGINS) for part in (0.05, 0.15, 0.2)], axis=1)
+
+
+class Field:
+    """Lotka-Volterra systems forced in time, of one sample or of a batch."""
+
+    def __init__(self, backend=None):
+        self.backend = backend
+
+    def __call__(self, t, y, args):
+        xp = np if self.backend is None else self.backend.namespace(y)
+        growth, speed = args
+        prey, hunters = y[..., 0], y[..., 1]
+        meet = prey * hunters
+        slope = [growth * prey - meet, meet - (3.0 + 0.1 * t) * hunters]
+        return speed[..., None] * xp.stack(slope, axis=-1)
+
+
+def few_prey(t, y, args):
+    return y[..., 0] - 1.6 * args[0]
+
+
+def many_hunters(t, y, args):
+    return y[..., 1] - 1.2 * args[0]
+
+
+def fled(t, y, args):
+    return 0.75 * y + 0.02 * args[0]
+
+
+def product(t, y, args):
+    return args[0] * y[..., 0] * y[..., 1] + t
+
+
+WATCH = rg.Event(few_prey, terminal=False)
+STOP = rg.Event(many_hunters, direction=1)
+FLEE = rg.Event(many_hunters, direction=1, reset=fled)
+CASES = {
+    "steps": {"saveat": rg.SaveAt(t0=True, steps=True), "solver": "bosh3"},
+    "several": {
+        "saveat": {
+            "looks": rg.SaveAt(ts=LOOKS, fn=product),
+            "two": (rg.SaveAt(t0=True, t1=True), rg.SaveAt(ts=LOOKS)),
+        }
+    },
+    "dense": {"saveat": rg.SaveAt(dense=True)},
+    "events": {"event": [WATCH, STOP], "saveat": rg.SaveAt(ts=LOOKS, t1=True)},
+    "second": {"event": rg.Event(many_hunters, terminal=2), "saveat": rg.SaveAt(dense=True)},
+    "resets": {"event": FLEE, "saveat": rg.SaveAt(steps=True)},
+    "stops": {
+        "controller": rg.PIDController(1e-4, 1e-4, step_ts=[0.3, 1.1], jump_ts=[0.75]),
+        "saveat": rg.SaveAt(ts=LOOKS),
+    },
+    "max": {"controller": rg.PIDController(1e-4, 1e-4, norm="max")},
+    "own norm": {"controller": rg.PIDController(1e-4, 1e-4, norm=lambda r: abs(r).sum())},
+    "reversible": {"solver": "reversible_heun", "dt": 0.05, "adjoint": "reversible"},
+}
+
+
+def of(i, saveat):
+    """The wish of sample i."""
+    if isinstance(saveat, dict):
+        return {key: of(i, x) for key, x in saveat.items()}
+    if isinstance(saveat, tuple):
+        return tuple(of(i, x) for x in saveat)
+    ts = None if saveat.ts is None else saveat.ts[i]
+    return rg.SaveAt(saveat.t0, saveat.t1, ts, saveat.steps, saveat.fn, saveat.dense)
+
+
+def arrays(backend, saveat):
+    """A wish with times of the library."""
+    if isinstance(saveat, dict):
+        return {key: arrays(backend, x) for key, x in saveat.items()}
+    if isinstance(saveat, tuple):
+        return tuple(arrays(backend, x) for x in saveat)
+    ts = None if saveat.ts is None else backend.array(saveat.ts)
+    return rg.SaveAt(saveat.t0, saveat.t1, ts, saveat.steps, saveat.fn, saveat.dense)
+
+
+def leaves(tree):
+    """The arrays of nested dicts and tuples."""
+    if isinstance(tree, (dict, tuple, list)):
+        parts = tree.values() if isinstance(tree, dict) else tree
+        return [x for part in parts for x in leaves(part)]
+    return [] if tree is None else [np.asarray(tree)]
+
+
+def weights(tree):
+    """Cotangents of a tree: of finite numbers a wave, of the others 0."""
+    if isinstance(tree, dict):
+        return {key: weights(x) for key, x in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(weights(x) for x in tree)
+    if tree is None:
+        return None
+    wave = np.cos(1.7 * np.arange(tree.size).reshape(tree.shape))
+    return np.where(np.isfinite(tree), wave, 0.0)
+
+
+def part(tree, i, like):
+    """Column i of a tree, as many rows as ``like`` has."""
+    if isinstance(tree, dict):
+        return {key: part(x, i, like[key]) for key, x in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(part(x, i, y) for x, y in zip(tree, like, strict=True))
+    return None if tree is None else tree[: len(like), i]
+
+
+def singles(**keywords):
+    """(solution, pullback) of each sample by itself, in NumPy."""
+    found = []
+    for i in range(SAMPLES):
+        given = {**NEAR, **keywords}
+        if "saveat" in given:
+            given["saveat"] = of(i, given["saveat"])
+        args = (np.float64(1.5), SPEEDS[i])
+        found.append(rg.solve_vjp(Field(), STARTS[i], BEGINS[i], ENDS[i], args, **given))
+    return found
+
+
+def call(backend, **keywords):
+    """The arguments of the batch."""
+    args = (backend.array(np.float64(1.5)), rg.PerSample(backend.array(SPEEDS)))
+    if "saveat" in keywords:
+        keywords["saveat"] = arrays(backend, keywords["saveat"])
+    start, times = backend.array(STARTS), (backend.array(BEGINS), backend.array(ENDS))
+    return (Field(backend), start, *times, args), {"per_sample": True, **NEAR, **keywords}
+
+
+def values(backend, sol):
+    """(ys, ts, what events recorded, y at some times) of a solution, in NumPy."""
+    looks = None if sol.dense is None else sol.evaluate(backend.array(LOOKS))
+    hits = [(hit.ts, hit.ys, hit.after) for hit in sol.events]
+    ts = tuple(sol.ts) if isinstance(sol.ts, tuple) else sol.ts
+    return backend.to_numpy((sol.ys, ts, hits, looks))
+
+
+def assert_like_singles(backend, sol, alone):
+    """Values of every sample to rounding, counts exactly; inf where it has no row."""
+    tree = values(backend, sol)
+    stats = backend.to_numpy(sol.stats)
+    for i, (one, _) in enumerate(alone):
+        hits = [(hit.ts, hit.ys, hit.after) for hit in one.events]
+        looks = None if one.dense is None else one.evaluate(LOOKS[i])
+        own = one.ys, one.ts, hits, looks
+        for x, y, whole in zip(leaves(part(tree, i, own)), leaves(own), leaves(tree), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-11)
+            assert np.isinf(whole[len(y) :, i]).all()
+        for name in ("num_steps", "num_accepted_steps", "num_f_evals"):
+            assert stats[name][i] == one.stats[name], name
+        if sol.events:
+            assert backend.to_numpy(sol.event)[i] == one.event
+            counts = [int(backend.to_numpy(hit.count)[i]) for hit in sol.events]
+            assert counts == [hit.count for hit in one.events]
+    assert all(sum(int(n) for n in backend.to_numpy(hit.count)) > 2 for hit in sol.events)
+
+
+def pulled(backend, pull, given, counts=(), looks=LOOKS):
+    """A pullback of cotangents of (ys, ts, hits, y at times)."""
+    ys, ts, hits, value = given
+    keywords = {}
+    if hits:
+        pairs = zip(hits, counts, strict=True)
+        keywords["events"] = [rg.Hit(*backend.tree(hit), count) for hit, count in pairs]
+    if value is not None:
+        keywords["evaluated"] = (backend.tree(looks), backend.tree(value))
+    return pull(backend.tree(ys), backend.tree(ts), **keywords)
+
+
+class Plain:
+    """NumPy's arrays as they are."""
+
+    @staticmethod
+    def tree(tree):
+        return tree
+
+
+class Of:
+    """Trees of NumPy's arrays as those of a library."""
+
+    def __init__(self, backend):
+        self.backend = backend
+
+    def tree(self, tree):
+        if isinstance(tree, dict):
+            return {key: self.tree(x) for key, x in tree.items()}
+        if isinstance(tree, (tuple, list)):
+            return type(tree)(self.tree(x) for x in tree)
+        return tree if tree is None else self.backend.array(tree)
+
+
+def assert_gradients(backend, sol, pull, alone):
+    """Of rows, their times, events and dense output, by y0, args and all times."""
+    tree = values(backend, sol)
+    cts = weights(tree)
+    counts = [hit.count for hit in sol.events]
+    g = pulled(Of(backend), pull, cts, counts)
+    right = []
+    for i, (one, own_pull) in enumerate(alone):
+        hits = [(hit.ts, hit.ys, hit.after) for hit in one.events]
+        looks = None if one.dense is None else one.evaluate(LOOKS[i])
+        mine = part(cts, i, (one.ys, one.ts, hits, looks))
+        right.append(pulled(Plain, own_pull, mine, [hit.count for hit in one.events], LOOKS[i]))
+    close = lambda x, y: np.testing.assert_allclose(backend.to_numpy(x), y, 1e-9, 1e-9)  # noqa: E731
+    for name in ("y0", "t0", "t1"):
+        close(getattr(g, name), np.stack([getattr(one, name) for one in right]))
+    close(g.args[0], sum(one.args[0] for one in right))
+    close(g.args[1], np.stack([one.args[1] for one in right]))
+    for x, *y in zip(
+        leaves(backend.to_numpy(g.ts)), *(leaves(one.ts) for one in right), strict=True
+    ):
+        close(x, np.stack(y))
+
+
+@pytest.mark.settings(
+    case=list(CASES),
+    few={
+        "strict": ["events", "several"],
+        "torch": ["second", "resets", "stops"],
+        "jax": ["second"],
+    },
+)
+def test_each_sample_is_a_solve_of_its_own(backend, case):
+    keywords = CASES[case]
+    alone = singles(**keywords)
+    given, keywords = call(backend, **keywords)
+    sol, pull = rg.solve_vjp(*given, **keywords)
+    assert_like_singles(backend, sol, alone)
+    assert_gradients(backend, sol, pull, alone)
+
+
+@pytest.mark.libraries("numpy")
+def test_a_pullback_is_sent_elsewhere(backend):
+    """Pickled, of the loop for all samples and of single solves."""
+    for case in ("max",):
+        given, keywords = call(backend, **CASES.get(case, {}))
+        sol, pull = rg.solve_vjp(Field(), *given[1:], **keywords)
+        ct = backend.array(weights(backend.to_numpy(sol.ys)))
+        there = pickle.loads(pickle.dumps(pull))
+        for x, y in zip(
+            leaves(backend.to_numpy(pull(ct))), leaves(backend.to_numpy(there(ct))), strict=True
+        ):
+            np.testing.assert_array_equal(x, y)
