@@ -221,7 +221,11 @@ WRONG = {
     "terminal": (lambda: at(1.0, terminal=0), {}, "terminal"),
     "callable": (lambda: rg.Event(1.0), {}, "condition"),
     "kind": (lambda: [1.0], {}, "rg.Event"),
-    "adjoint": (lambda: at(1.0), {"adjoint": "backsolve"}, "can't pass the events"),
+    "adjoint": (
+        lambda: at(1.0),
+        {"adjoint": rg.BacksolveAdjoint(mode="continuous")},
+        "can't pass the events",
+    ),
     "record": (lambda: at(1.0), {"adjoint": rg.RecursiveCheckpointAdjoint(record=False)}, "record"),
 }
 

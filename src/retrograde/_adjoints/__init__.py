@@ -3,20 +3,21 @@
 ``base`` is the one abstract class (:class:`AbstractAdjoint`). Exact ones: ``checkpointed``
 (:class:`RecursiveCheckpointAdjoint`), ``inversion`` (:class:`BacksolveAdjoint` and
 :class:`ReversibleAdjoint`, which take steps back, checked by ``projection_guard``), ``stored_vjp``
-(:class:`TapeAdjoint`), ``direct`` (:class:`DirectAdjoint`, the library's own autodiff) and
-``forward_mode`` (:class:`ForwardMode`). ``continuous`` is backsolve's other mode, on the system of
-``augmented_system``. ``step_vjp`` is the vjp of one step, shared by the first three;
-``replay_with_controller`` replays steps where times are not recorded. To add one: a file with
-``forward`` and ``reverse`` (or ``primal``), its cost in ``_planner.costs`` and its row in
-``_planner.rules``, a line here.
+(:class:`TapeAdjoint`), ``direct`` (:class:`DirectAdjoint`, the library's own autodiff, often
+through steps that are ``retaken``) and ``forward_mode`` (:class:`ForwardMode`). ``continuous`` is
+backsolve's other mode, on the system of ``augmented_system``. ``step_vjp`` is the vjp of one step,
+shared by the first three; ``replay_with_controller`` replays steps where times are not recorded. To
+add one: a file with ``forward`` and ``reverse`` (or ``primal``), its cost in ``_planner.costs`` and
+its row in ``_planner.rules``, a line here.
 """
 
 from .._base.errors import InputError
 from .base import AbstractAdjoint
 from .checkpointed import RecursiveCheckpointAdjoint
-from .direct import DirectAdjoint, TooManySteps, check_followed, constant_times
+from .direct import DirectAdjoint, check_followed, constant_times
 from .forward_mode import ForwardMode
 from .inversion import BacksolveAdjoint, InvertingAdjoint, ReversibleAdjoint
+from .retaken import TooManySteps
 from .stored_vjp import TapeAdjoint
 
 __all__ = [

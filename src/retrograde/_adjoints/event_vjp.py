@@ -143,15 +143,29 @@ class EventVJP:
     def replayed(self, replay: AbstractStepper, i: Index, step: tuple[Scalar, Scalar], y: State,
                  y1: State) -> State:  # fmt: skip
         """What is carried from step i, whose end would be y1: from its cut, if there was one."""
-        xp, clock = self.bk.xp, self.clock
-        if clock.traced:
-            table = self.state.table[: self.events.capacity]
-            mine = (table[:, STEP] == i) & (table[:, KIND] > RECORDED)
-            k = xp.argmax(xp.where(mine, 1, 0))
-            again = lambda y1: self._from_cut(replay, k, step, y)  # noqa: E731
-            return self.bk.cond(xp.any(mine), again, lambda y1: y1, y1)
-        k = self._cuts.get(i)
-        return y1 if k is None else self._from_cut(replay, k, step, y)
+        k, cut = self._cut_of(i)
+        again = lambda y1: self._from_cut(replay, k, step, y)  # noqa: E731
+        return self.bk.cond(cut, again, lambda y1: y1, y1)
+
+    def inverted(
+        self, replay: AbstractStepper, i: Index, step: tuple[Scalar, Scalar], y_after: State
+    ) -> State:
+        """What was carried to step i, from what was carried from it; where it was cut, as kept."""
+        k, cut = self._cut_of(i)
+        return self.bk.cond(
+            cut,
+            lambda y: self.bk.read(self.state.starts, k),
+            lambda y: replay.invert(*step, y),
+            y_after,
+        )
+
+    def _cut_of(self, i: Index) -> tuple[Index, Bool]:
+        """The hit that cut step i, and whether one did."""
+        if not self.clock.traced:
+            return self._cuts.get(i, 0), i in self._cuts
+        xp, table = self.bk.xp, self.state.table[: self.events.capacity]
+        mine = (table[:, STEP] == i) & (table[:, KIND] > RECORDED)
+        return xp.argmax(xp.where(mine, 1, 0)), xp.any(mine)
 
     def _from_cut(
         self, replay: AbstractStepper, k: Index, step: tuple[Scalar, Scalar], y: State
@@ -297,13 +311,17 @@ class EventVJP:
             nu = where(grazes, math.nan, -d / where(grazes, 1.0, slope))
             return where(d == 0, 0.0, nu)
         if grazes or slope == 0:
-            t = self.loop.user_time(self.inputs, place.t)
-            raise InputError(
-                f"`event[{j}]` only touches zero at t = {t:.6g} (its condition's slope there is "
-                f"{slope:.2g}), so its time has no derivative; choose a condition that crosses "
-                "zero, or take no gradient through this event."
-            )
+            raise InputError(grazed(j, self.loop.user_time(self.inputs, place.t), slope))
         return -d / slope
+
+
+def grazed(j: int, t: Scalar, slope: Scalar) -> str:
+    """What is said of a condition that only touches zero."""
+    return (
+        f"`event[{j}]` only touches zero at t = {float(t):.6g} (its condition's slope there is "
+        f"{float(slope):.2g}), so its time has no derivative; choose a condition that crosses "
+        "zero, or take no gradient through this event."
+    )
 
 
 GRAZING = 8

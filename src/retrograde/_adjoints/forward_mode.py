@@ -45,8 +45,9 @@ class ForwardMode(AbstractAdjoint):
     -----
     Memory: one state for each tangent, and the rows of each in gradients. Where autodiff follows
     Python loops, gradients take one integration for each number; there a tangent of t0, t1 or ts
-    keeps the states of all steps. ``f`` itself is differentiated: it must not bring its own
-    ``vjp``, and its operations need a forward mode.
+    keeps the states of all steps, and with events any tangent does so in every library. ``f``
+    itself is differentiated: it must not bring its own ``vjp``, and its operations need a forward
+    mode.
 
     Examples
     --------
@@ -61,12 +62,13 @@ class ForwardMode(AbstractAdjoint):
     accuracy: ClassVar[str] = "exact"
     forward_depends_on_wanted: ClassVar[bool] = True
     follows_solve: ClassVar[bool] = True
+    passes_events: ClassVar[bool] = True
 
     def primal(self, loop: Integrator, inputs: Inputs) -> tuple[Leaves, Final]:
         """(output leaves, where the integration ended), by operations that a jvp can follow."""
         check_followed(loop, self.name)
         bk = loop.bk
-        if Capability.TRACED not in bk.capabilities:
+        if Capability.TRACED not in bk.capabilities or loop.events is not None:
             return DirectAdjoint().primal(loop, inputs)
         twin = copy.copy(loop)
         constant = bk.stop_gradient(inputs)

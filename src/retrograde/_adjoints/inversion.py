@@ -12,13 +12,14 @@ ODE is ``continuous``.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from .._base.errors import InputError
+from .._base.errors import InputError, UnsupportedByBackend
 from .._base.types import Index, Inputs, Leaves, NeedsGradient, Residuals, Scalar, Table
 from .._checkpointing import Invertible, Report, reverse_inverting, schedules
-from .._integrate.solution import Status
+from .._integrate.events import reached
 from .base import AbstractAdjoint
 from .checkpointed import RecursiveCheckpointAdjoint, fill, finished, strip
 from .projection_guard import Guard
@@ -53,6 +54,7 @@ class InvertingAdjoint(AbstractAdjoint):
     window: int = 1
     one_tape: bool = False
     accuracy: ClassVar[str] = "guarded"
+    passes_events: ClassVar[bool] = True
     corrected: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -99,8 +101,14 @@ class InvertingAdjoint(AbstractAdjoint):
             return self.replaying.forward(loop, inputs)
         guard = None if self.guard is None else Guard(loop, self.guard)
         slots = self.replaying.slots(loop)
+        if (events := loop.events) is not None:
+            loop = copy.copy(loop)
+            loop.events = events.keeping_starts()
         final = loop.integrate(inputs, slots, record=loop.adaptive, guard=guard)
-        return final, [strip(loop, slots, final._replace(inside=loop.outputs.counted(final)))]
+        kept = final._replace(inside=loop.outputs.counted(final))
+        if loop.events is not None:
+            kept = kept._replace(events=final.events.kept())
+        return final, [strip(loop, slots, kept)]
 
     def reverse(
         self,
@@ -131,7 +139,7 @@ class InvertingAdjoint(AbstractAdjoint):
             step.start(final),
             loop.clock,
         )
-        ok = final.status == int(Status.converged)
+        ok = reached(loop, final)
         return finished(bk, ok, step.finish(carry))._replace(stats=_stats(report, final.n))
 
     def _invertible(self, loop: Integrator, step: ReverseStep, noted: Table) -> Invertible:
@@ -283,6 +291,13 @@ class BacksolveAdjoint(InvertingAdjoint):
     def kind(self) -> str:
         """Its accuracy: 'guarded', or of the class of the solver's order."""
         return self.accuracy if self.mode == "discrete" else "O(h^p)"
+
+    def check_events(self, loop: Integrator) -> None:
+        if loop.events is not None and self.mode == "continuous":
+            raise UnsupportedByBackend(
+                "`adjoint` is BacksolveAdjoint(mode='continuous'), which can't pass the events of "
+                "a solve; use mode='discrete', or adjoint='auto'."
+            )
 
     @property
     def continuous(self) -> AbstractAdjoint | None:

@@ -179,6 +179,8 @@ class ReverseStep:
     def invert(self, i: Index, y_after: State) -> State:
         """The carried state before step i, from the one after it (see ``reversible``)."""
         t, h = self.grid.step(i)
+        if self.events is not None:
+            return self.events.inverted(self.replay, i, (t, h), y_after)
         return self.replay.invert(t, h, y_after)
 
     def pull(self, i: Index, y: State, carry: PullCarry) -> PullCarry:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from .._base.types import Bool, Carry, Function, Index, Inputs, Scalar, State, Tree
+from .._base.types import Bool, Buffer, Carry, Function, Index, Inputs, Scalar, State, Tree
 from .events import ENDED, EVENT, RECORDED, RESET, EventState, bound_event
 
 if TYPE_CHECKING:
@@ -76,11 +76,16 @@ class Detector:
         zero = clock.count(0)
         table = bk.real_rows(None if rows is None else rows + 1, 5, layout)
         left = bk.new_buffer(rows, layout, scratch=rows is not None)
-        right = bk.new_buffer(rows, layout, scratch=rows is not None) if events.resets else ()
+        scratch = rows is not None
+        right = bk.new_buffer(rows, layout, scratch=scratch) if events.resets else ()
+        starts: Buffer = ()
+        if events.keeps_starts:
+            starts = bk.new_buffer(rows, self.loop.carried, scratch=scratch)
         values = tuple(self.value(j, t0, y0) for j in range(len(events.given)))
         counts = (zero,) * len(values)
         full = clock.where(zero > 0, True, False)
-        return EventState(values, counts, zero, zero, clock.count(-1), full, table, left, right)
+        none = clock.count(-1)
+        return EventState(values, counts, zero, zero, none, full, table, left, right, starts)
 
     def value(self, j: int, t: Scalar, y: State) -> Scalar:
         """Condition j; of a boolean one, 1 or -1."""
@@ -98,11 +103,12 @@ class Detector:
         ok: Bool,
         step: tuple[Scalar, Scalar, Scalar],
         n: Index,
-        after: tuple[State, SolverState],
+        states: tuple[State, State, SolverState],
     ) -> tuple[EventState, Scalar, State, State, SolverState]:
         """Look for events in the step (t, t_new, size), accepted as number n where ``ok``.
 
-        ``after``: what is carried from its end, and the solver's state there. Returned are the new
+        ``states``: what is carried to it and from its end, and the solver's state there. Returned
+        are the new
         state of the events, where the step ends, what is carried there (for its rows), and what is
         carried, with the solver's state, into the next.
         """
@@ -112,16 +118,15 @@ class Detector:
         if not clock.traced:
             values = self._quiet(s.values, step) if ok else s.values
             if values is not None:
-                y1, state = after
+                _, y1, state = states
                 return s._replace(values=values), step[1], y1, y1, state
         sizes = tuple(abs(v) for v in s.values)
         scan = _Scan(zero, (zero,) * m, sizes, clock.real(1.0), start, ok, s)
         part = lambda scan: self._part(scan, step, n)  # noqa: E731
         scan = self.bk.while_loop(lambda scan: scan.going, part, scan)
         t_new, cut = self._time(step, scan.theta), scan.kind > RECORDED
-        (y1, state), s = after, scan.state
-        values, ended, y1, state = self._cut(scan, cut, t_new, (y1, state))
-        return s._replace(values=values), t_new, ended, y1, state
+        starts, values, ended, y1, state = self._cut(scan, cut, t_new, states)
+        return scan.state._replace(values=values, starts=starts), t_new, ended, y1, state
 
     def _quiet(
         self, values: tuple[float, ...], step: tuple[float, float, float]
@@ -283,30 +288,33 @@ class Detector:
         s = EventState(
             place(s.values, x), place(s.counts, s.counts[j] + one), s.number + one,
             s.cuts + pick(kind > RECORDED, one, 0), pick(kind == ENDED, j, s.ended), full,
-            table, bk.write(s.left, row, y), right,
+            table, bk.write(s.left, row, y), right, s.starts,
         )  # fmt: skip
         return s, kind
 
     # --- where a step is cut
     def _cut(
-        self, scan: _Scan, cut: Bool, t: Scalar, after: tuple[State, SolverState]
-    ) -> tuple[tuple[Scalar, ...], State, State, SolverState]:
-        """Values of the conditions, what is carried at the step's end, and what into the next."""
-        bk, clock, s = self.bk, self.clock, scan.state
+        self, scan: _Scan, cut: Bool, t: Scalar, states: tuple[State, State, SolverState]
+    ) -> tuple[Buffer, tuple[Scalar, ...], State, State, SolverState]:
+        """Starts of steps that were cut, values of the conditions, what is carried at the step's
+        end, and what into the next."""
+        bk, clock, s, (before, y1, state) = self.bk, self.clock, scan.state, states
         row = bk.pick(s.number > 0, s.number - 1, 0)
 
         def at_root(z: Carry) -> Carry:
-            values, _, y1, state = z
+            starts, values, _, y1, state = z
+            if self.events.keeps_starts:
+                starts = bk.write(starts, row, before)
             ended = self.stepper.start(t, bk.read(s.left, row))
             if not self.events.resets:
-                return values, ended, ended, state
+                return starts, values, ended, ended, state
             y = bk.read(s.right, row)
             y1 = self.stepper.start(t, y)
             state = self.stepper.init(t, y1)
-            return self._values_after(scan, t, y), ended, y1, state
+            return starts, self._values_after(scan, t, y), ended, y1, state
 
-        y1, state = after
-        return once(bk, clock, cut, at_root, (s.values, y1, y1, state))  # type: ignore[no-any-return]
+        start = (s.starts, s.values, y1, y1, state)
+        return once(bk, clock, cut, at_root, start)  # type: ignore[no-any-return]
 
     def _values_after(self, scan: _Scan, t: Scalar, y: State) -> tuple[Scalar, ...]:
         """Values at the state behind a reset. One that is zero there, but for rounding, has no

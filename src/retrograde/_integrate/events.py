@@ -6,6 +6,7 @@ place among its results, and the cotangents of these. ``event_detection`` finds 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -178,6 +179,8 @@ class EventState(NamedTuple):
         Of each hit: theta, time, event, step and kind (see ``RECORDED``).
     left, right : buffer
         States before and after it; right () where nothing resets.
+    starts : buffer
+        What was carried to the step that it cut, where that is kept; else ().
     """
 
     values: tuple[Scalar, ...]
@@ -189,6 +192,7 @@ class EventState(NamedTuple):
     table: Table
     left: Buffer
     right: Buffer
+    starts: Buffer = ()
 
     def kept(self) -> EventState:
         """What a reverse pass needs of it."""
@@ -229,6 +233,8 @@ class Events:
         self.resets = any(event.reset is not None for event in given)
         self.capacity = sum(event.rows for event in given)
         self.terminal = any(event.last is not None for event in given)
+        self.keeps_starts = False
+        """Whether the starts of steps that are cut are kept."""
 
     @classmethod
     def of(cls, problem: Problem, wish: Event | Sequence[Event] | None, t0: Time) -> Events | None:
@@ -251,6 +257,12 @@ class Events:
     def key(self) -> Hashable:
         """What a compiled form depends on."""
         return tuple(event.key() for event in self.given)
+
+    def keeping_starts(self) -> Events:
+        """The same, for a way back that takes steps back: none leads back over a cut."""
+        twin = copy.copy(self)
+        twin.keeps_starts = True
+        return twin
 
     # --- what a solve hands out
     def leaves(self, loop: Integrator, inputs: Inputs, final: Final) -> Leaves:

@@ -211,7 +211,8 @@ class AdaptiveSteps:
         ok = clock.both(on, ok)
         times, sizes, rows, events, end = s.times, s.sizes, s.rows, s.events, y1
         if self.detector is not None:
-            found = self.detector.step(events, ok, (s.t, t_new, size), s.n, (y1, after))
+            states = (s.y, y1, after)
+            found = self.detector.step(events, ok, (s.t, t_new, size), s.n, states)
             events, t_new, end, y1, after = found
         if self.record:  # beyond the last accepted time there may be anything
             times = clock.record(times, s.n, t_new, ok)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
-from .._adjoints.direct import TooManySteps
+from .._adjoints.retaken import TooManySteps
 from .._backend.protocols import Capability
 from .._base.types import (
     Array,

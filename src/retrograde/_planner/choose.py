@@ -91,17 +91,12 @@ def _override(
     loop: Integrator, requested: RequestedTransforms, shape: Shape, budget: int
 ) -> tuple[AbstractAdjoint | None, str]:
     """The adjoint that has what is asked for, and why; None where the planner is free."""
-    if loop.events is not None:
-        if requested.forward or requested.again:
-            raise UnsupportedByBackend(
-                "forward mode (a jvp) and derivatives of derivatives don't pass the events of a "
-                "solve; ask for one reverse-mode derivative."
-            )
-        return None, ""
     if requested.forward:
         return ForwardMode(), "forward mode (a jvp) is asked for"
     if requested.again:
         return DirectAdjoint(), "forward and reverse mode are asked for at once"
+    if loop.events is not None:  # whose tangents keep the states of all steps
+        return None, ""
     own = getattr(loop.problem.f, "vjp", None) is not None
     # a tangent along the steps beats every reverse pass: 2.5 F a step against 3
     if requested.scalars == 1 and not own and forward_cost(shape, 1).bytes <= budget:
@@ -144,11 +139,6 @@ def _unmeasured(
         raise UnsupportedByBackend(
             f"`adjoint` is {named.name}, which has a reverse pass alone and no way through these "
             "transforms; pass adjoint='auto', 'direct' or 'forward'."
-        )
-    if loop.events is not None:
-        raise UnsupportedByBackend(
-            f"the function transforms of {loop.bk.name} don't pass the events of a solve; take the "
-            "gradient without them."
         )
     steps, known = loop.count or 0, loop.count is not None
     return Plan(

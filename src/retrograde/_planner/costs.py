@@ -255,7 +255,7 @@ def inversion_cost(shape: Shape, adjoint: InvertingAdjoint) -> Cost:
     plain = checkpoint_cost(shape, adjoint.replaying)
     if adjoint.guard == 0 or (shape.known and not adjoint.inverts_any(shape.steps)):
         return plain
-    inverting = plain.bytes + guard_cost(shape, adjoint.guard)
+    inverting = plain.bytes + guard_cost(shape, adjoint.guard) + shape.starts
     replays = plain.time - (2 + adjoint.one_tape + shape.vjp)
     return Cost(inverting, plain.time - replays + min(1.0, replays))
 

@@ -118,6 +118,7 @@ def measure_problem(
         reversible=solver.reversible,
         noted=guard_width(loop.carried) * bk.itemsize(layout.real_dtype),
         vectors=guard_bytes(loop.carried),
+        starts=_starts(loop, steps),
         returning=carried + arguments,
         outputs=outputs,
         beside=_beside(loop, outputs, call.tape, judges),
@@ -222,7 +223,7 @@ per step, three bodies 2.1 us to 2.9 with states up to 9 MB, 2.7 to 2.9 at 35)."
 
 def _stages(loop: Integrator) -> tuple[int, int]:
     """Stages of a step, those of its interpolant included, and how many get cotangents of rows."""
-    saved = loop.outputs.interpolates
+    saved = loop.outputs.interpolates or loop.looks_inside
     stages = loop.solver.stages + (loop.solver.extra if saved else 0)
     return stages, stages if saved else 0
 
@@ -265,6 +266,17 @@ def _outputs(loop: Integrator, steps: int) -> dict[str, int]:
     if events is not None and Capability.TRACED in loop.bk.capabilities:
         found["states at events"] = events.capacity * (1 + events.resets) * int(loop.layout.nbytes)
     return found
+
+
+def _starts(loop: Integrator, steps: int) -> int:
+    """Bytes of the starts of steps that events cut, which a way back by inverted steps keeps."""
+    events, size = loop.events, int(loop.carried.nbytes)
+    if events is None:
+        return 0
+    if Capability.TRACED in loop.bk.capabilities:
+        return (events.capacity + 1) * size
+    cuts = sum(e.rows if e.reset is not None else e.last is not None for e in events.given)
+    return min(cuts, steps) * size
 
 
 def _beside(loop: Integrator, outputs: dict[str, int], tape: int, judges: bool) -> dict[str, int]:

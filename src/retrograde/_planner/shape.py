@@ -83,6 +83,8 @@ class Shape(NamedTuple):
         What a guard notes of a state.
     vectors : int [bytes]
         The projections that it notes.
+    starts : int [bytes]
+        Starts of steps that events cut, where steps are inverted.
     returning : int [bytes]
         Cotangents kept where pulls wait for a guard's verdict.
     outputs : dict of str to int [bytes]
@@ -125,6 +127,7 @@ class Shape(NamedTuple):
     reversible: bool = False
     noted: int = 0
     vectors: int = 0
+    starts: int = 0
     returning: int = 0
     outputs: dict[str, int] = {}  # noqa: RUF012
     beside: dict[str, int] = {}  # noqa: RUF012

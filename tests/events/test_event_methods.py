@@ -1,0 +1,125 @@
+"""Every gradient method passes events: steps taken back, autodiff of the library's own, twice."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import retrograde as rg
+
+from .test_event_gradients import FLIGHT, flight, gradient
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+
+STEPS = {"dt": 0.02, "solver": "tsit5", "max_steps": 150}
+METHODS = {
+    "taken back": {**STEPS, "adjoint": rg.BacksolveAdjoint(2)},
+    "guarded by what is stored": {**STEPS, "adjoint": rg.BacksolveAdjoint(4, guard=None)},
+    "adaptive, taken back": {"rtol": 1e-9, "atol": 1e-9, "adjoint": rg.BacksolveAdjoint(2)},
+    "reversible": {**STEPS, "solver": "alf", "adjoint": rg.ReversibleAdjoint(2)},
+    "direct": {**FLIGHT["stored"], "adjoint": "direct"},
+}
+
+
+@pytest.mark.settings(
+    method=["taken back", "guarded by what is stored", "adaptive, taken back", "reversible"],
+    few={
+        "strict": ["reversible"],
+        "torch": ["taken back", "direct"],
+        "jax:jit": ["taken back"],
+        "jax": [],
+    },
+)
+def test_its_gradient_is_that_of_checkpoints(backend, reference, method):
+    keywords = METHODS[method]
+    saveat = rg.SaveAt(t0=True, ts=[0.5, 1.1, 1.4], t1=True)
+    solve, y0, args = flight(backend, keywords, saveat)
+    plain, _, _ = flight(reference, {**keywords, "adjoint": "recursive_checkpoint"}, saveat)
+    sol = plain(rg.solve, y0, args)
+    counts = [hit.count for hit in sol.events]
+    assert (sol.event, sum(counts)) == (2, 7)
+    exact = gradient(reference, plain, y0, args, counts)
+    found = gradient(backend, solve, y0, args, counts)
+    size = max(np.max(np.abs(x)) for x in exact)
+    for a, b in zip(found, exact, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0.0, atol=1e-8 * size)
+    if method == "taken back" and backend.bk.name == "numpy":
+        solved, pullback = solve(rg.solve_vjp, y0, args)
+        pullback(np.ones_like(solved.ys))
+        assert solved.stats["inverted"] > 0.9 * solved.stats["num_accepted_steps"]
+
+
+def bounced(backend):
+    """A ball falls, bounces and ends where it falls again: by height, gravity and restitution."""
+    xp = backend.xp
+    f = lambda t, y, p: xp.stack([y[1], 0.0 * y[0] - p[1]])  # noqa: E731
+    turn = lambda t, y, p: xp.stack([0.0 * y[0], -p[2] * y[1]])  # noqa: E731
+    floor = rg.Event(lambda t, y, p: y[0], direction=-1, reset=turn, terminal=2)
+
+    def loss(p):
+        y0 = xp.stack([p[0], 0.0 * p[0]])
+        keywords = {"dt": 0.1, "solver": "bosh3", "event": floor, "max_steps": 40}
+        sol = rg.solve(f, y0, 0.0, 9.0, p, **keywords)
+        return sol.ts[-1] + 0.3 * sol.events[0].after[0, 1]
+
+    h, g, r = p = np.array([1.3, 9.81, 0.8])
+    t, v = np.sqrt(2 * h / g) * (1 + 2 * r), 0.3 * r * np.sqrt(2 * g * h)
+    # each is a product of powers: exponents of h, g, r + 1/2 and of h, g, r
+    first = t * np.array([0.5 / h, -0.5 / g, 1 / (r + 0.5)])
+    first += v * np.array([0.5 / h, 0.5 / g, 1 / r])
+
+    def second(value, powers, at):
+        rates = np.array(powers) / at
+        return value * (np.outer(rates, rates) - np.diag(np.array(powers) / at**2))
+
+    hessian = second(t, [0.5, -0.5, 1.0], np.array([h, g, r + 0.5]))
+    return loss, p, first, hessian + second(v, [0.5, 0.5, 1.0], p)
+
+
+@pytest.mark.libraries("torch jax:jit")
+def test_tangents_and_second_derivatives(backend):
+    """Closed forms: a solve that is exact for parabolas."""
+    loss, p, first, second = bounced(backend)
+    p, v = backend.array(p), backend.array([1.0, -2.0, 0.5])
+    if backend.bk.name == "jax":
+        import jax
+
+        def both(p):
+            return jax.jvp(jax.grad(loss), (p,), (v,))
+
+        g, row = backend.compiled(both)(p)
+    else:
+        import torch
+
+        g, row = torch.func.grad(loss)(p), torch.func.hessian(loss)(p) @ v
+        along = torch.func.jvp(loss, (p,), (v,))[1]
+        np.testing.assert_allclose(along, first @ v.numpy(), rtol=1e-11)
+        x = p.clone().requires_grad_()
+        (again,) = torch.autograd.grad(loss(x), x)
+        np.testing.assert_allclose(again, first, rtol=1e-11)
+    np.testing.assert_allclose(backend.to_numpy(g), first, rtol=1e-11)
+    np.testing.assert_allclose(backend.to_numpy(row), second @ backend.to_numpy(v), rtol=1e-9)
+
+
+@pytest.mark.libraries("torch", slow="jax:jit")
+def test_a_condition_that_only_touches_zero(backend):
+    """has no derivative on this way either: an error, in traced code nan."""
+    xp = backend.xp
+    f = lambda t, y, a: xp.stack([a + 0.0 * y[0]])  # noqa: E731
+    touch = rg.Event(lambda t, y, a: (y[0] - 0.55) ** 3)
+
+    def end(a):
+        y0 = backend.array([0.0])
+        keywords = {"dt": 0.1, "solver": "bosh3", "max_steps": 40, "adjoint": "direct"}
+        return rg.solve(f, y0, 0.0, 2.0, a, event=touch, **keywords).ts[-1]
+
+    a = backend.array(1.0)
+    if backend.bk.name == "jax":
+        import jax
+
+        value, g = backend.compiled(jax.value_and_grad(end))(a)
+        assert abs(float(value) - 0.55) < 1e-3
+        assert not np.isfinite(float(g))
+        return
+    with pytest.raises(rg.InputError, match="touches zero"):
+        end(a.requires_grad_())
