@@ -50,7 +50,8 @@ from .scanned_stages import TapeHooks
 from .transforms import TransformHooks, forward_mode, works
 from .trees import register
 from .user_loops import IterationHooks
-from .xla_cpu.eligible import default_device, value
+from .xla_cpu.eligible import SUMMED, default_device, value
+from .xla_cpu.kernel import in_kernel
 
 if TYPE_CHECKING:
     from retrograde._backend.protocols import FieldVJP, Layout, Program, Runnable
@@ -185,6 +186,8 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
         return jnp.real(a * b)  # JAX pairs cotangents without conjugation
 
     def matmul(self, a: Array, b: Array) -> Array:
+        if in_kernel() and a.ndim == b.ndim == 2 and a.size * b.shape[1] <= SUMMED:
+            return jnp.sum(a[:, :, None] * b, axis=1)  # products with vectors alone can be there
         # the default precision of float32 is that of 10 bits on recent GPUs
         return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
