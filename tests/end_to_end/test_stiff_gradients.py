@@ -90,3 +90,15 @@ def test_second_derivatives(backend):
     exact = 1.5 / root, -1.5 * u / 2 / root**3, 1.5 * 3 / 4 * u**2 / root**5
     found = [float(backend.to_numpy(x)) for x in backend.second(end, backend.array(k))]
     np.testing.assert_allclose(found, exact, rtol=1e-6)
+
+
+@pytest.mark.libraries("numpy torch")
+def test_the_plan_counts_matrices_and_records_no_graph(backend):
+    """A graph of Jacobians would take ten times what all else does."""
+    y0 = backend.array(np.linspace(0.5, 1.0, 40))
+    if backend.bk.name == "torch":
+        y0.requires_grad_()
+    f = lambda t, y, args: -(y**3)  # noqa: E731
+    plan = rg.plan(f, y0, 0.0, 1.0, solver="rodas5p")
+    assert isinstance(plan.adjoint, rg.RecursiveCheckpointAdjoint)
+    assert plan.items["linear algebra of a step"] > 5 * 8 * 40**2

@@ -23,6 +23,7 @@ from .step_count import Prediction, predict
 
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
+    from .._backend.linear import Structure
     from .._backend.protocols import FieldVJP, Pull
     from .._integrate.integrator import Integrator
     from .._integrate.problem import Problem
@@ -90,6 +91,8 @@ def measure_problem(
     step = max(0, (stages - spared) * layout.nbytes + 2 * carried)
     fixed = _fixed(loop, steps, growing, step=step, pull=pull, args=args)
     unfollowed = traced or loop.compiled or call.users_own or loop.events is not None
+    # Jacobians as parts of a graph take ten times what all else does (measured on PyTorch)
+    unfollowed = unfollowed or solver.implicit
     followed = native and Capability.DIRECT in bk.capabilities and not unfollowed
     recorded_now = followed and constant_times(inputs)
     recorded = max(layout.nbytes, solver.evaluations * call.kept) + carried - layout.nbytes
@@ -200,11 +203,28 @@ def _fixed(
         "cotangents of args": args,
         RECORD: (growing or 8 * (1 + loop.cut)) * record if loop.adaptive else 0,
     }
+    if loop.solver.implicit:
+        fixed["linear algebra of a step"] = _linear_algebra(loop)
     if loop.events is not None and traced:
         fixed["record of events"] = (loop.events.capacity + 1) * EVENT_ROW
     if loop.problem.drawn:
         fixed[DRAWN] = loop.problem.drawn * stages * steps
     return fixed
+
+
+def _linear_algebra(loop: Integrator) -> int:
+    """Bytes of the matrices of a step, and of its stages and their cotangents.
+
+    J, W, its factors, what J is made of (directions, products, complex states), those that the
+    solve has left.
+    """
+    layout = loop.layout
+    linear = loop.bk.linear(layout, cast("Structure", loop.problem.jac_structure))
+    return MATRICES * linear.nbytes + 2 * loop.solver.stages * int(layout.nbytes)
+
+
+MATRICES = 11
+"""Matrices alive at most (measured on NumPy, by complex steps)."""
 
 
 def _tapes(loop: Integrator, inputs: Inputs, wanted: NeedsGradient, steps: int) -> dict[str, Any]:
