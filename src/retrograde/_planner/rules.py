@@ -352,7 +352,7 @@ def widened(plan: Plan) -> Plan:
     if passing.get(PYTHON_OBJECTS):
         passing[PYTHON_OBJECTS] += LEFT_BEHIND
     given = plan.shape._replace(passing=passing)
-    for factor in (4.0, 2.0, 1.25):
+    for factor in (4.0, 2.0, 1.25, 1.1):
         steps = int(plan.limit * factor) + 1
         shape = given.of_steps(steps, f"begun again, for more than {plan.limit}")
         with contextlib.suppress(PlanInfeasible):
