@@ -19,8 +19,8 @@ and the rest is slow; JAX takes its few, for each is a program to compile, and o
 named as ``slow=`` or is not many. Where some libraries say it all,
 ``@pytest.mark.libraries("numpy jax:jit", slow="torch")`` names them (a device goes with its
 library). ``@pytest.mark.quick("euler-rows")`` names by their ids the cases of a test that stand for
-all; the others are slow. Without these marks a test runs on all libraries, two of its cases on the
-strict one, and one on JAX, with jit in half of the tests; more of them are slow.
+all; the others are slow. Without these marks a test runs on all libraries, one of its cases on the
+strict one and on JAX, with jit in half of the tests; more of them are slow.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def mark_slow(items: list[pytest.Item]) -> None:
         cases.setdefault(item.nodeid.replace("jax:jit", "jax"), []).append(item)
     for (_, library), cases in tests.items():
         order = sorted(cases, key=lambda case: zlib.crc32(case.encode()))
-        kept = ["strict", "strict"] if library == "strict" else [JAX[_odd(order[0])]]
+        kept = ["strict"] if library == "strict" else [JAX[_odd(order[0])]]
         for case, name in itertools.zip_longest(order, kept, fillvalue=""):
             for item in cases.get(case, ()):
                 if item.callspec.params["backend"] != name:  # type: ignore[attr-defined]

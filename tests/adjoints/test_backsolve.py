@@ -111,7 +111,9 @@ def test_lotka_volterra_in_one_slot_replays_nothing(backend, reference, guard):
 
 
 @pytest.mark.settings(
-    slots=[4, 8], guard=[1, 7, None], few={"strict": [(4, 7), (8, None)], "jax": [(8, 7)]}
+    slots=[4, 8],
+    guard=[1, 7, None],
+    few={"strict": [(8, 7)], "torch": [(4, 1), (8, None)], "jax": [(8, 7)]},
 )
 def test_toy_falls_back(backend, slots, guard):
     """T1: where peers' backsolve is 300 % off, ours replays and is exact."""

@@ -240,7 +240,7 @@ def test_jax_captured_tracers(reference):
     y0 = jax.numpy.asarray([2.0, 3.0])
 
     def loss(z):
-        sol = rg.solve(lambda t, y, args: -z * y, y0, 0.0, 1.0, solver="bosh3", dt=0.05)
+        sol = rg.solve(lambda t, y, args: -z * y, y0, 0.0, 1.0, solver="bosh3", dt=0.02)
         return sol.ys.sum()
 
     for fn in (jax.jacfwd(loss), jax.jit(jax.jacfwd(loss))):

@@ -177,8 +177,8 @@ GROWING = {"A5": 40.0, "B1": 100.0, "B4": 50.0, "E2": 50.0, "E3": 100.0} | {
 """Errors beside the tolerance; of orbits, which fall behind, and cycles, which drift.
 
 A5's tolerance is that of a state of 6, and an early error grows by 5.2 to the end. Bosh3 takes 114
-at 1e-9 (108 at 1e-8): at t = 10.7 its error estimate changes its sign, the steps about it grow up to
-what the true error, of one order more, allows, and a dozen of them make up half of it.
+at 1e-9 (108 at 1e-8): at t = 10.7 its error estimate changes its sign, the steps about it grow
+up to what the true error, of one order more, allows, and a dozen of them make up half of it.
 """
 
 
