@@ -17,7 +17,7 @@ from ._adjoints import (
     TapeAdjoint,
 )
 from ._api.solve import plan, solve, solve_vjp
-from ._autodiff import VectorField, check_vjp
+from ._autodiff import Split, VectorField, check_vjp
 from ._base import __version__ as __version__
 from ._base.errors import (
     InputError,
@@ -112,6 +112,7 @@ __all__ = [
     "SemiImplicitEuler",
     "Solution",
     "SolveFailed",
+    "Split",
     "Status",
     "StepTo",
     "Tableau",

@@ -256,3 +256,88 @@ def test_a_jacobian_that_is_wrong_costs_steps_and_no_digits():
     ]
     np.testing.assert_allclose(ends[0], ends[1], rtol=1e-10)
     assert math.isfinite(float(ends[0][0]))
+
+
+# --- split fields
+
+
+def halves(backend):
+    """y1 = cos t + 1, y2 = 1 / (2 + t) for k = 1: a fast decay, and what moves by itself."""
+
+    def explicit(t, y, k):
+        xp = np if backend is None else backend.namespace(y)
+        return xp.stack([-xp.sin(t) + y[1] * 0.0, -k * y[1] * y[1] + xp.sin(y[0] - xp.cos(t) - 1)])
+
+    def implicit(t, y, k):
+        xp = np if backend is None else backend.namespace(y)
+        off = xp.cos(t) + 1.0 - y[0]
+        return xp.stack([off * k * (4.0 + y[1]), (y[0] - 1.0 - xp.cos(t)) * y[1]])
+
+    return rg.Split(explicit, implicit)
+
+
+@pytest.mark.parametrize("name", ["KenCarp3", "KenCarp4", "KenCarp5"])
+def test_additive_pairs_have_their_order(name):
+    order, f = tableau_of(name).order, halves(None)
+    errors = []
+    for steps in (10, 20):
+        dt = 1.0 / steps
+        sol = rg.solve(
+            f, curved_at(0.0), 0.0, 2.0, np.asarray(1.0), solver=name.lower(), dt=dt,
+            saveat=rg.SaveAt(ts=[0.93], t1=True),
+        )  # fmt: skip
+        exact = np.stack([curved_at(0.93), curved_at(2.0)])
+        errors.append(np.abs(np.asarray(sol.ys) - exact).max(axis=1))
+    inside, end = np.log2(errors[0] / errors[1])
+    assert end > order - 0.6
+    assert inside > 2.0
+
+
+SPLIT = {"solver": "kencarp4", "dt": 0.125, "saveat": rg.SaveAt(ts=[0.4, 1.5])}
+WEIGHED = np.asarray([[1.0, -2.0], [0.5, 3.0]])
+
+
+def split_on_numpy(k, t1=1.5):
+    """The loss, and what pulls it back."""
+    problem = halves(None), np.asarray([2.3, 0.4]), 0.0, t1, np.asarray(k)
+    sol, pullback = rg.solve_vjp(*problem, **SPLIT)
+    return float(np.sum(WEIGHED * sol.ys)), pullback
+
+
+def test_the_gradient_of_a_split_solve_is_that_of_its_differences():
+    found, e = split_on_numpy(1.3)[1](WEIGHED), 1e-5
+    ends = [split_on_numpy(1.3 + d)[0] for d in (-e, e)]
+    assert float(found.args) == pytest.approx((ends[1] - ends[0]) / (2 * e), rel=1e-8)
+    # the last step's size moves with t1
+    ends = [split_on_numpy(1.3, 1.55 + d)[0] for d in (-e, e)]
+    late = split_on_numpy(1.3, 1.55)[1](WEIGHED)
+    assert float(late.t1) == pytest.approx((ends[1] - ends[0]) / (2 * e), rel=1e-8)
+
+
+@pytest.mark.libraries("torch jax", slow="strict jax:jit")
+def test_split_fields_on_every_library(backend):
+    """The stiff part alone is solved for; the same gradient; the sum by another method."""
+    problem = halves(backend), backend.array([2.3, 0.4]), 0.0, 1.5, backend.array(1.3)
+    found = backend.gradient(*problem, WEIGHED, **SPLIT)
+    wanted = split_on_numpy(1.3)[1](WEIGHED)
+    np.testing.assert_allclose(found.y0, wanted.y0, rtol=1e-9)
+    np.testing.assert_allclose(found.args, wanted.args, rtol=1e-9)
+    if backend.eager:
+        whole = backend.gradient(*problem, WEIGHED, **{**SPLIT, "solver": "kvaerno4"})
+        np.testing.assert_allclose(whole.ys, found.ys, rtol=1e-3)
+
+
+def test_jumps_of_a_split_field_are_stepped_on():
+    """A forcing that is switched, in either part: on its side of the jump each step sees one."""
+    on = lambda t: np.where(t < 1.0, 1.0, -2.0)  # noqa: E731
+    still, fast = (lambda t, y, a: a * on(t) + 0.0 * y), (lambda t, y, a: -50.0 * y)
+    for f in (rg.Split(still, fast), rg.Split(fast, still)):
+        controller = rg.PIDController(rtol=1e-8, atol=1e-8, jump_ts=[1.0])
+        keywords = {"solver": "kencarp5", "controller": controller}
+        sol, pullback = rg.solve_vjp(f, np.ones(1), 0.0, 1.1, np.asarray(1.0), **keywords)
+        held = math.exp(-5.0) - 1.0
+        wanted = math.exp(-55.0) + (1 - math.exp(-50.0)) / 50 * math.exp(-5.0) + 2 * held / 50
+        assert float(sol.ys[-1, 0]) == pytest.approx(wanted, rel=1e-6)
+        slope = float(pullback(np.ones((1, 1))).args)
+        assert slope == pytest.approx(wanted - math.exp(-55.0), rel=1e-6)
+        assert sol.stats["num_rejected_steps"] < 8

@@ -137,6 +137,8 @@ def _prepared(
     problem.parted = solver.parted
     at = t0 if start is None else start
     bk.capture(problem, at)
+    if solver.additive:
+        problem.take_apart(at)
     if solver.implicit:
         prepare_derivatives(problem, at, timed=solver.time_derivative)
     count = _count(problem, controller, ends, eps)

@@ -27,6 +27,7 @@ from .._base.types import (
     VectorFieldFn,
 )
 from .second import Cotangents, Second, Term, complexified, second_product, terms_of
+from .split import SplitPullback
 
 if TYPE_CHECKING:
     from .._backend.protocols import FieldVJP, Layout, Pull
@@ -291,6 +292,11 @@ def field_pullback(
     ``zero() -> acc`` and ``finish(acc) -> cotangents of params``.
     """
     f, program = problem.f, problem.program
+    if problem.split is not None:
+        parts = [output_pullback(problem, fn, params, wanted) for fn in problem.split]
+        if problem.pullbacks is not None:
+            problem.pullbacks += parts
+        return SplitPullback(parts[0], parts[1], wanted)
     if program is not None and not (getattr(f, "vjp", None) is not None):
         return program.vjp(params, wanted, prepared=prepared)
     vjp = _pullback(problem, f, problem.bind_leaves, params, wanted)

@@ -25,7 +25,7 @@ from .._backend.linear import Reals
 from .._backend.protocols import Capability
 from .._base.errors import InputError, UnsupportedByBackend
 from .._base.types import Array, Function, Namespace, NeedsGradient, Scalar, State
-from .field_vjp import field_pullback
+from .field_vjp import field_pullback, output_pullback
 from .second import complex_settings, second_kind
 
 if TYPE_CHECKING:
@@ -124,7 +124,16 @@ class FieldDerivatives:
 def _state_vjp(problem: Problem, params: Sequence[Array]) -> FieldVJP:
     """The vjp of f by y and t alone: the user's, or the tape's."""
     wanted = NeedsGradient((False,) * len(params), True, False, False)
+    if problem.split is not None:
+        return output_pullback(problem, problem.split[1], params, wanted)
     return field_pullback(problem, params, wanted, prepared=False)
+
+
+def _stiff_field(problem: Problem) -> Function:
+    """f, or what is implicit of it, bound."""
+    field: Function = problem.bind(problem.params)
+    parts = field.equations.parts  # type: ignore[attr-defined]
+    return field if parts is None else parts[1]
 
 
 class _ComplexStep:
@@ -255,9 +264,9 @@ def prepare_derivatives(problem: Problem, t0: Scalar, *, timed: bool) -> None:
     InputError
         Where the user's ``jac`` gives a matrix of another shape.
     """
-    bk, layout, jac = problem.bk, problem.layout, getattr(problem.f, "jac", None)
+    bk, layout, jac = problem.bk, problem.layout, problem.jac
     if Capability.AUTODIFF in bk.capabilities:
-        kind = "vjp" if getattr(problem.f, "vjp", None) is not None else "library"
+        kind = "vjp" if getattr(problem.stiff, "vjp", None) is not None else "library"
     elif layout.dtype != layout.real_dtype:
         kind = "vjp"
         _rows_or_error(problem, t0, timed)
@@ -271,7 +280,7 @@ def prepare_derivatives(problem: Problem, t0: Scalar, *, timed: bool) -> None:
 def _complex_step_or_rows(problem: Problem, t0: Scalar, timed: bool, *, given: bool) -> str:
     """The complex step where it gives what vjps give, else vjps."""
     reals, t = Reals(problem.layout), problem.layout.time(t0)
-    by = _ComplexStep(problem.bind(problem.params))
+    by = _ComplexStep(_stiff_field(problem))
     with problem.bk.quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of an imaginary part that is dropped
         try:

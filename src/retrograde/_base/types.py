@@ -154,11 +154,14 @@ class Equations(NamedTuple):
         What the user tells of its zeros; None for nothing.
     mass : object
         The mass matrix; None for the identity.
+    parts : tuple of two fields, or None
+        The explicit and the implicit part of a split field, where the solver takes them apart.
     """
 
     jac: Callable[[Array, State], Tree] | None = None
     structure: object = None
     mass: State = None
+    parts: tuple[Field, Field] | None = None
 
 
 class RequestedTransforms(NamedTuple):

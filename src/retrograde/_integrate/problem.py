@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING
 from .._backend.protocols import Capability
 from .._base.errors import InputError
 from .._base.plain_input import fitted, integral, matched, refuse
-from .._base.types import Array, Aux, Equations, Function, Leaves, State, Tree, VectorFieldFn
+from .._base.types import (
+    Array,
+    Aux,
+    Equations,
+    Function,
+    Leaves,
+    Scalar,
+    State,
+    Tree,
+    VectorFieldFn,
+)
 
 if TYPE_CHECKING:
     from .._api.mixed_dtypes import Casts
@@ -51,6 +61,11 @@ class Problem:
         """what he tells of its zeros,"""
         self.mass: State = None
         """and the mass matrix: for methods that solve equations."""
+        explicit, implicit = getattr(f, "explicit", None), getattr(f, "implicit", None)
+        self.halves = (explicit, implicit) if explicit and implicit else None
+        """Both parts of a field that is a sum (``Split``),"""
+        self.split: tuple[VectorFieldFn, VectorFieldFn] | None = None
+        """where the solver takes them apart."""
         self.casts: Casts | None = None
         """Casts between what is carried and what f and the user see, where these differ."""
         self.call = f
@@ -235,10 +250,49 @@ class Problem:
         if jac is not None:
             args = self.arguments(params)
             found = lambda t, y: jac(t, tree(y), args)  # noqa: E731
-        field.equations = Equations(found, self.jac_structure, self.mass)  # type: ignore[attr-defined]
-        if self.derivatives is not None:
+        parts: tuple[Function, Function] | None = None
+        if self.split is not None:
+            first, second = (self._part(fn, params, tree) for fn in self.split)
+            parts = first, second
+        known = Equations(found, self.jac_structure, self.mass, parts)
+        field.equations = known  # type: ignore[attr-defined]
+        if self.derivatives is not None and parts is not None:
+            bound = self.derivatives.bind(params, parts[1])
+            parts[1].linearise = bound  # type: ignore[attr-defined]
+        elif self.derivatives is not None:
             field.linearise = self.derivatives.bind(params, field)  # type: ignore[attr-defined]
         return field
+
+    def take_apart(self, t0: Scalar) -> None:
+        """Have bound fields tell both parts of a split one; of another, nothing changes."""
+        if self.halves is None:
+            return
+        stiff = self.halves[1]
+        self.jac = getattr(stiff, "jac", None)
+        self.jac_structure = getattr(stiff, "structure", None)
+        for fn in self.halves:
+            self.check_part(self.bk.example(self, fn, t0)[0])
+        self.split = self.halves
+
+    @property
+    def stiff(self) -> VectorFieldFn:
+        """What an implicit method solves equations of: f, or its implicit part."""
+        return self.f if self.split is None else self.split[1]
+
+    def check_part(self, leaves: Sequence[Array]) -> None:
+        """InputError unless a part of f returned what is like y0."""
+        found, wanted = [tuple(x.shape) for x in leaves], list(self.layout.shapes)
+        if found != wanted:
+            raise InputError(
+                f"a part of the `Split` returned arrays of shapes {found} where `y0` has {wanted}; "
+                "each part must be like `y0`."
+            )
+
+    def _part(self, fn: VectorFieldFn, params: Sequence[Array], tree: Function) -> Function:
+        """A part of a split field, bound as the field is."""
+        call, unpack = self.bind_output(fn, params), self.layout.unpack
+        free = tree == self.tree
+        return self.guarded(call if free else lambda t, y: call(t, unpack(y)))
 
     def _bound(self, params: Sequence[Array]) -> Function:
         field, unpack = self.bind_leaves(params), self.layout.unpack

@@ -18,6 +18,7 @@ import math
 import struct
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .._backend.interface import Capability
@@ -34,6 +35,7 @@ from .._base.types import (
     Scalar,
     Scale,
     State,
+    Tree,
 )
 from .._solvers.base import AbstractStepper, SolverState, Step
 
@@ -160,13 +162,18 @@ class Stops:
         sided: Field = lambda t, y: field(self.within(t), y)  # noqa: E731
         if (known := getattr(field, "equations", None)) is not None:
             jac = known.jac
-            jac = jac and (lambda t, y: known.jac(self.within(t), y))
-            sided.equations = known._replace(jac=jac)  # type: ignore[attr-defined]
+            jac = jac and partial(self._at, known.jac)
+            parts = known.parts and tuple(self.sided(part) for part in known.parts)
+            known = known._replace(jac=jac, parts=parts)
+            sided.equations = known  # type: ignore[attr-defined]
         if (linearise := getattr(field, "linearise", None)) is not None:
             sided.linearise = lambda reals, t, y, *, timed: linearise(  # type: ignore[attr-defined]
                 reals, self.within(t), y, timed=timed
             )
         return sided
+
+    def _at(self, fn: Field, t: Array, y: State) -> Tree:
+        return fn(self.within(t), y)
 
     def sided_vjp(self, vjp: FieldVJP) -> FieldVJP:
         """The vjp of f as a step sees it."""
@@ -200,7 +207,8 @@ class _SidedVJP:
         self.stops, self.vjp = stops, vjp
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.vjp, name)
+        found = getattr(self.vjp, name)
+        return _SidedVJP(self.stops, found) if name in ("explicit", "implicit") else found
 
     def __call__(self, t: Array, y: State) -> tuple[Sequence[Array], Pull]:
         return self.vjp(self.stops.within(t), y)

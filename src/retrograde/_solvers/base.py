@@ -146,6 +146,8 @@ class AbstractSolver(ABC):
         always, and ``one_tape`` by its name.
     time_derivative : bool
         Of an implicit method: whether it needs df/dt.
+    additive : bool
+        Whether it takes the parts of a split field apart (``field.equations.parts``).
     parted : bool
         Whether lines of the method use a part of f's result and drop the rest.
 
@@ -177,6 +179,7 @@ class AbstractSolver(ABC):
     reversible: ClassVar[bool] = False
     implicit: ClassVar[bool] = False
     time_derivative: ClassVar[bool] = True
+    additive: ClassVar[bool] = False
     parted: ClassVar[bool] = False
 
     @property

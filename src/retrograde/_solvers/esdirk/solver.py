@@ -6,6 +6,9 @@ alone: with ``lam_i`` the cotangent of stage i, ``(I / (gamma h) - J_i)^T lam_i 
 ``w_i`` is what the stages behind it and the result make of z_i, one vjp of f at stage i pulls
 ``lam_i`` to y, args and time (implicit function theorem; Hager 2000, doi:10.1007/s002110000178). It
 is the gradient of stages that are solved, which ``newton`` does to rounding.
+
+Of a split field the explicit part has increments ``e_i = gamma h k_i`` of its own, evaluated once a
+stage, at its solution; they stand behind the z_i in all sums.
 """
 
 from __future__ import annotations
@@ -45,7 +48,6 @@ class Increments(NamedTuple):
     y1: State
     ok: Bool
     calls: Index
-    factors: Any
     known: Any
 
 
@@ -67,13 +69,18 @@ class Stages:
         self, tableau: ESDIRKTableau, layout: Layout, field: Field, linear: Any, *,
         followed: bool = False,
     ) -> None:  # fmt: skip
-        self.tableau, self.layout, self.field, self.linear = tableau, layout, field, linear
+        self.tableau, self.layout, self.linear = tableau, layout, linear
         self.bk, self.clock = layout.bk, layout.bk.clock(layout)
         self.s, self.gamma = tableau.stages, tableau.gamma
-        self.rows = Rows(layout, [[w / self.gamma for w in row] for row in tableau.a], self.s)
-        self.guesses = Rows(layout, tableau.guesses, self.s)
+        self.explicit, self.field = parts_of(tableau, field)
+        self.width = self.s if self.explicit is None else 2 * self.s
+        self.a = _joined(tableau, split=self.explicit is not None)
+        self.rows, self.guesses = (
+            Rows(layout, self.a, self.width),
+            Rows(layout, tableau.guesses, self.width),
+        )
         self.nodes = self.bk.time_sequence(tableau.c, layout)
-        self.equations = StageEquations(layout, linear, field)
+        self.equations = StageEquations(layout, linear, self.field)
         self.followed = followed
 
     def shift(self, h: Scalar) -> Scalar:
@@ -88,6 +95,11 @@ class Stages:
         """``psi_i``, stage i without its own increment."""
         return self.layout.weighted([(1.0, y), *self.rows.terms(i, z)])
 
+    def weighed(self, weights: Sequence[Scalar], z: Sequence[State]) -> list[tuple[Scalar, State]]:
+        """Terms of a sum of slopes with weights, times h, in increments."""
+        both = (*weights, *weights) if self.explicit is not None else weights
+        return [(w / self.gamma, x) for w, x in zip(both, z, strict=True)]
+
     def run(self, t: Scalar, h: Scalar, y: State, known: Any = None) -> Increments:
         """All stages; ``known``: slope and Jacobian at the start, of a try before."""
         if not self.followed:
@@ -96,17 +108,18 @@ class Stages:
             still = self.bk.stop_gradient((t, h, y))
             found = self._run(still[0], still[1], still[2], None)
             z, ok = self.bk.stop_gradient((found.z, found.ok))
-        layout, c = self.layout, self.shift(h)
-        first = layout.weighted([(self.gamma * h, layout.own(self.field(layout.time(t), y)))])
+        c, start = self.shift(h), self.layout.time(t)
 
         def stage(i: Index, z: Carry) -> tuple[Carry, Leaves]:
-            psi, now = self.begin(i + 1, y, z), _at(self.clock, i + 1, z)
-            return _put(
-                self.clock, i + 1, z, self.equations.followed(self.time(i + 1, t, h), psi, now, c)
-            ), ()
+            i, at = i + 1, self.time(i + 1, t, h)
+            psi = self.begin(i, y, z)
+            found = self.equations.followed(at, psi, _at(self.clock, i, z), c)
+            return self._noted(i, z, found, at, self.layout.add(psi, found), h), ()
 
-        z, _ = self.bk.followed_scan(stage, (first, *z[1:]), self.s - 1, False)
-        y1 = self._poisoned(ok, layout.add(self.begin(self.s - 1, y, z), z[-1]))
+        first = self._increment(self.field, start, y, h)
+        z = self._noted(0, z, first, start, y, h)
+        z, _ = self.bk.followed_scan(stage, z, self.s - 1, False)
+        y1 = self._poisoned(ok, self._result(y, z))
         return found._replace(t=t, h=h, y=y, z=z, y1=y1)
 
     def _run(self, t: Scalar, h: Scalar, y: State, known: Any) -> Increments:
@@ -118,24 +131,40 @@ class Stages:
         c = self.shift(h)
         factors, scale = self.equations.begin(y, c, jacobian)
         first = layout.weighted([(self.gamma * h, slope)])
+        z = self._noted(0, (layout.zeros(),) * self.width, first, start, y, h)
 
         def stage(i: Index, s: Carry) -> Carry:
             z, factors, ok, calls = s
             psi, guess = self.begin(i, y, z), layout.weighted(self.guesses.terms(i, z))
             at = self.time(i, t, h)
             found = self.equations.solve(at, y, psi, guess, c, scale, factors)
-            return (
-                _put(clock, i, z, found.z),
-                found.factors,
-                clock.both(ok, found.ok),
-                calls + found.calls,
-            )
+            z = self._noted(i, z, found.z, at, layout.add(psi, found.z), h)
+            return z, found.factors, clock.both(ok, found.ok), calls + found.calls
 
-        z = (first, *[layout.zeros()] * (self.s - 1))
         begun = z, factors, clock.real(0.0) == 0.0, clock.count(calls)
         z, factors, ok, calls = bk.for_loop(1, self.s, stage, begun)
-        y1 = layout.add(self.begin(self.s - 1, y, z), z[-1])
-        return Increments(t, h, y, z, self._poisoned(ok, y1), ok, calls, factors, known)
+        if self.explicit is not None:
+            calls = calls + self.s
+        y1 = self._poisoned(ok, self._result(y, z))
+        return Increments(t, h, y, z, y1, ok, calls, known)
+
+    def _increment(self, field: Field, t: Array, y: State, h: Scalar) -> State:
+        """``gamma h f(t, y)``."""
+        return self.layout.weighted([(self.gamma * h, self.layout.own(field(t, y)))])
+
+    def _noted(
+        self, i: Index, z: tuple[State, ...], found: State, t: Array, y: State, h: Scalar
+    ) -> tuple[State, ...]:
+        """The increments with those of stage i, which is y at t."""
+        z = _put(self.clock, i, z, found)
+        if self.explicit is None:
+            return z
+        return _put(self.clock, self.s + i, z, self._increment(self.explicit, t, y, h))
+
+    def _result(self, y: State, z: Sequence[State]) -> State:
+        """y1."""
+        terms = [(w, x) for w, x in self.weighed(self.tableau.b, z) if w]
+        return self.layout.weighted([(1.0, y), *terms])
 
     def _poisoned(self, ok: Bool, y: State) -> State:
         """y, nan where the stages were not solved."""
@@ -165,6 +194,7 @@ class Inside:
 
     tableau: ESDIRKTableau
     layout: Layout
+    stages: Stages
     at: Increments
     extra = 0
 
@@ -174,16 +204,13 @@ class Inside:
 
     def interpolate(self, theta: Scalar) -> State:
         """y(t + theta h) of the last step."""
-        return self.layout.weighted([(1.0, self.at.y), *self._terms(self.tableau.weights(theta))])
+        terms = self.stages.weighed(self.tableau.weights(theta), self.at.z)
+        return self.layout.weighted([(1.0, self.at.y), *terms])
 
     def slope(self, theta: Scalar) -> State:
         """Its derivative with respect to time."""
-        terms = self._terms(self.tableau.weight_derivatives(theta))
+        terms = self.stages.weighed(self.tableau.weight_derivatives(theta), self.at.z)
         return self.layout.weighted([(w / self.at.h, z) for w, z in terms])
-
-    def _terms(self, weights: Sequence[Scalar]) -> list[tuple[Scalar, State]]:
-        pairs = zip(weights, self.at.z, strict=True)
-        return [(w / self.tableau.gamma, z) for w, z in pairs]
 
 
 class Stepper(Inside, AbstractStepper):
@@ -214,7 +241,7 @@ class Stepper(Inside, AbstractStepper):
             return made((found.y1, None, None, None, False, None))
         error2 = None
         if self.scale is not None:
-            e = self.layout.weighted(self._terms(self.tableau.b_error))
+            e = self.layout.weighted(self.stages.weighed(self.tableau.b_error, found.z))
             error2 = self.layout.error2(e, found.y, found.y1, self.scale)
         # a step that is taken again begins with the same slope and Jacobian
         kept = None if self.traced else found.known
@@ -235,12 +262,15 @@ class StepVJP(Inside):
         self, tableau: ESDIRKTableau, layout: Layout, vjp: FieldVJP, field: Field, linear: Any,
         *, time: bool,
     ) -> None:  # fmt: skip
-        self.tableau, self.layout, self.vjp, self.field = tableau, layout, vjp, field
-        self.linear, self.time = linear, time
-        self.stages = Stages(tableau, layout, field, linear)
+        self.tableau, self.layout, self.linear, self.time = tableau, layout, linear, time
+        self.stages = stages = Stages(tableau, layout, field, linear)
+        self.vjp, self.explicit = vjp, None
+        if stages.explicit is not None:
+            parts: Any = vjp
+            self.vjp, self.explicit = parts.implicit, parts.explicit
         s, gamma = tableau.stages, tableau.gamma
-        behind = [[tableau.a[m][j] / gamma if m > j else 0.0 for m in range(s)] for j in range(s)]
-        self.behind = Rows(layout, behind, s)
+        padded = [[*row, *[0.0] * (stages.width - len(row))] for row in stages.a]
+        self.behind = Rows(layout, [list(x) for x in zip(*padded, strict=True)], s)
         self.last = Rows(layout, [[b / gamma] for b in tableau.b], 1)
 
     def replay(self, field: Field) -> Stepper:
@@ -266,43 +296,68 @@ class StepVJP(Inside):
         return StepCotangents(step.y, step.params, step.t + ct_t, step.h + ct_h), extra
 
     def _transposed(self, g: State, acc: ParamSums, inside: State, *, size: bool) -> StepCotangents:
-        layout, linear, stages, at = self.layout, self.linear, self.stages, self.at
+        layout, stages, at = self.layout, self.stages, self.at
         clock, s, c = stages.clock, stages.s, stages.shift(at.h)
         q, qy = inside or (None, None)
 
-        def stage(j: Index, carry: Carry) -> Carry:
-            p, total, acc, ct_t, ct_h = carry
-            i = s - 1 - j
-            z, source = _at(clock, i, at.z), () if q is None else ((1.0, _at(clock, i, q)),)
-            w = layout.weighted([*self.last.terms(i, (g,)), *self.behind.terms(i, p), *source])
-            time, value = stages.time(i, at.t, at.h), layout.add(stages.begin(i, at.y, at.z), z)
-            matrix = linear.shifted(linear.jacobian(self.field, time, value), c)
-            lam = linear.solve_transposed(linear.factor(matrix), w)
-            _, pull = self.vjp(time, value)
-            _, ct, acc = pull(layout.unpack(lam), acc)
+        def own(i: Index, which: Index, p: tuple[State, ...]) -> list[tuple[Scalar, State]]:
+            """What the result and the stages behind make of an increment of stage i."""
+            terms = [*self.last.terms(i, (g,)), *self.behind.terms(which, p)]
+            return terms if q is None else [*terms, (1.0, _at(clock, i, q))]
+
+        def pulled(
+            vjp: FieldVJP, i: Index, lam: State, y: State, which: Index, sums: Carry
+        ) -> tuple[State, Carry]:
+            """The pull of a part of f at stage i."""
+            acc, ct_t, ct_h = sums
+            _, pull = vjp(stages.time(i, at.t, at.h), y)
+            mu, ct, acc = pull(layout.unpack(lam), acc)
             if self.time:
                 ct_t = ct_t + ct
                 if size:
                     node = stages.bk.table_get(stages.nodes, i)
-                    ct_h = ct_h + node * ct + layout.inner(lam, z) * (c / at.h)
-            new = layout.axpy(layout.weighted([(-1.0, w)]), c, lam)
-            return _put(clock, i, p, new), layout.add(total, new), acc, ct_t, ct_h
+                    slope = layout.inner(lam, _at(clock, which, at.z)) * (c / at.h)
+                    ct_h = ct_h + node * ct + slope
+            return layout.own(mu), (acc, ct_t, ct_h)
 
-        nothing, zero = layout.zeros(), clock.real(0.0)
-        begun = (nothing,) * s, g, acc, zero, zero
-        p, total, acc, ct_t, ct_h = stages.bk.for_loop(0, s - 1, stage, begun)
+        def explicit(
+            i: Index, y: State, p: tuple[State, ...], sums: Carry
+        ) -> tuple[list[tuple[Scalar, State]], Carry]:
+            """The cotangent of stage i by the explicit part there."""
+            if self.explicit is None:
+                return [], sums
+            w = layout.weighted([(1.0 / c * a, x) for a, x in own(i, s + i, p)])
+            mu, sums = pulled(self.explicit, i, w, y, s + i, sums)
+            return [(1.0, mu)], sums
+
+        def stage(j: Index, carry: Carry) -> Carry:
+            p, total, sums = carry
+            i = s - 1 - j
+            value = layout.add(stages.begin(i, at.y, at.z), _at(clock, i, at.z))
+            there, sums = explicit(i, value, p, sums)
+            w = layout.weighted([*own(i, i, p), *there])
+            lam = self._solved(stages.time(i, at.t, at.h), value, c, w)
+            _, sums = pulled(self.vjp, i, lam, value, i, sums)
+            new = layout.weighted([(-1.0, w), (c, lam), *there])
+            return _put(clock, i, p, new), layout.add(total, new), sums
+
+        zero = clock.real(0.0)
+        begun = (layout.zeros(),) * s, g, (acc, zero, zero)
+        p, total, sums = stages.bk.for_loop(0, s - 1, stage, begun)
         # the first stage is explicit, at y
-        source = () if q is None else ((1.0, q[0]),)
-        w = layout.weighted([*self.last.terms(0, (g,)), *self.behind.terms(0, p), *source])
-        lam = layout.weighted([(1.0 / c, w)])
-        _, pull = self.vjp(layout.time(at.t), at.y)
-        mu, ct, acc = pull(layout.unpack(lam), acc)
-        if self.time:
-            ct_t = ct_t + ct
-            if size:
-                ct_h = ct_h + layout.inner(lam, at.z[0]) * (c / at.h)
-        total = layout.add(total, layout.own(mu))
-        return StepCotangents(total if qy is None else layout.add(total, qy), acc, ct_t, ct_h)
+        there, sums = explicit(0, at.y, p, sums)
+        lam = layout.weighted([(1.0 / c * a, x) for a, x in own(0, 0, p)])
+        mu, (acc, ct_t, ct_h) = pulled(self.vjp, 0, lam, at.y, 0, sums)
+        end = [] if qy is None else [(1.0, qy)]
+        return StepCotangents(
+            layout.weighted([(1.0, total), (1.0, mu), *there, *end]), acc, ct_t, ct_h
+        )
+
+    def _solved(self, t: Array, y: State, c: Scalar, w: State) -> State:
+        """lam of ``(c I - J)^T lam = w``, J at (t, y)."""
+        linear = self.linear
+        matrix = linear.shifted(linear.jacobian(self.stages.field, t, y), c)
+        return linear.solve_transposed(linear.factor(matrix), w)
 
     # --- the ends of a solve
     def embed(self, ct: State) -> State:
@@ -354,10 +409,12 @@ class ESDIRK(AbstractSolver):
 
     tableau: ClassVar[ESDIRKTableau]
     implicit: ClassVar[bool] = True
+    time_derivative: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         tableau = cls.tableau
+        cls.additive = tableau.explicit is not None
         cls.order, cls.error_order = tableau.order, tableau.error_order
         cls.stages, cls.degree = tableau.stages, len(tableau.interpolation[0])
         cls.evaluations = 1 + CORRECTIONS_A_STAGE * (tableau.stages - 1)
@@ -396,3 +453,20 @@ def algebra(bk: AbstractBackend, layout: Layout, field: Field) -> Any:
     """Linear algebra for a bound field."""
     known = getattr(field, "equations", None)
     return bk.linear(layout, None if known is None else known.structure)
+
+
+def parts_of(tableau: ESDIRKTableau, field: Field) -> tuple[Field | None, Field]:
+    """The explicit part of a bound field, where there is one, and the implicit one."""
+    known = getattr(field, "equations", None)
+    parts = known and known.parts
+    return parts if parts and tableau.explicit is not None else (None, field)
+
+
+def _joined(tableau: ESDIRKTableau, *, split: bool) -> list[list[float]]:
+    """Rows of weights of all increments in ``psi_i``: the z_j, and behind them the e_j."""
+    gamma, s = tableau.gamma, tableau.stages
+    rows = [[w / gamma for w in row] for row in tableau.a]
+    if not split or tableau.explicit is None:
+        return rows
+    pairs = zip(rows, tableau.explicit, strict=True)
+    return [[*row, *[0.0] * (s - len(row)), *[w / gamma for w in more]] for row, more in pairs]
