@@ -1,6 +1,8 @@
-"""Progress of a solve, by a callable or a bar: at every step, or of a program at every per cent."""
+"""Progress of a solve, by a callable or a bar: by the clock, or of a program at every per cent."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ def test_parts_grow_from_zero_to_one(backend, keywords, span):
     assert parts == sorted(parts)
     assert (parts[0], parts[-1]) == (0.0, 1.0)
     steps = int(watched.stats["num_steps"])
-    assert len(parts) == steps + 1 or (not backend.eager and 5 < len(parts) <= steps)
+    assert (3 if backend.eager else 6) <= len(parts) <= steps + 1
     assert np.array_equal(backend.to_numpy(watched.ys), backend.to_numpy(run().ys))
 
 
@@ -34,6 +36,23 @@ def reports(backend):
         import jax
 
         jax.effects_barrier()
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(1.0, 1), (1e-2, 5), (1e-6, 50_000)])
+def test_reports_come_twenty_times_a_second(monkeypatch, seconds, most):
+    """At every step of dear ones; the number of steps between two reports at most doubles."""
+    from retrograde._backend.clock import HostClock
+    from retrograde._integrate import progress
+
+    tries, parts, gaps = 0, [], []
+    monkeypatch.setattr(progress.time, "monotonic", lambda: seconds * tries)
+    watch = progress.Watch(None, HostClock(), progress.Reporter(parts.append), (0.0, 1e6))
+    for _ in range(40):
+        gaps.append(watch.look(float(tries), tries) - tries)
+        tries += gaps[-1]
+    assert 0.8 * most <= gaps[-1] <= max(gaps) <= most  # rounded down
+    assert all(b <= 2 * a for a, b in itertools.pairwise(gaps))
+    assert len(parts) == len(gaps)
 
 
 def test_a_failed_solve_tells_how_far_it_came(backend):

@@ -96,9 +96,9 @@ def solve(
         ``ys`` has leaves (k, B, *shape), ``ts`` shape (k, B); ``status``, ``t_final`` and ``stats``
         shape (B,).
     progress : bool or callable
-        True shows a tqdm bar; a callable is given the part done, from 0 to 1: at every step, in
-        JAX where another per cent begins (under ``jit`` and ``grad`` too; of a ``vmap`` the least
-        part). There each report takes some 0.1 ms of the program's time.
+        True shows a tqdm bar; a callable is given the part done, from 0 to 1: some twenty times
+        a second, in JAX where another per cent begins (under ``jit`` and ``grad`` too; of a
+        ``vmap`` the least part). There each report takes some 0.1 ms of the program's time.
     on_step : callable or None
         ``on_step(t, y, h, accepted)`` is called of every try of a step that the solve makes: its
         start t, the state y there, its size h, and whether it was accepted; t, h and accepted are

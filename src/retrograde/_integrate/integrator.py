@@ -358,7 +358,10 @@ class Integrator:
 
         def watched(i: Index, s: Carry) -> Carry:
             assert self.watch is not None
-            self.watch.step(grid.step(i)[0], grid.end(i), i == 0)
+            if clock.traced:
+                self.watch.step(grid.step(i)[0], grid.end(i), i == 0)
+            elif i == self.watch.stop:
+                self.watch.look(grid.step(i)[0], i)
             return step(i, s)
 
         step: CountedBody = saving if inside else plain
@@ -432,11 +435,11 @@ class Integrator:
         if tell is not None:
             tries.attempt = _reported(tries.attempt, tell)
         start: Carry = tries.begin(inside)
-        plain = guard is None and clocked is None and self.watch is None and self.events is None
+        plain = guard is None and clocked is None and self.events is None
         if bk.python_loops and plain and (slots is None or slots.everything):
             return tries.final(*tries.on_host(start, slots))
         one: Function = tries.step
-        if self.watch:
+        if self.watch and self.clock.traced:
             one = self._watched(tries, self.watch)
         extra: Table = None
         step: Body = lambda s: (one(s[0]), None)  # noqa: E731

@@ -1,12 +1,13 @@
 """Progress of a solve: a tqdm bar, or the user's callable.
 
-A :class:`Watch` is told of every step, and tells how much is done: in eager libraries at each step,
-in compiled programs where another per cent begins (the adapter's ``report_from_program``). It tells
-of one integration; replays are none of its business.
+A :class:`Watch` tells how much is done: in eager libraries some twenty times a second, in compiled
+programs, which have no clock, where another per cent begins (the adapter's
+``report_from_program``). It tells of one integration; replays are none of its business.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ from .._base.types import Bool, Scalar
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .._backend.protocols import Clock
+
+PERIOD = 0.05
+"""Seconds between two reports: a report at every step took a quarter of the time of cheap ones."""
 
 
 class Reporter:
@@ -85,6 +89,11 @@ class Watch:
     reporter : Reporter
     ends : tuple of scalar [time]
         t0 and t1, by the clock.
+
+    Attributes
+    ----------
+    stop : int
+        The number of tries at which to :meth:`look` next, where the library is eager.
     """
 
     def __init__(
@@ -92,17 +101,26 @@ class Watch:
     ) -> None:
         self.bk, self.clock, self.reporter = bk, clock, reporter
         self.start, self.end = (clock.real(t) for t in ends)
+        self.stop, self.spacing, self.seen = 0, 1, time.monotonic()
 
     def _part(self, t: Scalar) -> Scalar:
         span = self.end - self.start
         where = self.clock.where
         return where(span != 0, (t - self.start) / where(span != 0, span, 1.0), 1.0)
 
+    def look(self, t: Scalar, tries: int) -> int:
+        """Report that so many tries led to t; the next ``stop``, about a ``PERIOD`` from now."""
+        self.reporter.report(self._part(t))
+        now = time.monotonic()
+        passed, self.seen = now - self.seen, now
+        if tries:
+            room = int(self.spacing * PERIOD / passed) if passed > 0 else 2 * self.spacing
+            self.spacing = max(1, min(2 * self.spacing, room))
+        self.stop = tries + self.spacing
+        return self.stop
+
     def step(self, t: Scalar, t_new: Scalar, first: Bool) -> None:
-        """A try from t led to t_new; it was the first, or not."""
-        if not self.clock.traced:
-            self.reporter.report(self._part(t))
-            return
+        """In a program: a try from t led to t_new; it was the first, or not."""
         parts = self._part(t), self._part(t_new)
         self.bk.report_from_program(self.reporter.report, *parts, first)
 

@@ -157,10 +157,12 @@ class AdaptiveSteps:
         self.attempt = try_step(clock, step, adapt, self.t1, stops)
         self.detector = None if loop.events is None else Detector(loop, inputs, self.stepper)
         self.emit = loop.outputs.emitters(loop.problem, loop.layout, inputs.params)
-        self.patience = None
+        self.patience, self.watch, self.stop = None, loop.watch, 0
+        """``stop``: the number of tries at which to look next, where times are floats."""
         if not clock.traced:
             self.patience = Patience(self.t1, lambda t: loop.user_time(inputs, t))
             self.hint = StiffnessHint(loop, self.field)
+            self.stop = self.patience.stop if self.watch is None else self.watch.stop
 
     def begin(self, inside: Carry) -> AdaptiveState:
         """The state before the first try; ``inside`` is the carry of the output rows."""
@@ -238,7 +240,7 @@ class AdaptiveSteps:
     def running(self, s: AdaptiveState) -> Bool:
         """Whether to try another step."""
         loop, limit = self.loop, self.loop.max_steps
-        if self.patience is not None and s.tries == self.patience.stop:
+        if self.patience is not None and s.tries == self.stop:
             self._look(s.t, s.h, s.tries, s.y)
         left = 1 if limit is None else limit - s.tries
         going = loop.clock.running(s.t, self.t1, s.h, self.controller.floor, left)
@@ -249,9 +251,15 @@ class AdaptiveSteps:
     def _look(self, t: float, h: float, tries: int, y: State) -> int:
         """What is looked at once in many tries; the number of tries to look at next."""
         assert self.patience is not None
-        if tries >= TRIES and isinstance(t, float):
-            self.hint.look(t, h, y, self.patience.user_time(t))
-        return self.patience.look(t, h, tries)
+        if tries == self.patience.stop:
+            if tries >= TRIES and isinstance(t, float):
+                self.hint.look(t, h, y, self.patience.user_time(t))
+            self.patience.look(t, h, tries)
+        self.stop = self.patience.stop
+        if self.watch is not None:
+            due = tries == self.watch.stop
+            self.stop = min(self.stop, self.watch.look(t, tries) if due else self.watch.stop)
+        return self.stop
 
     def on_host(self, s: AdaptiveState, slots: Slots | None) -> tuple[AdaptiveState, Stored | None]:
         """All tries where times are floats, with local variables in place of a state.
@@ -260,14 +268,13 @@ class AdaptiveSteps:
         less: of cheap steps the calls and states between them took 8 %. ``slots``: None, or
         those that store every state.
         """
-        loop, attempt, patience = self.loop, self.attempt, self.patience
-        assert patience is not None
+        loop, attempt = self.loop, self.attempt
         t, h, e2, memory, y, state, n, tries, calls, times, sizes, rows, _ = s
         t1, floor, least = self.t1, self.controller.floor, 4 * loop.clock.eps
         write, note, limit = loop.bk.write, loop.clock.record, loop.max_steps
         buffer = None if slots is None else slots.new_buffer(loop.bk, loop.carried)
         record, sized, inside = self.record, self.sized, bool(rows)
-        stop = patience.stop if limit is None else min(patience.stop, limit)
+        stop = self.stop if limit is None else min(self.stop, limit)
         while True:
             while t != t1 and tries != stop and abs(h) > floor + least * abs(t):
                 if buffer is not None:
