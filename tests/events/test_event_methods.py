@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import retrograde as rg
+from retrograde.measure import peak_gradient_bytes
 
 from .test_event_gradients import FLIGHT, flight, gradient
 
@@ -123,3 +124,47 @@ def test_a_condition_that_only_touches_zero(backend):
         return
     with pytest.raises(rg.InputError, match="touches zero"):
         end(a.requires_grad_())
+
+
+@pytest.mark.settings(
+    adjoint=["auto", rg.BacksolveAdjoint(3)],
+    few={"torch": ["auto"], "strict": [], "jax": [], "jax:jit": []},
+)
+def test_measured_peak_is_within_the_budget(backend, adjoint):
+    """Bounces, recorded tops, and an end, within room for a third of the states."""
+    size, keywords = 20_000, {"dt": 0.02, "solver": "bosh3", "adjoint": adjoint}
+    budget = 40 * 16 * size
+
+    def f(t, y, a):
+        xp = backend.namespace(y)
+        return xp.concat([y[size:], -a + 0.0 * y[:size]])
+
+    def turn(t, y, a):
+        xp = backend.namespace(y)
+        return xp.concat([0.0 * y[:size], -0.8 * y[size:]])
+
+    events = [
+        rg.Event(lambda t, y, a: y[0], direction=-1, reset=turn, capacity=8),
+        rg.Event(lambda t, y, a: y[size], direction=-1, terminal=False, capacity=8),
+    ]
+
+    def solve(call, y0, a, **more):
+        return call(f, y0, 0.0, 2.5, a, event=events, **keywords, **more)
+
+    y0, a = backend.array([1.0] * size + [0.0] * size), backend.array(9.81)
+    plan = solve(rg.plan, y0, a, memory=budget)
+
+    def run(y0, a):
+        if backend.bk.name == "numpy":
+            sol, pullback = solve(rg.solve_vjp, y0, a, memory=budget)
+            hits = [rg.Hit(np.ones_like(hit.ts), None, None, 1) for hit in sol.events]
+            return pullback(np.ones_like(sol.ys), events=hits)
+        a = a.detach().clone().requires_grad_()
+        sol = solve(rg.solve, y0, a, memory=budget)
+        (sol.ys.sum() + sum(hit.ts.sum() for hit in sol.events)).backward()
+        return None
+
+    counts = [hit.count for hit in solve(rg.solve, y0, a).events]
+    assert min(counts) >= 2
+    measured = peak_gradient_bytes(lambda y0, a: solve(rg.solve, y0, a), run, y0, a)
+    assert 16 * size < measured.bytes <= plan.memory <= budget

@@ -140,11 +140,15 @@ class _Solve(torch.autograd.Function):
         end = count + len(call.captured)
         ctx.save_for_backward(*tensors[:count], *tensors[end:])
         ctx.call = call
-        return tuple(call.forward())
+        ctx.set_materialize_grads(False)  # what nobody differentiates takes no memory
+        leaves = tuple(call.forward())
+        ctx.like = [(x.shape, x.dtype, x.device) for x in leaves]
+        return leaves
 
     @staticmethod
     def backward(ctx: Ctx, *cotangents: Array) -> Tree:
         call = ctx.call
+        cotangents = tuple(map(_whole, cotangents, ctx.like))
         saved = ctx.saved_tensors  # raises where one was changed in place
         needs = ctx.needs_input_grad[1:]
         with torch.no_grad():
@@ -157,6 +161,14 @@ class _Solve(torch.autograd.Function):
         if torch.is_grad_enabled():
             grads = _refuse_second_derivative(grads, (*saved, *call.captured, *cotangents))
         return (None, *grads)
+
+
+def _whole(cotangent: Array, like: tuple[Any, ...]) -> Array:
+    """A cotangent, zeros where there is none."""
+    if cotangent is not None:
+        return cotangent
+    shape, dtype, device = like
+    return torch.zeros((), dtype=dtype, device=device).expand(shape)
 
 
 def without_gradient(leaves: Sequence[Array], tensors: Sequence[Array]) -> Leaves:

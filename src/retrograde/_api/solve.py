@@ -318,6 +318,8 @@ def finished_solution(
     if pullback is not None:
         pullback.ts, pullback.ys, pullback.dense, _ = rows
         pullback.steps = aux[1]
+        if (events := program.loop.events) is not None:
+            pullback.leaves = events.forms(leaves, program.loop.outputs.width)
     return _solution(program, inputs, rows, aux, throw)
 
 

@@ -329,7 +329,7 @@ class Events:
                 f"`events` has {len(given)} entries; give one for each of the {len(self.given)} "
                 "events, None for zero."
             )
-        found = [bk.zeros_like(like) for like in leaves[:-1]]
+        found = [self._nothing(like) for like in leaves[:-1]]
         for j, hit in enumerate(given):
             if hit is None:
                 continue
@@ -354,6 +354,19 @@ class Events:
         for ct in ends:
             end = end + bk.array(ct, end.dtype, layout.device)[-1]
         return (*found, end)
+
+    def forms(self, leaves: Leaves, width: int) -> Leaves:
+        """What a pullback needs of a program's leaves, ``width`` of them rows: of the states at
+        hits their shapes, for the solution has copies of them."""
+        return (*leaves[:width], *map(self._nothing, leaves[width:-2]), *leaves[-2:])
+
+    def _nothing(self, like: Array) -> Array:
+        """Zeros that take no memory: most hits have no cotangent."""
+        one = self.bk.zeros_like(self.bk.xp.reshape(like, (-1,))[:1])
+        shape = tuple(like.shape)
+        if 0 in shape:
+            return self.bk.zeros_like(like)
+        return self.bk.xp.broadcast_to(one, shape) if shape else self.bk.zeros_like(like)
 
     def _placed(self, j: int, rows: list[int] | Array, aux: Aux, x: Array, like: Array) -> Array:
         """Event j's ``rows`` at their places among those of all hits, zeros at the others'."""

@@ -308,7 +308,7 @@ def _beside(loop: Integrator, outputs: dict[str, int], tape: int, judges: bool) 
     stages = loop.solver.stages + loop.solver.extra
     states = stages + WORKING + JUDGING * judges
     return {
-        "cotangents of saved states": outputs["saved states"],
+        "cotangents of saved states": outputs["saved states"] + outputs.get("states at events", 0),
         "working set of the solve": states * int(loop.carried.nbytes) + tape,
     }
 
