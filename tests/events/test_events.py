@@ -236,3 +236,26 @@ def test_what_is_no_event_is_an_error(case):
     settings = {"solver": "euler", "dt": 1.0, **keywords}
     with pytest.raises((rg.InputError, rg.UnsupportedByBackend), match=words):
         rg.solve_vjp(rate, np.zeros(1), 0.0, 3.0, event=make(), **settings)
+
+
+@pytest.mark.libraries("numpy torch jax:jit")
+def test_an_end_at_infinity(backend):
+    """A ball that falls ``whenever``: t = sqrt(2 h / g); and what ends by no event is an error."""
+    ground = rg.Event(lambda t, y, a: y[0], direction=-1)
+
+    def solve(y0, **keywords):
+        f = lambda t, y, a: backend.namespace(y).stack([y[1], 0.0 * y[0] - 9.81])  # noqa: E731
+        return rg.solve(f, y0, 0.5, math.inf, **keywords)
+
+    y0 = backend.array([10.0, 0.0])
+    for keywords in ({}, {"dt": 0.1, "saveat": rg.SaveAt(ts=[0.7], t1=True)}):
+        times = backend.compiled(lambda y0, k=keywords: solve(y0, event=ground, **k).ts)(y0)
+        end = float(backend.to_numpy(times)[-1])
+        assert end == pytest.approx(0.5 + math.sqrt(20 / 9.81), rel=1e-9)
+    crossing = rg.Event(lambda t, y, a: y[0], terminal=False)
+    for event in (None, crossing):
+        with pytest.raises(rg.InputError, match="no event ends"):
+            solve(y0, event=event)
+    never = rg.Event(lambda t, y, a: y[0] - 20.0)
+    with pytest.raises(rg.SolveFailed, match="max_steps"):
+        solve(y0, event=never, max_steps=20)

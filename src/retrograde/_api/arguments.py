@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .._autodiff.linearise import prepare_derivatives
@@ -37,11 +38,19 @@ from .._controllers import (
 )
 from .._controllers.norms import error_norm
 from .._integrate.dense import DENSE, nodes
-from .._integrate.events import Events
+from .._integrate.events import Event, Events, wished
 from .._integrate.integrator import Integrator
 from .._integrate.outputs import Output, Outputs
 from .._integrate.problem import Problem, describe
-from .._integrate.relative_time import clamped, near, relative_times, resolution, spacing
+from .._integrate.relative_time import (
+    ENDLESS,
+    clamped,
+    near,
+    relative_times,
+    resolution,
+    spacing,
+    unending,
+)
 from .._integrate.saveat import SaveAt, check_times_form, flattened, is_dense, is_several
 from .._solvers import AbstractSolver, find_solver
 from .mixed_dtypes import casts
@@ -52,6 +61,9 @@ if TYPE_CHECKING:
 
 TRACED_MAX_STEPS = 4096
 """Bound of the number of tries where a loop is traced and the user gives none."""
+
+ENDLESS_TRIES = 100_000
+"""The same in eager libraries of a solve to infinity."""
 
 MOST_COUNTED = 2**31 - 1
 """Steps that the counters of compiled loops can tell."""
@@ -85,6 +97,7 @@ def prepare(
     saveat = saveats_of(options.saveat)
     bk = backend_beside(y0, args, (t0, t1, *(part.ts for part in saveat[0])))
     eps = resolution(bk, given)
+    t1, options = _bounded(bk, t1, options)
     _check_one_library(bk, args, t0, t1, native=native)
     y0 = state(bk, y0, (args, t0, t1))
     *better, last = parameters(bk, args, y0, given=native)
@@ -102,6 +115,23 @@ def prepare(
                 "let `f` close over those that it needs as numbers of Python."
             )
         raise
+
+
+def _bounded(bk: AbstractBackend, t1: Scalar, options: Options) -> tuple[Scalar, Options]:
+    """An end at infinity, which an event has to forestall, as one that is finite, and a bound of
+    the tries."""
+    single = isinstance(t1, float) or (bk.is_array(t1) and getattr(t1, "shape", ()) == ())
+    value = bk.concrete(t1) if single else None
+    if value is None or not math.isinf(value):
+        return t1, options
+    if not any(isinstance(e, Event) and e.last is not None for e in wished(options.event)):
+        raise InputError(
+            f"`t1` is {value!r}, and no event ends the solve; pass a finite time, or "
+            "`event=rg.Event(condition, terminal=True)`."
+        )
+    tries = TRACED_MAX_STEPS if Capability.TRACED in bk.capabilities else ENDLESS_TRIES
+    tries = tries if options.max_steps is None else options.max_steps
+    return math.copysign(ENDLESS, value), replace(options, max_steps=tries)
 
 
 def _dense_nodes(solver: AbstractSolver, options: Options) -> tuple[float, ...]:
@@ -317,6 +347,8 @@ def _count(
         dt = bk.concrete(controller.dt)
         if dt is not None:
             ConstantSteps(dt).check(start, end)
+            if unending(end):
+                return None
             _check_size(problem, dt, end - start)
             return step_count(start, end, dt, eps)
     return None

@@ -9,6 +9,7 @@ signature and its docstring hold every keyword.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeAlias, TypedDict, TypeVar
@@ -147,7 +148,7 @@ class Options(_FromKeywords):
 class RestOptions(_FromKeywords):
     """Those of :func:`steady_state` with their defaults."""
 
-    t1: Time = 1e6
+    t1: Time = math.inf
     solver: SolverName | AbstractSolver = "tsit5"
     rtol: float = 1e-8
     atol: float = 1e-10

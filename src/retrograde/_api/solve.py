@@ -54,7 +54,7 @@ def solve(
         (of y0, args, t0, t1) are of, of their dtype and device; NumPy's where there are none. A
         tuple of numbers, and a list that holds arrays, are trees.
     t0, t1 : float or array, shape () [time]
-        ``t1 < t0`` solves backward.
+        ``t1 < t0`` solves backward. t1 may be ``math.inf`` where an event ends the solve.
     args : tree
         Handed to f; its floating leaves get gradients. Floats of Python are 0-d arrays inside of
         f. Ints and integer arrays stay what they are and have no gradient: they count, index or
@@ -87,8 +87,9 @@ def solve(
         Budget of the gradient: ``"512 MiB"``, bytes, a fraction of the free memory of the device
         below 1; None is half of it.
     max_steps : int or None
-        Bound of the number of tries; None: no bound in eager libraries, 4096 in traced ones. A
-        solve that takes long tells the logger ``retrograde`` how far it is.
+        Bound of the number of tries; None: no bound in eager libraries (100,000 where t1 is
+        infinite), 4096 in traced ones. A solve that takes long tells the logger ``retrograde`` how
+        far it is.
     per_sample : bool
         Whether axis 0 of every leaf of y0 is a batch whose samples have steps, counts and a status
         of their own. f gets t of shape (b,), y and what :class:`PerSample` marks in args with the

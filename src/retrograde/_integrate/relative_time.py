@@ -27,6 +27,15 @@ EPS = {8: 2.0**-52, 4: 2.0**-23}
 
 COARSEST = 2.0**-8
 
+ENDLESS = 1e30
+"""Where a solve to infinity ends that its event does not end: far behind its last step, and finite
+in every dtype that times have."""
+
+
+def unending(t1: float) -> bool:
+    """Whether a solve goes on until an event ends it."""
+    return abs(t1) >= ENDLESS / 2
+
 
 def resolution(bk: AbstractBackend, times: Sequence[Table]) -> float:
     """Relative spacing of the coarsest of these times (numbers, arrays, lists); Python's at least.

@@ -17,6 +17,7 @@ from .._backend.protocols import Capability
 from .._base.types import Array, Inputs, NeedsGradient, Scalar, State
 from .._controllers import AcceptedSteps
 from .._controllers.base import AdaptiveController
+from .._integrate.relative_time import unending
 from .._solvers import ExplicitRungeKutta
 from .shape import CHEAP, CHEAP_BYTES, PYTHON_OBJECTS, RECORD, UNLIMITED, Shape
 from .step_count import Prediction, predict
@@ -267,9 +268,9 @@ def _steps(
 
 
 def _span(loop: Integrator, inputs: Inputs) -> float | None:
-    """t1 - t0, where it is known."""
+    """t1 - t0, where it is known, and finite."""
     start, end = (loop.bk.concrete(t) for t in inputs.clocked[:2])
-    return None if start is None or end is None else end - start
+    return None if start is None or end is None or unending(end) else end - start
 
 
 def _outputs(loop: Integrator, steps: int) -> dict[str, int]:

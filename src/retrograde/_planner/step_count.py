@@ -34,6 +34,7 @@ from .._base.types import Array, Index, Inputs, Table
 from .._controllers import PIDController
 from .._controllers.base import AbstractController, AdaptiveController
 from .._integrate.outputs import Output, Outputs
+from .._integrate.relative_time import unending
 from .._integrate.saveat import SaveAt
 from .likeness import Likeness
 
@@ -79,11 +80,14 @@ def predict(
     short_probe : bool
         Whether some steps may be taken to tell.
     """
-    bound = loop.max_steps
+    bk, bound = loop.bk, loop.max_steps
     last = _recall(loop, inputs)
     if last is not None:
         found = Prediction(last, "predicted: as the last solve")
     else:
+        far = bk.concrete(inputs.t1)
+        if far is not None and unending(far):  # what ends it is an event
+            short_probe, k0 = False, None
         steps = _probe(loop, inputs) if short_probe else None
         source = "predicted by a short probe"
         if steps is None and k0 is not None:
