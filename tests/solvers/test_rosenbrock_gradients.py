@@ -44,21 +44,35 @@ def test_the_gradient_is_that_of_the_discrete_solve(backend, solver):
         np.testing.assert_allclose(getattr(g, name), value, rtol=2e-8, atol=2e-8, err_msg=name)
 
 
-def differences(solver, weights, keywords):
-    """Of the loss of the test above, by y0, args, t0, t1 and ts."""
+@every_method
+@pytest.mark.libraries("numpy strict torch", slow="jax:jit")
+def test_the_gradient_of_a_last_row_alone(backend, solver):
+    """Stages that serve an error or rows inside alone are not pulled."""
+    call = forced(backend), backend.array(Y0), T0, T1, backend.array(ARGS)
+    weights = np.asarray([[0.5, -0.5, 1.0]])
+    g = backend.gradient(*call, weights, times=True, solver=solver, dt=0.17)
+    expected = differences(solver, weights, {"dt": 0.17}, ts=None)
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(g, name), value, rtol=2e-8, atol=2e-8, err_msg=name)
+    adaptive = backend.gradient(*call, weights, solver=solver, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(adaptive.args, g.args, rtol=2e-2)
+
+
+def differences(solver, weights, keywords, ts=TS):
+    """Of the loss of the tests above, by y0, args, t0, t1 and ts."""
 
     class NumPy:
         namespace = staticmethod(lambda y: np)
 
     def loss(y0, args, t0, t1, ts):
-        saveat = rg.SaveAt(ts=ts, t1=True)
+        saveat = rg.SaveAt(ts=ts if np.ndim(ts) else None, t1=True)
         sol = rg.solve(
             forced(NumPy), y0, float(t0), float(t1), args, solver=solver, saveat=saveat, **keywords
         )
         return float(np.sum(weights * sol.ys))
 
-    names = ("y0", "args", "t0", "t1", "ts")
-    point = [np.asarray(x, dtype=float) for x in (Y0, ARGS, T0, T1, TS)]
+    names = ("y0", "args", "t0", "t1", "ts")[: 4 + (ts is not None)]
+    point = [np.asarray(x, dtype=float) for x in (Y0, ARGS, T0, T1, 0.0 if ts is None else ts)]
     found = {}
     for i, name in enumerate(names):
         x, values, e = point[i], np.zeros(point[i].shape), 1e-5

@@ -40,7 +40,8 @@ class FlatRosenbrockStages(Stages):
         self.scaled = 1.0 * self.table
         self.arguments = [bk.product(a[i, : i + 1], self.matrix[: i + 1]) for i in range(s)]
         self.couplings = [bk.product(self.scaled[i, :i], self.below[:i]) for i in range(s)]
-        self.increment = bk.product(self._row(tableau.b), self.below)
+        n = tableau.inner  # the others may be those of another step
+        self.increment = bk.product(self._row(tableau.b[:n]), self.below[:n])
 
     def _row(self, values: Sequence[float]) -> Array:
         return self.bk.coefficients(values, self.layout.dtype, self.layout.device)

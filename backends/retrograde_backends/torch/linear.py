@@ -35,6 +35,8 @@ class TorchLinearisation:
         self.graph: tuple[Tensor, tuple[Tensor, ...], Tensor] | None = None
         self.slopes: Array | None = None
         """Derivatives by time of the rows that were asked for last."""
+        self.autonomous = False
+        """Whether their graph does not reach the time."""
 
     # --- one graph for all rows
     def _recorded(self) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
@@ -63,6 +65,7 @@ class TorchLinearisation:
         grads = _rows(value, by, w, again=self.again)
         if self.timed:
             *grads, self.slopes = grads
+            self.autonomous = self.slopes is None
         return self._joined(grads, len(w))
 
     def _joined(self, grads: Sequence[Array | None], count: int) -> Array:
@@ -81,6 +84,8 @@ class TorchLinearisation:
         """df/dt; None where f's graph does not reach its time."""
         if transformed():
             return torch.func.jvp(self._of_time, (self.t,), (torch.ones_like(self.t),))[1]
+        if self.autonomous:
+            return None
         value, _, t = self._recorded()
         if self.slopes is not None and len(self.slopes) == self.reals.size:
             return self.slopes  # of all unit vectors

@@ -137,7 +137,7 @@ class StepVJP:
                     ct_h = ct_h + tableau.c[i] * ct + layout.inner(lam, self._by_size(i, h))
         taus = [h * x for x in d[: self.count]] if stages.start.by_time is not None else None
         place = layout.time(t), y
-        cotangents, ct, acc = self.vjp.second(*place, stages.u, lams, acc, taus)
+        cotangents, ct, acc = self.vjp.second(*place, stages.u[: self.count], lams, acc, taus)
         total.append((1.0, layout.own(cotangents)))
         if self.time:
             ct_t = ct_t + ct
