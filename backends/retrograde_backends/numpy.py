@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from retrograde._backend.linear import DenseLinear, Structure, linear_algebra
+from retrograde._backend.linear import Linear, linear_algebra
+from retrograde._backend.structure import Structure
 from retrograde._base.errors import InputError
 from retrograde._base.types import (
     Array,
@@ -30,7 +31,7 @@ from retrograde._base.types import (
 )
 
 from .flat.adapter import FlatBackend
-from .flat.lapack import numpy_linear
+from .flat.lapack import numpy_band, numpy_dense
 from .flat.sample_tries import SampleTries
 from .flat.stages import FlatLayout, stamper
 
@@ -93,9 +94,10 @@ class NumpyBackend(FlatBackend):
     def array(self, values: Sequence[Scalar] | Scalar, dtype: DType, device: Device) -> Array:
         return self.xp.asarray(values, dtype)
 
-    def linear(self, layout: Layout, structure: Structure = None) -> DenseLinear:
-        kind = numpy_linear if self.xp is np else DenseLinear
-        return linear_algebra(kind, layout, structure)
+    def linear(self, layout: Layout, structure: Structure = None) -> Linear:
+        if self.xp is not np:
+            return super().linear(layout, structure)
+        return linear_algebra(layout, structure, dense=numpy_dense, band=numpy_band)
 
     def quiet(self) -> contextlib.AbstractContextManager[object]:
         ignored = dict.fromkeys(("over", "invalid", "divide", "under"), "ignore")

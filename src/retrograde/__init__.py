@@ -18,6 +18,7 @@ from ._adjoints import (
 )
 from ._api.solve import plan, solve, solve_vjp
 from ._autodiff import Split, VectorField, check_vjp
+from ._backend.structure import Banded, Coloured
 from ._base import __version__ as __version__
 from ._base.errors import (
     InputError,
@@ -73,7 +74,9 @@ __all__ = [
     "AbstractController",
     "AbstractSolver",
     "BacksolveAdjoint",
+    "Banded",
     "Bosh3",
+    "Coloured",
     "ConstantSteps",
     "DirectAdjoint",
     "Dopri5",

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retrograde._backend.banded import BandLinear
 from retrograde._backend.linear import DenseLinear, Factors, Matrix
 from retrograde._base.types import Array, Bool, State
 
 if TYPE_CHECKING:
     from retrograde._backend.protocols import Layout
+    from retrograde._backend.structure import Products
 
 
 class NumpyLinear(DenseLinear):
@@ -30,8 +32,8 @@ class NumpyLinear(DenseLinear):
 class LapackLinear(NumpyLinear):
     """Linear systems by LU factors of one matrix: LAPACK's ``getrf`` and ``getrs``."""
 
-    def __init__(self, lapack: Any, layout: Layout, *, batch: bool = False) -> None:
-        super().__init__(layout, batch=batch)
+    def __init__(self, lapack: Any, layout: Layout, pattern: Products | None) -> None:
+        super().__init__(layout, pattern=pattern)
         kind = "d" if layout.real_dtype == np.float64 else "s"
         self.getrf, self.getrs = getattr(lapack, f"{kind}getrf"), getattr(lapack, f"{kind}getrs")
         self.bare = self.reals.flat and not self.reals.complex
@@ -68,12 +70,48 @@ class LapackLinear(NumpyLinear):
         return self._plain(factors, b, transposed)
 
 
-def numpy_linear(layout: Layout, *, batch: bool = False) -> DenseLinear:
-    """The dense algebra in the form that serves arrays of NumPy best here."""
-    if batch:
-        return NumpyLinear(layout, batch=True)
+class LapackBand(BandLinear):
+    """Banded systems by LU factors with pivots: LAPACK's ``gbtrf`` and ``gbtrs``."""
+
+    def __init__(self, lapack: Any, layout: Layout, pattern: Products) -> None:
+        super().__init__(layout, pattern)
+        kind = "d" if layout.real_dtype == np.float64 else "s"
+        self.gbtrf, self.gbtrs = getattr(lapack, f"{kind}gbtrf"), getattr(lapack, f"{kind}gbtrs")
+        self.room = np.zeros((self.lower, self.n), layout.real_dtype)
+        """Where pivots bring entries to."""
+
+    def factor(self, matrix: Matrix) -> Factors:
+        lu, pivots, info = self.gbtrf(np.concat([self.room, matrix[0]]), self.lower, self.upper)
+        return lu, pivots, info
+
+    def ok(self, factors: Factors) -> Bool:
+        return factors[2] == 0
+
+    def _solved(self, factors: Factors, b: Array, *, transposed: bool) -> Array:
+        lu, pivots, _ = factors
+        return self.gbtrs(lu, self.lower, self.upper, b, pivots, trans=int(transposed))[0]
+
+
+def _lapack() -> Any:
+    """SciPy's face of LAPACK, or None."""
     try:
         from scipy.linalg import lapack
     except ImportError:
-        return NumpyLinear(layout)
-    return LapackLinear(lapack, layout)
+        return None
+    return lapack
+
+
+def numpy_dense(
+    layout: Layout, *, batch: bool = False, pattern: Products | None = None
+) -> DenseLinear:
+    """The dense algebra in the form that serves arrays of NumPy best here."""
+    lapack = None if batch else _lapack()
+    if lapack is None:
+        return NumpyLinear(layout, batch=batch, pattern=pattern)
+    return LapackLinear(lapack, layout, pattern)
+
+
+def numpy_band(layout: Layout, pattern: Products) -> BandLinear:
+    """The same of a band."""
+    lapack = _lapack()
+    return BandLinear(layout, pattern) if lapack is None else LapackBand(lapack, layout, pattern)

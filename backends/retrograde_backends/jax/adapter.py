@@ -18,7 +18,8 @@ import numpy as np
 
 from retrograde._adjoints import ForwardMode, RecursiveCheckpointAdjoint
 from retrograde._api.solve_program import DifferentiableSolve
-from retrograde._backend.linear import DenseLinear, Structure, linear_algebra
+from retrograde._backend.linear import Linear, linear_algebra
+from retrograde._backend.structure import Structure
 from retrograde._base.types import (
     Array,
     Aux,
@@ -40,6 +41,7 @@ from retrograde._base.types import (
 )
 from retrograde.backend import Capability, EagerBackend, MemoryInfo
 
+from .banded import jax_band
 from .batched_solves import room_for_lanes, with_gradient
 from .cache import KeptAccounts, KeptPrograms
 from .compiled_field import compile_field, compile_output, compiled
@@ -247,8 +249,8 @@ class JaxBackend(TransformHooks, DirectHooks, TapeHooks, LoopHooks, IterationHoo
     ) -> FieldVJP:
         return Pullback(layout, bind, params, wanted)
 
-    def linear(self, layout: Layout, structure: Structure = None) -> DenseLinear:
-        return linear_algebra(JaxLinear, layout, structure)
+    def linear(self, layout: Layout, structure: Structure = None) -> Linear:
+        return linear_algebra(layout, structure, dense=JaxLinear, band=jax_band)
 
     linearise = staticmethod(JaxLinearisation)
     second_of_pull = staticmethod(second_of_pull)

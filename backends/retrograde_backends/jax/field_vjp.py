@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from retrograde._autodiff.second import terms_of
-from retrograde._backend.linear import Reals
+from retrograde._backend.reals import Reals
 from retrograde._base.errors import UnsupportedByBackend
 from retrograde._base.types import (
     Array,

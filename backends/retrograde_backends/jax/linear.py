@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy.linalg import lu_factor, lu_solve
 
-from retrograde._backend.linear import DenseLinear, Factors, Matrix, Reals
+from retrograde._backend.linear import DenseLinear, Factors, Matrix
+from retrograde._backend.reals import Reals
 from retrograde._base.types import (
     Array,
     Bool,

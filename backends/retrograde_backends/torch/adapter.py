@@ -20,8 +20,9 @@ from torch import Tensor
 from retrograde._adjoints import DirectAdjoint, TooManySteps
 from retrograde._autodiff import VectorField
 from retrograde._backend.clock import HostClock
-from retrograde._backend.linear import DenseLinear, Structure, linear_algebra
+from retrograde._backend.linear import Linear, linear_algebra
 from retrograde._backend.specialise import Steps, generic
+from retrograde._backend.structure import Structure
 from retrograde._base.errors import InputError, UnsupportedByBackend
 from retrograde._base.log import INFO, listener
 from retrograde._base.types import (
@@ -72,7 +73,7 @@ from .function import (
     tensors_of,
     without_gradient,
 )
-from .linear import TorchLinear, TorchLinearisation
+from .linear import TorchBand, TorchLinear, TorchLinearisation
 from .memory import on_host, shares, uploaded
 from .modes import (
     normal,
@@ -228,8 +229,8 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
         stepper = solver.stepper if found is None else found.stepper
         return Steps(stepper, partial(RecordedStepVJP, solver.tableau))
 
-    def linear(self, layout: Layout, structure: Structure = None) -> DenseLinear:
-        return linear_algebra(TorchLinear, layout, structure)
+    def linear(self, layout: Layout, structure: Structure = None) -> Linear:
+        return linear_algebra(layout, structure, dense=TorchLinear, band=TorchBand)
 
     linearise = staticmethod(TorchLinearisation)
 

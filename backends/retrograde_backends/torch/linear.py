@@ -13,7 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from retrograde._backend.linear import DenseLinear, Factors, Matrix, Reals
+from retrograde._backend.banded import BandLinear
+from retrograde._backend.linear import DenseLinear, Factors, Matrix
+from retrograde._backend.reals import Reals
 from retrograde._base.types import Array, Bool, Field, Function, Leaves, State
 
 from .forward_mode import transformed
@@ -189,6 +191,23 @@ class TorchLinear(DenseLinear):
 
     def _times(self, a: Array, x: Array) -> Array:
         return torch.matmul(a, x[..., None])[..., 0] if self.batch else torch.mv(a, x)
+
+    def _transposed(self, a: Array) -> Array:
+        return a.mT
+
+
+class TorchBand(BandLinear):
+    """Banded systems in PyTorch: a block without an inverse gives nan, and nothing waits."""
+
+    def ok(self, factors: Factors) -> Bool:
+        return bool(torch.stack([torch.isfinite(x).all() for x in factors]).all())
+
+    def _inverse(self, a: Array) -> Array:
+        found = torch.linalg.inv_ex(a)
+        return torch.where(found.info[..., None, None] == 0, found.inverse, float("nan"))
+
+    def _times(self, a: Array, x: Array) -> Array:
+        return torch.matmul(a, x[..., None])[..., 0]
 
     def _transposed(self, a: Array) -> Array:
         return a.mT

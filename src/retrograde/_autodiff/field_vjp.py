@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
-from .._backend.linear import Reals
 from .._backend.protocols import Capability
+from .._backend.reals import Reals
 from .._base.errors import InputError
 from .._base.types import (
     Array,

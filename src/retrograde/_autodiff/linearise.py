@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TypeAlias, cast
 
-from .._backend.linear import Reals
 from .._backend.protocols import Capability
+from .._backend.reals import Reals
 from .._base.errors import InputError, UnsupportedByBackend
 from .._base.types import Array, Function, Namespace, NeedsGradient, Scalar, State
 from .field_vjp import field_pullback, output_pullback
@@ -356,13 +356,15 @@ def _rows_or_error(problem: Problem, t0: Scalar, timed: bool) -> None:
 def _check_shape(problem: Problem, jac: Function, t0: Scalar) -> None:
     """Raise InputError unless ``jac`` gives a matrix that fits y0."""
     bk, n = problem.bk, Reals(problem.layout).size
+    linear = bk.linear(problem.layout, getattr(problem.f, "structure", None))
     leaves, _ = bk.example(problem, jac, t0)
     count = 1
     for extent in leaves[0].shape if leaves else ():
         count *= int(extent)
-    if len(leaves) != 1 or count != n * n:
+    if len(leaves) != 1 or (count != n * n and tuple(leaves[0].shape) != linear.shape):
         shapes = [tuple(x.shape) for x in leaves]
+        also = "" if linear.shape == (n, n) else f" or {linear.shape}"
         raise InputError(
             f"`jac` returned arrays of shapes {shapes}; it must return one matrix of shape "
-            f"({n}, {n}): df/dy over the numbers of y, its leaves one behind the other."
+            f"({n}, {n}){also}: df/dy over the numbers of y, its leaves one behind the other."
         )

@@ -24,8 +24,8 @@ from .._base.errors import InputError, UnsupportedByBackend
 from .._base.types import Array, Leaves, ParamSums, Scalar, State
 
 if TYPE_CHECKING:
-    from .._backend.linear import Reals
     from .._backend.protocols import FieldVJP
+    from .._backend.reals import Reals
     from .field_vjp import TapePullback, UserPullback
 
 Second = tuple[Leaves, Scalar, ParamSums]

@@ -7,8 +7,8 @@ import math
 import random
 from collections.abc import Callable, Iterator
 
-from .._backend.linear import Structure
 from .._backend.protocols import Capability
+from .._backend.structure import Structure
 from .._base.errors import InputError
 from .._base.types import Array, Tree, VectorFieldFn
 
@@ -30,9 +30,11 @@ class VectorField:
     jac : callable, optional
         ``jac(t, y, args) -> df/dy``, for implicit methods: one matrix of shape (n, n) over the n
         numbers of y, its leaves one behind the other.
-    structure : str, optional
-        What is known of the Jacobian's zeros: ``"dense"`` (the default), or ``"batch"``, where axis
-        0 of every leaf of y counts samples that do not meet in f.
+    structure : str, Banded or Coloured, optional
+        What is known of the Jacobian's zeros: ``"dense"`` (the default), ``"batch"``, where axis 0
+        of every leaf of y counts samples that do not meet in f, or a band or a pattern over the n
+        numbers of y. It saves evaluations of f, and most of the time of linear systems. With a
+        band, ``jac`` may give its diagonals, as SciPy's ``solve_banded`` takes them.
 
     See Also
     --------

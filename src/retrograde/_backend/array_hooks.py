@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from .._base.errors import InputError, UnsupportedByBackend
 from .._base.trees import flatten
 from .._checkpointing import schedules
+from .banded import BandLinear
 from .clock import HostClock
-from .linear import DenseLinear, Structure, linear_algebra
+from .linear import DenseLinear, Linear, linear_algebra
 from .samples import SampleCotangents, SampleStages
 from .stages import ListLayout, StageCotangents, Stages
 from .storage import Lazy, Rows
+from .structure import Structure
 
 if TYPE_CHECKING:
     from .._base.types import (
@@ -311,9 +313,9 @@ class LoopHooks(ArrayHooks):
         """Their cotangents."""
         return SampleCotangents(layout, tableau)
 
-    def linear(self, layout: Layout, structure: Structure = None) -> DenseLinear:
+    def linear(self, layout: Layout, structure: Structure = None) -> Linear:
         """Jacobians of states of this layout, and linear systems in them (``linear``)."""
-        return linear_algebra(DenseLinear, layout, structure)
+        return linear_algebra(layout, structure, dense=DenseLinear, band=BandLinear)
 
     def clock(self, layout: Layout) -> Clock:
         """The arithmetic of times, steps and counts."""

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from .._solvers.base import AbstractSolver
     from .._solvers.runge_kutta.tableau import Tableau
     from .interface import AbstractBackend
-    from .linear import Reals
     from .protocols import (
         FieldVJP,
         Layout,
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
         StepStages,
         StoredVJPs,
     )
+    from .reals import Reals
     from .specialise import StepRequest, Steps
 
 _R = TypeVar("_R")

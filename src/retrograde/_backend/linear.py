@@ -14,12 +14,15 @@ has an inverse of nan, which ``ok`` tells; nothing raises.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._base.errors import InputError, UnsupportedByBackend
 from .._base.types import Array, Bool, Leaves, Scalar, State
+from .reals import Reals
+from .structure import Banded, Coloured, Products, Structure, narrow, products
 
 if TYPE_CHECKING:
     from .protocols import Layout, LinearField, Linearisation
@@ -27,64 +30,183 @@ if TYPE_CHECKING:
 Matrix: TypeAlias = Leaves
 """A matrix in the storage of its structure."""
 
-Structure: TypeAlias = "str | None"
-"""What a user says of a Jacobian's zeros."""
-
 Factors: TypeAlias = Leaves
 """What solves take; made of arrays, so that loops can carry it."""
 
 
-class Reals:
-    """The real numbers of states: rows of shape (n,), or (m, n) for m states at once."""
+class Linear(ABC):
+    """Jacobians of states of a layout, and linear systems in them.
+
+    Parameters
+    ----------
+    layout : Layout
+    """
+
+    conjugated = False
+    """Whether the library pairs complex cotangents without conjugation."""
+
+    seeds: Array
+    """Directions whose products J d give the Jacobian, (m, n);"""
+
+    row_seeds: Array
+    """and cotangents whose products w J give it."""
 
     def __init__(self, layout: Layout) -> None:
-        self.layout, self.xp = layout, layout.xp
-        self.complex = layout.dtype != layout.real_dtype
-        pair = 2 if self.complex else 1
-        self.sizes = [math.prod(shape) * pair for shape in layout.shapes]
-        self.size = sum(self.sizes)
-        self.flat = not isinstance(layout.zeros(), tuple)
-        """Whether a state is one flat array."""
+        self.layout, self.bk, self.xp = layout, layout.bk, layout.xp
+        self.reals = Reals(layout)
 
-    def of_leaves(self, leaves: Sequence[Array]) -> Array:
-        """Leaves in the user's shapes as a row."""
-        xp = self.xp
-        parts = [self._real(xp.reshape(x, (-1,))) for x in leaves]
-        return parts[0] if len(parts) == 1 else xp.concat(parts)
+    # --- derivatives of f
+    def derivatives(self, field: LinearField, t: Array, y: State) -> tuple[Matrix, State | None]:
+        """The Jacobian and df/dt at (t, y); None for df/dt where f does not see its time."""
+        found = field.linearise(self.reals, t, y, timed=True)
+        matrix, slope = self._collected(found), found.by_time()
+        return matrix, None if slope is None else self.reals.state(slope)
 
-    def of(self, y: State) -> Array:
-        """A state as a row."""
-        return self._real(y) if self.flat else self.of_leaves(y)
+    def jacobian(self, field: LinearField, t: Array, y: State) -> Matrix:
+        """df/dy at (t, y); t as f is given it, y a state, the field as the problem binds it."""
+        return self._collected(field.linearise(self.reals, t, y, timed=False))
 
-    def state(self, row: Array) -> State:
-        """A row as a state."""
-        return self._complex(row) if self.flat else self.layout.pack(self.leaves(row))
+    def time_derivative(self, field: LinearField, t: Array, y: State) -> State:
+        """df/dt at (t, y) as a state."""
+        slope = field.linearise(self.reals, t, y, timed=True).by_time()
+        return self.layout.zeros() if slope is None else self.reals.state(slope)
 
-    def leaves(self, row: Array) -> Leaves:
-        """A row as leaves in the user's shapes."""
-        row, at, out = self._complex(row), 0, []
-        for shape in self.layout.shapes:
-            size = math.prod(shape)
-            out.append(self.xp.reshape(row[at : at + size], shape))
-            at += size
-        return tuple(out)
+    def _collected(self, found: Linearisation) -> Matrix:
+        if found.matrix is not None:
+            return (self.of_matrix(found.matrix),)
+        if found.forward:
+            return (self._of_columns(found.jvp(self.seeds)),)
+        return (self._of_rows(found.vjp(self.row_seeds)),)
 
-    def _real(self, x: Array) -> Array:
-        """Complex numbers as pairs."""
-        if not self.complex:
+    @abstractmethod
+    def of_matrix(self, matrix: Array) -> Array:
+        """A matrix of the user's in the storage of the structure."""
+
+    @abstractmethod
+    def _of_columns(self, products: Array) -> Array:
+        """The matrix of its products J d with the seeds."""
+
+    @abstractmethod
+    def _of_rows(self, products: Array) -> Array:
+        """The matrix of its products w J with the seeds of rows."""
+
+    # --- algebra
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Of a matrix as it is stored."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a matrix."""
+        return math.prod(self.shape) * self.bk.itemsize(self.layout.real_dtype)
+
+    identity: Array
+    """The identity as it is stored."""
+
+    def mass(self, matrix: Array) -> Matrix:
+        """A constant M of the user's, shape (n, n), in the storage of the structure."""
+        return (self.of_matrix(self.bk.array(matrix, self.layout.real_dtype, self.layout.device)),)
+
+    def shifted(self, matrix: Matrix, c: Scalar, mass: Matrix | None = None) -> Matrix:
+        """``c M - J``, with the identity where there is no M."""
+        m = self.identity if mass is None else mass[0]
+        return (c * m - matrix[0],)
+
+    @abstractmethod
+    def factor(self, matrix: Matrix) -> Factors:
+        """What solves with the matrix take."""
+
+    def ok(self, factors: Factors) -> Bool:
+        """Whether a matrix could be factored; where it holds nan, solves with it give nan."""
+        xp, finite = self.xp, True
+        for x in factors:
+            finite = self.bk.both(finite, xp.all(xp.isfinite(x)))
+        return finite
+
+    def solve(self, factors: Factors, b: State) -> State:
+        """x of ``W x = b``."""
+        return self._state(self._solved(factors, self._row(b), transposed=False))
+
+    def bound(self, factors: Factors) -> Callable[[State], State]:
+        """``solve`` with these factors, in the cheapest form: for many right-hand sides."""
+        return partial(self.solve, factors)
+
+    def solve_transposed(self, factors: Factors, b: State) -> State:
+        """The cotangent x with ``<x, W v> = <b, v>`` for all v, of a cotangent b."""
+        row = self._solved(factors, self._row(b, cotangent=True), transposed=True)
+        return self._state(row, cotangent=True)
+
+    def product(self, matrix: Matrix, x: State) -> State:
+        """``J x``."""
+        return self._state(self._product(matrix[0], self._row(x), transposed=False))
+
+    def product_transposed(self, matrix: Matrix, x: State) -> State:
+        """The cotangent y with ``<y, v> = <x, J v>`` for all v, of a cotangent x."""
+        row = self._product(matrix[0], self._row(x, cotangent=True), transposed=True)
+        return self._state(row, cotangent=True)
+
+    def mass_product(self, mass: Matrix, x: State) -> State:
+        """``M x``."""
+        return self.product(mass, x)
+
+    def mass_product_transposed(self, mass: Matrix, x: State) -> State:
+        """The cotangent y with ``<y, v> = <x, M v>`` for all v."""
+        return self.product_transposed(mass, x)
+
+    @abstractmethod
+    def _solved(self, factors: Factors, b: Array, *, transposed: bool) -> Array:
+        """The same of rows."""
+
+    @abstractmethod
+    def _product(self, a: Array, x: Array, *, transposed: bool) -> Array:
+        """The same of rows."""
+
+    def _row(self, x: State, *, cotangent: bool = False) -> Array:
+        return self.reals.of(self._paired(x) if cotangent else x)
+
+    def _state(self, row: Array, *, cotangent: bool = False) -> State:
+        x = self.reals.state(row)
+        return self._paired(x) if cotangent else x
+
+    def _paired(self, x: State) -> State:
+        """A cotangent in the library's convention as one of pairs of reals, and back."""
+        if not (self.conjugated and self.reals.complex):
             return x
-        xp = self.xp
-        return xp.reshape(xp.stack([xp.real(x), xp.imag(x)], axis=-1), (-1,))
+        return self.bk.map_state(self.xp.conj, x)
 
-    def _complex(self, row: Array) -> Array:
-        """Pairs as complex numbers."""
-        if not self.complex:
-            return row
-        xp, dtype = self.xp, self.layout.dtype
-        return xp.astype(row[0::2], dtype) + 1j * xp.astype(row[1::2], dtype)
+    # --- what libraries do in ways of their own
+    def _eye(self, n: int) -> Array:
+        return self.xp.eye(n, dtype=self.layout.real_dtype, device=self.layout.device)
+
+    def _transposed(self, a: Array) -> Array:
+        return self.xp.matrix_transpose(a)
+
+    def _times(self, a: Array, x: Array) -> Array:
+        """Products of matrices and vectors, (..., n, n) and (..., n)."""
+        return self.bk.matmul(a, x[..., None])[..., 0]
+
+    def _inverse(self, a: Array) -> Array:
+        """Inverses of (..., n, n); nan where there is none."""
+        try:
+            return self._linalg().inv(a)
+        except (ValueError, RuntimeError, ArithmeticError):  # each library has an error of its own
+            if len(a.shape) == 2:
+                return self.xp.full_like(a, math.nan)
+        return self.xp.stack([self._inverse(a[i, ...]) for i in range(a.shape[0])])
+
+    def _linalg(self) -> Any:
+        found = getattr(self.xp, "linalg", None)
+        if not hasattr(found, "inv"):
+            raise UnsupportedByBackend(
+                f"the backend {getattr(self.bk, 'name', 'of y0')!r} has no linear algebra "
+                "(`xp.linalg.inv`), which implicit methods need; choose an explicit method, such "
+                "as 'tsit5', or NumPy, PyTorch or JAX."
+            )
+        return found
 
 
-class DenseLinear:
+class DenseLinear(Linear):
     """Matrices (n, n), or (b, n, n) of a batch whose samples do not meet.
 
     Parameters
@@ -92,14 +214,15 @@ class DenseLinear:
     layout : Layout
     batch : bool
         ``structure="batch"``: axis 0 of every leaf counts samples.
+    pattern : Products or None
+        Where there are entries.
     """
 
-    conjugated = False
-    """Whether the library pairs complex cotangents without conjugation."""
-
-    def __init__(self, layout: Layout, *, batch: bool = False) -> None:
-        self.layout, self.bk, self.xp = layout, layout.bk, layout.xp
-        self.reals, self.batch = Reals(layout), batch
+    def __init__(
+        self, layout: Layout, *, batch: bool = False, pattern: Products | None = None
+    ) -> None:
+        super().__init__(layout)
+        self.batch, self.pattern = batch, pattern
         counts = {shape[0] if shape else 0 for shape in layout.shapes} if batch else {1}
         if len(counts) > 1 or 0 in counts:
             raise InputError(
@@ -111,12 +234,20 @@ class DenseLinear:
         self.n = self.reals.size // self.samples
         self.widths = [size // self.samples for size in self.reals.sizes]
         self.identity = self._eye(self.n)
-        self.seeds = self._flat(self._seeds()) if batch else self.identity
+        self.seeds = self.row_seeds = self._flat(self._seeds()) if batch else self.identity
+        if pattern is not None:
+            self.columns_by, self.seeds = colour_seeds(layout, pattern.columns_by)
+            self.rows_by, self.row_seeds = colour_seeds(layout, pattern.rows_by)
+            self.mask = self._mask(pattern.rows)
 
-    # --- rows and blocks of rows
-    def _eye(self, n: int) -> Array:
-        return self.xp.eye(n, dtype=self.layout.real_dtype, device=self.layout.device)
+    def _mask(self, rows: Sequence[Sequence[int]]) -> Array:
+        there = [[False] * self.n for _ in rows]
+        for line, row in zip(there, rows, strict=True):
+            for j in row:
+                line[j] = True
+        return self.bk.array(there, self.xp.bool, self.layout.device)
 
+    # --- rows, one a sample
     def _seeds(self) -> Array:
         """Unit vectors of all samples at once, shape (n, b, n)."""
         n, b, xp = self.n, self.samples, self.xp
@@ -145,158 +276,73 @@ class DenseLinear:
         return xp.concat(parts, axis=-1)
 
     def _row(self, x: State, *, cotangent: bool = False) -> Array:
-        row = self.reals.of(self._paired(x) if cotangent else x)
-        return self._blocks(row)
+        return self._blocks(super()._row(x, cotangent=cotangent))
 
     def _state(self, row: Array, *, cotangent: bool = False) -> State:
-        x = self.reals.state(self._flat(row))
-        return self._paired(x) if cotangent else x
+        return super()._state(self._flat(row), cotangent=cotangent)
 
-    def _paired(self, x: State) -> State:
-        """A cotangent in the library's convention as one of pairs of reals, and back."""
-        if not (self.conjugated and self.reals.complex):
-            return x
-        return self.bk.map_state(self.xp.conj, x)
-
-    # --- derivatives of f
-    def derivatives(self, field: LinearField, t: Array, y: State) -> tuple[Matrix, State | None]:
-        """The Jacobian and df/dt at (t, y); None for df/dt where f does not see its time."""
-        found = field.linearise(self.reals, t, y, timed=True)
-        matrix, slope = self._collected(found), found.by_time()
-        return matrix, None if slope is None else self.reals.state(slope)
-
-    def jacobian(self, field: LinearField, t: Array, y: State) -> Matrix:
-        """df/dy at (t, y); t as f is given it, y a state, the field as the problem binds it."""
-        return self._collected(field.linearise(self.reals, t, y, timed=False))
-
-    def time_derivative(self, field: LinearField, t: Array, y: State) -> State:
-        """df/dt at (t, y) as a state."""
-        slope = field.linearise(self.reals, t, y, timed=True).by_time()
-        return self.layout.zeros() if slope is None else self.reals.state(slope)
-
-    def _collected(self, found: Linearisation) -> Matrix:
-        if found.matrix is not None:
-            return (self.xp.reshape(found.matrix, self._shape),)
-        if found.forward:
-            return (self._of_columns(found.jvp(self.seeds)),)
-        return (self._of_rows(found.vjp(self.seeds)),)
-
+    # --- the matrix
     @property
-    def nbytes(self) -> int:
-        """Bytes of a matrix."""
-        itemsize = self.bk.itemsize(self.layout.real_dtype)
-        return math.prod(self._shape) * itemsize
-
-    @property
-    def _shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, ...]:
         return (self.samples, self.n, self.n) if self.batch else (self.n, self.n)
 
+    def of_matrix(self, matrix: Array) -> Array:
+        if self.batch and math.prod(matrix.shape) == self.n**2:
+            return self.xp.broadcast_to(matrix, self.shape)
+        return self.xp.reshape(matrix, self.shape)
+
     def _of_columns(self, products: Array) -> Array:
-        """The matrix of its products J d with the seeds."""
+        xp = self.xp
+        if self.pattern is not None:
+            whole = xp.matrix_transpose(xp.take(products, self.columns_by, axis=0))
+            return xp.where(self.mask, whole, xp.zeros_like(whole))
         axes = (1, 2, 0) if self.batch else (1, 0)
-        return self.xp.permute_dims(self._blocks(products), axes)
+        return xp.permute_dims(self._blocks(products), axes)
 
     def _of_rows(self, products: Array) -> Array:
-        """The matrix of its products w J with the seeds."""
+        xp = self.xp
+        if self.pattern is not None:
+            whole = xp.take(products, self.rows_by, axis=0)
+            return xp.where(self.mask, whole, xp.zeros_like(whole))
         blocks = self._blocks(products)
-        return self.xp.permute_dims(blocks, (1, 0, 2)) if self.batch else blocks
+        return xp.permute_dims(blocks, (1, 0, 2)) if self.batch else blocks
 
     # --- algebra
-    def mass(self, matrix: Array) -> Matrix:
-        """A constant M of the user's, shape (n, n), in the storage of the structure."""
-        matrix = self.bk.array(matrix, self.layout.real_dtype, self.layout.device)
-        return (self.xp.broadcast_to(matrix, self._shape),)
-
-    def shifted(self, matrix: Matrix, c: Scalar, mass: Matrix | None = None) -> Matrix:
-        """``c M - J``, with the identity where there is no M."""
-        m = self.identity if mass is None else mass[0]
-        return (c * m - matrix[0],)
-
     def factor(self, matrix: Matrix) -> Factors:
-        """What solves with the matrix take."""
         return (self._inverse(matrix[0]),)
 
-    def ok(self, factors: Factors) -> Bool:
-        """Whether a matrix could be factored; where it holds nan, solves with it give nan."""
-        xp, finite = self.xp, True
-        for x in factors:
-            finite = self.bk.both(finite, xp.all(xp.isfinite(x)))
-        return finite
-
-    def solve(self, factors: Factors, b: State) -> State:
-        """x of ``W x = b``."""
-        return self._state(self._solved(factors, self._row(b), transposed=False))
-
-    def bound(self, factors: Factors) -> Callable[[State], State]:
-        """``solve`` with these factors, in the cheapest form: for many right-hand sides."""
-        return partial(self.solve, factors)
-
-    def solve_transposed(self, factors: Factors, b: State) -> State:
-        """The cotangent x with ``<x, W v> = <b, v>`` for all v, of a cotangent b."""
-        row = self._solved(factors, self._row(b, cotangent=True), transposed=True)
-        return self._state(row, cotangent=True)
-
-    def product(self, matrix: Matrix, x: State) -> State:
-        """``J x``."""
-        return self._state(self._times(matrix[0], self._row(x)))
-
-    def product_transposed(self, matrix: Matrix, x: State) -> State:
-        """The cotangent y with ``<y, v> = <x, J v>`` for all v, of a cotangent x."""
-        row = self._times(self._transposed(matrix[0]), self._row(x, cotangent=True))
-        return self._state(row, cotangent=True)
-
-    def mass_product(self, mass: Matrix, x: State) -> State:
-        """``M x``."""
-        return self.product(mass, x)
-
-    def mass_product_transposed(self, mass: Matrix, x: State) -> State:
-        """The cotangent y with ``<y, v> = <x, M v>`` for all v."""
-        return self.product_transposed(mass, x)
-
-    # --- what libraries do in ways of their own
-    def _transposed(self, a: Array) -> Array:
-        return self.xp.matrix_transpose(a)
-
-    def _times(self, a: Array, x: Array) -> Array:
-        """Products of matrices and vectors, (..., n, n) and (..., n)."""
-        return self.bk.matmul(a, x[..., None])[..., 0]
-
     def _solved(self, factors: Factors, b: Array, *, transposed: bool) -> Array:
-        a = factors[0]
-        return self._times(self._transposed(a) if transposed else a, b)
+        return self._product(factors[0], b, transposed=transposed)
 
-    def _inverse(self, a: Array) -> Array:
-        """The inverse; nan where there is none."""
-        xp = self.xp
-        try:
-            return self._linalg().inv(a)
-        except (ValueError, RuntimeError, ArithmeticError):  # each library has an error of its own
-            if not self.batch:
-                return xp.full_like(a, math.nan)
-        rows = [self._alone(a[i, ...]) for i in range(self.samples)]
-        return xp.stack(rows)
+    def _product(self, a: Array, x: Array, *, transposed: bool) -> Array:
+        return self._times(self._transposed(a) if transposed else a, x)
 
-    def _alone(self, a: Array) -> Array:
-        try:
-            return self._linalg().inv(a)
-        except (ValueError, RuntimeError, ArithmeticError):
-            return self.xp.full_like(a, math.nan)
 
-    def _linalg(self) -> Any:
-        found = getattr(self.xp, "linalg", None)
-        if not hasattr(found, "inv"):
-            raise UnsupportedByBackend(
-                f"the backend {getattr(self.bk, 'name', 'of y0')!r} has no linear algebra "
-                "(`xp.linalg.inv`), which implicit methods need; choose an explicit method, such "
-                "as 'tsit5', or NumPy, PyTorch or JAX."
-            )
-        return found
+def colour_seeds(layout: Layout, by: Sequence[int]) -> tuple[Array, Array]:
+    """Colours as an array, and the sum of the unit vectors of each."""
+    xp, bk, device = layout.xp, layout.bk, layout.device
+    found = bk.array(list(by), xp.int64, device)
+    every = bk.array(list(range(max(by) + 1)), xp.int64, device)
+    return found, xp.astype(found[None, :] == every[:, None], layout.real_dtype)
 
 
 def linear_algebra(
-    dense: Callable[..., DenseLinear], layout: Layout, structure: Structure
-) -> DenseLinear:
-    """The linear algebra of a structure, from a library's form of the dense one."""
+    layout: Layout,
+    structure: Structure,
+    *,
+    dense: Callable[..., Linear] = DenseLinear,
+    band: Callable[[Layout, Products], Linear],
+) -> Linear:
+    """The linear algebra of a structure, from a library's forms of it."""
+    if isinstance(structure, (Banded, Coloured)):
+        pairs = layout.dtype != layout.real_dtype
+        pattern = products(structure, layout.size, pairs=pairs)
+        if isinstance(structure, Banded) or narrow(pattern.rows):
+            return band(layout, pattern)
+        return dense(layout, pattern=pattern)
     if structure not in (None, "dense", "batch"):
-        raise InputError(f'`structure` is {structure!r}; choose "dense" or "batch".')
+        raise InputError(
+            f'`structure` is {structure!r}; choose "dense", "batch", rg.Banded(lower, upper) or '
+            "rg.Coloured(pattern)."
+        )
     return dense(layout, batch=structure == "batch")

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .._solvers.base import AbstractStepper, Step
     from .._solvers.runge_kutta.solver import Sources, StepCotangents
     from .interface import AbstractBackend
-    from .linear import Reals
+    from .reals import Reals
 
 
 class Capability(enum.StrEnum):
@@ -351,7 +351,7 @@ class FieldVJP(Protocol):
 class Linearisation(Protocol):
     """f at one (t, y), ready for products with its Jacobian.
 
-    Directions and cotangents are rows of the reals of states (``linear.Reals``), shape (m, n).
+    Directions and cotangents are rows of the reals of states (``Reals``), shape (m, n).
     """
 
     forward: bool

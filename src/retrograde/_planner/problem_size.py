@@ -24,8 +24,8 @@ from .step_count import Prediction, predict
 
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
-    from .._backend.linear import Structure
     from .._backend.protocols import FieldVJP, Pull
+    from .._backend.structure import Structure
     from .._integrate.integrator import Integrator
     from .._integrate.problem import Problem
 

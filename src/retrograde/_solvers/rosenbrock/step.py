@@ -16,8 +16,8 @@ from ..._base.types import Bool, Equations, Field, Scalar, Scale, State
 from ..base import AbstractStepper, Step
 
 if TYPE_CHECKING:
-    from ..._backend.linear import Structure
     from ..._backend.protocols import Layout, LinearField
+    from ..._backend.structure import Structure
     from .tableau import RosenbrockTableau
 
 
