@@ -150,8 +150,14 @@ def test_a_budget_of_total_bytes(backend):
     np.testing.assert_allclose(found, right, rtol=1e-12)
     with pytest.raises(PlanInfeasible, match="for all samples together"):
         gradient("1 KiB")
-    with pytest.raises(rg.InputError, match="makes its plan when the steps"):
-        rg.plan(*call, per_sample=True)
+    plan = rg.plan(*call, per_sample=True, memory="48 KiB", **TIGHT)
+    assert plan.memory <= plan.budget == 48 * 1024
+    assert not plan.known
+    assert 0.6 < plan.steps / tight.steps < 1.7
+    sol, pull = rg.solve_vjp(*call, per_sample=True, adjoint=plan, **TIGHT)
+    found = backend.to_numpy(pull(backend.array(weights((1, SAMPLES, 2)))).y0)
+    np.testing.assert_allclose(found, right, rtol=1e-12)
+    assert sol.plan.adjoint == plan.adjoint
 
 
 @pytest.mark.libraries("numpy", slow="strict")

@@ -250,7 +250,7 @@ def test_each_sample_is_a_solve_of_its_own(backend, case):
 @pytest.mark.libraries("numpy")
 def test_a_pullback_is_sent_elsewhere(backend):
     """Pickled, of the loop for all samples and of single solves."""
-    for case in ("max",):
+    for case in ("max", "end"):
         given, keywords = call(backend, **CASES.get(case, {}))
         sol, pull = rg.solve_vjp(Field(), *given[1:], **keywords)
         ct = backend.array(weights(backend.to_numpy(sol.ys)))
@@ -259,3 +259,29 @@ def test_a_pullback_is_sent_elsewhere(backend):
             leaves(backend.to_numpy(pull(ct))), leaves(backend.to_numpy(there(ct))), strict=True
         ):
             np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.libraries("numpy torch strict")
+@pytest.mark.parametrize("many", [{}, {"saveat": rg.SaveAt(steps=True)}], ids=["all", "singly"])
+def test_tries_and_progress_are_told(backend, many):
+    """Every try of every sample: where it began, how far it went, and whether it was accepted."""
+    told, parts = [[] for _ in range(SAMPLES)], []
+
+    def tell(t, y, h, accepted, sample):
+        for row in zip(*backend.to_numpy((t, h, accepted, sample, y)), strict=True):
+            told[int(row[3])].append(row)
+
+    given, keywords = call(backend, **many, on_step=tell, progress=parts.append)
+    sol = rg.solve(*given, **keywords)
+    tries = backend.to_numpy(sol.stats["num_steps"])
+    for i, rows in enumerate(told):
+        assert len(rows) == tries[i]
+        at, y = BEGINS[i], STARTS[i]
+        for t, h, accepted, _, start in rows:
+            np.testing.assert_allclose(t, at, rtol=1e-12, atol=1e-12)
+            assert (start == y).all() or t > BEGINS[i]
+            at = at + h if accepted else at
+        np.testing.assert_allclose(at, ENDS[i], rtol=1e-12)
+    assert parts == sorted(parts)
+    assert parts[-1] == pytest.approx(1.0)
+    assert len(parts) > 10

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from .._adjoints import RecursiveCheckpointAdjoint, find_adjoint
 from .._adjoints.per_sample_vjp import SampleGradient
@@ -58,7 +58,7 @@ from .arguments import (
     settings_of,
 )
 from .mixed_dtypes import casts
-from .single_samples import SingleSolves
+from .single_samples import SingleSolves, of_all
 from .single_samples_vjp import single_samples_vjp
 from .solve_program import DifferentiableSolve
 
@@ -66,6 +66,10 @@ if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .._integrate.integrator import Integrator
     from .options import Options
+
+
+PROBED = 16
+"""Samples of a batch whose steps a plan predicts; f has few evaluations in each."""
 
 
 def solve_samples(
@@ -76,6 +80,7 @@ def solve_samples(
     if _singly(bk, y0, args, options):
         return SingleSolves(single, bk, (f, marks), options).solution(y0, t0, t1, args)
     loop, inputs = prepare(f, y0, t0, t1, args, options, prepared=partial(_prepared, marks))
+    loop.progress, loop.on_step = options.progress, options.on_step
     program = SampleSolve(cast("SampleIntegrator", loop), options)
     leaves, aux = bk.differentiate(program, inputs)
     return _solution(program, leaves, aux, throw=options.throw)
@@ -91,29 +96,75 @@ def solve_samples_vjp(
         traced = Capability.TRACED in bk.capabilities
         solves = SingleSolves(singles[traced], bk, (f, marks), options)
         return single_samples_vjp(solves, (y0, t0, t1, args))
-    ready = partial(_prepared, marks)
-    loop, inputs = prepare(f, y0, t0, t1, args, options, native=False, prepared=ready)
-    loop.problem.notice = loop.problem.note_untimed
-    program = SampleSolve(cast("SampleIntegrator", loop), options)
-    inputs = bk.detach(loop.problem, inputs)
-    pullback = SamplePullback(program, inputs)
+    pullback = SamplePullback((f, y0, t0, t1, args, options), marks)
+    program = pullback.program
     solution = _solution(program, *pullback.forward(), throw=options.throw)
     pullback.ys = solution.ys
     return solution, pullback
 
 
+def plan_of_samples(
+    single: Function, f: VectorFieldFn, y0: Tree, t0: Time, t1: Time, args: Tree, options: Options
+) -> Plan:
+    """``plan(..., per_sample=True)``; ``single`` is ``plan``.
+
+    The steps are those predicted of the sample that takes most, of ``PROBED`` throughout the batch.
+    """
+    bk, args, marks = _unmarked(y0, (t0, t1), args, options)
+    singly = _singly(bk, y0, args, options)
+    probe = options if singly else replace(options, memory=None)  # asked for its steps alone
+    solves = SingleSolves(single, bk, (f, marks), probe)
+    batch = solves.batch(y0, t0, t1, args)
+    every = -(-batch.samples // PROBED)
+    plans = [solves.of_sample(batch, i) for i in range(0, batch.samples, every)]
+    most: Plan = max(plans, key=lambda plan: plan.steps or 0)
+    if singly:
+        return of_all([most] * batch.samples)
+    loop, inputs = prepare(f, y0, t0, t1, args, options, prepared=partial(_prepared, marks))
+    batched = cast("SampleIntegrator", loop)
+    program = SampleSolve(batched, options)
+    wanted = NeedsGradient(loop.problem.differentiable, True, True, loop.outputs.timed)
+    counts = [batch.samples] * (most.steps or 0)
+    parts = batched.placed(inputs), inputs, counts, wanted, program.named, options.memory
+    return plan_samples(*parts, known=False)
+
+
 class SamplePullback:
     """``pullback(cotangent of sol.ys) -> Gradients``.
 
+    It may be pickled: where it arrives, the call is prepared anew.
+
     Parameters
     ----------
-    program : SampleSolve
-    inputs : Inputs
+    call : tuple
+        f, y0, t0, t1, args and the Options of the solve.
+    marks : sequence of bool
+        Which leaves of args belong to samples.
     """
 
-    def __init__(self, program: SampleSolve, inputs: Inputs) -> None:
-        self.program, self.inputs = program, inputs
+    def __init__(self, call: tuple[Any, ...], marks: Sequence[bool]) -> None:
+        self.call, self.marks = call, marks
         self.ys: Tree = None
+        self._prepare()
+
+    def _prepare(self) -> None:
+        f, y0, t0, t1, args, options = self.call
+        ready = partial(_prepared, self.marks)
+        loop, inputs = prepare(f, y0, t0, t1, args, options, native=False, prepared=ready)
+        loop.problem.notice = loop.problem.note_untimed
+        loop.progress, loop.on_step = options.progress, options.on_step
+        self.program = SampleSolve(cast("SampleIntegrator", loop), options)
+        self.inputs = loop.bk.detach(loop.problem, inputs)
+
+    def __getstate__(self) -> dict[str, Tree]:
+        names = ("call", "marks", "ys", "leaves", "residuals")
+        return {name: getattr(self, name) for name in names} | {"plan": self.program.plan}
+
+    def __setstate__(self, state: dict[str, Tree]) -> None:
+        plan = state.pop("plan")
+        vars(self).update(state)
+        self._prepare()
+        self.program.plan, self.program.adjoint = plan, plan.adjoint
 
     def forward(self) -> tuple[Leaves, Aux]:
         """Solve; (output leaves, what else the solve tells)."""
@@ -165,7 +216,9 @@ class SampleSolve(DifferentiableSolve):
         loop, wanted = self.loop.placed(inputs), wanted or self.wanted
         assert wanted is not None
         final = loop.integrate_samples(inputs, record=True)
-        self.plan = plan_samples(loop, inputs, final, wanted, self.named, self.memory)
+        assert final.record is not None
+        counts = final.record.counts
+        self.plan = plan_samples(loop, inputs, counts, wanted, self.named, self.memory)
         self.adjoint = self.plan.adjoint
         return *self._rows(loop, inputs, final), [final]
 
@@ -285,8 +338,6 @@ def _singly(bk: AbstractBackend, y0: Tree, args: Tree, options: Options) -> str:
     reasons = {
         "event": options.event,
         "saveat": places is not None or saveats[0].dense or saveats[0].steps,
-        "progress": options.progress,
-        "on_step": options.on_step,
         "solver": not isinstance(solver, ExplicitRungeKutta),
         "adjoint": not (named is None or isinstance(named, RecursiveCheckpointAdjoint)),
         "norm": getattr(controller, "norm", "rms") != "rms",

@@ -144,6 +144,9 @@ class SingleSolves:
         named = isinstance(options.adjoint, Plan) or find_adjoint(options.adjoint) is not None
         if options.memory is not None or not (self.traced or named):
             found["memory"] = max(1, budget_bytes(options.memory, bk, first)[0] // samples)
+        if isinstance(plan := options.adjoint, Plan):
+            parts = {name: getattr(plan, name) // samples for name in ("memory", "budget")}
+            found["adjoint"] = replace(plan, **parts)
         if number is None:
             return found
         if self.reporter is not None:
@@ -153,10 +156,11 @@ class SingleSolves:
             xp, device = bk.xp, bk.device_of(first)
 
             def one(t: float, y: Tree, h: float, accepted: bool) -> None:
-                numbers = [xp.asarray([x], device=device) for x in (t, h, accepted, number)]
+                times = [bk.array([x], bk.real_dtype(first), device) for x in (t, h)]
+                rest = [xp.asarray([x], device=device) for x in (accepted, number)]
                 leaves, treedef = bk.flatten(y)
                 y = bk.unflatten(treedef, [x[None, ...] for x in leaves])
-                tell(numbers[0], y, *numbers[1:])
+                tell(times[0], y, times[1], *rest)
 
             found["on_step"] = one
         return found
@@ -200,21 +204,23 @@ class SingleSolves:
 
     def each(self, batch: Batch) -> list[Any]:
         """What ``single`` returns for each sample; None where y0 is not finite."""
-        bk, arguments, found = self.bk, batch.arguments(), []
+        bk, found = self.bk, []
         leaves = bk.flatten(batch.y0)[0]
         if self.options.progress:
             self.reporter = Reporter(self.options.progress)
         for i in range(batch.samples):
             sound = all(bool(bk.xp.all(bk.xp.isfinite(x[i, ...]))) for x in leaves)
-            parts = [
-                _part(bk, x, i) if m else x for x, m in zip(arguments, batch.mapped, strict=True)
-            ]
-            found.append(self.call(batch, parts, i) if sound else None)
+            found.append(self.of_sample(batch, i) if sound else None)
         if self.reporter is not None:
             self.reporter.close()
         if all(x is None for x in found):
             raise InputError("`y0` holds nan or inf in every sample; one has to be finite.")
         return found
+
+    def of_sample(self, batch: Batch, i: int) -> Any:
+        """What ``single`` returns for sample i."""
+        pairs = zip(batch.arguments(), batch.mapped, strict=True)
+        return self.call(batch, [_part(self.bk, x, i) if m else x for x, m in pairs], i)
 
     def join(self, batch: Batch, sols: Sequence[Solution[Tree] | None]) -> Solution[Tree]:
         """One solution of those of all samples, None for one that was never begun."""
@@ -321,10 +327,12 @@ def _part(bk: AbstractBackend, x: Tree, i: int) -> Tree:
 
 
 def _plan(sols: Sequence[Solution[Tree] | None]) -> Plan | None:
-    """That of the sample whose gradient takes most; bytes are those of all together."""
     plans = [x.plan for x in sols if x is not None and x.plan is not None]
-    if not plans:
-        return None
+    return of_all(plans) if plans else None
+
+
+def of_all(plans: Sequence[Plan]) -> Plan:
+    """The plan of the sample whose gradient takes most; bytes are those of all together."""
     most = max(plans, key=lambda plan: plan.memory)
     total, budget = (sum(getattr(p, name) for p in plans) for name in ("memory", "budget"))
     return replace(most, memory=total, budget=budget)

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Unpack, overload
 
 from .._adjoints import RecursiveCheckpointAdjoint, find_adjoint
-from .._base.errors import InputError
 from .._base.log import INFO, listener
 from .._base.types import Array, Aux, Inputs, Leaves, Plain, Time, Tree, VectorFieldFn, Y
 from .._integrate.dense import DENSE, DenseOutput, dense_output
@@ -263,7 +262,9 @@ def plan(
     """The plan that ``solve`` with the same arguments would follow.
 
     It runs f at most twice for constant steps and for an adjoint that is named, and a probe of
-    24 tries of a step at most for adaptive ones, whose number it predicts.
+    24 tries of a step at most for adaptive ones, whose number it predicts. With ``per_sample`` it
+    does so for each of 16 samples at most and counts with the one that takes most steps; bytes are
+    those of all samples together.
 
     Parameters
     ----------
@@ -297,10 +298,10 @@ def plan(
     """
     options = Options.of("plan", keywords)
     if options.per_sample:
-        raise InputError(
-            "`per_sample=True` makes its plan when the steps of all samples are known: see "
-            "`sol.plan` of a solve with a gradient; or plan one sample by itself."
-        )
+        from .per_sample import plan_of_samples  # for who wants it
+
+        single = partial(plan, calibrate=calibrate)
+        return plan_of_samples(single, f, y0, t0, t1, args, options)
     loop, inputs = prepare(f, y0, t0, t1, args, options)
     given = options.adjoint, options.memory
     return choose_plan(loop, inputs, *given, native=True, plan_only=True, calibrate=calibrate)

@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from .._backend.registry import backend_of
 from .._backend.samples import (
     SampleBackend,
     SampleClock,
@@ -33,6 +34,7 @@ from .host_samples import hosted, moved
 from .integrator import Integrator
 from .outputs import Final, Output
 from .problem import Problem
+from .progress import Reporter
 from .solution import Status
 from .try_step import AdaptiveState, AdaptiveSteps
 
@@ -329,8 +331,8 @@ class SampleIntegrator(Integrator):
         """Solve from every t0 to every t1; ``record``: note all accepted times."""
         host = None if generic() else hosted(self, inputs)
         if host is None:
-            return _Run(self, inputs, record=record).final()
-        final, guest = _Run(*host, record=record).final(), self.bk
+            return _Run(self, inputs, record=record).run()
+        final, guest = _Run(*host, record=record).run(), self.bk
         noted = None if final.record is None else final.record.moved(guest)
         return cast("SampleFinal", moved(final, guest.from_host))._replace(record=noted)
 
@@ -360,8 +362,17 @@ class _Run:
         self.samples = loop.layout.samples
         self.rows = _Rows(self) if loop.outputs.inside else None
         self.record = SortedColumns(self.xp) if record else None
+        self.told = _Told(loop, self.samples) if loop.on_step or loop.progress else None
         self.ended: list[tuple[Array, ...]] = []
         """Index, y, t, n, tries, status, rows reached, and evaluations of f."""
+
+    def run(self) -> SampleFinal:
+        """The same, reported where somebody is to be told."""
+        try:
+            return self.final()
+        finally:
+            if self.told is not None:
+                self.told.close()
 
     def final(self) -> SampleFinal:
         """Run, and sort what the samples left."""
@@ -401,7 +412,7 @@ class _Run:
         return self.loop.carried.join((y0,) * self.loop.solver.copies)[0]
 
     def _tries(self, index: Array) -> None:
-        rows, limit = self.rows, 1.0 - CHUNK
+        rows, tell, limit = self.rows, self.told, 1.0 - CHUNK
         block = _Block(self, index)
         tries = block.tries
         s = tries.begin(())
@@ -416,6 +427,8 @@ class _Run:
                     return
                 tries, on = block.tries, True
             new = tries.step(s, on)
+            if tell is not None:
+                tell.step(block, s, new, on)
             if rows is not None or self.record is not None:
                 ok = new.n > s.n
                 if self.record is not None:
@@ -465,6 +478,39 @@ class _Run:
         here = self.xp.nonzero(ok)[0]
         index, n, t = self.bk.take((block.index, n, t), here)
         self.record.add(n * self.samples + index, t)
+
+
+class _Told:
+    """Who is told of tries and of progress, of all samples that run."""
+
+    def __init__(self, loop: SampleIntegrator, samples: int) -> None:
+        self.on_step, self.samples = loop.on_step, samples
+        self.reporter = Reporter(loop.progress) if loop.progress else None
+
+    def step(self, block: _Block, s: AdaptiveState, new: AdaptiveState, on: Array | bool) -> None:
+        """Samples that were ``on`` went from s to new."""
+        loop, xp, bk = block.loop, block.loop.bk.xp, block.loop.bk
+        if self.on_step is not None:
+            t, y = loop.user_times(block.inputs, s.t), loop.state(s.y)
+            _, h = loop.clock.land(s.t, s.h, block.tries.t1)
+            parts = (t, y[0], h, new.n > s.n, block.index)
+            if on is not True:
+                parts = bk.take(parts, xp.nonzero(on)[0])
+            t, y, h, accepted, index = parts
+            layout = loop.problem.layout.of(int(index.shape[0]))
+            tree = loop.problem.tree(bk.stop_gradient(layout.unpack((y,))))
+            t, h, accepted, index = map(layout.given, (t, h, accepted, index))
+            self.on_step(t, tree, h, accepted, index)
+        if self.reporter is not None:
+            ends, clock = block.loop.times(block.inputs).end, loop.clock
+            part = clock.where(ends != 0, new.t / clock.where(ends != 0, ends, 1.0), 1.0)
+            done = self.samples - block.samples + float(xp.sum(part))
+            self.reporter.report(done / self.samples)
+
+    def close(self) -> None:
+        """The solve has ended."""
+        if self.reporter is not None:
+            self.reporter.close()
 
 
 class _Rows:
@@ -566,6 +612,13 @@ class SampleRecord:
         parts = self.order, self.rank, self.times
         twin.order, twin.rank, twin.times = moved(parts, guest.from_host)
         return twin
+
+    def __getstate__(self) -> dict[str, Tree]:
+        return {name: value for name, value in vars(self).items() if name != "xp"}
+
+    def __setstate__(self, state: dict[str, Tree]) -> None:
+        vars(self).update(state)
+        self.xp = backend_of(self.order).xp
 
     def end(self, k: int) -> Array:
         """Where step k ends, of those that took it."""

@@ -1,12 +1,14 @@
 """The plan of the gradient of a batch whose samples have steps of their own.
 
-It is made when the forward pass has ended, which keeps the times of its steps alone: so the number
-of steps of every sample is known, the budget is one of total bytes, and nothing is predicted but
-what a linearisation of f holds.
+That of a solve is made when its forward pass has ended, which keeps the times of its steps alone:
+so the number of steps of every sample is known, the budget is one of total bytes, and nothing is
+predicted but what a linearisation of f holds. ``rg.plan`` counts with the steps that are predicted
+of single samples.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from .._adjoints.base import AbstractAdjoint
     from .._backend.interface import AbstractBackend
     from .._base.types import Inputs, Memory, NeedsGradient
-    from .._integrate.per_sample import SampleFinal, SampleIntegrator
+    from .._integrate.per_sample import SampleIntegrator
 
 SHARED = (
     "every sample has steps of its own: hard ones are not hidden by a norm over the batch. One "
@@ -49,26 +51,30 @@ def checked_adjoint(adjoint: AbstractAdjoint | None) -> RecursiveCheckpointAdjoi
 def plan_samples(
     loop: SampleIntegrator,
     inputs: Inputs,
-    final: SampleFinal,
+    counts: Sequence[int],
     wanted: NeedsGradient,
     named: RecursiveCheckpointAdjoint | None,
     memory: Memory | None,
+    *,
+    known: bool = True,
 ) -> Plan:
     """How many states are stored, of those that fit into the budget.
+
+    ``counts``: how many samples take more than k steps, for k = 0, 1, ...; ``known``: from the
+    solve itself.
 
     Raises
     ------
     PlanInfeasible
         Where the least that a gradient takes does not fit.
     """
-    assert final.record is not None
     bk = cast("AbstractBackend", loop.bk)
     like = loop.problem.layout.unpack(inputs.y0)[0]
     budget, source = budget_bytes(memory, bk, like)
     if named is not None and memory is None:
         budget, source = UNLIMITED, "no budget was given"
     params = [x for x, w in zip(inputs.params, wanted.params, strict=True) if w]
-    counts, state, tableau = final.record.counts, loop.layout.nbytes, loop.solver.stages
+    state, tableau = loop.layout.nbytes, loop.solver.stages
     vjp = field_pullback(loop.problem, inputs.params, wanted)
     vjp.account = True  # type: ignore[attr-defined]
     start = loop.layout.time(loop.clock.real(0.0))
@@ -106,13 +112,13 @@ def plan_samples(
     items["tapes"] = held
     shape = Shape(
         state, len(sizes), True, loop.max_steps, tape, width, items, False, False,
-        source="counted in the forward pass",
+        source="counted in the forward pass" if known else "those of a single solve",
     )  # fmt: skip
     row = Candidate(
         "RecursiveCheckpointAdjoint", taken, 3.0 + one_tape, "exact", "chosen", "it fits"
     )
     return Plan(
-        adjoint, taken, budget, source, len(sizes), True, items, (row,), SHARED, None, None, shape,
+        adjoint, taken, budget, source, len(sizes), known, items, (row,), SHARED, None, None, shape,
         named,
     )  # fmt: skip
 
