@@ -216,7 +216,7 @@ def test_solves_and_gradients_are_those_of_the_field_as_it_is(
 @marking
 def test_a_batch():
     y, p = jnp.asarray(START), jax.tree_util.tree_map(jnp.asarray, LAYERS)
-    one = jax.grad(lambda y, p: loss(network, y, p, dt=0.1, solver="rk4"), (0, 1))
+    one = jax.grad(lambda y, p: loss(network, y, p, dt=0.1, solver="heun"), (0, 1))
     lanes = jax.jit(jax.vmap(one, (0, None)))(jnp.stack([y, 1.5 * y]), p)
     agree(jax.tree_util.tree_map(lambda x: x[0], lanes), jax.jit(one)(y, p))
 

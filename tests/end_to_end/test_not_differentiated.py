@@ -81,24 +81,26 @@ def test_leaves_of_loops_in_jax(jax, keywords):
             jax.grad(loss, (0, 1))(2.0, Z)
 
 
-def test_arguments_closures_and_outputs_of_solves_in_jax(jax):
+@pytest.mark.quick("by_callback-True", "by_newton-False")
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("by", [by_callback, by_newton])
+def test_arguments_closures_and_outputs_of_solves_in_jax(jax, by, closed):
     """y' = -a y sin z and the row y sin z: both gradients as with z a number."""
     jnp, exact = jax.numpy, math.exp(-0.5 * math.sin(Z)) * math.sin(Z)
     wish = {"rtol": 1e-10, "atol": 1e-12, "max_steps": 64}
-    for sin in (by_callback(jax), by_newton(jax)):
+    sin = by(jax)
 
-        def loss(y: Any, a: Any, z: Any, closed: bool, sin: Any = sin) -> Any:
-            field = lambda t, y, p: -p[0] * y * sin(z if closed else p[1])  # noqa: E731
-            row = lambda t, y, p: y * sin(z if closed else p[1])  # noqa: E731
-            args = (a, 0.0 * a if closed else z)
-            return rg.solve(field, y, 0.0, 1.0, args, saveat=rg.SaveAt(fn=row), **wish).ys.sum()
+    def loss(y: Any, a: Any, z: Any) -> Any:
+        field = lambda t, y, p: -p[0] * y * sin(z if closed else p[1])  # noqa: E731
+        row = lambda t, y, p: y * sin(z if closed else p[1])  # noqa: E731
+        args = (a, 0.0 * a if closed else z)
+        return rg.solve(field, y, 0.0, 1.0, args, saveat=rg.SaveAt(fn=row), **wish).ys.sum()
 
-        for closed in (False, True):
-            found = jax.grad(jax.jit(loss, static_argnums=3), (0, 1))(jnp.ones(1), 0.5, Z, closed)
-            np.testing.assert_allclose(found[0], [exact], rtol=1e-8)
-            np.testing.assert_allclose(found[1], -exact * math.sin(Z), rtol=1e-8)
-        with pytest.raises(ValueError, match=r"callbacks|Reverse-mode"):
-            jax.grad(loss, (1, 2))(jnp.ones(1), 0.5, Z, False)
+    found = jax.grad(jax.jit(loss), (0, 1))(jnp.ones(1), 0.5, Z)
+    np.testing.assert_allclose(found[0], [exact], rtol=1e-8)
+    np.testing.assert_allclose(found[1], -exact * math.sin(Z), rtol=1e-8)
+    with pytest.raises(ValueError, match=r"callbacks|Reverse-mode"):
+        jax.grad(loss, (1, 2))(jnp.ones(1), 0.5, Z)
 
 
 @pytest.mark.parametrize("keywords", LOOPS, ids=str)

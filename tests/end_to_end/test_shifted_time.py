@@ -170,7 +170,8 @@ def test_single_precision_alone():
 
     def row(a, t0, t1, ts, dt):
         y0 = jnp.ones((), jnp.float32)
-        return rg.solve(decay, y0, t0, t1, a, dt=dt, saveat=rg.SaveAt(ts=ts)).ys
+        saveat = rg.SaveAt(ts=ts)
+        return rg.solve(decay, y0, t0, t1, a, solver="bosh3", dt=dt, saveat=saveat).ys
 
     exact = np.exp(-np.array([0.5, 1.0]))
     before = jax.config.jax_enable_x64

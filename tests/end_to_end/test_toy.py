@@ -79,6 +79,7 @@ def test_kept_bytes_are_within_the_budget(backend, memory):
     assert sol.plan.memory <= sol.plan.budget
 
 
+@pytest.mark.quick("3", "8", "31", "500")
 @pytest.mark.parametrize("slots", [1, 3, 8, 31, 500])
 def test_field_is_called_as_often_as_the_closed_formula_says(reference, slots):
     (f, y0, t0, t1), keywords = toy(reference)

@@ -303,7 +303,14 @@ def test_cotangents_of_the_hits_of_two_events(backend):
 
     def run(y0):
         sol, pull = rg.solve_vjp(
-            lambda t, y, k: 0.0 * y + k, y0, 0.0, 5.0, 1.0, dt=0.25, event=[at(1.0), at(1.6)]
+            lambda t, y, k: 0.0 * y + k,
+            y0,
+            0.0,
+            5.0,
+            1.0,
+            dt=0.25,
+            solver="heun",
+            event=[at(1.0), at(1.6)],
         )
         ct = [
             rg.Hit(w * xp.ones_like(hit.ts), None, None, 2)
