@@ -1,0 +1,173 @@
+"""Timed rows of the report for stiff problems of few unknowns: Robertson's to 1e5, and HIRES.
+
+ST1: solves and gradients by ``rodas5p`` in JAX against diffrax' ``Kvaerno5``, its gradient by
+``RecursiveCheckpointAdjoint``; ST2: solves in NumPy and PyTorch against SciPy's ``Radau`` and
+``LSODA``. Tolerances are those at which errors are about equal. A quarter of ``Radau`` in PyTorch,
+and 1.4 times it for HIRES in NumPy, are missed: there calls of f take most of the time, in
+NumPy eight more a step for the Jacobian.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import retrograde as rg
+
+from ._cases import Case, Entrant, Rival
+
+__all__ = ["stiff_cases"]
+
+
+class Stiff(NamedTuple):
+    """A problem; ``scale`` is that of atol, ``rtol`` by who solves it.
+
+    ``end`` is of SciPy's ``Radau`` at rtol 1e-11.
+    """
+
+    f: Any
+    y0: tuple[float, ...]
+    t1: float
+    args: Any
+    scale: float
+    rtol: dict[str, float]
+    end: tuple[float, ...]
+
+
+def robertson(xp: Any, t: Any, y: Any, k: Any) -> Any:
+    """Rates of 0.04 to 3e7."""
+    a, b, c = k[0] * y[0], k[1] * y[1] * y[1], k[2] * y[1] * y[2]
+    return xp.stack([c - a, a - b - c, b])
+
+
+def hires(xp: Any, t: Any, y: Any, k: Any) -> Any:
+    """High irradiance responses, 8 species (Hairer & Wanner, *Solving ODEs II*, IV.10)."""
+    bound = k * y[5] * y[7] - 1.81 * y[6]
+    return xp.stack([
+        -1.71 * y[0] + 0.43 * y[1] + 8.32 * y[2] + 0.0007,
+        1.71 * y[0] - 8.75 * y[1],
+        -10.03 * y[2] + 0.43 * y[3] + 0.035 * y[4],
+        8.32 * y[1] + 1.71 * y[2] - 1.12 * y[3],
+        -1.745 * y[4] + 0.43 * y[5] + 0.43 * y[6],
+        -k * y[5] * y[7] + 0.69 * y[3] + 1.71 * y[4] - 0.43 * y[5] + 0.69 * y[6],
+        bound,
+        -bound,
+    ])  # fmt: skip
+
+
+PROBLEMS = {
+    "Robertson": Stiff(
+        robertson, (1.0, 0.0, 0.0), 1e5, (0.04, 3e7, 1e4), 1e-6,
+        {"ours": 1e-6, "jax": 1e-8, "Kvaerno5": 1e-6, "Radau": 1e-5, "LSODA": 1e-7},
+        (0.0178659211421158, 7.274751468442964e-08, 0.9821340061103861),
+    ),
+    "HIRES": Stiff(
+        hires, (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0057), 321.8122, 280.0, 1e-3,
+        {"ours": 1e-6, "jax": 2e-7, "Kvaerno5": 1e-6, "Radau": 1e-4, "LSODA": 1e-7},
+        (0.0007371312573325968, 0.00014424857263162436, 5.888729740968132e-05,
+         0.0011756513432832048, 0.0023863561988322285, 0.00623896825274533,
+         0.0028499983951866792, 0.0028500016048133418),
+    ),
+}  # fmt: skip
+
+
+def _error(case: Stiff, y: Any) -> float:
+    """The largest of the components', relative to each."""
+    end = np.asarray(case.end)
+    return float(np.max(np.abs(np.asarray(y) - end) / (np.abs(end) + 1e-3 * case.scale)))
+
+
+def _tolerances(case: Stiff, who: str) -> dict[str, float]:
+    rtol = case.rtol[who]
+    return {"rtol": rtol, "atol": rtol * case.scale}
+
+
+def _end(case: Stiff, xp: Any, y0: Any, args: Any, who: str = "ours") -> Any:
+    f = partial(case.f, xp)
+    return rg.solve(
+        f, y0, 0.0, case.t1, args, solver="rodas5p", **_tolerances(case, who)
+    ).ys[-1]  # fmt: skip
+
+
+def eager(case: Stiff, name: str) -> Entrant:
+    """Ours in NumPy or PyTorch."""
+    if name == "numpy":
+        xp, make = np, np.asarray
+    else:
+        import torch
+
+        xp, make = torch, partial(torch.tensor, dtype=torch.float64)
+    y0, args = make(case.y0), make(case.args)
+    return Entrant(lambda: _end(case, xp, y0, args), partial(_error, case))
+
+
+def scipy(case: Stiff, method: str) -> Entrant:
+    """``solve_ivp``."""
+    from scipy.integrate import solve_ivp
+
+    args = np.asarray(case.args)
+    fun = lambda t, y: case.f(np, t, y, args)  # noqa: E731
+    span, keywords = (0.0, case.t1), {"method": method, **_tolerances(case, method)}
+    return Entrant(
+        lambda: solve_ivp(fun, span, case.y0, **keywords).y[:, -1], partial(_error, case)
+    )
+
+
+def traced(case: Stiff, solve: Any, gradient: bool) -> Entrant:
+    """A compiled solve, or its gradient by y0 and args; the error of a gradient is not known."""
+    import jax
+    import jax.numpy as jnp
+
+    jax.config.update("jax_enable_x64", True)
+    y0, args = jnp.asarray(case.y0), jnp.asarray(case.args)
+    if gradient:
+        run = jax.jit(jax.grad(lambda y0, args: solve(y0, args)[0], argnums=(0, 1)))
+        return Entrant(lambda: jax.block_until_ready(run(y0, args)), lambda found: 0.0)
+    run = jax.jit(solve)
+    return Entrant(lambda: jax.block_until_ready(run(y0, args)), partial(_error, case))
+
+
+def jax_ours(case: Stiff, *, gradient: bool) -> Entrant:
+    """Ours in JAX."""
+    import jax.numpy as jnp
+
+    return traced(case, partial(_end, case, jnp, who="jax"), gradient)
+
+
+def kvaerno5(case: Stiff, *, gradient: bool) -> Entrant:
+    """diffrax, as its documentation solves stiff problems."""
+    import diffrax
+    import jax.numpy as jnp
+
+    def solve(y0: Any, args: Any) -> Any:
+        controller = diffrax.PIDController(**_tolerances(case, "Kvaerno5"))
+        term = diffrax.ODETerm(partial(case.f, jnp))
+        return diffrax.diffeqsolve(
+            term, diffrax.Kvaerno5(), 0.0, case.t1, None, y0, args,
+            stepsize_controller=controller, max_steps=16**4,
+        ).ys[-1]  # fmt: skip
+
+    return traced(case, solve, gradient)
+
+
+def stiff_cases() -> Iterator[Case]:
+    """ST1 and ST2."""
+    for name, case in PROBLEMS.items():
+        for work, gradient, least in (("solve", False, 10.0), ("gradient", True, 20.0)):
+            rival = Rival(
+                "ST1", "diffrax, Kvaerno5", least, partial(kvaerno5, case, gradient=gradient)
+            )
+            ours = partial(jax_ours, case, gradient=gradient)
+            yield Case(f"{work}, {name}, JAX", ours, (rival,), rounds=3)
+        large = name == "HIRES"  # its Jacobians are 8 calls of f at complex arguments
+        rivals = (
+            Rival("ST2", "SciPy, Radau", 0.5 if large else 1.4, partial(scipy, case, "Radau")),
+            Rival("ST2", "SciPy, LSODA", 0.33, partial(scipy, case, "LSODA")),
+        )
+        yield Case(f"solve, {name}, NumPy", partial(eager, case, "numpy"), rivals, not large)
+        least = 0.07 if large else 0.25
+        rival = Rival("ST2", "SciPy, Radau", least, partial(scipy, case, "Radau"))
+        yield Case(f"solve, {name}, PyTorch", partial(eager, case, "torch"), (rival,), rounds=3)
