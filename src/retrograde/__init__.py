@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ._solvers import (
         ALF,
         RK4,
+        Auto,
         Bosh3,
         Dopri5,
         Dopri8,
@@ -73,6 +74,7 @@ __all__ = [
     "AbstractAdjoint",
     "AbstractController",
     "AbstractSolver",
+    "Auto",
     "BacksolveAdjoint",
     "Banded",
     "Bosh3",

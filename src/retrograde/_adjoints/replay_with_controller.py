@@ -16,7 +16,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._base.types import Carry, Index, Scalar, State
-from .._controllers.base import AdaptiveController
 
 if TYPE_CHECKING:
     from .._integrate.integrator import Integrator
@@ -41,9 +40,7 @@ class ClockedStates:
         self.complex = layout.dtype != layout.real_dtype
         self.dtype = layout.dtype
         self.dtypes = (self.dtype,) * (len(layout.shapes) + 1)
-        controller = loop.controller
-        assert isinstance(controller, AdaptiveController)
-        self.shapes = (*layout.shapes, (2 + len(controller.init(loop.clock)),))
+        self.shapes = (*layout.shapes, (2 + len(loop.memory()),))
         self.layout = self
 
     def pack(self, y: State, t: Scalar, h: Scalar, memory: tuple[Scalar, ...]) -> State:
@@ -97,7 +94,9 @@ class ClockedPull:
 
     def pull(self, i: Index, state: State, carry: Carry) -> Carry:
         """Reverse step i, which ended at the time that the carry has."""
-        y, t, _, _ = self.states.unpack(state)
+        y, t, _, memory = self.states.unpack(state)
+        if self.step.loop.solver.switches:
+            self.step.loop.problem.chosen.stiff = memory[-2] > 0.5
         inner, end, n = carry
         if not self.masked:
             return self.step.pull_step(i, (t, end - t), y, inner), t, n

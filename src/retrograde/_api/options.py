@@ -31,6 +31,7 @@ _R = TypeVar("_R")
 
 SolverName: TypeAlias = Literal[
     "alf",
+    "auto",
     "bosh3",
     "dopri5",
     "dopri8",

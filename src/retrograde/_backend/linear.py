@@ -101,6 +101,11 @@ class Linear(ABC):
         """Bytes of a matrix."""
         return math.prod(self.shape) * self.bk.itemsize(self.layout.real_dtype)
 
+    def norm(self, matrix: Matrix) -> Scalar:
+        """The largest sum of a column's moduli: no eigenvalue's is larger."""
+        sums = self.xp.sum(self.xp.abs(matrix[0]), axis=-2)
+        return self.bk.clock(self.layout).real(self.xp.max(sums))
+
     identity: Array
     """The identity as it is stored."""
 

@@ -140,6 +140,22 @@ class Inputs(NamedTuple):
         return self.relative or (self.t0, self.t1, self.ts)
 
 
+class Chosen:
+    """Which method the next step is of, and what the last one told of the problem.
+
+    Attributes
+    ----------
+    stiff : bool or traced
+        Whether it is that for stiff problems.
+    rate : scalar
+        Estimate of the spectral radius of df/dy.
+    """
+
+    def __init__(self) -> None:
+        self.stiff: Bool = False
+        self.rate: Scalar = 0.0
+
+
 class Equations(NamedTuple):
     """What is known of a field beside its values: for methods that solve equations of it.
 
@@ -156,12 +172,15 @@ class Equations(NamedTuple):
         The mass matrix; None for the identity.
     parts : tuple of two fields, or None
         The explicit and the implicit part of a split field, where the solver takes them apart.
+    chosen : Chosen
+        Which method the next step is of, where a solver switches.
     """
 
     jac: Callable[[Array, State], Tree] | None = None
     structure: object = None
     mass: State = None
     parts: tuple[Field, Field] | None = None
+    chosen: Chosen = None  # type: ignore[assignment]
 
 
 class RequestedTransforms(NamedTuple):

@@ -108,6 +108,10 @@ class Grid(ABC):
         (but t1) moves with t0; ``last``: whether it is the last step."""
         return (True, last, True) if self.shifts else (i == 0, i == 0, False)
 
+    def stiff(self, i: Index) -> Bool:
+        """Whether step i is one of the stiff method, of a solver that switches."""
+        return False
+
     @abstractmethod
     def step(self, i: Index) -> tuple[Scalar, Scalar]:
         """Start and size of step i."""

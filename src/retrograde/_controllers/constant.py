@@ -189,6 +189,8 @@ class GivenGrid(Grid):
         short keeps the size it was computed with, at which its inside is told.
     fixed : scalar [time] or None
         The first time on which steps end whatever t0 is (``_integrate.stops``).
+    stiff : table or ()
+        Behind a 0, which steps are those of the stiff method, of a solver that switches.
     """
 
     def __init__(
@@ -201,8 +203,9 @@ class GivenGrid(Grid):
         shifts: bool,
         sizes: Table | tuple[()] = (),
         fixed: Scalar | None = None,
+        stiff: Table | tuple[()] = (),
     ) -> None:
-        self.fixed = fixed
+        self.fixed, self.marks = fixed, stiff
         self.table_get, self.times, self.shifts = bk.table_get, times, shifts
         self.sizes, self.sized = sizes, not isinstance(sizes, tuple)
         self.whole, self.count = whole, whole if count is None else count
@@ -219,6 +222,9 @@ class GivenGrid(Grid):
         if self.sized:
             return t, self.table_get(self.sizes, i + 1)
         return t, self.table_get(self.times, i + 1) - t
+
+    def stiff(self, i: Index) -> Bool:
+        return self.table_get(self.marks, i + 1) > 0.5
 
     def end(self, i: Index) -> Scalar:
         return self.table_get(self.times, i + 1)

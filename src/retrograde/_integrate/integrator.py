@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .._backend.specialise import StepRequest, Steps, generic
 from .._backend.stages import smallest
@@ -41,6 +41,7 @@ from .._controllers import (
 )
 from .._controllers.norms import LeafNorm
 from .._solvers import AbstractSolver
+from .._solvers.switching.rule import memory
 from .outputs import Final, Output, Outputs
 from .problem import Problem
 from .progress import Reporter, Watch
@@ -51,6 +52,7 @@ from .try_step import AdaptiveState, AdaptiveSteps
 if TYPE_CHECKING:
     from .._adjoints.replay_with_controller import ClockedStates
     from .._backend.protocols import Clock, Observer
+    from .._controllers.base import AdaptiveController
     from .._solvers.base import AbstractStepper
     from .events import Events
 
@@ -262,6 +264,12 @@ class Integrator:
                 reporter.close()
         return final
 
+    def memory(self) -> tuple[Scalar, ...]:
+        """What goes from try to try beside times and states: the controller's, and behind it what
+        a solver that switches remembers."""
+        own = cast("AdaptiveController", self.controller).init(self.clock)
+        return (*own, *memory(self.clock)) if self.solver.switches else own
+
     def grid(self, inputs: Inputs, final: Final | None = None) -> Grid:
         """Start and size of every accepted step."""
         clock = self.clock
@@ -279,7 +287,9 @@ class Integrator:
             return GivenGrid(self.bk, times, whole, self._bounded(whole), shifts=False)
         assert final is not None
         fixed = None if self.stops is None else self.stops.first
-        return GivenGrid(self.bk, final.times, final.n, shifts=True, sizes=final.sizes, fixed=fixed)
+        return GivenGrid(self.bk, final.times, final.n, shifts=True, sizes=final.sizes, fixed=fixed,
+            stiff=final.stiff,
+        )  # fmt: skip
 
     def tolerances(self, inputs: Inputs) -> Scale:
         """Tolerances of the error norm, numbers or states."""

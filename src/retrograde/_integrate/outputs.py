@@ -371,6 +371,8 @@ class Final(NamedTuple):
     sizes : table or ()
         Record of the steps' sizes, behind a 0, where they are no differences of times.
     events : EventState or ()
+    stiff : table or ()
+        Record of the steps' method, behind a 0, of a solver that switches.
     """
 
     y: State
@@ -386,6 +388,7 @@ class Final(NamedTuple):
     calls: Index | tuple[()] = ()
     sizes: Table | tuple[()] = ()
     events: Table = ()
+    stiff: Table | tuple[()] = ()
 
 
 def output_leaves(loop: Integrator, inputs: Inputs, final: Final) -> tuple[Array, ...]:

@@ -17,6 +17,7 @@ from .._base.plain_input import fitted, integral, matched, refuse
 from .._base.types import (
     Array,
     Aux,
+    Chosen,
     Equations,
     Function,
     Leaves,
@@ -101,6 +102,8 @@ class Problem:
         """``(t, leaves, args) -> leaves``, where the adapter needs f without trees."""
         self.parted = False
         """Whether the solver drops parts of f's results (see ``AbstractSolver``)."""
+        self.chosen = Chosen()
+        """Which method the next step is of (``_solvers.switching``)."""
         self.trials = 0
         """Calls of f beside those of the integration: checks, the planner's, integrations begun
         again."""
@@ -254,7 +257,7 @@ class Problem:
         if self.split is not None:
             first, second = (self._part(fn, params, tree) for fn in self.split)
             parts = first, second
-        known = Equations(found, self.jac_structure, self.mass, parts)
+        known = Equations(found, self.jac_structure, self.mass, parts, self.chosen)
         field.equations = known  # type: ignore[attr-defined]
         if self.derivatives is not None and parts is not None:
             bound = self.derivatives.bind(params, parts[1])

@@ -10,13 +10,12 @@ f, where an integration is looked at once in hundreds of tries.
 from __future__ import annotations
 
 import math
-from functools import cache
-from operator import mul
 from typing import TYPE_CHECKING
 
 from .._base.log import INFO, listener
 from .._base.types import Field, State
-from .._solvers import ExplicitRungeKutta, Tableau
+from .._solvers import ExplicitRungeKutta
+from .._solvers.runge_kutta.tableau import reach
 from .solution import ADVICE
 
 if TYPE_CHECKING:
@@ -63,25 +62,6 @@ class StiffnessHint:
         if tries >= TRIES // 4 and math.isfinite(h):
             self.look(t, h, y, at)
             self.loop.problem.stiff_from = self.since
-
-
-@cache
-def reach(tableau: Tableau) -> float:
-    """How far along the negative real axis h lambda may go in a stable step, to 0.01.
-
-    Examples
-    --------
-    >>> import retrograde as rg
-    >>> round(reach(rg.Tsit5.tableau), 1), round(reach(rg.Heun.tableau), 1)
-    (3.5, 2.0)
-    """
-    x, stable, k = 0.0, True, [0.0]
-    while stable and x < 100.0:
-        x, k = x + 0.01, []
-        for row in tableau.a[: len(tableau.b)]:
-            k.append(1.0 - x * sum(map(mul, row, k)))
-        stable = abs(1.0 - x * sum(map(mul, tableau.b, k))) <= 1.0 + 1e-9
-    return x
 
 
 def fastest(layout: Layout, field: Field, t: float, y: State, eps: float) -> float:

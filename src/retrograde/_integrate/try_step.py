@@ -15,6 +15,7 @@ from .._backend.clock import NEARLY
 from .._base.types import Bool, Carry, Index, Inputs, Leaves, Scalar, State, Table
 from .._checkpointing import Patience, Slots, Stored
 from .._solvers.base import AbstractStepper, SolverState, Step
+from .._solvers.switching.rule import switching
 from .event_detection import Detector
 from .outputs import Final
 from .solution import Status
@@ -51,6 +52,9 @@ class AdaptiveState(NamedTuple):
         (``Integrator.cut``), and the output rows inside the loop; () for none.
     events : EventState or ()
         What is known of the solve's events.
+    stiff : Table or ()
+        Behind a 0, which accepted steps were those of the stiff method (1), of a solver that
+        switches.
     """
 
     t: Scalar
@@ -66,6 +70,7 @@ class AdaptiveState(NamedTuple):
     sizes: Table | tuple[()]
     rows: Carry
     events: Carry = ()
+    stiff: Table | tuple[()] = ()
 
 
 Try: TypeAlias = tuple[
@@ -155,6 +160,9 @@ class AdaptiveSteps:
         if not judges:
             step = _unjudged(clock, step, loop.carried.finite)
         self.attempt = try_step(clock, step, adapt, self.t1, stops)
+        self.marked = record and loop.solver.switches
+        if loop.solver.switches:
+            self.attempt = switching(clock, self.attempt, loop.problem.chosen, loop.solver.reach)
         self.detector = None if loop.events is None else Detector(loop, inputs, self.stepper)
         self.emit = loop.outputs.emitters(loop.problem, loop.layout, inputs.params)
         self.patience, self.watch, self.stop = None, loop.watch, 0
@@ -169,15 +177,16 @@ class AdaptiveSteps:
         loop, clock = self.loop, self.loop.clock
         t0 = clock.real(self.inputs.clocked[0])
         h0, e0, k0 = self._first_step(t0)
-        y0, memory = self.stepper.start(t0, self.inputs.y0), self.controller.init(clock)
+        y0, memory = self.stepper.start(t0, self.inputs.y0), loop.memory()
         state = self.stepper.init(t0, y0, k0)
         times = clock.record_new(t0, loop.max_steps) if self.record else ()
         sizes = clock.record_new(clock.real(0.0), loop.max_steps) if self.sized else ()
+        stiff = clock.record_new(clock.real(0.0), loop.max_steps) if self.marked else ()
         zero, e0 = clock.count(0), clock.real(e0)
         calls = zero if self.stepper.tells_calls else ()
         events = () if self.detector is None else self.detector.begin(t0, self.inputs.y0)
         return AdaptiveState(
-            t0, h0, e0, memory, y0, state, zero, zero, calls, times, sizes, inside, events
+            t0, h0, e0, memory, y0, state, zero, zero, calls, times, sizes, inside, events, stiff
         )
 
     def _first_step(self, t0: Scalar) -> tuple[Scalar, Scalar, Leaves]:
@@ -220,6 +229,7 @@ class AdaptiveSteps:
             times = clock.record(times, s.n, t_new, ok)
         if self.sized:
             sizes = clock.record(sizes, s.n, size, ok)
+        stiff = clock.record(s.stiff, s.n, s.memory[-2], ok) if self.marked else ()
         if s.rows:
             rows = self._collect(rows, ok, (s.t, t_new, size, end), s.n)
         new, old = (t_new, y1, after, s.n + 1), (s.t, s.y, again, s.n)
@@ -228,7 +238,7 @@ class AdaptiveSteps:
         now, before = (h, e2, memory, s.tries + 1, calls), (s.h, s.e2, s.memory, s.tries, s.calls)
         h, e2, memory, tries, calls = clock.select(on, now, before)
         return AdaptiveState(
-            t, h, e2, memory, y, state, n, tries, calls, times, sizes, rows, events
+            t, h, e2, memory, y, state, n, tries, calls, times, sizes, rows, events, stiff
         )
 
     def _collect(
@@ -269,16 +279,17 @@ class AdaptiveSteps:
         those that store every state.
         """
         loop, attempt = self.loop, self.attempt
-        t, h, e2, memory, y, state, n, tries, calls, times, sizes, rows, _ = s
+        t, h, e2, memory, y, state, n, tries, calls, times, sizes, rows, _, stiff = s
         t1, floor, least = self.t1, self.controller.floor, 4 * loop.clock.eps
         write, note, limit = loop.bk.write, loop.clock.record, loop.max_steps
         buffer = None if slots is None else slots.new_buffer(loop.bk, loop.carried)
-        record, sized, inside = self.record, self.sized, bool(rows)
+        record, sized, inside, marked = self.record, self.sized, bool(rows), self.marked
         stop = self.stop if limit is None else min(self.stop, limit)
         while True:
             while t != t1 and tries != stop and abs(h) > floor + least * abs(t):
                 if buffer is not None:
                     buffer = write(buffer, n, y)
+                before = memory
                 tried = attempt(t, h, memory, y, state)
                 ok, t_new, size, y1, e2, h, memory, after, state, evaluations = tried
                 tries += 1
@@ -290,6 +301,8 @@ class AdaptiveSteps:
                     times = note(times, n, t_new, True)
                 if sized:
                     sizes = note(sizes, n, size, True)
+                if marked:
+                    stiff = note(stiff, n, before[-2], True)
                 if inside:
                     rows = self._collect(rows, True, (t, t_new, size, y1), n)
                 t, y, state = t_new, y1, after
@@ -299,7 +312,9 @@ class AdaptiveSteps:
             stop = self._look(t, h, tries, y)
             stop = stop if limit is None else min(stop, limit)
         stored = None if buffer is None else Stored(buffer, None)
-        s = AdaptiveState(t, h, e2, memory, y, state, n, tries, calls, times, sizes, rows)
+        s = AdaptiveState(
+            t, h, e2, memory, y, state, n, tries, calls, times, sizes, rows, (), stiff
+        )
         return s, stored
 
     def final(self, s: AdaptiveState, stored: Stored | None) -> Final:
@@ -308,7 +323,7 @@ class AdaptiveSteps:
             self.hint.ended(s.t, s.h, s.y, self.patience.user_time(s.t), s.tries)
         final = Final(s.y, s.t, s.n, s.tries, self._why(s), s.rows, s.times, stored)
         calls = s.calls if isinstance(s.calls, tuple) else s.calls + self.stepper.untold
-        return final._replace(calls=calls, sizes=s.sizes, events=s.events)
+        return final._replace(calls=calls, sizes=s.sizes, events=s.events, stiff=s.stiff)
 
     def _why(self, s: AdaptiveState) -> Index:
         """The status of a solve from where its tries stopped."""

@@ -324,7 +324,7 @@ def _clock_bytes(loop: Integrator) -> int:
         return 0
     controller = loop.controller
     assert isinstance(controller, AdaptiveController)
-    count = 2 + len(controller.init(loop.clock))
+    count = 2 + len(loop.memory())
     return count * int(loop.bk.itemsize(loop.carried.dtype))
 
 

@@ -46,11 +46,13 @@ if TYPE_CHECKING:
     from .runge_kutta.midpoint import Midpoint
     from .runge_kutta.ralston import Ralston
     from .runge_kutta.rk4 import RK4
+    from .switching.auto import Auto
 
 __all__ = [
     "ALF",
     "RK4",
     "AbstractSolver",
+    "Auto",
     "Bosh3",
     "Dopri5",
     "Dopri8",
@@ -83,6 +85,7 @@ __all__ = [
 
 PAGES = {
     "ALF": "reversible.alf",
+    "Auto": "switching.auto",
     "Bosh3": "runge_kutta.bosh3",
     "Dopri5": "runge_kutta.dopri5",
     "Dopri8": "runge_kutta.dopri8",

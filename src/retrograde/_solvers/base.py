@@ -150,6 +150,11 @@ class AbstractSolver(ABC):
         Whether it takes the parts of a split field apart (``field.equations.parts``).
     parted : bool
         Whether lines of the method use a part of f's result and drop the rest.
+    switches : bool
+        Whether steps are of one of two methods, which is recorded (``switching``).
+    reach : float
+        Of a solver that switches: how far h lambda of its explicit method may go along the
+        negative real axis.
 
     Notes
     -----
@@ -181,6 +186,8 @@ class AbstractSolver(ABC):
     time_derivative: ClassVar[bool] = True
     additive: ClassVar[bool] = False
     parted: ClassVar[bool] = False
+    switches: ClassVar[bool] = False
+    reach: float = 0.0
 
     @property
     def name(self) -> str:

@@ -12,6 +12,7 @@ and II.6; two error estimates made one: Sec. II.10.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from math import fsum
 from operator import mul
 
@@ -269,3 +270,22 @@ def check_sum(name: str, entries: tuple[float, ...], total: float) -> None:
     """Raise ValueError unless the entries have this sum."""
     if not abs(fsum(entries) - total) <= _SUM_TOLERANCE:
         raise ValueError(f"`{name}` sums to {fsum(entries)!r}, but has to sum to {total!r}.")
+
+
+@cache
+def reach(tableau: Tableau) -> float:
+    """How far along the negative real axis h lambda may go in a stable step, to 0.01.
+
+    Examples
+    --------
+    >>> import retrograde as rg
+    >>> round(reach(rg.Tsit5.tableau), 1), round(reach(rg.Heun.tableau), 1)
+    (3.5, 2.0)
+    """
+    x, stable, k = 0.0, True, [0.0]
+    while stable and x < 100.0:
+        x, k = x + 0.01, []
+        for row in tableau.a[: len(tableau.b)]:
+            k.append(1.0 - x * sum(map(mul, row, k)))
+        stable = abs(1.0 - x * sum(map(mul, tableau.b, k))) <= 1.0 + 1e-9
+    return x
