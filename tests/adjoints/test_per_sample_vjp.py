@@ -213,14 +213,17 @@ def test_jax_differentiates_its_own(backend, reference):
         np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.libraries("numpy")
-@pytest.mark.quick("numpy-9 MiB")
-@pytest.mark.parametrize("memory", ["24 MiB", "9 MiB", "7 MiB"])
+@pytest.mark.quick("numpy-9 MiB", "torch-9 MiB")
+@pytest.mark.settings(
+    memory=["24 MiB", "9 MiB", "7 MiB"],
+    few={"strict": [], "torch": ["9 MiB"], "jax": [], "jax:jit": []},
+)
 def test_measured_bytes_are_within_the_budget(backend, memory):
     """Every state stored, some, and one tape at a time: the peak of forward and reverse pass."""
     rng, size = np.random.default_rng(0), 40
-    y0, w = rng.standard_normal((500, size)), 0.3 * rng.standard_normal((size, size))
-    speeds = np.where(np.arange(500) % 100 == 0, 8.0, 1.0)
+    y0 = backend.array(rng.standard_normal((500, size)))
+    w = backend.array(0.3 * rng.standard_normal((size, size)))
+    speeds = backend.array(np.where(np.arange(500) % 100 == 0, 8.0, 1.0))
 
     def f(t, y, args):
         return args[1][:, None] * backend.namespace(y).tanh(y @ args[0])
@@ -228,9 +231,17 @@ def test_measured_bytes_are_within_the_budget(backend, memory):
     def gradient():
         args = w, rg.PerSample(speeds)
         sol, pull = rg.solve_vjp(f, y0, 0.0, 4.0, args, per_sample=True, memory=memory, **TIGHT)
-        pull(np.ones((1, 500, size)))
+        pull(0 * sol.ys + 1)
         return sol.plan
 
     plan = gradient()  # what is imported and kept counts once
-    peak = rg.measure.traced_peak(gradient)
-    assert max(plan.memory, peak) <= plan.budget
+    if isinstance(y0, np.ndarray):
+        peak = rg.measure.traced_peak(gradient)
+    else:
+        from retrograde_backends.torch.memory import LiveStorages
+
+        with LiveStorages() as storages:
+            gradient()
+        peak = storages.peak
+    assert plan.memory <= plan.budget
+    assert plan.budget / 4 < peak <= plan.budget
