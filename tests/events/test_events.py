@@ -223,7 +223,7 @@ WRONG = {
     "kind": (lambda: [1.0], {}, "rg.Event"),
     "adjoint": (
         lambda: at(1.0),
-        {"adjoint": rg.BacksolveAdjoint(mode="continuous")},
+        {"adjoint": rg.BacksolveAdjoint(mode="continuous"), "saveat": rg.SaveAt(steps=True)},
         "can't pass the events",
     ),
     "record": (lambda: at(1.0), {"adjoint": rg.RecursiveCheckpointAdjoint(record=False)}, "record"),

@@ -30,7 +30,7 @@ from .._base.types import (
     State,
     Table,
 )
-from .._controllers import ConstantSteps
+from .._controllers import AcceptedSteps, ConstantSteps
 from .._integrate.outputs import Output, Outputs
 from .._integrate.saveat import SaveAt
 from .._integrate.solution import Status
@@ -112,16 +112,21 @@ class ContinuousAdjoint(AbstractAdjoint):
         cotangents: Leaves,
         wanted: NeedsGradient,
     ) -> Inputs:
-        walk = _Walk(loop, inputs, residuals, cotangents, wanted, self)
+        kind = Walk
+        if loop.events is not None:
+            from .continuous_events import WalkWithEvents  # for who has some
+
+            kind = WalkWithEvents
+        walk = kind(loop, inputs, residuals, cotangents, wanted, self)
         there = loop.bk.while_loop(walk.running, walk.leg, walk.start())
         return walk.finish(there)
 
 
-class _Carry(NamedTuple):
+class WalkCarry(NamedTuple):
     """Where a walk back is, and the cotangents so far.
 
     So many of each output's rows inside the loop (``row``) are still to come; ``mark`` steps, where
-    they were given.
+    they were given; ``hit`` hits of events.
     """
 
     t: Scalar
@@ -134,6 +139,7 @@ class _Carry(NamedTuple):
     t1: Scalar
     ts: Table
     ok: Bool
+    hit: Index = ()
 
 
 def _larger(clock: Clock, norm: LeafNorm, count: int, leaves: Leaves) -> Scalar:
@@ -142,7 +148,7 @@ def _larger(clock: Clock, norm: LeafNorm, count: int, leaves: Leaves) -> Scalar:
     return clock.maximum(y, a) + 0.0 * (y + a)
 
 
-class _Walk:
+class Walk:
     """The way back of one solve, leg by leg from row to row.
 
     Parameters
@@ -210,7 +216,7 @@ class _Walk:
         nothing = Output(self.bk, SaveAt(), cast("Layout", layout), None)
         twin.outputs = Outputs(self.bk, [nothing])
         twin.count, twin.progress, twin.watch, twin.times_checked = None, False, None, True
-        twin.on_step = None
+        twin.on_step, twin.events, twin.cut = None, None, False
         if (norm := loop.norm) is not None:
             twin.norm = partial(_larger, self.clock, norm, layout.count)
         settings = self.inputs.settings
@@ -219,6 +225,9 @@ class _Walk:
             if loop.stops is not None:
                 twin.stops = Stops(loop, self.inputs, back=True)
                 augmented.vjp = twin.stops.sided_vjp(augmented.vjp)
+            if isinstance(loop.controller, AcceptedSteps):
+                twin.controller = dataclasses.replace(loop.controller, dt=-loop.controller.dt)
+                return twin
             first = getattr(loop.controller, "dt0", None)
             if first is not None:
                 controller: Any = loop.controller
@@ -230,7 +239,7 @@ class _Walk:
         return twin
 
     # --- the walk
-    def start(self) -> _Carry:
+    def start(self) -> WalkCarry:
         """At t1, with the cotangents of its rows."""
         final, clock, bk, own = self.final, self.clock, self.bk, self.own
         zero, rows = clock.real(0.0), [clock.count(0) for _ in self.parts]
@@ -248,11 +257,11 @@ class _Walk:
             if rows_of.out.saveat.final:
                 ct, ct_t, g = rows_of.at_end(final, inside, g)
                 a, t1 = own.add(a, ct), t1 + ct_t + self._rate(self.t1, final.y, ct)
-        c = _Carry(self.t1, tuple(rows), mark, final.y, a, g, zero, t1, ts, ok)
+        c = WalkCarry(self.t1, tuple(rows), mark, final.y, a, g, zero, t1, ts, ok)
         ends = [self.out.parts[k].inside == "steps" for k in self.inside]
         return self._rows_here(c, ends)
 
-    def running(self, c: _Carry) -> Bool:
+    def running(self, c: WalkCarry) -> Bool:
         """Whether there is a leg to go."""
         clock = self.clock
         left = c.t != self.t0
@@ -260,10 +269,10 @@ class _Walk:
             left = clock.either(left, c.row[k] > 0)
         return clock.both(c.ok, left)
 
-    def leg(self, c: _Carry) -> _Carry:
+    def leg(self, c: WalkCarry) -> WalkCarry:
         """Back to the next row (or given time, or t0), and the jumps there."""
         clock, layout = self.clock, self.layout
-        stop, mark = self.t0, c.mark
+        stop, mark = self._next(c), c.mark
         ends = [clock.where(c.row[k] > 0, self._time(k, c.row[k]), self.t0) for k in self.inside]
         for at in ends:  # traced saved times may be nan: then so is where it stops
             stop = clock.where(clock.beyond(stop, at, self.t1 - self.t0), stop, at)
@@ -280,8 +289,16 @@ class _Walk:
         # traced saved times may be nan, and no walk gets there
         ok = clock.both(ok, stop == stop)
         y, a, g = layout.split(state)
-        c = c._replace(t=stop, mark=mark, y=y, a=a, g=g, ok=ok)
+        c = self._hits_here(c._replace(t=stop, mark=mark, y=y, a=a, g=g, ok=ok))
         return self._rows_here(c, [at == stop for at in ends])
+
+    def _next(self, c: WalkCarry) -> Scalar:
+        """Where there is something but rows: t0."""
+        return self.t0
+
+    def _hits_here(self, c: WalkCarry) -> WalkCarry:
+        """Jumps of the events of this time."""
+        return c
 
     def _integrate(self, state: State, t: Scalar, stop: Scalar) -> tuple[State, Bool]:
         """A solve of the augmented system, and whether it got there."""
@@ -292,7 +309,7 @@ class _Walk:
         final = twin.integrate(Inputs(state, self.inputs.params, t, stop, (), twin.settings))
         return final.y, final.status == int(Status.converged)
 
-    def finish(self, c: _Carry) -> Inputs:
+    def finish(self, c: WalkCarry) -> Inputs:
         """Cotangents of the inputs; nan unless every leg got to its end."""
         bk, layout, y0 = self.bk, self.layout, self.inputs.y0
         ok = bk.both(c.ok, layout.finite(layout.join(c.y, c.a, c.g)))
@@ -321,18 +338,18 @@ class _Walk:
             at = self.clock.where(j % nodes == i, t + theta * h, at)
         return at
 
-    def _rows_here(self, c: _Carry, ends: Sequence[Bool]) -> _Carry:
+    def _rows_here(self, c: WalkCarry, ends: Sequence[Bool]) -> WalkCarry:
         """Jumps of all rows of this time; ``ends``: whether an output's next row is one."""
         for k, first in zip(self.inside, ends, strict=True):
             c = self._rows_of(k, c, first)
         return c
 
-    def _rows_of(self, k: int, c: _Carry, first: Bool) -> _Carry:
+    def _rows_of(self, k: int, c: WalkCarry, first: Bool) -> WalkCarry:
         """Those of output k."""
         left = self.bk.pick(c.row[k] > 0, c.row[k] - 1, 0)
         both, either = self.clock.both, self.clock.either
 
-        def here(c: _Carry) -> Bool:
+        def here(c: WalkCarry) -> Bool:
             # a traced end of a step may round elsewhere the next time, but there is one row each
             due = both(first, c.row[k] > left)
             if self.out.parts[k].inside == "ts":
@@ -341,7 +358,7 @@ class _Walk:
 
         return self.bk.while_loop(here, lambda c: self._jump(k, c), c)  # type: ignore[no-any-return]
 
-    def _jump(self, k: int, c: _Carry) -> _Carry:
+    def _jump(self, k: int, c: WalkCarry) -> WalkCarry:
         """The jump of a at one row of output k; y goes on from what was saved."""
         part, where = self.parts[k], self.clock.where
         out, nodes, j = part.out, len(part.out.nodes), c.row[k] - 1

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .._solvers.base import AbstractStepper
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """A hit on the way back: its row, kind, time and the state there."""
 
     k: Index
@@ -53,7 +53,7 @@ class _Place(NamedTuple):
     y: State
 
 
-class _Cotangents(NamedTuple):
+class HitCotangents(NamedTuple):
     """What is threaded through it: cotangents of the state and time at the hit, of the starts of
     the steps behind, of what is carried from it, and of parameters."""
 
@@ -207,11 +207,11 @@ class EventVJP:
             theta, y = row[THETA], step_vjp.interpolate(row[THETA])
             ct = self.layout.add(self.layout.row(self.left, k), left)
             at = real(self.bk.scalar(self.times[k])) + left_t
-            place = _Place(k, row[KIND], row[TIME], y)
-            cts = _Cotangents(ct, at, start, g, params)
+            place = Place(k, row[KIND], row[TIME], y)
+            cts = HitCotangents(ct, at, start, g, params)
             for j in range(len(self.events.given)):
-                pull = functools.partial(self._pull, j, step_vjp, step, place)
-                cts = self._branch(row[EVENT] == j, pull, cts)
+                pull = functools.partial(self.pull, j, step_vjp, step, place)
+                cts = self.branch(row[EVENT] == j, pull, cts)
             inside = step_vjp.add_source(inside, theta, step.h, cts.y)
             ct_t, ct_h = ct_t + cts.t, ct_h + theta * cts.t
             return k, cts.start, cts.g, cts.params, inside, ct_t, ct_h, zeros(), real(0.0)
@@ -223,17 +223,17 @@ class EventVJP:
         done = found._replace(g=g, params=params, inside=inside, t=t, h=h, left=None, left_t=0.0)
         return done, hit, start
 
-    def _branch(
-        self, on: Bool, fn: Callable[[_Cotangents], _Cotangents], cts: _Cotangents
-    ) -> _Cotangents:
+    def branch(
+        self, on: Bool, fn: Callable[[HitCotangents], HitCotangents], cts: HitCotangents
+    ) -> HitCotangents:
         if len(self.events.given) == 1:
             return fn(cts)
-        found: _Cotangents = self.bk.cond(on, fn, lambda cts: cts, cts)
+        found: HitCotangents = self.bk.cond(on, fn, lambda cts: cts, cts)
         return found
 
-    def _pull(
-        self, j: int, step_vjp: AbstractStepVJP, step: StepSpan, place: _Place, cts: _Cotangents
-    ) -> _Cotangents:
+    def pull(
+        self, j: int, step_vjp: AbstractStepVJP, step: StepSpan, place: Place, cts: HitCotangents
+    ) -> HitCotangents:
         """Cotangents of the interpolant and of the step's time from those at a hit of event j."""
         event = self.events.given[j]
         if event.last is not None:
@@ -247,8 +247,8 @@ class EventVJP:
         return self._through_root(j, step_vjp, step, place, cts)
 
     def _through_end(
-        self, step_vjp: AbstractStepVJP, place: _Place, cts: _Cotangents
-    ) -> _Cotangents:
+        self, step_vjp: AbstractStepVJP, place: Place, cts: HitCotangents
+    ) -> HitCotangents:
         """The state at which the solve ended is carried from it as it is."""
         gy, gt, params = step_vjp.finish(place.t, place.y, cts.g, cts.params)
         y = self.layout.add(cts.y, gy)
@@ -257,8 +257,8 @@ class EventVJP:
         return self._passed(y, cts.t + cts.start + gt, params)
 
     def _through_reset(
-        self, j: int, step_vjp: AbstractStepVJP, place: _Place, cts: _Cotangents
-    ) -> _Cotangents:
+        self, j: int, step_vjp: AbstractStepVJP, place: Place, cts: HitCotangents
+    ) -> HitCotangents:
         """A reset, and what is carried from the state that it gave."""
         layout, vjp = self.layout, self.resets[j]
         assert vjp is not None
@@ -269,14 +269,14 @@ class EventVJP:
         t = cts.t + cts.start + gt + ct_t
         return self._passed(layout.add(cts.y, layout.pack(mu)), t, params)
 
-    def _passed(self, y: State, t: Scalar, params: ParamSums) -> _Cotangents:
+    def _passed(self, y: State, t: Scalar, params: ParamSums) -> HitCotangents:
         """All that comes from behind has gone to the state and the time."""
         real = self.clock.real
-        return _Cotangents(y, real(t), real(0.0), self.loop.carried.zeros(), params)
+        return HitCotangents(y, real(t), real(0.0), self.loop.carried.zeros(), params)
 
     def _through_root(
-        self, j: int, step_vjp: AbstractStepVJP, step: StepSpan, place: _Place, cts: _Cotangents
-    ) -> _Cotangents:
+        self, j: int, step_vjp: AbstractStepVJP, step: StepSpan, place: Place, cts: HitCotangents
+    ) -> HitCotangents:
         """The time of the hit, at which condition j is zero."""
         layout, real, time = self.layout, self.clock.real, self.layout.time(place.t)
         u = step_vjp.slope((place.t - step.t) / step.h)
@@ -298,7 +298,7 @@ class EventVJP:
         j: int,
         step_vjp: AbstractStepVJP,
         step: StepSpan,
-        place: _Place,
+        place: Place,
         parts: tuple[Scalar, Scalar],
     ) -> Scalar:
         """-d / slope, unless g only touches zero: the slope is nothing beside g's change."""

@@ -293,10 +293,11 @@ class BacksolveAdjoint(InvertingAdjoint):
         return self.accuracy if self.mode == "discrete" else "O(h^p)"
 
     def check_events(self, loop: Integrator) -> None:
-        if loop.events is not None and self.mode == "continuous":
+        if loop.events is not None and self.mode == "continuous" and loop.outputs.stepped:
             raise UnsupportedByBackend(
                 "`adjoint` is BacksolveAdjoint(mode='continuous'), which can't pass the events of "
-                "a solve; use mode='discrete', or adjoint='auto'."
+                "a solve whose steps are saved (SaveAt(steps=True) or dense=True): their ends move "
+                "with the events. Save times, or use mode='discrete'."
             )
 
     @property
