@@ -50,7 +50,7 @@ def singles(reference, case):
             predators(reference, 0), STARTS[i], BEGINS[i], ENDS[i], (1.5, SPEEDS[i]), **given
         )
         rows = len(sol.ys)
-        found.append(pull(weights((rows, SAMPLES, 2))[:, i]))
+        found.append(pull(weights((rows, SAMPLES, 2))[:, i], weights((rows, SAMPLES))[:, i]))
     return found
 
 
@@ -76,7 +76,8 @@ def test_gradients_of_single_solves(backend, reference, case):
     args = (1.5, rg.PerSample(backend.array(SPEEDS)))
     call = backend.array(STARTS), backend.array(BEGINS), backend.array(ENDS), args
     sol, pull = rg.solve_vjp(predators(backend, 1), *call, per_sample=True, **{**TIGHT, **keywords})
-    g = pull(backend.array(weights(tuple(sol.ys.shape)).tolist()))
+    ct, of_times = (backend.array(weights(tuple(x.shape)).tolist()) for x in (sol.ys, sol.ts))
+    g = pull(ct, of_times)
     for name in ("y0", "t0", "t1", *(["ts"] if "saveat" in keywords else [])):
         stacked = np.stack([getattr(one, name) for one in right])
         np.testing.assert_allclose(backend.to_numpy(getattr(g, name)), stacked, 1e-9, 1e-10)
@@ -123,11 +124,12 @@ def test_autograd(backend):
         return speed[:, None] * torch.stack([growth * y[:, 0] - meet, meet - 3 * y[:, 1]], 1)
 
     sol = rg.solve(f, y0, 0.0, t1, rg.PerSample(speeds), per_sample=True, **TIGHT)
-    found = torch.autograd.grad(sol.ys.sin().sum(), (growth, y0, t1))
+    found = torch.autograd.grad(sol.ys.sin().sum() + sol.ts.sum(), (growth, y0, t1))
     total = 0.0
     for i in range(SAMPLES):
         one = lambda t, y, _, i=i: f(t[None], y[None], speeds[i : i + 1])[0]  # noqa: E731
-        total = total + rg.solve(one, y0[i], 0.0, t1, **TIGHT).ys.sin().sum()
+        alone = rg.solve(one, y0[i], 0.0, t1, **TIGHT)
+        total = total + alone.ys.sin().sum() + alone.ts.sum()
     for x, y in zip(found, torch.autograd.grad(total, (growth, y0, t1)), strict=True):
         torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-10)
     assert sol.plan.steps == int(sol.stats["num_accepted_steps"].max())

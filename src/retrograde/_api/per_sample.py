@@ -18,7 +18,7 @@ from .._backend.protocols import Capability
 from .._backend.registry import backend_beside
 from .._base.errors import InputError
 from .._base.log import INFO, listener
-from .._base.plain_input import state
+from .._base.plain_input import cotangent_leaf, state
 from .._base.types import (
     Array,
     Aux,
@@ -34,6 +34,7 @@ from .._base.types import (
     VectorFieldFn,
 )
 from .._controllers import AbstractController, ConstantSteps, StepTo
+from .._integrate.moving_times import moves, zero_of
 from .._integrate.outputs import Outputs, cotangent_leaves
 from .._integrate.per_sample import (
     PerSample,
@@ -83,7 +84,8 @@ def solve_samples(
     loop.progress, loop.on_step = options.progress, options.on_step
     program = SampleSolve(cast("SampleIntegrator", loop), options)
     leaves, aux = bk.differentiate(program, inputs)
-    return _solution(program, leaves, aux, throw=options.throw)
+    given = t0, t1, saveats_of(options.saveat)[0][0].ts
+    return _solution(program, leaves, aux, given=given, throw=options.throw)
 
 
 def solve_samples_vjp(
@@ -99,7 +101,7 @@ def solve_samples_vjp(
     pullback = SamplePullback((f, y0, t0, t1, args, options), marks)
     program = pullback.program
     solution = _solution(program, *pullback.forward(), throw=options.throw)
-    pullback.ys = solution.ys
+    pullback.ys, pullback.ts = solution.ys, solution.ts
     return solution, pullback
 
 
@@ -145,6 +147,7 @@ class SamplePullback:
     def __init__(self, call: tuple[Any, ...], marks: Sequence[bool]) -> None:
         self.call, self.marks = call, marks
         self.ys: Tree = None
+        self.ts: Array = None
         self._prepare()
 
     def _prepare(self) -> None:
@@ -157,7 +160,7 @@ class SamplePullback:
         self.inputs = loop.bk.detach(loop.problem, inputs)
 
     def __getstate__(self) -> dict[str, Tree]:
-        names = ("call", "marks", "ys", "leaves", "residuals")
+        names = ("call", "marks", "ys", "ts", "leaves", "residuals")
         return {name: getattr(self, name) for name in names} | {"plan": self.program.plan}
 
     def __setstate__(self, state: dict[str, Tree]) -> None:
@@ -178,12 +181,19 @@ class SamplePullback:
         loop = self.program.loop
         return NeedsGradient(loop.problem.differentiable, True, True, loop.outputs.timed)
 
-    def __call__(self, cotangent: Tree) -> Gradients[Tree]:
+    def __call__(self, cotangent: Tree, ts: Tree = None) -> Gradients[Tree]:
+        """Gradients from the cotangents of ``sol.ys`` and ``sol.ts``; one of them may be None."""
         loop = self.program.loop
         bk, problem, out = loop.bk, loop.problem, loop.output
-        cts = cotangent_leaves(cast("AbstractBackend", bk), self.leaves, self.ys, cotangent)
+        if cotangent is None and ts is None:
+            raise InputError("the cotangent holds None; pass an array or a tree like `sol.ys`.")
+        cts = tuple(map(bk.zeros_like, self.leaves))
+        if cotangent is not None:
+            cts = cotangent_leaves(cast("AbstractBackend", bk), self.leaves, self.ys, cotangent)
         with bk.quiet():
             g = bk.run_reverse(self.program, self.inputs, self.residuals, cts, self._wanted())
+        if ts is not None:
+            g = self._with_times(g, cotangent_leaf(cast("AbstractBackend", bk), ts, self.ts))
         ts = g.ts if out.inside else None
         found = Gradients(problem.state_tree(g.y0), problem.gradient_tree(g.params), g.t0, g.t1, ts)
         if problem.untimed is None:
@@ -191,6 +201,24 @@ class SamplePullback:
         times = zip(found._fields[2:], found[2:], strict=True)
         lost = [k for k, x in times if x is not None and bool(bk.xp.any(x != x))]
         return without_times(found, lost, problem.untimed)
+
+    def _with_times(self, g: Inputs, ct: Array) -> Inputs:
+        """The same with cotangents of the times of rows, which are those that were given."""
+        if tuple(ct.shape) != tuple(self.ts.shape):
+            raise InputError(
+                f"`ts` has the shape {tuple(ct.shape)} where `sol.ts` has {tuple(self.ts.shape)}; "
+                "make them equal."
+            )
+        loop, wish, inputs = self.program.loop, self.program.loop.output.saveat, self.inputs
+        xp = loop.bk.xp
+        if wish.t0:
+            g = g._replace(t0=g.t0 + _like(xp, ct[0, :], inputs.t0))
+        if wish.final:
+            g = g._replace(t1=g.t1 + _like(xp, ct[-1, :], inputs.t1))
+        if loop.output.inside:
+            own = ct[int(wish.t0) : ct.shape[0] - int(wish.final), :]
+            g = g._replace(ts=g.ts + loop.like_saved(own))
+        return g
 
 
 class SampleSolve(DifferentiableSolve):
@@ -422,10 +450,40 @@ def _saved_times(problem: SampleProblem, ts: Array, span: tuple[Array, Array], e
 
 
 # --- the solution
-def _solution(program: SampleSolve, leaves: Leaves, aux: Aux, *, throw: bool) -> Solution[Tree]:
+def _moving(loop: SampleIntegrator, given: tuple[Tree, ...], times: Array) -> Array:
+    """Zeros like the times of rows, with the derivatives of the times that were given."""
+    bk, out = cast("AbstractBackend", loop.bk), loop.output
+    t0, t1, ts = given
+    rows = [t0] * out.saveat.t0 + [ts] * bool(out.inside) + [t1] * out.saveat.final
+    found, first = [], 0
+    for x in rows:
+        count = times.shape[0] - out.saveat.t0 - out.saveat.final if x is ts else 1
+        zero = bk.xp.zeros_like(times[first : first + count, :])
+        first += count
+        if bk.is_array(x) and moves(bk, x):
+            moved = zero_of(bk, bk.xp.astype(x, times.dtype))
+            if x is ts:
+                by_sample = len(moved.shape) == 2
+                moved = bk.xp.permute_dims(moved, (1, 0)) if by_sample else moved[:, None]
+            zero = zero + moved
+        found.append(zero)
+    return bk.xp.concat(found, axis=0)
+
+
+def _solution(
+    program: SampleSolve,
+    leaves: Leaves,
+    aux: Aux,
+    *,
+    given: tuple[Tree, ...] = (),
+    throw: bool,
+) -> Solution[Tree]:
+    """Wrap; ``given``: t0, t1 and saved times, whose derivatives the times of rows have."""
     loop = program.loop
     bk, out, problem = loop.bk, loop.output, loop.problem
     times, final, t = aux
+    if any(bk.is_array(x) and moves(cast("AbstractBackend", bk), x) for x in given):
+        times = times + _moving(loop, given, times)
     ys = problem.tree(leaves) if out.saveat.fn is None else bk.unflatten(out.treedef, leaves)
     program.stats.update(
         num_steps=final.tries,
