@@ -61,6 +61,8 @@ class _Place(NamedTuple):
 class DenseOutput:
     """y between t0 and t1.
 
+    Of a batch whose samples have steps of their own, arrays have the samples in front.
+
     Attributes
     ----------
     rows : tree of arrays, shape (1 + n k, *shape)
@@ -75,9 +77,6 @@ class DenseOutput:
         Where in a step its rows stand; where 0 is none of them, the row before is the one there.
     dtypes : tuple of dtypes or None
         Those of y, where rows are carried in another one.
-
-    Where samples of a batch have steps of their own, arrays have the samples in front
-    (``dense_samples``).
     """
 
     rows: Tree
