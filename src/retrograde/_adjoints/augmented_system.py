@@ -182,6 +182,7 @@ class AugmentedSolver:
     """
 
     extra = 0  # no walk has saved times inside its steps
+    switches = False
 
     def __init__(
         self, solver: ExplicitRungeKutta, layout: AugmentedLayout, field: AugmentedField
