@@ -8,7 +8,7 @@ import pytest
 import retrograde as rg
 from retrograde.measure import peak_gradient_bytes
 
-from .test_event_gradients import FLIGHT, flight, gradient
+from .test_event_gradients import FLIGHT, differences, flight, gradient
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 
@@ -180,3 +180,24 @@ def test_measured_peak_is_within_the_budget(backend, adjoint):
     assert min(counts) >= 2
     measured = peak_gradient_bytes(lambda y0, a: solve(rg.solve, y0, a), run, y0, a)
     assert 16 * size < measured.bytes <= plan.memory <= budget
+
+
+@pytest.mark.parametrize("solver", ["rodas5p", "kvaerno5"])
+def test_methods_for_stiff_problems_pass_events(solver):
+    """A spring that bounces off a floor: differences of the same solve."""
+    floor = rg.Event(
+        lambda t, y, a: y[0],
+        direction=-1,
+        reset=lambda t, y, a: np.stack([0.0 * y[0], -0.8 * y[1]]),
+    )
+    keywords = {"solver": solver, "dt": 0.05, "event": floor}
+
+    def f(t, y, a):
+        return np.stack([y[1], -a[0] * y[1] - a[1] * y[0]])
+
+    y0, a = np.array([1.0, 0.0]), np.array([3.0, 40.0])
+    sol, pullback = rg.solve_vjp(f, y0, 0.0, 1.7, a, **keywords)
+    assert sol.events[0].count >= 1
+    end = lambda a: float(rg.solve(f, y0, 0.0, 1.7, a, **keywords).ys[-1, 1])  # noqa: E731
+    found = pullback(np.array([[0.0, 1.0]])).args
+    np.testing.assert_allclose(found, differences(end, a, 1e-3), rtol=0.0, atol=1e-10)
