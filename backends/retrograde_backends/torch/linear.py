@@ -18,7 +18,7 @@ from retrograde._backend.linear import DenseLinear, Factors, Matrix
 from retrograde._backend.reals import Reals
 from retrograde._base.types import Array, Bool, Field, Function, Leaves, State
 
-from .forward_mode import transformed
+from .forward_mode import dual, transformed
 
 INVERTED = 32
 """Up to so many unknowns the inverse is formed."""
@@ -56,7 +56,10 @@ class TorchLinearisation:
         if self.again and x.requires_grad:
             return x
         x = x.clone() if x.is_inference() else x
-        return x.detach().requires_grad_()
+        if not dual(x):
+            return x.detach().requires_grad_()
+        value, tangent = torch.autograd.forward_ad.unpack_dual(x)  # detach would drop the tangent
+        return torch.autograd.forward_ad.make_dual(value.detach().requires_grad_(), tangent)
 
     def vjp(self, w: Array) -> Array:
         """w J for each row w."""
