@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,8 +59,10 @@ class TorchLinearisation:
         x = x.clone() if x.is_inference() else x
         if not dual(x):
             return x.detach().requires_grad_()
-        value, tangent = torch.autograd.forward_ad.unpack_dual(x)  # detach would drop the tangent
-        return torch.autograd.forward_ad.make_dual(value.detach().requires_grad_(), tangent)
+        forward: Any = torch.autograd.forward_ad
+        value, tangent = forward.unpack_dual(x)  # detach would drop the tangent
+        fresh: Tensor = forward.make_dual(value.detach().requires_grad_(), tangent)
+        return fresh
 
     def vjp(self, w: Array) -> Array:
         """w J for each row w."""
