@@ -26,6 +26,7 @@ strict one and on JAX, with jit in half of the tests; more of them are slow.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import importlib
 import itertools
@@ -82,17 +83,37 @@ def _programs_of_jax(request: pytest.FixtureRequest) -> Iterator[None]:
     """In the default run XLA spends no time on optimising what runs once.
 
     What these tests hold (mathematics, plans, errors) is the same in a program that is optimised,
-    and half of a compilation is saved. Files that are about the programs themselves (kernels,
-    bytes, what is lowered) say ``pytestmark = pytest.mark.optimised``; they, random problems and
-    ``-m slow`` compile as users do.
+    and half of a compilation is saved: LLVM's dear passes, and the emitters of fused loops by MLIR.
+    Files that are about the programs themselves (kernels, bytes, what is lowered) say
+    ``pytestmark = pytest.mark.optimised``; they and ``-m slow`` compile as for users.
     """
-    jax = sys.modules.get("jax")
-    if jax is None or request.config.option.markexpr != "not slow":
+    jax, default = sys.modules.get("jax"), request.config.option.markexpr == "not slow"
+    if jax is None or not default or request.node.get_closest_marker("optimised") is not None:
         yield
         return
-    jax.config.update(UNOPTIMISED, request.node.get_closest_marker("optimised") is None)
-    yield
-    jax.config.update(UNOPTIMISED, False)
+    compiler = importlib.import_module("jax._src.compiler")
+    options = functools.partial(_with_options, compiler.get_compile_options, _cheap_options(jax))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "get_compile_options", options)
+        jax.config.update(UNOPTIMISED, True)
+        yield
+        jax.config.update(UNOPTIMISED, False)
+
+
+@functools.cache
+def _cheap_options(jax: Any) -> tuple[tuple[str, Any], ...]:
+    """Options of XLA's CPU compiler that make it quick, where it has them."""
+    cheap = {"xla_cpu_use_fusion_emitters": False}
+    try:
+        jax.jit(lambda x: x + 1, compiler_options=cheap)(0)
+    except (jax.errors.JaxRuntimeError, TypeError):
+        return ()
+    return tuple(cheap.items())
+
+
+def _with_options(plain: Any, cheap: Any, *args: Any, **keywords: Any) -> Any:
+    given = keywords.pop("env_options_overrides", None)
+    return plain(*args, env_options_overrides={**dict(cheap), **(given or {})}, **keywords)
 
 
 @pytest.fixture(autouse=True, scope="module")
