@@ -93,7 +93,11 @@ BAD = {
     "class of a solver": ({"solver": rg.Tsit5}, "`solver` is the class Tsit5", "pass `Tsit5()`"),
     "unknown adjoint": ({"adjoint": "magic"}, "`adjoint` is 'magic'", "recursive_checkpoint"),
     "no controller": ({"controller": "pid"}, "`controller` is 'pid'", "PIDController"),
-    "stiff method of SciPy": ({"solver": "Radau"}, "`solver` is 'Radau'", "The nearest is"),
+    "stiff method of SciPy": (
+        {"solver": "Radau"},
+        "`solver` is 'Radau'",
+        "the nearest here is 'rodas5p'",
+    ),
     "no saveat": ({"saveat": 0.5}, "`saveat` is 0.5", "pass rg.SaveAt"),
     "solver without error": ({"solver": "euler"}, "`solver` Euler has no error", "pass `dt=`"),
     "no slots": (

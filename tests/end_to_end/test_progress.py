@@ -9,6 +9,8 @@ import pytest
 
 import retrograde as rg
 
+pytestmark = pytest.mark.optimised  # bits with and without reports are compared
+
 
 @pytest.mark.parametrize("keywords", [{"dt": 0.1}, {"rtol": 1e-6}], ids=["constant", "adaptive"])
 @pytest.mark.parametrize("span", [(0.0, 2.0), (2.0, 0.0)])

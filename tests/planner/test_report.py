@@ -178,5 +178,6 @@ def test_rules_know_implicit_solvers(reference):
         implicit = True
 
     assert issubclass(Implicit, ExplicitRungeKutta)
-    assert plan_of(solver=Implicit()).shape.stiff
-    assert not plan_of().shape.stiff
+    call = heat, np.linspace(0.0, 1.0, 20), 0.0, 1.0, np.asarray(0.3)
+    assert rg.plan(*call, solver=Implicit(), dt=1e-3).shape.stiff
+    assert not rg.plan(*call, solver="rk4", dt=1e-3).shape.stiff

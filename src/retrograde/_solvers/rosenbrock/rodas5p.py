@@ -56,8 +56,8 @@ class Rodas5P(Rosenbrock):
     ...     return np.stack([y[1], mu * (1.0 - y[0] ** 2) * y[1] - y[0]])
     >>> y0 = np.array([2.0, 0.0])
     >>> sol = rg.solve(van_der_pol, y0, 0.0, 2000.0, 1000.0, solver="rodas5p", rtol=1e-6)
-    >>> round(float(sol.ys[-1, 0]), 4), sol.stats["num_accepted_steps"] < 1000
-    (1.7064, True)
+    >>> round(float(sol.ys[-1, 0]), 3), sol.stats["num_accepted_steps"] < 1000
+    (1.706, True)
     """
 
     tableau: ClassVar[RosenbrockTableau] = RosenbrockTableau(
