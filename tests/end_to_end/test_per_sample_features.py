@@ -285,3 +285,22 @@ def test_tries_and_progress_are_told(backend, many):
     assert parts == sorted(parts)
     assert parts[-1] == pytest.approx(1.0)
     assert len(parts) > 10
+
+
+@pytest.mark.libraries("numpy")
+def test_methods_for_stiff_problems_serve_samples(backend):
+    """Where one sample is stiff, and an explicit method says so of it alone."""
+    rates = np.array([1e4, 1.0, 10.0])
+
+    def f(t, y, k):
+        return -k[:, None] * (y - np.cos(t)[:, None])
+
+    call = f, np.zeros((3, 1)), 0.0, 2.0, rg.PerSample(rates)
+    sol = rg.solve(*call, per_sample=True, solver="rodas5p")
+    k, t = rates, 2.0
+    exact = k * (k * np.cos(t) + np.sin(t) - k * np.exp(-k * t)) / (1 + k * k)
+    np.testing.assert_allclose(sol.ys[-1, :, 0], exact, atol=1e-4)
+    assert sol.stats["num_steps"].max() < 40
+    watch = rg.Event(lambda t, y, k: y[:, 0] - 2.0)
+    told = rg.solve(*call, per_sample=True, event=watch).stats
+    assert np.isfinite(told["stiff_from"]).tolist() == [True, False, False]

@@ -241,9 +241,9 @@ class SingleSolves:
                 trees = [None if p[kind] is None else p[kind][k] for p in parts]
                 rows.append(self._rows(trees, ok, final=one.final))
         ts, ys = (filled(self.places, rows) for rows in out)
-        stats = {
-            name: array([0 if x is None else x.stats[name] for x in sols]) for name in first.stats
-        }
+        told = [{} if x is None else x.stats for x in sols]
+        names = {name: None for one in told for name in one}
+        stats = {name: array(_column(told, name)) for name in names}
         stats["num_sample_f_evals"] = int(sum(x.stats["num_f_evals"] for x in sols if x))
         status = array([int(Status.non_finite if x is None else x.status) for x in sols])
         starts = [
@@ -324,6 +324,12 @@ def _part(bk: AbstractBackend, x: Tree, i: int) -> Tree:
     """Sample i of a tree."""
     leaves, treedef = bk.flatten(x)
     return bk.unflatten(treedef, [leaf[i, ...] for leaf in leaves])
+
+
+def _column(told: Sequence[dict[str, Any]], name: str) -> list[Any]:
+    """A statistic of all samples; of those that do not tell it 0, or nan where it is no count."""
+    whole = all(isinstance(one.get(name, 0), int) for one in told)
+    return [one.get(name, 0 if whole else math.nan) for one in told]
 
 
 def _plan(sols: Sequence[Solution[Tree] | None]) -> Plan | None:
