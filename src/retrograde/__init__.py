@@ -36,6 +36,7 @@ from ._solvers import AbstractSolver, ExplicitRungeKutta, Tableau, Tsit5
 
 if TYPE_CHECKING:
     from ._api.steady_state import steady_state, steady_state_vjp
+    from ._backend.krylov import GMRES
     from ._integrate.per_sample import PerSample
     from ._loops import loop_vjp, scan, while_loop
     from ._solvers import (
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALF",
+    "GMRES",
     "RK4",
     "AbstractAdjoint",
     "AbstractController",
@@ -150,6 +152,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"{__name__}.{name}")
     if name == "PerSample":
         return importlib.import_module(f"{__name__}._integrate.per_sample").PerSample
+    if name == "GMRES":
+        return importlib.import_module(f"{__name__}._backend.krylov").GMRES
     if name in ("steady_state", "steady_state_vjp"):
         return getattr(importlib.import_module(f"{__name__}._api.steady_state"), name)
     if name in ("loop_vjp", "scan", "while_loop"):

@@ -144,6 +144,7 @@ def test_robertson_and_its_gradient_are_the_same_everywhere(backend):
     keywords = {"rtol": 1e-7, "atol": 1e-11, "solver": "kvaerno5", "max_steps": 200}
     problem = robertson(backend), backend.array([1.0, 0.0, 0.0]), 0.0, 40.0
     saveat = rg.SaveAt(ts=[3.0, 40.0])
+    keywords["adjoint"] = rg.RecursiveCheckpointAdjoint(6)  # steps are replayed
     found = backend.gradient(*problem, backend.array(ROBERTSON), WEIGHTS, saveat=saveat, **keywords)
     np.testing.assert_allclose(found.ys[-1], AT_40, rtol=2e-5)
     # as NumPy gives them; against differences below
@@ -341,3 +342,61 @@ def test_jumps_of_a_split_field_are_stepped_on():
         slope = float(pullback(np.ones((1, 1))).args)
         assert slope == pytest.approx(wanted - math.exp(-55.0), rel=1e-6)
         assert sol.stats["num_rejected_steps"] < 8
+
+
+# --- systems without a matrix
+
+
+def brusselator(backend, n):
+    """The one of Hairer and Wanner, Sec. IV.10, periodic on n x n points: f, y0, preconditioner."""
+    x, y = np.meshgrid(*[np.arange(n) / n] * 2, indexing="ij")
+    waves = 2 * np.cos(2 * np.pi * np.arange(n) / n) - 2
+    sizes = backend.array(n * n * (waves[:, None] + waves[None, :]))
+    y0 = backend.array(np.stack([22 * y * (1 - y) ** 1.5, 27 * x * (1 - x) ** 1.5]))
+
+    def f(t, w, alpha):
+        xp = backend.namespace(w)
+        u, v = w[0, ...], w[1, ...]
+        along = [xp.roll(w, s, axis=a) for s in (1, -1) for a in (1, 2)]
+        moved = alpha * n * n * (along[0] + along[1] + along[2] + along[3] - 4 * w)
+        return moved + xp.stack([1 + u * u * v - 4.4 * u, 3.4 * u - u * u * v])
+
+    def near(t, w, c, r):
+        xp = backend.namespace(r)
+        return xp.real(xp.fft.ifft2(xp.fft.fft2(r) / (c - 0.02 * sizes)))
+
+    return f, y0, near
+
+
+def check_without_matrix(backend, n, others):
+    """Values and gradients of GMRES, with and without a preconditioner, and of another route."""
+    f, y0, near = brusselator(backend, n)
+    problem = f, y0, 0.0, 0.3, backend.array(0.02)
+    solvers = [rg.GMRES(preconditioner=near), *others]
+    found = [
+        backend.gradient(*problem, solver=rg.Kvaerno5(linear_solver=s), rtol=1e-6, atol=1e-8)
+        for s in solvers
+    ]
+    for other in found[1:]:
+        np.testing.assert_allclose(found[0].ys, other.ys, rtol=1e-9)
+        np.testing.assert_allclose(found[0].args, other.args, rtol=1e-8)
+        np.testing.assert_allclose(found[0].y0, other.y0, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.libraries("numpy", slow="jax")
+def test_gmres_gives_what_a_factorisation_gives(backend):
+    check_without_matrix(backend, 4, [rg.GMRES(memory=5), None])
+
+
+@pytest.mark.slow
+def test_gmres_on_a_field_of_2048_unknowns(reference):
+    check_without_matrix(reference, 32, [rg.GMRES(memory=30)])
+
+
+@pytest.mark.parametrize("wrong", [{"rtol": 0.0}, {"memory": 0}, {"max_products": 1.5}], ids=str)
+def test_settings_of_gmres_are_checked(wrong):
+    with pytest.raises(rg.InputError, match=next(iter(wrong))):
+        rg.GMRES(**wrong)
+    solver = rg.Kvaerno3(linear_solver=rg.GMRES())
+    with pytest.raises(rg.InputError, match="real"):
+        rg.solve(lambda t, y, a: 1j * y, np.ones(1) * 1j, 0.0, 1.0, solver=solver)

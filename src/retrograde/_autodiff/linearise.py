@@ -206,7 +206,7 @@ class _ComplexPoint:
 
     def vjp(self, w: Array) -> Array:
         """w J for each row w, by the whole of J."""
-        return w @ by_matrix(self.reals, self.jvp)
+        return w @ self.xp.matrix_transpose(by_matrix(self.reals, self.jvp))
 
     def by_time(self) -> Array | None:
         """df/dt; None where f did not look at its time."""

@@ -174,6 +174,8 @@ class Equations(NamedTuple):
         The explicit and the implicit part of a split field, where the solver takes them apart.
     chosen : Chosen
         Which method the next step is of, where a solver switches.
+    tree : callable or None
+        y as the user knows it, of a state.
     """
 
     jac: Callable[[Array, State], Tree] | None = None
@@ -181,6 +183,7 @@ class Equations(NamedTuple):
     mass: State = None
     parts: tuple[Field, Field] | None = None
     chosen: Chosen = None  # type: ignore[assignment]
+    tree: Callable[[State], Tree] | None = None
 
 
 class RequestedTransforms(NamedTuple):

@@ -257,9 +257,10 @@ class Problem:
         if self.split is not None:
             first, second = (self._part(fn, params, tree) for fn in self.split)
             parts = first, second
-        known = Equations(found, self.jac_structure, self.mass, parts, self.chosen)
+        known = Equations(found, self.jac_structure, self.mass, parts, self.chosen, tree)
         field.equations = known  # type: ignore[attr-defined]
         if self.derivatives is not None and parts is not None:
+            parts[1].equations = known._replace(parts=None)  # type: ignore[attr-defined]
             bound = self.derivatives.bind(params, parts[1])
             parts[1].linearise = bound  # type: ignore[attr-defined]
         elif self.derivatives is not None:

@@ -220,6 +220,8 @@ def _linear_algebra(loop: Integrator) -> int:
     solve has left.
     """
     layout = loop.layout
+    if (without := getattr(loop.solver, "linear_solver", None)) is not None:
+        return int(without.nbytes(layout)) + 2 * loop.solver.stages * int(layout.nbytes)
     linear = loop.bk.linear(layout, cast("Structure", loop.problem.jac_structure))
     return MATRICES * linear.nbytes + 2 * loop.solver.stages * int(layout.nbytes)
 

@@ -38,6 +38,12 @@ class KenCarp5(ESDIRK):
     With ``rg.Split(explicit, implicit)`` as the field its explicit part takes the explicit half of
     the pair, so that nothing of it is solved for; any other field is implicit as a whole.
 
+    Parameters
+    ----------
+    linear_solver : GMRES, optional
+        How linear systems are solved without a matrix; default: by a factorisation, in the form of
+        the field's ``structure``.
+
     Notes
     -----
     ============  ===================================================

@@ -21,6 +21,12 @@ class Kvaerno3(ESDIRK):
 
     For stiff problems at loose tolerances, and where ``f`` has first derivatives alone.
 
+    Parameters
+    ----------
+    linear_solver : GMRES, optional
+        How linear systems are solved without a matrix; default: by a factorisation, in the form of
+        the field's ``structure``.
+
     Notes
     -----
     ============  ===================================================

@@ -39,6 +39,12 @@ class Kvaerno4(ESDIRK):
 
     For stiff problems at moderate tolerances, and where ``f`` has first derivatives alone.
 
+    Parameters
+    ----------
+    linear_solver : GMRES, optional
+        How linear systems are solved without a matrix; default: by a factorisation, in the form of
+        the field's ``structure``.
+
     Notes
     -----
     ============  ===================================================

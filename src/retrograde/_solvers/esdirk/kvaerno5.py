@@ -30,6 +30,12 @@ class Kvaerno5(ESDIRK):
     For stiff problems at tight tolerances, where ``f`` has first derivatives alone, and for large
     systems without a factorisation.
 
+    Parameters
+    ----------
+    linear_solver : GMRES, optional
+        How linear systems are solved without a matrix; default: by a factorisation, in the form of
+        the field's ``structure``.
+
     Notes
     -----
     ============  ===================================================

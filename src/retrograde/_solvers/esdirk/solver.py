@@ -14,6 +14,7 @@ stage, at its solution; they stand behind the z_i in all sums.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from ..._base.types import (
@@ -35,6 +36,7 @@ from .tableau import ESDIRKTableau
 
 if TYPE_CHECKING:
     from ..._backend.interface import AbstractBackend
+    from ..._backend.krylov import GMRES
     from ..._backend.protocols import FieldVJP, Layout
 
 
@@ -79,7 +81,6 @@ class Stages:
             Rows(layout, self.a, self.width),
             Rows(layout, tableau.guesses, self.width),
         )
-        self.nodes = self.bk.time_sequence(tableau.c, layout)
         self.equations = StageEquations(layout, linear, self.field)
         self.followed = followed
 
@@ -89,7 +90,13 @@ class Stages:
 
     def time(self, i: Index, t: Scalar, h: Scalar) -> Array:
         """That of stage i, as f is given it."""
-        return self.layout.time(t + self.bk.table_get(self.nodes, i) * h)
+        return self.layout.time(t + self.node(i) * h)
+
+    def node(self, i: Index) -> Scalar:
+        """``c_i``."""
+        if isinstance(i, int):
+            return self.tableau.c[i]
+        return self.bk.table_get(self.bk.time_sequence(self.tableau.c, self.layout), i)
 
     def begin(self, i: Index, y: State, z: Sequence[State]) -> State:
         """``psi_i``, stage i without its own increment."""
@@ -177,16 +184,18 @@ class Rows:
     """Rows of weights of increments, that a loop may count through."""
 
     def __init__(self, layout: Layout, rows: Sequence[Sequence[float]], width: int) -> None:
-        self.bk = layout.bk
+        self.bk, self.layout = layout.bk, layout
         self.sparse = [[(j, w) for j, w in enumerate(row) if w] for row in rows]
         padded = [[*row, *[0.0] * (width - len(row))] for row in rows]
-        self.columns = [self.bk.time_sequence(x, layout) for x in zip(*padded, strict=True)]
+        self.columns = list(zip(*padded, strict=True))
 
     def terms(self, i: Index, z: Sequence[State]) -> list[tuple[Scalar, State]]:
         """(weight, increment) of row i."""
         if isinstance(i, int):
             return [(w, z[j]) for j, w in self.sparse[i]]
-        return [(self.bk.table_get(w, i), x) for w, x in zip(self.columns, z, strict=True)]
+        # tables are made where they are read: a stepper may outlive the loop it was made in
+        tables = [self.bk.time_sequence(w, self.layout) for w in self.columns]
+        return [(self.bk.table_get(w, i), x) for w, x in zip(tables, z, strict=True)]
 
 
 class Inside:
@@ -268,6 +277,8 @@ class StepVJP(Inside):
         if stages.explicit is not None:
             parts: Any = vjp
             self.vjp, self.explicit = parts.implicit, parts.explicit
+        if hasattr(linear, "vjp"):
+            linear.vjp = self.vjp
         s, gamma = tableau.stages, tableau.gamma
         padded = [[*row, *[0.0] * (stages.width - len(row))] for row in stages.a]
         self.behind = Rows(layout, [list(x) for x in zip(*padded, strict=True)], s)
@@ -315,7 +326,7 @@ class StepVJP(Inside):
             if self.time:
                 ct_t = ct_t + ct
                 if size:
-                    node = stages.bk.table_get(stages.nodes, i)
+                    node = stages.node(i)
                     slope = layout.inner(lam, _at(clock, which, at.z)) * (c / at.h)
                     ct_h = ct_h + node * ct + slope
             return layout.own(mu), (acc, ct_t, ct_h)
@@ -404,8 +415,18 @@ def _put(clock: Any, i: Index, states: tuple[State, ...], new: State) -> tuple[S
     return tuple(clock.select(i == j, new, x) for j, x in enumerate(states))
 
 
+@dataclass(frozen=True)
 class ESDIRK(AbstractSolver):
-    """Any method of the family; a subclass is a page with a ``tableau``."""
+    """Any method of the family; a subclass is a page with a ``tableau``.
+
+    Parameters
+    ----------
+    linear_solver : GMRES, optional
+        How linear systems are solved without a matrix; default: by a factorisation, in the form of
+        the field's ``structure``.
+    """
+
+    linear_solver: GMRES | None = None
 
     tableau: ClassVar[ESDIRKTableau]
     implicit: ClassVar[bool] = True
@@ -426,7 +447,7 @@ class ESDIRK(AbstractSolver):
     def stepper(
         self, bk: AbstractBackend, layout: Layout, field: Field, scale: Scale | None = None
     ) -> Stepper:
-        linear, followed = algebra(bk, layout, field), getattr(bk, "followed", False)
+        linear, followed = self._algebra(bk, layout, field), getattr(bk, "followed", False)
         return Stepper(self.tableau, layout, field, linear, scale, followed=followed)
 
     def step_vjp(
@@ -441,18 +462,19 @@ class ESDIRK(AbstractSolver):
         one_tape: bool = True,
     ) -> StepVJP:
         assert field is not None
-        linear = algebra(bk, layout, field)
+        linear = self._algebra(bk, layout, field)
         return StepVJP(self.tableau, layout, vjp, field, linear, time=time)
+
+    def _algebra(self, bk: AbstractBackend, layout: Layout, field: Field) -> Any:
+        """Linear algebra for a bound field."""
+        if self.linear_solver is not None:
+            return self.linear_solver.algebra(layout)
+        known = getattr(field, "equations", None)
+        return bk.linear(layout, None if known is None else known.structure)
 
 
 CORRECTIONS_A_STAGE = 4
 """Evaluations of f that a stage takes, about: what is counted where they can't be."""
-
-
-def algebra(bk: AbstractBackend, layout: Layout, field: Field) -> Any:
-    """Linear algebra for a bound field."""
-    known = getattr(field, "equations", None)
-    return bk.linear(layout, None if known is None else known.structure)
 
 
 def parts_of(tableau: ESDIRKTableau, field: Field) -> tuple[Field | None, Field]:
