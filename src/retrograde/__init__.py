@@ -35,6 +35,7 @@ from ._planner.plan import Plan
 from ._solvers import AbstractSolver, ExplicitRungeKutta, Tableau, Tsit5
 
 if TYPE_CHECKING:
+    from ._api.mass import consistent_initial_values
     from ._api.steady_state import steady_state, steady_state_vjp
     from ._backend.krylov import GMRES
     from ._integrate.per_sample import PerSample
@@ -131,6 +132,7 @@ __all__ = [
     "Yoshida4",
     "Yoshida6",
     "check_vjp",
+    "consistent_initial_values",
     "interpolate",
     "loop_vjp",
     "measure",
@@ -154,6 +156,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"{__name__}._integrate.per_sample").PerSample
     if name == "GMRES":
         return importlib.import_module(f"{__name__}._backend.krylov").GMRES
+    if name == "consistent_initial_values":
+        return importlib.import_module(f"{__name__}._api.mass").consistent_initial_values
     if name in ("steady_state", "steady_state_vjp"):
         return getattr(importlib.import_module(f"{__name__}._api.steady_state"), name)
     if name in ("loop_vjp", "scan", "while_loop"):

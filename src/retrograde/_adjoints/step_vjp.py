@@ -9,6 +9,7 @@ adds ct_t - ct_h to dL/dt0 and ct_h to dL/dt1.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -158,6 +159,8 @@ class ReverseStep:
             return carry
         k, _ = self.vjp(t0, self.inputs.y0)
         d = self.layout.inner(carry.g, self.layout.pack(k))
+        if self.loop.problem.mass is not None:  # M y' = f may have no y' there
+            d = d * math.nan
         return carry._replace(
             t0=where(none, carry.t0 - d, carry.t0), t1=where(none, carry.t1 + d, carry.t1)
         )

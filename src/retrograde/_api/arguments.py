@@ -53,6 +53,7 @@ from .._integrate.relative_time import (
 )
 from .._integrate.saveat import SaveAt, check_times_form, flattened, is_dense, is_several
 from .._solvers import AbstractSolver, find_solver
+from .mass import checked_start, set_mass
 from .mixed_dtypes import casts
 
 if TYPE_CHECKING:
@@ -171,6 +172,8 @@ def _prepared(
         problem.take_apart(at)
     if solver.implicit:
         prepare_derivatives(problem, at, timed=solver.time_derivative)
+    if options.mass is not None:
+        set_mass(bk, problem, solver, options.mass)
     count = _count(problem, controller, ends, eps)
     ts, values = _saved_times(problem, saveat[0], ends, eps)
     dense = _dense_nodes(solver, options)
@@ -199,7 +202,8 @@ def _prepared(
     if stops:
         scale = loop.tolerances(Inputs((), (), t0, t1, ts, settings))
         settings = (scale.rtol, scale.atol, *stops)
-    return loop, Inputs(problem.y0, problem.params, t0, t1, ts, settings, relative=relative)
+    inputs = Inputs(problem.y0, problem.params, t0, t1, ts, settings, relative=relative)
+    return loop, inputs if problem.mass is None else checked_start(loop, inputs)
 
 
 def _problem(

@@ -79,6 +79,7 @@ class Keywords(TypedDict, total=False):
     controller: AbstractController | None
     saveat: SaveAt | Times | Sequence[SaveAt] | Mapping[str, SaveAt] | None
     event: Event | Sequence[Event] | None
+    mass: Tree | None
     adjoint: AdjointName | AbstractAdjoint | Plan
     memory: Memory | None
     max_steps: int | None
@@ -125,6 +126,7 @@ class Options(_FromKeywords):
     controller: AbstractController | None = None
     saveat: SaveAt | Times | Sequence[SaveAt] | Mapping[str, SaveAt] | None = None
     event: Event | Sequence[Event] | None = None
+    mass: Tree | None = None
     adjoint: AdjointName | AbstractAdjoint | Plan = "auto"
     memory: Memory | None = None
     max_steps: int | None = None
@@ -143,6 +145,10 @@ class Options(_FromKeywords):
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise InputError(f"`{name}` is {value!r}; pass True or False.")
+        if self.mass is not None and self.per_sample:
+            raise InputError(
+                "`mass` and `per_sample` can't be combined in this version; solve sample by sample."
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -60,8 +60,10 @@ class Problem:
         """The user's ``jac(t, y, args)``,"""
         self.jac_structure: object = getattr(f, "structure", None)
         """what he tells of its zeros,"""
-        self.mass: State = None
-        """and the mass matrix: for methods that solve equations."""
+        self.mass: Callable[[], State] | None = None
+        """and what makes the mass matrix: for methods that solve equations."""
+        self.mass_key: Hashable = None
+        """Its numbers, where programs are kept by them."""
         explicit, implicit = getattr(f, "explicit", None), getattr(f, "implicit", None)
         self.halves = (explicit, implicit) if explicit and implicit else None
         """Both parts of a field that is a sum (``Split``),"""
@@ -138,8 +140,13 @@ class Problem:
             self.where,
             shapes,
             None if self.program is None else self.program.key(),
+            self.mass_key,
         )
         return self._key
+
+    def forget_key(self) -> None:
+        """The key is told anew: the problem has changed."""
+        self._key = None
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[dict[str, int]]:
@@ -257,7 +264,8 @@ class Problem:
         if self.split is not None:
             first, second = (self._part(fn, params, tree) for fn in self.split)
             parts = first, second
-        known = Equations(found, self.jac_structure, self.mass, parts, self.chosen, tree)
+        mass = None if self.mass is None else self.mass()
+        known = Equations(found, self.jac_structure, mass, parts, self.chosen, tree)
         field.equations = known  # type: ignore[attr-defined]
         if self.derivatives is not None and parts is not None:
             parts[1].equations = known._replace(parts=None)  # type: ignore[attr-defined]

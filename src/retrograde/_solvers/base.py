@@ -150,6 +150,8 @@ class AbstractSolver(ABC):
         Whether it takes the parts of a split field apart (``field.equations.parts``).
     parted : bool
         Whether lines of the method use a part of f's result and drop the rest.
+    takes_mass : bool
+        Whether ``M y' = f`` is solved too.
     switches : bool
         Whether steps are of one of two methods, which is recorded (``switching``).
     reach : float
@@ -187,6 +189,7 @@ class AbstractSolver(ABC):
     additive: ClassVar[bool] = False
     parted: ClassVar[bool] = False
     switches: ClassVar[bool] = False
+    takes_mass: ClassVar[bool] = False
     reach: float = 0.0
 
     @property

@@ -27,6 +27,7 @@ class Rosenbrock(AbstractSolver):
 
     tableau: ClassVar[RosenbrockTableau]
     implicit: ClassVar[bool] = True
+    takes_mass: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
