@@ -20,8 +20,7 @@ def turning(t, y, args):
     return np.stack([100.0 * y[1], -100.0 * y[0]])
 
 
-@pytest.mark.libraries("numpy strict torch")
-@pytest.mark.parametrize("solver", ["tsit5", "bosh3"])
+@pytest.mark.settings(solver=["tsit5", "bosh3"], few={"strict": [], "torch": ["tsit5", "bosh3"]})
 def test_where_a_solve_became_stiff(backend, solver, caplog):
     y0 = backend.array([2.0, 3.0])
     with caplog.at_level(logging.INFO, logger="retrograde"):

@@ -96,6 +96,7 @@ def same(g, expected):
         np.testing.assert_allclose(actual, value, rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.quick("velocity_verlet", "yoshida4")
 @pytest.mark.parametrize("name", ["velocity_verlet", "yoshida4", "mclachlan4", "yoshida6"])
 def test_walks_back_by_inverted_steps(reference, name):
     """A thousand steps from one stored state: the gradient of every state stored."""

@@ -91,6 +91,7 @@ ENERGIES = {
 }  # fmt: skip
 
 
+@pytest.mark.quick(*(name for name in ENERGIES if name not in ("mclachlan4", "yoshida6")))
 @pytest.mark.parametrize("solver", ENERGIES)
 def test_energy_stays_bounded(reference, solver):
     """Twelve thousand steps of a pendulum; Euler's energy grows beyond all bounds on the way."""
