@@ -35,6 +35,7 @@ from ._planner.plan import Plan
 from ._solvers import AbstractSolver, ExplicitRungeKutta, Tableau, Tsit5
 
 if TYPE_CHECKING:
+    from ._api.check_jac import check_jac
     from ._api.mass import consistent_initial_values
     from ._api.steady_state import steady_state, steady_state_vjp
     from ._backend.krylov import GMRES
@@ -131,6 +132,7 @@ __all__ = [
     "VelocityVerlet",
     "Yoshida4",
     "Yoshida6",
+    "check_jac",
     "check_vjp",
     "consistent_initial_values",
     "interpolate",
@@ -152,6 +154,8 @@ def __getattr__(name: str) -> Any:
 
     if name in ("interpolate", "measure"):
         return importlib.import_module(f"{__name__}.{name}")
+    if name == "check_jac":
+        return importlib.import_module(f"{__name__}._api.check_jac").check_jac
     if name == "PerSample":
         return importlib.import_module(f"{__name__}._integrate.per_sample").PerSample
     if name == "GMRES":

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TypeAlias, cast
@@ -30,6 +30,7 @@ from .second import complex_settings, second_kind
 
 if TYPE_CHECKING:
     from .._backend.protocols import FieldVJP, Linearisation
+    from .._backend.structure import Structure
     from .._integrate.problem import Problem
     from .field_vjp import TapePullback
 
@@ -275,6 +276,8 @@ def prepare_derivatives(problem: Problem, t0: Scalar, *, timed: bool) -> None:
     if jac is not None:
         _check_shape(problem, jac, t0)
     problem.derivatives = FieldDerivatives(problem, kind, t0, jac)
+    if not (jac is not None and kind == "vjp"):
+        _check_structure(problem, t0)
 
 
 def _complex_step_or_rows(problem: Problem, t0: Scalar, timed: bool, *, given: bool) -> str:
@@ -351,6 +354,56 @@ def _rows_or_error(problem: Problem, t0: Scalar, timed: bool) -> None:
             "no derivative by time, which Rosenbrock methods need; use functions of the array "
             "library on t (`np.cos(t)`), or a method without it, such as 'kvaerno5'."
         )
+
+
+def _check_structure(problem: Problem, t0: Scalar) -> None:
+    """Raise InputError where J has entries outside of the structure: one product is another.
+
+    Where values are known; a traced library, whose first calls are dear, once a problem.
+    """
+    bk, structure = problem.bk, getattr(problem.f, "structure", None)
+    if structure in (None, "dense"):
+        return
+    traced = Capability.TRACED in bk.capabilities
+    shapes = problem.layout.shapes, problem.layout.dtype  # not the problem's key: that is not whole
+    key = (problem.f, structure, *shapes) if traced else ()
+    if key in _SEEN or bk.concrete(problem.layout.finite(problem.y0)) is None:
+        return
+    with bk.quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        error = bk.concrete(_outside(problem, structure, t0))
+    if error is None:
+        return
+    if traced and len(_SEEN) < 256:
+        _SEEN.add(key)
+    if error > bk.itemsize(problem.layout.real_dtype) ** -6.0:
+        raise InputError(
+            f"`structure` is {structure!r}, but the Jacobian of `f` has entries outside of it near "
+            "`y0`. `rg.check_jac(f, t0, y0, args)` tells which; widen the structure, or reorder y."
+        )
+
+
+_SEEN: set[Hashable] = set()
+"""Problems of traced libraries whose structure was found right."""
+
+
+def _outside(problem: Problem, structure: Structure, t0: Scalar) -> Array:
+    """The relative error of a product of J by its structure, near y0."""
+    linear, layout, xp = problem.bk.linear(problem.layout, structure), problem.layout, problem.bk.xp
+    reals, by = linear.reals, problem.derivatives
+    assert by is not None
+    t, y, d = layout.time(t0), _points(problem, linear.reals)[1], _noise(linear.reals, 6)
+    field = problem.bind(problem.params)
+    bare = FieldDerivatives(problem, by.kind, t0).bind(problem.params, field)
+    found = bare(reals, t, y, timed=False)
+    matrix = linear.of_products(found)
+    if found.forward:
+        exact, other = found.jvp(d[None, :])[0, ...], linear.product(matrix, reals.state(d))
+    else:
+        exact = found.vjp(d[None, :])[0, ...]
+        other = linear.product_transposed(matrix, reals.state(d))
+    error = xp.max(xp.abs(exact - reals.of(other)))
+    return error / (xp.max(xp.abs(exact)) + xp.max(xp.abs(reals.of(other))))
 
 
 def _check_shape(problem: Problem, jac: Function, t0: Scalar) -> None:

@@ -169,8 +169,8 @@ class _Case:
             i for i, x in enumerate(self.args_leaves) if bk.is_array(x) and bk.floating(x)
         ]
         self.points = [t, *y_leaves, *(self.args_leaves[i] for i in self.where)]
-        paths = list(_paths(bk.unflatten(self.args_def, range(len(self.args_leaves))), "args"))
-        self.names = ["`t`", *_paths(bk.unflatten(self.y_def, range(self.count)), "y")]
+        paths = list(leaf_names(bk.unflatten(self.args_def, range(len(self.args_leaves))), "args"))
+        self.names = ["`t`", *leaf_names(bk.unflatten(self.y_def, range(self.count)), "y")]
         self.names += [paths[i] for i in self.where]
         self.values = self.flat(*self.points)
 
@@ -256,7 +256,7 @@ class _Case:
         return value, scale, 8 * eps * rounding / h
 
 
-def _paths(tree: Tree, name: str) -> Iterator[str]:
+def leaf_names(tree: Tree, name: str) -> Iterator[str]:
     """Names of a tree's leaves in their order, such as ``args['rate'][0]``."""
     found: dict[int, str] = {}
 

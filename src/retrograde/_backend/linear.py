@@ -59,19 +59,20 @@ class Linear(ABC):
     def derivatives(self, field: LinearField, t: Array, y: State) -> tuple[Matrix, State | None]:
         """The Jacobian and df/dt at (t, y); None for df/dt where f does not see its time."""
         found = field.linearise(self.reals, t, y, timed=True)
-        matrix, slope = self._collected(found), found.by_time()
+        matrix, slope = self.of_products(found), found.by_time()
         return matrix, None if slope is None else self.reals.state(slope)
 
     def jacobian(self, field: LinearField, t: Array, y: State) -> Matrix:
         """df/dy at (t, y); t as f is given it, y a state, the field as the problem binds it."""
-        return self._collected(field.linearise(self.reals, t, y, timed=False))
+        return self.of_products(field.linearise(self.reals, t, y, timed=False))
 
     def time_derivative(self, field: LinearField, t: Array, y: State) -> State:
         """df/dt at (t, y) as a state."""
         slope = field.linearise(self.reals, t, y, timed=True).by_time()
         return self.layout.zeros() if slope is None else self.reals.state(slope)
 
-    def _collected(self, found: Linearisation) -> Matrix:
+    def of_products(self, found: Linearisation) -> Matrix:
+        """The Jacobian of f linearised, in the storage of the structure."""
         if found.matrix is not None:
             return (self.of_matrix(found.matrix),)
         if found.forward:
