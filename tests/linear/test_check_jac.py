@@ -27,6 +27,7 @@ def chain(backend):
     return f, jac
 
 
+@pytest.mark.libraries("numpy strict torch", slow="jax")
 def test_check_jac(backend):
     """A right one passes in every storage; a wrong entry and a narrow band are told by name."""
     f, jac = chain(backend)
