@@ -120,3 +120,13 @@ def test_what_can_not_be(reference, keywords, message):
     settings = {"mass": ROBERTSON, **STIFF, **keywords}
     with pytest.raises(rg.InputError, match=message):
         rg.solve(f, y0, 0.0, 1.0, np.asarray(RATES), **settings)
+
+
+def test_entries_outside_of_the_structure_are_told(reference):
+    """A matrix that is kept as a band would lose them."""
+    field = rg.VectorField(lambda t, y, args: -y, structure=rg.Banded(0, 0))
+    mass = np.eye(3) + 0.1 * np.eye(3, k=1)
+    keywords = {"solver": "rodas5p", "mass": mass}
+    with pytest.raises(rg.InputError, match="`mass` has entries outside"):
+        rg.solve(field, np.ones(3), 0.0, 1.0, **keywords)
+    assert rg.solve(field, np.ones(3), 0.0, 1.0, **{**keywords, "mass": np.eye(3)}).status == 0

@@ -73,7 +73,7 @@ from .function import (
     tensors_of,
     without_gradient,
 )
-from .linear import TorchBand, TorchLinear, TorchLinearisation
+from .linear import TorchBand, TorchLinear, TorchLinearisation, check_by_time
 from .memory import on_host, shares, uploaded
 from .modes import (
     normal,
@@ -233,6 +233,7 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
         return linear_algebra(layout, structure, dense=TorchLinear, band=TorchBand)
 
     linearise = staticmethod(TorchLinearisation)
+    check_by_time = staticmethod(check_by_time)
 
     def clock(self, layout: Layout) -> Clock:
         return TorchClock()

@@ -183,7 +183,7 @@ class TorchPullback:
         if not self.timed:
             return self.field(t, leaves)
         try:
-            with _Reads(t):
+            with Reads(t):
                 return self.field(t, leaves)
         except Exception as error:
             if self.notice is None:
@@ -235,16 +235,21 @@ def _batched(
         return [None if c[0] is None else torch.stack(list(c)) for c in columns]
 
 
-class _Reads(TorchFunctionMode):
+class Reads(TorchFunctionMode):
     """Raises where a number is read of what depends on t: its derivative would be lost unseen."""
 
     NUMBERS: ClassVar[frozenset[Function]] = frozenset(
         {torch.Tensor.item, torch.Tensor.__float__, torch.Tensor.tolist, torch.Tensor.__complex__}
     )
 
-    def __init__(self, t: Scalar) -> None:
+    def __init__(
+        self,
+        t: Scalar,
+        where: str = "a gradient by `t0`, `t1` or `saveat.ts` is asked for",
+        cure: str = "Use functions of PyTorch on t, or `t.detach()` to leave its part out.",
+    ) -> None:
         super().__init__()
-        self.t = t
+        self.t, self.where, self.cure = t, where, cure
 
     def __torch_function__(
         self, func: Function, types: object, args: Sequence[Array] = (), kwargs: Ref = None
@@ -252,8 +257,7 @@ class _Reads(TorchFunctionMode):
         if func in self.NUMBERS and args[0].requires_grad and self._moves(args[0]):
             raise UnsupportedByBackend(
                 "`f` reads its time as a plain number (`float(t)`, `math.cos(t)`, `t.item()`), "
-                "which has no derivative, where a gradient by `t0`, `t1` or `saveat.ts` is asked "
-                "for. Use functions of PyTorch on t, or `t.detach()` to leave its part out."
+                f"which has no derivative, where {self.where}. {self.cure}"
             )
         return func(*args, **(kwargs or {}))
 

@@ -19,6 +19,7 @@ from retrograde._backend.linear import DenseLinear, Factors, Matrix
 from retrograde._backend.reals import Reals
 from retrograde._base.types import Array, Bool, Field, Function, Leaves, State
 
+from .field_vjp import Reads
 from .forward_mode import dual, transformed
 
 INVERTED = 32
@@ -133,6 +134,19 @@ class TorchLinearisation:
         pull: Function = torch.func.vjp(self._of_row, self.reals.of(self.y))[1]
         found: Array = torch.func.vmap(lambda row: pull(row)[0])(w)
         return found
+
+
+def check_by_time(field: Field, t: Array, y: State) -> None:
+    """Raise where f reads its time as a plain number, so that df/dt would be 0 unseen."""
+    if transformed() or dual(t):
+        return
+    with _recording():
+        t = (t.clone() if t.is_inference() else t).detach().requires_grad_()
+        with Reads(t, "a method that needs df/dt (Rosenbrock's) solves", CURE):
+            field(t, y)
+
+
+CURE = "Use functions of PyTorch on t, or a method without df/dt, such as 'kvaerno5'."
 
 
 def _recording() -> contextlib.AbstractContextManager[object]:

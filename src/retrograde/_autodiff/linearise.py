@@ -268,6 +268,8 @@ def prepare_derivatives(problem: Problem, t0: Scalar, *, timed: bool) -> None:
     bk, layout, jac = problem.bk, problem.layout, problem.jac
     if Capability.AUTODIFF in bk.capabilities:
         kind = "vjp" if getattr(problem.stiff, "vjp", None) is not None else "library"
+        if timed and kind == "library":
+            bk.check_by_time(_stiff_field(problem), layout.time(t0), problem.y0)
     elif layout.dtype != layout.real_dtype:
         kind = "vjp"
         _rows_or_error(problem, t0, timed)
@@ -288,10 +290,12 @@ def _complex_step_or_rows(problem: Problem, t0: Scalar, timed: bool, *, given: b
         warnings.simplefilter("ignore")  # of an imaginary part that is dropped
         try:
             if timed:
-                _ComplexPoint(by, reals, t, problem.y0, timed=True).by_time()
+                with warnings.catch_warnings():  # float(t) drops it, and df/dt with it
+                    warnings.filterwarnings("error", message="Casting complex values")
+                    _ComplexPoint(by, reals, t, problem.y0, timed=True).by_time()
             if given or all(_agrees(problem, by, reals, t, y) for y in _points(problem, reals)):
                 return "complex step"
-        except (TypeError, ValueError, AttributeError, UnsupportedByBackend):
+        except (TypeError, ValueError, AttributeError, RuntimeWarning, UnsupportedByBackend):
             pass  # f takes no complex numbers
     if not given or timed:
         _rows_or_error(problem, t0, timed)

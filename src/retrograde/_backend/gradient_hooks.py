@@ -174,6 +174,13 @@ class GradientHooks(LoopHooks):
         """
         raise NotImplementedError
 
+    def check_by_time(self, field: Field, t: Array, y: State) -> None:
+        """Raise where f has no derivative by time that ``linearise`` would find, and hides it.
+
+        Asked once a solve, of a method that needs df/dt.
+        """
+        return
+
     def second_of_pull(
         self,
         vjp: FieldVJP,
