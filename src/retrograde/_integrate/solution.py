@@ -142,7 +142,7 @@ class Solution(Generic[Y]):
         ``ts`` and ``ys`` have their structure.
     stats : dict of int
         num_steps (tries), num_accepted_steps, num_rejected_steps; num_f_evals, the calls of f by
-        the integration; of a method that solves equations num_jac_evals, the Jacobians of its
+        the integration; of a Rosenbrock method num_jac_evals, the Jacobians of its
         accepted steps (of all tries in JAX; what f is called for them is not in num_f_evals), and
         num_factorizations, one a try; in eager libraries num_trial_f_evals, those beside it (what f
         returns is looked at, the planner's probe, an integration begun again for want of room, the
