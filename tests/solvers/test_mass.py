@@ -130,3 +130,12 @@ def test_entries_outside_of_the_structure_are_told(reference):
     with pytest.raises(rg.InputError, match="`mass` has entries outside"):
         rg.solve(field, np.ones(3), 0.0, 1.0, **keywords)
     assert rg.solve(field, np.ones(3), 0.0, 1.0, **{**keywords, "mass": np.eye(3)}).status == 0
+
+
+def test_a_start_is_found_whatever_the_structure(reference):
+    """The band of a Jacobian is no square matrix."""
+    f = lambda t, y, args: np.stack([-y[0], y[0] * y[1] - 1.0, -y[2]])  # noqa: E731
+    mass = np.diag([1.0, 0.0, 1.0])
+    field = rg.VectorField(f, structure=rg.Banded(1, 0))
+    found = rg.consistent_initial_values(field, np.array([2.0, 3.0, 1.0]), 0.0, mass=mass)
+    np.testing.assert_allclose(found, [2.0, 0.5, 1.0])

@@ -9,10 +9,12 @@ start is consistent if that is within the tolerances.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING, Any, cast
 
 from .._autodiff.linearise import prepare_derivatives
+from .._autodiff.vector_field import VectorField
 from .._backend.protocols import Capability
 from .._backend.registry import backend_for
 from .._base.errors import InputError
@@ -195,6 +197,8 @@ def consistent_initial_values(
     bk = backend_for(y0)
     if bk is None:
         raise InputError("`y0` must be a tree of arrays of one library.")
+    if isinstance(f, VectorField):  # K is dense, whatever J is kept as
+        f = dataclasses.replace(f, jac=None, structure=None)
     problem = Problem(bk, f, bk.stop_gradient(y0), bk.stop_gradient(args))
     bk.capture(problem, t0)
     prepare_derivatives(problem, t0, timed=False)
