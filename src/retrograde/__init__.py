@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ._api.mass import consistent_initial_values
     from ._api.steady_state import steady_state, steady_state_vjp
     from ._backend.krylov import GMRES
-    from ._integrate.per_sample import PerSample
+    from ._integrate.samples.problem import PerSample
     from ._loops import loop_vjp, scan, while_loop
     from ._solvers import (
         ALF,
@@ -157,7 +157,7 @@ def __getattr__(name: str) -> Any:
     if name == "check_jac":
         return importlib.import_module(f"{__name__}._api.check_jac").check_jac
     if name == "PerSample":
-        return importlib.import_module(f"{__name__}._integrate.per_sample").PerSample
+        return importlib.import_module(f"{__name__}._integrate.samples.problem").PerSample
     if name == "GMRES":
         return importlib.import_module(f"{__name__}._backend.krylov").GMRES
     if name == "consistent_initial_values":

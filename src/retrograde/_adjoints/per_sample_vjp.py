@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from .._backend.protocols import AbstractStepVJP, FieldVJP, Pull
     from .._backend.samples import SampleBackend, SampleLayout, SampleLeaves
     from .._integrate.integrator import Integrator
-    from .._integrate.per_sample import SampleFinal, SampleIntegrator
+    from .._integrate.samples.loop import SampleIntegrator
+    from .._integrate.samples.record import SampleFinal
     from .._solvers.base import AbstractStepper
     from .._solvers.runge_kutta.solver import Sources
 

@@ -1,6 +1,6 @@
 """``per_sample=True``: checks of a batch's arguments, and the solve of it, eager or traced.
 
-Eager libraries run one loop for all samples (``_integrate.per_sample``). Traced ones map single
+Eager libraries run one loop for all samples (``_integrate.samples``). Traced ones map single
 solves over the samples, by the batching rule of their adapter; and what the loop does not serve is
 solved sample by sample (``single_samples``).
 """
@@ -36,14 +36,10 @@ from .._base.types import (
 from .._controllers import AbstractController, ConstantSteps, StepTo
 from .._integrate.moving_times import moves, zero_of
 from .._integrate.outputs import Outputs, cotangent_leaves
-from .._integrate.per_sample import (
-    PerSample,
-    SampleFinal,
-    SampleIntegrator,
-    SampleProblem,
-    SampleTimes,
-)
 from .._integrate.relative_time import resolution
+from .._integrate.samples.loop import SampleIntegrator, SampleTimes
+from .._integrate.samples.problem import PerSample, SampleProblem
+from .._integrate.samples.record import SampleFinal
 from .._integrate.saveat import SaveAt
 from .._integrate.solution import Gradients, Solution, Status, without_times
 from .._planner.plan import Plan

@@ -21,10 +21,10 @@ from .._base.errors import InputError
 from .._base.memory import budget_bytes
 from .._base.plain_input import state
 from .._base.types import Array, Function, Time, Tree, VectorFieldFn
-from .._integrate.dense_samples import joined
 from .._integrate.events import Hit
-from .._integrate.per_sample import check_batch
 from .._integrate.progress import Reporter
+from .._integrate.samples.dense import joined
+from .._integrate.samples.problem import check_batch
 from .._integrate.saveat import filled, parted
 from .._integrate.solution import Solution, Status
 from .._planner.plan import Plan

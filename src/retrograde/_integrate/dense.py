@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from .._backend.registry import backend_for
 from .._base.errors import InputError
 from .._base.types import Array, Aux, Bool, DType, Index, Inputs, Leaves, Scalar, Tree
-from . import dense_samples
 from .event_times import knot_sources, may_move, moved_knots
 from .moving_times import Moving, moves, rates, zero_of
+from .samples import dense as dense_samples
 from .saveat import SaveAt
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .._adjoints.base import AbstractAdjoint
     from .._backend.interface import AbstractBackend
     from .._base.types import Inputs, Memory, NeedsGradient
-    from .._integrate.per_sample import SampleIntegrator
+    from .._integrate.samples.loop import SampleIntegrator
 
 SHARED = (
     "every sample has steps of its own: hard ones are not hidden by a norm over the batch. One "

@@ -12,15 +12,15 @@ import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from .._backend.registry import adapter
-from .._backend.samples import HostLeaves, SampleBackend
-from .._base.types import Array, Inputs, Tree
-from .outputs import Outputs
+from ..._backend.registry import adapter
+from ..._backend.samples import HostLeaves, SampleBackend
+from ..._base.types import Array, Inputs, Tree
+from ..outputs import Outputs
 
 if TYPE_CHECKING:
-    from .._backend.interface import AbstractBackend
-    from .._backend.protocols import Layout
-    from .per_sample import SampleIntegrator
+    from ..._backend.interface import AbstractBackend
+    from ..._backend.protocols import Layout
+    from .loop import SampleIntegrator
 
 
 def hosted(loop: SampleIntegrator, inputs: Inputs) -> tuple[SampleIntegrator, Inputs] | None:

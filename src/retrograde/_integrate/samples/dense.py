@@ -10,12 +10,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .._base.errors import InputError
-from .._base.types import Array, Bool, Leaves, Tree
+from ..._base.errors import InputError
+from ..._base.types import Array, Bool, Leaves, Tree
 
 if TYPE_CHECKING:
-    from .._backend.interface import AbstractBackend
-    from .dense import DenseOutput
+    from ..._backend.interface import AbstractBackend
+    from ..dense import DenseOutput
 
 
 class _Places(NamedTuple):
@@ -28,7 +28,7 @@ class _Places(NamedTuple):
 
 def joined(bk: AbstractBackend, parts: Sequence[DenseOutput | None]) -> DenseOutput:
     """That of a batch, of its samples'; None: of one that has none, nan."""
-    from .dense import DenseOutput
+    from ..dense import DenseOutput
 
     xp, first = bk.xp, next(x for x in parts if x is not None)
     most = max(1, *(int(x.sizes.shape[0]) for x in parts if x is not None))
@@ -58,7 +58,7 @@ def joined(bk: AbstractBackend, parts: Sequence[DenseOutput | None]) -> DenseOut
 
 def evaluate(dense: DenseOutput, t: Tree, *, derivative: bool) -> Tree:
     """y (or dy/dt) of all samples: a tree of arrays of shape (B, *shape) or (k, B, *shape)."""
-    from .dense import cast, lagrange
+    from ..dense import cast, lagrange
 
     bk, times, shape = _times(dense, t)
     xp, place = bk.xp, _find(dense, bk, times)
@@ -79,7 +79,7 @@ def evaluate(dense: DenseOutput, t: Tree, *, derivative: bool) -> Tree:
 
 def pull(dense: DenseOutput, t: Tree, cotangent: Leaves) -> tuple[list[Array], Array, Array, Array]:
     """Cotangents of the leaves of rows, of knots, sizes and origins, from y's at t."""
-    from .dense import lagrange
+    from ..dense import lagrange
 
     bk, times, shape = _times(dense, t)
     xp, place = bk.xp, _find(dense, bk, times)
