@@ -175,14 +175,14 @@ class PIDController(AdaptiveController):
 
         The powers that the next steps need of an error are taken with its first.
         """
-        d, ratio = self._gains[2:]
-        exponents, plain = self._exponents(order), self.plain_exponents(order)
-        clip, where = clock.clip, clock.where
+        plain = self.plain_exponents(order)
         safety, low, high = self.safety, self.factormin, self.factormax
-        dtmin = self.dtmin if self.force_dtmin else None
-        limit = self._limit(clock)
         if plain is not None and not clock.traced:
             return _plain_adapter(*plain, safety, low, high)
+        d, ratio = self._gains[2:]
+        exponents, clip, where = self._exponents(order), clock.clip, clock.where
+        dtmin = self.dtmin if self.force_dtmin else None
+        limit = self._limit(clock)
 
         def adapt(
             error2: Scalar, h: Scalar, memory: tuple[Scalar, ...]

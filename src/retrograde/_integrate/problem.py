@@ -47,32 +47,58 @@ class Problem:
 
     gathered: list[str]
     """Modules whose parameters are there while f runs alone (an adapter's finding)."""
-
     draws: list[Aux]
     """What f, and ``SaveAt.fn``, draw by (an adapter's)."""
+
+    # what most problems never have costs a solve nothing
+    mass: Callable[[], State] | None = None
+    """What makes the mass matrix: for methods that solve equations,"""
+    mass_key: Hashable = None
+    """and its numbers, where programs are kept by them."""
+    split: tuple[VectorFieldFn, VectorFieldFn] | None = None
+    """Both parts of a field that is a sum (``Split``), where the solver takes them apart."""
+    derivatives: FieldDerivatives | None = None
+    """How f is linearised, where a solver needs Jacobians."""
+    casts: Casts | None = None
+    """Casts between what is carried and what f and the user see, where these differ."""
+    numbers: frozenset[int] = frozenset()
+    """Which of ``params`` came as plain numbers."""
+    untimed: Exception | None = None
+    """Why there is no derivative of f by its time: f takes it as a plain number."""
+    notice: Callable[[Exception], None] | None = None
+    """What notes that; None where a derivative by a time was asked for by name."""
+    program: FieldProgram | None = None
+    """f as a program, where an adapter traces it; None: f is called as it is."""
+    leafwise: Function | None = None
+    """``(t, leaves, args) -> leaves``, where the adapter needs f without trees."""
+    parted = False
+    """Whether the solver drops parts of f's results (see ``AbstractSolver``)."""
+    trials = 0
+    """Calls of f beside those of the integration: checks, the planner's, integrations begun
+    again."""
+    stiff_from: float | None = None
+    """Where an integration by an explicit method became stiff (``stiffness``)."""
+    pullbacks: list[FieldVJP] | None = None
+    """Vjps of f that a block makes whose calls are counted."""
+    steady = True
+    """Whether two calls of f at (t0, y0) returned the same, as far as that was seen."""
+    drawn = 0
+    """Bytes that each call of f leaves behind, for its random numbers (an adapter's)."""
+    _key: tuple[Hashable, ...] | None = None
 
     def __init__(self, bk: AbstractBackend, f: VectorFieldFn, y0: Tree, args: Tree) -> None:
         if not callable(f):
             raise InputError(f"`f` is {f!r}, which is not callable; pass f(t, y, args) -> dy/dt.")
-        self.bk = bk
-        self.f = f
+        self.bk, self.f = bk, f
+        self.call = f
+        """f as it is called: where it returns lists or plain numbers, they are made arrays."""
         self.jac: VectorFieldFn | None = getattr(f, "jac", None)
         """The user's ``jac(t, y, args)``,"""
         self.jac_structure: object = getattr(f, "structure", None)
         """what he tells of its zeros,"""
-        self.mass: Callable[[], State] | None = None
-        """and what makes the mass matrix: for methods that solve equations."""
-        self.mass_key: Hashable = None
-        """Its numbers, where programs are kept by them."""
         explicit, implicit = getattr(f, "explicit", None), getattr(f, "implicit", None)
         self.halves = (explicit, implicit) if explicit and implicit else None
-        """Both parts of a field that is a sum (``Split``),"""
-        self.split: tuple[VectorFieldFn, VectorFieldFn] | None = None
-        """where the solver takes them apart."""
-        self.casts: Casts | None = None
-        """Casts between what is carried and what f and the user see, where these differ."""
-        self.call = f
-        """f as it is called: where it returns lists or plain numbers, they are made arrays."""
+        """and both parts of a field that is a sum."""
         leaves, self.treedef = bk.flatten(y0)
         self._check_state(leaves)
         self.layout = bk.layout(leaves)
@@ -87,40 +113,14 @@ class Problem:
         self.params = tuple(self._args_leaves[i] for i in self.where)
         self.differentiable = tuple(bool(bk.floating(x)) for x in self.params)
         """Which of ``params`` can have a gradient."""
-        self.numbers: frozenset[int] = frozenset()
-        """Which of ``params`` came as plain numbers."""
-        self.untimed: Exception | None = None
-        """Why there is no derivative of f by its time: f takes it as a plain number."""
-        self.notice: Callable[[Exception], None] | None = None
-        """What notes that; None where a derivative by a time was asked for by name."""
         if Capability.AUTODIFF not in bk.capabilities:
             self.notice = self.note_untimed
-        self._key: tuple[Hashable, ...] | None = None
-        self.program: FieldProgram | None = None
-        """f as a program, where an adapter traces it; None: f is called as it is."""
         self.output_calls: dict[int, VectorFieldFn] = {}
         """``SaveAt.fn`` as it is called, where an adapter stands around it."""
-        self.leafwise: Function | None = None
-        """``(t, leaves, args) -> leaves``, where the adapter needs f without trees."""
-        self.parted = False
-        """Whether the solver drops parts of f's results (see ``AbstractSolver``)."""
         self.chosen = Chosen()
         """Which method the next step is of (``_solvers.switching``)."""
-        self.trials = 0
-        """Calls of f beside those of the integration: checks, the planner's, integrations begun
-        again."""
-        self.stiff_from: float | None = None
-        """Where an integration by an explicit method became stiff (``stiffness``)."""
-        self.pullbacks: list[FieldVJP] | None = None
-        """Vjps of f that a block makes whose calls are counted."""
         self.first: list[Array] = []
         """What f returned at (t0, y0), until a plan has compared it with another call."""
-        self.steady = True
-        """Whether two calls of f at (t0, y0) returned the same, as far as that was seen."""
-        self.derivatives: FieldDerivatives | None = None
-        """How f is linearised, where a solver needs Jacobians."""
-        self.drawn = 0
-        """Bytes that each call of f leaves behind, for its random numbers (an adapter's)."""
 
     def key(self) -> tuple[Hashable, ...]:
         """What the structure of this problem depends on, to keep compiled programs by."""

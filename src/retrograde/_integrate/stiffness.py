@@ -10,6 +10,7 @@ f, where an integration is looked at once in hundreds of tries.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from .._base.log import INFO, listener
@@ -36,9 +37,13 @@ class StiffnessHint:
 
     def __init__(self, loop: Integrator, field: Field) -> None:
         self.loop, self.field = loop, field
-        solver = loop.solver
-        self.reach = reach(solver.tableau) if isinstance(solver, ExplicitRungeKutta) else math.inf
         self.since: float | None = None
+
+    @cached_property
+    def reach(self) -> float:
+        """How far h lambda may go; found where it is looked for, as in most solves it is not."""
+        solver = self.loop.solver
+        return reach(solver.tableau) if isinstance(solver, ExplicitRungeKutta) else math.inf
 
     def look(self, t: float, h: float, y: State, at: float) -> None:
         """The integration is at (t, y), a time ``at`` as the user counts it, with steps of h."""

@@ -11,7 +11,7 @@ and II.6; two error estimates made one: Sec. II.10.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import fsum
 from operator import mul
@@ -92,9 +92,19 @@ class Tableau:
     interpolation: tuple[tuple[float, ...], ...]
     interpolation_order: int
     b_coarse: tuple[float, ...] | None = None
+    fsal: bool = field(init=False, repr=False, compare=False)
+    """Whether the last stage of a step is the first of the next ("first same as last")."""
+    late: bool = field(init=False, repr=False, compare=False)
+    """Whether a rejected step needs no last stage: it is the next's first, and no more."""
 
     def __post_init__(self) -> None:
         self._check_shapes()
+        last, errors = len(self.b) - 1, (self.b_error, self.b_coarse)
+        fsal = self.c[last] == 1.0 and self.b[-1] == 0.0 and self.a[last] == self.b[:-1]
+        # every solve reads them some ten times
+        object.__setattr__(self, "fsal", fsal)
+        late = fsal and all(e is None or e[-1] == 0.0 for e in errors)
+        object.__setattr__(self, "late", late)
         for i, row in enumerate(self.a):
             check_sum(f"a[{i}]", row, self.c[i])
         check_sum("b", self.b, 1.0)
@@ -144,18 +154,6 @@ class Tableau:
     def inside(self) -> int:
         """Number of stages ``S`` that the interpolant needs, those of the step included."""
         return len(self.a)
-
-    @property
-    def fsal(self) -> bool:
-        """Whether the last stage of a step is the first of the next ("first same as last")."""
-        last = len(self.b) - 1
-        return self.c[last] == 1.0 and self.b[-1] == 0.0 and self.a[last] == self.b[:-1]
-
-    @property
-    def late(self) -> bool:
-        """Whether a rejected step needs no last stage: it is the next's first, and no more."""
-        errors = (self.b_error, self.b_coarse)
-        return self.fsal and all(e is None or e[-1] == 0.0 for e in errors)
 
     @property
     def bare(self) -> "Tableau":
