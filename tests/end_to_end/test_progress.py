@@ -66,8 +66,8 @@ def test_a_failed_solve_tells_how_far_it_came(backend):
     assert max(parts) < 1.0
 
 
-def test_the_reverse_pass_reports_nothing(backend):
-    """Nor do its replays: the parts are those of the solve."""
+def test_a_callable_is_told_nothing_of_the_reverse_pass(backend):
+    """Nor of its replays: the parts are those of the solve."""
     parts, y0 = [], backend.array([1.0, 0.5])
     adjoint = rg.RecursiveCheckpointAdjoint(3)
     keywords = {"dt": 0.1, "adjoint": adjoint, "progress": parts.append}
@@ -80,6 +80,25 @@ def test_the_reverse_pass_reports_nothing(backend):
     reports(backend)
     assert parts == before
     assert found[0] == found[1] == pytest.approx(-np.exp(-1.0) * 1.5, rel=1e-6)
+
+
+@pytest.mark.libraries("numpy strict torch")
+@pytest.mark.parametrize("adjoint", ["recursive_checkpoint", "slots", "backsolve", "reversible"])
+def test_a_bar_of_the_reverse_pass(backend, adjoint, capsys):
+    """It goes from t1 to t0, and changes no number."""
+    pytest.importorskip("tqdm")
+    slots = rg.RecursiveCheckpointAdjoint(3, record=False)
+    keywords = {"adjoint": slots if adjoint == "slots" else adjoint, "rtol": 1e-6}
+    if adjoint == "reversible":
+        keywords = {"adjoint": adjoint, "solver": "reversible_heun", "dt": 0.01}
+    call = lambda t, y, k: -k * y, backend.array([1.0, 0.5]), 0.0, 1.0, backend.array(1.0)
+    found = []
+    for progress in (False, True):
+        sol, pullback = rg.solve_vjp(*call, **keywords, progress=progress)
+        capsys.readouterr()
+        found.append(backend.to_numpy(pullback(0 * sol.ys + 1).args))
+        assert capsys.readouterr().err.count("reverse: 100%") == int(progress)
+    assert found[0] == found[1] == pytest.approx(-np.exp(-1.0) * 1.5, rel=1e-4)
 
 
 def test_a_bar_is_drawn_and_nonsense_refused(backend, capsys):

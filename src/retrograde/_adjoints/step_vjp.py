@@ -114,6 +114,7 @@ class ReverseStep:
             )  # fmt: skip
         self.step_vjp = step_vjp
         self.field = field
+        self.watch = loop.watch_back
 
     # --- the ends of a solve
     def start(self, final: Final) -> PullCarry:
@@ -205,6 +206,8 @@ class ReverseStep:
     ) -> PullCarry:
         """The same for a step whose start and size are given, where ``on``."""
         (t, h), before, last = step, carry.t0, self._last(i)
+        if self.watch is not None and self.n - i >= self.watch.stop:
+            self.watch.look(t, self.n - i)
         carry, (begins, moved, ends) = self._movement(i, last, step, carry)
         span = StepSpan(i, t, h, last, ends, on)
         sources = self._sources(span, carry) if self.inside else None

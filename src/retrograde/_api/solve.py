@@ -103,7 +103,9 @@ def solve(
     progress : bool or callable
         True shows a tqdm bar; a callable is given the part done, from 0 to 1: some twenty times
         a second, in JAX where another per cent begins (under ``jit`` and ``grad`` too; of a
-        ``vmap`` the least part). There each report takes some 0.1 ms of the program's time.
+        ``vmap`` the least part). There each report takes some 0.1 ms of the program's time. In
+        eager libraries a bar shows the reverse pass, too (not that of ``per_sample``); a callable
+        is told of the solve alone.
     on_step : callable or None
         ``on_step(t, y, h, accepted)`` is called of every try of a step that the solve makes: its
         start t, the state y there, its size h, and whether it was accepted; t, h and accepted are

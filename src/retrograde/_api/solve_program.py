@@ -133,7 +133,7 @@ class DifferentiableSolve:
         loop = self._bounded_loop.silent().placed(inputs)
         if loop.clock.traced or loop.compiled:
             return self.adjoint.reverse(loop, inputs, residuals, cotangents, wanted)
-        with loop.problem.counting() as counts:
+        with loop.problem.counting() as counts, loop.bar_back(inputs, self.loop.progress):
             cts = self.adjoint.reverse(loop, inputs, residuals, cotangents, wanted)
         return cts._replace(stats={**(cts.stats or {}), **counts})
 

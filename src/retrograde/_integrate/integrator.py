@@ -8,9 +8,10 @@ conditional one under an adaptive controller. Both can store states on the way
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from .._backend.specialise import StepRequest, Steps, generic
@@ -116,6 +117,8 @@ class Integrator:
         """Steps as compiled programs, where the user asked for them and they are a form apart."""
         self.progress: bool | Callable[[float], object] = False
         self.watch: Watch | None = None
+        self.watch_back: Watch | None = None
+        """What tells of the steps that a reverse pass pulls."""
 
     @property
     def looks_inside(self) -> bool:
@@ -263,6 +266,22 @@ class Integrator:
             if not self.clock.traced:  # else it is a program that will run
                 reporter.close()
         return final
+
+    @contextlib.contextmanager
+    def bar_back(self, inputs: Inputs, wish: bool | Callable[[float], object]) -> Iterator[None]:
+        """For a reverse pass of an eager library, the bar that was wished for; a callable, which
+        could not tell it from the solve, is not told."""
+        if wish is not True:
+            yield
+            return
+        reporter, (t0, t1, _) = Reporter(True, "reverse: "), inputs.clocked
+        self.watch_back = Watch(self.bk, self.clock, reporter, (t1, t0))
+        try:
+            yield
+            self.watch_back.ended(self.clock.real(t0))
+        finally:
+            self.watch_back = None
+            reporter.close()
 
     def memory(self) -> tuple[Scalar, ...]:
         """What goes from try to try beside times and states: the controller's, and behind it what

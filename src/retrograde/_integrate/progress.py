@@ -29,6 +29,8 @@ class Reporter:
     ----------
     wish : True or callable
         As ``solve(progress=wish)`` has it.
+    label : str
+        What the bar begins with.
 
     Raises
     ------
@@ -36,8 +38,8 @@ class Reporter:
         If a bar is asked for and tqdm is missing, or the wish is neither True nor callable.
     """
 
-    def __init__(self, wish: bool | Callable[[float], object]) -> None:
-        self.wish = wish
+    def __init__(self, wish: bool | Callable[[float], object], label: str = "") -> None:
+        self.wish, self.label = wish, label
         self.bar: Any = None
         if callable(wish):
             return
@@ -63,7 +65,8 @@ class Reporter:
 
             self.close()
             self.bar = tqdm(
-                total=1.0, bar_format="{percentage:3.0f}% |{bar}| {elapsed} < {remaining}"
+                total=1.0,
+                bar_format=self.label + "{percentage:3.0f}% |{bar}| {elapsed} < {remaining}",
             )
         self.bar.update(max(0.0, min(1.0, part) - self.bar.n))
 
