@@ -299,6 +299,34 @@ def test_torch_func_vmap():
         torch.func.vmap(torch.func.grad(adaptive))(zs)
 
 
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"event": rg.Event(lambda t, y, k: y[0] - 0.5)},
+        {"solver": "rodas5p"},
+        {"solver": "kvaerno3"},
+        {"saveat": rg.SaveAt(dense=True)},
+        {"saveat": rg.SaveAt(steps=True)},
+    ],
+    ids=["event", "rosenbrock", "esdirk", "dense", "steps"],
+)
+def test_torch_func_vmap_of_what_a_batch_would_decide(keywords):
+    """Constant steps of explicit methods with all their rows; of the rest an error of ours."""
+    torch = pytest.importorskip("torch")
+
+    def run(y0, k):
+        sol = rg.solve(lambda t, y, k: -k * y, y0, 0.0, 1.0, k, dt=0.1, **keywords)
+        return sol.ys[-1] if "saveat" not in keywords or sol.dense is None else sol.evaluate(0.97)
+
+    y0, k = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([0.3, 2.0])
+    if "saveat" in keywords:
+        alone = torch.stack([run(*one) for one in zip(y0, k, strict=True)])
+        np.testing.assert_allclose(torch.func.vmap(run)(y0, k), alone, rtol=1e-6)
+        return
+    with pytest.raises(rg.UnsupportedByBackend, match=r"torch\.func\.vmap.*per_sample=True"):
+        torch.func.vmap(run)(y0, k)
+
+
 @pytest.mark.parametrize("steps", STEPS)
 def test_torch_func_by_the_times_alone(steps):
     """y' = -t y: y(t1) = exp((t0^2 - t1^2) / 2), and nothing else is differentiated."""

@@ -55,6 +55,7 @@ from .field_vjp import RecordedStepVJP, TorchPullback, pull_bytes, tape_bytes
 from .flat import SHARED, TorchLayout, product, shared, stages, timer
 from .forward_mode import (
     ForwardHooks,
+    decided_by_batch,
     dual,
     item,
     moving,
@@ -426,7 +427,7 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
         inputs = inputs._replace(t0=normal(inputs.t0), t1=normal(inputs.t1))
         if adjoint.differentiable or self.must_follow(adjoint, inputs):
             try:
-                with outside(recorded=True):
+                with outside(recorded=True), decided_by_batch():
                     leaves, aux = program.primal(inputs)
                 if program.failed(aux) and not moving_forward():
                     leaves = without_gradient(leaves, tensors_of(inputs))

@@ -7,6 +7,7 @@ way. Under ``vmap`` a batched number can't steer a loop: steps of a constant siz
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -70,7 +71,9 @@ class ForwardHooks:
         if not adjoint.follows_solve:
             raise UnsupportedByBackend(
                 f"`adjoint` is {adjoint.name}, which has reverse mode alone; for forward-mode "
-                "derivatives and torch.func transforms pass adjoint='auto', 'direct' or 'forward'."
+                "derivatives and torch.func transforms pass adjoint='auto', 'direct' or 'forward' "
+                "(per_sample=True and rg.steady_state have none of these: use loss.backward() or "
+                "torch.autograd.grad there, and the batch's axis in place of vmap)."
             )
         return True
 
@@ -123,11 +126,26 @@ def item(x: Array) -> Scalar:
     except RuntimeError:
         if not transformed():
             raise
-    raise UnsupportedByBackend(
-        "a solve under torch.func.vmap can't choose its steps: they are one decision for the "
-        "whole batch. Pass `dt=` for constant steps and plain numbers for the times, or put the "
-        "batch into an axis of `y0`."
-    )
+    raise UnsupportedByBackend(BATCH)
+
+
+BATCH = (
+    "a solve under torch.func.vmap can't choose its steps, find events or pivot: these are one "
+    "decision for the whole batch. Put the batch into an axis of `y0` with per_sample=True, or, "
+    "with an explicit solver and no event, pass `dt=` for constant steps and plain numbers for the "
+    "times."
+)
+
+
+@contextlib.contextmanager
+def decided_by_batch() -> Iterator[None]:
+    """Where a batch of ``vmap`` would have to steer what PyTorch can't, that is said."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (transformed() and "vmap" in str(error)):
+            raise
+        raise UnsupportedByBackend(BATCH) from error
 
 
 def _numbers(x: Array) -> int:
