@@ -1,12 +1,18 @@
 """Stiff problems with their ends, for tests.
 
-References: SciPy's Radau at rtol 1e-11, atol 1e-11 times the scale of each problem. Problems are
-those of Hairer & Wanner, *Solving ODEs II*, and of the test set of Bari.
+References: SciPy's Radau at rtol 1e-11, atol 1e-11 times the scale of each problem, and of systems
+with a mesh CVODE's BDF at the same (scikit-sundae, bands); ``python tests/stiff_cases.py`` prints
+them anew. Problems are those of Hairer & Wanner, *Solving ODEs II*, and of the test set of Bari.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+
+import numpy as np
+
+import retrograde as rg
+from retrograde._backend.structure import bandwidth
 
 
 class Case(NamedTuple):
@@ -80,3 +86,109 @@ def call(backend, case):
 
 def keywords(case, rtol=1e-6, **more):
     return {"solver": "rodas5p", "rtol": rtol, "atol": rtol * case.scale, **more}
+
+
+# --- on meshes
+class Mesh(NamedTuple):
+    """A problem on a mesh: as above, with what is known of its Jacobian, and its end at some
+    numbers of y."""
+
+    f: Any
+    y0: Any
+    t1: float
+    args: Any
+    structure: Any
+    at: list[int]
+    end: list[float]
+
+
+def brusselator(xp, t, y, k):
+    """In one dimension, u and v side by side (II, IV.10): k is (diffusion, A, B)."""
+    u, v = y[0::2], y[1::2]
+    scale = k[0] * (u.shape[0] + 1.0) ** 2
+
+    def spread(x, edge):
+        wide = xp.concat([edge, x, edge])
+        return scale * (wide[2:] - 2.0 * x + wide[:-2])
+
+    both = u * u * v
+    du = k[1] + both - (k[2] + 1.0) * u + spread(u, k[1:2])
+    dv = k[2] * u - both + spread(v, k[2:3])
+    return xp.reshape(xp.stack([du, dv], axis=1), (-1,))
+
+
+def on_a_line(cells, at, end):
+    """With so many cells."""
+    x = np.arange(1, cells + 1) / (cells + 1)
+    y0 = np.stack([1 + np.sin(2 * np.pi * x), 3 + 0 * x], axis=1).reshape(-1)
+    return Mesh(brusselator, y0, 10.0, [0.02, 1.0, 3.0], rg.Banded(2, 2), at, end)
+
+
+def brusselator_2d(xp, t, y, k):
+    """On a square with no flow through its sides (I, II.10): k is (diffusion, A, B)."""
+    side = round((y.shape[0] / 2) ** 0.5)
+    y = xp.reshape(y, (side, side, 2))
+    wide = xp.concat([y[:1, ...], y, y[-1:, ...]], axis=0)
+    high = xp.concat([y[:, :1, :], y, y[:, -1:, :]], axis=1)
+    around = wide[2:, ...] + wide[:-2, ...] + high[:, 2:, :] + high[:, :-2, :]
+    flow = k[0] * (side - 1.0) ** 2 * (around - 4.0 * y)
+    u, v = y[:, :, 0], y[:, :, 1]
+    both = u * u * v
+    own = [k[1] + both - (k[2] + 1.0) * u, k[2] * u - both]
+    return xp.reshape(xp.stack(own, axis=2) + flow, (-1,))
+
+
+def neighbours(side):
+    """Rows and columns of the Jacobian's entries."""
+    cell = np.arange(side * side).reshape(side, side)
+    pairs = [(cell, cell), (cell[1:], cell[:-1]), (cell[:, 1:], cell[:, :-1])]
+    pairs = [(a.reshape(-1), b.reshape(-1)) for a, b in pairs]
+    rows = [2 * a + i for a, _ in pairs[:1] for i in (0, 1, 0, 1)]
+    columns = [2 * b + i for _, b in pairs[:1] for i in (0, 1, 1, 0)]
+    for a, b in pairs[1:]:
+        rows += [2 * x + i for i in (0, 1) for x in (a, b)]
+        columns += [2 * x + i for i in (0, 1) for x in (b, a)]
+    return np.concatenate(rows).tolist(), np.concatenate(columns).tolist()
+
+
+def on_a_square(side, at, end):
+    """With so many cells along each side."""
+    x = np.linspace(0.0, 1.0, side)
+    y0 = np.stack(np.broadcast_arrays(0.5 + x[:, None], 1.0 + 5.0 * x[None, :]), axis=2)
+    structure = rg.Coloured(neighbours(side))
+    return Mesh(brusselator_2d, y0.reshape(-1), 1.0, [1.0, 1.0, 3.4], structure, at, end)
+
+
+MESHES = {
+    "line of 200": on_a_line(100, [0, 55, 110, 199], [0.0] * 4),
+    "line of 1000": on_a_line(500, [0, 275, 550, 999], [0.0] * 4),
+    "square of 2048": on_a_square(32, [0, 701, 1402, 2047], [0.0] * 4),
+}
+
+
+def mesh_call(backend, mesh):
+    """f with its structure, y0, t0, t1, args."""
+    y0, args = backend.array(mesh.y0.tolist()), backend.array(mesh.args)
+    f = rg.VectorField(field(backend, mesh.f), structure=mesh.structure)
+    return f, y0, 0.0, mesh.t1, args
+
+
+def reference(mesh, tolerance=1e-11):
+    """The end by CVODE."""
+    from sksundae.cvode import CVODE
+
+    args, width = np.asarray(mesh.args), max(bandwidth(mesh.structure.rows(len(mesh.y0))))
+
+    def rhs(t, y, ydot):
+        ydot[:] = mesh.f(np, t, y, args)
+
+    solver = CVODE(
+        rhs, rtol=tolerance, atol=tolerance, linsolver="band", lband=width, uband=width,
+        max_num_steps=10**6,
+    )  # fmt: skip
+    return solver.solve([0.0, mesh.t1], mesh.y0).y[-1]
+
+
+if __name__ == "__main__":
+    for name, mesh in MESHES.items():
+        print(name, reference(mesh)[mesh.at].tolist())

@@ -12,6 +12,7 @@ from ._rows_device import DEVICE_ROWS
 from ._rows_eager import EAGER
 from ._rows_events import event_rows
 from ._rows_jax import FLAGGED, JAX
+from ._rows_meshes import mesh_rows
 from ._rows_samples import sample_rows
 from ._rows_stiff import stiff_cases
 
@@ -25,4 +26,5 @@ def elsewhere() -> Iterator[Skipped]:
     yield Skipped("M1p", "budgets from 2^-6 to 2^6 of the states", elsewhere)
 
 
-ROWS = (*JAX, batch_rows, sample_rows, *EAGER, event_rows, dense_rows, stiff_cases, elsewhere)
+ROWS = (*JAX, batch_rows, sample_rows, *EAGER, event_rows, dense_rows, stiff_cases, mesh_rows,
+        elsewhere)  # fmt: skip

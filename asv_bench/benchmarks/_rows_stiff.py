@@ -37,6 +37,20 @@ class Stiff(NamedTuple):
     end: tuple[float, ...]
 
 
+def van_der_pol(xp: Any, t: Any, y: Any, mu: Any) -> Any:
+    """Relaxation between jumps."""
+    return xp.stack([y[1], mu * ((1.0 - y[0] ** 2) * y[1]) - y[0]])
+
+
+def oregonator(xp: Any, t: Any, y: Any, k: Any) -> Any:
+    """Belousov and Zhabotinsky's reaction, 3 species."""
+    return xp.stack([
+        k[0] * (y[1] + y[0] * (1.0 - k[1] * y[0] - y[1])),
+        (y[2] - (1.0 + y[0]) * y[1]) / k[0],
+        k[2] * (y[0] - y[2]),
+    ])  # fmt: skip
+
+
 def robertson(xp: Any, t: Any, y: Any, k: Any) -> Any:
     """Rates of 0.04 to 3e7."""
     a, b, c = k[0] * y[0], k[1] * y[1] * y[1], k[2] * y[1] * y[2]
@@ -70,6 +84,21 @@ PROBLEMS = {
         (0.0007371312573325968, 0.00014424857263162436, 5.888729740968132e-05,
          0.0011756513432832048, 0.0023863561988322285, 0.00623896825274533,
          0.0028499983951866792, 0.0028500016048133418),
+    ),
+    "Robertson to 1e11": Stiff(
+        robertson, (1.0, 0.0, 0.0), 1e11, (0.04, 3e7, 1e4), 1e-6,
+        {"ours": 4e-7, "jax": 1e-7, "Kvaerno5": 1e-6, "Radau": 1e-5, "LSODA": 1e-7},
+        (2.0833401546205094e-08, 8.333360790011816e-14, 0.9999999791664946),
+    ),
+    "van der Pol": Stiff(
+        van_der_pol, (2.0, 0.0), 3000.0, 1000.0, 1.0,
+        {"ours": 1e-6, "jax": 1e-6, "Kvaerno5": 1e-6, "Radau": 1e-5, "LSODA": 1e-7},
+        (-1.5106069368192336, 0.0011783800005806294),
+    ),
+    "Oregonator": Stiff(
+        oregonator, (1.0, 2.0, 3.0), 360.0, (77.27, 8.375e-6, 0.161), 1e-3,
+        {"ours": 1e-6, "jax": 1e-6, "Kvaerno5": 1e-6, "Radau": 1e-5, "LSODA": 1e-7},
+        (1.000814870318523, 1228.178521549901, 132.0554942846629),
     ),
 }  # fmt: skip
 

@@ -77,15 +77,24 @@ class LapackBand(BandLinear):
         super().__init__(layout, pattern)
         kind = "d" if layout.real_dtype == np.float64 else "s"
         self.gbtrf, self.gbtrs = getattr(lapack, f"{kind}gbtrf"), getattr(lapack, f"{kind}gbtrs")
-        self.room = np.zeros((self.lower, self.n), layout.real_dtype)
-        """Where pivots bring entries to."""
+        self.bare = self.reals.flat and not self.reals.complex
 
     def factor(self, matrix: Matrix) -> Factors:
-        lu, pivots, info = self.gbtrf(np.concat([self.room, matrix[0]]), self.lower, self.upper)
+        lower, upper = self.lower, self.upper
+        # columns major, with room for what pivots bring
+        ab = np.zeros((2 * lower + upper + 1, self.n), self.layout.real_dtype, order="F")
+        ab[lower:] = matrix[0]
+        lu, pivots, info = self.gbtrf(ab, lower, upper, overwrite_ab=True)
         return lu, pivots, info
 
     def ok(self, factors: Factors) -> Bool:
         return factors[2] == 0
+
+    def bound(self, factors: Factors) -> Callable[[State], State]:
+        if not self.bare:
+            return super().bound(factors)
+        gbtrs, lower, upper, (lu, pivots, _) = self.gbtrs, self.lower, self.upper, factors
+        return lambda b: gbtrs(lu, lower, upper, b, pivots)[0]
 
     def _solved(self, factors: Factors, b: Array, *, transposed: bool) -> Array:
         lu, pivots, _ = factors

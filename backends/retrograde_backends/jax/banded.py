@@ -6,15 +6,17 @@ are reduced pairwise (``_backend.banded``).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from retrograde._backend.banded import BandLinear, Blocks
 from retrograde._backend.linear import Factors, Matrix
 from retrograde._backend.structure import Products
-from retrograde._base.types import Array, Leaves
+from retrograde._base.types import Array, DType, Leaves
 
 from .linear import UNROLLED, eliminated
 from .xla_cpu.eligible import default_device
@@ -27,6 +29,10 @@ class JaxBand(BandLinear):
     """Banded systems by block cyclic reduction."""
 
     conjugated = True
+    tables = np  # known when a program is made: constants of it
+
+    def _table(self, values: Sequence[Any], dtype: DType) -> Array:
+        return np.asarray(values, dtype)
 
     def _inverse(self, a: Array) -> Array:
         return eliminated(a) if a.shape[-1] <= UNROLLED else jnp.linalg.inv(a)
@@ -45,8 +51,8 @@ class ScannedBand(JaxBand):
         def turn(before: Leaves, block: Leaves) -> tuple[Leaves, Leaves]:
             inverse, high = before
             low, on, next_high = block
-            part = low @ inverse
-            found = self._inverse(on - part @ high)
+            part = self._small_product(low, inverse)
+            found = self._inverse(on - self._small_product(part, high))
             return (found, next_high), (part, found)
 
         zero = jnp.zeros_like(on[0])
@@ -81,6 +87,11 @@ class ScannedBand(JaxBand):
         blocks = (b, low) if inverse is None else (b, low, inverse)
         found: Array = jax.lax.scan(turn, jnp.zeros_like(b[0]), blocks, reverse=reverse)[1]
         return found
+
+    def _small_product(self, a: Array, b: Array) -> Array:
+        """A product of matrices within a loop, likewise: an operation of its own takes .1 us."""
+        w = a.shape[-1]
+        return jnp.sum(a[:, :, None] * b[None, :, :], axis=1) if w <= 8 else self.bk.matmul(a, b)
 
     def _small(self, a: Array, x: Array) -> Array:
         """A product within a loop: a sum, which is fused, of a few numbers."""

@@ -162,6 +162,7 @@ def _prepared(
     ends = start, end = _ends(bk, controller, t0, t1, eps)
     controller.check(start, end)
     check_solver(solver, controller)
+    check_tolerances(problem, controller)
     solver.check(problem)
     if bk.concrete(problem.layout.finite(problem.y0)) == 0:
         raise InputError("`y0` holds nan or inf; every element must be finite.")
@@ -324,6 +325,22 @@ def check_solver(solver: AbstractSolver, controller: AbstractController) -> None
         raise InputError(
             f"`solver` {type(solver).__name__} has no error estimate for adaptive steps; pass "
             "`dt=` for constant steps, or a solver with one (heun, bosh3, dopri5, tsit5)."
+        )
+
+
+def check_tolerances(problem: Problem, controller: AbstractController) -> None:
+    """Raise InputError where numbers of y's dtype can't tell what the tolerances ask for."""
+    rtol, atol = (getattr(controller, name, None) for name in ("rtol", "atol"))
+    if not (isinstance(rtol, (int, float)) and isinstance(atol, (int, float))):
+        return
+    if not 0 < rtol < 1e-6 or atol > rtol:
+        return
+    dtype = problem.layout.real_dtype
+    eps = float(problem.bk.xp.finfo(dtype).eps)
+    if rtol < eps:
+        raise InputError(
+            f"`rtol` is {rtol!r}, but numbers of {dtype} are rounded by {eps:.1g} of their size; "
+            f"pass an rtol of {10 * eps:.0e} or more, or y0 (and args) in a wider dtype."
         )
 
 

@@ -47,6 +47,7 @@ from .._planner.samples import checked_adjoint, plan_samples
 from .._solvers import ExplicitRungeKutta, find_solver
 from .arguments import (
     check_solver,
+    check_tolerances,
     controller_of,
     max_steps_of,
     output_of,
@@ -312,6 +313,7 @@ def _prepared(
     problem = SampleProblem(bk, f, y0, args, marks)
     solver, controller = find_solver(options.solver), controller_of(options)
     check_solver(solver, controller)
+    check_tolerances(problem, controller)
     solver.check(problem)
     bk = problem.bk
     begin = _times(problem, "t0", t0)

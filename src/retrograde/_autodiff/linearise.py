@@ -312,9 +312,14 @@ def _points(problem: Problem, reals: Reals) -> list[State]:
 
 def _noise(reals: Reals, seed: int) -> Array:
     """Random numbers, normal, shape (n,)."""
-    draw, layout = random.Random(seed), reals.layout
-    numbers = [draw.gauss(0.0, 1.0) for _ in range(reals.size)]
-    return layout.bk.array(numbers, layout.real_dtype, layout.device)
+    layout, numbers = reals.layout, _numbers(reals.size, seed)
+    return layout.bk.array(list(numbers), layout.real_dtype, layout.device)
+
+
+@functools.lru_cache(maxsize=8)
+def _numbers(count: int, seed: int) -> tuple[float, ...]:
+    draw = random.Random(seed)
+    return tuple(draw.gauss(0.0, 1.0) for _ in range(count))
 
 
 def _agrees(problem: Problem, by: _ComplexStep, reals: Reals, t: Array, y: State) -> bool:

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .._base.types import Array
+from .._base.types import Array, DType, Namespace
 from .linear import Factors, Linear, Matrix, colour_seeds
 from .structure import Products, bandwidth
 
@@ -67,40 +67,82 @@ class BandLinear(Linear):
         super().__init__(layout)
         self.pattern, self.n = pattern, self.reals.size
         self.lower, self.upper = bandwidth(pattern.rows)
-        self.height, n = self.lower + self.upper + 1, self.n
+        self.height = self.lower + self.upper + 1
         _, self.seeds = colour_seeds(layout, pattern.columns_by)
         _, self.row_seeds = colour_seeds(layout, pattern.rows_by)
-        places = [(i, j) for i, row in enumerate(pattern.rows) for j in row]
-        by_column, by_row = pattern.columns_by, pattern.rows_by
-        self.of_dense = self._stored(places, [i * n + j for i, j in places])
-        self.of_column = self._stored(places, [by_column[j] * n + i for i, j in places])
-        self.of_row = self._stored(places, [by_row[i] * n + j for i, j in places])
-        every = [(d, j, j + d - self.upper) for d in range(self.height) for j in range(n)]
-        inside = [0 <= i < n for _, _, i in every]
-        self.down = self._pick([max(0, min(i, n - 1)) for _, _, i in every], inside, self.shape)
-        """Of the rows i, where J x has what stands at (d, j);"""
-        across = [(d, i + self.upper - d) for d in range(self.height) for i in range(n)]
-        inside = [0 <= j < n for _, j in across]
-        found = [d * n + max(0, min(j, n - 1)) for d, j in across]
-        self.across = self._pick(found, inside, self.shape)
-        """and of what is stored, of each row i by diagonals."""
-        diagonal = [[float(d == self.upper)] * n for d in range(self.height)]
-        self.identity = self.bk.array(diagonal, layout.real_dtype, layout.device)
+        diagonal = self._count(self.height)[:, None] == self.upper
+        ones = self.xp.broadcast_to(diagonal, self.shape)
+        self.identity = self.xp.astype(ones, layout.real_dtype)
 
-    # --- gathering
-    def _pick(self, index: Sequence[int], there: Sequence[bool], shape: Sequence[int]) -> Pick:
-        xp, device = self.xp, self.layout.device
-        found = self.bk.array(list(index), xp.int64, device)
-        mask = self.bk.array(list(there), xp.bool, device)
-        return Pick(found, xp.reshape(mask, tuple(shape)))
+    # --- gathering: each table is made where it is first needed
+    @property
+    def tables(self) -> Namespace:
+        """The namespace of tables;"""
+        return self.xp
 
-    def _stored(self, places: Sequence[tuple[int, int]], index: Sequence[int]) -> Pick:
-        """What is stored of entries (i, j) that stand in a flat array at some indices."""
-        found, there = [0] * (self.height * self.n), [False] * (self.height * self.n)
-        for (i, j), at in zip(places, index, strict=True):
-            place = (self.upper + i - j) * self.n + j
-            found[place], there[place] = at, True
-        return self._pick(found, there, self.shape)
+    def _table(self, values: Sequence[Any], dtype: DType) -> Array:
+        """and one of them."""
+        return self.bk.array(values, dtype, self.layout.device)
+
+    def _count(self, n: int) -> Array:
+        """0, 1, ..."""
+        return self._table(list(range(n)), self.tables.int64)
+
+    def _pick(self, index: Array, there: Array) -> Pick:
+        return Pick(self.tables.reshape(self._inside(index, there), (-1,)), there)
+
+    def _inside(self, index: Array, there: Array) -> Array:
+        """The index, 0 where there is nothing."""
+        return self.tables.where(there, index, self.tables.zeros_like(index))
+
+    @functools.cached_property
+    def places(self) -> tuple[Array, Array, Array]:
+        """Rows i and columns j of what is stored, and whether there is an entry."""
+        n, rows = self.n, self.pattern.rows
+        j = self._count(n)[None, :]
+        i = j + self._count(self.height)[:, None] - self.upper
+        there = (i >= 0) & (i < n)
+        if not isinstance(rows[0], range):  # a pattern within a band
+            known = [[False] * n for _ in range(self.height)]
+            for row, columns in enumerate(rows):
+                for column in columns:
+                    known[self.upper + row - column][column] = True
+            there = self._table(known, self.tables.bool)
+        return i, j + 0 * i, there
+
+    @functools.cached_property
+    def of_dense(self) -> Pick:
+        """What is stored, of a dense matrix;"""
+        i, j, there = self.places
+        return self._pick(i * self.n + j, there)
+
+    @functools.cached_property
+    def of_column(self) -> Pick:
+        """of products with the seeds;"""
+        i, _, there = self.places
+        by = self._table(self.pattern.columns_by, self.tables.int64)
+        return self._pick(by[None, :] * self.n + i, there)
+
+    @functools.cached_property
+    def of_row(self) -> Pick:
+        """and of those with the seeds of rows."""
+        i, j, there = self.places
+        by = self._table(self.pattern.rows_by, self.tables.int64)
+        by = self.tables.take(by, self.tables.reshape(self._inside(i, there), (-1,)))
+        return self._pick(self.tables.reshape(by, self.shape) * self.n + j, there)
+
+    @functools.cached_property
+    def down(self) -> Pick:
+        """Of a row x: x_i for what stands at (i, j);"""
+        i = self.places[0]
+        return self._pick(i, (i >= 0) & (i < self.n))
+
+    @functools.cached_property
+    def across(self) -> Pick:
+        """and of what is stored, row i by diagonals."""
+        d, i = self._count(self.height)[:, None], self._count(self.n)[None, :]
+        j = i + self.upper - d
+        return self._pick(d * self.n + j, (j >= 0) & (j < self.n))
 
     def _picked(self, x: Array, pick: Pick) -> Array:
         xp = self.xp
@@ -139,20 +181,17 @@ class BandLinear(Linear):
 
     def _pick_blocks(self, count: int) -> Blocks:
         """How a matrix is cut into so many."""
-        w, picks = max(self.lower, self.upper, 1), []
-        for beside in (-1, 0, 1):
-            index, there = [], []
-            for k in range(count):
-                for i in range(k * w, (k + 1) * w):
-                    for j in range((k + beside) * w, (k + beside + 1) * w):
-                        d = self.upper + i - j
-                        inside = 0 <= d < self.height and 0 <= j < self.n and i < self.n
-                        index.append(d * self.n + j if inside else 0)
-                        there.append(inside)
-            picks.append(self._pick(index, there, (count, w, w)))
-        rest = [[float(k * w + i >= self.n) for i in range(w)] for k in range(count)]
-        padding = self.bk.array(rest, self.layout.real_dtype, self.layout.device)
-        return Blocks(w, count, picks, self._eye(w)[None, :, :] * padding[:, :, None])
+        w, n = max(self.lower, self.upper, 1), self.n
+        every = self._count(count * w)
+        i = self.tables.reshape(every, (count, w, 1))
+        on, picks = self.tables.reshape(every, (count, 1, w)), []
+        for beside in (-w, 0, w):
+            j = on + beside
+            d = self.upper + i - j
+            there = (d >= 0) & (d < self.height) & (j >= 0) & (j < n) & (i < n)
+            picks.append(self._pick(d * n + j, there))
+        rest = (i == on) & (i >= n)
+        return Blocks(w, count, picks, self.tables.astype(rest, self.layout.real_dtype))
 
     @functools.cached_property
     def blocks(self) -> Blocks:
