@@ -1,10 +1,10 @@
-"""Timed rows of the report for stiff problems of few unknowns: Robertson's to 1e5, and HIRES.
+"""Timed rows of the report for stiff problems of few unknowns: Robertson's, HIRES, and others.
 
 ST1: solves and gradients by ``rodas5p`` in JAX against diffrax' ``Kvaerno5``, its gradient by
 ``RecursiveCheckpointAdjoint``; ST2: solves in NumPy and PyTorch against SciPy's ``Radau`` and
-``LSODA``. Tolerances are those at which errors are about equal. HIRES misses its targets beside
-``Radau`` in PyTorch and NumPy: there calls of f take most of the time, in NumPy eight more a step
-for the Jacobian.
+``LSODA``; ST4: tracing and compiling gradients of ST1, JAX itself warm. Tolerances are those at
+which errors are about equal. HIRES misses its targets beside ``Radau`` in PyTorch and NumPy: there
+calls of f take most of the time, in NumPy eight more a step for the Jacobian.
 """
 
 from __future__ import annotations
@@ -145,28 +145,32 @@ def scipy(case: Stiff, method: str) -> Entrant:
     )
 
 
-def traced(case: Stiff, solve: Any, gradient: bool) -> Entrant:
-    """A compiled solve, or its gradient by y0 and args; the error of a gradient is not known."""
+def traced(case: Stiff, solve: Any, gradient: bool, compiling: bool = False) -> Entrant:
+    """A compiled solve, or its gradient by y0 and args, or compiling that anew; the error of a
+    gradient is not known."""
     import jax
     import jax.numpy as jnp
 
     jax.config.update("jax_enable_x64", True)
     y0, args = jnp.asarray(case.y0), jnp.asarray(case.args)
-    if gradient:
-        run = jax.jit(jax.grad(lambda y0, args: solve(y0, args)[0], argnums=(0, 1)))
+    if gradient or compiling:
+        of = lambda: jax.jit(jax.grad(lambda y0, args: solve(y0, args)[0], argnums=(0, 1)))  # noqa: E731
+        if compiling:
+            return Entrant(lambda: of().lower(y0, args).compile(), lambda found: 0.0)
+        run = of()
         return Entrant(lambda: jax.block_until_ready(run(y0, args)), lambda found: 0.0)
     run = jax.jit(solve)
     return Entrant(lambda: jax.block_until_ready(run(y0, args)), partial(_error, case))
 
 
-def jax_ours(case: Stiff, *, gradient: bool) -> Entrant:
+def jax_ours(case: Stiff, **what: bool) -> Entrant:
     """Ours in JAX."""
     import jax.numpy as jnp
 
-    return traced(case, partial(_end, case, jnp, who="jax"), gradient)
+    return traced(case, partial(_end, case, jnp, who="jax"), **what)
 
 
-def kvaerno5(case: Stiff, *, gradient: bool) -> Entrant:
+def kvaerno5(case: Stiff, **what: bool) -> Entrant:
     """diffrax, as its documentation solves stiff problems."""
     import diffrax
     import jax.numpy as jnp
@@ -179,22 +183,29 @@ def kvaerno5(case: Stiff, *, gradient: bool) -> Entrant:
             stepsize_controller=controller, max_steps=16**4,
         ).ys[-1]  # fmt: skip
 
-    return traced(case, solve, gradient)
+    return traced(case, solve, **what)
 
 
 def stiff_cases() -> Iterator[Case]:
-    """ST1 and ST2."""
+    """ST1, ST2 and ST4."""
     for name, case in PROBLEMS.items():
-        for work, gradient, least in (("solve", False, 10.0), ("gradient", True, 20.0)):
-            rival = Rival(
-                "ST1", "diffrax, Kvaerno5", least, partial(kvaerno5, case, gradient=gradient)
-            )
-            ours = partial(jax_ours, case, gradient=gradient)
+        for work, what, least in (("solve", False, 10.0), ("gradient", True, 20.0)):
+            rival = _beside_kvaerno5("ST1", case, least, gradient=what)
+            ours = partial(jax_ours, case, gradient=what)
             yield Case(f"{work}, {name}, JAX", ours, (rival,), rounds=3)
+        if name in ("Robertson", "HIRES"):
+            rival = _beside_kvaerno5("ST4", case, 2.0, gradient=True, compiling=True)
+            ours = partial(jax_ours, case, gradient=True, compiling=True)
+            yield Case(f"compile the gradient, {name}, JAX", ours, (rival,), rounds=3)
         rivals = (
             Rival("ST2", "SciPy, Radau", 1.4, partial(scipy, case, "Radau")),
             Rival("ST2", "SciPy, LSODA", 0.33, partial(scipy, case, "LSODA")),
         )
-        yield Case(f"solve, {name}, NumPy", partial(eager, case, "numpy"), rivals, name != "HIRES")
+        quick = name == "Robertson"
+        yield Case(f"solve, {name}, NumPy", partial(eager, case, "numpy"), rivals, quick)
         rival = Rival("ST2", "SciPy, Radau", 0.25, partial(scipy, case, "Radau"))
         yield Case(f"solve, {name}, PyTorch", partial(eager, case, "torch"), (rival,), rounds=3)
+
+
+def _beside_kvaerno5(row: str, case: Stiff, least: float, **what: bool) -> Rival:
+    return Rival(row, "diffrax, Kvaerno5", least, partial(kvaerno5, case, **what))

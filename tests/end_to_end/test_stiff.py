@@ -106,3 +106,5 @@ def test_float32(backend):
     found = backend.to_numpy(sol.ys)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found[-1, 0], math.cos(1.0) + 1e-3 * math.sin(1.0), rtol=2e-4)
+    with pytest.raises(rg.InputError, match=r"`rtol` is 1e-08, .*float32 are rounded by 1e-07"):
+        rg.solve(f, y0, 0.0, 1.0, k, solver="rodas5p", rtol=1e-8, atol=1e-10)

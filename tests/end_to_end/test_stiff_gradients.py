@@ -56,6 +56,20 @@ def test_gradients_are_equal_on_all_libraries(backend, reference):
         np.testing.assert_allclose(g.y0, expected.y0, rtol=1e-8)
 
 
+@pytest.mark.libraries("torch", slow="jax:jit")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_gradients_are_those_of_forward_mode(backend):
+    """Tangents along the steps are exact whatever the problem: 1e-10, by all that is given."""
+    case = CASES["robertson"]._replace(t1=40.0)
+    more = keywords(case, rtol=1e-4, max_steps=128)
+    g, forward = (
+        backend.gradient(*call(backend, case), np.asarray([[1.0, 2e3, 3.0]]), **more, **adjoint)
+        for adjoint in ({}, {"adjoint": "forward"})
+    )
+    np.testing.assert_allclose(g.y0, forward.y0, rtol=1e-10)
+    np.testing.assert_allclose(g.args, forward.args, rtol=1e-10)
+
+
 @pytest.mark.libraries("numpy")
 def test_every_adjoint_gives_the_same_gradient(backend):
     case = CASES["robertson"]

@@ -333,7 +333,7 @@ def check_tolerances(problem: Problem, controller: AbstractController) -> None:
     rtol, atol = (getattr(controller, name, None) for name in ("rtol", "atol"))
     if not (isinstance(rtol, (int, float)) and isinstance(atol, (int, float))):
         return
-    if not 0 < rtol < 1e-6 or atol > rtol:
+    if not 0 < rtol < 1e-6 or atol > rtol or getattr(controller, "force_dtmin", False):
         return
     dtype = problem.layout.real_dtype
     eps = float(problem.bk.xp.finfo(dtype).eps)
