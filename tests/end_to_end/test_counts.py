@@ -152,3 +152,51 @@ def test_calls_of_a_running_program(backend):
     sol = solve(backend.array([1.0, 2.0]), backend.array(8.0))
     jax.effects_barrier()
     assert len(calls) == int(sol.stats["num_f_evals"])
+
+
+WAYS = {
+    "adaptive": {"rtol": 1e-4, "saveat": [0.5, 1.3]},
+    "jump": {"controller": rg.PIDController(1e-4, 1e-6, jump_ts=[0.7])},
+    "constant": {"dt": 0.1},
+    "rows": {"dt": 0.1, "saveat": [0.5, 1.05]},
+    "tries": {"rtol": 1e-4, "max_steps": 5, "throw": False},
+}
+FEW_STIFF = {
+    "strict": [("kvaerno3", "rows")], "torch": [("kencarp4", "constant"), ("auto", "adaptive")],
+    "jax": [], "jax:jit": [("kvaerno3", "adaptive")],
+}  # fmt: skip
+SLOW_STIFF = {"jax:jit": [("kvaerno3", "rows"), ("auto", "adaptive"), ("auto", "jump")]}
+
+
+@pytest.mark.settings(
+    solver=["kvaerno3", "kencarp4", "auto"], way=WAYS, few=FEW_STIFF, slow=SLOW_STIFF
+)
+def test_calls_and_jacobians_of_methods_that_solve_equations(backend, solver, way):
+    """As many as were seen: Newton's iterations are no constant of a method."""
+    calls, jacobians = [], []
+
+    class Pol:
+        def __call__(self, t, y, k):
+            backend.bk.call_back(lambda: calls.append(1))
+            return backend.xp.stack([y[1], k * (1 - y[0] * y[0]) * y[1] - y[0]])
+
+        def jac(self, t, y, k):
+            backend.bk.call_back(lambda: jacobians.append(1))
+            row = [-2 * k * y[0] * y[1] - 1, k * (1 - y[0] * y[0])]
+            return backend.xp.stack([0 * k, 1 + 0 * k, *row])
+
+    if solver == "auto" and "dt" in WAYS[way]:
+        pytest.skip("auto needs adaptive steps")
+    f, keywords = Pol(), {"solver": solver, **WAYS[way]}
+    solve = backend.compiled(lambda y, k: rg.solve(f, y, 0.0, 2.0, k, **keywords))
+    sol = solve(backend.array([2.0, 0.0]), backend.array(20.0))
+    if not backend.eager:
+        pytest.importorskip("jax").effects_barrier()
+    stats = {name: int(value) for name, value in sol.stats.items()}
+    # df/dt of an explicit time costs calls, which belong to Jacobians; one Jacobian is looked at
+    told = stats["num_f_evals"] + stats.get("num_trial_f_evals", 0)
+    looks = 1 if backend.eager else 0
+    by_time = stats["num_jac_evals"] + looks if solver == "auto" and backend.eager else 0
+    assert told + by_time == len(calls)
+    assert stats["num_jac_evals"] + looks == len(jacobians)
+    assert stats["num_factorizations"] >= stats["num_jac_evals"] >= (solver != "auto")

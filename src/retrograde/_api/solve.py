@@ -381,8 +381,7 @@ def _solution(
         num_steps=tries,
         num_accepted_steps=n,
         num_rejected_steps=tries - n,
-        num_f_evals=loop.evaluations(tries, inside, calls, cuts),
-        **loop.solver.linear_algebra(tries, n, traced=loop.clock.traced),
+        **loop.statistics(tries, n, inside, calls, cuts),
     )
     if not loop.clock.traced:
         stats["num_trial_f_evals"] = loop.problem.trials

@@ -42,6 +42,7 @@ from .._controllers import (
 )
 from .._controllers.norms import LeafNorm
 from .._solvers import AbstractSolver
+from .._solvers.base import Calls, told
 from .._solvers.switching.rule import memory
 from .outputs import Final, Output, Outputs
 from .problem import Problem
@@ -368,49 +369,47 @@ class Integrator:
         n = grid.count
         trips = bk.most(n) if self.masked else n
 
+        counts = (stepper.none(clock.count(0)),) if stepper.tells_algebra else ()
+
         def plain(i: Index, s: Carry) -> Carry:
             t, h = grid.step(i)
-            y1 = stepper.step(t, h, s[0], None, error=False).y1
-            return (clock.select(i < n, y1, s[0]) if self.masked else y1,)
+            y1, _, _, _, _, calls = stepper.step(t, h, s[0], None, error=False)
+            new = (y1, s[1] + calls) if counts else (y1,)
+            return clock.select(i < n, new, s) if self.masked else new
 
         def saving(i: Index, s: Carry) -> Carry:
-            y, state, rows, reached = s
+            y, state, rows, reached, *more = s
             t, h = grid.step(i)
-            y1, _, after, _, _, _ = stepper.step(t, h, y, state, error=True)
+            y1, _, after, _, _, calls = stepper.step(t, h, y, state, error=True)
             # an eager integration that fails is looked at once more; nan and inf last
             ok = self.carried.finite(y1) if clock.traced else clock.yes
             on = i < n if self.masked else True
             ok = clock.both(on, ok)
             rows = out.collect(rows, ok, ts, (t, grid.end(i), h, y1), i, stepper, emit)
+            more = [clock.select(on, x + calls, x) for x in more]
             y1, state = clock.select(on, (y1, after), (y, state))
-            return y1, state, rows, bk.pick(ok, i + 1, reached)
-
-        def watched(i: Index, s: Carry) -> Carry:
-            assert self.watch is not None
-            if clock.traced:
-                self.watch.step(grid.step(i)[0], grid.end(i), i == 0)
-            elif i == self.watch.stop:
-                self.watch.look(grid.step(i)[0], i)
-            return step(i, s)
+            return y1, state, rows, bk.pick(ok, i + 1, reached), *more
 
         step: CountedBody = saving if inside else plain
         if (tell := self._teller(inputs)) is not None:
             step = _reported_steps(step, grid, tell, clock, n if self.masked else None)
         t0 = clock.real(inputs.clocked[0])
         y0 = stepper.start(t0, inputs.y0)
-        start: Carry = (y0,)
+        start: Carry = (y0, *counts)
         if inside:
-            start = (y0, stepper.init(t0, y0), inside, clock.count(0))
-        taken: CountedBody = watched if self.watch else step
+            start = (y0, stepper.init(t0, y0), inside, clock.count(0), *counts)
+        taken = self._watched_steps(step, grid, self.watch) if self.watch else step
         if guard is not None:
             start = (*start, guard.table(grid.count if self.count is not None else self.max_steps))
             taken = guard.on_grid(taken)
         first = lambda s: s[0]  # noqa: E731
         s, stored = checkpointed_for(bk, trips, start, taken, first, slots, self.carried)
+        *s, noted = s if guard is not None else (*s, None)
+        calls = s[-1] if counts else ()
         inside = s[2] if inside else inside
         reached = s[3] if inside else None
-        final = self._end_of_grid(inputs, grid, stepper, (y0, s[0]), inside, reached)
-        noted, turns = s[-1] if guard is not None else None, trips if self.masked else None
+        final = self._end_of_grid(inputs, grid, stepper, (y0, s[0]), inside, reached, calls)
+        turns = trips if self.masked else None
         return final._replace(stored=stored, noted=noted, trips=turns)
 
     def _end_of_grid(
@@ -421,6 +420,7 @@ class Integrator:
         ends: tuple[State, State],
         inside: Carry,
         reached: Index | None,
+        calls: Index | Calls | tuple[()],
     ) -> Final:
         """Where an integration over a grid ended; ``ends``: what was carried first and last."""
         bk, clock, (y0, y), n = self.bk, self.clock, ends, grid.count
@@ -430,26 +430,33 @@ class Integrator:
         if clock.traced:
             last = bk.pick(finite, n, reached) if inside else n
         elif not finite:
-            y, n = self._last_finite(y0, grid, stepper)
-            beyond = self.solver.calls(grid.count - n, full=bool(inside))
-            self.problem.trials += beyond + self.solver.calls(n + 1, full=False)
+            y, n, again = self._last_finite(y0, grid, stepper)
+            if not told(calls):
+                beyond = self.solver.calls(grid.count - n, full=bool(inside))
+                again = beyond + self.solver.calls(n + 1, full=False)
+            self.problem.trials += again
             ts = inputs.clocked[2]
             last, inside = n, self.outputs.reached(inside, ts, grid, n)
         t = clock.where(last == grid.whole, t, grid.end(last - 1))
         if clock.traced and not inside:  # no step was looked at: it is not known
             t = clock.where(finite, t, math.nan)
-        return Final(y, t, n, n, status, inside, None, None)
+        return Final(y, t, n, n, status, inside, None, None, calls=calls)
 
-    def _last_finite(self, y: State, grid: Grid, stepper: AbstractStepper) -> tuple[State, int]:
-        """State and index before the first step that gives nan or inf, found by replay.
+    def _last_finite(
+        self, y: State, grid: Grid, stepper: AbstractStepper
+    ) -> tuple[State, int, int]:
+        """State and index before the first step that gives nan or inf, found by replay; and the
+        evaluations of f that this told.
 
         Only a solve that failed pays for it; nan lasts, so one look at the end tells of it.
         """
+        again = Calls(0, 0, 0)
         for i in range(grid.count):
             t, h = grid.step(i)
-            y1 = stepper.step(t, h, y, None, error=False).y1
+            y1, _, _, _, _, calls = stepper.step(t, h, y, None, error=False)
+            again += calls or 0
             if not self.carried.finite(y1):
-                return y, i
+                return y, i, again.f
             y = y1
         raise AssertionError("the replay of a failed integration did not fail")
 
@@ -502,6 +509,18 @@ class Integrator:
 
         return one
 
+    def _watched_steps(self, step: CountedBody, grid: Grid, watch: Watch) -> CountedBody:
+        """Steps of a grid that are reported."""
+
+        def watched(i: Index, s: Carry) -> Carry:
+            if self.clock.traced:
+                watch.step(grid.step(i)[0], grid.end(i), i == 0)
+            elif i == watch.stop:
+                watch.look(grid.step(i)[0], i)
+            return step(i, s)
+
+        return watched
+
     def _teller(self, inputs: Inputs) -> Callable[[Scalar, State, Scalar, Bool], None] | None:
         """``tell(t, carried, h, accepted)`` of a try; None where nobody is to be told."""
         call, bk, problem, layout = self.on_step, self.bk, self.problem, self.layout
@@ -523,9 +542,17 @@ class Integrator:
         """Tries that record nothing and save no rows, to go on from states that were stored."""
         return AdaptiveSteps(self, inputs, self.steps().stepper, record=False)
 
-    def evaluations(
-        self, tries: Index, inside: Index, counted: Index | tuple[()] = (), cuts: Index = 0
-    ) -> Index:
+    def statistics(
+        self, tries: Index, steps: Index, inside: Index, calls: Any, cuts: Index
+    ) -> dict[str, Index]:
+        """What a solve tells of its calls of f, and of its linear algebra."""
+        algebra = self.solver.linear_algebra(tries, steps, traced=self.clock.traced)
+        if isinstance(calls, Calls):
+            names = ("num_jac_evals", "num_factorizations")
+            algebra = dict(zip(names, map(self.bk.number, calls[1:]), strict=True))
+        return {"num_f_evals": self.evaluations(tries, inside, calls, cuts), **algebra}
+
+    def evaluations(self, tries: Index, inside: Index, counted: Any = (), cuts: Index = 0) -> Index:
         """Calls of f by an integration of so many tries, and steps with rows inside.
 
         ``counted``: those in the tries, where steps tell them; ``cuts``: steps that events cut.
@@ -536,7 +563,8 @@ class Integrator:
             controller: Any = self.controller
             first = 1 if controller.dt0 is not None else 2
         full = self.adaptive or out.inside
-        calls = solver.calls(tries, full=full) if isinstance(counted, tuple) else counted
+        counted = counted.f if isinstance(counted, Calls) else counted
+        calls = self.bk.number(counted) if told(counted) else solver.calls(tries, full=full)
         again = cuts * solver.init_evaluations if self.events and self.events.resets else 0
         return first + calls + inside * solver.extra + again
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .._backend.protocols import Layout
     from .._controllers.base import Grid
-    from .._solvers.base import AbstractStepper
+    from .._solvers.base import AbstractStepper, Calls
     from .integrator import Integrator
     from .problem import Problem
     from .saveat import SaveAt
@@ -366,7 +366,7 @@ class Final(NamedTuple):
     trips : int or traced scalar or None
         Turns by which states are stored, where these are not the accepted steps: in a batch, the
         tries of the sample that takes most.
-    calls : int or traced scalar or tuple
+    calls : int, traced scalar, Calls or ()
         Evaluations of f in the tries, where steps tell them; else ().
     sizes : table or ()
         Record of the steps' sizes, behind a 0, where they are no differences of times.
@@ -385,7 +385,7 @@ class Final(NamedTuple):
     stored: Table
     noted: Table = None
     trips: Index = None
-    calls: Index | tuple[()] = ()
+    calls: Index | Calls | tuple[()] = ()
     sizes: Table | tuple[()] = ()
     events: Table = ()
     stiff: Table | tuple[()] = ()

@@ -142,15 +142,16 @@ class Solution(Generic[Y]):
         ``ts`` and ``ys`` have their structure.
     stats : dict of int
         num_steps (tries), num_accepted_steps, num_rejected_steps; num_f_evals, the calls of f by
-        the integration; of a Rosenbrock method num_jac_evals, the Jacobians of its
-        accepted steps (of all tries in JAX; what f is called for them is not in num_f_evals), and
-        num_factorizations, one a try; in eager libraries num_trial_f_evals, those beside it (what f
-        returns is looked at, the planner's probe, an integration begun again for want of room, the
-        search for where constant steps became nan, looks for stiffness), and stiff_from, the time
-        from which on an explicit method was held to small steps by its stability (only where it
-        was: it is looked for once in hundreds of tries). Once a reverse pass has run, of the last
-        one: in eager libraries num_reverse_f_evals, the calls of f by it, and num_reverse_vjps,
-        vjps of f (not with ``compile=True``, nor where the library's autodiff recorded the solve);
+        the integration, counted where a step iterates; of implicit methods num_jac_evals, Jacobians
+        (what f is called for them is not in num_f_evals; of Rosenbrock methods one an accepted
+        step, in JAX one a try), and num_factorizations; in eager libraries num_trial_f_evals,
+        those beside it (what f returns is looked at, the planner's probe, an integration begun
+        again for want of room, the search for where constant steps became nan, looks for
+        stiffness), and stiff_from, the time from which on an explicit method was held to small
+        steps by its stability (only where it was: it is looked for once in hundreds of tries). Once
+        a reverse pass has run, of the last one: in eager libraries num_reverse_f_evals, the calls
+        of f by it, and num_reverse_vjps, vjps of f (not with ``compile=True``, nor where the
+        library's autodiff recorded the solve);
         of one that inverts steps (not under ``jax.jit``) inverted, replayed, and max_guard_error,
         the largest error that the guard let pass.
     status : Status or array of int

@@ -29,6 +29,7 @@ from .._base.types import (
     Bool,
     Carry,
     Field,
+    Index,
     Inputs,
     Leaves,
     ParamSums,
@@ -37,7 +38,7 @@ from .._base.types import (
     State,
     Tree,
 )
-from .._solvers.base import AbstractStepper, SolverState, Step
+from .._solvers.base import AbstractStepper, Calls, SolverState, Step
 
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
@@ -224,6 +225,7 @@ class _SidedStepper(AbstractStepper):
 
     def __init__(self, stops: Stops, stepper: AbstractStepper) -> None:
         self.stops, self.stepper, self.extra = stops, stepper, stepper.extra
+        self.tells_algebra = stepper.tells_algebra
         self.old: SolverState = ()
 
     def start(self, t0: Scalar, y0: State) -> State:
@@ -240,7 +242,8 @@ class _SidedStepper(AbstractStepper):
     def step(
         self, t: Scalar, h: Scalar, carried: State, state: SolverState, *, error: bool
     ) -> Step:
-        stops, calls = self.stops, 0
+        stops = self.stops
+        calls: Index | Calls = 0
         stops.enter(t)
         if error and state is self.old:
             state, calls = self.stepper.init(t, carried), stops.fresh

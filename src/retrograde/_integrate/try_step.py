@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 from .._backend.clock import NEARLY
 from .._base.types import Bool, Carry, Index, Inputs, Leaves, Scalar, State, Table
 from .._checkpointing import Patience, Slots, Stored
-from .._solvers.base import AbstractStepper, SolverState, Step
+from .._solvers.base import AbstractStepper, Calls, SolverState, Step, told
 from .._solvers.switching.rule import switching
 from .event_detection import Detector
 from .outputs import Final
@@ -45,7 +45,7 @@ class AdaptiveState(NamedTuple):
         its own there.
     n, tries : int or traced scalar
         Accepted steps, and all of them.
-    calls : int or traced scalar or tuple
+    calls : int, traced scalar, Calls or ()
         Evaluations of f in them, where steps tell them; else ().
     times, sizes, rows : Table, Table, Carry
         Record of accepted times, of the sizes of steps where they are no differences of these
@@ -65,7 +65,7 @@ class AdaptiveState(NamedTuple):
     state: SolverState
     n: Index
     tries: Index
-    calls: Index | tuple[()]
+    calls: Index | Calls | tuple[()]
     times: Table | tuple[()]
     sizes: Table | tuple[()]
     rows: Carry
@@ -75,7 +75,7 @@ class AdaptiveState(NamedTuple):
 
 Try: TypeAlias = tuple[
     Bool, Scalar, Scalar, State, Scalar, Scalar, tuple[Scalar, ...], SolverState, SolverState,
-    "Index | None",
+    "Index | Calls | None",
 ]  # fmt: skip
 """(accepted, where it ends, its size, y1, squared error, next h, the controller's memory, the
 solver's state if it is accepted, and if it is rejected, evaluations of f that it tells)."""
@@ -183,7 +183,7 @@ class AdaptiveSteps:
         sizes = clock.record_new(clock.real(0.0), loop.max_steps) if self.sized else ()
         stiff = clock.record_new(clock.real(0.0), loop.max_steps) if self.marked else ()
         zero, e0 = clock.count(0), clock.real(e0)
-        calls = zero if self.stepper.tells_calls else ()
+        calls = self.stepper.none(zero)
         events = () if self.detector is None else self.detector.begin(t0, self.inputs.y0)
         return AdaptiveState(
             t0, h0, e0, memory, y0, state, zero, zero, calls, times, sizes, inside, events, stiff
@@ -234,7 +234,7 @@ class AdaptiveSteps:
             rows = self._collect(rows, ok, (s.t, t_new, size, end), s.n)
         new, old = (t_new, y1, after, s.n + 1), (s.t, s.y, again, s.n)
         t, y, state, n = clock.select(ok, new, old)
-        calls = s.calls if isinstance(s.calls, tuple) else s.calls + calls
+        calls = s.calls + calls if told(s.calls) else s.calls
         now, before = (h, e2, memory, s.tries + 1, calls), (s.h, s.e2, s.memory, s.tries, s.calls)
         h, e2, memory, tries, calls = clock.select(on, now, before)
         return AdaptiveState(
@@ -322,7 +322,7 @@ class AdaptiveSteps:
         if self.patience is not None and s.t != self.t1 and isinstance(s.t, float):
             self.hint.ended(s.t, s.h, s.y, self.patience.user_time(s.t), s.tries)
         final = Final(s.y, s.t, s.n, s.tries, self._why(s), s.rows, s.times, stored)
-        calls = s.calls if isinstance(s.calls, tuple) else s.calls + self.stepper.untold
+        calls = s.calls + self.stepper.untold if told(s.calls) else s.calls
         return final._replace(calls=calls, sizes=s.sizes, events=s.events, stiff=s.stiff)
 
     def _why(self, s: AdaptiveState) -> Index:

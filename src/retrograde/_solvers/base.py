@@ -11,7 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias, TypeGuard
 
 from .._base.types import Bool, Field, Index, Leaves, Scalar, Scale, State
 
@@ -22,6 +22,37 @@ if TYPE_CHECKING:
 
 SolverState: TypeAlias = Any
 """What a solver hands from step to step beside what is carried; its own affair."""
+
+
+class Calls(NamedTuple):
+    """What steps that solve equations took; sums by ``+``, of a number as evaluations of f.
+
+    Attributes
+    ----------
+    f : int or traced
+        Evaluations of f, without those of Jacobians.
+    jacobians, factorizations : int or traced
+    """
+
+    f: Index
+    jacobians: Index
+    factorizations: Index
+
+    def __add__(self, other: Calls | Index) -> Calls:
+        f, jacobians, factorizations = self
+        if not isinstance(other, Calls):
+            return Calls(f + other, jacobians, factorizations)
+        return Calls(
+            f + other.f, jacobians + other.jacobians, factorizations + other.factorizations
+        )
+
+    def __radd__(self, other: Index) -> Calls:
+        return self.__add__(other)
+
+
+def told(calls: Index | Calls | tuple[()]) -> TypeGuard[Index | Calls]:
+    """Whether steps told their calls: ``()`` stands for those that did not."""
+    return not isinstance(calls, tuple) or len(calls) > 0
 
 
 class Step(NamedTuple):
@@ -38,8 +69,9 @@ class Step(NamedTuple):
         rejected.
     failed : bool or traced
         Whether no y1 was found (a method that solves equations). Such a step is rejected.
-    calls : int or None
-        Evaluations of f, of a stepper that ``tells_calls``; else None.
+    calls : int, Calls or None
+        Evaluations of f, of a stepper that ``tells_calls``; a ``Calls`` where it ``tells_algebra``;
+        else None.
 
     Notes
     -----
@@ -51,7 +83,7 @@ class Step(NamedTuple):
     state: SolverState
     rejected: SolverState
     failed: Bool = False
-    calls: int | None = None
+    calls: Index | Calls | None = None
 
 
 made: Callable[[tuple[object, ...]], Step] = partial(tuple.__new__, Step)
@@ -72,9 +104,17 @@ class AbstractStepper(ABC):
     tells_calls: bool = False
     """Whether steps whose error is asked for tell their evaluations of f, which are no constant of
     the method (``AbstractSolver.calls``)."""
+    tells_algebra: bool = False
+    """Whether all steps tell them, and their Jacobians and factorisations (``Calls``)."""
     untold: int = 0
     """Evaluations of f that such steps did not tell: the inside of a step may need a stage that the
     step left out."""
+
+    def none(self, zero: Index) -> Index | Calls | tuple[()]:
+        """What no steps tell, of a counter's 0; () where steps tell nothing."""
+        if self.tells_algebra:
+            return Calls(zero, zero, zero)
+        return zero if self.tells_calls else ()
 
     @abstractmethod
     def start(self, t0: Scalar, y0: State) -> State:

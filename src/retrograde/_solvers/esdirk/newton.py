@@ -18,6 +18,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..._base.types import Array, Bool, Carry, Field, Index, Scalar, Scale, State
+from ..base import Calls
 
 if TYPE_CHECKING:
     from ..._backend.protocols import Layout
@@ -60,15 +61,13 @@ class Solved(NamedTuple):
     factors : Factors
         The last matrix, for the stage behind.
     ok : bool or traced
-    calls, matrices : int or traced
-        Evaluations of f, and matrices formed.
+    calls : Calls
     """
 
     z: State
     factors: Any
     ok: Bool
-    calls: Index
-    matrices: Index
+    calls: Calls
 
 
 class StageEquations:
@@ -144,7 +143,7 @@ class StageEquations:
         z, factors, ok, _, calls, matrices = layout.bk.while_loop(
             again, renewed, corrected(guess, factors, zero, zero)
         )
-        return Solved(z, factors, ok, calls, matrices)
+        return Solved(z, factors, ok, Calls(calls, matrices, matrices))
 
     def followed(self, t: Array, psi: State, z: State, c: Scalar) -> State:
         """An increment that is known as a constant, with its derivatives up to the third.

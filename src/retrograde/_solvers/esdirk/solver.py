@@ -29,7 +29,7 @@ from ..._base.types import (
     Scale,
     State,
 )
-from ..base import AbstractSolver, AbstractStepper, SolverState, Step, made
+from ..base import AbstractSolver, AbstractStepper, Calls, SolverState, Step, made
 from ..runge_kutta.solver import Sources, StepCotangents
 from .newton import StageEquations
 from .tableau import ESDIRKTableau
@@ -49,7 +49,7 @@ class Increments(NamedTuple):
     z: tuple[State, ...]
     y1: State
     ok: Bool
-    calls: Index
+    calls: Calls
     known: Any
 
 
@@ -131,7 +131,7 @@ class Stages:
 
     def _run(self, t: Scalar, h: Scalar, y: State, known: Any) -> Increments:
         layout, clock, bk, start = self.layout, self.clock, self.bk, self.layout.time(t)
-        calls = 0 if known else 1
+        count, fresh = clock.count, 0 if known else 1
         if known is None:
             known = layout.own(self.field(start, y)), self.linear.jacobian(self.field, start, y)
         slope, jacobian = known
@@ -148,7 +148,8 @@ class Stages:
             z = self._noted(i, z, found.z, at, layout.add(psi, found.z), h)
             return z, found.factors, clock.both(ok, found.ok), calls + found.calls
 
-        begun = z, factors, clock.real(0.0) == 0.0, clock.count(calls)
+        calls = Calls(count(fresh), count(fresh), count(1))
+        begun = z, factors, clock.real(0.0) == 0.0, calls
         z, factors, ok, calls = bk.for_loop(1, self.s, stage, begun)
         if self.explicit is not None:
             calls = calls + self.s
@@ -225,6 +226,8 @@ class Inside:
 class Stepper(Inside, AbstractStepper):
     """Steps forward."""
 
+    tells_calls = tells_algebra = True
+
     def __init__(
         self, tableau: ESDIRKTableau, layout: Layout, field: Field, linear: Any,
         scale: Scale | None = None, *, followed: bool = False,
@@ -232,7 +235,6 @@ class Stepper(Inside, AbstractStepper):
         self.tableau, self.layout, self.scale = tableau, layout, scale
         self.stages = Stages(tableau, layout, field, linear, followed=followed)
         self.traced = self.stages.clock.traced
-        self.tells_calls = not self.traced
 
     def start(self, t0: Scalar, y0: State) -> State:
         """What the loop carries at t0: y0."""
@@ -247,7 +249,7 @@ class Stepper(Inside, AbstractStepper):
     ) -> Step:
         found = self.at = self.stages.run(t, h, carried, state)
         if not error:
-            return made((found.y1, None, None, None, False, None))
+            return made((found.y1, None, None, None, False, found.calls))
         error2 = None
         if self.scale is not None:
             e = self.layout.weighted(self.stages.weighed(self.tableau.b_error, found.z))
@@ -255,7 +257,7 @@ class Stepper(Inside, AbstractStepper):
         # a step that is taken again begins with the same slope and Jacobian
         kept = None if self.traced else found.known
         failed = found.ok == False  # noqa: E712 - may be traced
-        return made((found.y1, error2, None, kept, failed, None if self.traced else found.calls))
+        return made((found.y1, error2, None, kept, failed, found.calls))
 
 
 class StepVJP(Inside):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..._base.types import Bool, Carry, Chosen, Field, Leaves, ParamSums, Scalar, State
-from ..base import AbstractStepper, SolverState, Step
+from ..base import AbstractStepper, Calls, SolverState, Step
 from ..runge_kutta.solver import StepCotangents
 from ..runge_kutta.solver import Stepper as ExplicitStepper
 
@@ -35,7 +35,7 @@ class Stepper(AbstractStepper):
     chosen : Chosen
     """
 
-    tells_calls = True
+    tells_calls = tells_algebra = True
 
     def __init__(self, explicit: ExplicitStepper, stiff: StiffStepper, chosen: Chosen) -> None:
         self.explicit, self.stiff, self.chosen = explicit, stiff, chosen
@@ -68,7 +68,7 @@ class Stepper(AbstractStepper):
         y1, error2, k1, failed, calls, self.chosen.rate, inner = found
         self.ends = (carried, *inner, y1)
         kept = state if error else None
-        return Step(y1, error2, k1, kept, failed, calls if error else None)
+        return Step(y1, error2, k1, kept, failed, calls)
 
     def _branch(self, one: Callable[..., Any], error: bool) -> Callable[..., Carry]:
         """One method's step as a branch: both have the same results."""
@@ -82,7 +82,7 @@ class Stepper(AbstractStepper):
             error2 = None if step.error2 is None else real(step.error2)
             inner = tuple(child.interpolate(x) for x in NODES)
             failed = clock.either(step.failed, no)
-            calls = clock.count(step.calls)
+            calls = Calls(*map(clock.count, step.calls))
             return step.y1, error2, step.state, failed, calls, real(self.chosen.rate), inner
 
         return run
@@ -94,8 +94,10 @@ class Stepper(AbstractStepper):
         step = Step(*child.step(t, h, y, state, error=error))
         if error:
             self.chosen.rate = self._rate(step.y1)
-            if step.calls is None:
-                step = step._replace(calls=child.inner - (state is not None) + child.fsal)
+            calls = step.calls
+            if calls is None:
+                calls = child.inner - (state is not None) + child.fsal
+            step = step._replace(calls=Calls(calls, 0, 0))
         return step, child
 
     def _rate(self, y1: State) -> Scalar:
@@ -113,8 +115,8 @@ class Stepper(AbstractStepper):
     ) -> tuple[Step, AbstractStepper]:
         child, stages, layout = self.stiff, self.stiff.stages, self.layout
         known: Any = state
-        told = 0
-        if state is not None and not hasattr(state, "jacobian"):
+        slopes, kept = 0, hasattr(state, "jacobian")
+        if state is not None and not kept:
             known = stages.linearise(t, y, layout.own(state))
         step = child.step(t, h, y, known, error=error)
         if not error:
@@ -122,10 +124,10 @@ class Stepper(AbstractStepper):
         self.chosen.rate = stages.linear.norm(stages.start.jacobian)
         if self.traced:  # the slope at its end, as the explicit method has it
             slope = self.field(layout.time(t + h), step.y1)
-            told = 1
+            slopes = 1
             step = step._replace(state=tuple(slope))
         calls = child.count - 1 + (state is None) if step.calls is None else step.calls
-        return step._replace(calls=calls + told), child
+        return step._replace(calls=Calls(calls + slopes, 0 if kept else 1, 1)), child
 
     @property
     def untold(self) -> int:  # type: ignore[override]
