@@ -94,6 +94,8 @@ class TorchPullback:
         self.pulls = 0
         """As of ``_autodiff.TapePullback``, like the next."""
         self.derivatives: FieldDerivatives | None = None
+        self.twice = False
+        """Whether f was seen to have second derivatives."""
         self.notice: Callable[[Exception], None] | None = None
         self.timed = self.time
         self.where = tuple(i for i, w in enumerate(wanted.params) if w)
@@ -154,12 +156,15 @@ class TorchPullback:
     ) -> tuple[Any, Any, list[Array]]:
         """The pull of ``sum_i <lam_i, J k_i + tau_i f_t>``: of a sum of vjps that are recorded."""
         unpack, timed = self.layout.unpack, taus is not None or self.timed
-        with torch.enable_grad():
+        with differentiable_twice(), torch.enable_grad():
             leaves = tuple(x.detach().requires_grad_() for x in unpack(y))
             t = t.detach().requires_grad_() if timed else t
             value = self.field(t, leaves)
             fresh = (*leaves, t) if timed else leaves
             ends = [i for i, x in enumerate(value) if x.requires_grad]
+            if not self.twice:
+                check_twice(value, leaves)
+                self.twice = True
             cts = [torch.stack([unpack(lam)[i] for lam in lams]) for i in ends]
             pulled = _batched(tuple(value[i] for i in ends), fresh, cts) if ends else []
             k = [torch.stack(parts) for parts in zip(*map(unpack, ks), strict=True)]
@@ -171,7 +176,8 @@ class TorchPullback:
             grads: Sequence[Any] = [None] * len(fresh)
         else:
             one = torch.ones_like(total)
-            grads, acc = self.pull(self.ends([total]), [one], fresh, acc)
+            with differentiable_twice():
+                grads, acc = self.pull(self.ends([total]), [one], fresh, acc)
         mu = [_zeros_like(x) if g is None else g for g, x in zip(grads, leaves, strict=False)]
         if not self.time:
             return mu, None, acc
@@ -220,6 +226,46 @@ class TorchPullback:
                 # the first is copied: autograd may hand out the cotangent itself
                 acc[i] = g.clone() if acc[i] is None else acc[i].add_(g)
         return grads[:n], acc
+
+
+ONCE = (
+    "`f` uses an operation that PyTorch differentiates once only, and the gradient of a Rosenbrock "
+    "method (of any, by adjoint='direct') needs f's second derivatives ({}). Use 'kvaerno5', or "
+    "pass `rg.VectorField(f, vjp=...)`."
+)
+
+
+@contextlib.contextmanager
+def differentiable_twice() -> Iterator[None]:
+    """A block that needs second derivatives of f: what PyTorch has none of is told."""
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        if not any(word in str(error) for word in ("twice", "double back", "not implemented")):
+            raise
+        raise UnsupportedByBackend(ONCE.format(error)) from error
+
+
+def check_twice(value: Sequence[Array], by: Sequence[Array]) -> None:
+    """Raise where f has a function of the user's with ``@once_differentiable``.
+
+    That tells by a node of its graph, where a cotangent asks for derivatives; batched ones don't.
+    """
+    ends = [x for x in value if x.requires_grad]
+    if not ends:
+        return
+    with differentiable_twice(), torch.enable_grad():
+        w = [torch.zeros_like(x, requires_grad=True) for x in ends]
+        pulled = torch.autograd.grad(ends, by, w, create_graph=True, allow_unused=True)
+    nodes = [x.grad_fn for x in pulled if x is not None and x.grad_fn is not None]
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        if node.name().endswith("::Error"):
+            raise UnsupportedByBackend(ONCE.format("`@once_differentiable`"))
+        new = {x for x, _ in node.next_functions if x is not None} - seen
+        seen |= new
+        nodes += new
 
 
 def _batched(

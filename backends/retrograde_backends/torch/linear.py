@@ -19,7 +19,7 @@ from retrograde._backend.linear import DenseLinear, Factors, Matrix
 from retrograde._backend.reals import Reals
 from retrograde._base.types import Array, Bool, Field, Function, Leaves, State
 
-from .field_vjp import Reads
+from .field_vjp import Reads, check_twice
 from .forward_mode import dual, transformed
 
 INVERTED = 32
@@ -52,6 +52,9 @@ class TorchLinearisation:
                 t = self._fresh(self.t) if self.timed else self.t
                 y = fresh if isinstance(self.y, tuple) else fresh[0]
                 self.graph = self.reals.of_leaves(self.field(t, y)), fresh, t
+            if self.again and not getattr(self.field, "twice", False):
+                check_twice(self.graph[:1], fresh)
+                self.field.twice = True  # type: ignore[attr-defined]
         return self.graph
 
     def _fresh(self, x: Tensor) -> Tensor:

@@ -172,7 +172,7 @@ def _prepared(
     if solver.additive:
         problem.take_apart(at)
     if solver.implicit:
-        prepare_derivatives(problem, at, timed=solver.time_derivative)
+        prepare_derivatives(problem, at, timed=solver.time_derivative, end=end)
     if options.mass is not None:
         set_mass(bk, problem, solver, options.mass)
     count = _count(problem, controller, ends, eps)

@@ -19,16 +19,18 @@ import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from .._backend.protocols import Capability
 from .._backend.reals import Reals
 from .._base.errors import InputError, UnsupportedByBackend
 from .._base.types import Array, Function, Namespace, NeedsGradient, Scalar, State
 from .field_vjp import field_pullback, output_pullback
+from .guarded_time import UNSEEN, ComplexTime
 from .second import complex_settings, second_kind
 
 if TYPE_CHECKING:
+    from .._backend.linear import Linear
     from .._backend.protocols import FieldVJP, Linearisation
     from .._backend.structure import Structure
     from .._integrate.problem import Problem
@@ -38,24 +40,15 @@ Linearise: TypeAlias = "Callable[..., Linearisation]"
 """What a bound field is linearised by."""
 
 NEAR = 1e-3
-"""How far from y0 the complex step is looked at, relative to y0's largest number."""
+"""How far from y0 the complex step is looked at, relative to y0's largest number, and from t0,
+relative to the solve's span."""
+
+FAR = 1e29
+"""An end behind this is none: the solve ends by an event."""
 
 
-class _Unseen:
-    """A time that nothing can be computed of."""
-
-    def _seen(self, *_: object) -> NoReturn:
-        raise TypeError("f looks at its time")
-
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __neg__ = __abs__ = _seen
-    __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __mod__ = __floordiv__ = _seen
-    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = __bool__ = _seen
-    __float__ = __int__ = __complex__ = __index__ = __array__ = _seen
-    __hash__ = object.__hash__
-    __array_ufunc__ = __array_function__ = _seen
-
-
-UNSEEN = _Unseen()
+LOST = (TypeError, ValueError, AttributeError, RuntimeWarning, UnsupportedByBackend)
+"""What is raised where f takes no complex numbers, or would drop their imaginary parts."""
 
 
 @dataclass
@@ -107,7 +100,8 @@ class FieldDerivatives:
         if self.kind == "library":
             make = partial(self.problem.bk.linearise, field)
         elif self.kind == "complex step":
-            make = partial(_ComplexPoint, _ComplexStep(field))
+            rows = partial(_rows_at, self.problem, params)
+            make = partial(_ComplexPoint, _ComplexStep(field, rows))
         else:
             make = partial(_Rows, _state_vjp(self.problem, params))
         if self.jac is None:
@@ -130,6 +124,12 @@ def _state_vjp(problem: Problem, params: Sequence[Array]) -> FieldVJP:
     return field_pullback(problem, params, wanted, prepared=False)
 
 
+def _rows_at(
+    problem: Problem, params: Sequence[Array], reals: Reals, t: Array, y: State, *, timed: bool
+) -> _Rows:
+    return _Rows(_state_vjp(problem, params), reals, t, y, timed=timed)
+
+
 def _stiff_field(problem: Problem) -> Function:
     """f, or what is implicit of it, bound."""
     field: Function = problem.bind(problem.params)
@@ -138,10 +138,18 @@ def _stiff_field(problem: Problem) -> Function:
 
 
 class _ComplexStep:
-    """A field at y + i e d."""
+    """A field at y + i e d.
 
-    def __init__(self, field: Function) -> None:
-        self.field = field
+    Parameters
+    ----------
+    field : callable
+    rows : callable or None
+        ``rows(reals, t, y, timed=)``: f by vjps, at a point where the complex step fails; None: it
+        must not.
+    """
+
+    def __init__(self, field: Function, rows: Callable[..., _Rows] | None = None) -> None:
+        self.field, self.rows = field, rows
         self.sees_time = False
         """Whether f was seen to look at its time."""
         self.known: tuple[Array, list[State]] = None, []
@@ -170,14 +178,17 @@ class _ComplexStep:
 
 
 class _ComplexPoint:
-    """f at one (t, y), by complex steps."""
+    """f at one (t, y), by complex steps; by vjps, in a branch of f that takes no such numbers.
+
+    Which of the two it is depends on the point alone, so that replays are the solve.
+    """
 
     forward = True
     matrix: Array | None = None
     autonomous = False
 
     def __init__(self, by: _ComplexStep, reals: Reals, t: Array, y: State, *, timed: bool) -> None:
-        self.by, self.reals, self.t, self.xp = by, reals, t, reals.xp
+        self.by, self.reals, self.point, self.xp = by, reals, (t, y), reals.xp
         self.e, self.dtype = complex_settings(reals)
         self.y = reals.layout.bk.map_state(lambda a: self.xp.astype(a, self.dtype), y)
 
@@ -192,7 +203,15 @@ class _ComplexPoint:
 
     def jvp(self, d: Array) -> Array:
         """J d for each row d."""
-        by, t = self.by, self.t
+        try:
+            return self._products(d)
+        except LOST:
+            if self.by.rows is None:
+                raise
+        return self.by.rows(self.reals, *self.point, timed=False).jvp(d)
+
+    def _products(self, d: Array) -> Array:
+        by, t = self.by, self.point[0]
         rows: list[Array] = []
         add, field = self.reals.layout.add, by.field
         for step in by.steps(self.reals, d):
@@ -211,11 +230,19 @@ class _ComplexPoint:
 
     def by_time(self) -> Array | None:
         """df/dt; None where f did not look at its time."""
-        xp, by = self.xp, self.by
+        xp, by, t = self.xp, self.by, self.point[0]
         if self.autonomous or by.blind(xp, self.y) is not None:
             return None
-        t = xp.astype(xp.asarray(self.t), self.dtype) + 1j * self.e
-        return self._imaginary(by.field(t, self.y))
+        array = xp.asarray(t)
+        value = xp.asarray(xp.astype(array, self.dtype) + 1j * self.e)
+        # a library whose functions take nothing but its arrays has no casts that drop a part
+        guarded = ComplexTime(t, value) if hasattr(array, "__array_ufunc__") else value
+        try:
+            return self._imaginary(by.field(guarded, self.y))
+        except LOST:
+            if by.rows is None:
+                raise
+        return by.rows(self.reals, *self.point, timed=True).by_time()
 
 
 def by_matrix(reals: Reals, products: Callable[[Array], Array]) -> Array:
@@ -233,6 +260,8 @@ class _Rows:
     def __init__(self, vjp: FieldVJP, reals: Reals, t: Array, y: State, *, timed: bool) -> None:
         self.reals, self.xp = reals, reals.xp
         self.pull, self.acc = vjp(t, y)[1], vjp.zero()
+        self.plain = not getattr(vjp, "timed", True)
+        """Whether f takes its time as a plain number."""
 
     def vjp(self, w: Array) -> Array:
         """w J for each row w."""
@@ -245,60 +274,101 @@ class _Rows:
         return d @ self.xp.matrix_transpose(by_matrix(self.reals, self.vjp))
 
     def by_time(self) -> Array | None:
-        """df/dt."""
+        """df/dt.
+
+        Raises
+        ------
+        UnsupportedByBackend
+            Where f takes its time as a plain number.
+        """
         reals, layout = self.reals, self.reals.layout
+        if self.plain:
+            raise UnsupportedByBackend(
+                f"`f` takes its time as a plain number on {layout.bk.name} (`float(t)`, "
+                "`math.cos(t)`, `t.item()`, a table), so that it has no derivative by time, which "
+                "Rosenbrock methods need; use functions of the array library on t (`np.cos(t)`), "
+                "or a method without it, such as 'kvaerno5'."
+            )
         unit = self.xp.eye(reals.size, dtype=layout.real_dtype, device=layout.device)
         found = [self.pull(reals.leaves(unit[i, ...]), self.acc)[1] for i in range(reals.size)]
         return layout.bk.array(found, layout.real_dtype, layout.device)
 
 
 # --- the choice
-def prepare_derivatives(problem: Problem, t0: Scalar, *, timed: bool) -> None:
+def prepare_derivatives(
+    problem: Problem, t0: Scalar, *, timed: bool, end: float | None = None
+) -> None:
     """Choose how f is linearised, once a solve that needs Jacobians.
 
-    ``timed``: df/dt is needed.
+    ``timed``: df/dt is needed; ``end``: of the solve, where it is known.
 
     Raises
     ------
     UnsupportedByBackend
         Where there is no derivative of f that is exact.
     InputError
-        Where the user's ``jac`` gives a matrix of another shape.
+        Where the user's ``jac`` gives a matrix of another shape, or one that does not fit the
+        structure.
     """
     bk, layout, jac = problem.bk, problem.layout, problem.jac
+    times = _times(problem, t0, end)
     if Capability.AUTODIFF in bk.capabilities:
         kind = "vjp" if getattr(problem.stiff, "vjp", None) is not None else "library"
         if timed and kind == "library":
-            bk.check_by_time(_stiff_field(problem), layout.time(t0), problem.y0)
+            for t in (times[0], *times[2:]):
+                bk.check_by_time(_stiff_field(problem), layout.time(t), problem.y0)
     elif layout.dtype != layout.real_dtype:
         kind = "vjp"
         _rows_or_error(problem, t0, timed)
     else:
-        kind = _complex_step_or_rows(problem, t0, timed, given=jac is not None)
+        kind = _complex_step_or_rows(problem, times, timed, given=jac is not None)
     if jac is not None:
         _check_shape(problem, jac, t0)
-    problem.derivatives = FieldDerivatives(problem, kind, t0, jac)
-    if not (jac is not None and kind == "vjp"):
-        _check_structure(problem, t0)
+    problem.derivatives = FieldDerivatives(problem, kind, times[min(1, len(times) - 1)], jac)
+    _check_structure(problem, t0)
 
 
-def _complex_step_or_rows(problem: Problem, t0: Scalar, timed: bool, *, given: bool) -> str:
-    """The complex step where it gives what vjps give, else vjps."""
-    reals, t = Reals(problem.layout), problem.layout.time(t0)
-    by = _ComplexStep(_stiff_field(problem))
+def _times(problem: Problem, t0: Scalar, end: float | None) -> list[Scalar]:
+    """When f is looked at: at the start and near it, in the middle and at the end of a solve; at
+    the start alone where the others are not known."""
+    start = problem.bk.concrete(t0)
+    if start is None or end is None or abs(end) >= FAR:
+        return [t0]
+    return [t0, *(float(start) + part * (end - float(start)) for part in (NEAR, 0.5, 1.0))]
+
+
+def _complex_step_or_rows(
+    problem: Problem, times: Sequence[Scalar], timed: bool, *, given: bool
+) -> str:
+    """The complex step where it gives what vjps give, else vjps.
+
+    Near the start f must take complex numbers. Later on, where a branch may do something else, it
+    is enough that it does not give another number: where it fails, the solve takes vjps.
+    """
+    reals, by = Reals(problem.layout), _ComplexStep(_stiff_field(problem))
+    what = {"state": not given, "timed": timed}
+    if not any(what.values()):
+        return "complex step"
+    first, near = _points(problem, reals)
+    states = [first, near, near, near] if len(times) > 1 else [first, near]
+    times = times if len(times) > 1 else [*times, *times]
     with problem.bk.quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of an imaginary part that is dropped
-        try:
-            if timed:
-                with warnings.catch_warnings():  # float(t) drops it, and df/dt with it
-                    warnings.filterwarnings("error", message="Casting complex values")
-                    _ComplexPoint(by, reals, t, problem.y0, timed=True).by_time()
-            if given or all(_agrees(problem, by, reals, t, y) for y in _points(problem, reals)):
+        warnings.simplefilter("ignore")
+        # float(y[0]) drops an imaginary part, and a derivative with it
+        warnings.filterwarnings("error", message="Casting complex values")
+        for i, point in enumerate(zip(times, states, strict=True)):
+            try:
+                if not _agrees(problem, by, reals, point, **what):
+                    break
+            except LOST:
+                if i < 2:
+                    break
+            if i == 1 and not by.sees_time:
                 return "complex step"
-        except (TypeError, ValueError, AttributeError, RuntimeWarning, UnsupportedByBackend):
-            pass  # f takes no complex numbers
+        else:
+            return "complex step"
     if not given or timed:
-        _rows_or_error(problem, t0, timed)
+        _rows_or_error(problem, times[0], timed)
     return "vjp"
 
 
@@ -322,25 +392,41 @@ def _numbers(count: int, seed: int) -> tuple[float, ...]:
     return tuple(draw.gauss(0.0, 1.0) for _ in range(count))
 
 
-def _agrees(problem: Problem, by: _ComplexStep, reals: Reals, t: Array, y: State) -> bool:
-    """Whether a product by the complex step is that of a vjp, or, where f has none, of differences.
+def _agrees(
+    problem: Problem, by: _ComplexStep, reals: Reals, point: tuple[Scalar, State], *, state: bool,
+    timed: bool,
+) -> bool:  # fmt: skip
+    """Whether products by the complex step are those of a vjp; where f has none, of differences.
 
-    Differences only judge: 1e-4 of them tells a derivative that is lost.
+    ``state``, ``timed``: of df/dy, and of df/dt. Differences only judge: 1e-4 of them tells a
+    derivative that is lost.
     """
-    xp = reals.xp
+    xp, t, y = reals.xp, problem.layout.time(point[0]), point[1]
     d, w = _noise(reals, 2), _noise(reals, 3)
-    column = _ComplexPoint(by, reals, t, y, timed=False).jvp(d[None, :])[0, ...]
     eps = float(xp.finfo(problem.layout.real_dtype).eps)
+    found = _ComplexPoint(by, reals, t, y, timed=timed)
+    columns = [found.jvp(d[None, :])[0, ...] if state else None]
+    columns.append(found.by_time() if timed else None)
     try:
-        row = _Rows(_state_vjp(problem, problem.params), reals, t, y, timed=False)
-        other, near = xp.sum(row.vjp(w[None, :])[0, ...] * d), eps**0.5
+        row = _Rows(_state_vjp(problem, problem.params), reals, t, y, timed=timed)
+        if timed and row.plain:
+            raise UnsupportedByBackend("its time is a plain number")
+        mu, by_time, _ = row.pull(reals.leaves(w), row.acc)
+        others, near = [xp.sum(reals.of_leaves(mu) * d), by_time], eps**0.5
     except (UnsupportedByBackend, InputError, TypeError):
-        h, at = eps ** (1 / 3) * (float(xp.max(xp.abs(reals.of(y)))) or 1.0), reals.of(y)
-        ends = [reals.of_leaves(by.field(t, reals.state(at + s * d))) for s in (-h, h)]
-        other, near = xp.sum((ends[1] - ends[0]) * w) / (2 * h), 10 * eps**0.25
-    size = float(xp.sum(xp.abs(w * column)) + xp.abs(other))
-    error = float(xp.abs(xp.sum(w * column) - other))
-    return not error > near * size  # nan: f is not finite there, which the solve will tell
+        e, at, time = eps ** (1 / 3), reals.of(y), xp.asarray(t)
+        h = e * (float(xp.max(xp.abs(at))) or 1.0), e * max(abs(float(t)), 1e-3)
+        ends = [[reals.of_leaves(by.field(t, reals.state(at + s * h[0] * d))) for s in (-1, 1)]]
+        ends.append([reals.of_leaves(by.field(time + s * h[1], y)) for s in (-1.0, 1.0)])
+        rises = [xp.sum((high - low) * w) for low, high in ends]
+        others, near = [x / (2 * s) for x, s in zip(rises, h, strict=True)], 10 * eps**0.25
+    for column, other in zip(columns, others, strict=True):
+        if column is None:
+            continue
+        size = float(xp.sum(xp.abs(w * column))) + abs(float(other))
+        if abs(float(xp.sum(w * column)) - float(other)) > near * size:
+            return False
+    return True  # nan, too: f is not finite there, which the solve will tell
 
 
 def _rows_or_error(problem: Problem, t0: Scalar, timed: bool) -> None:
@@ -350,44 +436,56 @@ def _rows_or_error(problem: Problem, t0: Scalar, timed: bool) -> None:
     try:
         found = _Rows(_state_vjp(problem, problem.params), reals, t, problem.y0, timed=timed)
         found.vjp(_noise(reals, 3)[None, :])
-        slopes = found.by_time() if timed else None
     except UnsupportedByBackend as error:
         raise UnsupportedByBackend(
             f"`f` has no Jacobian on {name}: it takes no complex numbers (or is not analytic), and "
             f"the tape says: {error} For an implicit method pass `rg.VectorField(f, jac=...)`, or "
             "make arrays inside of f like y (`np.zeros_like(y)`, `np.stack`)."
         ) from error
-    if slopes is not None and problem.untimed is not None:
-        raise UnsupportedByBackend(
-            f"`f` takes its time as a plain number on {name} ({problem.untimed}), so that it has "
-            "no derivative by time, which Rosenbrock methods need; use functions of the array "
-            "library on t (`np.cos(t)`), or a method without it, such as 'kvaerno5'."
-        )
+    if timed:
+        found.by_time()
 
 
 def _check_structure(problem: Problem, t0: Scalar) -> None:
-    """Raise InputError where J has entries outside of the structure: one product is another.
+    """Raise InputError where J, or the user's, has entries outside of the structure.
 
     Where values are known; a traced library, whose first calls are dear, once a problem.
     """
-    bk, structure = problem.bk, getattr(problem.f, "structure", None)
+    bk, structure, by = problem.bk, problem.jac_structure, problem.derivatives
+    assert by is not None
     if structure in (None, "dense"):
         return
     traced = Capability.TRACED in bk.capabilities
     shapes = problem.layout.shapes, problem.layout.dtype  # not the problem's key: that is not whole
-    key = (problem.f, structure, *shapes) if traced else ()
+    key = (problem.stiff, structure, *shapes) if traced else ()
     if key in _SEEN or bk.concrete(problem.layout.finite(problem.y0)) is None:
         return
+    linear: Linear = bk.linear(problem.layout, cast("Structure", structure))
+    field, reals = _stiff_field(problem), linear.reals
+    point = problem.layout.time(t0), _points(problem, reals)[1]
+    d = _noise(reals, 6)
     with bk.quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        error = bk.concrete(_outside(problem, structure, t0))
-    if error is None:
+        lost = [False]
+        if by.jac is None or by.kind != "vjp":
+            bare = FieldDerivatives(problem, by.kind, t0).bind(problem.params, field)
+            found = bare(reals, *point, timed=False)
+            product = (found.jvp if found.forward else found.vjp)(d[None, :])[0, ...]
+            kept = linear.of_products(found)
+            lost.append(linear.lacks(kept, d, product, transposed=not found.forward))
+        if by.jac is not None:
+            given = problem.bind_output(by.jac, problem.params)
+            matrix = given(point[0], reals.layout.unpack(point[1]))[0]
+            lost.append(linear.drops(matrix))
+        known = [bk.concrete(x) for x in lost]
+    if None in known:
         return
     if traced and len(_SEEN) < 256:
         _SEEN.add(key)
-    if error > bk.itemsize(problem.layout.real_dtype) ** -6.0:
+    if True in known:
+        whose = "`jac` gives a matrix that" if known[-1] else "the Jacobian of `f`"
         raise InputError(
-            f"`structure` is {structure!r}, but the Jacobian of `f` has entries outside of it near "
+            f"`structure` is {structure!r}, but {whose} has entries outside of it near "
             "`y0`. `rg.check_jac(f, t0, y0, args)` tells which; widen the structure, or reorder y."
         )
 
@@ -396,29 +494,11 @@ _SEEN: set[Hashable] = set()
 """Problems of traced libraries whose structure was found right."""
 
 
-def _outside(problem: Problem, structure: Structure, t0: Scalar) -> Array:
-    """The relative error of a product of J by its structure, near y0."""
-    linear, layout, xp = problem.bk.linear(problem.layout, structure), problem.layout, problem.bk.xp
-    reals, by = linear.reals, problem.derivatives
-    assert by is not None
-    t, y, d = layout.time(t0), _points(problem, linear.reals)[1], _noise(linear.reals, 6)
-    field = problem.bind(problem.params)
-    bare = FieldDerivatives(problem, by.kind, t0).bind(problem.params, field)
-    found = bare(reals, t, y, timed=False)
-    matrix = linear.of_products(found)
-    if found.forward:
-        exact, other = found.jvp(d[None, :])[0, ...], linear.product(matrix, reals.state(d))
-    else:
-        exact = found.vjp(d[None, :])[0, ...]
-        other = linear.product_transposed(matrix, reals.state(d))
-    error = xp.max(xp.abs(exact - reals.of(other)))
-    return error / (xp.max(xp.abs(exact)) + xp.max(xp.abs(reals.of(other))))
-
-
 def _check_shape(problem: Problem, jac: Function, t0: Scalar) -> None:
     """Raise InputError unless ``jac`` gives a matrix that fits y0."""
-    bk, n = problem.bk, Reals(problem.layout).size
-    linear = bk.linear(problem.layout, getattr(problem.f, "structure", None))
+    bk = problem.bk
+    linear: Linear = bk.linear(problem.layout, cast("Structure", problem.jac_structure))
+    n = linear.n
     leaves, _ = bk.example(problem, jac, t0)
     count = 1
     for extent in leaves[0].shape if leaves else ():

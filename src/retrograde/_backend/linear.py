@@ -51,6 +51,9 @@ class Linear(ABC):
     row_seeds: Array
     """and cotangents whose products w J give it."""
 
+    n: int
+    """Rows of one matrix."""
+
     def __init__(self, layout: Layout) -> None:
         self.layout, self.bk, self.xp = layout, layout.bk, layout.xp
         self.reals = Reals(layout)
@@ -101,6 +104,56 @@ class Linear(ABC):
     def nbytes(self) -> int:
         """Bytes of a matrix."""
         return math.prod(self.shape) * self.bk.itemsize(self.layout.real_dtype)
+
+    def lacks(self, matrix: Matrix, d: Array, exact: Array, *, transposed: bool = False) -> Bool:
+        """Whether a matrix as it is stored is not the one whose product with a row d is ``exact``.
+
+        Each number of the product is held to the sum of the moduli of its terms, so that what is
+        rounded away is none of it; nan lacks nothing.
+        """
+        xp, most = self.xp, self.xp.max(self.xp.abs(exact))
+
+        def times(a: Array, x: Array) -> Array:
+            row = self._product(a, self._row(self.reals.state(x)), transposed=transposed)
+            return self.reals.of(self._state(row))
+
+        kept, terms = times(matrix[0], d), times(xp.abs(matrix[0]), xp.abs(d))
+        near = self.bk.itemsize(self.layout.real_dtype) ** -6.0
+        return xp.any(xp.abs(exact - kept) > near * (terms + 1e-6 * near * most))
+
+    def confirmed(
+        self, matrix: Matrix, point: tuple[Array, State], w: State, pulled: State
+    ) -> State:
+        """The pull of a cotangent w by f's vjp, where it is that by the Jacobian that steps use.
+
+        Else the gradient would not be that of the solve: an error where values are known, and nan
+        in traced code. ``point``: (t, y), where both are taken.
+        """
+        bk, rows = self.bk, [self.reals.of(self._paired(x)) for x in (w, pulled)]
+        off = self.lacks(matrix, *rows, transposed=True)
+        known = bk.concrete(off)
+        if known is None:
+            return bk.map_state(lambda x: bk.nan_unless(~off, x), pulled)
+        if known:
+            raise UnsupportedByBackend(
+                "the Jacobian that steps use is not that of `f` at t = "
+                f"{bk.concrete(point[0])!r}, so there is no exact gradient. A `jac` of yours is "
+                "off there (`rg.check_jac` tells which entry); or f has a branch there that is not "
+                "analytic (`abs`, `.real`, a cast to real numbers), through which its complex step "
+                "loses a part: write it without, or pass `rg.VectorField(f, jac=...)`."
+            )
+        return pulled
+
+    def drops(self, matrix: Array) -> Bool:
+        """Whether the storage of the structure has no place for entries of a dense matrix."""
+        n = self.reals.size
+        if math.prod(matrix.shape) != n * n:
+            return False
+        matrix = self.xp.reshape(matrix, (n, n))
+        numbers = [math.sin(1.0 + i) for i in range(n)]
+        d = self.bk.array(numbers, self.layout.real_dtype, self.layout.device)
+        exact = self.bk.matmul(matrix, d[:, None])[:, 0]
+        return self.lacks((self.of_matrix(matrix),), d, exact)
 
     def norm(self, matrix: Matrix) -> Scalar:
         """The largest sum of a column's moduli: no eigenvalue's is larger."""

@@ -16,7 +16,7 @@ from ..._base.types import Bool, Equations, Field, Scalar, Scale, State
 from ..base import AbstractStepper, Step
 
 if TYPE_CHECKING:
-    from ..._backend.protocols import Layout, LinearField
+    from ..._backend.protocols import FieldVJP, Layout, LinearField
     from ..._backend.structure import Structure
     from .tableau import RosenbrockTableau
 
@@ -53,12 +53,19 @@ class Stages:
     def __init__(self, tableau: RosenbrockTableau, layout: Layout, field: Field) -> None:
         known = getattr(field, "equations", None) or Equations()
         self.tableau, self.layout, self.mass = tableau, layout, known.mass
+        self.given = known.jac is not None
+        """Whether the Jacobian is the user's."""
         self.field = cast("LinearField", field)
         self.linear = layout.bk.linear(layout, cast("Structure", known.structure))
         self.u: list[State] = []
         self.start: Linearised
         self.factors: Any = None
         self.y: State = None
+
+    def doubtful(self, vjp: FieldVJP) -> bool:
+        """Whether the Jacobian may be another than that of f's vjp."""
+        by = getattr(vjp, "derivatives", None)
+        return self.given or (by is not None and by.kind == "complex step")
 
     def linearise(self, t: Scalar, y: State, slope: State | None = None) -> Linearised:
         """What is known of f at (t, y); ``slope`` is f's value, where it was evaluated."""

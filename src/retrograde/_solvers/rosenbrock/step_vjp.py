@@ -50,6 +50,7 @@ class StepVJP:
         self.stages, self.vjp, self.time, self.one_tape = stages, vjp, time, one_tape
         self.layout, self.tableau = stages.layout, stages.tableau
         self.count = self.tableau.stages if outputs else self.tableau.inner
+        self.doubtful = stages.doubtful(vjp)
         self.h: Scalar = 0.0
         self.y1: State = None
 
@@ -122,6 +123,9 @@ class StepVJP:
                 pulls.append(self.vjp(layout.time(t + tableau.c[i] * h), argument)[1])
             cotangents, ct, acc = pulls.pop()(layout.unpack(lam), acc)
             mu = layout.own(cotangents)
+            if i == 0 and self.doubtful:
+                place = layout.time(t), y
+                mu = linear.confirmed(stages.start.jacobian, place, lam, mu)
             total.append((1.0, mu))
             through = lam
             if i and mass is not None:
