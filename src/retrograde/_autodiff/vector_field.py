@@ -39,6 +39,7 @@ class VectorField:
     See Also
     --------
     check_vjp : holds a vjp to finite differences; do it once for one that you wrote.
+    check_jac : holds a Jacobian and a structure to f's own derivatives.
 
     Examples
     --------
