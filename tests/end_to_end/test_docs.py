@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import runpy
 from pathlib import Path
@@ -100,6 +101,15 @@ def test_lorenz_in_plain_python_has_the_gradient_that_is_known(
     exec("\n".join(cells), {"__name__": "page"})
     found = re.findall(r"rho = (\S+)", capsys.readouterr().out)
     assert [float(x) for x in found] == pytest.approx([0.446134893], abs=2e-6)
+
+
+def test_the_figures_of_costs_are_those_of_their_readings() -> None:
+    script = runpy.run_path(str(DOCS / "figures" / "work_precision.py"))
+    found = json.loads(script["READINGS"].read_text(encoding="utf-8"))
+    for kind in script["LINES"]:
+        path = DOCS / "figures" / f"work_precision_{kind}.svg"
+        assert path.read_text(encoding="utf-8") == script["draw"](kind, found)
+    assert script["table"](found) in script["PAGE"].read_text(encoding="utf-8")
 
 
 def test_files_that_pages_point_at_are_there() -> None:
