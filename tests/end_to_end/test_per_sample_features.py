@@ -262,7 +262,7 @@ def test_a_pullback_is_sent_elsewhere(backend):
 
 
 @pytest.mark.libraries("numpy torch strict")
-@pytest.mark.parametrize("many", [{}, {"saveat": rg.SaveAt(steps=True)}], ids=["all", "singly"])
+@pytest.mark.parametrize("many", [{}, CASES["max"]], ids=["all", "singly"])
 def test_tries_and_progress_are_told(backend, many):
     """Every try of every sample: where it began, how far it went, and whether it was accepted."""
     told, parts = [[] for _ in range(SAMPLES)], []
@@ -301,6 +301,84 @@ def test_methods_for_stiff_problems_serve_samples(backend):
     exact = k * (k * np.cos(t) + np.sin(t) - k * np.exp(-k * t)) / (1 + k * k)
     np.testing.assert_allclose(sol.ys[-1, :, 0], exact, atol=1e-4)
     assert sol.stats["num_steps"].max() < 40
-    watch = rg.Event(lambda t, y, k: y[:, 0] - 2.0)
-    told = rg.solve(*call, per_sample=True, event=watch).stats
+    one_by_one = rg.PIDController(norm="max")
+    told = rg.solve(*call, per_sample=True, controller=one_by_one).stats
     assert np.isfinite(told["stiff_from"]).tolist() == [True, False, False]
+
+
+@pytest.mark.libraries("torch")
+def test_autograd(backend):
+    """`backward` through events, their times, dense output and rows of steps, of what a condition
+    closes over too; times that every sample has for itself, and such that all share."""
+    import torch
+
+    tensor = lambda x: torch.tensor(x, dtype=torch.float64, requires_grad=True)  # noqa: E731
+    level, begin, end, start = tensor(1.2), tensor(BEGINS), tensor(3.0), tensor(STARTS)
+    speeds, looks = backend.array(SPEEDS), backend.array(LOOKS)
+    flee = rg.Event(lambda t, y, a: y[..., 1] - level * a[0], direction=1, reset=fled)
+    wish = {"all": rg.SaveAt(steps=True, dense=True), "end": rg.SaveAt(t1=True)}
+    keywords = {**NEAR, "saveat": wish, "event": [flee, rg.Event(few_prey, terminal=2)]}
+
+    def loss(sol, ts):
+        hits = [(hit.ts**2, hit.ys.sin()) for hit in sol.events]
+        found = [sol.evaluate(ts).sin(), *(x for hit in hits for x in hit)]
+        found += [sol.ts["all"] ** 2, sol.ys["all"].sin(), sol.ts["end"], sol.ys["end"].sin()]
+        return sum(torch.where(x.isfinite(), x, 0.0).sum() for x in found)
+
+    def batch():
+        args = 1.5, rg.PerSample(speeds)
+        sol = rg.solve(Field(backend), start, begin, end, args, per_sample=True, **keywords)
+        return loss(sol, looks)
+
+    def alone(i):
+        args = 1.5, speeds[i]
+        sol = rg.solve(Field(backend), start[i], begin[i], end, args, **keywords)
+        return loss(sol, looks[i])
+
+    inputs = level, begin, end, start
+    right = torch.autograd.grad(sum(alone(i) for i in range(SAMPLES)), inputs)
+    for x, y in zip(torch.autograd.grad(batch(), inputs), right, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.libraries("numpy", slow="strict torch")
+def test_a_sample_of_nan_leaves_the_events_of_others(backend):
+    """To the last bit; it ends alone, without a hit."""
+    given, keywords = call(backend, **CASES["events"])
+    whole = backend.to_numpy(rg.solve(*given, **keywords))
+    starts = STARTS.copy()
+    starts[2] = np.nan
+    found = backend.to_numpy(
+        rg.solve(given[0], backend.array(starts), *given[2:], **keywords, throw=False)
+    )
+    assert found.status.tolist() == [*whole.status[:2], rg.Status.non_finite, *whole.status[3:]]
+    others = np.arange(SAMPLES) != 2
+    for x, y in zip(leaves(values(backend, found)), leaves(values(backend, whole)), strict=True):
+        np.testing.assert_array_equal(x[: len(y), others], y[: len(x), others])
+        assert np.isnan(x[:, 2]).all()
+    assert [int(hit.count[2]) for hit in found.events] == [0, 0]
+
+
+@pytest.mark.libraries("numpy")
+def test_conditions_that_are_boolean_or_touch_zero(backend):
+    """True at the end of a step; of one that only touches zero the time has no derivative."""
+    far = rg.Event(lambda t, y, a: (y[..., 0] > 2.0) & (t > 0.0))
+    y0, rates = np.array([[1.0], [1.5]]), rg.PerSample(np.array([[1.0], [2.0]]))
+    keywords = {"per_sample": True, "dt": 0.3, "solver": "rk4"}
+    sol, pull = rg.solve_vjp(lambda t, y, k: k * y, y0, 0.0, 3.0, rates, event=far, **keywords)
+    np.testing.assert_allclose(sol.t_final, [0.9, 0.3], rtol=1e-15)
+    np.testing.assert_allclose(pull(1 + 0 * sol.ys).y0, sol.ys[-1] / y0, rtol=1e-12)
+    flat = rg.Event(lambda t, y, k: (y[:, 0] - 2.0) ** 3)
+    sol, pull = rg.solve_vjp(lambda t, y, k: k, y0, 0.0, 3.0, rates, event=flat, **keywords)
+    np.testing.assert_allclose(sol.t_final, [1.0, 0.25], rtol=1e-5)
+    with pytest.raises(rg.InputError, match=r"event\[0\]` only touches zero at t = 1"):
+        pull(None, 0.0 * sol.ts + 1.0)
+    with pytest.raises(rg.InputError, match=r"condition returned shape \(\); .* shape \(2,\)"):
+        rg.solve(
+            lambda t, y, k: y,
+            y0,
+            0.0,
+            3.0,
+            event=rg.Event(lambda t, y, k: y[0, 0]),
+            per_sample=True,
+        )

@@ -32,11 +32,11 @@ class SampleTries(AdaptiveSteps):
 
     def step(self, s: AdaptiveState, on: Bool = True) -> AdaptiveState:
         pid = self.pid
-        if pid is None or self.exponents is None or s.rows:
+        if pid is None or self.exponents is None:
             return super().step(s, on)
         where: Function = np.where
         t1: Array = self.t1
-        t, h, error2, (memory,), y, state, n, tries, *rest = s
+        t, h, error2, (memory,), y, state, n, tries, calls, times, sizes, rows, *rest = s
         room = abs(h)
         t_new = where(room >= abs(t1 - t) * NEARLY, t1, t + h)
         size = t_new - t
@@ -53,9 +53,14 @@ class SampleTries(AdaptiveSteps):
         if on is not True:
             ok &= on
             now, e2 = where(on, now, s.h), where(on, e2, error2)
+        if rows:
+            rows = self._collect(rows, ok, (t, t_new, size, y1), n)
         t, memory = where(ok, t_new, t), where(ok, later, memory)
         y, state = _chosen(ok, y1, y), _chosen(ok, after, again)
-        return AdaptiveState(t, now, e2, (memory,), y, state, n + ok, tries + on, *rest)
+        n, tries = n + ok, tries + on
+        return AdaptiveState(
+            t, now, e2, (memory,), y, state, n, tries, calls, times, sizes, rows, *rest
+        )
 
 
 def _chosen(ok: Array, new: State, old: State) -> State:

@@ -130,6 +130,8 @@ class FlatSampleStages:
         """The sum of weights of each sample times the slopes, times the sizes."""
         pairs = zip(weights, self.slopes.rows, strict=False)
         terms = [self.layout.weight(w) * k for w, k in pairs if not known_zero(w)]
+        if not terms:
+            return 0.0 * self.y
         total = terms[0]
         for term in terms[1:]:
             total += term

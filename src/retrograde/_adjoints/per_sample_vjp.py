@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from .._autodiff.field_vjp import field_pullback, output_pullback
-from .._backend.samples import SortedColumns
+from .._autodiff.field_vjp import field_pullback
 from .._base.types import Array, Carry, Inputs, Leaves, NeedsGradient, ParamSums, Scalar, State
 from .._checkpointing import checkpointed_for, reverse
 from .._integrate.solution import Status
 from .checkpointed import RecursiveCheckpointAdjoint
+from .sample_events_vjp import SampleHitsVJP
+from .sample_rows_vjp import Inside, SampleRowsVJP, SampleSpan, ended
 
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
@@ -34,13 +35,14 @@ if TYPE_CHECKING:
 
 
 class Pulled(NamedTuple):
-    """What the reversal threads: cotangents of the states, and of t0 and t1, of the samples with a
-    step k, and how many of their rows are left."""
+    """What the reversal threads, of the samples with a step k: cotangents of the states, of the
+    time that their steps move with (t0, or that of a reset), and of their end, and how many rows of
+    each output are left."""
 
     g: Array
-    t0: Array
-    t1: Array
-    row: Array
+    start: Array
+    end: Array
+    rows: tuple[Array, ...]
 
 
 class _Counted:
@@ -76,7 +78,7 @@ class _Columns:
         return leaves.pack(k), cast("Pull", columns)
 
 
-class _Block:
+class Block:
     """The first samples in order, with what pulls their steps."""
 
     def __init__(self, gradient: SampleGradient, samples: int) -> None:
@@ -87,18 +89,22 @@ class _Block:
         self.loop = loop = loop.of(samples, loop.times(self.inputs).origin)
         problem, params, wanted = loop.problem, self.inputs.params, gradient.wanted
         self.vjp = field_pullback(problem, params, wanted)
-        out = loop.output
-        rows = cast("SampleLeaves", out.layout)
-        self.rows = rows.of(samples)
-        fn = out.saveat.fn
-        self.fn_vjp = None if fn is None else output_pullback(problem, fn, params, wanted)
         field = loop.bind(params)
         columns = cast("FieldVJP", _Columns(self.vjp, problem.layout, loop.layout))
         self.step_vjp: AbstractStepVJP = loop.solver.step_vjp(
-            cast("AbstractBackend", loop.bk), loop.layout, columns, outputs=bool(out.inside),
+            cast("AbstractBackend", loop.bk), loop.layout, columns, outputs=gradient.inside,
             time=wanted.time, field=field if gradient.one_tape else None,
         )  # fmt: skip
         self.acc = self.vjp.zero()
+
+    def ready(self, step_vjp: AbstractStepVJP) -> None:
+        """Have the interpolant's own stages of the step linearised last, once."""
+        if step_vjp.extra and self.waits:
+            step_vjp.extra_stages(True)
+        self.waits = False
+
+    waits = True
+    """Whether these are not yet known."""
 
 
 class SampleGradient:
@@ -127,32 +133,54 @@ class SampleGradient:
         adjoint: RecursiveCheckpointAdjoint,
     ) -> None:
         assert final.record is not None
+        if loop.events is not None:  # whose times are found by what the steps behind them tell
+            wanted = wanted._replace(t0=True, t1=True)
         self.loop, self.inputs, self.wanted, self.adjoint = loop, inputs, wanted, adjoint
         self.one_tape = adjoint.one_tape
         self.bk: SampleBackend = loop.bk
         self.xp, self.record = loop.bk.xp, final.record
         self.order, self.counts = self.record.order, self.record.counts
-        self.samples = loop.layout.samples
-        ends = final.y, final.t, final.n, final.tries, final.status, final.reached
+        self.samples, self.hits = loop.layout.samples, final.hits
+        ends = final.y, final.t, final.n, final.status, final.reached
         self.final = SampleFinalSorted(*loop.bk.take(ends, self.order))
-        self.out = loop.output
-        self.cts = self._sorted(cotangents)
-        self.first = int(self.out.saveat.t0)
-        self.ts = SortedColumns(self.xp)
-        self.block: _Block | None = None
+        self.inside = bool(loop.outputs.inside) or loop.events is not None
+        self._parted(cotangents)
+        self.block: Block | None = None
         self.stepper: tuple[int, AbstractStepper] | None = None
+        self.replay: tuple[SampleIntegrator, ParamSums] | None = None
         self.sums: list[Array | None] = [None] * len(inputs.params)
 
-    def _sorted(self, cotangents: Leaves) -> Array:
-        """Cotangents of the rows, (numbers, k, B), of samples in order."""
-        xp, layout = self.xp, cast("SampleLeaves", self.out.layout)
-        count = cotangents[0].shape[0]
+    def _parted(self, cotangents: Leaves) -> None:
+        """The cotangents by what they are of: rows, the times of ends, events, ends of steps."""
+        loop, xp, order = self.loop, self.xp, self.order
+        out, width = loop.outputs, len(loop.problem.layout.shapes)
+        self.parts = [SampleRowsVJP(self, j, ct) for j, ct in enumerate(out.split(cotangents))]
+        rest = list(cotangents[out.width :])
+        self.of_end: Array | None = None
+        self.events: SampleHitsVJP | None = None
+        if loop.events is not None:
+            self.of_end, hits = xp.take(loop.clock.array(rest.pop(0)), order), []
+            for event in loop.events.given:
+                t, count = rest.pop(0), width if event.reset is None else 2 * width
+                own, rest = rest[:count], rest[count:]
+                hits.append((t, tuple(own[:width]), tuple(own[width:])))
+            self.events = SampleHitsVJP(self, hits)
+        self.of_knots = xp.take(loop.clock.array(rest[0]), order, axis=1) if rest else None
+
+    def sorted(self, leaves: Leaves, layout: SampleLeaves) -> Array:
+        """Leaves (k, B, *shape) as one array (numbers, k, B), of samples in order."""
+        xp, count = self.xp, leaves[0].shape[0]
         parts = []
-        for x, part in zip(cotangents, layout.parts, strict=True):
+        for x, part in zip(leaves, layout.parts, strict=True):
             flat = xp.reshape(x, (count, self.samples, part.stop - part.start))
             parts.append(xp.permute_dims(flat, (2, 0, 1)))
         whole = parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
         return xp.take(whole, self.order, axis=2)
+
+    def cut_theta(self, k: int, samples: int) -> Array:
+        """Where in step k events cut it; 1 elsewhere."""
+        assert self.events is not None
+        return self.events.cut_theta(k, samples)
 
     def run(self) -> Inputs:
         """Cotangents of the inputs."""
@@ -180,13 +208,13 @@ class SampleGradient:
         return self._finished(carry)
 
     # --- blocks
-    def _block(self, samples: int) -> _Block:
+    def _block(self, samples: int) -> Block:
         """That of the first samples, for pulls; one at a time is there."""
         if self.block is not None and self.block.samples != samples:
             self._add(self.block)
             self.block = None  # before there is another
         if self.block is None:
-            self.block = _Block(self, samples)
+            self.block = Block(self, samples)
         return self.block
 
     def _again(self, samples: int) -> AbstractStepper:
@@ -197,10 +225,10 @@ class SampleGradient:
             loop = self.loop.of(samples, self.loop.times(inputs).origin)
             bk = cast("AbstractBackend", loop.bk)
             made = loop.solver.stepper(bk, loop.layout, loop.bind(inputs.params))
-            self.stepper = samples, made
+            self.stepper, self.replay = (samples, made), (loop, inputs.params)
         return self.stepper[1]
 
-    def _add(self, block: _Block) -> None:
+    def _add(self, block: Block) -> None:
         """Add the sums of a block's pulls to those of all."""
         xp, marked = self.xp, self.loop.problem.marked
         for i, x in enumerate(block.vjp.finish(block.acc)):
@@ -213,46 +241,60 @@ class SampleGradient:
             self.sums[i] = x if before is None else before + x
 
     # --- ends of samples
-    def _ends(self, whole: _Block) -> tuple[Array, Array]:
-        """Cotangents of the last states, and of t1, by the rows there."""
+    def _ends(self, whole: Block) -> tuple[Array, Array]:
+        """Cotangents of the last states, and of when samples ended, by the rows there."""
         loop, final, xp = self.loop, self.final, self.xp
-        zero = loop.clock.real(0.0)
-        g, by_t1 = loop.carried.zeros()[0], zero
-        failed = final.status != int(Status.converged)
-        if self.out.saveat.final:
-            row, y = (self.cts[:, -1, :],), loop.state(final.y)
-            row, by_t1 = self._absorbed(whole, final.t, y, row)
-            g = whole.step_vjp.embed(row)[0]
+        g, end = loop.carried.zeros()[0], loop.clock.real(0.0)
+        failed = (final.status != int(Status.converged)) & (final.status != int(Status.event))
+        if self.of_end is not None:
+            end = end + self.of_end
+        for part in self.parts:
+            if part.out.saveat.final:
+                row, y = (part.cts[:, -1, :],), loop.state(final.y)
+                row, by_end = part.absorbed(whole, final.t, y, row)
+                g, end = g + whole.step_vjp.embed(row)[0], end + by_end
         if bool(xp.any(failed)):  # of a failed sample nothing is known but for no weight
-            used = failed & xp.any(xp.any(self.cts != 0, axis=0), axis=0)
+            used = failed & self._used()
             g = xp.where(used, xp.full_like(g, float("nan")), g)
-        return g, by_t1
+        return g, end
 
-    def _absorbed(self, block: _Block, t: Array, y: State, row: State) -> tuple[State, Array]:
-        """A row's cotangent pulled through ``fn``, if any: of its state and its time."""
-        zero = block.loop.clock.real(0.0)
-        if block.fn_vjp is None:
-            return row, zero
-        _, pull = block.fn_vjp(block.loop.layout.time(t), y)
-        mu, ct_t, block.acc = pull(block.rows.unpack(row), block.acc)
-        ct_t = zero if ct_t is None else block.loop.clock.real(ct_t)
-        return block.loop.problem.layout.pack(mu), ct_t
+    def _used(self) -> Array:
+        """Of which samples anything has a cotangent."""
+        used = self.parts[0].used()
+        for part in self.parts[1:]:
+            used = used | part.used()
+        return used if self.events is None else used | self.events.used()
 
     def _joined(self, carry: Pulled | None, k: int) -> Pulled:
         """The carry with the samples that took k steps and no more."""
         xp, low = self.xp, 0 if carry is None else carry.g.shape[1]
         high = self.counts[k - 1] if k else self.samples
-        (g, by_t1), zero = self.ends, self.loop.clock.real(0.0)
-        new = Pulled(g[:, low:high], zero[low:high], by_t1[low:high], self.final.reached[low:high])
+        (g, end), zero = self.ends, self.loop.clock.real(0.0)
+        rows = tuple([x[low:high] for x in self.final.reached])
+        new = Pulled(g[:, low:high], zero[low:high], end[low:high], rows)
         if carry is None or low == high:
             return new if carry is None else carry
-        return Pulled(*(xp.concat(pair, axis=-1) for pair in zip(carry, new, strict=True)))
+        g, start, end = (xp.concat(x, axis=-1) for x in zip(carry[:3], new[:3], strict=True))
+        rows = tuple(map(xp.concat, zip(carry.rows, new.rows, strict=True)))
+        return Pulled(g, start, end, rows)
 
     # --- steps
+    def _step(self, k: int) -> SampleSpan:
+        """Step k of all samples that took it."""
+        t, h = self.record.step(k)
+        if self.events is not None:
+            return self.events.step(k, t, h)
+        rest = self.counts[k + 1] if k + 1 < len(self.counts) else 0
+        return SampleSpan(k, t, h, self.loop.clock.indices()[: t.shape[0]] >= rest, False)
+
     def _advance(self, k: int, y: State) -> State:
         """Step k of all samples that took it, then those that took another."""
-        stepper = self._again(self.counts[k])
-        y1 = stepper.step(*self.record.step(k), y, None, error=False).y1
+        stepper, step = self._again(self.counts[k]), self._step(k)
+        y1 = stepper.step(step.t, step.h, y, None, error=False).y1
+        if step.cut is not False:
+            assert self.events is not None
+            assert self.replay is not None
+            y1 = self.events.replayed(*self.replay, stepper, step, y, y1)
         rest = self.counts[k + 1] if k + 1 < len(self.counts) else 0
         return (y1[0][:, :rest],)
 
@@ -261,73 +303,57 @@ class SampleGradient:
         last = self.counts[k + 1] if k + 1 < len(self.counts) else 0
         if last:
             carry = self._joined(carry, k + 1)
-        xp, block = self.xp, self._block(self.counts[k])
-        (t, h), real = self.record.step(k), block.loop.clock.real
-        sources = self._sources(k, block, t, h, carry.row) if self.out.inside else None
-        pulled, extra = block.step_vjp.pull(
-            t, h, y, (carry.g,), block.acc, sources, self.wanted.time
+        xp, block, step = self.xp, self._block(self.counts[k]), self._step(k)
+        real = block.loop.clock.real
+        sources = self._sources(block, step, carry) if self.inside else None
+        pulled, inside = block.step_vjp.pull(
+            step.t, step.h, y, (carry.g,), block.acc, sources, self.wanted.time
         )
         block.acc = pulled.params
-        row, t0, t1 = carry.row if extra is None else extra, carry.t0, carry.t1
+        rows, start, end = carry.rows, carry.start, carry.end
+        if inside is not None:
+            rows, start, end = inside.rows, inside.start, inside.end
         if self.wanted.time:
-            by_size = real(pulled.h)
-            by_size = xp.concat([xp.zeros_like(by_size[:last]), by_size[last:]])  # of last steps
-            t0, t1 = t0 + real(pulled.t) - by_size, t1 + by_size
-        return Pulled(pulled.y[0], t0, t1, row)
+            by_size = real(pulled.h)  # of last steps alone, which end on t1
+            by_size = xp.concat([xp.zeros_like(by_size[:last]), by_size[last:]])
+            if step.cut is not False:
+                by_size = block.loop.clock.where(step.cut, 0.0, by_size)
+            start, end = start + real(pulled.t) - by_size, end + by_size
+        return Pulled(pulled.y[0], start, end, rows)
 
-    def _sources(
-        self, k: int, block: _Block, t: Array, h: Array, row: Array
-    ) -> Callable[..., Sources]:
-        """The rows of saved times inside step k, by its interpolant."""
-        xp, clock, ts = self.xp, block.loop.clock, block.inputs.ts
-        places = clock.indices()
-        table = xp.reshape(ts, (-1,))
-        cts = self.cts[:, self.first : self.first + ts.shape[0], : block.samples]
-        cts = xp.reshape(cts, (cts.shape[0], -1))
+    def _sources(self, block: Block, step: SampleSpan, carry: Pulled) -> Callable[..., Sources]:
+        """The rows and events inside of a step, by its interpolant."""
 
         def sources(step_vjp: AbstractStepVJP, g: State, params: ParamSums) -> Sources:
-            left, inside, block.acc = row, step_vjp.sources(), params
-            ct_t = ct_h = clock.real(0.0)
-            ready = False
-            while True:
-                flat = clock.where(left > 0, left - 1, 0) * block.samples + places
-                at = xp.take(table, flat)
-                here = left > 0 if k == 0 else (left > 0) & clock.beyond(at, t, h)
-                if not bool(xp.any(here)):
-                    return g, block.acc, inside, ct_t, ct_h, left
-                if step_vjp.extra and not ready:
-                    step_vjp.extra_stages(True)
-                    ready = True
-                theta = clock.where(here, (at - t) / h, 0.0)
-                ct: State = (clock.where(here, xp.take(cts, flat, axis=1), 0.0),)
-                y = step_vjp.interpolate(theta) if block.fn_vjp is not None else None
-                ct, fn_t = self._absorbed(block, at, y, ct)
-                inside = step_vjp.add_source(inside, theta, h, ct)
-                if self.wanted.time:
-                    d = block.loop.layout.inner(ct, step_vjp.slope(theta))
-                    ct_t, ct_h = ct_t - d, ct_h - theta * d
-                    self._note(here, left, d + fn_t, places)
-                left = left - xp.astype(here, left.dtype)
+            zero, block.acc, block.waits = block.loop.clock.real(0.0), params, True
+            none = self.xp.zeros_like(g[0]) if step.cut is not False else g[0]
+            found = Inside(
+                g[0], carry.start, carry.end, zero, zero, none, zero, step_vjp.sources(),
+                carry.rows,
+            )  # fmt: skip
+            if self.of_knots is not None:
+                ct = self.of_knots[step.k, : block.samples]
+                found = ended(block.loop.clock, step, found, (0.0 * g[0], 0.0 * g[0]), ct)
+            for part in self.parts:
+                found = part.in_step(block, step_vjp, step, found)
+            if self.events is not None:
+                found = self.events.in_step(block, step_vjp, step, found)
+            return (found.g,), block.acc, found.sources, found.t, found.h, found
 
         return sources
 
-    def _note(self, here: Array, left: Array, value: Array, places: Array) -> None:
-        """The cotangent of a saved time of each sample that is ``here``."""
-        index = self.xp.nonzero(here)[0]
-        left, value, places = self.bk.take((left, value, places), index)
-        self.ts.add((left - 1) * self.samples + places, value)
-
     # --- the end
     def _finished(self, carry: Pulled) -> Inputs:
-        xp, bk, loop, out = self.xp, self.bk, self.loop, self.out
+        xp, bk, loop = self.xp, self.bk, self.loop
         whole = self._block(self.samples)
         zero, y0 = loop.clock.real(0.0), self.bk.take(self.inputs.y0, self.order)
         carry = self._of_no_step(whole, carry, y0)
         g, by_t0, whole.acc = whole.step_vjp.finish(zero, y0, (carry.g,), whole.acc)
-        t0 = carry.t0 + loop.clock.real(by_t0)
-        if out.saveat.t0:
-            row, by_t0 = self._absorbed(whole, zero, y0, (self.cts[:, 0, :],))
-            g, t0 = loop.layout.add(g, row), t0 + by_t0
+        t0 = carry.start + loop.clock.real(by_t0)
+        for part in self.parts:
+            if part.out.saveat.t0:
+                row, by_t0 = part.absorbed(whole, zero, y0, (part.cts[:, 0, :],))
+                g, t0 = loop.layout.add(g, row), t0 + by_t0
         self._add(whole)
         self.block = None
         rank, marked = self.record.rank, loop.problem.marked
@@ -336,42 +362,42 @@ class SampleGradient:
             for i, x in enumerate(self.sums)
         )
         found: Inputs = self.inputs._replace(settings=(), relative=())
-        y0, t0, t1 = bk.take((g, t0, carry.t1), rank)
+        t1 = carry.end
+        if self.events is not None:  # where an event ended a sample its time has had it
+            t1 = loop.clock.where(self.final.status == int(Status.event), 0.0, t1)
+        y0, t0, t1 = bk.take((g, t0, t1), rank)
         return found._replace(y0=y0, params=params, t0=t0, t1=t1, ts=self._times(rank))
 
-    def _of_no_step(self, whole: _Block, carry: Pulled, y0: State) -> Pulled:
+    def _of_no_step(self, whole: Block, carry: Pulled, y0: State) -> Pulled:
         """Samples whose t0 is t1: rows there go to y0, and dy/dt1 = f, dy/dt0 = -f."""
-        xp, loop, out, few = self.xp, self.loop, self.out, self.final.n == 0
-        g, t0, t1 = carry.g, carry.t0, carry.t1
+        xp, loop, few = self.xp, self.loop, self.final.n == 0
+        g, t0, t1 = carry.g, carry.start, carry.end
         if not bool(xp.any(few)):
             return carry
         clock = loop.clock
-        for j in range(int(whole.inputs.ts.shape[0]) if out.inside else 0):
-            here = few & (carry.row > j)
-            row: State = (clock.where(here, self.cts[:, self.first + j, :], 0.0),)
-            row, by_t = self._absorbed(whole, clock.real(0.0), y0, row)
-            g, t0 = g + row[0], t0 + by_t
-            if self.wanted.time:
-                self._note(here, clock.count(j + 1), clock.real(0.0), clock.indices())
+        for part, rows in zip(self.parts, carry.rows, strict=False):
+            for j in range(int(part.out.count or 0) if part.out.inside == "ts" else 0):
+                here = few & (rows > j)
+                row: State = (clock.where(here, part.cts[:, part.first + j, :], 0.0),)
+                row, by_t = part.absorbed(whole, clock.real(0.0), y0, row)
+                g, t0 = g + row[0], t0 + by_t
+                if self.wanted.time:
+                    part.note(here, clock.count(j + 1), clock.real(0.0), clock.indices())
         if self.wanted.time:
             k, _ = whole.vjp(loop.layout.time(clock.real(0.0)), y0)
             d = loop.layout.inner((g,), loop.problem.layout.pack(k))
             d = clock.where(few, d, 0.0)
             t0, t1 = t0 - d, t1 + d
-        return Pulled(g, t0, t1, carry.row)
+        return Pulled(g, t0, t1, carry.rows)
 
     def _times(self, rank: Array) -> Array:
-        """Cotangents of the saved times, (k, B); 0 where a sample did not get to."""
-        if not (self.wanted.time and self.out.inside):
+        """Cotangents of the saved times of all outputs, (k, B); 0 where a sample did not get to."""
+        if not (self.wanted.time and self.loop.outputs.timed):
             return ()
-        xp, samples = self.xp, self.samples
-        count = int(self.loop.times(self.inputs).ts.shape[0])
-        for j in range(int(xp.min(self.final.reached)), count):
-            lost = xp.nonzero(self.final.reached <= j)[0]
-            self.ts.add(
-                j * samples + lost, xp.zeros_like(self.loop.clock.real(0.0)[: lost.shape[0]])
-            )
-        return xp.take(xp.reshape(self.ts.whole(), (count, samples)), rank, axis=1)
+        pairs = zip(self.parts, self.final.reached, strict=True)
+        rows = [part.times(reached) for part, reached in pairs if part.out.inside == "ts"]
+        whole = rows[0] if len(rows) == 1 else self.xp.concat(rows, axis=0)
+        return self.xp.take(whole, rank, axis=1)
 
 
 class SampleFinalSorted(NamedTuple):
@@ -380,6 +406,5 @@ class SampleFinalSorted(NamedTuple):
     y: State
     t: Array
     n: Array
-    tries: Array
     status: Array
-    reached: Array
+    reached: tuple[Array, ...]

@@ -135,7 +135,7 @@ def _bounded(bk: AbstractBackend, t1: Scalar, options: Options) -> tuple[Scalar,
     return math.copysign(ENDLESS, value), replace(options, max_steps=tries)
 
 
-def _dense_nodes(solver: AbstractSolver, options: Options) -> tuple[float, ...]:
+def dense_nodes(solver: AbstractSolver, options: Options) -> tuple[float, ...]:
     """Where in its steps a solve notes its states for dense output; () where none is asked for."""
     if not is_dense(options.saveat):
         return ()
@@ -177,12 +177,12 @@ def _prepared(
         set_mass(bk, problem, solver, options.mass)
     count = _count(problem, controller, ends, eps)
     ts, values = _saved_times(problem, saveat[0], ends, eps)
-    dense = _dense_nodes(solver, options)
+    dense = dense_nodes(solver, options)
     events = Events.of(problem, wish, at)
     room = count if events is None or count is None else count + events.capacity
     max_steps = max_steps_of(bk, options.max_steps, room)
     if events is not None:
-        count, controller = None, _event_controller(bk, controller)
+        count, controller = None, event_controller(bk, controller)
         max_steps = (
             room if max_steps is None and Capability.TRACED in bk.capabilities else max_steps
         )
@@ -305,7 +305,7 @@ def controller_of(options: Options) -> AbstractController:
     return PIDController(rtol=options.rtol, atol=options.atol)
 
 
-def _event_controller(bk: AbstractBackend, controller: AbstractController) -> AbstractController:
+def event_controller(bk: AbstractBackend, controller: AbstractController) -> AbstractController:
     """The controller of a solve with events, which may cut any step."""
     if isinstance(controller, StepTo):
         raise InputError(

@@ -15,7 +15,21 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .._base.types import Array, Bool, DType, Index, Leaves, Scalar, Scale, State, Table, Tree
+from .._base.types import (
+    Array,
+    Body,
+    Bool,
+    Carry,
+    Condition,
+    DType,
+    Index,
+    Leaves,
+    Scalar,
+    Scale,
+    State,
+    Table,
+    Tree,
+)
 from .clock import NEARLY, ROUNDED, SLACK
 from .specialise import generic
 from .stages import ListLayout, StageCotangents, Stages, placed
@@ -434,10 +448,38 @@ class SampleBackend:
 
         def some(x: Tree) -> Tree:
             if isinstance(x, tuple):
-                return tuple([some(part) for part in x])
+                return _like(x, [some(part) for part in x])
             return take(x, index, axis=axis) if hasattr(x, "shape") else x
 
         return some(tree)
+
+    def pick(self, ok: Bool, a: Index, b: Index) -> Array:
+        """The index a where ok, else b."""
+        if isinstance(ok, bool):
+            return a if ok else b
+        xp, like = self.bk.xp, a if hasattr(a, "dtype") else b
+        a, b = (x if hasattr(x, "dtype") else xp.full_like(like, x) for x in (a, b))
+        return xp.where(ok, a, b)
+
+    def while_loop(self, cond: Condition, body: Body, s: Carry) -> Carry:
+        """``s = body(s)`` of those samples for which cond holds, while it does for any."""
+        xp = self.bk.xp
+
+        def chosen(new: Carry, old: Carry) -> Carry:
+            if isinstance(new, tuple):
+                return _like(new, [chosen(*pair) for pair in zip(new, old, strict=True)])
+            return old if new is old else xp.where(on, new, old)
+
+        while True:
+            on = cond(s)
+            if not (on if isinstance(on, bool) else bool(xp.any(on))):
+                return s
+            s = body(s) if on is True else chosen(body(s), s)
+
+
+def _like(x: Tree, parts: list[Tree]) -> Tree:
+    """A tuple of x's type."""
+    return type(x)(*parts) if hasattr(x, "_fields") else tuple(parts)
 
 
 class SortedColumns:

@@ -17,7 +17,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from .._base.types import Bool, Buffer, Carry, Function, Index, Inputs, Scalar, State, Tree
+from .._base.types import (
+    Bool,
+    Buffer,
+    Carry,
+    Function,
+    Index,
+    Inputs,
+    Scalar,
+    State,
+    Tree,
+    VectorFieldFn,
+)
 from .events import ENDED, EVENT, RECORDED, RESET, EventState, bound_event
 
 if TYPE_CHECKING:
@@ -26,7 +37,7 @@ if TYPE_CHECKING:
     from .integrator import Integrator
 
 
-class _Scan(NamedTuple):
+class Scan(NamedTuple):
     """A walk through one step: up to ``low``; ``kind`` of the hit that cut it, if any."""
 
     low: Scalar
@@ -56,18 +67,17 @@ class Detector:
 
     def __init__(self, loop: Integrator, inputs: Inputs, stepper: AbstractStepper) -> None:
         assert loop.events is not None
-        self.loop, self.events, self.stepper = loop, loop.events, stepper
+        self.loop, self.inputs, self.events, self.stepper = loop, inputs, loop.events, stepper
         self.bk, self.clock = loop.bk, loop.clock
-        self.conditions = [
-            bound_event(loop, e.condition, inputs, scalar=True) for e in self.events.given
-        ]
-        self.resets = [
-            None if e.reset is None else bound_event(loop, e.reset, inputs)
-            for e in self.events.given
-        ]
+        self.conditions = [self.bound(e.condition, scalar=True) for e in self.events.given]
+        self.resets = [None if e.reset is None else self.bound(e.reset) for e in self.events.given]
         self.tolerance = 4 * self.clock.eps
         self.early = 8 * math.sqrt(self.clock.eps)
         self.nothing = math.sqrt(self.clock.eps)
+
+    def bound(self, fn: VectorFieldFn, *, scalar: bool = False) -> Function:
+        """A condition or reset as it is called, of a time of the clock and a state."""
+        return bound_event(self.loop, fn, self.inputs, scalar=scalar)
 
     def begin(self, t0: Scalar, y0: State) -> EventState:
         """The state before the first step."""
@@ -121,7 +131,7 @@ class Detector:
                 _, y1, state = states
                 return s._replace(values=values), step[1], y1, y1, state
         sizes = tuple(abs(v) for v in s.values)
-        scan = _Scan(zero, (zero,) * m, sizes, clock.real(1.0), start, ok, s)
+        scan = Scan(zero, (zero,) * m, sizes, clock.real(1.0), start, ok, s)
         part = lambda scan: self._part(scan, step, n)  # noqa: E731
         scan = self.bk.while_loop(lambda scan: scan.going, part, scan)
         t_new, cut = self._time(step, scan.theta), scan.kind > RECORDED
@@ -153,9 +163,9 @@ class Detector:
         t, t_new, size = step
         return self.clock.where(theta == 1.0, t_new, t + theta * size)
 
-    def _part(self, scan: _Scan, step: tuple[Scalar, Scalar, Scalar], n: Index) -> _Scan:
+    def _part(self, scan: Scan, step: tuple[Scalar, Scalar, Scalar], n: Index) -> Scan:
         """The next part of a step: up to its end, or to the first root in it."""
-        clock, bk, m = self.clock, self.bk, len(self.events.given)
+        clock, m = self.clock, len(self.events.given)
         both, where = clock.both, clock.where
         high = self._next(scan)
         t, y = self._time(step, high), self.stepper.interpolate(high)
@@ -164,9 +174,8 @@ class Detector:
         hit, end = theta <= 1.0, high >= 1.0
         state, kind = scan.state, scan.kind
         for j in range(m):
-            one = lambda z, j=j: self._hit(j, z[0], (theta, now[j]), step, n)  # noqa: E731
             on = both(hit, winner == j)
-            state, kind = once(bk, clock, on, one, (state, kind))
+            state, kind = self._hits(j, on, (state, kind), (theta, now[j]), step, n)
         seen, lows = [], []
         for j, (x, v) in enumerate(zip(now, state.values, strict=True)):
             new = both(abs(x) > 0, end) if self.events.boolean[j] else abs(x) > 0
@@ -179,9 +188,9 @@ class Detector:
         state = state._replace(values=tuple(seen))
         low = where(hit, theta, high)
         stop = where(both(hit, cut), theta, scan.theta)
-        return _Scan(low, tuple(lows), sizes, stop, kind, going, state)
+        return Scan(low, tuple(lows), sizes, stop, kind, going, state)
 
-    def _next(self, scan: _Scan) -> Scalar:
+    def _next(self, scan: Scan) -> Scalar:
         """Where to look next: very early while there is a condition without a sign, then at the
         quarters."""
         clock, low = self.clock, scan.low
@@ -195,7 +204,7 @@ class Detector:
 
     def _first(
         self,
-        scan: _Scan,
+        scan: Scan,
         step: tuple[Scalar, Scalar, Scalar],
         high: Scalar,
         now: tuple[Scalar, ...],
@@ -251,6 +260,19 @@ class Detector:
         start = (*low, *high, high[0] - low[0])
         return where(on, self.bk.while_loop(wide, narrow, start)[2], 2.0)
 
+    def _hits(
+        self,
+        j: int,
+        on: Bool,
+        found: tuple[EventState, Index],
+        root: tuple[Scalar, Scalar],
+        step: tuple[Scalar, Scalar, Scalar],
+        n: Index,
+    ) -> tuple[EventState, Index]:
+        """The state and the kind of what happened, with a hit of event j where ``on``."""
+        one = lambda s: self._hit(j, s[0], root, step, n)  # noqa: E731
+        return once(self.bk, self.clock, on, one, found)  # type: ignore[no-any-return]
+
     def _hit(
         self,
         j: int,
@@ -294,7 +316,7 @@ class Detector:
 
     # --- where a step is cut
     def _cut(
-        self, scan: _Scan, cut: Bool, t: Scalar, states: tuple[State, State, SolverState]
+        self, scan: Scan, cut: Bool, t: Scalar, states: tuple[State, State, SolverState]
     ) -> tuple[Buffer, tuple[Scalar, ...], State, State, SolverState]:
         """Starts of steps that were cut, values of the conditions, what is carried at the step's
         end, and what into the next."""
@@ -316,13 +338,17 @@ class Detector:
         start = (s.starts, s.values, y1, y1, state)
         return once(bk, clock, cut, at_root, start)  # type: ignore[no-any-return]
 
-    def _values_after(self, scan: _Scan, t: Scalar, y: State) -> tuple[Scalar, ...]:
+    def _values_after(self, scan: Scan, t: Scalar, y: State) -> tuple[Scalar, ...]:
         """Values at the state behind a reset. One that is zero there, but for rounding, has no
         sign, if it was this event's; else it has the one that it had."""
-        clock, s = self.clock, scan.state
+        s = scan.state
         event = self.bk.table_get(s.table, self.bk.pick(s.number > 0, s.number - 1, 0))[EVENT]
-        found = []
-        for j, v in enumerate(s.values):
+        return self._values_at(scan, event, t, y)
+
+    def _values_at(self, scan: Scan, event: Index, t: Scalar, y: State) -> tuple[Scalar, ...]:
+        """The same; ``event``: which it was."""
+        clock, found = self.clock, []
+        for j, v in enumerate(scan.state.values):
             x, own = self.value(j, t, y), event == j
             if self.events.boolean[j]:
                 found.append(clock.where(own, x, v))

@@ -44,6 +44,7 @@ from .._controllers.norms import LeafNorm
 from .._solvers import AbstractSolver
 from .._solvers.base import Calls, told
 from .._solvers.switching.rule import memory
+from .event_detection import Detector
 from .outputs import Final, Output, Outputs
 from .problem import Problem
 from .progress import Reporter, Watch
@@ -200,6 +201,10 @@ class Integrator:
             found = self.bk.specialise(self.solver, self.problem, request)
         found = found or Steps(self.solver.stepper, self.solver.step_vjp)
         return found if self.stops is None else self.stops.steps(found)
+
+    def detector(self, inputs: Inputs, stepper: AbstractStepper) -> Detector | None:
+        """What finds the events of an integration's steps; None where there are none."""
+        return None if self.events is None else Detector(self, inputs, stepper)
 
     # --- integrations
     def integrate(

@@ -16,7 +16,6 @@ from .._base.types import Bool, Carry, Index, Inputs, Leaves, Scalar, State, Tab
 from .._checkpointing import Patience, Slots, Stored
 from .._solvers.base import AbstractStepper, Calls, SolverState, Step, told
 from .._solvers.switching.rule import switching
-from .event_detection import Detector
 from .outputs import Final
 from .solution import Status
 from .stiffness import TRIES, StiffnessHint
@@ -163,7 +162,7 @@ class AdaptiveSteps:
         self.marked = record and loop.solver.switches
         if loop.solver.switches:
             self.attempt = switching(clock, self.attempt, loop.problem.chosen, loop.solver.reach)
-        self.detector = None if loop.events is None else Detector(loop, inputs, self.stepper)
+        self.detector = loop.detector(inputs, self.stepper)
         self.emit = loop.outputs.emitters(loop.problem, loop.layout, inputs.params)
         self.patience, self.watch, self.stop = None, loop.watch, 0
         """``stop``: the number of tries at which to look next, where times are floats."""

@@ -39,6 +39,7 @@ class GivenSteps:
         origin = loop.layout.origin
         far = 0.0 if origin is None else loop.bk.xp.maximum(abs(origin), abs(origin + self.t1))
         slack = loop.clock.array(far * (loop.rounding / abs(self.dt)))
+        self.emit = loop.outputs.emitters(loop.problem, loop.layout, inputs.params)
         self.whole = loop.clock.steps(inputs.t0, self.t1, self.dt, slack)
 
     def begin(self, inside: Carry) -> AdaptiveState:
@@ -47,7 +48,7 @@ class GivenSteps:
         y = self.stepper.start(t0, self.inputs.y0)
         state = self.stepper.init(t0, y) if self.dense else None
         h, zero = clock.real(self.dt), clock.count(0)
-        return AdaptiveState(t0, h, clock.real(0.0), (), y, state, zero, zero, (), (), (), ())
+        return AdaptiveState(t0, h, clock.real(0.0), (), y, state, zero, zero, (), (), (), inside)
 
     def step(self, s: AdaptiveState, on: Bool = True) -> AdaptiveState:
         """One step of those that are ``on``."""
@@ -55,12 +56,16 @@ class GivenSteps:
         t_new = clock.where(last, self.t1, clock.array(s.n + 1) * self.dt)
         y1, _, after, *_ = self.stepper.step(s.t, t_new - s.t, s.y, s.state, error=self.dense)
         sound = self.loop.carried.finite(y1)
-        ok = clock.both(on, sound)
+        ok, rows = clock.both(on, sound), s.rows
+        if rows:
+            step = s.t, t_new, t_new - s.t, y1
+            ts = self.inputs.clocked[2]
+            rows = self.loop.outputs.collect(rows, ok, ts, step, s.n, self.stepper, self.emit)
         new, old = (t_new, y1, after, s.n + 1), (s.t, s.y, s.state, s.n)
         t, y, state, n = clock.select(ok, new, old)
         e2 = clock.select(on, clock.where(sound, s.e2, math.nan), s.e2)
         tries = clock.select(on, s.tries + 1, s.tries)
-        return AdaptiveState(t, s.h, e2, (), y, state, n, tries, (), (), (), ())
+        return AdaptiveState(t, s.h, e2, (), y, state, n, tries, (), (), (), rows)
 
     def running(self, s: AdaptiveState) -> Array:
         """Which samples have a step left."""
@@ -72,4 +77,4 @@ class GivenSteps:
         clock = self.clock
         why = clock.where(clock.is_finite(s.e2), int(Status.max_steps), int(Status.non_finite))
         status = clock.where(s.t == self.t1, int(Status.converged), why)
-        return Final(s.y, s.t, s.n, s.tries, status, (), None, stored)
+        return Final(s.y, s.t, s.n, s.tries, status, s.rows, None, stored)

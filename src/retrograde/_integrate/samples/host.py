@@ -33,12 +33,14 @@ def hosted(loop: SampleIntegrator, inputs: Inputs) -> tuple[SampleIntegrator, In
     bk, guest, twin = SampleBackend(adapter(host)), loop.bk.bk, copy.copy(loop)
     columns = HostLeaves(bk, guest, leaves)
     twin.bk, twin.problem = bk, loop.problem.of(columns)
-    out, engine = copy.copy(loop.output), cast("AbstractBackend", bk)
-    rows = columns
-    if out.saveat.fn is not None:
-        rows = HostLeaves(bk, guest, out.layout.unpack(out.layout.zeros()))
-    out.bk, out.layout = engine, cast("Layout", rows)
-    twin.outputs = Outputs(engine, [out])
+    engine, wishes = cast("AbstractBackend", bk), loop.outputs
+    parts = [copy.copy(part) for part in wishes.parts]
+    for out in parts:
+        rows = columns
+        if out.saveat.fn is not None:
+            rows = HostLeaves(bk, guest, out.layout.unpack(out.layout.zeros()))
+        out.bk, out.layout = engine, cast("Layout", rows)
+    twin.outputs = Outputs(engine, parts, wishes.treedef, dense=wishes.dense)
     times, y0, settings = moved((loop.times(inputs), inputs.y0, inputs.settings), guest.to_host)
     inputs = inputs._replace(y0=y0, settings=settings, relative=times)
     return twin.of(layout.samples, times.origin), inputs

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ..._backend.samples import SampleBackend, SampleClock, SampleLayout, SampleLeaves
 from ..._backend.specialise import Steps, generic
-from ..._base.types import Array, Inputs, Leaves
+from ..._base.types import Array, Inputs, Leaves, Tree
 from ..integrator import Integrator
-from ..outputs import Output
 from ..solution import Status
+from .events import HitLog, SampleDetector, cut_sizes, rows_of_hits
 from .host import hosted, moved
 from .problem import SampleProblem
 from .record import SampleFinal
@@ -19,6 +20,8 @@ from .run import Run
 
 if TYPE_CHECKING:
     from ..._backend.interface import AbstractBackend
+    from ..._solvers.base import AbstractStepper
+    from ..event_detection import Detector
 
 
 class SampleTimes(NamedTuple):
@@ -51,13 +54,14 @@ class SampleIntegrator(Integrator):
     clock: SampleClock
     rounding = 2.0**-52
     """That of the given times, relative."""
-    times_by_sample = False
-    """Whether saved times were given for each sample, (B, k)."""
+    forms: Sequence[bool] = (False,)
+    """Whether the saved times of each output were given for each sample, (B, k)."""
 
-    @property
-    def output(self) -> Output:
-        """The one wish for rows."""
-        return self.outputs.parts[0]
+    index: Array = None
+    """Which samples of the batch these are, and
+    """
+    log: HitLog | None = None
+    """where their hits are noted, inside a pass."""
 
     def times(self, inputs: Inputs) -> SampleTimes:
         """The times of the inputs."""
@@ -88,44 +92,100 @@ class SampleIntegrator(Integrator):
             relative=times,
         )  # fmt: skip
 
+    def detector(self, inputs: Inputs, stepper: AbstractStepper) -> Detector | None:
+        if self.events is None or self.log is None:
+            return None
+        return SampleDetector(self, inputs, stepper, self.log, self.index)
+
+    # --- what a solve hands out
+    def ended_well(self, final: SampleFinal) -> Array:
+        """Which samples got to t1, or to an event that ended them."""
+        return (final.status == int(Status.converged)) | (final.status == int(Status.event))
+
     def row_leaves(self, inputs: Inputs, final: SampleFinal) -> Leaves:
-        """All rows, as leaves of shape (k, B, *shape); nan where a sample did not get to."""
-        xp, out = self.bk.xp, self.output
+        """The rows of all outputs, as leaves of shape (k, B, *shape): behind what a sample got to
+        inf where it ended as it should, else nan."""
+        parts = range(len(self.outputs.parts))
+        return tuple(x for k in parts for x in self._rows(k, inputs, final))
+
+    def _rows(self, k: int, inputs: Inputs, final: SampleFinal) -> Leaves:
+        """Those of output k."""
+        xp, out = self.bk.xp, self.outputs.parts[k]
         emit = out.emitter(self.problem, self.problem.layout, inputs.params)
         rows: list[Array] = []
         if out.saveat.t0:
             rows.append(emit(self.clock.real(0.0), inputs.y0)[0][:, None, :])
-        rows += final.inside
+        if out.inside:
+            rows.append(final.inside[k])
         if out.saveat.final:
-            ok = final.status == int(Status.converged)
+            ok = self.ended_well(final)
             row = emit(final.t, self.state(final.y))[0]
             rows.append(xp.where(ok, row, xp.full_like(row, math.nan))[:, None, :])
         whole = rows[0] if len(rows) == 1 else xp.concat(rows, axis=1)
-        count, layout = whole.shape[1], cast("SampleLeaves", out.layout)
-        return tuple(
-            xp.reshape(xp.permute_dims(whole[part, :, :], (1, 2, 0)), (count, *shape))
-            for part, shape in zip(layout.parts, layout.shapes, strict=True)
-        )
+        return leaves_of(xp, whole, cast("SampleLeaves", out.layout))
 
-    def row_times(self, inputs: Inputs, final: SampleFinal) -> Array:
-        """Times of the rows, (k, B); nan where a sample did not get to."""
-        xp, out, clock, times = self.bk.xp, self.output, self.clock, self.times(inputs)
+    def row_times(self, inputs: Inputs, final: SampleFinal) -> tuple[Array, ...]:
+        """Times of the rows of the user's outputs, (k, B) each."""
+        parts = len(self.outputs.parts) - self.outputs.dense
+        return tuple(self._times(k, inputs, final) for k in range(parts))
+
+    def _times(self, k: int, inputs: Inputs, final: SampleFinal) -> Array:
+        xp, out, clock, times = self.bk.xp, self.outputs.parts[k], self.clock, self.times(inputs)
+        ok = self.ended_well(final)
         rows = [clock.real(0.0)[None, :]] if out.saveat.t0 else []
-        if out.inside:
-            number = xp.arange(times.ts.shape[0], dtype=clock.integer, device=clock.device)
-            rows.append(clock.where(number[:, None] < final.reached, times.ts, math.nan))
+        if out.inside == "ts":
+            ts = times.ts[out.first : out.last + 1, :]
+            number = xp.arange(ts.shape[0], dtype=clock.integer, device=clock.device)
+            fill = clock.where(ok, math.inf, math.nan)
+            rows.append(clock.where(number[:, None] < final.reached[k], ts, fill))
+        elif out.inside:
+            rows.append(final.times)
         if out.saveat.final:
-            ok = final.status == int(Status.converged)
             rows.append(clock.where(ok, final.t, math.nan)[None, :])
         whole = self.user_times(inputs, rows[0] if len(rows) == 1 else xp.concat(rows, axis=0))
         return xp.astype(whole, self.layout.real_dtype, copy=False)
 
+    def hit_leaves(
+        self, inputs: Inputs, final: SampleFinal
+    ) -> tuple[tuple[Array, Leaves, Leaves], ...]:
+        """Of each event the times, (k, B), and the leaves of states before and after, those of
+        shape (k, B, *shape), () without a reset; inf behind a sample's last, nan where it
+        failed."""
+        assert self.events is not None
+        xp, clock, hits = self.bk.xp, self.clock, final.hits
+        fill, layout = clock.where(self.ended_well(final), math.inf, math.nan), self.problem.layout
+        found = []
+        for j, event in enumerate(self.events.given):
+            rows = [rows_of_hits(self.bk, hits, j, hits.t[None, :], fill)[0, :, :]]
+            sides = [hits.left] if event.reset is None else [hits.left, hits.right]
+            rows += [rows_of_hits(self.bk, hits, j, x, fill) for x in sides]
+            t = xp.astype(self.user_times(inputs, rows[0]), self.layout.real_dtype, copy=False)
+            leaves = [leaves_of(xp, x, layout) for x in rows[1:]]
+            found.append((t, leaves[0], () if event.reset is None else leaves[1]))
+        return tuple(found)
+
+    def knots(self, final: SampleFinal) -> tuple[Array, Array]:
+        """Where steps begin and end, (B, n + 1), and the sizes of their polynomials, (B, n)."""
+        xp, clock, times = self.bk.xp, self.clock, final.times
+        start, good = clock.real(0.0)[None, :], xp.isfinite(times)
+        known = clock.where(good, times, 0.0)
+        knots = xp.concat([start, clock.where(good, times, math.inf)], axis=0)
+        sizes = known - xp.concat([start, known[:-1, :]], axis=0)
+        sizes = clock.where(good, sizes, 1.0)
+        if self.events is not None and times.shape[0]:
+            sizes = cut_sizes(self.bk, final.hits, sizes)
+        real = self.layout.real_dtype
+        knots, sizes = (xp.astype(xp.permute_dims(x, (1, 0)), real) for x in (knots, sizes))
+        return knots, sizes
+
     def like_saved(self, ts: Array) -> Array:
-        """Cotangents of saved times, (k, B), as the times were given: (k,), or (B, k)."""
+        """Cotangents of saved times, (k, B), as the times were given: (k,), or (B, k), as those of
+        several outputs are."""
         if isinstance(ts, tuple):
             return ts
-        xp = self.bk.xp
-        return xp.permute_dims(ts, (1, 0)) if self.times_by_sample else xp.sum(ts, axis=1)
+        xp, timed = self.bk.xp, [part.inside == "ts" for part in self.outputs.parts]
+        one = sum(timed) == 1 and not self.forms[timed.index(True)]
+        return xp.sum(ts, axis=1) if one else xp.permute_dims(ts, (1, 0))
 
     def user_times(self, inputs: Inputs, t: Array) -> Array:
         """Times of the clock as the user counts them."""
@@ -143,3 +203,12 @@ class SampleIntegrator(Integrator):
         final, guest = Run(*host, record=record).run(), self.bk
         noted = None if final.record is None else final.record.moved(guest)
         return cast("SampleFinal", moved(final, guest.from_host))._replace(record=noted)
+
+
+def leaves_of(xp: Tree, rows: Array, layout: SampleLeaves) -> Leaves:
+    """Rows (n, k, B) as the user's leaves, (k, B, *shape)."""
+    count = rows.shape[1]
+    return tuple(
+        xp.reshape(xp.permute_dims(rows[part, :, :], (1, 2, 0)), (count, *shape))
+        for part, shape in zip(layout.parts, layout.shapes, strict=True)
+    )

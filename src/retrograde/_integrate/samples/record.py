@@ -11,6 +11,18 @@ from ..._base.types import Array, State, Tree
 from .host import moved
 
 
+def laid_out(xp: Tree, found: SortedColumns, counts: Array, most: int, fill: Array) -> Array:
+    """Columns noted by their number and sample as an array (..., most, B); ``fill`` (B,) behind the
+    first ``counts`` (B,) of each sample."""
+    samples, like = int(fill.shape[0]), found.parts[0]
+    lead, fill = tuple(like.shape[:-1]), xp.astype(fill, like.dtype)
+    for number in range(min(int(xp.min(counts)), most), most):
+        lost = xp.nonzero(counts <= number)[0]
+        rest = xp.broadcast_to(xp.take(fill, lost), (*lead, lost.shape[0]))
+        found.add(number * samples + lost, rest)
+    return xp.reshape(found.whole(), (*lead, most, samples))
+
+
 class SampleFinal(NamedTuple):
     """Where the samples ended.
 
@@ -23,12 +35,15 @@ class SampleFinal(NamedTuple):
     n, tries, status : array, shape (B,)
         Accepted steps, all of them, and how it ended.
     inside : tuple of array
-        Rows of saved times, (number, k, B); () for none.
-    reached : array, shape (B,)
-        How many of them were.
+        Rows of each output inside the solve, (number, k, B); () for none.
+    reached : tuple of array, shape (B,)
+        How many each sample has.
     calls : array, shape (B,)
         Evaluations of f.
     record : SampleRecord or None
+    times : array, shape (k, B), or () [time]
+        Where accepted steps end, where that was noted; behind them inf, or nan where it failed.
+    hits : SampleHits or ()
     """
 
     y: State
@@ -37,9 +52,16 @@ class SampleFinal(NamedTuple):
     tries: Array
     status: Array
     inside: tuple[Array, ...]
-    reached: Array
+    reached: tuple[Array, ...]
     calls: Array
     record: SampleRecord | None = None
+    times: Array = ()
+    hits: Tree = ()
+
+    def kept(self) -> SampleFinal:
+        """What a reverse pass needs of it."""
+        hits = self.hits and self.hits._replace(left=(), right=())
+        return self._replace(inside=(), times=(), hits=hits)
 
 
 class SampleRecord:

@@ -12,6 +12,7 @@ they get there, and is sorted once, at the end: the array API writes into no arr
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from ..._backend.samples import SortedColumns
@@ -21,7 +22,8 @@ from ..progress import Reporter
 from ..solution import Status
 from ..try_step import AdaptiveState, AdaptiveSteps
 from .constant_steps import GivenSteps
-from .record import SampleFinal, SampleRecord
+from .events import HitLog
+from .record import SampleFinal, SampleRecord, laid_out
 from .rows import SampleRows
 
 if TYPE_CHECKING:
@@ -40,13 +42,20 @@ class Block:
         self.index, self.samples = index, int(index.shape[0])
         self.inputs = inputs
         self.loop = loop.of(self.samples, loop.times(inputs).origin)
+        self.loop.index, self.loop.log = index, run.log
+        if run.rows is not None:
+            self.loop.outputs = run.rows.of(self.loop.clock, index)
         clocked = inputs._replace(relative=())
         make = self.loop.steps().stepper
         own = None if generic() else loop.bk.sample_tries()
         kind = own or AdaptiveSteps if loop.adaptive else GivenSteps
         self.tries = kind(self.loop, clocked, make, record=False)
-        loop = self.loop
-        self.emit = loop.output.emitter(loop.problem, loop.problem.layout, inputs.params)
+
+    def begin(self) -> AdaptiveState:
+        """The state before the first try."""
+        rows, tries = self.loop.outputs, self.tries
+        inside = rows.begin(tries.inputs, tries.emit) if isinstance(rows, SampleRows) else ()
+        return tries.begin(inside)
 
 
 class Run:
@@ -54,12 +63,15 @@ class Run:
 
     def __init__(self, loop: SampleIntegrator, inputs: Inputs, *, record: bool) -> None:
         self.loop, self.inputs, self.bk, self.xp = loop, inputs, loop.bk, loop.bk.xp
-        self.samples = loop.layout.samples
-        self.rows = SampleRows(self) if loop.outputs.inside else None
-        self.record = SortedColumns(self.xp) if record else None
+        self.samples, self.events = loop.layout.samples, loop.events
+        self.rows = SampleRows(loop) if loop.outputs.inside else None
+        self.log = None if loop.events is None else HitLog(loop)
+        self.record = SortedColumns(self.xp) if record or loop.outputs.stepped else None
+        self.keep = record
         self.told = _Told(loop, self.samples) if loop.on_step or loop.progress else None
         self.ended: list[tuple[Array, ...]] = []
-        """Index, y, t, n, tries, status, rows reached, and evaluations of f."""
+        """Index, y, t, n, tries, status, evaluations of f, which event ended it, how many there
+        were of each, and rows of each output."""
 
     def run(self) -> SampleFinal:
         """The same, reported where somebody is to be told."""
@@ -71,19 +83,26 @@ class Run:
 
     def final(self) -> SampleFinal:
         """Run, and sort what the samples left."""
-        index = self.loop.clock.indices()
-        index = self._sound(index)
+        index = self._sound(self.loop.clock.indices())
         if index.shape[0]:
             self._tries(index)
-        xp = self.xp
-        index, y, *rest = (xp.concat(parts, axis=-1) for parts in zip(*self.ended, strict=True))
-        order = xp.argsort(index)
-        y, t, n, tries, status, reached, calls = self.bk.take((y, *rest), order)
-        inside = () if self.rows is None else self.rows.leaves(reached)
+        xp, bk = self.xp, self.bk
+        index, *left = (xp.concat(parts, axis=-1) for parts in zip(*self.ended, strict=True))
+        y, t, n, tries, status, calls, ended, *rest = bk.take(tuple(left), xp.argsort(index))
+        events = 0 if self.events is None else len(self.events.given)
+        counts, reached = rest[:events], tuple(rest[events:])
+        good = (status == int(Status.converged)) | (status == int(Status.event))
+        inside = () if self.rows is None else self.rows.leaves(reached, good)
         final = SampleFinal((y,), t, n, tries, status, inside, reached, calls)
-        if self.record is None:
-            return final
-        return final._replace(record=SampleRecord(self.bk, n, self.record))
+        if self.record is not None:
+            record = SampleRecord(bk, n, self.record) if self.keep else None
+            fill = self.loop.clock.where(good, math.inf, math.nan)
+            self.record.add(index[:0], fill[:0])
+            times = laid_out(xp, self.record, n, int(xp.max(n)), fill)
+            final = final._replace(record=record, times=times)
+        if self.log is not None:
+            final = final._replace(hits=self.log.whole(ended, xp.stack(counts)))
+        return final
 
     def _sound(self, index: Array) -> Array:
         """Samples without nan or inf at the start, by the first call of f; the others end there."""
@@ -99,7 +118,10 @@ class Run:
         y = loop.carried.zeros()[0] + self._start(self.inputs.y0)
         status = zero + int(Status.non_finite)
         y, t = self.bk.take((y, clock.real(0.0)), lost)
-        self.ended.append((lost, y, t, zero, zero, status, zero, zero + 1))
+        counts = 0 if self.events is None else len(self.events.given)
+        outputs = 0 if self.rows is None else len(self.rows.parts)
+        none = (zero,) * (counts + outputs)
+        self.ended.append((lost, y, t, zero, zero, status, zero + 1, zero - 1, *none))
         return xp.nonzero(sound)[0]
 
     def _start(self, y0: State) -> Array:
@@ -107,29 +129,21 @@ class Run:
         return self.loop.carried.join((y0,) * self.loop.solver.copies)[0]
 
     def _tries(self, index: Array) -> None:
-        rows, tell, limit = self.rows, self.told, 1.0 - CHUNK
+        tell, limit = self.told, 1.0 - CHUNK
         block = Block(self, index)
-        tries = block.tries
-        s = tries.begin(())
-        reached = block.loop.clock.count(0)
-        if rows is not None:
-            reached = rows.at_start(block, reached)
+        tries, s = block.tries, block.begin()
         while True:
             on, alive = self._on(tries, s)
             if alive <= limit * block.samples:
-                block, s, reached = self._dropped(block, s, reached, on)
+                block, s = self._dropped(block, s, on)
                 if not alive:
                     return
                 tries, on = block.tries, True
             new = tries.step(s, on)
             if tell is not None:
                 tell.step(block, s, new, on)
-            if rows is not None or self.record is not None:
-                ok = new.n > s.n
-                if self.record is not None:
-                    self._note(block, s.n, new.t, ok)
-                if rows is not None:
-                    reached = rows.collect(block, reached, ok, (s.t, new.t, new.y))
+            if self.record is not None:
+                self._note(block, s.n, new.t, new.n > s.n)
             s = new
 
     def _on(self, tries: AdaptiveSteps | GivenSteps, s: AdaptiveState) -> tuple[Array | bool, int]:
@@ -139,33 +153,24 @@ class Run:
         return (True if alive == on.shape[0] else on), alive
 
     def _dropped(
-        self, block: Block, s: AdaptiveState, reached: Array, on: Array
-    ) -> tuple[Block, AdaptiveState, Array]:
+        self, block: Block, s: AdaptiveState, on: Array | bool
+    ) -> tuple[Block, AdaptiveState]:
         """A block of the samples that are ``on``; what the others got to is kept."""
         bk, xp, loop, tries = self.bk, self.xp, block.loop, block.tries
-        inside = 0 if self.rows is None else self.rows.inside
-        calls = loop.evaluations(s.tries, inside)
-        parts = (
-            block.index,
-            s.y[0],
-            s.t,
-            s.n,
-            s.tries,
-            tries.final(s, None).status,
-            reached,
-            calls,
-        )
         if on is True:
             raise AssertionError("all samples run, and none is to be dropped")
+        *reached, inside = s.rows or (0,)
+        ended, counts, cuts = loop.clock.count(-1), (), 0
+        if loop.events is not None:
+            inside, ended, counts, cuts = s.n, s.events.ended, s.events.counts, s.events.cuts
+        calls = loop.evaluations(s.tries, inside, cuts=cuts)
+        status = tries.final(s, None).status
+        parts = block.index, s.y[0], s.t, s.n, s.tries, status, calls, ended, *counts, *reached
         self.ended.append(bk.take(parts, xp.nonzero(~on)[0]))
         keep = xp.nonzero(on)[0]
         if not keep.shape[0]:
-            return block, s, reached
-        s = AdaptiveState(*bk.take(tuple(s), keep))
-        index, reached = bk.take((block.index, reached), keep)
-        if self.rows is not None:
-            self.rows.inside = bk.take(self.rows.inside, keep)
-        return Block(self, index), s, reached
+            return block, s
+        return Block(self, bk.take(block.index, keep)), bk.take(s, keep)
 
     def _note(self, block: Block, n: Array, t: Array, ok: Array) -> None:
         """Accepted times, by their number and sample."""
