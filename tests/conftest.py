@@ -115,7 +115,7 @@ def _without_emitters(jax: Any, patch: pytest.MonkeyPatch) -> bool:
 
 def _with_options(plain: Any, *args: Any, **keywords: Any) -> Any:
     given = keywords.pop("env_options_overrides", None) or {}
-    cheap = {"xla_cpu_use_fusion_emitters": False}
+    cheap = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
     return plain(*args, env_options_overrides={**cheap, **given}, **keywords)
 
 

@@ -141,7 +141,8 @@ def test_cotangents_of_what_lanes_share_add_up_part_by_part_within_a_budget() ->
     assert compiled.memory_analysis().temp_size_in_bytes <= 2**13 + outside + tables
 
 
-@pytest.mark.parametrize("mode", ["jacrev", pytest.param("jacfwd", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["jacrev", "jacfwd"])
 def test_nested_batches_and_jacobians(mode: str) -> None:
     def last(y: Any, a: Any) -> Any:
         return rows(y, a, solver="heun")[-1]

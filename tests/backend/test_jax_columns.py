@@ -137,7 +137,7 @@ def test_second_derivatives_of_the_rewritten_field(name: str):
     agree(hessian(run), hessian(plain))
 
 
-@pytest.mark.quick("0-2-7", "1-7-8", "0-16-16", "1-1-9")
+@pytest.mark.quick("0-2-7", "1-7-8")
 @pytest.mark.parametrize(
     ("rows", "width"), [(1, 1), (1, 9), (2, 7), (7, 8), (8, 7), (9, 3), (16, 16)]
 )
@@ -195,7 +195,7 @@ def loss(f: Any, y: Any, p: Any, **settings: Any) -> Any:
 
 
 @marking
-@pytest.mark.quick("gated-slots", "network-adaptive", "residual-tapes")
+@pytest.mark.quick("network-adaptive")
 @pytest.mark.parametrize(
     ("name", "settings"),
     [("network", s) for s in SETTINGS] + [(f, s) for f in FIELDS for s in ("tapes", "slots")][2:],
@@ -213,6 +213,7 @@ def test_solves_and_gradients_are_those_of_the_field_as_it_is(
     agree(found, jax.jit(gradient)(*given), 1e-9 if settings == "adaptive" else 1e-10)
 
 
+@pytest.mark.slow
 @marking
 def test_a_batch():
     y, p = jnp.asarray(START), jax.tree_util.tree_map(jnp.asarray, LAYERS)

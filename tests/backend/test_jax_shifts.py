@@ -94,6 +94,7 @@ def test_derivatives_and_batches_of_a_shift():
     np.testing.assert_allclose(*total, rtol=1e-13, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_large_sums_of_a_pull_and_their_derivatives():
     rng = np.random.default_rng(2)
     x, g = rng.normal(size=(2, 200, 200))

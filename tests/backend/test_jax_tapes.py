@@ -111,7 +111,7 @@ CASES = [
 ]
 
 
-@pytest.mark.quick("bodies-tsit5-t1", "stiffening-adaptive-t1")
+@pytest.mark.quick("stiffening-adaptive-t1")
 @pytest.mark.parametrize(("name", "steps", "outputs"), CASES)
 def test_the_gradient_of_direct_differentiation(name, steps, outputs):
     keywords = {**STEPS[steps], "saveat": OUTPUTS[outputs]}
@@ -309,6 +309,7 @@ def test_jacobians(name):
     agree(jax.jit(jax.jacrev(end("auto"), (0, 1)))(y, p), expected)
 
 
+@pytest.mark.slow
 def test_float32_and_complex_states():
     _, y, p = given("network")
     y32, p32 = jax.tree_util.tree_map(lambda x: x.astype(jnp.float32), (y, p))

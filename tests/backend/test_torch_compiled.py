@@ -95,7 +95,7 @@ def assert_same(case, **keywords):
     return sol
 
 
-@pytest.mark.quick("adaptive-module", "rk4-tree", "ts-tree", "ts-dt-module")
+@pytest.mark.quick("adaptive-module", "ts-tree")
 @pytest.mark.parametrize("case", [module, tree])
 @pytest.mark.parametrize(
     "keywords",
@@ -112,6 +112,7 @@ def test_gradients_are_those_without_it(cheap, case, keywords):
     assert_same(case, **keywords)
 
 
+@pytest.mark.slow
 def test_saved_functions_of_the_state_too(cheap):
     fn = lambda t, y, a: torch.sin(y) * t * a["k"]  # noqa: E731
     keywords = {**SHORT, "saveat": rg.SaveAt(ts=[0.3, 1.2], t1=True, fn=fn), "times": True}
@@ -199,6 +200,7 @@ def test_module_parameters_are_inputs_of_the_program(cheap):
     assert counts == [2] * 4
 
 
+@pytest.mark.quick("auto")
 @pytest.mark.parametrize("adjoint", ["auto", "direct"])
 def test_solve_vjp(cheap, adjoint):
     y0, k = (x.detach() for x in (leaf(1.0, 2.0), leaf(0.5, 0.7)))

@@ -42,6 +42,7 @@ def test_a_step_is_accepted_up_to_an_error_of_one(backend, name):
         assert tries[0] == first
 
 
+@pytest.mark.libraries("numpy torch jax:jit", slow="strict jax")
 def test_a_norm_of_the_users_own(backend):
     """As a tree like y0: here it is the built-in one, and it leaves a wild leaf out."""
 
@@ -94,6 +95,7 @@ def test_errors_of_norms(reference):
             rg.solve(f, y0, 0.0, 1.0, controller=rg.PIDController(norm=norm))
 
 
+@pytest.mark.libraries("numpy torch jax", slow="strict jax:jit")
 def test_tolerances_of_leaves_and_elements(backend):
     """As a tree of numbers, or of arrays that broadcast; inf leaves an element out."""
 

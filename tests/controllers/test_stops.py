@@ -56,7 +56,7 @@ WAYS = {"forward": (0.0, 5.0), "shifted": (1.0, 6.0), "back": (5.0, 0.0)}
     way=list(WAYS),
     solver=["tsit5", "dopri8"],
     few={
-        "jax": [("auto", "shifted", "tsit5")],
+        "jax": [],
         "jax:jit": [("unrecorded", "back", "tsit5")],
         "strict": [("slots", "shifted", "tsit5"), ("unrecorded", "back", "dopri8")],
     },
@@ -197,6 +197,7 @@ def test_stops_that_change_nothing(stops):
     assert (plain == stopped).all()
 
 
+@pytest.mark.slow
 @pytest.mark.libraries("jax:jit", slow="jax")
 def test_lanes_of_a_batch_have_jumps_of_their_own(backend):
     """Under vmap, with gradients: each lane is the single solve; and each try is told."""

@@ -158,7 +158,7 @@ def test_it_has_the_tree_of_y_and_can_be_sent_elsewhere():
     np.testing.assert_allclose(both.y0["b"], np.exp([*t, 1.0]).sum(), rtol=1e-4)
 
 
-@pytest.mark.libraries("numpy strict torch jax:jit")
+@pytest.mark.libraries("numpy strict torch", slow="jax:jit")
 def test_times_outside_and_solves_that_failed(backend):
     y0 = backend.array([1.0, 2.0])
     f = lambda t, y, args: -y  # noqa: E731
@@ -256,7 +256,7 @@ def test_gradients_past_events(ending, stops):
     assert ending or g[4] != 0
 
 
-@pytest.mark.libraries("torch jax:jit")
+@pytest.mark.libraries("torch", slow="jax:jit")
 def test_libraries_give_the_same_gradient_past_events(backend):
     point = np.asarray([10.0, 0.0, 9.81, 0.31, 3.31])
     xp = backend.namespace(backend.array(point))

@@ -191,6 +191,7 @@ def test_jax_third_derivative_and_loops():
     np.testing.assert_allclose(twice(2.3), ten, rtol=1e-14)
 
 
+@pytest.mark.slow
 def test_jax_mixed_derivatives_of_state_and_times():
     """d2/dy0 dz = -exp(-z t1) t1; d/dt1 of the gradient by z."""
     jax = jax_x64()

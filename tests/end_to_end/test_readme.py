@@ -84,6 +84,7 @@ def _holds(rows: list[object], shown: dict[tuple[str, str], list[str]]) -> None:
         assert row.error == pytest.approx(said, rel=0.1) or (row.error < 1e-12 and said < 1e-12)
 
 
+@pytest.mark.quick("jax")
 @pytest.mark.parametrize("library", ["jax", "torch"])
 def test_the_table_of_methods_is_what_compare_prints(library: str) -> None:
     _skip_without(library)

@@ -144,6 +144,7 @@ def test_adjoints_agree_at_a_large_origin(reference):
                 np.testing.assert_allclose(*pair, rtol=2e-6, err_msg=f"{adjoint} {keywords}")
 
 
+@pytest.mark.libraries("numpy torch", slow="strict jax:jit")
 @pytest.mark.parametrize("steps", [{"dt": 1 / 64}, {"rtol": 1e-10, "atol": 1e-12}], ids=str)
 def test_adjoints_give_f_its_time(backend, steps):
     """y' = -k t y from 3 to 2: every stage of every pass must see t itself."""
@@ -221,7 +222,7 @@ def test_an_end_of_a_range(reference):
         rg.solve(lambda t, y, args: -y, y0, 0.0, 0.3, **keywords)
 
 
-@pytest.mark.libraries("numpy strict torch jax:jit")
+@pytest.mark.libraries("numpy torch", slow="strict jax:jit")
 def test_ends_of_single_precision(backend):
     """Given and constant steps up to a t1 that float32 moved: as many as up to the t1 meant."""
     y0, a = backend.array([1.0], "float32"), backend.array(0.5, "float32")

@@ -38,7 +38,7 @@ def test_gradients_of_stiff_solves_are_those_of_close_differences(backend, name)
         np.testing.assert_allclose(value[where], (ends[1] - ends[0]) / (2 * e), rtol=1e-5)
 
 
-@pytest.mark.libraries("strict torch jax:jit")
+@pytest.mark.libraries("torch jax:jit", slow="strict")
 def test_gradients_are_equal_on_all_libraries(backend, reference):
     """To 1e-9, rows inside of steps too, with few slots and one tape where that is cheap to see."""
     case = CASES["robertson"]

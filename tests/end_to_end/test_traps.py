@@ -328,6 +328,7 @@ def test_one_host_read_a_step(backend, monkeypatch, size):
     assert many - few == (0 if shared else long - short)
 
 
+@pytest.mark.slow
 def test_three_slots_keep_three_states(reference):
     """T28: 100 steps with 3 slots; two more slots than one are two more states alive."""
     y0 = np.linspace(0.0, 1.0, 20_000)

@@ -72,10 +72,7 @@ def gradient(body: Any, kind: str, **settings: Any) -> Any:
     return jax.jit(jax.grad(total, (0, 1)))
 
 
-@pytest.mark.quick(
-    *(f"{x}-scan" for x in ("branch", "matrix product", "callback")),
-    *(f"{x}-while_loop" for x in ("matrix and vector", "fft")),
-)
+@pytest.mark.quick("branch-scan", "callback-scan", "matrix and vector-while_loop")
 @pytest.mark.parametrize("kind", ["scan", "while_loop"])
 @pytest.mark.parametrize("name", BODIES)
 def test_any_body_compiles_to_the_gradient_without_kernels(name, kind, monkeypatch):
@@ -106,7 +103,7 @@ def test_large_carries_are_left_as_they_were():
     assert [sweeps(fn, jnp.ones(n), jnp.asarray(0.9)) for n in (256, 257)] == [2, 0]
 
 
-@pytest.mark.quick("while_loop")
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["scan", "while_loop"])
 def test_lanes_of_different_length_and_keys_in_the_carry(kind):
     body = BODIES["sums"][0]

@@ -106,7 +106,7 @@ def test_parts_of_args_are_charged_on_jax():
     assert size <= 900_000
 
 
-@pytest.mark.quick("96-slow")
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["slow", "as long"])
 @pytest.mark.parametrize("kib", [80, 96])
 def test_the_demo_keeps_its_budget_after_short_solves_and_long_ones(kib, before):

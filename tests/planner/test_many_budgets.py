@@ -26,7 +26,7 @@ def here(library: str) -> None:
     pytest.importorskip(library)
 
 
-@pytest.mark.quick("numpy-oscillator", "jax-oscillator")
+@pytest.mark.quick("numpy-oscillator")
 @pytest.mark.parametrize("case", ["oscillator", "batch"])
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_promises_hold_at_some_budgets(library: str, case: str) -> None:

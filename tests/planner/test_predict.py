@@ -272,7 +272,7 @@ def test_a_solve_of_many_more_steps_keeps_the_budget(reference, size):
     assert 0.5 * plan.budget < measured <= plan.budget
 
 
-@pytest.mark.libraries("numpy torch", slow="strict")  # traced records have their size
+@pytest.mark.libraries("torch", slow="numpy strict")  # traced records have their size
 def test_a_solve_begun_again_has_the_same_gradient(backend):
 
     def f(t, y, args):

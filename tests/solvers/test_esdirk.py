@@ -255,7 +255,7 @@ def test_autodiff_through_the_steps_gives_the_same_gradient_and_second_derivativ
     assert float(second) == pytest.approx(float(at[1].args - at[0].args) / 0.02, rel=1e-5)
 
 
-@pytest.mark.libraries("numpy strict torch")
+@pytest.mark.libraries("numpy torch", slow="strict")
 def test_trees_complex_states_and_float32(backend):
     """A stiff decay and a fast rotation in one tree; each dtype by its own tolerance."""
     for dtype, kind, rtol in (("complex128", "float64", 1e-8), ("complex64", "float32", 1e-4)):

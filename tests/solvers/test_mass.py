@@ -36,7 +36,7 @@ def circuit(backend):
 STIFF = {"solver": "rodas5p", "rtol": 1e-7, "atol": 1e-13, "max_steps": 400}
 
 
-@pytest.mark.libraries("numpy strict torch jax:jit")
+@pytest.mark.libraries("numpy torch jax:jit", slow="strict")
 def test_robertson(backend):
     """Its end by Radau at 1e-11, and its gradient by that of the ordinary system's rates."""
     f, y0 = robertson(backend)

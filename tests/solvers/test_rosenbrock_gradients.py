@@ -45,7 +45,7 @@ def test_the_gradient_is_that_of_the_discrete_solve(backend, solver):
 
 
 @every_method
-@pytest.mark.libraries("numpy strict torch", slow="jax:jit")
+@pytest.mark.libraries("numpy torch", slow="strict jax:jit")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 def test_the_gradient_of_a_last_row_alone(backend, solver):
     """Stages that serve an error or rows inside alone are not pulled."""
