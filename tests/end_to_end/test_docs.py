@@ -92,6 +92,15 @@ def test_a_time_in_a_comparison_has_the_gradient_that_the_page_says(
     assert [float(x) for x in by_rate] == pytest.approx([level / 10] * 2, rel=1e-3)
 
 
+def test_the_rectifier_has_the_ripple_of_a_tight_solve(capsys: pytest.CaptureFixture[str]) -> None:
+    """1.41241 V; its derivative by differences of 1e-4 at rtol 1e-10."""
+    page = (DOCS / "how-to" / "dae.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^```{code-cell}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    exec("\n".join(x for x in cells if "import matplotlib" not in x), {"__name__": "page"})
+    found = re.findall(r"ripple (\S+) V, by capacity (\S+) V", capsys.readouterr().out)
+    assert [float(x) for x in found[0]] == pytest.approx([1.41241, -1.28722], abs=1e-3)
+
+
 def test_lorenz_in_plain_python_has_the_gradient_that_is_known(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
