@@ -36,7 +36,8 @@ def draw() -> str:
     height = ROW * len(rows) + 40
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
-        'font-family="sans-serif" font-size="13">'
+        'font-family="sans-serif" font-size="13">',
+        '<rect width="100%" height="100%" rx="6" fill="#fff"/>',
     ]
     for i, (name, times) in enumerate(rows):
         y, colour = ROW * (i + 1), "#b5482f" if i == len(rows) - 1 else "#2f6fb5"

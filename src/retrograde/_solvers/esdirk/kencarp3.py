@@ -41,8 +41,9 @@ class KenCarp3(ESDIRK):
     ============  ===================================================
     order         3, embedded 2
     stages        4, the first one explicit
-    cost          one Jacobian and factorisation a step; 2 to 5 calls
-                  of ``f`` and solves a stage
+    cost          one Jacobian and factorisation a step, to five at
+                  loose tolerances; of each stage 3 to 6 calls of
+                  ``f`` and solves
     error         O(h**3)
     stability     A- and L-stable, stiffly accurate
     interpolant   order 3 (2 of a split field); bounded on stiff problems

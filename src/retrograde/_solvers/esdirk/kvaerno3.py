@@ -32,8 +32,9 @@ class Kvaerno3(ESDIRK):
     ============  ===================================================
     order         3, embedded 2
     stages        4, the first one explicit
-    cost          one Jacobian and factorisation a step; 2 to 5 calls
-                  of ``f`` and solves a stage
+    cost          one Jacobian and factorisation a step, to five at
+                  loose tolerances; of each stage 3 to 6 calls of
+                  ``f`` and solves
     error         O(h**3)
     stability     A- and L-stable, stiffly accurate
     interpolant   order 3, cubic; bounded on stiff problems

@@ -50,8 +50,9 @@ class Kvaerno4(ESDIRK):
     ============  ===================================================
     order         4, embedded 3
     stages        5, the first one explicit
-    cost          one Jacobian and factorisation a step; 2 to 5 calls
-                  of ``f`` and solves a stage
+    cost          one Jacobian and factorisation a step, to five at
+                  loose tolerances; of each stage 3 to 6 calls of
+                  ``f`` and solves
     error         O(h**4)
     stability     A- and L-stable, stiffly accurate
     interpolant   order 3, cubic; bounded on stiff problems

@@ -41,8 +41,9 @@ class Kvaerno5(ESDIRK):
     ============  ===================================================
     order         5, embedded 4
     stages        7, the first one explicit
-    cost          one Jacobian and factorisation a step; 2 to 5 calls
-                  of ``f`` and solves a stage
+    cost          one Jacobian and factorisation a step, to five at
+                  loose tolerances; of each stage 3 to 6 calls of
+                  ``f`` and solves
     error         O(h**5)
     stability     A- and L-stable, stiffly accurate
     interpolant   order 4, quartic; bounded on stiff problems
