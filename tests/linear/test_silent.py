@@ -132,3 +132,17 @@ def test_what_pytorch_differentiates_once():
             rg.solve(f, y0, 0.0, 1.0, solver="rodas5p", adjoint=adjoint, **keywords).ys.backward()
     rg.solve(f, y0, 0.0, 1.0, solver="kvaerno5", **keywords).ys.backward()
     assert float(y0.grad) == pytest.approx(0.25, rel=1e-5)
+
+
+@pytest.mark.libraries("numpy strict")
+def test_a_field_that_looks_at_the_type_of_its_state(backend):
+    """What the tape would record is another function; the complex step is right all the same."""
+    plain = type(backend.array(Y))
+    f = lambda t, y, a: -y * y if type(y) is plain else y  # noqa: E731
+    problem = prepared(backend, f, backend.array(Y), None)
+    linear = backend.bk.linear(problem.layout)
+    found = linear.jacobian(problem.bind(()), problem.layout.time(0.3), problem.y0)[0]
+    backend.assert_close(found, np.diag(-2 * Y), rtol=1e-12)
+    f = lambda t, y, a: backend.namespace(y).abs(y) if type(y) is plain else y  # noqa: E731
+    with pytest.raises(rg.UnsupportedByBackend, match="looks at their type"):
+        prepared(backend, f, backend.array(Y), None)

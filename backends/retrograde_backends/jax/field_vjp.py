@@ -35,7 +35,7 @@ from .xla_cpu.shifts_and_sums import unfused_sum
 
 if TYPE_CHECKING:
     from retrograde._autodiff.linearise import FieldDerivatives
-    from retrograde._backend.protocols import Layout, Pull
+    from retrograde._backend.protocols import FieldVJP, Layout, Pull
     from retrograde._controllers.base import Grid
     from retrograde._loops.loop import LeafLayout
 
@@ -44,6 +44,7 @@ class Pullback:
     """vjp of f by ``jax.vjp``, over what is wanted alone."""
 
     derivatives: FieldDerivatives | None = None
+    mass: FieldVJP | None = None
     scales = True
     """Whether what is added to the accumulator can have a weight."""
 

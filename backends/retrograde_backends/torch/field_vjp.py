@@ -46,7 +46,7 @@ from .types import Ref
 
 if TYPE_CHECKING:
     from retrograde._autodiff.linearise import FieldDerivatives
-    from retrograde._backend.protocols import Layout, Pull
+    from retrograde._backend.protocols import FieldVJP, Layout, Pull
     from retrograde._loops.loop import LeafLayout
     from retrograde._solvers.runge_kutta.solver import Sources
     from retrograde._solvers.runge_kutta.tableau import Tableau
@@ -94,6 +94,7 @@ class TorchPullback:
         self.pulls = 0
         """As of ``_autodiff.TapePullback``, like the next."""
         self.derivatives: FieldDerivatives | None = None
+        self.mass: FieldVJP | None = None
         self.twice = False
         """Whether f was seen to have second derivatives."""
         self.notice: Callable[[Exception], None] | None = None

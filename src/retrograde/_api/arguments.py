@@ -52,8 +52,8 @@ from .._integrate.relative_time import (
     unending,
 )
 from .._integrate.saveat import SaveAt, check_times_form, flattened, is_dense, is_several
-from .._solvers import AbstractSolver, find_solver
-from .mass import checked_start, set_mass
+from .._solvers import AbstractSolver
+from .mass import checked_start, set_mass, solver_of
 from .mixed_dtypes import casts
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _prepared(
     """The same, of a y0 of arrays and of args as f gets them; they were ``given`` by the user."""
     f, y0, t0, t1, args = call
     problem, saveat, wish = _problem(bk, (f, y0, args), given, saveat, options.event)
-    solver, controller = find_solver(options.solver), controller_of(options)
+    solver, controller = solver_of(options.solver, options.mass), controller_of(options)
     ends = start, end = _ends(bk, controller, t0, t1, eps)
     controller.check(start, end)
     check_solver(solver, controller)
@@ -174,7 +174,7 @@ def _prepared(
     if solver.implicit:
         prepare_derivatives(problem, at, timed=solver.time_derivative, end=end)
     if options.mass is not None:
-        set_mass(bk, problem, solver, options.mass)
+        set_mass(bk, problem, at, options.mass)
     count = _count(problem, controller, ends, eps)
     ts, values = _saved_times(problem, saveat[0], ends, eps)
     dense = dense_nodes(solver, options)

@@ -4,90 +4,143 @@ Where M is singular some equations have no derivative: a differential-algebraic 
 if they can be solved for the directions that M does not see. Then y0 must satisfy them. With P and
 Q the projections on what M^T and M make 0, and K = M + P J Q, which is regular exactly if the index
 is 1, the correction that a start needs is -K^-1 P f (Hairer & Wanner, *Solving ODEs II*, VI.1): the
-start is consistent if that is within the tolerances.
+start is consistent if that is within the tolerances. Of a diagonal M, K has the structure of J.
+
+An M with a gradient is a function of the parameters, as ``SaveAt.fn`` is one: it is found anew
+wherever the field is bound, so that autodiff follows it, and a step's exact vjp hands on its
+cotangent.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from .._autodiff.linearise import prepare_derivatives
-from .._autodiff.vector_field import VectorField
 from .._backend.protocols import Capability
 from .._backend.registry import backend_for
 from .._base.errors import InputError
-from .._base.types import Array, Inputs, State, Time, Tree, VectorFieldFn
+from .._base.types import Array, Inputs, Scalar, Scale, State, Time, Tree, VectorFieldFn
 from .._integrate.problem import Problem
 from .._solvers import find_solver
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from .._backend.interface import AbstractBackend
+    from .._backend.linear import Linear, Matrix
+    from .._backend.protocols import LinearField
     from .._backend.structure import Structure
     from .._integrate.integrator import Integrator
     from .._solvers import AbstractSolver
 
 
-def set_mass(bk: AbstractBackend, problem: Problem, solver: AbstractSolver, given: Any) -> None:
-    """Note the user's M in the problem; InputError where it or the solver won't do."""
-    layout, traced = problem.layout, Capability.TRACED in bk.capabilities
-    if not solver.takes_mass:
-        raise InputError(
-            f"`mass` needs a Rosenbrock method, but `solver` is {solver.name}; pass "
-            'solver="rodas5p" or "rosenbrock23".'
-        )
+def solver_of(given: AbstractSolver | str, mass: Tree) -> AbstractSolver:
+    """The user's solver; of one that switches, the method that takes an M."""
+    solver = find_solver(given)
+    if mass is None or solver.takes_mass:
+        return solver
+    stiff: AbstractSolver | None = getattr(solver, "stiff", None)
+    if stiff is not None and stiff.takes_mass:
+        return stiff
+    raise InputError(
+        f"`mass` needs a Rosenbrock method, but `solver` is {solver.name}; pass "
+        'solver="rodas5p", "rosenbrock23" or "auto" (which is rodas5p then).'
+    )
+
+
+def set_mass(bk: AbstractBackend, problem: Problem, t0: Scalar, given: Any) -> None:
+    """Note the user's M in the problem; InputError where it won't do."""
+    layout, structure = problem.layout, cast("Structure", problem.jac_structure)
     if layout.dtype != layout.real_dtype:
         raise InputError("`mass` takes a real y0, but this one is complex; split it into parts.")
-    matrix = given
-    if not bk.is_array(matrix):
-        rows = getattr(matrix, "tolist", lambda: matrix)()
-        matrix = bk.array(rows, layout.real_dtype, layout.device)
-    linear: Any = bk.linear(layout, cast("Structure", problem.jac_structure))
-    n = linear.n
-    if tuple(matrix.shape) != (n, n):
+    traced = Capability.TRACED in bk.capabilities
+    moves = bk.is_array(given) and (
+        bk.tracked(given) or (traced and bk.needs_gradient(cast(Inputs, (given,))))
+    )
+    if callable(given) or moves:
+        matrix = _function(bk, problem, t0, given)
+    else:
+        rows = given if bk.is_array(given) else getattr(given, "tolist", lambda: given)()
+        matrix = bk.stop_gradient(bk.array(rows, layout.real_dtype, layout.device))
+        _constant(bk, problem, matrix, rows)
+    linear: Linear = bk.linear(layout, structure)
+    if tuple(matrix.shape) != (linear.n, linear.n):
         raise InputError(
-            f"`mass` has shape {tuple(matrix.shape)}, but the state has {n} elements; pass an "
-            f"array of shape ({n}, {n})."
+            f"`mass` has shape {tuple(matrix.shape)}, but the state has {linear.n} elements; pass "
+            f"an array of shape ({linear.n}, {linear.n}), or a function of `args` that gives one."
         )
     if bk.concrete(bk.xp.all(bk.xp.isfinite(matrix))) == 0:
         raise InputError("`mass` holds nan or inf; every element must be finite.")
-    if bk.is_array(given) and (
-        bk.tracked(given) or (traced and bk.needs_gradient(cast(Inputs, (given,))))
-    ):
-        raise InputError(
-            "`mass` is a constant without a gradient, whose numbers are known when the solve is "
-            "called, but this one moves or is traced; detach it, or close over it."
-        )
     if bk.concrete(linear.drops(matrix)):
         raise InputError(
-            f"`mass` has entries outside of `structure`, {problem.jac_structure!r}, in which c M - "
-            "J is kept; widen the structure, or reorder y."
+            f"`mass` has entries outside of `structure`, {structure!r}, in which c M - J is kept; "
+            "widen the structure, or reorder y."
         )
-    if not traced:
-        found = linear.mass(bk.stop_gradient(matrix))
-        problem.mass = lambda: found
-        return
-    rows = getattr(given, "tolist", lambda: given)()  # constants of each program that has it
-    problem.mass_key = repr(rows)
     problem.forget_key()
 
-    def constant() -> Any:
+
+def _constant(bk: AbstractBackend, problem: Problem, matrix: Array, given: Any) -> None:
+    """An M without a gradient."""
+    layout, structure = problem.layout, cast("Structure", problem.jac_structure)
+    problem.mass_matrix = lambda params: matrix
+    if Capability.TRACED not in bk.capabilities:
+        found: list[Matrix] = []
+
+        def kept(params: Any) -> Matrix:
+            if not found:
+                found.append(bk.linear(layout, structure).mass(matrix))
+            return found[0]
+
+        problem.mass = kept
+        return
+    rows = getattr(given, "tolist", lambda: given)()  # constants of each program that has it
+    problem.mass_key, problem.mass_rows = repr(rows), rows
+
+    def constant(params: Any) -> Matrix:
         fresh = bk.array(rows, layout.real_dtype, layout.device)
-        return bk.linear(layout, cast("Structure", problem.jac_structure)).mass(fresh)
+        made: Matrix = bk.linear(layout, structure).mass(fresh)
+        return made
 
     problem.mass = constant
+
+
+def _function(bk: AbstractBackend, problem: Problem, t0: Scalar, given: Any) -> Array:
+    """An M that is a function of ``args``, or an array with a gradient; it as it is now."""
+    layout, structure = problem.layout, cast("Structure", problem.jac_structure)
+    fn: VectorFieldFn
+    if callable(given):
+        fn = lambda t, y, args: given(args)  # noqa: E731
+    else:
+        fn = lambda t, y, args: 1.0 * given  # noqa: E731
+    leaves, _ = bk.example(problem, fn, t0)
+    if len(leaves) != 1:
+        raise InputError("`mass` returned a tree; return one array of shape (n, n).")
+
+    def matrix(params: Any) -> Array:
+        nothing = layout.unpack(layout.zeros())
+        (found,) = problem.bind_output(fn, params)(layout.time(0.0), nothing)
+        return bk.array(found, layout.real_dtype, layout.device)
+
+    def stored(params: Any) -> Matrix:
+        made: Matrix = bk.linear(layout, structure).mass(matrix(params))
+        return made
+
+    problem.mass_fn, problem.mass_matrix, problem.mass = fn, matrix, stored
+    problem.mass_key = "of the parameters"
+    return matrix(problem.params)
 
 
 def checked_start(loop: Integrator, inputs: Inputs) -> Inputs:
     """The same inputs, of a consistent y0: else InputError, or in traced code nan for y0."""
     bk, problem, layout = loop.bk, loop.problem, loop.layout
-    if problem.jac_structure not in (None, "dense"):
-        return inputs
     constant = bk.stop_gradient(inputs)
     with bk.quiet():
         start = loop.clock.real(constant.clocked[0])
         correction = correct(problem, constant.params, layout.time(start), constant.y0)
-        scale = loop.tolerances(constant)
+        if correction is None:
+            return inputs
+        # steps of a given size have no tolerances
+        scale = loop.tolerances(constant) if loop.controller.adaptive else Scale(1e-4, 1e-6)
         off = loop.clock.real(layout.norm2(correction, constant.y0, scale))
         fine = off <= 1.0
     problem.trials += 1
@@ -106,28 +159,74 @@ def checked_start(loop: Integrator, inputs: Inputs) -> Inputs:
     return inputs
 
 
-def correct(problem: Problem, params: Any, time: Array, y: State) -> State:
-    """What is to be added to y for it to be consistent, to first order."""
-    bk, layout = problem.bk, problem.layout
-    linear: Any = bk.linear(layout, None)
-    field = problem.bind(params)
-    factors, onto = newton(problem, field, time, y)
-    row = -bk.matmul(onto, linear.reals.of(layout.own(field(time, y)))[:, None])[:, 0]
-    found: State = linear.solve(factors, linear.reals.state(row))
-    return found
+class Kernels(NamedTuple):
+    """What a singular M does not see.
+
+    Attributes
+    ----------
+    structure
+        That of K.
+    onto : Matrix
+        P, as the structure keeps it.
+    system : callable
+        ``system(J) -> K``, of what is kept.
+    """
+
+    structure: Structure
+    onto: Matrix
+    system: Callable[[Matrix], Matrix]
 
 
-def newton(problem: Problem, field: Any, time: Array, y: State) -> tuple[Any, Array]:
-    """Factors of K at (t, y), and P."""
+def _kernels(problem: Problem, matrix: Array) -> Kernels | None:
+    """Those of M; None where it is seen to be regular."""
+    bk, xp, layout = problem.bk, problem.bk.xp, problem.layout
+    structure = cast("Structure", problem.jac_structure)
+    eye = xp.eye(matrix.shape[0], dtype=layout.real_dtype, device=layout.device)
+    diagonal = xp.sum(matrix * eye, axis=0)
+    if problem.mass_rows is None:
+        alone = bk.concrete(xp.all(matrix * eye == matrix))
+        regular = bk.concrete(xp.all(diagonal != 0))
+    else:  # in a trace, where nothing is concrete
+        alone, regular = _is_diagonal(problem.mass_rows)
+    if alone:
+        if regular:
+            return None
+        linear: Linear = bk.linear(layout, structure)
+        unseen = xp.astype(diagonal == 0, layout.real_dtype)
+        mass, onto = linear.mass(matrix), linear.mass(eye * unseen)
+        mask = linear.of_matrix(unseen[:, None] * unseen[None, :])
+        return Kernels(structure, onto, lambda j: (mass[0] + mask * j[0],))
+    if structure != "batch":
+        structure = None
+    linear, inverse = bk.linear(layout, structure), xp.linalg.pinv(matrix)
+    mass, left = linear.mass(matrix), eye - bk.matmul(matrix, inverse)
+    right = eye - bk.matmul(inverse, matrix)
+    mul = bk.matmul
+    return Kernels(structure, linear.mass(left), lambda j: (mass[0] + mul(mul(left, j[0]), right),))
+
+
+def _is_diagonal(rows: Sequence[Sequence[float]]) -> tuple[bool, bool]:
+    """Whether entries stand on the diagonal alone, and whether it has no zeros."""
+    own = [row[i] for i, row in enumerate(rows)]
+    others = any(any(row[:i]) or any(row[i + 1 :]) for i, row in enumerate(rows))
+    return not others, all(own)
+
+
+def correct(problem: Problem, params: Any, time: Array, y: State) -> State | None:
+    """What is to be added to y for it to be consistent, to first order; None where M is regular."""
+    assert problem.mass_matrix is not None
     bk, layout = problem.bk, problem.layout
-    linear: Any = bk.linear(layout, None)
-    xp, mass = bk.xp, field.equations.mass[0]
-    inverse = xp.linalg.pinv(mass)
-    eye = xp.eye(mass.shape[0], dtype=mass.dtype, device=layout.device)
-    onto, unseen = eye - bk.matmul(mass, inverse), eye - bk.matmul(inverse, mass)
-    (jacobian,) = linear.jacobian(field, time, y)
-    factors = linear.factor((mass + bk.matmul(bk.matmul(onto, jacobian), unseen),))
-    return factors, onto
+    kernels = _kernels(problem, problem.mass_matrix(params))
+    if kernels is None:
+        return None
+    linear: Linear = bk.linear(layout, kernels.structure)
+    field = cast("LinearField", problem.bind(params))
+    found = field.linearise(linear.reals, time, y, timed=False)
+    if kernels.structure != problem.jac_structure:
+        found.matrix = None  # the user's is kept otherwise
+    factors = linear.factor(kernels.system(linear.of_products(found)))
+    off = linear.product(kernels.onto, layout.own(field(time, y)))
+    return linear.solve(factors, layout.weighted([(-1.0, off)]))
 
 
 def consistent_initial_values(
@@ -147,7 +246,7 @@ def consistent_initial_values(
         When.
     args : tree
         What f takes beside.
-    mass : array, shape (n, n)
+    mass : array, shape (n, n), or callable
         As :func:`solve` takes it.
     tolerance : float
         Of the last correction, relative to 1 and the norm of y.
@@ -181,12 +280,10 @@ def consistent_initial_values(
     bk = backend_for(y0)
     if bk is None:
         raise InputError("`y0` must be a tree of arrays of one library.")
-    if isinstance(f, VectorField):  # K is dense, whatever J is kept as
-        f = dataclasses.replace(f, jac=None, structure=None)
     problem = Problem(bk, f, bk.stop_gradient(y0), bk.stop_gradient(args))
     bk.capture(problem, t0)
     prepare_derivatives(problem, t0, timed=False)
-    set_mass(bk, problem, find_solver("rodas5p"), mass)
+    set_mass(bk, problem, t0, mass)
     layout, y = problem.layout, problem.y0
 
     def size(x: State) -> float:
@@ -195,6 +292,8 @@ def consistent_initial_values(
     with bk.quiet():
         for _ in range(50):
             moved = correct(problem, problem.params, layout.time(t0), y)
+            if moved is None:
+                return y0
             y = layout.add(y, moved)
             off = size(moved) / (1.0 + size(y))
             if off <= tolerance:

@@ -145,10 +145,6 @@ class Options(_FromKeywords):
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise InputError(f"`{name}` is {value!r}; pass True or False.")
-        if self.mass is not None and self.per_sample:
-            raise InputError(
-                "`mass` and `per_sample` can't be combined in this version; solve sample by sample."
-            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -237,6 +237,7 @@ def _singly(bk: AbstractBackend, y0: Tree, args: Tree, options: Options) -> str:
     adjoint = options.adjoint.adjoint if isinstance(options.adjoint, Plan) else options.adjoint
     named = find_adjoint(adjoint)
     reasons = {
+        "mass": options.mass is not None,
         "solver": not isinstance(solver, ExplicitRungeKutta),
         "adjoint": not (named is None or isinstance(named, RecursiveCheckpointAdjoint)),
         "norm": getattr(controller, "norm", "rms") != "rms",

@@ -77,11 +77,13 @@ def solve(
         What happens where a condition crosses zero: it ends the solve (then the row for t1 is that
         of the event, and saved times behind it are padding, inf), resets the state, or is recorded
         (``sol.events``). See :class:`Event`.
-    mass : array, shape (n, n), or None
-        M of ``M y' = f(t, y, args)``, over the n numbers of y, leaf by leaf; constant, without a
-        gradient. Of a Rosenbrock method (``solver="rodas5p"``). It may be singular: of a
-        differential-algebraic system of index 1, whose y0 must be consistent
-        (:func:`consistent_initial_values`): checked, but where f tells a sparse structure.
+    mass : array, shape (n, n), callable or None
+        M of ``M y' = f(t, y, args)``, over the n numbers of y, leaf by leaf, of a Rosenbrock method
+        (``solver="rodas5p"``, which ``"auto"`` is then). It may be singular: of a
+        differential-algebraic system of index 1, whose y0 must be consistent, which is checked
+        (:func:`consistent_initial_values`). ``mass(args) -> M`` has a gradient by args; so have
+        arrays that require one in PyTorch, or are traced in JAX. Other arrays are constants. With
+        ``structure="batch"``, and ``per_sample=True``, it is that of one sample.
     adjoint : str, AbstractAdjoint or Plan
         How the gradient is computed: ``"auto"`` (the planner's choice), ``"backsolve"``,
         ``"direct"``, ``"forward"``, ``"recursive_checkpoint"``, ``"reversible"``, ``"tape"``. A

@@ -57,6 +57,8 @@ class _Pullback:
         """Whether f can be differentiated by its time, as far as that was seen."""
         self.derivatives: FieldDerivatives | None = None
         """How f is linearised, where a solver needs Jacobians."""
+        self.mass: FieldVJP | None = None
+        """The vjp of the mass matrix, where that has a gradient."""
 
     @functools.cached_property
     def reals(self) -> Reals:
@@ -266,10 +268,13 @@ class UserPullback(_Pullback):
     def _wanted(self, ct_args: Tree) -> list[Array]:
         """The cotangents asked for, out of those of args."""
         leaves, treedef = self.bk.flatten(ct_args)
+        where = self.problem.where
         same = len(leaves) == self.problem.leaf_count
-        out = [leaves[self.problem.where[i]] if same else None for i in self.where]
+        out = [leaves[where[i]] if same and i < len(where) else None for i in self.where]
         for n, i in enumerate(self.where):
-            if out[n] is None and i in self.problem.numbers:
+            if i >= len(where):  # what other functions close over
+                out[n] = self.bk.zeros_like(self.params[i])
+            elif out[n] is None and i in self.problem.numbers:
                 self.absent.add(i)
                 out[n] = self.bk.zeros_like(self.params[i])
         if any(not self.bk.is_array(x) for x in out):
@@ -291,6 +296,17 @@ def field_pullback(
     (mu: leaves; ct_t: a scalar of the clock, or None if no time derivative is wanted),
     ``zero() -> acc`` and ``finish(acc) -> cotangents of params``.
     """
+    if problem.mass_fn is None or not any(wanted.params):
+        return _of_field(problem, params, wanted, prepared=prepared)
+    vjp = _of_field(problem, params, wanted, prepared=False)
+    vjp.mass = output_pullback(problem, problem.mass_fn, params, wanted)
+    return vjp
+
+
+def _of_field(
+    problem: Problem, params: Sequence[Array], wanted: NeedsGradient, *, prepared: bool
+) -> FieldVJP:
+    """The same without what a mass matrix depends on."""
     f, program = problem.f, problem.program
     if problem.split is not None:
         parts = [output_pullback(problem, fn, params, wanted) for fn in problem.split]

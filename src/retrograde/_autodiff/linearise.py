@@ -259,9 +259,19 @@ class _Rows:
 
     def __init__(self, vjp: FieldVJP, reals: Reals, t: Array, y: State, *, timed: bool) -> None:
         self.reals, self.xp = reals, reals.xp
-        self.pull, self.acc = vjp(t, y)[1], vjp.zero()
+        (self.values, self.pull), self.acc = vjp(t, y), vjp.zero()
         self.plain = not getattr(vjp, "timed", True)
         """Whether f takes its time as a plain number."""
+
+    def check(self, leaves: Sequence[Array]) -> None:
+        """Raise where f, called to be recorded, gave others than these."""
+        found, wanted = self.reals.of_leaves(self.values), self.reals.of_leaves(leaves)
+        xp, near = self.xp, self.reals.layout.bk.itemsize(found.dtype) ** -6.0
+        if bool(xp.any(xp.abs(found - wanted) > near * xp.max(xp.abs(wanted)))):
+            raise UnsupportedByBackend(
+                "`f` gives another value for arrays that record than for plain ones: it looks at "
+                "their type (`isinstance(y, np.ndarray)`), or draws random numbers."
+            )
 
     def vjp(self, w: Array) -> Array:
         """w J for each row w."""
@@ -409,6 +419,7 @@ def _agrees(
     columns.append(found.by_time() if timed else None)
     try:
         row = _Rows(_state_vjp(problem, problem.params), reals, t, y, timed=timed)
+        row.check(by.field(t, y))
         if timed and row.plain:
             raise UnsupportedByBackend("its time is a plain number")
         mu, by_time, _ = row.pull(reals.leaves(w), row.acc)
@@ -435,6 +446,7 @@ def _rows_or_error(problem: Problem, t0: Scalar, timed: bool) -> None:
     name = problem.bk.name
     try:
         found = _Rows(_state_vjp(problem, problem.params), reals, t, problem.y0, timed=timed)
+        found.check(_stiff_field(problem)(t, problem.y0))
         found.vjp(_noise(reals, 3)[None, :])
     except UnsupportedByBackend as error:
         raise UnsupportedByBackend(

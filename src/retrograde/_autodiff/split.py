@@ -69,6 +69,7 @@ class SplitPullback:
     """The vjps of both parts, whose cotangents of parameters are summed up together."""
 
     derivatives: FieldDerivatives | None = None
+    mass: FieldVJP | None = None
 
     def __init__(self, explicit: FieldVJP, implicit: FieldVJP, wanted: NeedsGradient) -> None:
         self.explicit, self.implicit, self.time = explicit, implicit, wanted.time

@@ -213,6 +213,15 @@ class Linear(ABC):
         """The cotangent y with ``<y, v> = <x, M v>`` for all v."""
         return self.product_transposed(mass, x)
 
+    def outer(self, xs: Sequence[State], ys: Sequence[State]) -> Array:
+        """``sum_i x_i y_i^T``, shape (n, n): the cotangent of M in ``sum_i <x_i, M y_i>``."""
+        xp = self.xp
+        left, right = (
+            xp.concat([xp.reshape(self._row(x), (-1, self.n)) for x in states])
+            for states in (xs, ys)
+        )
+        return self.bk.matmul(xp.matrix_transpose(left), right)
+
     @abstractmethod
     def _solved(self, factors: Factors, b: Array, *, transposed: bool) -> Array:
         """The same of rows."""

@@ -337,6 +337,9 @@ class FieldVJP(Protocol):
     derivatives: FieldDerivatives | None
     """How the field is linearised, where a solver needs Jacobians."""
 
+    mass: FieldVJP | None
+    """The vjp of the mass matrix, where that has a gradient."""
+
     @property
     def layout(self) -> Layout | LeafLayout:
         """That of the states at which it is linearised."""

@@ -51,10 +51,16 @@ class Problem:
     """What f, and ``SaveAt.fn``, draw by (an adapter's)."""
 
     # what most problems never have costs a solve nothing
-    mass: Callable[[], State] | None = None
-    """What makes the mass matrix: for methods that solve equations,"""
+    mass: Callable[[Sequence[Array]], State] | None = None
+    """What makes the mass matrix of parameters, as it is kept: for methods that solve equations,"""
+    mass_matrix: Callable[[Sequence[Array]], Array] | None = None
+    """and as the user gives it;"""
+    mass_fn: VectorFieldFn | None = None
+    """``(t, y, args) -> M`` where it has a gradient,"""
     mass_key: Hashable = None
-    """and its numbers, where programs are kept by them."""
+    """and its numbers, where programs are kept by them,"""
+    mass_rows: Sequence[Sequence[float]] | None = None
+    """which are constants of theirs."""
     split: tuple[VectorFieldFn, VectorFieldFn] | None = None
     """Both parts of a field that is a sum (``Split``), where the solver takes them apart."""
     derivatives: FieldDerivatives | None = None
@@ -264,7 +270,7 @@ class Problem:
         if self.split is not None:
             first, second = (self._part(fn, params, tree) for fn in self.split)
             parts = first, second
-        mass = None if self.mass is None else self.mass()
+        mass = None if self.mass is None else self.mass(params)
         known = Equations(found, self.jac_structure, mass, parts, self.chosen, tree)
         field.equations = known  # type: ignore[attr-defined]
         if self.derivatives is not None and parts is not None:

@@ -139,6 +139,8 @@ class StepVJP:
                 ct_t = ct_t + ct
                 if size:
                     ct_h = ct_h + tableau.c[i] * ct + layout.inner(lam, self._by_size(i, h))
+        if self.vjp.mass is not None:
+            acc = self._pull_mass(self.vjp.mass, (layout.time(t), y), h, lams, acc)
         taus = [h * x for x in d[: self.count]] if stages.start.by_time is not None else None
         place = layout.time(t), y
         cotangents, ct, acc = self.vjp.second(*place, stages.u[: self.count], lams, acc, taus)
@@ -146,6 +148,19 @@ class StepVJP:
         if self.time:
             ct_t = ct_t + ct
         return StepCotangents(layout.weighted(total), acc, ct_t, ct_h)
+
+    def _pull_mass(
+        self, vjp: FieldVJP, place: tuple[Array, State], h: Scalar, lams: list[State],
+        acc: ParamSums,
+    ) -> ParamSums:  # fmt: skip
+        """Pull the cotangent of M, which stands left of U_i and right of those before it."""
+        tableau, layout, u = self.tableau, self.layout, self.stages.u
+        seen = []
+        for i in range(self.count):
+            pairs = zip(tableau.coupling[i], u, strict=False)
+            terms = [(-1.0 / (h * tableau.gamma), u[i]), *((c / h, x) for c, x in pairs if c)]
+            seen.append(layout.weighted(terms))
+        return vjp(*place)[1]((self.stages.linear.outer(lams, seen),), acc)[2]
 
     def _by_size(self, i: int, h: Scalar) -> State:
         """The derivative by h of what stands right of W U_i, less W's times U_i."""
