@@ -47,6 +47,16 @@ def test_it_costs_what_the_better_method_costs(reference, name):
     assert found <= 1.5 * calls("rodas5p")
 
 
+@pytest.mark.parametrize("name", ["robertson", "hires"])
+def test_what_is_fast_may_be_small(reference, name):
+    """Unweighed, the fast part of a difference of stages may be less than the slow one."""
+    f, y0, t1, args = SEVEN[name]
+    given = field(reference, f), np.asarray(y0), 0.0, t1, np.asarray(args)
+    keywords = {"rtol": 1e-8, "atol": 1e-12}
+    found, stiff = (rg.solve(*given, solver=s, **keywords).stats for s in ("auto", "rodas5p"))
+    assert found["num_f_evals"] <= 1.5 * stiff["num_f_evals"]
+
+
 def problem(backend):
     """Stiff between jumps: a hundred steps of either method."""
     return field(backend, pol), backend.array([2.0, 0.0]), 0.0, 60.0, backend.array(60.0)

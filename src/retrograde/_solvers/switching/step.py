@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..._base.types import Bool, Carry, Chosen, Field, Leaves, ParamSums, Scalar, State
+from ..._base.types import Bool, Carry, Chosen, Field, Leaves, ParamSums, Scalar, Scale, State
 from ..base import AbstractStepper, Calls, SolverState, Step
 from ..runge_kutta.solver import StepCotangents
 from ..runge_kutta.solver import Stepper as ExplicitStepper
@@ -33,12 +33,20 @@ class Stepper(AbstractStepper):
     ----------
     explicit, stiff : AbstractStepper
     chosen : Chosen
+    scale : Scale, optional
+        Tolerances, by which differences of stages are weighed.
     """
 
     tells_calls = tells_algebra = True
 
-    def __init__(self, explicit: ExplicitStepper, stiff: StiffStepper, chosen: Chosen) -> None:
-        self.explicit, self.stiff, self.chosen = explicit, stiff, chosen
+    def __init__(
+        self,
+        explicit: ExplicitStepper,
+        stiff: StiffStepper,
+        chosen: Chosen,
+        scale: Scale | None = None,
+    ) -> None:
+        self.explicit, self.stiff, self.chosen, self.scale = explicit, stiff, chosen, scale
         self.layout, self.field = explicit.layout, explicit.field
         self.bk = self.layout.bk
         self.clock = self.bk.clock(self.layout)
@@ -107,8 +115,13 @@ class Stepper(AbstractStepper):
             return 0.0
         rise = layout.axpy(space.derivative(last), -1.0, space.derivative(last - 1))
         run = layout.axpy(y1, -1.0, space.combine(last - 1))
-        rise2, run2 = (self.clock.real(layout.inner(x, x)) for x in (rise, run))
+        rise2, run2 = (self.clock.real(self._size2(x, y1)) for x in (rise, run))
         return self.clock.root(rise2, run2)
+
+    def _size2(self, x: State, y: State) -> Scalar:
+        """Of a difference, weighed by the tolerances: what is fast may be small beside the rest."""
+        scale = self.scale
+        return self.layout.inner(x, x) if scale is None else self.layout.norm2(x, y, scale)
 
     def _stiff(
         self, t: Scalar, h: Scalar, y: State, state: Leaves | Linearised | None, error: bool
