@@ -223,6 +223,9 @@ class LoopHooks:
     def table_get(self, table: Table, i: Index) -> Scalar:
         return read_row(table, i)
 
+    def set_row(self, matrix: Array, i: Index, row: Array) -> Array:
+        return write_row(matrix, i, row)
+
     def table_set(self, table: Table, i: Index, value: Scalar) -> Table:
         return write_row(table, i, value)
 

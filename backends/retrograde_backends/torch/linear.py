@@ -37,6 +37,8 @@ class TorchLinearisation:
         self.again = torch.is_grad_enabled()  # autograd follows the solve itself
         self.t, self.y = t, y
         self.graph: tuple[Tensor, tuple[Tensor, ...], Tensor] | None = None
+        self.pulled: tuple[Tensor, Tensor] | None = None
+        """w J, recorded, and w."""
         self.slopes: Array | None = None
         """Derivatives by time of the rows that were asked for last."""
         self.autonomous = False
@@ -116,8 +118,11 @@ class TorchLinearisation:
             return along(d)
         value, fresh, _ = self._recorded()
         with _recording():
-            w = torch.zeros_like(value, requires_grad=True)
-            row = self._joined([_lead(g) for g in _grad(value, fresh, w, again=True)], 1)[0]
+            if self.pulled is None:
+                w = torch.zeros_like(value, requires_grad=True)
+                row = self._joined([_lead(g) for g in _grad(value, fresh, w, again=True)], 1)[0]
+                self.pulled = row, w
+            row, w = self.pulled
             if not row.requires_grad:
                 return torch.zeros_like(d)
             return self._products(row, w, d)
@@ -179,6 +184,8 @@ def _rows(value: Tensor, by: Sequence[Tensor], w: Tensor, *, again: bool) -> lis
     """Each row of w pulled back, in one backward pass where autograd can batch it."""
     if not value.requires_grad:
         return [None] * len(by)
+    if len(w) == 1:
+        return [_lead(g) for g in _grad(value, by, w[0], again=again)]
     try:
         return list(
             torch.autograd.grad(

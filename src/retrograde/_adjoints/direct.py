@@ -105,6 +105,12 @@ def check_followed(loop: Integrator, name: str | None = None) -> None:
         raise InputError(
             f"{who} `f` itself, but `f` brings its own `vjp`; {remedy}, or pass the plain function."
         )
+    if getattr(loop.solver, "linear_solver", None) is not None:
+        raise UnsupportedByBackend(
+            f"{loop.solver.name} has a `linear_solver`, whose iterations autodiff would follow to "
+            "their tolerance alone; take one reverse-mode derivative by adjoint='auto', or leave "
+            "`linear_solver` out."
+        )
     if Capability.DIRECT not in bk.capabilities:
         raise UnsupportedByBackend(
             f"`adjoint` is {name}, but {bk.name} has no autodiff; use adjoint='auto' "

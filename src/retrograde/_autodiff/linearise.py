@@ -260,6 +260,8 @@ class _Rows:
     def __init__(self, vjp: FieldVJP, reals: Reals, t: Array, y: State, *, timed: bool) -> None:
         self.reals, self.xp = reals, reals.xp
         (self.values, self.pull), self.acc = vjp(t, y), vjp.zero()
+        self.whole: Array | None = None
+        """The transposed Jacobian."""
         self.plain = not getattr(vjp, "timed", True)
         """Whether f takes its time as a plain number."""
 
@@ -281,7 +283,9 @@ class _Rows:
 
     def jvp(self, d: Array) -> Array:
         """J d for each row d, by the whole of J."""
-        return d @ self.xp.matrix_transpose(by_matrix(self.reals, self.vjp))
+        if self.whole is None:
+            self.whole = self.xp.matrix_transpose(by_matrix(self.reals, self.vjp))
+        return d @ self.whole
 
     def by_time(self) -> Array | None:
         """df/dt.

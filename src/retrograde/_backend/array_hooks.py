@@ -189,6 +189,11 @@ class ArrayHooks:
         """``a @ b`` in the full precision of the dtype, whatever the library's default is."""
         return a @ b
 
+    def set_row(self, matrix: Array, i: Index, row: Array) -> Array:
+        """The matrix with row i replaced, in place where arrays can be written."""
+        matrix[i, ...] = row
+        return matrix
+
     def zeros_like(self, x: Array) -> Array:
         """An array of zeros, to be added into by :meth:`accumulate`."""
         return self.xp.zeros_like(x)

@@ -5,17 +5,17 @@
 a preconditioner that may be anything. Directions beyond ``memory`` push out the oldest.
 
 A correction of a stage needs a few digits of its system (inexact Newton); a cotangent needs all of
-them. Known limits: real states.
+them. Both are over the reals of a state (``Reals``): a complex number is a pair.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._base.errors import InputError
-from .._base.types import Array, Bool, Carry, Field, Scalar, State, Tree
+from .._base.types import Array, Bool, Carry, Field, Index, Scalar, State, Tree
 from .protocols import Capability
 from .reals import Reals
 
@@ -43,7 +43,8 @@ class GMRES:
         number (1 over the step and the method's diagonal). None: x = r. Its accuracy decides the
         number of products, nothing else.
     transposed : callable, optional
-        The same for the transposed system, which gradients solve. Default: ``preconditioner``.
+        The same for the transposed system (of complex states, the conjugate one), which gradients
+        solve. Default: ``preconditioner``.
     rtol : float
         Of the residual of a correction. Cotangents are solved for to rounding.
     memory : int
@@ -96,17 +97,17 @@ class MatrixFree:
     """
 
     def __init__(self, layout: Layout, settings: GMRES) -> None:
-        if layout.dtype != layout.real_dtype:
-            raise InputError("`linear_solver` is GMRES, which takes real states; split `y0`.")
         self.layout, self.settings = layout, settings
         self.bk, self.clock, self.reals = layout.bk, layout.bk.clock(layout), Reals(layout)
         self.field: Field | None = None
+        self.known: tuple[State, Any] = None, None
+        """Where f was linearised last, and that."""
         self.vjp: FieldVJP | None = None
         """f's, where a reverse pass has one: for transposed products."""
 
     def jacobian(self, field: Field, t: Array, y: State) -> Carry:
         """df/dy at (t, y)."""
-        self.field = field
+        self.field, self.known = field, (None, None)
         return t, y
 
     def shifted(self, jacobian: Carry, c: Scalar) -> Carry:
@@ -123,79 +124,107 @@ class MatrixFree:
 
     def solve(self, factors: Carry, b: State) -> State:
         """x of ``W x = b``, to ``rtol``."""
-        return self._solved(factors, b, self.settings.preconditioner, self.settings.rtol)
+        settings = self.settings
+        near = self._preconditioner(settings.preconditioner, factors)
+        product = self._point(factors).jvp
+        return self.reals.state(
+            self._solved(product, factors, self.reals.of(b), near, settings.rtol)
+        )
 
     def solve_transposed(self, factors: Carry, b: State) -> State:
         """The cotangent x with ``<x, W v> = <b, v>`` for all v, to rounding."""
-        settings = self.settings
-        near = settings.transposed or settings.preconditioner
+        settings, reals = self.settings, self.reals
+        near = self._preconditioner(settings.transposed or settings.preconditioner, factors)
         eps = self.clock.eps if self.clock.traced else self._eps()
-        return self._solved(factors, b, near, _ROUNDED * eps, transposed=True)
+        product, row = self._products(factors), reals.of(self._paired(b))
+        return self._paired(reals.state(self._solved(product, factors, row, near, _ROUNDED * eps)))
 
     def _eps(self) -> float:
         return float(self.layout.xp.finfo(self.layout.real_dtype).eps)
 
+    def _paired(self, x: State) -> State:
+        """A cotangent in the library's convention as one of pairs of reals, and back."""
+        if not self.reals.complex:
+            return x
+        pair, xp, dtype = self.bk.pair, self.layout.xp, self.layout.dtype
+        return self.bk.map_state(
+            lambda a: xp.astype(pair(a, 1.0), dtype) + 1j * xp.astype(pair(a, 1j), dtype), x
+        )
+
+    def _point(self, factors: Carry) -> Linearisation:
+        """f linearised there; where times are numbers, once for all solves."""
+        t, y, _ = factors
+        if self.clock.traced or self.known[0] is not y:
+            point = self.field.linearise(self.reals, t, y, timed=False)  # type: ignore[union-attr]
+            self.known = y, point
+        found: Linearisation = self.known[1]
+        return found
+
     def _solved(
         self,
+        product: Callable[[Array], Array],
         factors: Carry,
-        b: State,
-        near: Callable[..., Tree] | None,
+        b: Array,
+        near: Callable[[Array], Array],
         rtol: float,
-        *,
-        transposed: bool = False,
-    ) -> State:
-        (t, y, c), layout, bk, reals = factors, self.layout, self.bk, self.reals
-        inner, axpy, most = layout.inner, layout.axpy, self.settings.memory
-        point = self.field.linearise(reals, t, y, timed=False)  # type: ignore[union-attr]
-        product = self._products(t, y, point) if transposed else point.jvp
-        guess = self._preconditioner(near, t, y, c)
+    ) -> Array:
+        """Of rows. Directions p and their images q = W p are rows of two matrices."""
+        c, bk, xp, most = factors[2], self.bk, self.layout.xp, self.settings.memory
+        eager = not self.clock.traced
 
-        def image(x: State) -> State:
-            there = reals.state(product(reals.of(x)[None, :])[0, ...])
-            return layout.weighted([(c, x), (-1.0, there)])
+        def dot(x: Array, y: Array) -> Scalar:
+            return bk.scalar(xp.sum(x * y))
 
-        least = rtol * rtol * inner(b, b)
+        def scaled(w: Scalar, x: Array) -> Array:
+            return w * x if eager else bk.scalar_array(w, self.layout) * x
+
+        def apart(p: Array, q: Array, ps: Array, qs: Array, n: Index) -> tuple[Array, Array]:
+            """q orthogonal to the images so far; twice is enough."""
+            if eager:  # rows of a traced matrix that are not filled yet are 0
+                ps, qs = ps[: min(n, most), ...], qs[: min(n, most), ...]
+            for _ in range(2):
+                along = bk.matmul(qs, q[:, None])
+                p = p - bk.matmul(xp.matrix_transpose(ps), along)[:, 0]
+                q = q - bk.matmul(xp.matrix_transpose(qs), along)[:, 0]
+            return p, q
+
+        least = rtol * rtol * dot(b, b)
 
         def going(s: Carry) -> Bool:
             return self.clock.both(s[2] > least, s[3] < self.settings.max_products)
 
         def turn(s: Carry) -> Carry:
             x, r, _, n, ps, qs = s
-            p = guess(r)
-            q = image(p)
+            p = near(r)
+            q = scaled(c, p) - product(p[None, :])[0, ...]
+            if not eager or n:
+                p, q = apart(p, q, ps, qs, n)
+            size = self.clock.root(1.0, dot(q, q))
+            p, q = scaled(size, p), scaled(size, q)
+            along, slot = dot(q, r), n % most
+            x, r = x + scaled(along, p), r - scaled(along, q)
+            return x, r, dot(r, r), n + 1, bk.set_row(ps, slot, p), bk.set_row(qs, slot, q)
 
-            def apart(j: Scalar, pair: Carry) -> Carry:
-                p, q = pair
-                before = bk.read(qs, j)
-                w = -inner(before, q)
-                return axpy(p, w, bk.read(ps, j)), axpy(q, w, before)
+        shape, like = (most, self.reals.size), {"dtype": b.dtype, "device": self.layout.device}
+        ps, qs = (xp.zeros(shape, **like) for _ in range(2))
+        start = xp.zeros_like(b), b, dot(b, b), self.clock.count(0), ps, qs
+        return bk.while_loop(going, turn, start)[0]
 
-            known = bk.pick(n < most, n, most)
-            p, q = bk.for_loop(0, known, apart, (p, q))
-            size = self.clock.root(1.0, inner(q, q))
-            p, q = layout.weighted([(size, p)]), layout.weighted([(size, q)])
-            along, slot = inner(q, r), n % most
-            x, r = axpy(x, along, p), axpy(r, -along, q)
-            return x, r, inner(r, r), n + 1, bk.write(ps, slot, p), bk.write(qs, slot, q)
-
-        ps, qs = (bk.new_buffer(most, layout, scratch=False) for _ in range(2))
-        start = layout.zeros(), b, inner(b, b), self.clock.count(0), ps, qs
-        found: State = bk.while_loop(going, turn, start)[0]
-        return found
-
-    def _products(self, t: Array, y: State, point: Linearisation) -> Callable[[Array], Array]:
+    def _products(self, factors: Carry) -> Callable[[Array], Array]:
         """``w -> w J``: by the library's autodiff, else by the tape's or the user's vjp."""
-        vjp, reals = self.vjp, self.reals
+        vjp, reals, (t, y, _) = self.vjp, self.reals, factors
         if vjp is None or Capability.AUTODIFF in self.bk.capabilities:
-            return point.vjp
+            return self._point(factors).vjp
         (_, pull), none = vjp(t, y), vjp.zero()
         return lambda w: reals.of_leaves(pull(reals.leaves(w[0, ...]), none)[0])[None, :]
 
     def _preconditioner(
-        self, near: Callable[..., Tree] | None, t: Array, y: State, c: Scalar
-    ) -> Callable[[State], State]:
+        self, near: Callable[..., Tree] | None, factors: Carry
+    ) -> Callable[[Array], Array]:
+        """The user's, of rows."""
         if near is None:
             return lambda r: r
-        tree = self.field.equations.tree  # type: ignore[union-attr]
-        layout, flatten = self.layout, self.bk.flatten
-        return lambda r: layout.own(flatten(near(t, tree(y), c, tree(r)))[0])
+        (t, y, c), reals, flatten = factors, self.reals, self.bk.flatten
+        tree, own = self.field.equations.tree, self.layout.own  # type: ignore[union-attr]
+        y = tree(y)
+        return lambda r: reals.of(own(flatten(near(t, y, c, tree(reals.state(r))))[0]))
