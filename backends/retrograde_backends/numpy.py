@@ -99,6 +99,15 @@ class NumpyBackend(FlatBackend):
             return super().linear(layout, structure)
         return linear_algebra(layout, structure, dense=numpy_dense, band=numpy_band)
 
+    def host(self, layout: Layout) -> Namespace | None:
+        return np if self.xp is np else None
+
+    def to_host(self, x: Array) -> Array:
+        return x
+
+    def from_host(self, x: Array) -> Array:
+        return x
+
     def quiet(self) -> contextlib.AbstractContextManager[object]:
         ignored = dict.fromkeys(("over", "invalid", "divide", "under"), "ignore")
         return _Quiet(self, **ignored)

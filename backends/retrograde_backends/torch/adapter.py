@@ -35,6 +35,7 @@ from retrograde._base.types import (
     Function,
     Inputs,
     Leaves,
+    Namespace,
     NeedsGradient,
     Residuals,
     Scalar,
@@ -52,7 +53,7 @@ from .captured import captured_tensors, changed, guarded, watch
 from .compiled.solver import compiled_steps
 from .distributed import gathered_modules, refuse_replays, spread, whole
 from .field_vjp import RecordedStepVJP, TorchPullback, pull_bytes, tape_bytes
-from .flat import SHARED, TorchLayout, product, shared, stages, timer
+from .flat import SHARED, TorchLayout, near, product, shared, stages, timer
 from .forward_mode import (
     ForwardHooks,
     decided_by_batch,
@@ -297,6 +298,14 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
         # what is recorded, or has a tangent, is PyTorch's alone
         follows = recording() or moving_forward()
         return "numpy" if own and not follows and like.numel() <= HOSTED else ""
+
+    def host(self, layout: Layout) -> Namespace | None:
+        if not isinstance(layout, TorchLayout) or layout.spread:
+            return None
+        return np if near(layout.device, layout.dtype, layout.size) else None
+
+    def hosts_now(self) -> bool:
+        return not (torch.is_grad_enabled() or moving_forward())
 
     def to_host(self, x: Array) -> Array:
         return shared(x)

@@ -25,6 +25,7 @@ from .._backend.protocols import Capability
 from .._backend.reals import Reals
 from .._base.errors import InputError, UnsupportedByBackend
 from .._base.types import Array, Function, Namespace, NeedsGradient, Scalar, State
+from .columns import Columns, Known, eligible, first_of
 from .field_vjp import field_pullback, output_pullback
 from .guarded_time import UNSEEN, ComplexTime
 from .second import complex_settings, second_kind
@@ -70,6 +71,10 @@ class FieldDerivatives:
     kind: str
     t0: Scalar
     jac: Function | None = None
+    columns: bool = False
+    """Whether a block of columns serves at (t0, y0) (``columns``),"""
+    timed: bool = False
+    """and whether f looks at its time."""
 
     @functools.cached_property
     def second(self) -> str:
@@ -105,7 +110,7 @@ class FieldDerivatives:
         else:
             make = partial(_Rows, _state_vjp(self.problem, params))
         if self.jac is None:
-            return make
+            return first_of(self.block(field) if self.columns else None, make)
         given = self.problem.bind_output(self.jac, params)
 
         def with_matrix(reals: Reals, t: Array, y: State, *, timed: bool) -> Linearisation:
@@ -113,7 +118,12 @@ class FieldDerivatives:
             found.matrix = given(t, reals.layout.unpack(y))[0]
             return found
 
-        return with_matrix
+        return first_of(None, with_matrix)
+
+    def block(self, field: Function) -> Columns:
+        """Jacobians of a bound field by blocks."""
+        problem = self.problem
+        return Columns(problem.bk, problem.layout, field, None if self.timed else UNSEEN)
 
 
 def _state_vjp(problem: Problem, params: Sequence[Array]) -> FieldVJP:
@@ -340,6 +350,8 @@ def prepare_derivatives(
         _check_shape(problem, jac, t0)
     problem.derivatives = FieldDerivatives(problem, kind, times[min(1, len(times) - 1)], jac)
     _check_structure(problem, t0)
+    if kind != "vjp" and jac is None:
+        _try_columns(problem.derivatives, t0)
 
 
 def _times(problem: Problem, t0: Scalar, end: float | None) -> list[Scalar]:
@@ -386,12 +398,44 @@ def _complex_step_or_rows(
     return "vjp"
 
 
+def _try_columns(found: FieldDerivatives, t0: Scalar) -> None:
+    """Note whether blocks of columns give what the library's derivatives, or columns one by one,
+    give at (t0, y0) and near it."""
+    problem, reals, t = found.problem, Reals(found.problem.layout), found.problem.layout.time(t0)
+    bk, structure, field = problem.bk, problem.jac_structure, _stiff_field(found.problem)
+    if not eligible(bk, problem.layout, reals, structure):
+        return
+    other, points = found.bind(problem.params, field), _points(problem, reals)
+    with bk.quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for found.timed in (False, True):
+            columns = found.block(field)
+            if all(_same_products(columns, other, reals, t, y) for y in points):
+                found.columns = True
+                return
+
+
+def _same_products(columns: Columns, other: Linearise, reals: Reals, t: Array, y: State) -> bool:
+    """Whether a product with the Jacobian of a block is one of the other linearisation."""
+    xp, noise = reals.xp, _noise(reals, 2)
+    matrix = columns.at(t, y, reals.layout.own(columns.field(t, y)))
+    if matrix is None:
+        return False
+    block, exact = Known(matrix, None), other(reals, t, y, timed=False)
+    by = "jvp" if exact.forward else "vjp"
+    mine, theirs = (getattr(x, by)(noise[None, :])[0, ...] for x in (block, exact))
+    eps = float(xp.finfo(reals.layout.real_dtype).eps)
+    size = xp.max(xp.abs(theirs))
+    return bool(xp.max(xp.abs(mine - theirs)) <= eps**0.5 * size)
+
+
 def _points(problem: Problem, reals: Reals) -> list[State]:
     """y0 and a state near it, where a number that is 0 at first is not."""
-    xp, row = reals.xp, reals.of(problem.y0)
+    y0 = problem.bk.map_state(problem.bk.stop_gradient, problem.y0)
+    xp, row = reals.xp, reals.of(y0)
     most = float(xp.max(xp.abs(row))) or 1.0
     near = row + NEAR * most * _noise(reals, 1)
-    return [problem.y0, reals.state(near)]
+    return [y0, reals.state(near)]
 
 
 def _noise(reals: Reals, seed: int) -> Array:

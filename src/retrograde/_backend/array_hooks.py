@@ -306,6 +306,14 @@ class LoopHooks(ArrayHooks):
         """
         return ""
 
+    def host(self, layout: Layout) -> Namespace | None:
+        """NumPy, where states of this layout share memory with its arrays."""
+        return None
+
+    def hosts_now(self) -> bool:
+        """Whether nothing follows what is done now, so that NumPy may do it."""
+        return True
+
     def to_host(self, x: Array) -> Array:
         """An array's memory as that library's."""
         raise NotImplementedError

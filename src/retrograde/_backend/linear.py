@@ -59,9 +59,14 @@ class Linear(ABC):
         self.reals = Reals(layout)
 
     # --- derivatives of f
-    def derivatives(self, field: LinearField, t: Array, y: State) -> tuple[Matrix, State | None]:
-        """The Jacobian and df/dt at (t, y); None for df/dt where f does not see its time."""
-        found = field.linearise(self.reals, t, y, timed=True)
+    def derivatives(
+        self, field: LinearField, t: Array, y: State, slope: State | None = None
+    ) -> tuple[Matrix, State | None]:
+        """The Jacobian and df/dt at (t, y); None for df/dt where f does not see its time.
+
+        ``slope``: f(t, y), where it is known.
+        """
+        found = field.linearise(self.reals, t, y, timed=True, slope=slope)
         matrix, slope = self.of_products(found), found.by_time()
         return matrix, None if slope is None else self.reals.state(slope)
 

@@ -379,8 +379,13 @@ class LinearField(Protocol):
     def __call__(self, t: Array, y: State) -> Leaves:
         """Leaves of f(t, y)."""
 
-    def linearise(self, reals: Reals, t: Array, y: State, *, timed: bool) -> Linearisation:
-        """f at (t, y), a state whose numbers ``reals`` tells; ``timed``: df/dt is asked for."""
+    def linearise(
+        self, reals: Reals, t: Array, y: State, *, timed: bool, slope: State | None = None
+    ) -> Linearisation:
+        """f at (t, y), a state whose numbers ``reals`` tells; ``timed``: df/dt is asked for.
+
+        ``slope``: f(t, y), where it is known.
+        """
 
 
 Program: TypeAlias = "DifferentiableSolve | DifferentiableLoop"

@@ -168,8 +168,8 @@ class Stops:
             known = known._replace(jac=jac, parts=parts)
             sided.equations = known  # type: ignore[attr-defined]
         if (linearise := getattr(field, "linearise", None)) is not None:
-            sided.linearise = lambda reals, t, y, *, timed: linearise(  # type: ignore[attr-defined]
-                reals, self.within(t), y, timed=timed
+            sided.linearise = lambda reals, t, y, **known: linearise(  # type: ignore[attr-defined]
+                reals, self.within(t), y, **known
             )
         return sided
 

@@ -71,7 +71,7 @@ class Stages:
         """What is known of f at (t, y); ``slope`` is f's value, where it was evaluated."""
         layout, linear, time = self.layout, self.linear, self.layout.time(t)
         slope = layout.own(self.field(time, y)) if slope is None else slope
-        jacobian, by_time = linear.derivatives(self.field, time, y)
+        jacobian, by_time = linear.derivatives(self.field, time, y, slope)
         return Linearised(slope, jacobian, by_time)
 
     def factor(self, h: Scalar, y: State, start: Linearised) -> Bool:
