@@ -367,7 +367,7 @@ class Harness:
         g = self.to_numpy(
             g._replace(y0=self.map(self._flip, g.y0), args=self.map(self._flip, g.args))
         )
-        return Gradient(self.to_numpy(sol.ys), g.y0, g.args, *(g[2:] if times else ()))
+        return Gradient(self.to_numpy(sol.ys), g.y0, g.args, *(g[2:5] if times else ()))
 
     def cotangent(self, ys: Any, weights: Any) -> Any:
         """Weights as arrays of this library; ones by default."""

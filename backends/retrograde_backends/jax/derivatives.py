@@ -339,9 +339,9 @@ def _moving(tangents: Inputs) -> tuple[NeedsGradient, tuple[tuple[int, ...], lis
     leaves = jax.tree_util.tree_leaves
     if any(map(moves, leaves(tangents.settings))):
         raise InputError(
-            "`dt`, `rtol`, `atol`, `step_ts` or `jump_ts` is differentiated, but step sizes are "
-            "constants of the gradient; use jax.lax.stop_gradient. (The derivative by the time of "
-            "a jump: split the solve there.)"
+            "`dt`, `rtol`, `atol` or `step_ts` is differentiated, but step sizes are constants of "
+            "the gradient; use jax.lax.stop_gradient. (The derivative by the time of a jump comes "
+            "by `jump_ts`.)"
         )
     wanted = NeedsGradient(
         tuple(map(moves, tangents.params)),
@@ -349,6 +349,7 @@ def _moving(tangents: Inputs) -> tuple[NeedsGradient, tuple[tuple[int, ...], lis
         any(map(moves, leaves(tangents.t1))),
         any(map(moves, leaves(tangents.ts))),
         any(map(moves, leaves(tangents.y0))),
+        any(map(moves, leaves(tangents.jumps))),
     )
     where = tuple(i for i, x in enumerate(leaves(tangents)) if moves(x))
     return wanted, (where, [leaves(tangents)[i] for i in where])
@@ -406,8 +407,10 @@ class Tangent(LinearMap):
         g = program.reverse(inputs, cache, cotangents, self.wanted)
         # what is not wanted has no cotangent, or one of no meaning
         params = (x if x is not None else 0.0 for x in g.params)
-        g = Inputs(g.y0, tuple(params), g.t0, g.t1, g.ts, inputs.settings)
-        return self._chosen(g._replace(ts=g.ts if self.wanted.ts else inputs.ts))
+        ts = g.ts if self.wanted.ts else inputs.ts
+        jumps = g.jumps if self.wanted.jumps else inputs.jumps
+        g = g._replace(params=tuple(params), ts=ts, jumps=jumps, stats=inputs.stats)
+        return self._chosen(g._replace(settings=inputs.settings, relative=inputs.relative))
 
     def _pull_rule(self, primals: Sequence[Array], tangents: Sequence[Array]) -> Tree:
         inputs, _, cotangents = primals

@@ -57,10 +57,12 @@ def constant(x: Array) -> Tree:
 
 
 def _tensors(inputs: Inputs) -> list[Array]:
-    """y0, the parameters, t0, t1 and ts; None for what is no tensor (a loop has none of these)."""
-    ts = inputs.ts.tensor if isinstance(inputs.ts, TrackedTimes) else None
+    """y0, the parameters, t0, t1, ts and jumps; None for what is no tensor (a loop has none of
+    these)."""
+    lists = (inputs.ts, inputs.jumps)
+    tables = [ts.tensor if isinstance(ts, TrackedTimes) else None for ts in lists]
     times = [t if isinstance(t, torch.Tensor) else None for t in (inputs.t0, inputs.t1)]
-    return [*_states(inputs.y0), *inputs.params, *times, ts]
+    return [*_states(inputs.y0), *inputs.params, *times, *tables]
 
 
 def _states(y0: State) -> list[Array]:
@@ -103,10 +105,10 @@ class _Call:
         self.aux: Tree = None
 
     def _wanted(self, needs: Sequence[bool]) -> NeedsGradient:
-        """From y0, the parameters, t0, t1 and ts."""
+        """From y0, the parameters, t0, t1, ts and jumps."""
         n = self.states
-        *params, t0, t1, ts = needs[n:]
-        return NeedsGradient(tuple(params), t0, t1, ts, any(needs[:n]))
+        *params, t0, t1, ts, jumps = needs[n:]
+        return NeedsGradient(tuple(params), t0, t1, ts, any(needs[:n]), jumps)
 
     def forward(self) -> Aux:
         """Output leaves."""
@@ -153,8 +155,8 @@ class _Solve(torch.autograd.Function):
         needs = ctx.needs_input_grad[1:]
         with torch.no_grad():
             g = call.reverse(cotangents, needs)
-            three = zip((g.t0, g.t1, g.ts), saved[-3:], needs[-3:], strict=True)
-            times = [_like(x, t) if need else None for x, t, need in three]
+            four = zip((g.t0, g.t1, g.ts, g.jumps), saved[-4:], needs[-4:], strict=True)
+            times = [_like(x, t) if need else None for x, t, need in four]
         states = g.y0 if isinstance(g.y0, tuple) and g.y0 else (g.y0,)
         y0 = (x if need else None for x, need in zip(states, needs, strict=False))
         grads = (*y0, *g.params, *times)
@@ -251,16 +253,18 @@ def autodiff_vjp(
     """A differentiable program's output leaves, what else it tells, and its pullback."""
     bk, layout = program.loop.bk, program.loop.layout
     t0, t1 = (bk.scalar_array(t, layout).detach().requires_grad_() for t in inputs[2:4])
-    ts = inputs.ts
+    ts, jumps = inputs.ts, inputs.jumps
     if program.loop.outputs.timed:
         ts = TrackedTimes(bk.times_array(ts, layout).requires_grad_())
+    if len(jumps):
+        jumps = TrackedTimes(bk.times_array(jumps, layout).requires_grad_())
     where = program.loop.problem.differentiable
     params = tuple(
         x.detach().requires_grad_() if d else x for x, d in zip(inputs.params, where, strict=True)
     )
     states = [x.detach().requires_grad_() for x in _states(inputs.y0)]
     y0 = tuple(states) if isinstance(inputs.y0, tuple) else states[0]
-    traced = inputs._replace(y0=y0, params=params, t0=t0, t1=t1, ts=ts)
+    traced = inputs._replace(y0=y0, params=params, t0=t0, t1=t1, ts=ts, jumps=jumps)
     with torch.enable_grad():
         leaves, aux = program.primal(traced)
     sources = [x for x in _tensors(traced) if x is not None and x.requires_grad]
@@ -281,6 +285,7 @@ def autodiff_vjp(
         y0 = tuple(found) if isinstance(inputs.y0, tuple) else found[0]
         params = tuple(next(grads) if d else None for d in where)
         t0, t1 = held(next(grads)), held(next(grads))
-        return Inputs(y0, params, t0, t1, [held(g) for x in grads for g in x])
+        lists = [[held(g) for g in next(grads)] if len(x) else [] for x in (ts, jumps)]
+        return Inputs(y0, params, t0, t1, lists[0], jumps=lists[1])
 
     return tuple(x.detach() for x in leaves), aux, pull

@@ -194,7 +194,8 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
             carry = reverse(loop.bk, slots, final.stored, trips, calls, start, clocked)[0]
         cts = step.finish(carry)
         if loop.clock.traced:
-            return cts._replace(ts=_poisoned(loop.bk, ok, cts.ts))
+            ts, jumps = (_poisoned(loop.bk, ok, x) for x in (cts.ts, cts.jumps))
+            return cts._replace(ts=ts, jumps=jumps)
         return finished(loop.bk, ok, cts)
 
 
@@ -219,12 +220,12 @@ def finished(bk: AbstractBackend, ok: Bool, cts: Inputs) -> Inputs:
         return bk.nan_unless(ok, x)
 
     params = tuple(None if x is None else fix(x) for x in cts.params)
-    ts = _poisoned(bk, ok, cts.ts)
-    return Inputs(bk.map_state(fix, cts.y0), params, fix(cts.t0), fix(cts.t1), ts)
+    ts, jumps = (_poisoned(bk, ok, x) for x in (cts.ts, cts.jumps))
+    return Inputs(bk.map_state(fix, cts.y0), params, fix(cts.t0), fix(cts.t1), ts, jumps=jumps)
 
 
 def _poisoned(bk: AbstractBackend, ok: Bool, ts: Table) -> Table:
-    """Cotangents of saved times, nan unless ok."""
+    """Cotangents of saved times or of jumps, nan unless ok."""
     if isinstance(ts, list):
         return [bk.nan_unless(ok, t) for t in ts]
     return bk.nan_unless(ok, ts) if bk.is_array(ts) else ts

@@ -241,6 +241,11 @@ class Walk:
     # --- the walk
     def start(self) -> WalkCarry:
         """At t1, with the cotangents of its rows."""
+        if self.wanted.jumps:
+            raise InputError(
+                "`jump_ts` is differentiated, which a continuous adjoint does not pass; use "
+                "adjoint='auto'."
+            )
         final, clock, bk, own = self.final, self.clock, self.bk, self.own
         zero, rows = clock.real(0.0), [clock.count(0) for _ in self.parts]
         for k in self.inside:

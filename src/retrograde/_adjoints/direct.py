@@ -120,8 +120,9 @@ def check_followed(loop: Integrator, name: str | None = None) -> None:
 
 def constant_times(inputs: Inputs) -> bool:
     """Whether no derivative by a time can be asked for: all are plain numbers."""
-    plain = isinstance(inputs.t0, (int, float)) and isinstance(inputs.t1, (int, float))
-    return plain and isinstance(inputs.ts, (list, tuple))
+    ends, tables = (inputs.t0, inputs.t1), (inputs.ts, inputs.jumps)
+    plain = all(isinstance(t, (int, float)) for t in ends)
+    return plain and all(isinstance(ts, (list, tuple)) for ts in tables)
 
 
 def _recorded(loop: Integrator, inputs: Inputs, limit: int | None) -> tuple[Leaves, Final]:

@@ -24,6 +24,7 @@ from .._base.types import Array, Carry, Inputs, Leaves, NeedsGradient, Residuals
 from .._controllers import GivenGrid
 from .._integrate.outputs import output_leaves
 from .._integrate.solution import Status
+from .._integrate.stops import Stops
 from .base import AbstractAdjoint
 from .direct import DirectAdjoint, check_followed
 
@@ -78,6 +79,13 @@ class ForwardMode(AbstractAdjoint):
         if inputs.relative:  # zeros that carry the derivatives
             times = zip(inputs.relative, inputs[2:5], constant[2:5], strict=True)
             moving = inputs._replace(relative=tuple(_carrying(*three) for three in times))
+        if len(inputs.jumps):  # the first of the stops (``_stops``)
+            stops, jumps, given = inputs.settings[2:]
+            count, zeros = len(inputs.jumps), inputs.jumps - constant.jumps
+            stops = bk.xp.concat([stops[:count] + zeros, stops[count:]])
+            settings = *inputs.settings[:2], stops, jumps + zeros, given
+            moving = moving._replace(settings=settings)
+            twin.stops = Stops(twin, moving)
         final = twin.integrate(moving)
         final = final._replace(y=_slope_without_steps(loop, inputs, constant, final))
         leaves = output_leaves(twin, moving, final)
@@ -136,7 +144,7 @@ class ForwardMode(AbstractAdjoint):
             return None
         y0 = tangents.y0 if isinstance(tangents.y0, tuple) else (tangents.y0,)
         moved = any(x is not None for x in y0)
-        times = (tangents.t0, tangents.t1, tangents.ts)
+        times = (tangents.t0, tangents.t1, tangents.ts, tangents.jumps)
         rest = [x for x in (*tangents.params, *times) if not _absent(x)]
         total: list[Scalar] = [0.0] * len(residuals[0])
         for x, column in zip([*(y0 if moved else ()), *rest], residuals, strict=True):
@@ -173,14 +181,18 @@ class _Chosen:
         self.arrays += [x for x, w in zip(inputs.params, wanted.params, strict=True) if w]
         for t, w in ((inputs.t0, wanted.t0), (inputs.t1, wanted.t1)):
             self.arrays += [bk.scalar_array(t, layout)] if w else []
-        self.arrays += [bk.times_array(inputs.ts, layout)] if wanted.ts else []
+        for ts, w in ((inputs.ts, wanted.ts), (inputs.jumps, wanted.jumps)):
+            self.arrays += [bk.times_array(ts, layout)] if w else []
         self.count = sum(_directions(bk, x) for x in self.arrays)
 
     def put(self, arrays: Sequence[Array]) -> Inputs:
         """The inputs with the chosen ones replaced."""
         new = self._named(arrays, self.inputs)
+        table = self.loop.bk.time_sequence
         if self.wanted.ts:
-            new = new._replace(ts=self.loop.bk.time_sequence(new.ts, self.loop.layout))
+            new = new._replace(ts=table(new.ts, self.loop.layout))
+        if self.wanted.jumps:
+            new = new._replace(jumps=table(new.jumps, self.loop.layout))
         return new
 
     def cotangents(self, arrays: Sequence[Array]) -> Inputs:
@@ -199,8 +211,9 @@ class _Chosen:
         )
         t0 = next(it) if wanted.t0 else rest.t0
         t1 = next(it) if wanted.t1 else rest.t1
-        return Inputs(y0, params, t0, t1, next(it) if wanted.ts else rest.ts, rest.settings,
-                      relative=rest.relative)  # fmt: skip
+        ts = next(it) if wanted.ts else rest.ts
+        jumps = next(it) if wanted.jumps else rest.jumps
+        return Inputs(y0, params, t0, t1, ts, rest.settings, relative=rest.relative, jumps=jumps)
 
 
 def _directions(bk: AbstractBackend, x: Array) -> int:

@@ -24,6 +24,7 @@ from .._base.types import (
     Scale,
     State,
 )
+from .._integrate.moving_times import zero_of
 
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
@@ -50,6 +51,10 @@ class Retaken:
         # zeros that carry the derivatives of t0 and t1
         self.t0 = inputs.t0 - constant.t0
         self.t1 = inputs.t1 - constant.t1
+        self.jumps = None
+        if len(inputs.jumps):
+            self.jumps = self.bk.times_array(inputs.jumps, loop.layout)
+            self.jumps = zero_of(self.bk, self.jumps)
         self.start, self.end = inputs.t0, inputs.t1
         if inputs.relative:
             self.start, self.end = inputs.relative[0] + self.t0, inputs.relative[1] + self.t1
@@ -94,7 +99,21 @@ class Retaken:
         where, last = self.loop.clock.where, i + 1 == self.final.n
         begins, moved, _ = self.grid.moves(i, last, t, h)
         start, size = where(begins, self.t0, 0.0), where(moved, self.t0, 0.0)
-        return t + start, h - size + where(last, self.t1, 0.0)
+        end = where(last, self.t1, 0.0)
+        if self.jumps is not None:
+            behind, ahead = self._of_jumps(t, h)
+            lands = self.loop.stops.lands(t, h)[0]  # type: ignore[union-attr]
+            start, size, end = start + behind, size + where(lands, behind, 0.0), end + ahead
+        return t + start, h - size + end
+
+    def _of_jumps(self, t: Scalar, h: Scalar) -> tuple[Scalar, Scalar]:
+        """Zeros with the derivatives of the jump that a step moves with, and of that it ends on."""
+        stops, where = self.loop.stops, self.loop.clock.where
+        assert stops is not None
+        assert self.jumps is not None
+        (i, behind), (j, ahead) = stops.jump_behind(t), stops.jump_at(stops.after(t, stops.t1))
+        ahead = self.loop.clock.both(ahead, stops.lands(t, h)[1])
+        return where(behind, self.jumps[i], 0.0), where(ahead, self.jumps[j], 0.0)
 
     def _stepper(self) -> AbstractStepper:
         forms = ListForms(self.bk)

@@ -128,7 +128,10 @@ class RetakenWithEvents(Retaken):
         (t, h), moved, where = self._of_grid(i), before[-1], self.clock.where
         last = self.clock.both(i + 1 == self.final.n, self.ended == False)  # noqa: E712
         size = where(self._lands(t, h, last)[0], moved, 0.0)
-        return t + moved, h - size + where(last, self.t1, 0.0)
+        end = where(last, self.t1, 0.0)
+        if self.jumps is not None:
+            end = end + self._of_jumps(t, h)[1]
+        return t + moved, h - size + end
 
     def _lands(self, t: Scalar, h: Scalar, last: Bool) -> tuple[Bool, Bool]:
         """Whether a step was to end where it does not move, and whether that is before t1."""
@@ -139,7 +142,10 @@ class RetakenWithEvents(Retaken):
         t, h = self._step(i, before)
         k, cut = self._cut(i)
         on_stop = self._lands(*self.grid.step(i), False)[1]
-        moved = self.clock.where(on_stop, 0.0 * before[-1], before[-1])
+        behind = 0.0 * before[-1]
+        if self.jumps is not None:
+            behind = behind + self._of_jumps(*self.grid.step(i))[1]
+        moved = self.clock.where(on_stop, behind, before[-1])
         stepper, y1 = self._taken(t, h, self._carried(before))
 
         def at_cut(s: State) -> State:

@@ -3,7 +3,8 @@
 Step sizes are constants of the gradient. Times move with t0 (constant and adaptive steps) or
 stand still (given times); t1 enters through the last step's size. With ct_t and ct_h the
 cotangents of a step's start and size, a step of constant size adds ct_t to dL/dt0; the last one
-adds ct_t - ct_h to dL/dt0 and ct_h to dL/dt1.
+adds ct_t - ct_h to dL/dt0 and ct_h to dL/dt1. Between two jumps (``_integrate.stops``) it is the
+same, with their times in place of t0 and t1.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 class PullCarry(NamedTuple):
     """What the reversal threads from step to step: cotangents, the next row of each output, and the
-    next hit of an event. Behind one, t0 is the cotangent of its time."""
+    next hit of an event. Behind one, or behind a stop, t0 is the cotangent of its time."""
 
     g: State
     params: ParamSums
@@ -47,6 +48,7 @@ class PullCarry(NamedTuple):
     ts: Table
     row: tuple[Index, ...]
     hit: Index = ()
+    jumps: Table = ()
 
 
 RowSources: TypeAlias = "Callable[[AbstractStepVJP, State, ParamSums], Sources]"
@@ -130,15 +132,18 @@ class ReverseStep:
         ts: Table = ()
         if self.wanted.ts and self.out.timed:
             ts = self.bk.reals(len(self.inputs.ts), self.layout)
+        jumps: Table = ()
+        if self.wanted.jumps:
+            jumps = self.bk.reals(len(self.inputs.jumps), self.layout)
         if self.events is None:
-            return PullCarry(g, params, real(0.0), t1, ts, rows)
+            return PullCarry(g, params, real(0.0), t1, ts, rows, jumps=jumps)
         where, ended, t1 = self.clock.where, self.events.ended, real(t1 + self.events.end)
         rows = tuple(
             final.inside[k][0] if part.out.inside == "ts" else row
             for k, (part, row) in enumerate(zip(self.parts, rows, strict=True))
         )
         t0, t1 = where(ended, t1, 0.0 * t1), where(ended, 0.0 * t1, t1)
-        return PullCarry(g, params, t0, t1, ts, rows, final.events.number)
+        return PullCarry(g, params, t0, t1, ts, rows, final.events.number, jumps)
 
     def finish(self, carry: PullCarry) -> Inputs:
         """Cotangents of the inputs, after the last pull."""
@@ -150,7 +155,7 @@ class ReverseStep:
         g, params, ct_t = carry.g, carry.params, carry.t0
         for part, row in zip(self.parts, carry.row, strict=True):
             g, params, ct_t = part.at_start(t0, y0, row, g, params, ct_t)
-        return Inputs(g, self.vjp.finish(params), ct_t, carry.t1, carry.ts)
+        return Inputs(g, self.vjp.finish(params), ct_t, carry.t1, carry.ts, jumps=carry.jumps)
 
     def _time_of_no_step(self, carry: PullCarry) -> PullCarry:
         """Where t0 is t1, no step tells the time derivatives: dy/dt1 = f, dy/dt0 = -f."""
@@ -208,24 +213,26 @@ class ReverseStep:
         (t, h), before, last = step, carry.t0, self._last(i)
         if self.watch is not None and self.n - i >= self.watch.stop:
             self.watch.look(t, self.n - i)
-        carry, (begins, moved, ends) = self._movement(i, last, step, carry)
+        carry, (begins, moved, ends), jump = self._movement(i, last, step, carry)
         span = StepSpan(i, t, h, last, ends, on)
         sources = self._sources(span, carry) if self.inside else None
         # the step's size matters where it depends on t0 or t1; a traced index may be any
         size = self.wanted.time and (self.clock.traced or last or moved)
         out, extra = self.step_vjp.pull(t, h, y, carry.g, carry.params, sources, size)
-        t0, t1, hit = carry.t0, carry.t1, carry.hit
+        t0, t1, hit, jumps = carry.t0, carry.t1, carry.hit, carry.jumps
         row, ts, fn_t0, fn_t1, *rest = extra or (carry.row, carry.ts, 0.0, 0.0)
         if rest:
             hit, t0 = rest
         if self.wanted.time:
             where, zero = self.clock.where, 0.0
+            if jump is not None:
+                jumps, fn_t0 = self._jumped(jump, on, carry.jumps, before + out.h, fn_t0)
             inner = where(begins, out.t, zero)
             t0 = t0 + where(moved, out.t - out.h, inner) + fn_t0
             t1 = t1 + where(last, out.h, zero) + fn_t1
         new, old = (out.y, out.params, t0, t1), (carry.g, carry.params, before, carry.t1)
         g, params, t0, t1 = self.clock.select(on, new, old)
-        return PullCarry(g, params, t0, t1, ts, row, hit)
+        return PullCarry(g, params, t0, t1, ts, row, hit, jumps)
 
     def _last(self, i: Index) -> Bool:
         """Whether step i ends at t1."""
@@ -236,20 +243,38 @@ class ReverseStep:
 
     def _movement(
         self, i: Index, last: Bool, step: tuple[Scalar, Scalar], carry: PullCarry
-    ) -> tuple[PullCarry, tuple[Bool, Bool, Bool]]:
-        """How a step moves with where the steps begin (``Grid.moves``): at t0, or at an event.
+    ) -> tuple[PullCarry, tuple[Bool, Bool, Bool], tuple[Index, Bool] | None]:
+        """How a step moves with where the steps begin (``Grid.moves``): at t0, at an event, or at a
+        jump; and the jump that it ends on, where derivatives by these are wanted.
 
-        Where it ends on a stop, the steps behind it stand still, and what the carry has of them is
-        nothing to it.
+        Where it ends on a stop, the steps behind it do not move with it, and what the carry has of
+        them is nothing to it.
         """
         (t, h), stops, where = step, self.loop.stops, self.clock.where
         if stops is None:
-            return carry, self.grid.moves(i, last, t, h)
+            return carry, self.grid.moves(i, last, t, h), None
         lands, on_stop = stops.lands(t, h)
         if self.events is not None:
             on_stop = where(self.events.cut(i, carry.hit)[0], False, on_stop)
-        t0 = where(on_stop, 0.0, carry.t0)
-        return carry._replace(t0=t0), (True, lands, where(on_stop, False, True))
+        carry = carry._replace(t0=where(on_stop, 0.0, carry.t0))
+        ends = where(on_stop, False, True)
+        if not self.wanted.jumps:
+            return carry, (True, lands, ends), None
+        k, here = stops.jump_at(stops.after(t, stops.t1))
+        here = self.clock.both(on_stop, here)
+        return carry, (True, lands, self.clock.either(ends, here)), (k, here)
+
+    def _jumped(
+        self, jump: tuple[Index, Bool], on: Bool, jumps: Table, ct: Scalar, row: Scalar
+    ) -> tuple[Table, Scalar]:
+        """Cotangents of jumps with those of a step that ended on one: of the starts behind it and
+        of the step's size, and of the time of its row; what of that is not the jump's."""
+        (k, here), where = jump, self.clock.where
+        if not self.clock.traced and not here:
+            return jumps, row
+        more = where(self.clock.both(on, here), ct + row, 0.0)
+        jumps = self.bk.table_set(jumps, k, self.bk.table_get(jumps, k) + more)
+        return jumps, where(here, 0.0, row)
 
     def _sources(self, step: StepSpan, carry: PullCarry) -> RowSources:
         """What the rows of a step add to its pull."""

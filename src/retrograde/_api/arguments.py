@@ -204,6 +204,8 @@ def _prepared(
         scale = loop.tolerances(Inputs((), (), t0, t1, ts, settings))
         settings = (scale.rtol, scale.atol, *stops)
     inputs = Inputs(problem.y0, problem.params, t0, t1, ts, settings, relative=relative)
+    if loop.jumps:
+        inputs = inputs._replace(jumps=bk.time_sequence(controller.jump_ts, problem.layout))  # type: ignore[attr-defined]
     return loop, inputs if problem.mass is None else checked_start(loop, inputs)
 
 
@@ -518,16 +520,17 @@ def _stops(
         if check_times_form(name, ts) == 0:
             found.append(([], []))
             continue
-        if any(bk.is_array(t) and bk.tracked(t) for t in (ts if isinstance(ts, list) else (ts,))):
+        moving = any(bk.is_array(t) and bk.tracked(t) for t in _listed(ts))
+        if moving and name == "step_ts":
             raise InputError(
-                f"`{name}` requires a gradient, which times of steps do not have; detach it. For "
-                "the derivative by the time of a jump, split the solve there: it is the `t1` of "
-                "the first and the `t0` of the second solve."
+                "`step_ts` requires a gradient, which times of steps do not have; detach it. The "
+                "derivative by the time of a jump comes by `jump_ts`."
             )
         values = bk.concrete_times(ts)
         if values is None or start is None:
             certain = False
             own = bk.time_sequence(ts, layout)
+            own = bk.stop_gradient(own) if name == "jump_ts" else own
             found.append((own - bk.stop_gradient(t0) if shifted else own, own))
             continue
         if not all(map(math.isfinite, values)):
@@ -535,16 +538,21 @@ def _stops(
         slack = max(eps, resolution(bk, (ts,)))
         values = [near(near(t, start, slack), end or start, slack) for t in values]  # type: ignore[misc]
         own = [t - start for t in values] if shifted else values
-        if bk.is_array(ts) and Capability.TRACED in bk.capabilities:
+        if name == "step_ts" and bk.is_array(ts) and Capability.TRACED in bk.capabilities:
             # zeros with the tangents of what is known, but differentiated: they are refused
             own = bk.time_sequence(own, layout) + (ts - bk.stop_gradient(ts))
         found.append((own, values))
     (steps, _), (jumps, own) = found
+    # jumps in front: where a step has to end on one, no other stop is found in its place
     if isinstance(steps, list) and isinstance(jumps, list):
-        every = bk.time_sequence(steps + jumps, layout)
+        every = bk.time_sequence(jumps + steps, layout)
     else:
-        every = bk.xp.concat([bk.time_sequence(ts, layout) for ts in (steps, jumps)])
+        every = bk.xp.concat([bk.time_sequence(ts, layout) for ts in (jumps, steps)])
     return (every, *(bk.time_sequence(ts, layout) for ts in (jumps, own))), certain
+
+
+def _listed(ts: Times) -> list[Array]:
+    return list(ts) if isinstance(ts, (list, tuple)) else [ts]
 
 
 def _tolerance(problem: Problem, name: str, value: float | Array) -> Scalar:

@@ -153,8 +153,8 @@ def solve(
     numbers, and in their own dtype where they are traced arrays.
 
     A time or a threshold that f reads only in comparisons, as ``stop`` in
-    ``where(t < stop, rate, 0)``, has the gradient 0: no library sees the jump move. Split the solve
-    there: the gradient then comes by t1 of the one and t0 of the other.
+    ``where(t < stop, rate, 0)``, has the gradient 0: no library sees the jump move. Name it in
+    ``PIDController(jump_ts=...)``: then the gradient comes by that.
 
     Examples
     --------
@@ -218,9 +218,9 @@ def solve_vjp(
     sol : Solution
         As of :func:`solve`.
     pullback : callable
-        ``pullback(cotangent of sol.ys) -> Gradients(y0, args, t0, t1, ts)``. The cotangent is like
-        ``sol.ys``, or lists of numbers of its shape. ``pullback(ys, ts)`` takes that of ``sol.ts``
-        as well: times of rows move with t0, t1 and the saved times. With dense output
+        ``pullback(cotangent of sol.ys) -> Gradients(y0, args, t0, t1, ts, jump_ts)``. The cotangent
+        is like ``sol.ys``, or lists of numbers of its shape. ``pullback(ys, ts)`` takes that of
+        ``sol.ts`` as well: times of rows move with t0, t1 and the saved times. With dense output
         ``pullback(ys, evaluated=(t, cotangent of sol.evaluate(t)))``; ``ys`` may be None.
 
     Notes

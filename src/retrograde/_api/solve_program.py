@@ -13,7 +13,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._adjoints import AbstractAdjoint, DirectAdjoint, ForwardMode, check_followed
 from .._base.errors import InputError
@@ -26,6 +26,7 @@ from .._base.types import (
     Index,
     Inputs,
     Leaves,
+    Namespace,
     NeedsGradient,
     Residuals,
     Scalar,
@@ -35,7 +36,7 @@ from .._base.types import (
 from .._integrate.dense import knot_rates
 from .._integrate.event_times import knot_sources, pulled_knots, row_sources
 from .._integrate.events import Hit
-from .._integrate.moving_times import rates
+from .._integrate.moving_times import Moving, rates
 from .._integrate.outputs import cotangent_leaves, output_times
 from .._integrate.saveat import filled, parted
 from .._integrate.solution import Gradients, Status, without_times
@@ -50,8 +51,13 @@ if TYPE_CHECKING:
     from .._integrate.outputs import Final
 
 
-_Moved: TypeAlias = tuple[Scalar, Scalar, Leaves]
-"""Cotangents of t0 and t1, and of the times of events and of the end."""
+class _Moved(NamedTuple):
+    """Cotangents of t0, t1, of the times of events and of the end, and of jumps (None: of none)."""
+
+    t0: Scalar
+    t1: Scalar
+    ends: Leaves = ()
+    jumps: Array | None = None
 
 
 class DifferentiableSolve:
@@ -273,27 +279,32 @@ class Pullback:
             own = self._event_cotangents(ts, events)
             moved = moved if ts is None else self._pull_step_times(ts, moved)
             if moved is not None:
-                last = zip(own[-2:], moved[2], strict=True)
+                last = zip(own[-2:], moved.ends, strict=True)
                 own = (*own[:-2], *(x + more for x, more in last))
             flat += own
         cts = self._pull(flat)
         if moved is not None:
             t0, t1 = (bk.scalar_array(t, layout) for t in cts[2:4])
-            cts = cts._replace(t0=t0 + moved[0], t1=t1 + moved[1])
+            cts = cts._replace(t0=t0 + moved.t0, t1=t1 + moved.t1)
+            if loop.events is not None:
+                cts = cts._replace(jumps=())  # not told
+            elif moved.jumps is not None:
+                cts = self._with_jumps(cts, moved.jumps)
         if ts is not None:
             cts = self._pull_times(cts, parted(out.treedef, ts, "`ts`"))
         time = partial(bk.scalar_array, layout=layout)
         g = Gradients(
             problem.state_tree(cts.y0), problem.gradient_tree(cts.params), time(cts.t0),
-            time(cts.t1), self._saved(cts.ts),
+            time(cts.t1), self._saved(cts.ts), self._jumps(cts.jumps),
         )  # fmt: skip
         g = g if cast is None else cast.gradients(g)
         if problem.untimed is None:
             return g
         times = zip(g._fields[2:4], g[2:4], strict=True)  # nan: what hangs on f's derivative by t
         lost = [k for k, x in times if x is not None and bk.concrete(bk.xp.any(x != x))]
-        saved = [] if g.ts is None else [bk.times_array(cts.ts, layout)]
-        lost += ["ts" for x in saved if bk.concrete(bk.xp.any(x != x))]
+        tables = (("ts", g.ts, cts.ts), ("jump_ts", g.jump_ts, cts.jumps))
+        saved = [(k, bk.times_array(ct, layout)) for k, x, ct in tables if x is not None]
+        lost += [k for k, x in saved if bk.concrete(bk.xp.any(x != x))]
         return without_times(g, lost, problem.untimed)
 
     def _pull_dense(self, t: Tree, cotangent: Tree) -> tuple[list[Array], _Moved]:
@@ -313,7 +324,7 @@ class Pullback:
             knots = knots + xp.concat([end, sizes], axis=0) - xp.concat([sizes, end], axis=0)
         by = knot_rates(loop, self.inputs, loop.outputs.parts[-1], dense.knots, self.steps)
         t0 = xp.sum(by.t0 * knots) + (origin if loop.shifted else 0.0)
-        return rows, (t0, xp.sum(by.t1 * knots), ())
+        return rows, _Moved(t0, xp.sum(by.t1 * knots), jumps=_by_jumps(by, knots, xp))
 
     def _pull_knots(self, knots: Array, sizes: Array, origin: Scalar) -> _Moved:
         """Cotangents of t0, t1, times of events and end from those of knots, sizes and origin."""
@@ -328,7 +339,7 @@ class Pullback:
         total = total - xp.concat([starts * sizes, end], axis=0)
         by = pulled_knots(loop, place, happened, total)
         t0 = by[0] + (origin - xp.sum(knots) if loop.shifted else 0.0)
-        return t0, 0.0, (by[1:-1], xp.reshape(by[-1], ()))
+        return _Moved(t0, 0.0, (by[1:-1], xp.reshape(by[-1], ())))
 
     def _pull_step_times(self, ts: Tree, moved: _Moved | None) -> _Moved | None:
         """``moved`` with what comes of the times of rows at steps' ends, cotangents ``ts``."""
@@ -343,12 +354,12 @@ class Pullback:
             place = row_sources(loop, self.inputs, times, self.steps, told, first=first)
             ct = bk.array(ct, layout.real_dtype, layout.device)[int(first) :]
             by = pulled_knots(loop, place, happened, ct)
-            more: _Moved = by[0], 0.0, (by[1:-1], xp.reshape(by[-1], ()))
+            more = _Moved(by[0], 0.0, (by[1:-1], xp.reshape(by[-1], ())))
             if moved is None:
                 moved = more
             else:
-                ends = (a + b for a, b in zip(moved[2], more[2], strict=True))
-                moved = moved[0] + more[0], moved[1], tuple(ends)
+                ends = (a + b for a, b in zip(moved.ends, more.ends, strict=True))
+                moved = _Moved(moved.t0 + more.t0, moved.t1, tuple(ends))
         return moved
 
     def _event_cotangents(self, ts: Tree, events: Sequence[Hit | None] | None) -> Leaves:
@@ -373,6 +384,19 @@ class Pullback:
         ]
         return filled(loop.outputs.treedef, found)
 
+    def _with_jumps(self, cts: Inputs, more: Array) -> Inputs:
+        """The same with cotangents of jumps added, where they are told."""
+        if not len(cts.jumps):
+            return cts
+        return cts._replace(
+            jumps=self.program.loop.bk.times_array(cts.jumps, self.program.loop.layout) + more
+        )
+
+    def _jumps(self, jumps: Table) -> Array | None:
+        """Cotangents of the times of jumps."""
+        loop = self.program.loop
+        return loop.bk.times_array(jumps, loop.problem.layout) if len(jumps) else None
+
     def _pull_times(self, cts: Inputs, given: Sequence[Tree]) -> Inputs:
         """The same with cotangents of the rows' times added."""
         loop = self.program.loop
@@ -390,6 +414,8 @@ class Pullback:
                 )
             by = rates(loop, self.inputs, part, times, self.steps)
             t0, t1 = t0 + xp.sum(by.t0 * ct), t1 + xp.sum(by.t1 * ct)
+            if (more := _by_jumps(by, ct, xp)) is not None:
+                cts = self._with_jumps(cts, more)
             if part.inside == "ts":
                 first, last, start = part.first, part.last + 1, int(part.saveat.t0)
                 mine = own[0][first:last] + ct[start : start + last - first]
@@ -401,7 +427,10 @@ class Pullback:
         if self.recorded is not None:
             found: Inputs = self.recorded(cotangents)
             return found
-        wanted = NeedsGradient(loop.problem.differentiable, True, True, loop.outputs.timed)
+        wanted = NeedsGradient(
+            loop.problem.differentiable, True, True, loop.outputs.timed,
+            jumps=len(self.inputs.jumps) > 0 and program.adjoint.kind in ("exact", "guarded"),
+        )  # fmt: skip
         with loop.bk.quiet():
             cts: Inputs = loop.bk.run_reverse(
                 program, self.inputs, self.residuals, cotangents, wanted
@@ -427,6 +456,11 @@ class Pullback:
             self.forward()
         else:
             self.program.resume()
+
+
+def _by_jumps(by: Moving, cotangents: Array, xp: Namespace) -> Array | None:
+    """Cotangents of jumps from those of times that move with them."""
+    return None if by.jumps is None else xp.sum(by.jumps * cotangents[:, None], axis=0)
 
 
 def note_steps(program: DifferentiableSolve, inputs: Inputs, n: Index) -> None:

@@ -122,7 +122,8 @@ class Inputs(NamedTuple):
     constants of the gradient that come as arrays (perhaps traced): the size of constant steps, or
     the two tolerances in state form; empty where they are numbers. Where an ``Inputs`` holds
     cotangents, ``stats`` are statistics of the reverse pass. ``relative`` are
-    the times as the clock counts them, where they differ (``_integrate.relative_time``).
+    the times as the clock counts them, where they differ (``_integrate.relative_time``). ``jumps``
+    are the times of jumps as the user gave them; what steps end on stands in ``settings``.
     """
 
     y0: State
@@ -133,6 +134,7 @@ class Inputs(NamedTuple):
     settings: tuple[State, ...] = ()
     stats: Tree = None
     relative: tuple[Scalar, Scalar, Table] | tuple[()] = ()
+    jumps: Table = ()
 
     @property
     def clocked(self) -> tuple[Scalar, Scalar, Table]:
@@ -215,11 +217,12 @@ class NeedsGradient(NamedTuple):
     t1: bool
     ts: bool
     y0: bool = True
+    jumps: bool = False
 
     @property
     def time(self) -> bool:
         """Whether any derivative with respect to time is needed."""
-        return self.t0 or self.t1 or self.ts
+        return self.t0 or self.t1 or self.ts or self.jumps
 
 
 class Scale:

@@ -76,7 +76,9 @@ class PIDController(AdaptiveController):
         traced, and has no gradient.
     jump_ts : list or array, shape (k,) [time] or None
         Times at which f jumps. Steps end there; up to the end of such a step f is asked for times
-        below the jump, from then on for times above it, by one number of y's dtype at least.
+        below the jump, from then on for times above it, by one number of y's dtype at least. It
+        has a gradient (of the discrete solve; ``Gradients.jump_ts`` of a pullback): what a solution
+        gains where f jumps later.
     dt0 : float [time] or None
         First step; None chooses it from f.
     dtmin, dtmax : float [time] or None

@@ -23,7 +23,7 @@ from .._backend.registry import backend_for
 from .._base.errors import InputError
 from .._base.types import Array, Aux, Bool, DType, Index, Inputs, Leaves, Scalar, Tree
 from .event_times import knot_sources, may_move, moved_knots
-from .moving_times import Moving, moves, rates, zero_of
+from .moving_times import Moving, moves, rates, untold_by_jumps, with_jumps, zero_of
 from .samples import dense as dense_samples
 from .saveat import SaveAt
 
@@ -249,12 +249,12 @@ def dense_output(
         moved = moved_knots(loop, inputs, events[0], place)
         sizes = sizes + ends * moved[1:] - starts * moved[:-1]
         start = zero_of(bk, bk.scalar_array(origin, loop.layout))
-        knots = knots + moved - start
-    elif loop.events is None and (moves(bk, inputs.t0) or moves(bk, inputs.t1)):
+        knots = untold_by_jumps(loop, inputs, knots + moved - start)
+    elif loop.events is None and any(moves(bk, t) for t in (*inputs[2:4], inputs.jumps)):
         knots = bk.stop_gradient(knots)
         by = knot_rates(loop, inputs, out, knots, n)
         t0, t1 = (zero_of(bk, bk.scalar_array(t, loop.layout)) for t in inputs[2:4])
-        knots = knots + by.t0 * t0 + by.t1 * t1
+        knots = knots + by.t0 * t0 + by.t1 * t1 + with_jumps(bk, inputs, by, loop.layout)
     sizes = sizes if sizes.shape[0] else knots[1:] - knots[:-1]
     casts = loop.problem.casts
     dtypes = None if casts is None else casts.y.own
@@ -262,11 +262,11 @@ def dense_output(
 
 
 def knot_rates(loop: Integrator, inputs: Inputs, out: Output, knots: Array, n: Index) -> Moving:
-    """How knots, as the clock counts them, move with t0 and t1."""
+    """How knots, as the clock counts them, move with t0, t1 and jumps."""
     if not loop.shifted:
         return rates(loop, inputs, out, knots, n)
     by = rates(loop, inputs, out, knots + loop.bk.stop_gradient(inputs.t0), n)
-    return Moving(by.t0 - 1.0, by.t1)
+    return Moving(by.t0 - 1.0, by.t1, by.jumps)
 
 
 def lagrange(at: Sequence[float], x: Array) -> tuple[list[Array], list[Array]]:

@@ -13,7 +13,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._base.types import Array, Aux, Bool, Index, Inputs, Leaves
-from .moving_times import moves, zero_of
+from .moving_times import moves, untold_by_jumps, zero_of
 
 if TYPE_CHECKING:
     from .integrator import Integrator
@@ -151,7 +151,8 @@ def row_sources(
 def may_move(loop: Integrator, inputs: Inputs, happened: Leaves) -> bool:
     """Whether the library's own autodiff may ask what the knots move with: else it is not found
     out, which takes a number for each pair of a step and a hit."""
-    return any(moves(loop.bk, t) for t in (inputs.t0, inputs.t1, *happened[-2:]))
+    times = inputs.t0, inputs.t1, inputs.jumps, *happened[-2:]
+    return any(moves(loop.bk, t) for t in times)
 
 
 def moved_rows(
@@ -166,6 +167,7 @@ def moved_rows(
     """Times of rows at the ends of steps, with the derivatives of what they move with."""
     if not may_move(loop, inputs, events[0]):
         return times
+    times = untold_by_jumps(loop, inputs, times)
     place = row_sources(loop, inputs, times, n, events, first=first)
     moved = moved_knots(loop, inputs, events[0], place)
     if not first:

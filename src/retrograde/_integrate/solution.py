@@ -73,10 +73,13 @@ class Gradients(NamedTuple, Generic[Y]):
     ts : array, shape (k,) or None
         Cotangents of the saved times, where times were given; of several SaveAt, one of each in
         their structure (None for those without ``ts``).
+    jump_ts : array, shape (k,) or None
+        Cotangents of the times at which f jumps (``PIDController(jump_ts=...)``), in the order in
+        which they were given; None without any, with ``per_sample``, and of a continuous adjoint.
 
     Notes
     -----
-    Where f takes its time as a plain number, reading ``t0``, ``t1`` or ``ts`` raises.
+    Where f takes its time as a plain number, reading those of times raises.
 
     Examples
     --------
@@ -92,6 +95,7 @@ class Gradients(NamedTuple, Generic[Y]):
     t0: Array
     t1: Array
     ts: Array | None = None
+    jump_ts: Array | None = None
 
 
 class _Untimed(Gradients[Y]):
@@ -120,11 +124,15 @@ class _Untimed(Gradients[Y]):
     def ts(self) -> Array | None:
         return self._read(4)
 
+    @property
+    def jump_ts(self) -> Array | None:
+        return self._read(5)
+
 
 def without_times(g: Gradients[Y], lost: Collection[str], why: Exception) -> Gradients[Y]:
     """The same gradients without those of some times, which raise when they are read."""
-    t0, t1, ts = (None if k in lost else x for k, x in zip(g._fields[2:], g[2:], strict=True))
-    found: Gradients[Y] = _Untimed(g.y0, g.args, t0, t1, ts)
+    times = (None if k in lost else x for k, x in zip(g._fields[2:], g[2:], strict=True))
+    found: Gradients[Y] = _Untimed(g.y0, g.args, *times)
     vars(found).update(lost=frozenset(lost), why=why)
     return found
 

@@ -9,7 +9,9 @@ stages of a step that ends on a jump see f as it is on the left, those of the ne
 the right, whatever rounding does to t + c h; and a slope from the left (FSAL) is evaluated anew.
 (diffrax, ``ClipStepSizeController``, leaves the two numbers beside a jump out of the solve.)
 
-Times before the first stop move with t0, those behind it stand still.
+Times before the first stop move with t0, those behind a jump with its time, up to the next stop:
+so the gradient by a jump's time is that by the end of the solve before it and by the start of the
+one behind it. Behind other stops times stand still.
 """
 
 from __future__ import annotations
@@ -75,6 +77,8 @@ class Stops:
         """Between which f is asked in the step at hand."""
         self.next: Scalar = None
         """The jump ahead of it."""
+        self.given = jumps
+        """Jumps by the clock, in the order in which they were given."""
         if traced:
             self.stops = self.sign * stops
             self.jumps = (self.sign * jumps, self.sign * given) if len(given) else None
@@ -100,11 +104,34 @@ class Stops:
         lands = h == stop - t
         return lands, self.clock.both(lands, stop != self.t1)
 
+    def jump_at(self, t: Scalar) -> tuple[Index, Bool]:
+        """Which of the jumps, as they were given, is at a time of the clock, and whether one is."""
+        if not self.clock.traced:
+            here = t in self.given
+            return (self.given.index(t) if here else 0), here
+        if not len(self.given):
+            return 0, False
+        xp, here = self.bk.xp, self.given == t
+        return xp.argmax(xp.where(here, 1, 0)), xp.any(here)
+
+    def jump_behind(self, t: Scalar) -> tuple[Index, Bool]:
+        """The same of the last stop that the solve has met up to t."""
+        sign = self.sign
+        if not self.clock.traced:
+            i = bisect_right(self.stops, sign * t)
+            met = i > 0 and self.stops[i - 1] > sign * self.t0
+            return self.jump_at(sign * self.stops[i - 1]) if met else (0, False)
+        xp = self.bk.xp
+        met = (self.stops > sign * self.t0) & (self.stops <= sign * t)
+        last = xp.max(xp.where(met, self.stops, -math.inf))
+        return self.jump_at(sign * last)
+
     def _ahead(self, times: Any, t: Scalar) -> Scalar:
         """The first of times behind t, inf if there is none."""
         if self.clock.traced:
             xp = self.bk.xp
-            return xp.min(xp.where(times > t, times, math.inf))
+            ahead = xp.where(times > t, times, math.inf)
+            return ahead[xp.argmin(ahead)]  # of equal ones the first, with its derivative
         i = bisect_right(times, t)
         return times[i] if i < len(times) else math.inf
 
