@@ -136,9 +136,10 @@ def checked_start(loop: Integrator, inputs: Inputs) -> Inputs:
     constant = bk.stop_gradient(inputs)
     with bk.quiet():
         start = loop.clock.real(constant.clocked[0])
-        correction = correct(problem, constant.params, layout.time(start), constant.y0)
-        if correction is None:
+        correct = corrector(problem, constant.params, layout.time(start), constant.y0)
+        if correct is None:
             return inputs
+        correction = correct(constant.y0)
         # steps of a given size have no tolerances
         scale = loop.tolerances(constant) if loop.controller.adaptive else Scale(1e-4, 1e-6)
         off = loop.clock.real(layout.norm2(correction, constant.y0, scale))
@@ -212,8 +213,11 @@ def _is_diagonal(rows: Sequence[Sequence[float]]) -> tuple[bool, bool]:
     return not others, all(own)
 
 
-def correct(problem: Problem, params: Any, time: Array, y: State) -> State | None:
-    """What is to be added to y for it to be consistent, to first order; None where M is regular."""
+def corrector(
+    problem: Problem, params: Any, time: Array, y: State
+) -> Callable[[State], State] | None:
+    """What is to be added to states near y for them to be consistent, to first order: ``-K^-1 P f``
+    with K at y. None where M is regular."""
     assert problem.mass_matrix is not None
     bk, layout = problem.bk, problem.layout
     kernels = _kernels(problem, problem.mass_matrix(params))
@@ -225,8 +229,12 @@ def correct(problem: Problem, params: Any, time: Array, y: State) -> State | Non
     if kernels.structure != problem.jac_structure:
         found.matrix = None  # the user's is kept otherwise
     factors = linear.factor(kernels.system(linear.of_products(found)))
-    off = linear.product(kernels.onto, layout.own(field(time, y)))
-    return linear.solve(factors, layout.weighted([(-1.0, off)]))
+
+    def correct(y: State) -> State:
+        off = linear.product(kernels.onto, layout.own(field(time, y)))
+        return linear.solve(factors, layout.weighted([(-1.0, off)]))
+
+    return correct
 
 
 def consistent_initial_values(
@@ -234,7 +242,9 @@ def consistent_initial_values(
 ) -> Tree:
     """Initial values that satisfy the equations without a derivative of ``M y' = f``.
 
-    Newton's method in the directions that M makes 0; what M sees of y0 stays.
+    Newton's method in the directions that M makes 0; what M sees of y0 stays. A correction is
+    halved until the one behind it is smaller (Deuflhard, *Newton Methods for Nonlinear Problems*,
+    2004, 3.3).
 
     Parameters
     ----------
@@ -259,7 +269,7 @@ def consistent_initial_values(
     Raises
     ------
     InputError
-        Where 50 corrections don't lead there: the index is above 1, or y0 is too far.
+        Where 200 corrections don't lead there: the index is above 1, or y0 is too far.
 
     Examples
     --------
@@ -289,17 +299,23 @@ def consistent_initial_values(
     def size(x: State) -> float:
         return float(float(layout.inner(x, x)) ** 0.5)
 
+    time = layout.time(t0)
     with bk.quiet():
-        for _ in range(50):
-            moved = correct(problem, problem.params, layout.time(t0), y)
-            if moved is None:
+        for _ in range(200):
+            correct = corrector(problem, problem.params, time, y)
+            if correct is None:
                 return y0
-            y = layout.add(y, moved)
-            off = size(moved) / (1.0 + size(y))
-            if off <= tolerance:
-                return problem.state_tree(y)
-            if not off < float("inf"):
+            moved = correct(y)
+            whole = size(moved)
+            if whole <= tolerance * (1.0 + size(y)):
+                return problem.state_tree(layout.add(y, moved))
+            for part in (2.0**-k for k in range(13)):
+                tried = layout.weighted([(1.0, y), (part, moved)])
+                if size(correct(tried)) <= (1.0 - part / 4) * whole:
+                    break
+            else:  # nan, too
                 break
+            y = tried
     raise InputError(
         "`y0` is not led to consistent values by Newton's method: the index is above 1, f is not "
         "finite on the way, or y0 is too far; pass a nearer y0."
