@@ -185,9 +185,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     few, dear = values.pop("few"), values.pop("slow", {})
     rest = metafunc.config.option.markexpr in ("", "slow")  # what is not run is not even made
     cases = [x for name in present for x in _cases(name, list(values.values()), few, rest)]
-    more = [(name, *case) for name in present for case in dear.get(name, ()) if rest]
-    cases += [pytest.param(*case, marks=pytest.mark.slow) for case in more]
+    more = [(name, *_tuple(case)) for name in present for case in dear.get(name, ()) if rest]
+    known = {getattr(case, "values", case) for case in cases}
+    cases += [pytest.param(*case, marks=pytest.mark.slow) for case in more if case not in known]
     metafunc.parametrize(["backend", *values], cases, indirect=["backend"])
+
+
+def _tuple(case: Any) -> tuple[Any, ...]:
+    """A setting of a test that has one alone may be named without its tuple."""
+    return case if isinstance(case, tuple) else (case,)
 
 
 def _devices(names: str) -> set[str]:
