@@ -171,28 +171,29 @@ class JoinedPullback:
         whole = [xp.stack(column) for column in columns]
         flags = self._flags(first)
         leaves = [x if own else xp.sum(x, axis=0) for x, own in zip(whole, flags, strict=True)]
-        y0, args, t0, t1, ts = self.bk.unflatten(structure, leaves)
+        y0, args, t0, t1, ts, jump_ts = self.bk.unflatten(structure, leaves)
         ts = None if tuple(first)[4] is None else filled(self.places, ts)
-        g = Gradients(y0, args, t0, t1, ts)
+        g = Gradients(y0, args, t0, t1, ts, jump_ts)
         lost = vars(first).get("lost", ()) if hasattr(first, "__dict__") else ()
         return without_times(g, lost, vars(first)["why"]) if lost else g
 
     def _leaves(self, g: Gradients) -> tuple[list[Array], Tree]:
-        y0, args, t0, t1, ts = tuple(g)
+        y0, args, t0, t1, ts, jump_ts = tuple(g)
         parts = [None] * self.count if ts is None else parted(self.places, ts, "`ts`")
-        leaves, structure = self.bk.flatten((y0, args, t0, t1, parts))
+        leaves, structure = self.bk.flatten((y0, args, t0, t1, parts, jump_ts))
         return leaves, structure
 
     def _flags(self, g: Gradients) -> list[bool]:
         """Which leaves are of what every sample has for itself."""
         problem = next(x for x in self.pulls if x is not None).program.loop.problem
-        y0, _, t0, t1, ts = tuple(g)
+        y0, _, t0, t1, ts, jump_ts = tuple(g)
         parts = [None] * self.count if ts is None else parted(self.places, ts, "`ts`")
         pairs = zip(problem.where, problem.differentiable, strict=False)
         flags = [True] * len(self.bk.flatten(y0)[0])
         flags += [self.marks[i] for i, has in pairs if has]
         own = zip(self.mapped[1:], (t0, t1, *parts), strict=False)
-        return flags + [mapped for mapped, x in own if x is not None]
+        flags += [mapped for mapped, x in own if x is not None]
+        return flags if jump_ts is None else [*flags, False]
 
     # --- elsewhere
     def __getstate__(self) -> dict[str, Any]:
