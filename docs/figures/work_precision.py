@@ -3,7 +3,7 @@
 ``python docs/figures/work_precision.py`` draws ``work_precision_nonstiff.svg`` and
 ``work_precision_stiff.svg`` from ``work_precision.json`` and writes the page's table;
 ``--measure`` takes the readings first (it needs SciPy, JAX, diffrax, PyTorch and torchdiffeq; some
-ten minutes on one core), ``--only PROBLEM`` those of one problem.
+ten minutes on one core), ``--only PROBLEM`` and ``--library torch`` those of one.
 
 Error is the largest of ``|y - y*| / (|y*| + atol / rtol)`` over the components at t1: what the
 tolerance is a bound of in each step. A reading of time is the least CPU time of several rounds, in
@@ -270,20 +270,22 @@ def seconds(run: Run, times: int) -> float:
     return (time.process_time() - begin) / times
 
 
-def measured(case: Case, end: Any, library: str, lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
-    """A reading for each line and tolerance."""
+def measured(
+    case: Case, library: str, lines: Sequence[Line], make: Callable[..., Run], missed: Any
+) -> Iterator[dict[str, Any]]:
+    """A reading for each line and tolerance; ``missed`` tells the error of a result."""
     taken: list[tuple[dict[str, Any], Run, int]] = []
     for line in lines:
         for tol in case.tolerances:
             try:
-                run = RUNS[library](case, line, tol)
-                missed = error(case, end, run())
+                run = make(case, line, tol)
+                wrong = missed(run())
             except Exception as failed:  # a peer's failure is a point that is not drawn
                 print(library, line.name, tol, type(failed).__name__, failed, flush=True)
                 continue
             once = seconds(run, 1)
-            reading = {"line": line.name, "library": library, "rtol": tol, "error": missed}
-            if library == "numpy":
+            reading = {"line": line.name, "library": library, "rtol": tol, "error": wrong}
+            if make is numpy_run:
                 reading["calls"] = counted(case, line, tol)
             taken.append((reading | {"seconds": once}, run, math.ceil(LEAST_SECONDS / once)))
     gc.collect()
@@ -299,8 +301,8 @@ def measured(case: Case, end: Any, library: str, lines: Sequence[Line]) -> Itera
         yield reading | rounded | {"seconds": float(f"{reading['seconds']:.3g}")}
 
 
-def measure(only: str | None) -> None:
-    """Take readings into the file, problem by problem."""
+def measure(only: str | None, library: str | None) -> None:
+    """Take readings into the file, problem by problem; of one library, others stay."""
     import torch
 
     torch.set_num_threads(1)
@@ -310,17 +312,21 @@ def measure(only: str | None) -> None:
             if only and not name.startswith(only):
                 continue
             end = reference(case, kind == "stiff")
-            rows: list[dict[str, Any]] = []
-            for library, lines in libraries.items():
-                rows += measured(case, end, library, lines)
-                print(name, library, len(rows), f"{time.process_time():.0f} s", flush=True)
-            commit = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-            found["problems"][name] = {
-                "date": str(datetime.date.today()),
-                "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
-                "readings": rows,
-            }
+            rows = found["problems"][name]["readings"] if library else []
+            for each in [library] if library else list(libraries):
+                rows = [row for row in rows if row["library"] != each]
+                make, missed = RUNS[each], partial(error, case, end)
+                rows += measured(case, each, libraries[each], make, missed)
+                print(name, each, len(rows), f"{time.process_time():.0f} s", flush=True)
+            found["problems"][name] = dated(rows)
             READINGS.write_text(dumped(found), encoding="utf-8")
+
+
+def dated(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Readings with the day and the commit."""
+    commit = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    head = subprocess.run(commit, capture_output=True, text=True).stdout.strip()
+    return {"date": str(datetime.date.today()), "commit": head, "readings": rows}
 
 
 def dumped(found: dict[str, Any]) -> str:
@@ -439,10 +445,21 @@ def panel(x: float, y: float, rows: Any, lines: Any, row: Any, errors: tuple[int
     return "\n".join(out)
 
 
-def draw(kind: str, found: dict[str, Any]) -> str:
-    """The picture: problems beside each other, below each other what is counted."""
-    names = [name for name in PROBLEMS[kind] if name in found["problems"]]
-    width, height = COLUMN * len(names) + 20, HEAD + ROW * len(ROWS) + FOOT
+def drawn(kind: str, found: dict[str, Any]) -> str:
+    """The picture of a kind of problem."""
+    lines = [LINES[kind][row[0]] for row in ROWS]
+    return draw(PROBLEMS[kind], ROWS, [lines] * len(PROBLEMS[kind]), found)
+
+
+def draw(
+    names: Sequence[str],
+    table: Any,
+    lines: Any,
+    found: dict[str, Any],
+    what: str = "error at the end",
+) -> str:
+    """Problems beside each other, below each other what is counted; lines by problem and row."""
+    width, height = COLUMN * len(names) + 20, HEAD + ROW * len(table) + FOOT
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}">\n<style>{STYLE}</style>\n'
@@ -453,11 +470,11 @@ def draw(kind: str, found: dict[str, Any]) -> str:
         x = 12 + LEFT + COLUMN * i
         errors = decades(np.array([r["error"] for r in rows if r["error"] < 0.1]))
         out.append(f'<text class="title" x="{x}" y="20">{escape(name)}</text>')
-        for j, row in enumerate(ROWS):
+        for j, row in enumerate(table):
             y = HEAD + 16 + ROW * j
             out.append(f'<text x="{x - LEFT + 4}" y="{y - 9}">{row[2]}</text>')
-            out.append(panel(x, y, rows, LINES[kind][row[0]], row, errors))
-        out.append(f'<text x="{x}" y="{height - 12}">error at the end, smaller to the right</text>')
+            out.append(panel(x, y, rows, lines[i][j], row, errors))
+        out.append(f'<text x="{x}" y="{height - 12}">{what}, smaller to the right</text>')
     return "\n".join([*out, "</svg>", ""])
 
 
@@ -503,13 +520,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Figures of how-to/which_solver.")
     parser.add_argument("--measure", action="store_true", help="take readings first")
     parser.add_argument("--only", help="of the problem that begins so")
+    parser.add_argument("--library", choices=RUNS, help="of this one alone")
     options = parser.parse_args()
     if options.measure:
-        measure(options.only)
+        measure(options.only, options.library)
     found = json.loads(READINGS.read_text(encoding="utf-8"))
     for kind in LINES:
         path = READINGS.with_name(f"{READINGS.stem}_{kind}.svg")
-        path.write_text(draw(kind, found), encoding="utf-8")
+        path.write_text(drawn(kind, found), encoding="utf-8")
     text = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(TABLE.sub(lambda m: m[1] + table(found) + m[2], text), encoding="utf-8")
 

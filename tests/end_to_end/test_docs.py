@@ -117,8 +117,12 @@ def test_the_figures_of_costs_are_those_of_their_readings() -> None:
     found = json.loads(script["READINGS"].read_text(encoding="utf-8"))
     for kind in script["LINES"]:
         path = DOCS / "figures" / f"work_precision_{kind}.svg"
-        assert path.read_text(encoding="utf-8") == script["draw"](kind, found)
+        assert path.read_text(encoding="utf-8") == script["drawn"](kind, found)
     assert script["table"](found) in script["PAGE"].read_text(encoding="utf-8")
+    script = runpy.run_path(str(DOCS / "figures" / "gradients.py"))
+    found = json.loads(script["READINGS"].read_text(encoding="utf-8"))
+    path = DOCS / "figures" / "gradients.svg"
+    assert path.read_text(encoding="utf-8") == script["drawn"](found)
 
 
 def test_files_that_pages_point_at_are_there() -> None:
