@@ -66,7 +66,7 @@ def test_failures_have_a_status_and_no_numbers(backend):
 @pytest.mark.libraries("numpy torch", slow="strict jax")
 def test_what_a_solve_may_be_given(backend):
     """Complex trees, tolerances by leaf, backward in time, events, jumps, dense output."""
-    f = lambda t, y, rate: {k: (1j - 2.0) * rate * x for k, x in y.items()}  # noqa: E731
+    f = lambda t, y, rate: {name: x * rate * (1j - 2.0) for name, x in y.items()}  # noqa: E731
     y0 = {"a": backend.array([1.0, 0.5j], "complex128"), "b": backend.array(2.0 + 0j, "complex128")}
     more = {"solver": "rodas5p", "rtol": 1e-8, "atol": {"a": 1e-10, "b": 1e-9}}
     for t1 in (1.2, -0.6):
