@@ -52,8 +52,9 @@ def test_a_solve_refuses_a_structure_that_is_wrong(backend):
     f, _ = chain(backend)
     y, k = backend.array(np.linspace(1.0, 2.0, 6)), backend.array(0.5)
     narrow = rg.VectorField(f, structure=rg.Banded(1, 0))
-    with pytest.raises(rg.InputError, match=r"check_jac"):
-        rg.solve(narrow, y, 0.0, 0.1, k, solver="rodas5p")
+    for given in (k, 0.5):  # a number is tried as an array first
+        with pytest.raises(rg.InputError, match=r"Jacobian of `f` .*check_jac"):
+            rg.solve(narrow, y, 0.0, 0.1, given, solver="rodas5p")
 
 
 def test_diagonals_and_samples(reference):

@@ -13,6 +13,7 @@ succeeds, f is autonomous, there at least, and df/dt costs nothing.
 
 from __future__ import annotations
 
+import copy
 import functools
 import random
 import warnings
@@ -520,6 +521,7 @@ def _check_structure(problem: Problem, t0: Scalar) -> None:
     key = (problem.stiff, structure, *shapes) if traced else ()
     if key in _SEEN or bk.concrete(problem.layout.finite(problem.y0)) is None:
         return
+    problem, t0 = _still(problem), t0 if isinstance(t0, float) else bk.stop_gradient(t0)
     linear: Linear = bk.linear(problem.layout, cast("Structure", structure))
     field, reals = _stiff_field(problem), linear.reals
     point = problem.layout.time(t0), _points(problem, reals)[1]
@@ -538,16 +540,23 @@ def _check_structure(problem: Problem, t0: Scalar) -> None:
             matrix = given(point[0], reals.layout.unpack(point[1]))[0]
             lost.append(linear.drops(matrix))
         known = [bk.concrete(x) for x in lost]
-    if None in known:
-        return
-    if traced and len(_SEEN) < 256:
-        _SEEN.add(key)
     if True in known:
-        whose = "`jac` gives a matrix that" if known[-1] else "the Jacobian of `f`"
+        own = by.jac is not None and known[-1]
+        whose = "`jac` gives a matrix that" if own else "the Jacobian of `f`"
         raise InputError(
             f"`structure` is {structure!r}, but {whose} has entries outside of it near "
             "`y0`. `rg.check_jac(f, t0, y0, args)` tells which; widen the structure, or reorder y."
         )
+    if traced and None not in known and len(_SEEN) < 256:
+        _SEEN.add(key)
+
+
+def _still(problem: Problem) -> Problem:
+    """The same of constants: numbers that are being differentiated can't be looked at."""
+    still, constant = copy.copy(problem), problem.bk.stop_gradient
+    still.y0 = problem.bk.map_state(constant, problem.y0)
+    still.params = tuple(constant(x) if problem.bk.is_array(x) else x for x in problem.params)
+    return still
 
 
 _SEEN: set[Hashable] = set()
