@@ -44,6 +44,7 @@ from retrograde._base.types import (
     Tree,
     TreeDef,
 )
+from retrograde._solvers.rosenbrock.solver import Rosenbrock
 from retrograde._solvers.runge_kutta.solver import ExplicitRungeKutta
 from retrograde.backend import Capability, MemoryInfo
 
@@ -75,6 +76,7 @@ from .function import (
     tensors_of,
     without_gradient,
 )
+from .host_rosenbrock import host_steps
 from .linear import TorchBand, TorchLinear, TorchLinearisation, check_by_time
 from .memory import on_host, shares, uploaded
 from .modes import (
@@ -223,6 +225,8 @@ class TorchBackend(DirectHooks, IterationHooks, ForwardHooks, FlatBackend):
         if request.compile:
             return compiled_steps(problem, solver, dense=request.dense)
         found = super().specialise(solver, problem, request)
+        if isinstance(solver, Rosenbrock) and found is not None:
+            return host_steps(found, solver.tableau)
         whole = request.stored and not (request.one_tape or request.outputs or request.time)
         if not (whole and isinstance(solver, ExplicitRungeKutta)):
             return found
