@@ -281,6 +281,12 @@ class StepVJP(Inside):
             self.vjp, self.explicit = parts.implicit, parts.explicit
         if hasattr(linear, "vjp"):
             linear.vjp = self.vjp
+        known, by = getattr(stages.field, "equations", None), self.vjp.derivatives
+        self.doubtful = hasattr(linear, "confirmed") and (
+            (known is not None and known.jac is not None)
+            or (by is not None and by.kind == "complex step")
+        )
+        """Whether the Jacobian may be another than that of f's vjp."""
         s, gamma = tableau.stages, tableau.gamma
         padded = [[*row, *[0.0] * (stages.width - len(row))] for row in stages.a]
         self.behind = Rows(layout, [list(x) for x in zip(*padded, strict=True)], s)
@@ -349,9 +355,14 @@ class StepVJP(Inside):
             value = layout.add(stages.begin(i, at.y, at.z), _at(clock, i, at.z))
             there, sums = explicit(i, value, p, sums)
             w = layout.weighted([*own(i, i, p), *there])
-            lam = self._solved(stages.time(i, at.t, at.h), value, c, w)
-            _, sums = pulled(self.vjp, i, lam, value, i, sums)
-            new = layout.weighted([(-1.0, w), (c, lam), *there])
+            point = stages.time(i, at.t, at.h), value
+            lam, jacobian = self._solved(*point, c, w)
+            mu, sums = pulled(self.vjp, i, lam, value, i, sums)
+            through = [(-1.0, w), (c, lam)]  # J^T lam, as mu is, and nearer to it
+            if self.doubtful:
+                held = self.linear.confirmed(jacobian, point, lam, mu)
+                through += [(0.0, held)] if clock.traced else []  # nan where it is not
+            new = layout.weighted([*through, *there])
             return _put(clock, i, p, new), layout.add(total, new), sums
 
         zero = clock.real(0.0)
@@ -366,11 +377,12 @@ class StepVJP(Inside):
             layout.weighted([(1.0, total), (1.0, mu), *there, *end]), acc, ct_t, ct_h
         )
 
-    def _solved(self, t: Array, y: State, c: Scalar, w: State) -> State:
-        """lam of ``(c I - J)^T lam = w``, J at (t, y)."""
+    def _solved(self, t: Array, y: State, c: Scalar, w: State) -> tuple[State, Any]:
+        """lam of ``(c I - J)^T lam = w``, and J at (t, y)."""
         linear = self.linear
-        matrix = linear.shifted(linear.jacobian(self.stages.field, t, y), c)
-        return linear.solve_transposed(linear.factor(matrix), w)
+        jacobian = linear.jacobian(self.stages.field, t, y)
+        factors = linear.factor(linear.shifted(jacobian, c))
+        return linear.solve_transposed(factors, w), jacobian
 
     # --- the ends of a solve
     def embed(self, ct: State) -> State:
