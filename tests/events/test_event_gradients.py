@@ -193,6 +193,48 @@ def test_an_end_moves_as_it_should(reference, case):
     np.testing.assert_allclose(g.args, [1.0, 0.0], atol=1e-12)
 
 
+@pytest.mark.settings(
+    first=["end", "reset"], few={"jax": ["end"], "jax:jit": ["reset"], "strict": ["reset"]}
+)
+@pytest.mark.quick("reset")
+def test_two_events_in_one_step(backend, first):
+    """u' = v' = 1, an end where v = q, u to 0 where it is p, in one step of Euler's method: T = q,
+    and u there q - p, in either order of declaration."""
+    xp = backend.xp
+    events = [
+        rg.Event(lambda t, y, a: y[1] - a[0]),
+        rg.Event(lambda t, y, a: y[0] - a[1], capacity=4,
+                 reset=lambda t, y, a: backend.namespace(y).stack([0.0 * y[0], y[1]])),
+    ]  # fmt: skip
+    events = events if first == "end" else events[::-1]
+    f, weight = lambda t, y, a: 0.0 * y + 1.0, [0.3, 0.8]
+
+    def end(solve, a):
+        return solve(
+            f, backend.array([0.0, 0.0]), 0.0, 4.0, a, event=events, dt=2.0, solver="euler"
+        )
+
+    def loss(a):
+        sol = end(rg.solve, a)
+        return 3.0 * sol.ts[-1] + xp.sum(backend.array(weight) * sol.ys[-1])
+
+    a = backend.array([1.7, 1.2])
+    if backend.bk.name == "torch":
+        a.requires_grad_()
+        value, by = loss(a), None
+        (by,) = xp.autograd.grad(value, a)
+    elif backend.bk.name == "jax":
+        import jax
+
+        value, by = backend.compiled(jax.value_and_grad(loss))(a)
+    else:
+        sol, pullback = end(rg.solve_vjp, a)
+        by = pullback(backend.array([weight]), ts=backend.array([3.0])).args
+        value = 3.0 * sol.ts[-1] + xp.sum(backend.array(weight) * sol.ys[-1, ...])
+    assert float(value) == pytest.approx(3.0 * 1.7 + 0.3 * 0.5 + 0.8 * 1.7, rel=1e-12)
+    np.testing.assert_allclose(backend.to_numpy(by), [3.0 + 0.3 + 0.8, -0.3], rtol=1e-10)
+
+
 def test_a_reset_moves_what_comes_behind(reference):
     """y' = 1 from 0, to 0 where y = p: y(T) = T - p, and by t1, t0."""
     event = rg.Event(lambda t, y, p: y[0] - p, reset=lambda t, y, p: 0.0 * y)
@@ -251,24 +293,36 @@ def test_lanes_of_a_batch_end_for_themselves(backend):
     np.testing.assert_allclose(by_push, -root / push**2, rtol=1e-10)
 
 
-def test_cannonball_with_drag(reference):
+@pytest.mark.libraries("numpy torch", slow="strict jax jax:jit")
+def test_cannonball_with_drag(backend, reference):
     """d t_end / d drag, adaptive: of the exact solution up to the tolerance."""
 
-    def f(t, y, k):
-        speed = np.sqrt(y[2] * y[2] + y[3] * y[3])
-        return np.stack([y[2], y[3], -k * speed * y[2], -9.81 - k * speed * y[3]])
+    def ball(backend):
+        def f(t, y, k):
+            xp = backend.namespace(y)
+            speed = xp.sqrt(y[2] * y[2] + y[3] * y[3])
+            return xp.stack([y[2], y[3], -k * speed * y[2], -9.81 - k * speed * y[3]])
+
+        return f, backend.array([0.0, 0.0, 30.0, 40.0]), 0.0, 20.0
 
     event = rg.Event(lambda t, y, k: y[1], direction=-1)
-    y0 = np.array([0.0, 0.0, 30.0, 40.0])
+    tight = {"rtol": 1e-11, "atol": 1e-11, "event": event}
 
-    def end(k, **keywords):
-        return float(rg.solve(f, y0, 0.0, 20.0, k, event=event, **keywords).ts[-1])
+    def end(k, backend=backend):
+        return rg.solve(*ball(backend), k, **tight).ts[-1]
 
-    tight = {"rtol": 1e-11, "atol": 1e-11}
-    expected = differences(lambda k: end(k[0], **tight), np.array([0.01]), 1e-4)[0]
-    _, pullback = rg.solve_vjp(f, y0, 0.0, 20.0, np.asarray(0.01), event=event, **tight)
-    found = pullback(np.zeros((1, 4)), ts=np.ones(1)).args
-    np.testing.assert_allclose(found, expected, rtol=1e-7)
+    expected = differences(lambda k: float(end(k[0], reference)), np.array([0.01]), 1e-4)[0]
+    k = backend.array(0.01)
+    if backend.bk.name == "torch":
+        (found,) = backend.xp.autograd.grad(end(k.requires_grad_()), k)
+    elif backend.bk.name == "jax":
+        import jax
+
+        found = backend.compiled(jax.grad(end))(k)
+    else:
+        _, pullback = rg.solve_vjp(*ball(backend), k, **tight)
+        found = pullback(backend.array([[0.0] * 4]), ts=backend.array([1.0])).args
+    assert float(found) == pytest.approx(expected, rel=1e-7)
 
 
 @pytest.mark.libraries("numpy torch jax:jit")
