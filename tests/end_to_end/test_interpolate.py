@@ -81,7 +81,7 @@ def test_the_gradient_by_the_data(form):
     assert abs((ends[0] - ends[1]) / 2e-5 - g.t0) < 1e-8
 
 
-@pytest.mark.libraries("strict torch jax:jit", slow="jax")
+@pytest.mark.libraries("torch jax:jit", slow="jax")
 def test_libraries_give_the_same_gradient_by_the_data(backend):
     """The interpolant made outside of the solve, and handed to f in args."""
     xp, steps = backend.namespace(backend.array(XS)), {"solver": "heun", "dt": 0.0625}
@@ -99,15 +99,6 @@ def test_libraries_give_the_same_gradient_by_the_data(backend):
         import jax
 
         found = backend.compiled(jax.grad(loss))(jax.numpy.asarray(XS))
-    elif backend.bk.name != "torch":
-        found = 0.0
-        for form in FORMS.values():
-            f = lambda t, y, xs, form=form: (  # noqa: E731
-                form(backend.array(TS), xs)(t) - y * y * backend.namespace(t).cos(t)
-            )
-            call = f, backend.array(0.5), 0.0, 2.0, backend.array(XS)
-            sol, pullback = rg.solve_vjp(*call, **steps)
-            found = found + backend.to_numpy(pullback(0 * sol.ys + 1).args)
     else:
         import torch
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from .._base.errors import InputError
 from .._base.types import Array, Bool, Buffer, Function, Index, Inputs, Leaves, Scalar, State
-from .._integrate.events import ENDED, EVENT, KIND, RECORDED, STEP, THETA
+from .._integrate.events import ENDED, EVENT, KIND, RECORDED, STEP, THETA, TIME
 from .._integrate.moving_times import zero_of
 from .event_vjp import GRAZING, grazed
 from .retaken import Retaken
@@ -45,6 +45,8 @@ class RetakenWithEvents(Retaken):
         self.ended = self.hits.ended >= 0
         self.happened: Leaves = ()
         given = self.events.given
+        self.cut_only = all(e.reset is not None or e.last == 1 for e in given)
+        """Whether every hit cuts its step: then the step behind tells when it was."""
         self.conditions = [self._call(e.condition) for e in given]
         self.resets = [None if e.reset is None else self._call(e.reset) for e in given]
 
@@ -57,7 +59,7 @@ class RetakenWithEvents(Retaken):
     def rows(self) -> Leaves:
         bk, loop, final = self.bk, self.loop, self.final
         last, states = bk.scan_states(final.n, loop.max_steps, self._advance, self._begin())
-        self.happened = self._hits(states)
+        self.happened = self._hits(states, last)
         self.end = self.clock.where(self.ended, self._time(self.hits.number - 1), self.end)
         found = []
         counts = loop.outputs.rows_inside(final)
@@ -76,7 +78,7 @@ class RetakenWithEvents(Retaken):
         end = bk.scalar_array(self.end, loop.layout)
         return (*(x for rows in found for x in rows), *self.happened, end)
 
-    def _hits(self, states: Buffer) -> Leaves:
+    def _hits(self, states: Buffer, last: State) -> Leaves:
         """States before and after each hit, and its time; zeros where there was none."""
         bk, number = self.bk, self.hits.number
         if not self.clock.traced and not number:
@@ -89,7 +91,11 @@ class RetakenWithEvents(Retaken):
             on = k < number
             i = self._place(k)[1]
             t, h, stepper = self._again(i, states)
-            at, y, to = self._hit(k, on, (t, h), stepper)
+            if self.cut_only:
+                behind = bk.look_state(states, i + 1, self.final.n, last)
+                at, y, to = self._hit_of_cut(k, on, (t, h), stepper, behind)
+            else:
+                at, y, to = self._hit(k, on, (t, h), stepper)
             after = to if self.events.resets else ()
             return (*y, *after, bk.scalar_array(at, self.loop.layout))
 
@@ -201,6 +207,21 @@ class RetakenWithEvents(Retaken):
                 mine = clock.both(clock.both(on, number == j), kind != ENDED)
                 to = bk.cond(mine, lambda y, reset=reset: tuple(reset(at, y)), lambda y: y, to)
         return at, tuple(y), tuple(to)
+
+    def _hit_of_cut(
+        self,
+        k: Index,
+        on: Bool,
+        step: tuple[Scalar, Scalar],
+        stepper: AbstractStepper,
+        behind: State,
+    ) -> tuple[Scalar, State, State]:
+        """The same of a hit that cut its step, from what was carried from there: no root is sought
+        again, whose derivatives are most of a compiled program."""
+        (t, h), where = step, self.clock.where
+        at = self.bk.table_get(self.hits.table, k)[TIME] + behind[-1]
+        theta = where(on, (at - t) / where(on, h, 1.0), 0.0)
+        return at, tuple(stepper.interpolate(theta)), tuple(self._state(behind))
 
     def _root(
         self,
