@@ -123,7 +123,7 @@ class SamplePullback:
     def _prepare(self) -> None:
         options = self.call[-1]
         loop, inputs = self.ready(*self.call)
-        loop.problem.notice = loop.problem.note_untimed
+        loop.problem.notes_untimed = True
         loop.progress, loop.on_step = options.progress, options.on_step
         self.program = SampleSolve(cast("SampleIntegrator", loop), options)
         self.inputs = loop.bk.detach(loop.problem, inputs)

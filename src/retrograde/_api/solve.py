@@ -247,7 +247,7 @@ def solve_vjp(
         return solve_samples_vjp((solve_vjp, solve), f, y0, t0, t1, args, options)
     loop, inputs = prepare(f, y0, t0, t1, args, options, native=False)
     bk, problem = loop.bk, loop.problem
-    problem.notice = problem.note_untimed  # derivatives by times are there for who reads them
+    problem.notes_untimed = True  # derivatives by times are there for who reads them
     the_plan = choose_plan(loop, inputs, options.adjoint, options.memory, native=False)
     program = DifferentiableSolve(loop, the_plan.adjoint, the_plan)
     loop.progress, loop.on_step = options.progress, options.on_step

@@ -448,7 +448,7 @@ class Pullback:
         self.__dict__.update(state)
         f, y0, t0, t1, args, options = self.call
         loop, inputs = prepare(f, y0, t0, t1, args, options, native=False)
-        loop.problem.notice = loop.problem.note_untimed
+        loop.problem.notes_untimed = True
         self.inputs = loop.bk.detach(loop.problem, inputs)
         self.program = DifferentiableSolve(loop, plan.adjoint, plan)
         self.recorded = None

@@ -113,7 +113,7 @@ def steady_state_vjp(
     wish = RestOptions.of("steady_state_vjp", keywords)
     options, throw = _options(f, y0, args, wish), wish.throw
     loop, inputs = prepare(f, y0, 0.0, wish.t1, args, options, native=False)
-    loop.problem.notice = loop.problem.note_untimed
+    loop.problem.notes_untimed = True
     program = DifferentiableSolve(loop, ImplicitAdjoint())
     inputs = loop.bk.detach(loop.problem, inputs)
     pullback = Pullback((f, y0, 0.0, wish.t1, args, options), program, inputs)

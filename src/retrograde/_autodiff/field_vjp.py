@@ -335,7 +335,7 @@ def _pullback(
     else:
         vjp = TapePullback(problem.layout, bind, params, wanted)
     if hasattr(vjp, "notice"):
-        vjp.notice = problem.notice
+        vjp.notice = problem.note_untimed if problem.notes_untimed else None
     return vjp
 
 

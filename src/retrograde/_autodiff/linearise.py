@@ -17,6 +17,7 @@ import copy
 import functools
 import random
 import warnings
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -59,7 +60,8 @@ class FieldDerivatives:
 
     Attributes
     ----------
-    problem : Problem
+    owner : weakref of Problem
+        Whose field it is: it has these.
     kind : str
         ``"library"``, ``"complex step"`` or ``"vjp"``: where products and df/dt come from.
     t0 : scalar
@@ -68,7 +70,7 @@ class FieldDerivatives:
         The user's Jacobian.
     """
 
-    problem: Problem
+    owner: weakref.ref[Problem]
     kind: str
     t0: Scalar
     jac: Function | None = None
@@ -76,6 +78,13 @@ class FieldDerivatives:
     """Whether a block of columns serves at (t0, y0) (``columns``),"""
     timed: bool = False
     """and whether f looks at its time."""
+
+    @property
+    def problem(self) -> Problem:
+        """Whose field it is."""
+        problem = self.owner()
+        assert problem is not None
+        return problem
 
     @functools.cached_property
     def second(self) -> str:
@@ -349,7 +358,9 @@ def prepare_derivatives(
         kind = _complex_step_or_rows(problem, times, timed, given=jac is not None)
     if jac is not None:
         _check_shape(problem, jac, t0)
-    problem.derivatives = FieldDerivatives(problem, kind, times[min(1, len(times) - 1)], jac)
+    problem.derivatives = FieldDerivatives(
+        weakref.ref(problem), kind, times[min(1, len(times) - 1)], jac
+    )
     _check_structure(problem, t0)
     if kind != "vjp" and jac is None:
         _try_columns(problem.derivatives, t0)
@@ -530,7 +541,7 @@ def _check_structure(problem: Problem, t0: Scalar) -> None:
         warnings.simplefilter("ignore")
         lost = [False]
         if by.jac is None or by.kind != "vjp":
-            bare = FieldDerivatives(problem, by.kind, t0).bind(problem.params, field)
+            bare = FieldDerivatives(weakref.ref(problem), by.kind, t0).bind(problem.params, field)
             found = bare(reals, *point, timed=False)
             product = (found.jvp if found.forward else found.vjp)(d[None, :])[0, ...]
             kept = linear.of_products(found)

@@ -79,27 +79,23 @@ def second_product(
     kind : ``"complex step"``, ``"plain complex step"`` (of what does not conjugate), or
     ``"differences"``
     """
-    reals, parts = vjp.reals, []
+    reals = vjp.reals
+    mu: list[Array] = []
+    ct: Scalar = None
     for term in terms:
         if kind == "differences":
-            parts += _by_differences(vjp, reals, *point, term)
+            parts = _by_differences(vjp, reals, *point, term)
         else:
             sign = -1.0 if kind == "complex step" else 1.0
-            parts.append(_by_complex_step(vjp, reals, *point, term, sign))
-    mu = [_total([part.y[i] for part in parts]) for i in range(len(vjp.layout.shapes))]
-    ct = _total([part.t for part in parts]) if vjp.time else None
-    for part in parts:
-        acc = vjp.add(acc, part.params)
+            parts = [_by_complex_step(vjp, reals, *point, term, sign)]
+        for part in parts:  # summed at once: parameters may be large
+            mu = [a + x for a, x in zip(mu, part.y, strict=True)] if mu else list(part.y)
+            ct = part.t if ct is None or part.t is None else ct + part.t
+            acc = vjp.add(acc, part.params)
+        del parts
     if ct is not None:
         ct = vjp.bk.held(ct) if vjp.bk.is_array(ct) else float(ct)
     return tuple(mu), ct, acc
-
-
-def _total(parts: Sequence[Array]) -> Array:
-    total = parts[0]
-    for x in parts[1:]:
-        total = total + x
-    return total
 
 
 # --- off the real axis

@@ -193,19 +193,8 @@ def cotangent_leaf(bk: AbstractBackend, x: Tree, result: Array) -> Array:
     """
     dtype, device = result.dtype, bk.device_of(result)
     what = f"a {type(x).__name__}"
-    whole = bk.floating(result) == "complex"
-
-    def own(x: Tree) -> Tree:
-        if isinstance(x, (list, tuple)):
-            return [own(part) for part in x]
-        if not whole and (kind(x) == "complex" or "complex" in str(getattr(x, "dtype", ""))):
-            raise TypeError
-        if bk.is_array(x) or not hasattr(x, "__array__"):
-            return x
-        return bk.array(x, dtype, device)
-
     try:
-        x = fitted(bk, own(x), dtype, device)
+        x = fitted(bk, _own(bk, x, result), dtype, device)
         if bk.is_array(x) and bk.floating(x):
             return x if x.dtype == dtype else bk.array(x, dtype, device)
     except (TypeError, ValueError, RuntimeError):
@@ -214,6 +203,18 @@ def cotangent_leaf(bk: AbstractBackend, x: Tree, result: Array) -> Array:
         f"the cotangent holds {what} for a result of dtype {dtype} and shape "
         f"{tuple(result.shape)}; pass an array like it."
     )
+
+
+def _own(bk: AbstractBackend, x: Tree, result: Array) -> Tree:
+    """A cotangent with arrays of other libraries as those of the result's."""
+    if isinstance(x, (list, tuple)):
+        return [_own(bk, part, result) for part in x]
+    whole = bk.floating(result) == "complex"
+    if not whole and (kind(x) == "complex" or "complex" in str(getattr(x, "dtype", ""))):
+        raise TypeError
+    if bk.is_array(x) or not hasattr(x, "__array__"):
+        return x
+    return bk.array(x, result.dtype, bk.device_of(result))
 
 
 class _Numbers:

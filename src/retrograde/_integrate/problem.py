@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .._backend.protocols import Capability
@@ -71,8 +72,8 @@ class Problem:
     """Which of ``params`` came as plain numbers."""
     untimed: Exception | None = None
     """Why there is no derivative of f by its time: f takes it as a plain number."""
-    notice: Callable[[Exception], None] | None = None
-    """What notes that; None where a derivative by a time was asked for by name."""
+    notes_untimed: bool = False
+    """Whether that is noted; else a derivative by a time was asked for by name."""
     program: FieldProgram | None = None
     """f as a program, where an adapter traces it; None: f is called as it is."""
     leafwise: Function | None = None
@@ -120,7 +121,7 @@ class Problem:
         self.differentiable = tuple(bool(bk.floating(x)) for x in self.params)
         """Which of ``params`` can have a gradient."""
         if Capability.AUTODIFF not in bk.capabilities:
-            self.notice = self.note_untimed
+            self.notes_untimed = True
         self.output_calls: dict[int, VectorFieldFn] = {}
         """``SaveAt.fn`` as it is called, where an adapter stands around it."""
         self.chosen = Chosen()
@@ -255,13 +256,15 @@ class Problem:
         nobody needs afterwards, and may be cheaper. ``field.equations`` is for methods that solve
         some, as is ``field.linearise(reals, t, Y, timed=)`` (``LinearField``).
         """
-        return self._known(self._bound(params), params, self.state_tree)
+        return self._known(partial(self._bound, params), params, self.state_tree)
 
-    def _known(self, field: Function, params: Sequence[Array], tree: Function) -> Function:
-        """A field bound at these parameters, with what is known of it (``Equations``).
+    def _known(self, make: Function, params: Sequence[Array], tree: Function) -> Function:
+        """A field bound at these parameters by ``make``, with what is known of it (``Equations``).
 
-        ``tree``: makes y of a state.
+        ``tree``: makes y of a state. What is linearised is a twin of the field, which else would
+        hold what holds it, directions of the size of a matrix, until the garbage is collected.
         """
+        field = make()
         jac, found = self.jac, None
         if jac is not None:
             args = self.arguments(params)
@@ -275,10 +278,11 @@ class Problem:
         field.equations = known  # type: ignore[attr-defined]
         if self.derivatives is not None and parts is not None:
             parts[1].equations = known._replace(parts=None)  # type: ignore[attr-defined]
-            bound = self.derivatives.bind(params, parts[1])
+            twin = self._part(self.stiff, params, tree)
+            bound = self.derivatives.bind(params, twin)
             parts[1].linearise = bound  # type: ignore[attr-defined]
         elif self.derivatives is not None:
-            field.linearise = self.derivatives.bind(params, field)  # type: ignore[attr-defined]
+            field.linearise = self.derivatives.bind(params, make())  # type: ignore[attr-defined]
         return field
 
     def take_apart(self, t0: Scalar) -> None:
@@ -331,7 +335,11 @@ class Problem:
 
     def bind_free(self, params: Sequence[Array]) -> Function:
         """The same of states that are tuples of leaves, for autodiff to follow."""
-        return self._known(self.guarded(self.bind_leaves(params)), params, self.tree)
+
+        def make() -> Function:
+            return self.guarded(self.bind_leaves(params))
+
+        return self._known(make, params, self.tree)
 
     def guarded(self, field: Function) -> Function:
         """A field whose states f can't change; ``fresh`` is the field itself where that differs."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._autodiff.field_vjp import field_pullback
 from .._backend.protocols import Capability
@@ -106,10 +106,10 @@ class _Steps:
             return loop.bk.for_loop(0, self.steps, advance, inputs.y0)
         wanted = NeedsGradient(loop.problem.differentiable, False, False, False)
         vjp = field_pullback(loop.problem, inputs.params, wanted)
+        more: dict[str, Any] = {"field": field, "one_tape": False} if loop.solver.implicit else {}
         reverse = loop.steps(gradient=True).step_vjp(
-            loop.bk, loop.layout, vjp, outputs=False, time=False,
-            field=field if loop.solver.implicit else None,
-        )  # fmt: skip
+            loop.bk, loop.layout, vjp, outputs=False, time=False, **more
+        )
         replay = reverse.replay(field)
 
         def both(i: Index, s: Carry) -> Carry:

@@ -96,17 +96,21 @@ class SampleProblem(Problem):
         """
         if self.single and self.layout.flat:
             return self._bound_rows(params)
-        field, layout, called = self.bind_leaves(params), self.layout, self.called
+        layout, called = self.layout, self.called
         given = layout.given
-        if layout.hosted:  # what is guarded are arrays of f's own library
-            field = self.bk.guard(field)
 
-        def bound(t: Array, y: State) -> State:
-            called[0] += layout.samples
-            return layout.pack(self.checked(field(given(t), layout.unpack(y))))
+        def make() -> Field:
+            field = self.bind_leaves(params)
+            if layout.hosted:  # what is guarded are arrays of f's own library
+                field = self.bk.guard(field)
 
-        found = bound if layout.hosted else self.guarded(bound)
-        return self._known(found, params, self.state_tree)
+            def bound(t: Array, y: State) -> State:
+                called[0] += layout.samples
+                return layout.pack(self.checked(field(given(t), layout.unpack(y))))
+
+            return bound if layout.hosted else self.guarded(bound)
+
+        return self._known(make, params, self.state_tree)
 
     def _bound_rows(self, params: Sequence[Array]) -> Field:
         """The same in one frame: of small batches, frames take as long as f."""
