@@ -107,7 +107,7 @@ def test_second_derivatives(backend):
 
 
 @pytest.mark.libraries("numpy torch")
-def test_the_plan_counts_matrices_and_records_no_graph(backend):
+def test_the_plan_records_no_graph(backend):
     """A graph of Jacobians would take ten times what all else does."""
     y0 = backend.array(np.linspace(0.5, 1.0, 40))
     if backend.bk.name == "torch":
@@ -115,4 +115,3 @@ def test_the_plan_counts_matrices_and_records_no_graph(backend):
     f = lambda t, y, args: -(y**3)  # noqa: E731
     plan = rg.plan(f, y0, 0.0, 1.0, solver="rodas5p")
     assert isinstance(plan.adjoint, rg.RecursiveCheckpointAdjoint)
-    assert plan.items["linear algebra of a step"] > 5 * 8 * 40**2

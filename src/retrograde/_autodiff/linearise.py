@@ -242,7 +242,7 @@ class _ComplexPoint:
             else:
                 self.autonomous = True
             rows.append(self._imaginary(leaves))
-        return self.xp.stack(rows)
+        return self.reals.layout.bk.stack(rows)
 
     def vjp(self, w: Array) -> Array:
         """w J for each row w, by the whole of J."""
@@ -299,7 +299,7 @@ class _Rows:
         """w J for each row w."""
         reals = self.reals
         pulled = [self.pull(reals.leaves(w[i, ...]), self.acc)[0] for i in range(w.shape[0])]
-        return self.xp.stack([reals.of_leaves(mu) for mu in pulled])
+        return reals.layout.bk.stack([reals.of_leaves(mu) for mu in pulled])
 
     def jvp(self, d: Array) -> Array:
         """J d for each row d, by the whole of J."""

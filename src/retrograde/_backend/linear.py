@@ -17,12 +17,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from .._base.errors import InputError, UnsupportedByBackend
 from .._base.types import Array, Bool, Leaves, Scalar, State
 from .reals import Reals
-from .structure import Banded, Coloured, Products, Structure, narrow, products
+from .structure import Banded, Coloured, Products, Structure, bandwidth, narrow, products
 
 if TYPE_CHECKING:
     from .protocols import Layout, LinearField, Linearisation
@@ -104,11 +104,6 @@ class Linear(ABC):
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
         """Of a matrix as it is stored."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of a matrix."""
-        return math.prod(self.shape) * self.bk.itemsize(self.layout.real_dtype)
 
     def lacks(self, matrix: Matrix, d: Array, exact: Array, *, transposed: bool = False) -> Bool:
         """Whether a matrix as it is stored is not the one whose product with a row d is ``exact``.
@@ -391,6 +386,44 @@ class DenseLinear(Linear):
         return self._times(self._transposed(a) if transposed else a, x)
 
 
+class Storage(NamedTuple):
+    """How a structure stores a matrix.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of a matrix as it is stored.
+    products : int
+        How many products give a Jacobian.
+    pattern : Products or None
+        Where there are entries.
+    band : bool
+        Whether it is stored by diagonals.
+    """
+
+    shape: tuple[int, ...]
+    products: int
+    pattern: Products | None = None
+    band: bool = False
+
+
+def storage(layout: Layout, structure: Structure) -> Storage:
+    """That of a structure over states of a layout; nothing of a matrix' size is made."""
+    n = Reals(layout).size
+    if isinstance(structure, (Banded, Coloured)):
+        pairs = layout.dtype != layout.real_dtype
+        pattern = products(structure, layout.size, pairs=pairs)
+        count, band = 1 + max(pattern.columns_by), isinstance(structure, Banded)
+        if band or narrow(pattern.rows):
+            return Storage((1 + sum(bandwidth(pattern.rows)), n), count, pattern, band=True)
+        return Storage((n, n), count, pattern)
+    if structure == "batch" and layout.shapes[0]:
+        samples = int(layout.shapes[0][0])
+        n //= samples
+        return Storage((samples, n, n), n)
+    return Storage((n, n), n)
+
+
 def colour_seeds(layout: Layout, by: Sequence[int]) -> tuple[Array, Array]:
     """Colours as an array, and the sum of the unit vectors of each."""
     xp, bk, device = layout.xp, layout.bk, layout.device
@@ -408,11 +441,9 @@ def linear_algebra(
 ) -> Linear:
     """The linear algebra of a structure, from a library's forms of it."""
     if isinstance(structure, (Banded, Coloured)):
-        pairs = layout.dtype != layout.real_dtype
-        pattern = products(structure, layout.size, pairs=pairs)
-        if isinstance(structure, Banded) or narrow(pattern.rows):
-            return band(layout, pattern)
-        return dense(layout, pattern=pattern)
+        found = storage(layout, structure)
+        assert found.pattern is not None
+        return band(layout, found.pattern) if found.band else dense(layout, pattern=found.pattern)
     if structure not in (None, "dense", "batch"):
         raise InputError(
             f'`structure` is {structure!r}; choose "dense", "batch", rg.Banded(lower, upper) or '

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._backend.protocols import Capability
 from .._base.errors import InputError
@@ -264,7 +264,7 @@ class Problem:
         ``tree``: makes y of a state. What is linearised is a twin of the field, which else would
         hold what holds it, directions of the size of a matrix, until the garbage is collected.
         """
-        field = make()
+        field: Any = make()
         jac, found = self.jac, None
         if jac is not None:
             args = self.arguments(params)
@@ -275,15 +275,16 @@ class Problem:
             parts = first, second
         mass = None if self.mass is None else self.mass(params)
         known = Equations(found, self.jac_structure, mass, parts, self.chosen, tree)
-        field.equations = known  # type: ignore[attr-defined]
+        field.equations = known
         if self.derivatives is not None and parts is not None:
             parts[1].equations = known._replace(parts=None)  # type: ignore[attr-defined]
             twin = self._part(self.stiff, params, tree)
-            bound = self.derivatives.bind(params, twin)
-            parts[1].linearise = bound  # type: ignore[attr-defined]
+            linearise = self.derivatives.bind(params, twin)
+            parts[1].linearise = linearise  # type: ignore[attr-defined]
         elif self.derivatives is not None:
-            field.linearise = self.derivatives.bind(params, make())  # type: ignore[attr-defined]
-        return field
+            field.linearise = self.derivatives.bind(params, make())
+        bound: Function = field
+        return bound
 
     def take_apart(self, t0: Scalar) -> None:
         """Have bound fields tell both parts of a split one; of another, nothing changes."""

@@ -1,8 +1,9 @@
 """What each gradient method takes, in bytes and in forward steps.
 
-Units: F is one accepted step forward, B the vjp of one step given its tapes (``Shape.vjp``: 2 F
-unless it was measured). What counts as bytes: everything alive because a gradient is wanted,
-beyond the inputs, the outputs asked for and the working set of the solve itself.
+Units: F is one accepted step forward, B the vjp of one step given its tapes (``Shape.vjp``: 2 F,
+of implicit methods by calls of f, unless it was measured). What counts as bytes: everything alive
+because a gradient is wanted, beyond the inputs, the outputs asked for and the working set of the
+solve itself.
 
 Beside slots a budget buys guards: four projections of a state at every step, or at every few,
 where they take less than the states themselves. Steps with an exact inverse can be guarded by the
@@ -90,7 +91,7 @@ def checkpoint_cost(shape: Shape, adjoint: RecursiveCheckpointAdjoint) -> Cost:
     if not adjoint.record:
         shape, extra = shape.without_record(), CONTROLLED * extra + 0.01 * n
     size = shape.needed + slot_bytes(shape, adjoint)
-    return Cost(size, 1 + extra / n + 1 + adjoint.one_tape + shape.vjp)
+    return Cost(size, 1 + extra / n + 1 + adjoint.one_tape * shape.again + shape.vjp)
 
 
 CONTROLLED = 1.3
@@ -196,7 +197,7 @@ def as_compiled(shape: Shape, budget: int) -> Shape:
     tape = -(-(full - one) // max(1, shape.stages - 1))
     record = shape.fixed[RECORD]
     fixed = {COMPILED: max(0, one - tape - record), RECORD: record}
-    return shape._replace(fixed=fixed, tape=tape)
+    return shape._replace(fixed=fixed, tape=tape, second=0, hidden=0)
 
 
 def limit(

@@ -19,13 +19,13 @@ from .._controllers import AcceptedSteps
 from .._controllers.base import AdaptiveController
 from .._integrate.relative_time import unending
 from .._solvers import ExplicitRungeKutta
+from .implicit import ImplicitSize, implicit_size
 from .shape import CHEAP, CHEAP_BYTES, PYTHON_OBJECTS, RECORD, UNLIMITED, Shape
 from .step_count import Prediction, predict
 
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .._backend.protocols import FieldVJP, Pull
-    from .._backend.structure import Structure
     from .._integrate.integrator import Integrator
     from .._integrate.problem import Problem
 
@@ -90,6 +90,10 @@ def measure_problem(
     spared = 1 + judges * (JUDGING if layout.dtype == layout.real_dtype else JUDGING // 2)
     pull, args = _pull(bk, loop, arguments, call)
     step = max(0, (stages - spared) * layout.nbytes + 2 * carried)
+    held, more = stages if loop.outputs.inside else solver.evaluations, None
+    if solver.implicit:
+        more = implicit_size(loop, call.tape, arguments)
+        held, step, args = solver.linearised, more.states, args + more.params
     fixed = _fixed(loop, steps, growing, step=step, pull=pull, args=args)
     unfollowed = traced or loop.compiled or call.users_own or loop.events is not None
     # Jacobians as parts of a graph take ten times what all else does (measured on PyTorch)
@@ -99,7 +103,7 @@ def measure_problem(
     recorded = max(layout.nbytes, solver.evaluations * call.kept) + carried - layout.nbytes
     outputs = _outputs(loop, steps)
     compiled = (lambda one: bk.compiled_bytes(loop, inputs, wanted, one)) if traced else None
-    return Shape(
+    shape = Shape(
         recorded=recorded if recorded_now else 0,
         joint=2 * arguments if recorded_now else 0,
         **(_tapes(loop, inputs, wanted, steps) if native and loop.events is None else {}),
@@ -110,12 +114,12 @@ def measure_problem(
         bound=loop.max_steps,
         tape=call.tape,
         # the norms of an adaptive solve have room for it, and NumPy's working set
-        stale=0 if traced or tapes or judges else call.tape + 2 * layout.nbytes,
-        stages=stages if loop.outputs.inside else solver.evaluations,
+        stale=0 if traced or tapes or judges or more else call.tape + 2 * layout.nbytes,
+        stages=held,
         fixed=fixed,
         free_slot=bk.slots_by_reference,
         windows=traced and loop.carried.size <= CHEAP,
-        passing={PYTHON_OBJECTS: (PASS_OBJECTS + stages * call.objects) * counted},
+        passing={PYTHON_OBJECTS: (PASS_OBJECTS + held * call.objects) * counted},
         stiff=solver.implicit,
         source=source,
         growing=growing,
@@ -130,6 +134,25 @@ def measure_problem(
         tables=TRACED_TABLES if traced else SLOT_OBJECTS if counted else 0,
         clock=_clock_bytes(loop) if traced and loop.adaptive and loop.events is None else 0,
     )
+    return shape if more is None else _of_equations(shape, loop, more)
+
+
+def _of_equations(shape: Shape, loop: Integrator, more: ImplicitSize) -> Shape:
+    """The shape of a solve by a method that solves equations."""
+    problem, derivatives = loop.problem, loop.problem.derivatives
+    accuracy = "exact"
+    if loop.solver.second_derivatives and derivatives is not None:
+        with problem.counting() as counts:  # how these come about is seen by some calls of f
+            accuracy = derivatives.accuracy
+        problem.trials += counts["num_reverse_f_evals"]
+    fixed = {**shape.fixed, "linear algebra of a step": more.algebra}
+    tapes = max(shape.stages * shape.tape, more.second)
+    left = max(0, more.hidden - tapes)
+    objects = {name: max(0, size - left) for name, size in shape.passing.items()}
+    return shape._replace(
+        fixed=fixed, passing=objects, second=more.second, hidden=more.hidden, graph=more.graph,
+        accuracy=accuracy, vjp=more.vjp, again=more.again,
+    )  # fmt: skip
 
 
 class _Call(NamedTuple):
@@ -159,8 +182,23 @@ class _Call(NamedTuple):
 
 def _called_once(loop: Integrator, inputs: Inputs, wanted: NeedsGradient, *, small: bool) -> _Call:
     """``small``: the budget is no large multiple of what a pull takes, which is measured then."""
-    bk, problem = loop.bk, loop.problem
+    problem = loop.problem
     vjp = field_pullback(problem, inputs.params, wanted)
+    whole = [vjp] if problem.split is None else [vjp.explicit, vjp.implicit]  # type: ignore[attr-defined]
+    parts = [_looked_at(loop, inputs, part, small=small) for part in whole]
+    found = max(parts, key=lambda part: part.tape)
+    k0 = found.k0
+    if len(parts) > 1 and k0 is not None:
+        k0 = [sum(leaves) for leaves in zip(*(part.k0 or () for part in parts), strict=True)]
+    if k0 is not None:
+        problem.trials += 1
+        problem.compare(k0)
+    return found._replace(k0=k0)
+
+
+def _looked_at(loop: Integrator, inputs: Inputs, vjp: FieldVJP, *, small: bool) -> _Call:
+    """What one call of a vjp told: of f's, or that of a part which is linearised alone."""
+    bk = loop.bk
     objects: list[int] = []
     pulled: list[int | None] = []
 
@@ -179,9 +217,6 @@ def _called_once(loop: Integrator, inputs: Inputs, wanted: NeedsGradient, *, sma
         vjp.account = True
     start = loop.layout.time(loop.clock.real(inputs.t0)), inputs.y0
     tape, kept, k0 = bk.tape_bytes(call, *start)
-    if k0 is not None:
-        problem.trials += 1
-        problem.compare(k0)
     size = next((size for size in pulled if size is not None), None)
     return _Call(tape, kept, k0, sum(objects), size, isinstance(vjp, UserPullback))
 
@@ -204,30 +239,11 @@ def _fixed(
         "cotangents of args": args,
         RECORD: (growing or 8 * (1 + loop.cut)) * record if loop.adaptive else 0,
     }
-    if loop.solver.implicit:
-        fixed["linear algebra of a step"] = _linear_algebra(loop)
     if loop.events is not None and traced:
         fixed["record of events"] = (loop.events.capacity + 1) * EVENT_ROW
     if loop.problem.drawn:
         fixed[DRAWN] = loop.problem.drawn * stages * steps
     return fixed
-
-
-def _linear_algebra(loop: Integrator) -> int:
-    """Bytes of the matrices of a step, and of its stages and their cotangents.
-
-    J, W, its factors, what J is made of (directions, products, complex states), those that the
-    solve has left.
-    """
-    layout = loop.layout
-    if (without := getattr(loop.solver, "linear_solver", None)) is not None:
-        return int(without.nbytes(layout)) + 2 * loop.solver.stages * int(layout.nbytes)
-    linear = loop.bk.linear(layout, cast("Structure", loop.problem.jac_structure))
-    return MATRICES * linear.nbytes + 2 * loop.solver.stages * int(layout.nbytes)
-
-
-MATRICES = 11
-"""Matrices alive at most (measured on NumPy, by complex steps)."""
 
 
 def _tapes(loop: Integrator, inputs: Inputs, wanted: NeedsGradient, steps: int) -> dict[str, Any]:

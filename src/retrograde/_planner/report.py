@@ -66,12 +66,13 @@ def _bytes(plan: Plan) -> str:
 
 def _head(plan: Plan) -> tuple[str, ...]:
     """What was chosen, its bytes, why, and for how many steps."""
+    how = "by calls of f" if plan.shape.stiff else "assumed"
+    how = "measured" if plan.calibrated else how
     return (
         f"Plan: {describe(plan.adjoint)}",
         f"{_bytes(plan)} ({plan.source})",
         f"because {plan.reason}",
-        f"steps: {plan.steps} ({plan.steps_source}); "
-        f"vjp of a step: {plan.vjp:.1f} F ({'measured' if plan.calibrated else 'assumed'})",
+        f"steps: {plan.steps} ({plan.steps_source}); vjp of a step: {plan.vjp:.1f} F ({how})",
     )
 
 

@@ -78,7 +78,8 @@ def options(case: Case) -> list[AbstractAdjoint]:
     options.append(RecursiveCheckpointAdjoint())
     if case.fitting is not None and case.fitting not in options:
         options.append(case.fitting)
-    options.append(BacksolveAdjoint(mode="continuous"))
+    if not case.shape.stiff:
+        options.append(BacksolveAdjoint(mode="continuous"))
     return options
 
 
@@ -96,7 +97,7 @@ def cost_of(shape: Shape, adjoint: AbstractAdjoint) -> Cost:
     if shape.recorded:
         return direct_cost(shape)
     # not recordable here: the steps are taken again, over a bound number of tapes
-    each = shape.stages * (shape.tape + shape.state)
+    each = shape.graph or shape.stages * (shape.tape + shape.state)
     steps = shape.bound or shape.steps
     return direct_cost(shape._replace(recorded=each, steps=steps))
 
@@ -107,6 +108,8 @@ def candidate(
     verdict, reason, kind = "fits", "fits, in more bytes", adjoint.kind
     if isinstance(adjoint, InvertingAdjoint) and kind == "guarded" and case.shape.known:
         kind = "guarded" if adjoint.inverts_any(case.shape.steps) else "exact"
+    if isinstance(adjoint, RecursiveCheckpointAdjoint):
+        kind = case.shape.accuracy
     if adjoint == chosen.adjoint:
         verdict, reason = "chosen", chosen.reason
     elif adjoint.kind not in ("exact", "guarded"):

@@ -65,6 +65,16 @@ class Shape(NamedTuple):
     passing : dict of str to int [bytes]
         Python objects where the library's account of memory sees them: counted in budgets of
         64 KiB and more.
+    second : int [bytes]
+        A product with second derivatives, which a pull takes when its tapes are gone.
+    hidden : int [bytes]
+        What a step of the solve takes and its pull does not: so much of its tapes costs nothing.
+    graph : int [bytes]
+        One step as the library's autodiff records it with its Jacobian; 0 for explicit methods.
+    accuracy : str
+        That of the vjp of a step: 'exact', or what differences give.
+    again : float [F]
+        The stages of a step evaluated once more, in units of one step forward.
     vjp : float [F]
         The vjp of a step, given its tapes, in units of one step forward.
     calibrated : bool
@@ -118,6 +128,11 @@ class Shape(NamedTuple):
     stale: int = 0
     kept: int = 0
     taping: bool = False
+    second: int = 0
+    hidden: int = 0
+    graph: int = 0
+    accuracy: str = "exact"
+    again: float = 1.0
     vjp: float = 2.0
     calibrated: bool = False
     stiff: bool = False
@@ -159,6 +174,7 @@ class Shape(NamedTuple):
     def with_tapes(self, *, one: bool) -> Shape:
         """The shape with the tapes of a step, or of one stage, among its items."""
         tapes = self.tape + self.stale if one else self.stages * self.tape
+        tapes = max(0, max(tapes, self.second) - self.hidden)
         return self._replace(fixed={**self.fixed, TAPES: tapes})
 
     def without_record(self) -> Shape:

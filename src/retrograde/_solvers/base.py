@@ -186,6 +186,10 @@ class AbstractSolver(ABC):
         always, and ``one_tape`` by its name.
     time_derivative : bool
         Of an implicit method: whether it needs df/dt.
+    second_derivatives : bool
+        Whether its vjp takes a product with second derivatives (``FieldVJP.second``).
+    linearised : int
+        How many of its stages are linearised at once in the pull of a step.
     additive : bool
         Whether it takes the parts of a split field apart (``field.equations.parts``).
     parted : bool
@@ -226,6 +230,7 @@ class AbstractSolver(ABC):
     reversible: ClassVar[bool] = False
     implicit: ClassVar[bool] = False
     time_derivative: ClassVar[bool] = True
+    second_derivatives: ClassVar[bool] = False
     additive: ClassVar[bool] = False
     parted: ClassVar[bool] = False
     switches: ClassVar[bool] = False
@@ -247,6 +252,25 @@ class AbstractSolver(ABC):
         ``full``: steps whose error or inside is asked for, not their end alone.
         """
         return steps * self.evaluations
+
+    @property
+    def linearised(self) -> int:
+        """Linearisations of f that the pull of a step holds at once."""
+        return self.stages
+
+    def pull_cost(self, products: int, terms: int) -> tuple[float, float]:
+        """(The vjp of a step, given its tapes; taking them one at a time) over a step forward [F].
+
+        By calls of f, where a vjp takes two and a product with a second derivative three.
+
+        Parameters
+        ----------
+        products : int
+            Products that give a Jacobian, of one call each.
+        terms : int
+            Products with second derivatives.
+        """
+        return 2.0, 1.0
 
     def linear_algebra(self, tries: Index, steps: Index, *, traced: bool) -> dict[str, Index]:
         """Statistics of the equations solved in so many tries, ``steps`` of them accepted."""

@@ -28,6 +28,7 @@ class Rosenbrock(AbstractSolver):
     tableau: ClassVar[RosenbrockTableau]
     implicit: ClassVar[bool] = True
     takes_mass: ClassVar[bool] = True
+    second_derivatives: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -35,6 +36,10 @@ class Rosenbrock(AbstractSolver):
         cls.order, cls.error_order = tableau.order, tableau.error_order
         cls.stages = cls.evaluations = tableau.stages
         cls.degree = tableau.degree
+
+    def pull_cost(self, products: int, terms: int) -> tuple[float, float]:
+        forward = self.stages + products
+        return (2 * self.stages + 3 * terms) / forward, self.stages / forward
 
     def linear_algebra(self, tries: Index, steps: Index, *, traced: bool) -> dict[str, Index]:
         # an eager library keeps the Jacobian from try to try of a step

@@ -92,6 +92,7 @@ class Auto(AbstractSolver):
     degree: ClassVar[int] = 4  # type: ignore[misc]
     implicit: ClassVar[bool] = True
     switches: ClassVar[bool] = True
+    second_derivatives: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         explicit, stiff = self.explicit, self.stiff
@@ -109,6 +110,9 @@ class Auto(AbstractSolver):
     def reach(self) -> float:  # type: ignore[override]
         """How far h lambda of the explicit method may go along the negative real axis."""
         return reach(self.explicit.tableau)
+
+    def pull_cost(self, products: int, terms: int) -> tuple[float, float]:
+        return self.stiff.pull_cost(products, terms)
 
     def check(self, problem: Problem) -> None:
         self.explicit.check(problem)
