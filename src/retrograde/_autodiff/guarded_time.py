@@ -122,10 +122,12 @@ def _called(name: str, function: Function, args: Leaves, given: dict[str, Any]) 
     if name in LOSSY:
         raise TypeError(f"`{name}` drops the derivative by time")
     kind = "plain" if name in COMPARED else "value"
+    bare = [_bare(kind, x) for x in args]
+    return function(*bare, **{key: _bare(kind, x) for key, x in given.items()})
 
-    def bare(x: Any) -> Any:
-        if isinstance(x, ComplexTime):
-            return getattr(x, kind)
-        return type(x)(map(bare, x)) if type(x) in (list, tuple) else x
 
-    return function(*map(bare, args), **{key: bare(x) for key, x in given.items()})
+def _bare(kind: str, x: Any) -> Any:
+    """What times in x stand for: ``"plain"`` numbers, or complex ones, their ``"value"``."""
+    if isinstance(x, ComplexTime):
+        return getattr(x, kind)
+    return type(x)(_bare(kind, part) for part in x) if type(x) in (list, tuple) else x

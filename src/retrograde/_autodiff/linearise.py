@@ -18,7 +18,7 @@ import functools
 import random
 import warnings
 import weakref
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, cast
@@ -245,8 +245,8 @@ class _ComplexPoint:
         return self.reals.layout.bk.stack(rows)
 
     def vjp(self, w: Array) -> Array:
-        """w J for each row w, by the whole of J."""
-        return w @ self.xp.matrix_transpose(by_matrix(self.reals, self.jvp))
+        """w J for each row w, by a product with each unit vector."""
+        return paired_with_units(self.reals, self.jvp, w)
 
     def by_time(self) -> Array | None:
         """df/dt; None where f did not look at its time."""
@@ -269,6 +269,21 @@ def by_matrix(reals: Reals, products: Callable[[Array], Array]) -> Array:
     """The transposed matrix of all products with unit vectors."""
     layout = reals.layout
     return products(layout.xp.eye(reals.size, dtype=layout.real_dtype, device=layout.device))
+
+
+def paired_with_units(reals: Reals, product: Callable[[Array], Array], w: Array) -> Array:
+    """``<w, product(e_j)>`` of each row w and each unit vector; no matrix is made."""
+    xp = reals.xp
+    columns = [xp.sum(w * product(unit[None, :]), axis=1) for unit in units(reals)]
+    return xp.stack(columns, axis=1)
+
+
+def units(reals: Reals) -> Iterator[Array]:
+    """The unit vectors, one at a time."""
+    xp, layout = reals.xp, reals.layout
+    every = xp.arange(reals.size, device=layout.device)
+    for i in range(reals.size):
+        yield xp.astype(every == i, layout.real_dtype)
 
 
 class _Rows:
@@ -323,8 +338,7 @@ class _Rows:
                 "Rosenbrock methods need; use functions of the array library on t (`np.cos(t)`), "
                 "or a method without it, such as 'kvaerno5'."
             )
-        unit = self.xp.eye(reals.size, dtype=layout.real_dtype, device=layout.device)
-        found = [self.pull(reals.leaves(unit[i, ...]), self.acc)[1] for i in range(reals.size)]
+        found = [self.pull(reals.leaves(unit), self.acc)[1] for unit in units(reals)]
         return layout.bk.array(found, layout.real_dtype, layout.device)
 
 
