@@ -41,7 +41,9 @@ SETTINGS = {
     "replayed": {"adjoint": rg.RecursiveCheckpointAdjoint(2), **TRIES},
     "reversible": {"solver": "reversible_heun", "dt": 0.1},
 }
-STIFF = {"solver": "rodas5p", "saveat": [0.3, 0.35, 0.9], **TRIES}
+STIFF = {
+    name: {"solver": name, "saveat": [0.3, 0.35, 0.9], **TRIES} for name in ("rodas5p", "auto")
+}
 
 
 def results(bk, field, settings):
@@ -59,7 +61,7 @@ def results(bk, field, settings):
 
 
 def compare(bk, monkeypatch, field, settings, results=results):
-    settings = SETTINGS.get(settings, STIFF)
+    settings = {**SETTINGS, **STIFF}[settings]
     fast = results(bk, field, settings)
     monkeypatch.setattr(door, "_GENERIC", True)
     plain = results(bk, field, settings)
@@ -79,7 +81,15 @@ def test_fast_forms_are_the_generic_pair(library, monkeypatch, field, settings):
 @pytest.mark.parametrize("library", ["numpy", "torch"])
 def test_stiff_steps_are_the_generic_ones(library, monkeypatch, field):
     pytest.importorskip(library)
-    compare(adapter(library), monkeypatch, field, "stiff")
+    compare(adapter(library), monkeypatch, field, "rodas5p")
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_auto_takes_the_generic_steps(library, monkeypatch):
+    """Through a switch: what decays soon after 0.1 at a rate of 3,000."""
+    pytest.importorskip(library)
+    monkeypatch.setitem(FIELDS, "stiff", (lambda xp: lambda t, y, p: p * (y**2 - 3e3 * y), VECTOR))
+    compare(adapter(library), monkeypatch, "stiff", "auto")
 
 
 def backward(bk, field, settings):

@@ -12,6 +12,7 @@ from retrograde._base.types import Array, Device, DType, Field, Scale, State, Ta
 from retrograde._solvers.rosenbrock.solver import Rosenbrock
 from retrograde._solvers.rosenbrock.step_vjp import StepVJP
 from retrograde._solvers.runge_kutta.solver import ExplicitRungeKutta
+from retrograde._solvers.switching.auto import Auto
 
 from .attempt import flat_stepper
 from .rosenbrock import FlatRosenbrockStages, flat_rosenbrock
@@ -123,6 +124,9 @@ class FlatBackend(EagerBackend):
     ) -> Steps | None:
         if isinstance(solver, Rosenbrock) and not request.compile:
             return _rosenbrock_steps(solver)
+        if isinstance(solver, Auto) and not request.compile:
+            stiff = _rosenbrock_steps(solver.stiff).stepper
+            return Steps(partial(solver.stepper, stiff=stiff), solver.step_vjp)
         if not isinstance(solver, ExplicitRungeKutta) or request.compile:
             return super().specialise(solver, problem, request)
         tableau = solver.tableau

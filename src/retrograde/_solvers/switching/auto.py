@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from ..._base.errors import InputError
 from ..._base.types import Chosen, Field, Scale
-from ..base import AbstractSolver
+from ..base import AbstractSolver, AbstractStepper
 from ..rosenbrock.rodas5p import Rodas5P
 from ..rosenbrock.solver import Rosenbrock
 from ..runge_kutta.solver import ExplicitRungeKutta
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ..._backend.interface import AbstractBackend
     from ..._backend.protocols import AbstractStepVJP, FieldVJP, Layout
     from ..._integrate.problem import Problem
+    from ..rosenbrock.step import Stepper as StiffStepper
 
 
 @dataclass(frozen=True)
@@ -119,11 +121,18 @@ class Auto(AbstractSolver):
         self.stiff.check(problem)
 
     def stepper(
-        self, bk: AbstractBackend, layout: Layout, field: Field, scale: Scale | None = None
+        self,
+        bk: AbstractBackend,
+        layout: Layout,
+        field: Field,
+        scale: Scale | None = None,
+        *,
+        stiff: Callable[..., AbstractStepper] | None = None,
     ) -> Stepper:
+        """``stiff``: an adapter's form of the stiff method's steps."""
         explicit = self.explicit.stepper(bk, layout, field, scale)
-        stiff = self.stiff.stepper(bk, layout, field, scale)
-        return Stepper(explicit, stiff, _chosen(field), scale)
+        other = (stiff or self.stiff.stepper)(bk, layout, field, scale)
+        return Stepper(explicit, cast("StiffStepper", other), _chosen(field), scale)
 
     def step_vjp(
         self,
