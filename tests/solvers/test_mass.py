@@ -111,6 +111,7 @@ def test_an_inconsistent_start_is_nan_in_traced_code(reference):
         ({"solver": "tsit5"}, r"`mass` needs a Rosenbrock method, but `solver` is tsit5"),
         ({"mass": np.eye(2)}, r"`mass` has shape \(2, 2\), but the state has 3"),
         ({"mass": np.eye(3) * np.nan}, "`mass` holds nan"),
+        ({"mass": np.eye(3) * 1j}, "`mass` is complex"),
         ({"mass": lambda k: (np.eye(3), k)}, "`mass` returned a tree"),
     ],
 )

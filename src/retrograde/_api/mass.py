@@ -57,6 +57,8 @@ def set_mass(bk: AbstractBackend, problem: Problem, t0: Scalar, given: Any) -> N
     moves = bk.is_array(given) and (
         bk.tracked(given) or (traced and bk.needs_gradient(cast(Inputs, (given,))))
     )
+    if "complex" in str(getattr(given, "dtype", "")):
+        raise InputError("`mass` is complex, but the numbers of y are real; pass a real matrix.")
     if callable(given) or moves:
         matrix = _function(bk, problem, t0, given)
     else:
