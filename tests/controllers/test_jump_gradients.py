@@ -190,3 +190,25 @@ def test_gradients_of_solve_vjp_that_are_not_told(reference):
     assert g.y0[0] == pytest.approx(math.exp(math.sin(5.0)), rel=1e-3)
     with pytest.raises(rg.UnsupportedByBackend, match="`jump_ts` has no gradient"):
         g.jump_ts  # noqa: B018
+
+
+@pytest.mark.libraries("numpy torch", slow="jax:jit")
+def test_samples_with_steps_of_their_own(backend):
+    """One jump for all of them: its derivatives add up."""
+
+    def f(t, y, args):
+        now = backend.namespace(t)
+        return now.where(t < 2.0, RATE + 0.0 * t, 0.0 * t)[:, None] - K * y
+
+    y0 = backend.array([[1.0], [2.0], [-30.0]])
+
+    def batch(solve, jumps):
+        steps = rg.PIDController(**TIGHT, jump_ts=jumps)
+        return solve(f, y0, 0.0, 5.0, controller=steps, per_sample=True)
+
+    if native(backend):
+        found = gradient(backend, lambda x: backend.xp.sum(batch(rg.solve, x).ys), [2.0])
+    else:
+        sol, pullback = batch(rg.solve_vjp, [2.0])
+        found = pullback(0 * sol.ys + 1).jump_ts
+    np.testing.assert_allclose(found, [3 * RATE * math.exp(-3 * K)], rtol=1e-8)

@@ -75,7 +75,8 @@ class Gradients(NamedTuple, Generic[Y]):
         their structure (None for those without ``ts``).
     jump_ts : array, shape (k,) or None
         Cotangents of the times at which f jumps (``PIDController(jump_ts=...)``), in the order in
-        which they were given; None without any, with ``per_sample``, and of a continuous adjoint.
+        which they were given; None without any, and where it is not told (a continuous adjoint,
+        and cotangents of the times of steps or of dense output in a solve with events).
 
     Notes
     -----
