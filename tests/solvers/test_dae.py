@@ -72,6 +72,8 @@ def test_the_reference(reference):
         np.testing.assert_allclose(sol.ys[-1], END, atol=rtol)
 
 
+@pytest.mark.filterwarnings("ignore:overflow")  # of tries that are rejected
+@pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.libraries("numpy torch jax:jit", slow="strict jax")
 def test_its_gradient(backend):
     """By the capacitors, which stand in M, and by the gain."""
