@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde.measure import peak_gradient_bytes
+from retrograde.measure import peak_gradient_bytes, traced_peak
 
 
 def field(xp):
@@ -191,3 +191,24 @@ def test_a_plan_tells_that_a_gradient_is_by_differences():
     assert [c.accuracy for c in plan.candidates if c.verdict == "chosen"] == ["1e-9"]
     plan = rg.plan(*call, solver="kvaerno3")
     assert [c.accuracy for c in plan.candidates if c.verdict == "chosen"] == ["exact"]
+
+
+@pytest.mark.slow
+@pytest.mark.libraries("torch jax")
+@pytest.mark.parametrize(
+    ("solver", "kind", "n"), [("rodas5p", "dense", 60), ("kvaerno3", "wide", 30)]
+)
+def test_the_same_by_the_account_of_each_library(backend, solver, kind, n):
+    """Below 64 KiB too: these libraries see arrays alone."""
+    case = Case(backend, solver, kind, n)
+    case.more["max_steps"] = 256
+    budget = case.plan(2**40).memory
+    assert case.measured(budget) <= case.plan(budget).memory <= budget
+
+
+def test_planning_makes_no_matrix():
+    """Of 4,000 unknowns one would be 128 MB."""
+    call = field(np), np.linspace(0.2, 1.0, 4000), 0.0, 0.1, np.asarray(0.7)
+    for solver in ("rodas5p", "kvaerno3"):
+        peak = traced_peak(lambda s: rg.plan(*call, solver=s, dt=0.01), solver)
+        assert peak < 8 * 4000 * 200

@@ -58,7 +58,7 @@ class Stages:
         self.field = cast("LinearField", field)
         self.linear = layout.bk.linear(layout, cast("Structure", known.structure))
         self.u: list[State] = []
-        self.start: Linearised
+        self.start = Linearised(None, None, None)
         self.factors: Any = None
         self.y: State = None
 
@@ -81,6 +81,10 @@ class Stages:
         shift = 1.0 / (h * self.tableau.gamma)
         self.factors = linear.factor(linear.shifted(start.jacobian, shift, self.mass))
         return linear.ok(self.factors)
+
+    def release(self) -> None:
+        """Let go of the matrices of a step that is done."""
+        self.start, self.factors = Linearised(None, None, None), None
 
     def begin(self, h: Scalar) -> None:
         """Forget the stages of the last step."""

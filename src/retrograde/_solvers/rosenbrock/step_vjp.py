@@ -82,6 +82,7 @@ class StepVJP:
     def _linearise(self, t: Scalar, h: Scalar, y: State) -> list[Pull]:
         """All stages, and the pull of each (none of one tape)."""
         stages, layout, c = self.stages, self.layout, self.tableau.c
+        stages.release()  # of a pull before, or a replay
         pulls: list[Pull] = []
         for i in range(self.count):
             argument = y if i == 0 else stages.argument(i)
