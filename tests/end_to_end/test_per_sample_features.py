@@ -383,3 +383,40 @@ def test_conditions_that_are_boolean_or_touch_zero(backend):
             event=rg.Event(lambda t, y, k: y[0, 0]),
             per_sample=True,
         )
+
+
+@pytest.mark.libraries("numpy torch", slow="strict")
+def test_stiff_samples_at_once(backend, caplog):
+    """Rodas5P takes the steps that it takes of single samples, to an event, with rows between."""
+    stiffness = 10.0 ** (1.0 + np.array([0.0, 1.0, 2.0, 0.5, 1.5]))
+    starts = np.stack([2.0 + 0.1 * np.arange(5), np.zeros(5)], axis=1)
+
+    def oscillator(t, y, mu):
+        xp = backend.namespace(y)
+        x, v = y[..., 0], y[..., 1]
+        return xp.stack([v, mu * (1.0 - x * x) * v - x + 0.1 * xp.cos(t)], axis=-1)
+
+    watch = rg.Event(lambda t, y, mu: y[..., 0] - 1.95, direction=-1)
+    wish = {"looks": rg.SaveAt(ts=[0.2, 0.7]), "steps": rg.SaveAt(steps=True, dense=True)}
+    near = {"rtol": 1e-3, "atol": 1e-3}
+    keywords = {"solver": "rodas5p", "event": watch, "saveat": wish, **near}
+    marked = rg.PerSample(backend.array(stiffness))
+    args = backend.array(starts), 0.0, backend.array(ENDS), marked
+    with caplog.at_level("INFO", logger="retrograde"):
+        sol = rg.solve(oscillator, *args, per_sample=True, **keywords)
+    assert "sample by sample" not in caplog.text
+    alone = [
+        (rg.solve(oscillator, y, 0.0, end, mu, **keywords), None)
+        for y, end, mu in zip(starts, ENDS, stiffness, strict=True)
+    ]
+    ys, ts, status = backend.to_numpy((sol.ys, sol.ts, sol.status))
+    assert set(status.tolist()) == {rg.Status.converged, rg.Status.event}
+    for i, (one, _) in enumerate(alone):
+        assert status[i] == one.status
+        assert backend.to_numpy(sol.stats["num_steps"])[i] == one.stats["num_steps"]
+        own = [*leaves(one.ys), *leaves(one.ts)]
+        for x, y in zip([*leaves(ys), *leaves(ts)], own, strict=True):
+            np.testing.assert_allclose(x[: len(y), i], y, rtol=1e-7, atol=1e-8)
+        looks = np.linspace(0.0, float(one.t_final), 4)
+        found = sol.evaluate(backend.array(np.stack([looks * (j == i) for j in range(5)])))
+        np.testing.assert_allclose(backend.to_numpy(found)[:, i], one.evaluate(looks), 1e-7, 1e-8)

@@ -13,6 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from .._adjoints import RecursiveCheckpointAdjoint, find_adjoint
+from .._autodiff.linearise import prepare_derivatives
+from .._autodiff.sample_derivatives import NotTogether, SampleDerivatives
 from .._backend.protocols import Capability
 from .._backend.registry import backend_beside
 from .._base.errors import InputError
@@ -32,6 +34,7 @@ from .._base.types import (
 from .._controllers import AbstractController, ConstantSteps, StepTo
 from .._integrate.dense import DENSE
 from .._integrate.outputs import Output, Outputs
+from .._integrate.problem import Problem
 from .._integrate.relative_time import resolution
 from .._integrate.samples.events import sample_events
 from .._integrate.samples.loop import SampleIntegrator, SampleTimes
@@ -40,7 +43,7 @@ from .._integrate.saveat import SaveAt, check_times_form
 from .._integrate.solution import Gradients, Solution
 from .._planner.plan import Plan
 from .._planner.samples import plan_samples
-from .._solvers import ExplicitRungeKutta, find_solver
+from .._solvers import ExplicitRungeKutta, Rosenbrock, find_solver
 from .arguments import (
     check_solver,
     check_tolerances,
@@ -64,6 +67,9 @@ if TYPE_CHECKING:
     from .options import Options
 
 
+TOGETHER = (ExplicitRungeKutta, Rosenbrock)
+"""Methods that the loop over all samples serves, forward; the first with gradients, too."""
+
 PROBED = 16
 """Samples of a batch whose steps a plan predicts; f has few evaluations in each."""
 
@@ -73,12 +79,18 @@ def solve_samples(
 ) -> Solution[Tree]:
     """``solve(..., per_sample=True)``; ``single`` is ``solve``."""
     bk, args, marks = _unmarked(y0, (t0, t1), args, options)
-    if _singly(bk, y0, args, options):
-        return SingleSolves(single, bk, (f, marks), options).solution(y0, t0, t1, args)
+    alone = SingleSolves(single, bk, (f, marks), options)
+    if _singly(bk, y0, args, options) or _jacobians(alone, y0, t0, t1, args):
+        return alone.solution(y0, t0, t1, args)
     loop, inputs = prepare(f, y0, t0, t1, args, options, prepared=partial(_prepared, marks))
+    if loop.solver.implicit and any(_tracked(bk, x) for x in (*inputs[:5], *inputs.params)):
+        return alone.solution(y0, t0, t1, args)
     loop.progress, loop.on_step = options.progress, options.on_step
     program = SampleSolve(cast("SampleIntegrator", loop), options)
-    leaves, aux = bk.differentiate(program, inputs)
+    try:
+        leaves, aux = bk.differentiate(program, inputs)
+    except NotTogether:
+        return alone.solution(y0, t0, t1, args)
     return program.solution(inputs, leaves, aux, throw=options.throw)
 
 
@@ -88,7 +100,7 @@ def solve_samples_vjp(
 ) -> tuple[Solution[Tree], Callable[..., Gradients[Tree]]]:  # fmt: skip
     """``solve_vjp(..., per_sample=True)``; ``singles`` are ``solve_vjp`` and ``solve``."""
     bk, args, marks = _unmarked(y0, (t0, t1), args, options)
-    if _singly(bk, y0, args, options):
+    if _singly(bk, y0, args, options, gradient=True):
         traced = Capability.TRACED in bk.capabilities
         solves = SingleSolves(singles[traced], bk, (f, marks), options)
         return single_samples_vjp(solves, (y0, t0, t1, args))
@@ -105,7 +117,7 @@ def plan_of_samples(
     The steps are those predicted of the sample that takes most, of ``PROBED`` throughout the batch.
     """
     bk, args, marks = _unmarked(y0, (t0, t1), args, options)
-    singly = _singly(bk, y0, args, options)
+    singly = _singly(bk, y0, args, options, gradient=True)
     probe = options if singly else replace(options, memory=None)  # asked for its steps alone
     solves = SingleSolves(single, bk, (f, marks), probe)
     batch = solves.batch(y0, t0, t1, args)
@@ -165,6 +177,10 @@ def _prepared(
     _check_direction(bk.xp, controller, times)
     problem.layout = problem.layout.of(problem.layout.samples, times.origin)
     bk.capture(problem, 0.0)
+    if solver.implicit:
+        library = Capability.AUTODIFF in bk.capabilities
+        kind = "library" if library else "complex step"
+        problem.derivatives = SampleDerivatives(problem, kind, 0.0)
     if problem.drawn:
         raise InputError(
             "`f` draws random numbers, which `per_sample=True` can't hold for samples whose times "
@@ -220,9 +236,39 @@ def _given_times(problem: SampleProblem, given: list[Table]) -> Table:
     return xp.concat(rows, axis=1)
 
 
-def _singly(bk: AbstractBackend, y0: Tree, args: Tree, options: Options) -> str:
+def _tracked(bk: AbstractBackend, x: Tree) -> bool:
+    """Whether autograd may ask for a derivative by anything of a tree."""
+    if isinstance(x, (tuple, list)):
+        return any(_tracked(bk, part) for part in x)
+    return hasattr(x, "tensor") or (bk.is_array(x) and bk.tracked(x))
+
+
+def _jacobians(alone: SingleSolves, y0: Tree, t0: Time, t1: Time, args: Tree) -> bool:
+    """Whether a method needs Jacobians that do not come of all samples at once, as seen of one."""
+    bk, options = alone.bk, alone.options
+    solver = find_solver(options.solver)
+    if not solver.implicit:
+        return False
+    batch = alone.batch(y0, t0, t1, args)
+    one = Problem(bk, *alone.of_one(batch, 0))
+    if one.jac is not None or one.jac_structure not in (None, "dense"):
+        return True
+    if Capability.AUTODIFF in bk.capabilities:
+        return getattr(one.f, "vjp", None) is not None
+    if one.layout.dtype != bk.xp.float64:
+        return True
+    given: tuple[Tree, Tree] = t0, t1
+    start, end = (t[0] if getattr(t, "shape", ()) else t for t in given)
+    prepare_derivatives(one, start, timed=solver.time_derivative, end=float(end))
+    assert one.derivatives is not None
+    return one.derivatives.kind != "complex step"
+
+
+def _singly(
+    bk: AbstractBackend, y0: Tree, args: Tree, options: Options, *, gradient: bool = False
+) -> str:
     """What of a batch the loop over all samples at once does not serve, so that each is solved by
-    itself; "" where it serves all."""
+    itself; "" where it serves all. ``gradient``: a pullback is asked for."""
     solver, controller = find_solver(options.solver), controller_of(options)
     if isinstance(controller, StepTo):
         raise InputError(
@@ -238,7 +284,7 @@ def _singly(bk: AbstractBackend, y0: Tree, args: Tree, options: Options) -> str:
     named = find_adjoint(adjoint)
     reasons = {
         "mass": options.mass is not None,
-        "solver": not isinstance(solver, ExplicitRungeKutta),
+        "solver": not isinstance(solver, ExplicitRungeKutta if gradient else TOGETHER),
         "adjoint": not (named is None or isinstance(named, RecursiveCheckpointAdjoint)),
         "norm": getattr(controller, "norm", "rms") != "rms",
         "step_ts": getattr(controller, "step_ts", None) is not None,

@@ -96,6 +96,8 @@ class SampleSolve(DifferentiableSolve):
             num_sample_f_evals=loop.problem.called[0],
             num_trial_f_evals=loop.problem.trials,
         )
+        if loop.solver.implicit:
+            self.stats.update(loop.solver.linear_algebra(final.tries, final.n, traced=True))
         made = SampleSolution(loop.placed(inputs), inputs, leaves, aux)
         solution = made.solution(self.stats, self.plan)
         good = (final.status == int(Status.converged)) | (final.status == int(Status.event))

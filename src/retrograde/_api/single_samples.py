@@ -217,6 +217,14 @@ class SingleSolves:
             raise InputError("`y0` holds nan or inf in every sample; one has to be finite.")
         return found
 
+    def of_one(self, batch: Batch, i: int) -> tuple[VectorFieldFn, Tree, Tree]:
+        """f, y0 and args of sample i."""
+        pairs = zip(batch.arguments(), batch.mapped, strict=True)
+        parts = [_part(self.bk, x, i) if m else x for x, m in pairs]
+        values = parts[3 + len(batch.ts) :]
+        f = field_of_one(self.bk, self.f, self.marks)
+        return f, parts[0], self.bk.unflatten(batch.treedef, values)
+
     def of_sample(self, batch: Batch, i: int) -> Any:
         """What ``single`` returns for sample i."""
         pairs = zip(batch.arguments(), batch.mapped, strict=True)

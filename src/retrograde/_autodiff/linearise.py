@@ -116,7 +116,7 @@ class FieldDerivatives:
             make = partial(self.problem.bk.linearise, field)
         elif self.kind == "complex step":
             rows = partial(_rows_at, self.problem, params)
-            make = partial(_ComplexPoint, _ComplexStep(field, rows))
+            make = partial(ComplexPoint, ComplexStep(field, rows))
         else:
             make = partial(_Rows, _state_vjp(self.problem, params))
         if self.jac is None:
@@ -157,7 +157,7 @@ def _stiff_field(problem: Problem) -> Function:
     return field if parts is None else parts[1]
 
 
-class _ComplexStep:
+class ComplexStep:
     """A field at y + i e d.
 
     Parameters
@@ -197,7 +197,7 @@ class _ComplexStep:
         return None
 
 
-class _ComplexPoint:
+class ComplexPoint:
     """f at one (t, y), by complex steps; by vjps, in a branch of f that takes no such numbers.
 
     Which of the two it is depends on the point alone, so that replays are the solve.
@@ -207,7 +207,7 @@ class _ComplexPoint:
     matrix: Array | None = None
     autonomous = False
 
-    def __init__(self, by: _ComplexStep, reals: Reals, t: Array, y: State, *, timed: bool) -> None:
+    def __init__(self, by: ComplexStep, reals: Reals, t: Array, y: State, *, timed: bool) -> None:
         self.by, self.reals, self.point, self.xp = by, reals, (t, y), reals.xp
         self.e, self.dtype = complex_settings(reals)
         self.y = reals.layout.bk.map_state(lambda a: self.xp.astype(a, self.dtype), y)
@@ -397,7 +397,7 @@ def _complex_step_or_rows(
     Near the start f must take complex numbers. Later on, where a branch may do something else, it
     is enough that it does not give another number: where it fails, the solve takes vjps.
     """
-    reals, by = Reals(problem.layout), _ComplexStep(_stiff_field(problem))
+    reals, by = Reals(problem.layout), ComplexStep(_stiff_field(problem))
     what = {"state": not given, "timed": timed}
     if not any(what.values()):
         return "complex step"
@@ -477,7 +477,7 @@ def _numbers(count: int, seed: int) -> tuple[float, ...]:
 
 
 def _agrees(
-    problem: Problem, by: _ComplexStep, reals: Reals, point: tuple[Scalar, State], *, state: bool,
+    problem: Problem, by: ComplexStep, reals: Reals, point: tuple[Scalar, State], *, state: bool,
     timed: bool,
 ) -> bool:  # fmt: skip
     """Whether products by the complex step are those of a vjp; where f has none, of differences.
@@ -488,7 +488,7 @@ def _agrees(
     xp, t, y = reals.xp, problem.layout.time(point[0]), point[1]
     d, w = _noise(reals, 2), _noise(reals, 3)
     eps = float(xp.finfo(problem.layout.real_dtype).eps)
-    found = _ComplexPoint(by, reals, t, y, timed=timed)
+    found = ComplexPoint(by, reals, t, y, timed=timed)
     columns = [found.jvp(d[None, :])[0, ...] if state else None]
     columns.append(found.by_time() if timed else None)
     try:

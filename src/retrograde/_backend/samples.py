@@ -31,6 +31,7 @@ from .._base.types import (
     Tree,
 )
 from .clock import NEARLY, ROUNDED, SLACK
+from .sample_linear import SampleLinear
 from .specialise import generic
 from .stages import ListLayout, StageCotangents, Stages, placed
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .._solvers.runge_kutta.tableau import Tableau
     from .interface import AbstractBackend
     from .protocols import StepAdjoint, StepStages
+    from .structure import Structure
 
 
 class SampleClock:
@@ -452,6 +454,14 @@ class SampleBackend:
             return take(x, index, axis=axis) if hasattr(x, "shape") else x
 
         return some(tree)
+
+    def linear(self, layout: SampleLayout, structure: Structure) -> SampleLinear:
+        """Jacobians of all samples, and linear systems in them."""
+        return SampleLinear(layout)
+
+    def nan_unless(self, ok: Bool, x: Array) -> Array:
+        """x of those samples that are ok, else nan."""
+        return self.bk.xp.where(ok, x, self.bk.xp.full_like(x, math.nan))
 
     def pick(self, ok: Bool, a: Index, b: Index) -> Array:
         """The index a where ok, else b."""

@@ -27,7 +27,7 @@ def hosted(loop: SampleIntegrator, inputs: Inputs) -> tuple[SampleIntegrator, In
     """The same loop and its inputs in the host's arithmetic; None where there is no host."""
     layout = loop.problem.layout
     leaves = layout.unpack(inputs.y0)
-    host = loop.bk.sample_host(leaves[0])
+    host = "" if loop.solver.implicit else loop.bk.sample_host(leaves[0])
     if not host:
         return None
     bk, guest, twin = SampleBackend(adapter(host)), loop.bk.bk, copy.copy(loop)

@@ -94,7 +94,7 @@ class SampleProblem(Problem):
         Where y is one array (B, n) there is ``field.rows(t, columns)``, f's result as it is, which
         nobody but f owns.
         """
-        if self.single and self.layout.flat:
+        if self.single and self.layout.flat and self.derivatives is None:
             return self._bound_rows(params)
         layout, called = self.layout, self.called
         given = layout.given
