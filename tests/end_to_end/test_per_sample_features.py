@@ -387,7 +387,8 @@ def test_conditions_that_are_boolean_or_touch_zero(backend):
 
 @pytest.mark.libraries("numpy torch", slow="strict")
 def test_stiff_samples_at_once(backend, caplog):
-    """Rodas5P takes the steps that it takes of single samples, to an event, with rows between."""
+    """Rodas5P takes the steps that it takes of single samples, to an event, with rows between; and
+    its gradients are theirs."""
     stiffness = 10.0 ** (1.0 + np.array([0.0, 1.0, 2.0, 0.5, 1.5]))
     starts = np.stack([2.0 + 0.1 * np.arange(5), np.zeros(5)], axis=1)
 
@@ -397,26 +398,26 @@ def test_stiff_samples_at_once(backend, caplog):
         return xp.stack([v, mu * (1.0 - x * x) * v - x + 0.1 * xp.cos(t)], axis=-1)
 
     watch = rg.Event(lambda t, y, mu: y[..., 0] - 1.95, direction=-1)
+    leap = rg.Event(lambda t, y, mu: y[..., 0] - 2.05, reset=lambda t, y, mu: y - 0.02)
     wish = {"looks": rg.SaveAt(ts=[0.2, 0.7]), "steps": rg.SaveAt(steps=True, dense=True)}
     near = {"rtol": 1e-3, "atol": 1e-3}
-    keywords = {"solver": "rodas5p", "event": watch, "saveat": wish, **near}
+    keywords = {"solver": "rodas5p", "event": [watch, leap], "saveat": wish, **near}
     marked = rg.PerSample(backend.array(stiffness))
     args = backend.array(starts), 0.0, backend.array(ENDS), marked
     with caplog.at_level("INFO", logger="retrograde"):
-        sol = rg.solve(oscillator, *args, per_sample=True, **keywords)
+        sol, pull = rg.solve_vjp(oscillator, *args, per_sample=True, **keywords)
     assert "sample by sample" not in caplog.text
-    alone = [
-        (rg.solve(oscillator, y, 0.0, end, mu, **keywords), None)
-        for y, end, mu in zip(starts, ENDS, stiffness, strict=True)
-    ]
-    ys, ts, status = backend.to_numpy((sol.ys, sol.ts, sol.status))
+    status, steps = backend.to_numpy((sol.status, sol.stats["num_steps"]))
     assert set(status.tolist()) == {rg.Status.converged, rg.Status.event}
-    for i, (one, _) in enumerate(alone):
-        assert status[i] == one.status
-        assert backend.to_numpy(sol.stats["num_steps"])[i] == one.stats["num_steps"]
-        own = [*leaves(one.ys), *leaves(one.ts)]
-        for x, y in zip([*leaves(ys), *leaves(ts)], own, strict=True):
-            np.testing.assert_allclose(x[: len(y), i], y, rtol=1e-7, atol=1e-8)
-        looks = np.linspace(0.0, float(one.t_final), 4)
-        found = sol.evaluate(backend.array(np.stack([looks * (j == i) for j in range(5)])))
-        np.testing.assert_allclose(backend.to_numpy(found)[:, i], one.evaluate(looks), 1e-7, 1e-8)
+    cts = weights(backend.to_numpy((sol.ys, sol.ts)))
+    g = backend.to_numpy(pull(*Of(backend).tree(cts)))
+    for i, (y, end, mu) in enumerate(zip(starts, ENDS, stiffness, strict=True)):
+        one, own = rg.solve_vjp(oscillator, y, 0.0, end, mu, **keywords)
+        assert (status[i], steps[i]) == (one.status, one.stats["num_steps"])
+        likes = (one.ys, one.ts), backend.to_numpy((sol.ys, sol.ts))
+        for x, like in zip(leaves(part(likes[1], i, likes[0])), leaves(likes[0]), strict=True):
+            np.testing.assert_allclose(x, like, rtol=1e-7, atol=1e-8)
+        right = own(*part(cts, i, likes[0]))
+        for name in ("y0", "args", "t1"):
+            found = getattr(g, name)[i]
+            np.testing.assert_allclose(found, getattr(right, name), rtol=1e-6, atol=1e-7)

@@ -170,7 +170,7 @@ class TorchPullback:
             pulled = _batched(tuple(value[i] for i in ends), fresh, cts) if ends else []
             k = [torch.stack(parts) for parts in zip(*map(unpack, ks), strict=True)]
             if timed:
-                k.append(torch.as_tensor(taus or [0.0] * len(ks), dtype=t.dtype, device=t.device))
+                k.append(_tangents(taus or [0.0] * len(ks), t))
             pairs = [(g, d) for g, d in zip(pulled, k, strict=False) if g is not None]
             total = sum(torch.sum((g.conj() * d).real) for g, d in pairs)
         if not (isinstance(total, torch.Tensor) and total.requires_grad):
@@ -267,6 +267,12 @@ def check_twice(value: Sequence[Array], by: Sequence[Array]) -> None:
         new = {x for x, _ in node.next_functions if x is not None} - seen
         seen |= new
         nodes += new
+
+
+def _tangents(taus: Sequence[Scalar], t: torch.Tensor) -> torch.Tensor:
+    """Tangents of a time: numbers, or, of a batch's times, one for each sample."""
+    parts = [torch.as_tensor(x, dtype=t.dtype, device=t.device) for x in taus]
+    return torch.stack([x.expand(t.shape) for x in parts])
 
 
 def _batched(

@@ -16,7 +16,18 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from .._autodiff.field_vjp import field_pullback
-from .._base.types import Array, Carry, Inputs, Leaves, NeedsGradient, ParamSums, Scalar, State
+from .._backend.sample_linear import SampleReals
+from .._base.types import (
+    Array,
+    Carry,
+    Inputs,
+    Leaves,
+    NeedsGradient,
+    ParamSums,
+    Scalar,
+    State,
+    Tree,
+)
 from .._checkpointing import checkpointed_for, reverse
 from .._integrate.solution import Status
 from .checkpointed import RecursiveCheckpointAdjoint
@@ -62,9 +73,14 @@ def slot_sizes(counts: Sequence[int], column: int) -> list[int]:
 class _Columns:
     """The vjp of f where states are columns; of fewer samples than there are."""
 
+    mass = None
+
     def __init__(self, vjp: FieldVJP, layout: SampleLeaves, columns: SampleLayout) -> None:
         self.vjp, self.leaves, self.layout = vjp, layout, columns
         self.zero, self.finish = vjp.zero, vjp.finish
+        self.derivatives = getattr(vjp, "derivatives", None)
+        if self.derivatives is not None and hasattr(vjp, "reals"):
+            vjp.reals = SampleReals(layout)
 
     def __call__(self, t: Array, y: State) -> tuple[State, Pull]:
         """f(t, y), and the pull."""
@@ -76,6 +92,19 @@ class _Columns:
             return leaves.pack(mu), ct_t, acc
 
         return leaves.pack(k), cast("Pull", columns)
+
+    def second(
+        self,
+        t: Array,
+        y: State,
+        ks: Sequence[State],
+        lams: Sequence[State],
+        acc: ParamSums,
+        taus: Sequence[Scalar] | None = None,
+    ) -> tuple[State, Scalar, ParamSums]:
+        """The pull of ``sum_i <lam_i, J k_i + tau_i f_t>`` of all samples."""
+        mu, ct_t, acc = self.vjp.second(t, y, ks, lams, acc, taus)
+        return self.leaves.pack(mu), ct_t, acc
 
 
 class Block:
@@ -91,9 +120,12 @@ class Block:
         self.vjp = field_pullback(problem, params, wanted)
         field = loop.bind(params)
         columns = cast("FieldVJP", _Columns(self.vjp, problem.layout, loop.layout))
+        own: dict[str, Tree] = {"field": field if gradient.one_tape else None}
+        if loop.solver.implicit:
+            own = {"field": field, "one_tape": gradient.one_tape}
         self.step_vjp: AbstractStepVJP = loop.solver.step_vjp(
             cast("AbstractBackend", loop.bk), loop.layout, columns, outputs=gradient.inside,
-            time=wanted.time, field=field if gradient.one_tape else None,
+            time=wanted.time, **own,
         )  # fmt: skip
         self.acc = self.vjp.zero()
 

@@ -7,6 +7,8 @@ solved sample by sample (``single_samples``).
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -68,7 +70,7 @@ if TYPE_CHECKING:
 
 
 TOGETHER = (ExplicitRungeKutta, Rosenbrock)
-"""Methods that the loop over all samples serves, forward; the first with gradients, too."""
+"""Methods that the loop over all samples serves."""
 
 PROBED = 16
 """Samples of a batch whose steps a plan predicts; f has few evaluations in each."""
@@ -83,8 +85,6 @@ def solve_samples(
     if _singly(bk, y0, args, options) or _jacobians(alone, y0, t0, t1, args):
         return alone.solution(y0, t0, t1, args)
     loop, inputs = prepare(f, y0, t0, t1, args, options, prepared=partial(_prepared, marks))
-    if loop.solver.implicit and any(_tracked(bk, x) for x in (*inputs[:5], *inputs.params)):
-        return alone.solution(y0, t0, t1, args)
     loop.progress, loop.on_step = options.progress, options.on_step
     program = SampleSolve(cast("SampleIntegrator", loop), options)
     try:
@@ -100,13 +100,14 @@ def solve_samples_vjp(
 ) -> tuple[Solution[Tree], Callable[..., Gradients[Tree]]]:  # fmt: skip
     """``solve_vjp(..., per_sample=True)``; ``singles`` are ``solve_vjp`` and ``solve``."""
     bk, args, marks = _unmarked(y0, (t0, t1), args, options)
-    if _singly(bk, y0, args, options, gradient=True):
-        traced = Capability.TRACED in bk.capabilities
-        solves = SingleSolves(singles[traced], bk, (f, marks), options)
-        return single_samples_vjp(solves, (y0, t0, t1, args))
-    ready = partial(prepare, native=False, prepared=partial(_prepared, marks))
-    pullback = SamplePullback((f, y0, t0, t1, args, options), ready)
-    return pullback.forward(throw=options.throw), pullback
+    traced = Capability.TRACED in bk.capabilities
+    alone = SingleSolves(singles[traced], bk, (f, marks), options)
+    if not (_singly(bk, y0, args, options) or _jacobians(alone, y0, t0, t1, args, gradient=True)):
+        ready = partial(prepare, native=False, prepared=partial(_prepared, marks))
+        pullback = SamplePullback((f, y0, t0, t1, args, options), ready)
+        with contextlib.suppress(NotTogether):
+            return pullback.forward(throw=options.throw), pullback
+    return single_samples_vjp(alone, (y0, t0, t1, args))
 
 
 def plan_of_samples(
@@ -117,7 +118,8 @@ def plan_of_samples(
     The steps are those predicted of the sample that takes most, of ``PROBED`` throughout the batch.
     """
     bk, args, marks = _unmarked(y0, (t0, t1), args, options)
-    singly = _singly(bk, y0, args, options, gradient=True)
+    alone = SingleSolves(single, bk, (f, marks), options)
+    singly = _singly(bk, y0, args, options) or _jacobians(alone, y0, t0, t1, args, gradient=True)
     probe = options if singly else replace(options, memory=None)  # asked for its steps alone
     solves = SingleSolves(single, bk, (f, marks), probe)
     batch = solves.batch(y0, t0, t1, args)
@@ -180,7 +182,7 @@ def _prepared(
     if solver.implicit:
         library = Capability.AUTODIFF in bk.capabilities
         kind = "library" if library else "complex step"
-        problem.derivatives = SampleDerivatives(problem, kind, 0.0)
+        problem.derivatives = SampleDerivatives(weakref.ref(problem), kind, 0.0)
     if problem.drawn:
         raise InputError(
             "`f` draws random numbers, which `per_sample=True` can't hold for samples whose times "
@@ -236,14 +238,9 @@ def _given_times(problem: SampleProblem, given: list[Table]) -> Table:
     return xp.concat(rows, axis=1)
 
 
-def _tracked(bk: AbstractBackend, x: Tree) -> bool:
-    """Whether autograd may ask for a derivative by anything of a tree."""
-    if isinstance(x, (tuple, list)):
-        return any(_tracked(bk, part) for part in x)
-    return hasattr(x, "tensor") or (bk.is_array(x) and bk.tracked(x))
-
-
-def _jacobians(alone: SingleSolves, y0: Tree, t0: Time, t1: Time, args: Tree) -> bool:
+def _jacobians(
+    alone: SingleSolves, y0: Tree, t0: Time, t1: Time, args: Tree, *, gradient: bool = False
+) -> bool:
     """Whether a method needs Jacobians that do not come of all samples at once, as seen of one."""
     bk, options = alone.bk, alone.options
     solver = find_solver(options.solver)
@@ -253,22 +250,22 @@ def _jacobians(alone: SingleSolves, y0: Tree, t0: Time, t1: Time, args: Tree) ->
     one = Problem(bk, *alone.of_one(batch, 0))
     if one.jac is not None or one.jac_structure not in (None, "dense"):
         return True
+    if one.layout.dtype != one.layout.real_dtype:
+        return True
     if Capability.AUTODIFF in bk.capabilities:
         return getattr(one.f, "vjp", None) is not None
-    if one.layout.dtype != bk.xp.float64:
-        return True
     given: tuple[Tree, Tree] = t0, t1
     start, end = (t[0] if getattr(t, "shape", ()) else t for t in given)
     prepare_derivatives(one, start, timed=solver.time_derivative, end=float(end))
     assert one.derivatives is not None
+    if gradient and one.derivatives.second != "complex step":
+        return True
     return one.derivatives.kind != "complex step"
 
 
-def _singly(
-    bk: AbstractBackend, y0: Tree, args: Tree, options: Options, *, gradient: bool = False
-) -> str:
+def _singly(bk: AbstractBackend, y0: Tree, args: Tree, options: Options) -> str:
     """What of a batch the loop over all samples at once does not serve, so that each is solved by
-    itself; "" where it serves all. ``gradient``: a pullback is asked for."""
+    itself; "" where it serves all."""
     solver, controller = find_solver(options.solver), controller_of(options)
     if isinstance(controller, StepTo):
         raise InputError(
@@ -284,7 +281,7 @@ def _singly(
     named = find_adjoint(adjoint)
     reasons = {
         "mass": options.mass is not None,
-        "solver": not isinstance(solver, ExplicitRungeKutta if gradient else TOGETHER),
+        "solver": not isinstance(solver, TOGETHER),
         "adjoint": not (named is None or isinstance(named, RecursiveCheckpointAdjoint)),
         "norm": getattr(controller, "norm", "rms") != "rms",
         "step_ts": getattr(controller, "step_ts", None) is not None,

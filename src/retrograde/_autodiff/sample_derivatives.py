@@ -21,6 +21,11 @@ class SampleDerivatives(FieldDerivatives):
     """The same of a batch, by the library or by complex steps: those of all samples at once, which
     no vjp stands in for."""
 
+    @property
+    def second(self) -> str:
+        """As it was seen of one sample, or the batch would not be solved at once."""
+        return "library" if self.kind == "library" else "complex step"
+
     def bind(self, params: Sequence[Array], field: Function) -> Linearise:
         if self.kind == "library":
             return super().bind(params, field)

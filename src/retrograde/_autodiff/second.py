@@ -55,7 +55,7 @@ def terms_of(
     k, lam = [reals.of(x) for x in ks], [reals.of(x) for x in lams]
     timed = not all(isinstance(x, (int, float)) and x == 0 for x in taus)
     n, s = reals.size, len(ks)
-    if n + timed >= s:
+    if n + timed >= s or not reals.whole:
         return [Term(*term) for term in zip(k, taus, lam, strict=True)]
     xp, layout = reals.xp, reals.layout
     unit = xp.eye(n, dtype=layout.real_dtype, device=layout.device)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 class Reals:
     """The real numbers of states: rows of shape (n,), or (m, n) for m states at once."""
 
+    whole = True
+    """Whether they are of one system, so that unit vectors are directions in it."""
+
     def __init__(self, layout: Layout) -> None:
         self.layout, self.xp = layout, layout.xp
         self.complex = layout.dtype != layout.real_dtype

@@ -86,6 +86,8 @@ def plan_samples(
         "cotangents": 15 * state + 32 * loop.layout.samples,
         "parameters": 2 * sum(map(bk.nbytes, params)),
     }
+    if loop.solver.implicit:
+        items["Jacobians"] = 5 * state * loop.layout.size
     sizes, fixed = slot_sizes(counts, state // loop.layout.samples), sum(items.values())
     chosen = None
     at_once = tape + 5 * state  # one tape, beside the stages that are taken once more for it
