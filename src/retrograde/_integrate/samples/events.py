@@ -145,29 +145,30 @@ class SampleDetector(Detector):
         if not bool(xp.any(ok)):
             return s, step[1], y1, y1, state
         self.stepper.extra_stages(True)
-        quiet, now = self._unchanged(s.values, step)
+        quiet, now, (low, values, sizes) = self._unchanged(s.values, step)
         on = ok & ~quiet
         kept = clock.select(ok & quiet, now, s.values)
         if not bool(xp.any(on)):
             return s._replace(values=kept), step[1], y1, y1, state
-        zero, one, m = clock.real(0.0), clock.real(1.0), len(now)
+        one, m = clock.real(1.0), len(now)
         self.size, self.order, self.last = step[2], clock.count(0), clock.count(-1)
         self.left = self.right = y1
-        sizes = tuple(abs(v) for v in s.values)
-        s = s._replace(values=kept)
-        scan = Scan(zero, (zero,) * m, sizes, one, clock.count(RECORDED), on, s)
+        s = s._replace(values=values)  # of those that stand still, to be taken from ``kept``
+        scan = Scan(low, (low,) * m, sizes, one, clock.count(RECORDED), on, s)
         part = lambda scan: self._part(scan, step, n)  # noqa: E731
         scan = self.bk.while_loop(lambda scan: scan.going, part, scan)
         t_new = self._time(step, scan.theta)
         _, values, ended, y1, state = self._cut(scan, scan.kind > RECORDED, t_new, states)
+        values = clock.select(on, values, kept)
         return scan.state._replace(values=values), t_new, ended, y1, state
 
     def _unchanged(
         self, values: tuple[Array, ...], step: tuple[Scalar, Scalar, Scalar]
-    ) -> tuple[Array, tuple[Array, ...]]:
-        """Which samples have conditions that all keep their sign in a step, and these at its
-        end."""
-        (t, t_new, size), now = step, values
+    ) -> tuple[Array, tuple[Array, ...], tuple[Array, tuple[Array, ...], tuple[Array, ...]]]:
+        """Which samples have conditions that all keep their sign in a step, and these at its end;
+        up to which quarter they do, the conditions there, and the largest of their sizes."""
+        (t, t_new, size), now, clock = step, values, self.clock
+        low, there, sizes = clock.real(0.0), values, tuple(abs(v) for v in values)
         signs = [(v > 0, v < 0) for v in values]
         quiet: Bool = True
         for theta in QUARTERS:
@@ -179,11 +180,29 @@ class SampleDetector(Detector):
             )
             for x, (above, below) in zip(now, signs, strict=True):
                 quiet = quiet & (((x > 0) & above) | ((x < 0) & below))
-        return quiet, now
+            if not last:
+                most = tuple(clock.maximum(a, abs(x)) for a, x in zip(sizes, now, strict=True))
+                new, old = (clock.real(theta), now, most), (low, there, sizes)
+                low, there, sizes = clock.select(quiet, new, old)
+        return quiet, now, (low, there, sizes)
 
     def _part(self, scan: Scan, step: tuple[Scalar, Scalar, Scalar], n: Index) -> Scan:
         self.going = scan.going
         return super()._part(scan, step, n)
+
+    def _root(
+        self,
+        j: int,
+        on: Bool,
+        step: tuple[Scalar, Scalar, Scalar],
+        low: tuple[Scalar, Scalar],
+        high: tuple[Scalar, Scalar],
+    ) -> Scalar:
+        on, where = on & self.going, self.clock.where
+        if not bool(self.xp.any(on)):
+            return self.clock.real(2.0)
+        low, high = (low[0], where(on, low[1], -1.0)), (high[0], where(on, high[1], 1.0))
+        return super()._root(j, on, step, low, high)
 
     def _hits(
         self,
