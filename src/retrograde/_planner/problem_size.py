@@ -55,7 +55,8 @@ TRACED_TABLES = 24
 """The same in int32 tables: position, order, their copy, and what sorting them takes."""
 
 PASS_OBJECTS = 8 * 1024
-"""Python objects of a reverse pass: views, bound products, tables (measured on NumPy)."""
+"""Python objects of a reverse pass: views, bound products, tables (measured on NumPy; twice as many
+of methods that solve equations)."""
 
 
 def measure_problem(
@@ -90,6 +91,7 @@ def measure_problem(
     spared = 1 + judges * (JUDGING if layout.dtype == layout.real_dtype else JUDGING // 2)
     pull, args = _pull(bk, loop, arguments, call)
     step = max(0, (stages - spared) * layout.nbytes + 2 * carried)
+    own = PASS_OBJECTS * (2 if solver.implicit else 1)
     held, more = stages if loop.outputs.inside else solver.evaluations, None
     if solver.implicit:
         more = implicit_size(loop, call.tape, arguments)
@@ -119,7 +121,7 @@ def measure_problem(
         fixed=fixed,
         free_slot=bk.slots_by_reference,
         windows=traced and loop.carried.size <= CHEAP,
-        passing={PYTHON_OBJECTS: (PASS_OBJECTS + held * call.objects) * counted},
+        passing={PYTHON_OBJECTS: (own + held * call.objects) * counted},
         stiff=solver.implicit,
         source=source,
         growing=growing,
