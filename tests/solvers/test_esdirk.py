@@ -287,6 +287,37 @@ def test_stages_that_can_not_be_solved_end_a_solve_with_a_reason():
         assert sol.status == rg.Status.non_finite
 
 
+@pytest.mark.libraries("numpy torch jax:jit", slow="strict")
+def test_failures_have_a_status_a_time_and_no_numbers(backend):
+    """nan on the way; a W that is singular, and a stage without a solution, at the size that is
+    given; smaller steps get past both."""
+    xp = backend.xp
+
+    def f(t, y, k):
+        broken = xp.where(xp.asarray(t) > k[2], backend.array(math.nan), 0.0 * k[2])
+        return y * k[0] + y * y * k[1] + broken
+
+    def solver(**steps):
+        keywords = {"solver": "kvaerno3", "throw": False, "max_steps": 400, **steps}
+        run = backend.compiled(lambda y, k: rg.solve(f, y, 0.0, 0.5, k, **keywords))
+        return lambda *k: run(backend.array([1.0, 0.5]), backend.array(k))
+
+    singular = 1.0 / (0.25 * tableau_of("Kvaerno3").gamma)
+    adaptive, constant = solver(rtol=1e-6, atol=1e-9), solver(dt=0.25)
+    sol = adaptive(-1.0, 0.0, 0.3)
+    assert rg.Status(int(sol.status)) is rg.Status.non_finite
+    assert float(sol.t_final) == pytest.approx(0.3, abs=1e-9)
+    assert backend.eager or np.all(np.isnan(backend.to_numpy(sol.ys)))
+    for k in ((singular, 0.0, 9.0), (-1.0, 40.0, 9.0), (-1.0, 0.0, 0.3)):
+        sol = constant(*k)
+        assert rg.Status(int(sol.status)) is rg.Status.non_finite
+        assert backend.eager or np.all(np.isnan(backend.to_numpy(sol.ys)))
+        with pytest.raises(rg.SolveFailed, match="the equations of an implicit step"):
+            sol.raise_if_failed()
+    found = backend.to_numpy(adaptive(singular, 0.0, 9.0).ys)[-1, 1]
+    assert float(found) == pytest.approx(0.5 * math.exp(0.5 * singular), rel=1e-4)
+
+
 def test_a_jacobian_that_is_wrong_costs_steps_and_no_digits():
     """Newton's matrix decides how fast a stage is solved, not what it is."""
 

@@ -47,8 +47,8 @@ _MESSAGES = {
     "or, if the problem is stiff, take solver='auto' or 'rodas5p'.",
     Status.dt_min: "the step size fell below its floor (`dtmin`, or the resolution of t); the "
     "problem may be stiff (solver='auto', 'rodas5p') or singular there.",
-    Status.non_finite: "`f` or the state became nan or inf there; check `f`, `y0` and the domain "
-    "of the functions that it calls.",
+    Status.non_finite: "`f` or the state became nan or inf there, or the equations of an implicit "
+    "step had no solution; check `f`, `y0`, the domain of the functions that it calls, and `dt`.",
     Status.event: "an event ended the solve.",
     Status.bad_times: "the solve was not begun: `saveat.ts` leave t0 to t1 or are out of order, a "
     "time is nan or infinite, or the steps lead away from `t1`; sort and clip the times.",
