@@ -188,8 +188,6 @@ class AbstractSolver(ABC):
         Of an implicit method: whether it needs df/dt.
     second_derivatives : bool
         Whether its vjp takes a product with second derivatives (``FieldVJP.second``).
-    linearised : int
-        How many of its stages are linearised at once in the pull of a step.
     additive : bool
         Whether it takes the parts of a split field apart (``field.equations.parts``).
     parted : bool
