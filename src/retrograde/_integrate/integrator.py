@@ -29,7 +29,6 @@ from .._base.types import (
     Scale,
     State,
     Table,
-    Tree,
 )
 from .._checkpointing import Slots, checkpointed_for, checkpointed_while, while_any, write_where
 from .._controllers import (
@@ -45,6 +44,7 @@ from .._solvers import AbstractSolver
 from .._solvers.base import Calls, told
 from .._solvers.switching.rule import memory
 from .event_detection import Detector
+from .on_step import teller, told_steps, told_try
 from .outputs import Final, Output, Outputs
 from .problem import Problem
 from .progress import Reporter, Watch
@@ -54,7 +54,7 @@ from .try_step import AdaptiveState, AdaptiveSteps
 
 if TYPE_CHECKING:
     from .._adjoints.replay_with_controller import ClockedStates
-    from .._backend.protocols import Clock, Observer
+    from .._backend.protocols import Observer
     from .._controllers.base import AdaptiveController
     from .._solvers.base import AbstractStepper
     from .events import Events
@@ -396,8 +396,8 @@ class Integrator:
             return y1, state, rows, bk.pick(ok, i + 1, reached), *more
 
         step: CountedBody = saving if inside else plain
-        if (tell := self._teller(inputs)) is not None:
-            step = _reported_steps(step, grid, tell, clock, n if self.masked else None)
+        if (tell := teller(self, inputs)) is not None:
+            step = told_steps(step, grid, tell, clock, n if self.masked else None)
         t0 = clock.real(inputs.clocked[0])
         y0 = stepper.start(t0, inputs.y0)
         start: Carry = (y0, *counts)
@@ -472,9 +472,9 @@ class Integrator:
         bk = self.bk
         make = getattr(guard, "stepper", None) or self.steps().stepper
         tries = AdaptiveSteps(self, inputs, make, record=record)
-        tell = self._teller(inputs)
+        tell = teller(self, inputs)
         if tell is not None:
-            tries.attempt = _reported(tries.attempt, tell)
+            tries.attempt = told_try(tries.attempt, tell)
         start: Carry = tries.begin(inside)
         plain = guard is None and clocked is None and self.events is None
         if bk.python_loops and plain and (slots is None or slots.everything):
@@ -526,23 +526,6 @@ class Integrator:
 
         return watched
 
-    def _teller(self, inputs: Inputs) -> Callable[[Scalar, State, Scalar, Bool], None] | None:
-        """``tell(t, carried, h, accepted)`` of a try; None where nobody is to be told."""
-        call, bk, problem, layout = self.on_step, self.bk, self.problem, self.layout
-        if call is None:
-            return None
-
-        def on_host(t: Scalar, y: Tree, h: Scalar, accepted: Bool) -> None:
-            if float(h) != 0.0:  # else of a sample that waits for others
-                call(float(t), y, float(h), bool(accepted))
-
-        def tell(t: Scalar, carried: State, h: Scalar, accepted: Bool) -> None:
-            y = problem.tree(bk.stop_gradient(tuple(layout.unpack(self.state(carried)))))
-            y = y if problem.casts is None else problem.casts.y.down(y)
-            bk.call_back(on_host, self.user_time(inputs, t), y, h, accepted)
-
-        return tell
-
     def tries(self, inputs: Inputs) -> AdaptiveSteps:
         """Tries that record nothing and save no rows, to go on from states that were stored."""
         return AdaptiveSteps(self, inputs, self.steps().stepper, record=False)
@@ -586,27 +569,3 @@ class Integrator:
     def taken(self, final: Final) -> Index:
         """Steps whose inside was asked for."""
         return final.n if self.looks_inside else self.outputs.taken(final)
-
-
-def _reported(attempt: Function, tell: Function) -> Function:
-    """A try that is told of (``try_step``)."""
-
-    def reported(t: Scalar, h: Scalar, memory: tuple[Scalar, ...], y: State, state: Any) -> Any:
-        tried = attempt(t, h, memory, y, state)
-        tell(t, y, tried[2], tried[0])
-        return tried
-
-    return reported
-
-
-def _reported_steps(
-    step: CountedBody, grid: Grid, tell: Function, clock: Clock, count: Index | None
-) -> CountedBody:
-    """Steps of a grid that are told of; ``count``: how many this sample of a batch takes."""
-
-    def reported(i: Index, s: Carry) -> Carry:
-        t, h = grid.step(i)
-        tell(t, s[0], h if count is None else clock.where(i < count, h, 0.0), True)
-        return step(i, s)
-
-    return reported
