@@ -10,7 +10,8 @@ import pytest
 
 import retrograde as rg
 from retrograde._autodiff.columns import Columns
-from retrograde._autodiff.linearise import UNSEEN, prepare_derivatives
+from retrograde._autodiff.linearise import UNSEEN
+from retrograde._autodiff.prepare_derivatives import prepare_derivatives
 from retrograde._integrate.problem import Problem
 
 from ..stiff_cases import CASES

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import retrograde as rg
-from retrograde._autodiff.linearise import prepare_derivatives
+from retrograde._autodiff.prepare_derivatives import prepare_derivatives
 from retrograde._integrate.problem import Problem
 
 A = np.random.default_rng(3).normal(size=(4, 4))

@@ -7,7 +7,7 @@ import pytest
 
 import retrograde as rg
 from retrograde._autodiff.field_vjp import field_pullback
-from retrograde._autodiff.linearise import prepare_derivatives
+from retrograde._autodiff.prepare_derivatives import prepare_derivatives
 from retrograde._base.types import NeedsGradient
 from retrograde._integrate.problem import Problem
 

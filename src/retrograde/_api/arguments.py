@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .._autodiff.linearise import prepare_derivatives
+from .._autodiff.prepare_derivatives import prepare_derivatives
 from .._backend.clock import step_count
 from .._backend.protocols import Capability
 from .._backend.registry import backend_beside, backend_for

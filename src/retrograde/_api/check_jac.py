@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, cast
 
-from .._autodiff.linearise import prepare_derivatives
+from .._autodiff.prepare_derivatives import prepare_derivatives
 from .._autodiff.vector_field import VectorField, leaf_names
 from .._backend.linear import Linear
 from .._backend.registry import backend_of

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from .._autodiff.linearise import prepare_derivatives
+from .._autodiff.prepare_derivatives import prepare_derivatives
 from .._backend.protocols import Capability
 from .._backend.registry import backend_for
 from .._base.errors import InputError

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from .._adjoints import RecursiveCheckpointAdjoint, find_adjoint
-from .._autodiff.linearise import prepare_derivatives
+from .._autodiff.prepare_derivatives import prepare_derivatives
 from .._autodiff.sample_derivatives import NotTogether, SampleDerivatives
 from .._backend.protocols import Capability
 from .._backend.registry import backend_beside
