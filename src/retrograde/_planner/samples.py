@@ -74,20 +74,12 @@ def plan_samples(
     if named is not None and memory is None:
         budget, source = UNLIMITED, "no budget was given"
     params = [x for x, w in zip(inputs.params, wanted.params, strict=True) if w]
-    state, tableau = loop.layout.nbytes, loop.solver.stages
+    state, width = loop.layout.nbytes, loop.solver.stages + loop.solver.extra
     vjp = field_pullback(loop.problem, inputs.params, wanted)
     vjp.account = True  # type: ignore[attr-defined]
     start = loop.layout.time(loop.clock.real(0.0))
     tape = bk.tape_bytes(vjp, start, inputs.y0)[0]
-    width = tableau + loop.solver.extra
-    items = {
-        "record of times": 8 * (sum(counts) + 2 * loop.layout.samples),
-        "stages": (3 * width + 1) * state,
-        "cotangents": 15 * state + 32 * loop.layout.samples,
-        "parameters": 2 * sum(map(bk.nbytes, params)),
-    }
-    if loop.solver.implicit:
-        items["Jacobians"] = 5 * state * loop.layout.size
+    items = _needed(loop, sum(counts), sum(map(bk.nbytes, params)))
     sizes, fixed = slot_sizes(counts, state // loop.layout.samples), sum(items.values())
     chosen = None
     at_once = tape + 5 * state  # one tape, beside the stages that are taken once more for it
@@ -123,6 +115,20 @@ def plan_samples(
         adjoint, taken, budget, source, len(sizes), known, items, (row,), SHARED, None, None, shape,
         named,
     )  # fmt: skip
+
+
+def _needed(loop: SampleIntegrator, steps: int, arguments: int) -> dict[str, int]:
+    """Bytes that any gradient takes, of so many steps together."""
+    state, samples = loop.layout.nbytes, loop.layout.samples
+    items = {
+        "record of times": 8 * (steps + 2 * samples),
+        "stages": (3 * (loop.solver.stages + loop.solver.extra) + 1) * state,
+        "cotangents": 15 * state + 32 * samples,
+        "parameters": 2 * arguments,
+    }
+    if loop.solver.implicit:
+        items["Jacobians"] = 5 * state * loop.layout.size
+    return items
 
 
 def _fitting(sizes: list[int], room: int) -> int:
