@@ -94,8 +94,8 @@ def test_solve_vjp_is_backward(adjoint):
     keywords["saveat"] = rg.SaveAt(ts=ts)
     ys = rg.solve(field, y0, t0, t1, p, **keywords).ys
     want = torch.autograd.grad((ys * tensor(W)).sum(), [y0, p, t0, t1, ts])
-    torch.testing.assert_close(tuple(g), want, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(tuple(again), want, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(tuple(g[:5]), want, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(tuple(again[:5]), want, rtol=1e-12, atol=1e-12)
     assert sol.ys.grad_fn is None
     assert g.y0.grad_fn is None
 

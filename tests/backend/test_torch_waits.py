@@ -154,7 +154,7 @@ def test_the_numbers_are_those_of_the_host(waits, monkeypatch):
         monkeypatch.setattr(device, "on_host", lambda where, here=on_host: here)
         y0, p = inputs()
         sol, pullback = rg.solve_vjp(field, y0, 0.0, 2.0, p, **wish)
-        found.append((sol.ys, *pullback(torch.ones_like(sol.ys))))
+        found.append((sol.ys, *pullback(torch.ones_like(sol.ys))[:5]))
     for a, b in zip(*found, strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)

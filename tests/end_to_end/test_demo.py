@@ -50,6 +50,7 @@ def test_the_demo_agrees_with_an_independent_fit(
     assert re.search(r"numpy +[\d.]+ +\d+ +[\d.]+ ms", out)
 
 
+@pytest.mark.slow
 def test_gradients_agree_with_differences() -> None:
     objective = Objective(adapter("numpy"), "64 KiB", tolerance=1e-10)
     x = guesses(np, 3)
