@@ -162,13 +162,13 @@ def settings(case: Case, tol: float) -> dict[str, float]:
     return {"rtol": tol, "atol": tol * case.scale}
 
 
-def numpy_run(case: Case, line: Line, tol: float, told: Callable[[], None] | None = None) -> Run:
-    """Ours or SciPy's; ``told`` of every call."""
+def numpy_run(case: Case, line: Line, tol: float, on_call: Callable[[], None] | None = None) -> Run:
+    """Ours or SciPy's; ``on_call`` with every call."""
     shape = case.y0.shape
 
     def f(t: Any, y: Any, args: Any) -> Any:
-        if told:
-            told()
+        if on_call:
+            on_call()
         return case.f(np, t, y, args)
 
     if line.peer:
@@ -254,11 +254,11 @@ def counted(case: Case, line: Line, tol: float) -> int:
     """Calls of f in a solve on NumPy."""
     calls = 0
 
-    def told() -> None:
+    def on_call() -> None:
         nonlocal calls
         calls += 1
 
-    numpy_run(case, line, tol, told)()
+    numpy_run(case, line, tol, on_call)()
     return calls
 
 

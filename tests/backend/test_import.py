@@ -139,6 +139,17 @@ def test_an_adapter_loads_no_other_library(library):
     assert folders <= {library, "flat", *(["numpy"] if library == "cupy" else [])}
 
 
+OWN_WORDS = {"seam", "march", "sweep", "spaces", "asked", "told"}
+"""Of a house that was: names of the code are the field's."""
+
+
+def test_names_are_the_fields():
+    for path in MODULES:
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        names = {getattr(x, kind, None) for x in nodes for kind in ("id", "attr", "name", "arg")}
+        assert not names & OWN_WORDS, path
+
+
 def test_loop_and_adjoints_never_meet():
     """An adjoint receives the integrator as an argument; neither imports the other."""
     for path in MODULES:

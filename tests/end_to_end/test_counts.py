@@ -204,9 +204,9 @@ def test_calls_and_jacobians_of_methods_that_solve_equations(backend, solver, wa
     stats = {name: int(value) for name, value in sol.stats.items()}
     # what derivatives of f call it for belongs to Jacobians: before the solve, where one is looked
     # at, and for df/dt in each
-    told = stats["num_f_evals"] + stats.get("num_trial_f_evals", 0)
+    reported = stats["num_f_evals"] + stats.get("num_trial_f_evals", 0)
     looks = 1 if backend.eager else 0
     by_time = stats["num_jac_evals"] if solver == "auto" and backend.eager else 0
-    assert told + by_time + (sum(prepared) if backend.eager else 0) == len(calls)
+    assert reported + by_time + (sum(prepared) if backend.eager else 0) == len(calls)
     assert stats["num_jac_evals"] + looks == len(jacobians)
     assert stats["num_factorizations"] >= stats["num_jac_evals"] >= (solver != "auto")

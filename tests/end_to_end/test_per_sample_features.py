@@ -266,16 +266,16 @@ def test_a_pullback_is_sent_elsewhere(backend):
 @pytest.mark.parametrize("many", [{}, CASES["max"]], ids=["all", "singly"])
 def test_tries_and_progress_are_told(backend, many):
     """Every try of every sample: where it began, how far it went, and whether it was accepted."""
-    told, parts = [[] for _ in range(SAMPLES)], []
+    reported, parts = [[] for _ in range(SAMPLES)], []
 
     def tell(t, y, h, accepted, sample):
         for row in zip(*backend.to_numpy((t, h, accepted, sample, y)), strict=True):
-            told[int(row[3])].append(row)
+            reported[int(row[3])].append(row)
 
     given, keywords = call(backend, **many, on_step=tell, progress=parts.append)
     sol = rg.solve(*given, **keywords)
     tries = backend.to_numpy(sol.stats["num_steps"])
-    for i, rows in enumerate(told):
+    for i, rows in enumerate(reported):
         assert len(rows) == tries[i]
         at, y = BEGINS[i], STARTS[i]
         for t, h, accepted, _, start in rows:
@@ -303,8 +303,8 @@ def test_methods_for_stiff_problems_serve_samples(backend):
     np.testing.assert_allclose(sol.ys[-1, :, 0], exact, atol=1e-4)
     assert sol.stats["num_steps"].max() < 40
     one_by_one = rg.PIDController(norm="max")
-    told = rg.solve(*call, per_sample=True, controller=one_by_one).stats
-    assert np.isfinite(told["stiff_from"]).tolist() == [True, False, False]
+    reported = rg.solve(*call, per_sample=True, controller=one_by_one).stats
+    assert np.isfinite(reported["stiff_from"]).tolist() == [True, False, False]
 
 
 @pytest.mark.libraries("torch")

@@ -146,8 +146,8 @@ class SamplePullback:
         run = self.program.of(wanted)
         with bk.quiet():
             self.leaves, (times, final), self.residuals = bk.run_forward(run, self.inputs)
-        told = times, final
-        self.sol = self.program.solution(self.inputs, self.leaves, told, throw=throw)
+        reported = times, final
+        self.sol = self.program.solution(self.inputs, self.leaves, reported, throw=throw)
         self.aux = times, final._replace(inside=())
         return self.sol
 

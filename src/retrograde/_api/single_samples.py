@@ -249,9 +249,9 @@ class SingleSolves:
                 trees = [None if p[kind] is None else p[kind][k] for p in parts]
                 rows.append(self._rows(trees, ok, final=one.final))
         ts, ys = (filled(self.places, rows) for rows in out)
-        told = [{} if x is None else x.stats for x in sols]
-        names = {name: None for one in told for name in one}
-        stats = {name: array(_column(told, name)) for name in names}
+        reported = [{} if x is None else x.stats for x in sols]
+        names = {name: None for one in reported for name in one}
+        stats = {name: array(_column(reported, name)) for name in names}
         stats["num_sample_f_evals"] = int(sum(x.stats["num_f_evals"] for x in sols if x))
         status = array([int(Status.non_finite if x is None else x.status) for x in sols])
         starts = [
@@ -334,10 +334,10 @@ def _part(bk: AbstractBackend, x: Tree, i: int) -> Tree:
     return bk.unflatten(treedef, [leaf[i, ...] for leaf in leaves])
 
 
-def _column(told: Sequence[dict[str, Any]], name: str) -> list[Any]:
+def _column(reported: Sequence[dict[str, Any]], name: str) -> list[Any]:
     """A statistic of all samples; of those that do not tell it 0, or nan where it is no count."""
-    whole = all(isinstance(one.get(name, 0), int) for one in told)
-    return [one.get(name, 0 if whole else math.nan) for one in told]
+    whole = all(isinstance(one.get(name, 0), int) for one in reported)
+    return [one.get(name, 0 if whole else math.nan) for one in reported]
 
 
 def _plan(sols: Sequence[Solution[Tree] | None]) -> Plan | None:

@@ -353,8 +353,8 @@ def _rows(
             at, rows = at[:count], tuple(x[:count, ...] for x in rows)
         at = moving_times(loop, inputs, part, at, n)
         if events is not None and part.inside == "steps":
-            told = happened, aux[-1]
-            at = moved_rows(loop, inputs, at, n, told, first=part.saveat.t0)
+            reported = happened, aux[-1]
+            at = moved_rows(loop, inputs, at, n, reported, first=part.saveat.t0)
         if events is not None and part.saveat.final:
             at = bk.xp.concat([at[:-1], bk.xp.reshape(happened[-1], (1,))], axis=0)
         ts.append(at)

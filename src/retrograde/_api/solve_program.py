@@ -350,8 +350,8 @@ class Pullback:
             if ct is None or part.inside != "steps":
                 continue
             first = part.saveat.t0
-            told = happened, self.happened
-            place = row_sources(loop, self.inputs, times, self.steps, told, first=first)
+            reported = happened, self.happened
+            place = row_sources(loop, self.inputs, times, self.steps, reported, first=first)
             ct = bk.array(ct, layout.real_dtype, layout.device)[int(first) :]
             by = pulled_knots(loop, place, happened, ct)
             more = _Moved(by[0], 0.0, (by[1:-1], xp.reshape(by[-1], ())))

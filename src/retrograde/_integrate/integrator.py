@@ -41,7 +41,7 @@ from .._controllers import (
 )
 from .._controllers.norms import LeafNorm
 from .._solvers import AbstractSolver
-from .._solvers.base import Calls, told
+from .._solvers.base import Calls, reports_calls
 from .._solvers.switching.rule import memory
 from .event_detection import Detector
 from .on_step import teller, told_steps, told_try
@@ -436,7 +436,7 @@ class Integrator:
             last = bk.pick(finite, n, reached) if inside else n
         elif not finite:
             y, n, again = self._last_finite(y0, grid, stepper)
-            if not told(calls):
+            if not reports_calls(calls):
                 beyond = self.solver.calls(grid.count - n, full=bool(inside))
                 again = beyond + self.solver.calls(n + 1, full=False)
             self.problem.trials += again
@@ -552,7 +552,9 @@ class Integrator:
             first = 1 if controller.dt0 is not None else 2
         full = self.adaptive or out.inside
         counted = counted.f if isinstance(counted, Calls) else counted
-        calls = self.bk.number(counted) if told(counted) else solver.calls(tries, full=full)
+        calls = (
+            self.bk.number(counted) if reports_calls(counted) else solver.calls(tries, full=full)
+        )
         again = cuts * solver.init_evaluations if self.events and self.events.resets else 0
         return first + calls + inside * solver.extra + again
 

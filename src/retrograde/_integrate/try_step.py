@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 from .._backend.clock import NEARLY
 from .._base.types import Bool, Carry, Index, Inputs, Leaves, Scalar, State, Table
 from .._checkpointing import Patience, Slots, Stored
-from .._solvers.base import AbstractStepper, Calls, SolverState, Step, told
+from .._solvers.base import AbstractStepper, Calls, SolverState, Step, reports_calls
 from .._solvers.switching.rule import switching
 from .outputs import Final
 from .solution import Status
@@ -233,7 +233,7 @@ class AdaptiveSteps:
             rows = self._collect(rows, ok, (s.t, t_new, size, end), s.n)
         new, old = (t_new, y1, after, s.n + 1), (s.t, s.y, again, s.n)
         t, y, state, n = clock.select(ok, new, old)
-        calls = s.calls + calls if told(s.calls) else s.calls
+        calls = s.calls + calls if reports_calls(s.calls) else s.calls
         now, before = (h, e2, memory, s.tries + 1, calls), (s.h, s.e2, s.memory, s.tries, s.calls)
         h, e2, memory, tries, calls = clock.select(on, now, before)
         return AdaptiveState(
@@ -321,7 +321,7 @@ class AdaptiveSteps:
         if self.patience is not None and s.t != self.t1 and isinstance(s.t, float):
             self.hint.ended(s.t, s.h, s.y, self.patience.user_time(s.t), s.tries)
         final = Final(s.y, s.t, s.n, s.tries, self._why(s), s.rows, s.times, stored)
-        calls = s.calls + self.stepper.untold if told(s.calls) else s.calls
+        calls = s.calls + self.stepper.untold if reports_calls(s.calls) else s.calls
         return final._replace(calls=calls, sizes=s.sizes, events=s.events, stiff=s.stiff)
 
     def _why(self, s: AdaptiveState) -> Index:

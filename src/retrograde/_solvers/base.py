@@ -50,7 +50,7 @@ class Calls(NamedTuple):
         return self.__add__(other)
 
 
-def told(calls: Index | Calls | tuple[()]) -> TypeGuard[Index | Calls]:
+def reports_calls(calls: Index | Calls | tuple[()]) -> TypeGuard[Index | Calls]:
     """Whether steps told their calls: ``()`` stands for those that did not."""
     return not isinstance(calls, tuple) or len(calls) > 0
 

@@ -68,7 +68,7 @@ class Run:
         self.log = None if loop.events is None else HitLog(loop)
         self.record = SortedColumns(self.xp) if record or loop.outputs.stepped else None
         self.keep = record
-        self.told = _Told(loop, self.samples) if loop.on_step or loop.progress else None
+        self.reports = _Reports(loop, self.samples) if loop.on_step or loop.progress else None
         self.ended: list[tuple[Array, ...]] = []
         """Index, y, t, n, tries, status, evaluations of f, which event ended it, how many there
         were of each, and rows of each output."""
@@ -78,8 +78,8 @@ class Run:
         try:
             return self.final()
         finally:
-            if self.told is not None:
-                self.told.close()
+            if self.reports is not None:
+                self.reports.close()
 
     def final(self) -> SampleFinal:
         """Run, and sort what the samples left."""
@@ -129,7 +129,7 @@ class Run:
         return self.loop.carried.join((y0,) * self.loop.solver.copies)[0]
 
     def _tries(self, index: Array) -> None:
-        tell, limit = self.told, 1.0 - CHUNK
+        tell, limit = self.reports, 1.0 - CHUNK
         block = Block(self, index)
         tries, s = block.tries, block.begin()
         while True:
@@ -180,7 +180,7 @@ class Run:
         self.record.add(n * self.samples + index, t)
 
 
-class _Told:
+class _Reports:
     """Who is told of tries and of progress, of all samples that run."""
 
     def __init__(self, loop: SampleIntegrator, samples: int) -> None:
