@@ -93,6 +93,26 @@ def test_by_the_time_of_a_jump(backend, name, way, solver):
     np.testing.assert_allclose(found, expected, rtol=1e-7)
 
 
+@pytest.mark.parametrize("way", ["forward", "shifted"])
+def test_differences_keep_to_their_side_of_a_jump(reference, way):
+    """Second derivatives of an f that takes no complex numbers."""
+    f, span = pulse(reference), WAYS[way]
+    ts = np.linspace(*span, 6)[1:]
+
+    def real(t, y, jumps):
+        return f(t, y, jumps) + K * (y - np.abs(y))
+
+    steps = rg.PIDController(**TIGHT, jump_ts=JUMPS)
+    values = [float(t) for t in JUMPS]
+    sol, pullback = rg.solve_vjp(
+        real, np.array([1.0]), *span, values, controller=steps, saveat=ts.tolist(),
+        solver="rodas5p", max_steps=300,
+    )  # fmt: skip
+    assert (sol.ys > 0).all()
+    expected = [by_jump(OFF, span[0], ts).sum(), -by_jump(ON, span[0], ts).sum()]
+    np.testing.assert_allclose(pullback(0 * sol.ys + 1).jump_ts, expected, rtol=1e-6)
+
+
 def loss_of_steps(xp, ts, ys):
     """Of times and states at steps' ends, weighted so that none is like another."""
     return xp.sum(xp.cos(ts) * ys[:, 0] + xp.sin(2.0 * ts))

@@ -16,6 +16,7 @@ Of s products along s vectors of n < s numbers, n along unit vectors are the sam
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -138,6 +139,10 @@ def _by_complex_step(
 
 
 # --- differences of vjps
+EVERYWHERE = -math.inf, math.inf
+"""The times between the jumps of f that has none."""
+
+
 def _by_differences(
     vjp: FieldVJP, reals: Reals, t: Array, y: State, term: Term
 ) -> list[Cotangents]:
@@ -152,10 +157,17 @@ def _by_differences(
         ends = [(t, reals.state(row + s * term.k)) for s in (-h, h)]
         parts.append(_difference(vjp, ends, lam, 2 * h))
     if term.tau:
-        at = float(t)
-        ends = [(xp.asarray(t) + s * eps * max(abs(at), 1.0), y) for s in (-1.0, 1.0)]
-        span = float(ends[1][0]) - float(ends[0][0])
-        parts.append(_difference(vjp, ends, lam, span / float(term.tau)))
+        at, (low, high) = float(t), getattr(vjp, "sides", EVERYWHERE)
+        d = min(eps * max(abs(at), 1.0), 0.25 * (high - low))
+        # beside a jump of f from one side: twice the near difference less half of the far one
+        places: tuple[tuple[float, float, float], ...] = ((-1.0, 1.0, 1.0),)
+        if not low <= at - d <= at + d <= high:
+            side = 1.0 if at - d < low else -1.0
+            places = ((0.0, side, 2.0), (0.0, 2.0 * side, -1.0))
+        for first, last, weight in places:
+            ends = [(xp.asarray(t) + s * d, y) for s in (first, last)]
+            span = float(ends[1][0]) - float(ends[0][0])
+            parts.append(_difference(vjp, ends, lam, span / (weight * float(term.tau))))
     return parts or [_difference(vjp, [(t, y), (t, y)], lam, 1.0)]
 
 
