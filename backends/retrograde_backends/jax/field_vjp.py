@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from retrograde._autodiff.second import terms_of
+from retrograde._backend.protocols import EVERYWHERE
 from retrograde._backend.reals import Reals
 from retrograde._base.errors import UnsupportedByBackend
 from retrograde._base.types import (
@@ -45,6 +46,7 @@ class Pullback:
 
     derivatives: FieldDerivatives | None = None
     mass: FieldVJP | None = None
+    sides: tuple[Scalar, Scalar] = EVERYWHERE
     scales = True
     """Whether what is added to the accumulator can have a weight."""
 

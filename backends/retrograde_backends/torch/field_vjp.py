@@ -24,6 +24,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
 from retrograde._autodiff import UserPullback
+from retrograde._backend.protocols import EVERYWHERE
 from retrograde._backend.stages import Stages
 from retrograde._base.errors import InputError, UnsupportedByBackend
 from retrograde._base.types import (
@@ -95,6 +96,7 @@ class TorchPullback:
         """As of ``_autodiff.TapePullback``, like the next."""
         self.derivatives: FieldDerivatives | None = None
         self.mass: FieldVJP | None = None
+        self.sides: tuple[Scalar, Scalar] = EVERYWHERE
         self.twice = False
         """Whether f was seen to have second derivatives."""
         self.notice: Callable[[Exception], None] | None = None

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
-from .._backend.protocols import Capability
+from .._backend.protocols import EVERYWHERE, Capability
 from .._backend.reals import Reals
 from .._base.errors import InputError
 from .._base.types import (
@@ -57,6 +57,8 @@ class _Pullback:
         """Whether f can be differentiated by its time, as far as that was seen."""
         self.derivatives: FieldDerivatives | None = None
         """How f is linearised, where a solver needs Jacobians."""
+        self.sides: tuple[Scalar, Scalar] = EVERYWHERE
+        """The times beside which f may jump: between them differences in time are taken."""
         self.mass: FieldVJP | None = None
         """The vjp of the mass matrix, where that has a gradient."""
 

@@ -16,7 +16,6 @@ Of s products along s vectors of n < s numbers, n along unit vectors are the sam
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -139,12 +138,8 @@ def _by_complex_step(
 
 
 # --- differences of vjps
-EVERYWHERE = -math.inf, math.inf
-"""The times between the jumps of f that has none."""
-
-
 def _by_differences(
-    vjp: FieldVJP, reals: Reals, t: Array, y: State, term: Term
+    vjp: TapePullback | UserPullback, reals: Reals, t: Array, y: State, term: Term
 ) -> list[Cotangents]:
     """The direction of y and that of t apart: their sizes have nothing in common."""
     xp, row = reals.xp, reals.of(y)
@@ -157,7 +152,7 @@ def _by_differences(
         ends = [(t, reals.state(row + s * term.k)) for s in (-h, h)]
         parts.append(_difference(vjp, ends, lam, 2 * h))
     if term.tau:
-        at, (low, high) = float(t), getattr(vjp, "sides", EVERYWHERE)
+        at, (low, high) = float(t), map(float, map(vjp.bk.number, vjp.sides))
         d = min(eps * max(abs(at), 1.0), 0.25 * (high - low))
         # beside a jump of f from one side: twice the near difference less half of the far one
         places: tuple[tuple[float, float, float], ...] = ((-1.0, 1.0, 1.0),)

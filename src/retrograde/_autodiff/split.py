@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .._backend.protocols import EVERYWHERE
 from .._base.types import (
     Array,
     Leaves,
@@ -70,6 +71,7 @@ class SplitPullback:
 
     derivatives: FieldDerivatives | None = None
     mass: FieldVJP | None = None
+    sides: tuple[Scalar, Scalar] = EVERYWHERE
 
     def __init__(self, explicit: FieldVJP, implicit: FieldVJP, wanted: NeedsGradient) -> None:
         self.explicit, self.implicit, self.time = explicit, implicit, wanted.time

@@ -7,6 +7,7 @@ What an adapter can do (:class:`~retrograde.backend.Capability`) stands here too
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -314,6 +315,10 @@ Pull: TypeAlias = Callable[[Sequence[Array], ParamSums], tuple[Leaves, Scalar, P
 """``pull(ct, sums) -> (cotangents of y, of t (None if not wanted), sums)``."""
 
 
+EVERYWHERE = -math.inf, math.inf
+"""The times between which a field that never jumps does not."""
+
+
 class FieldVJP(Protocol):
     """A vector field that can be linearised anywhere, and sums up cotangents of its parameters."""
 
@@ -339,6 +344,9 @@ class FieldVJP(Protocol):
 
     mass: FieldVJP | None
     """The vjp of the mass matrix, where that has a gradient."""
+
+    sides: tuple[Scalar, Scalar]
+    """The times beside which f may jump: between them differences in time are taken."""
 
     @property
     def layout(self) -> Layout | LeafLayout:

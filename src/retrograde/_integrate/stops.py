@@ -242,8 +242,7 @@ class _SidedVJP:
         return self.vjp(self.stops.within(t), y)
 
     def second(self, t: Array, *rest: Any) -> Any:
-        if Capability.AUTODIFF not in self.stops.bk.capabilities:  # it may be by differences
-            self.vjp.sides = tuple(map(float, self.stops.bounds))  # type: ignore[attr-defined]
+        self.vjp.sides = self.stops.bounds
         return self.vjp.second(self.stops.within(t), *rest)
 
 
