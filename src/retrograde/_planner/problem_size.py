@@ -97,11 +97,7 @@ def measure_problem(
         more = implicit_size(loop, call.tape, arguments)
         held, step, args = solver.linearised, more.states, args + more.params
     fixed = _fixed(loop, steps, growing, step=step, pull=pull, args=args)
-    unfollowed = traced or loop.compiled or call.users_own or loop.events is not None
-    # Jacobians as parts of a graph take ten times what all else does (measured on PyTorch)
-    unfollowed = unfollowed or solver.implicit
-    followed = native and Capability.DIRECT in bk.capabilities and not unfollowed
-    recorded_now = followed and constant_times(inputs)
+    recorded_now = native and _followed(loop, call) and constant_times(inputs)
     recorded = max(layout.nbytes, solver.evaluations * call.kept) + carried - layout.nbytes
     outputs = _outputs(loop, steps)
     compiled = (lambda one: bk.compiled_bytes(loop, inputs, wanted, one)) if traced else None
@@ -137,6 +133,16 @@ def measure_problem(
         clock=_clock_bytes(loop) if traced and loop.adaptive and loop.events is None else 0,
     )
     return shape if more is None else _of_equations(shape, loop, more)
+
+
+def _followed(loop: Integrator, call: _Call) -> bool:
+    """Whether the library's autodiff may follow the integration itself."""
+    capabilities = loop.bk.capabilities
+    if Capability.TRACED in capabilities or Capability.DIRECT not in capabilities:
+        return False
+    # Jacobians as parts of a graph take ten times what all else does (measured on PyTorch)
+    own = loop.compiled or call.users_own or loop.solver.implicit
+    return not own and loop.events is None
 
 
 def _of_equations(shape: Shape, loop: Integrator, more: ImplicitSize) -> Shape:
