@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from retrograde._autodiff.second import terms_of
-from retrograde._backend.protocols import EVERYWHERE
 from retrograde._backend.reals import Reals
 from retrograde._base.errors import UnsupportedByBackend
 from retrograde._base.types import (
+    EVERYWHERE,
     Array,
     Aux,
     Bind,

@@ -24,10 +24,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
 from retrograde._autodiff import UserPullback
-from retrograde._backend.protocols import EVERYWHERE
 from retrograde._backend.stages import Stages
 from retrograde._base.errors import InputError, UnsupportedByBackend
 from retrograde._base.types import (
+    EVERYWHERE,
     Array,
     Bind,
     Field,

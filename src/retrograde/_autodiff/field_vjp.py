@@ -12,10 +12,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
-from .._backend.protocols import EVERYWHERE, Capability
+from .._backend.protocols import Capability
 from .._backend.reals import Reals
 from .._base.errors import InputError
 from .._base.types import (
+    EVERYWHERE,
     Array,
     Bind,
     Function,

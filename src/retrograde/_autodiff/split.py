@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .._backend.protocols import EVERYWHERE
 from .._base.types import (
+    EVERYWHERE,
     Array,
     Leaves,
     NeedsGradient,

@@ -7,7 +7,6 @@ What an adapter can do (:class:`~retrograde.backend.Capability`) stands here too
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -313,10 +312,6 @@ class StepAdjoint(Protocol):
 
 Pull: TypeAlias = Callable[[Sequence[Array], ParamSums], tuple[Leaves, Scalar, ParamSums]]
 """``pull(ct, sums) -> (cotangents of y, of t (None if not wanted), sums)``."""
-
-
-EVERYWHERE = -math.inf, math.inf
-"""The times between which a field that never jumps does not."""
 
 
 class FieldVJP(Protocol):

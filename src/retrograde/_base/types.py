@@ -17,6 +17,9 @@ else:  # a default of a type variable is for type checkers before Python 3.13
 TINY = 1e-12
 """A remainder smaller than this part of the step is not worth a step of its own."""
 
+EVERYWHERE = float("-inf"), float("inf")
+"""The times between which a field that never jumps does not."""
+
 Array: TypeAlias = Any
 """An array of any library."""
 
