@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from retrograde._backend.linear import Linear, linear_algebra
 from retrograde._backend.structure import Structure
 from retrograde._base.errors import InputError
 from retrograde._base.types import (
@@ -31,12 +30,12 @@ from retrograde._base.types import (
 )
 
 from .flat.adapter import FlatBackend
-from .flat.lapack import numpy_band, numpy_dense
 from .flat.sample_tries import SampleTries
 from .flat.stages import FlatLayout, stamper
 
 if TYPE_CHECKING:
     from retrograde._backend.interface import AbstractBackend
+    from retrograde._backend.linear import Linear
     from retrograde._backend.protocols import Layout
     from retrograde._integrate.problem import Problem
 
@@ -97,7 +96,9 @@ class NumpyBackend(FlatBackend):
     def linear(self, layout: Layout, structure: Structure = None) -> Linear:
         if self.xp is not np:
             return super().linear(layout, structure)
-        return linear_algebra(layout, structure, dense=numpy_dense, band=numpy_band)
+        from .flat.lapack import numpy_linear  # for implicit methods alone
+
+        return numpy_linear(layout, structure)
 
     def host(self, layout: Layout) -> Namespace | None:
         return np if self.xp is np else None

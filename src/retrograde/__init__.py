@@ -6,49 +6,49 @@ adapter supplies what the standard lacks; a planner chooses how the gradient is 
 
 from typing import TYPE_CHECKING, Any
 
-from . import _solvers
-from ._adjoints import (
-    AbstractAdjoint,
-    BacksolveAdjoint,
-    DirectAdjoint,
-    ForwardMode,
-    RecursiveCheckpointAdjoint,
-    ReversibleAdjoint,
-    TapeAdjoint,
-)
-from ._api.solve import plan, solve, solve_vjp
-from ._autodiff import Split, VectorField, check_vjp
-from ._backend.structure import Banded, Coloured
 from ._base import __version__ as __version__
-from ._base.errors import (
-    InputError,
-    PlanInfeasible,
-    RetrogradeError,
-    SolveFailed,
-    UnsupportedByBackend,
-)
-from ._controllers import AbstractController, ConstantSteps, PIDController, StepTo
-from ._integrate.events import Event, Hit
-from ._integrate.saveat import SaveAt
-from ._integrate.solution import Gradients, Solution, Status
-from ._planner.plan import Plan
-from ._solvers import AbstractSolver, ExplicitRungeKutta, Tableau, Tsit5
 
 if TYPE_CHECKING:
+    from ._adjoints import (
+        AbstractAdjoint,
+        BacksolveAdjoint,
+        DirectAdjoint,
+        ForwardMode,
+        RecursiveCheckpointAdjoint,
+        ReversibleAdjoint,
+        TapeAdjoint,
+    )
     from ._api.check_jac import check_jac
     from ._api.mass import consistent_initial_values
+    from ._api.solve import plan, solve, solve_vjp
     from ._api.steady_state import steady_state, steady_state_vjp
+    from ._autodiff import Split, VectorField, check_vjp
     from ._backend.krylov import GMRES
+    from ._backend.structure import Banded, Coloured
+    from ._base.errors import (
+        InputError,
+        PlanInfeasible,
+        RetrogradeError,
+        SolveFailed,
+        UnsupportedByBackend,
+    )
+    from ._controllers import AbstractController, ConstantSteps, PIDController, StepTo
+    from ._integrate.events import Event, Hit
     from ._integrate.samples.problem import PerSample
+    from ._integrate.saveat import SaveAt
+    from ._integrate.solution import Gradients, Solution, Status
     from ._loops import loop_vjp, scan, while_loop
+    from ._planner.plan import Plan
     from ._solvers import (
         ALF,
         RK4,
+        AbstractSolver,
         Auto,
         Bosh3,
         Dopri5,
         Dopri8,
         Euler,
+        ExplicitRungeKutta,
         Heun,
         KenCarp3,
         KenCarp4,
@@ -66,6 +66,8 @@ if TYPE_CHECKING:
         Rosenbrock23,
         RosenbrockTableau,
         SemiImplicitEuler,
+        Tableau,
+        Tsit5,
         VelocityVerlet,
         Yoshida4,
         Yoshida6,
@@ -147,28 +149,41 @@ __all__ = [
     "while_loop",
 ]
 
+_HOMES = {
+    "_adjoints": "AbstractAdjoint BacksolveAdjoint DirectAdjoint ForwardMode "
+    "RecursiveCheckpointAdjoint ReversibleAdjoint TapeAdjoint",
+    "_api.check_jac": "check_jac",
+    "_api.mass": "consistent_initial_values",
+    "_api.solve": "plan solve solve_vjp",
+    "_api.steady_state": "steady_state steady_state_vjp",
+    "_autodiff": "Split VectorField check_vjp",
+    "_backend.krylov": "GMRES",
+    "_backend.structure": "Banded Coloured",
+    "_base.errors": "InputError PlanInfeasible RetrogradeError SolveFailed UnsupportedByBackend",
+    "_controllers": "AbstractController ConstantSteps PIDController StepTo",
+    "_integrate.events": "Event Hit",
+    "_integrate.samples.problem": "PerSample",
+    "_integrate.saveat": "SaveAt",
+    "_integrate.solution": "Gradients Solution Status",
+    "_loops": "loop_vjp scan while_loop",
+    "_planner.plan": "Plan",
+}
+"""Where the public names live that are no solvers; each is loaded when it is first used."""
+
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+
 
 def __getattr__(name: str) -> Any:
-    """Loops, two modules and most solvers: loaded when they are asked for."""
-    import importlib
+    """A public name, loaded when it is first used: so that the import costs next to nothing."""
+    from importlib import import_module
 
     if name in ("interpolate", "measure"):
-        return importlib.import_module(f"{__name__}.{name}")
-    if name == "check_jac":
-        return importlib.import_module(f"{__name__}._api.check_jac").check_jac
-    if name == "PerSample":
-        return importlib.import_module(f"{__name__}._integrate.samples.problem").PerSample
-    if name == "GMRES":
-        return importlib.import_module(f"{__name__}._backend.krylov").GMRES
-    if name == "consistent_initial_values":
-        return importlib.import_module(f"{__name__}._api.mass").consistent_initial_values
-    if name in ("steady_state", "steady_state_vjp"):
-        return getattr(importlib.import_module(f"{__name__}._api.steady_state"), name)
-    if name in ("loop_vjp", "scan", "while_loop"):
-        return getattr(importlib.import_module(f"{__name__}._loops"), name)
-    if name in _solvers.PAGES:
-        return getattr(_solvers, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return import_module(f".{name}", __name__)
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = import_module(f".{_HOME.get(name, '_solvers')}", __name__)
+    found = globals()[name] = getattr(home, name)
+    return found
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 import retrograde as rg
-from retrograde._api import arguments
+from retrograde._autodiff import prepare_derivatives
 
 SOLVERS = ["euler", "heun", "bosh3", "rk4", "tsit5", "dopri5", "dopri8", "velocity_verlet"]
 STEPS = {
@@ -188,14 +188,14 @@ def test_calls_and_jacobians_of_methods_that_solve_equations(backend, solver, wa
 
     if solver == "auto" and "dt" in WAYS[way]:
         pytest.skip("auto needs adaptive steps")
-    prepare, prepared = arguments.prepare_derivatives, []
+    prepare, prepared = prepare_derivatives.prepare_derivatives, []
 
     def preparing(*given, **keywords):
         before = len(calls)
         prepare(*given, **keywords)
         prepared.append(len(calls) - before)
 
-    monkeypatch.setattr(arguments, "prepare_derivatives", preparing)
+    monkeypatch.setattr(prepare_derivatives, "prepare_derivatives", preparing)
     f, keywords = Pol(), {"solver": solver, **WAYS[way]}
     solve = backend.compiled(lambda y, k: rg.solve(f, y, 0.0, 2.0, k, **keywords))
     sol = solve(backend.array([2.0, 0.0]), backend.array(20.0))

@@ -9,28 +9,17 @@ from typing import TYPE_CHECKING, ClassVar
 from retrograde._backend.interface import EagerBackend
 from retrograde._backend.specialise import StepRequest, Steps, generic
 from retrograde._base.types import Array, Device, DType, Field, Scale, State, Table
-from retrograde._solvers.rosenbrock.solver import Rosenbrock
-from retrograde._solvers.rosenbrock.step_vjp import StepVJP
 from retrograde._solvers.runge_kutta.solver import ExplicitRungeKutta
-from retrograde._solvers.switching.auto import Auto
 
 from .attempt import flat_stepper
-from .rosenbrock import FlatRosenbrockStages, flat_rosenbrock
-from .samples import FlatSampleCotangents, FlatSampleStages
 from .stages import FlatCotangents, FlatLayout, FlatStages
 
 if TYPE_CHECKING:
     from retrograde._backend.interface import AbstractBackend
-    from retrograde._backend.protocols import (
-        AbstractStepVJP,
-        FieldVJP,
-        Layout,
-        StepAdjoint,
-        StepStages,
-    )  # fmt: skip
+    from retrograde._backend.protocols import Layout, StepAdjoint, StepStages
     from retrograde._backend.samples import SampleLayout
     from retrograde._integrate.problem import Problem
-    from retrograde._solvers.base import AbstractSolver, AbstractStepper
+    from retrograde._solvers.base import AbstractSolver
     from retrograde._solvers.runge_kutta.solver import Stepper
     from retrograde._solvers.runge_kutta.tableau import Tableau
 
@@ -106,9 +95,13 @@ class FlatBackend(EagerBackend):
     def sample_stages(
         self, layout: SampleLayout, tableau: Tableau, scale: Scale | None = None
     ) -> StepStages:
+        from .samples import FlatSampleStages  # for batches alone
+
         return FlatSampleStages(layout, tableau, scale)
 
     def sample_adjoint(self, layout: SampleLayout, tableau: Tableau) -> StepAdjoint:
+        from .samples import FlatSampleCotangents
+
         return FlatSampleCotangents(layout, tableau)
 
     def sample_product(self, row: Array, rows: Array) -> Callable[[], Array]:
@@ -122,11 +115,11 @@ class FlatBackend(EagerBackend):
     def specialise(
         self, solver: AbstractSolver, problem: Problem, request: StepRequest
     ) -> Steps | None:
-        if isinstance(solver, Rosenbrock) and not request.compile:
-            return _rosenbrock_steps(solver)
-        if isinstance(solver, Auto) and not request.compile:
-            stiff = _rosenbrock_steps(solver.stiff).stepper
-            return Steps(partial(solver.stepper, stiff=stiff), solver.step_vjp)
+        if solver.implicit and not request.compile:
+            from .rosenbrock import implicit_steps  # with methods that others have no use for
+
+            if (found := implicit_steps(solver)) is not None:
+                return found
         if not isinstance(solver, ExplicitRungeKutta) or request.compile:
             return super().specialise(solver, problem, request)
         tableau = solver.tableau
@@ -148,23 +141,3 @@ class FlatBackend(EagerBackend):
 
     def real_rows(self, rows: int | None, width: int, layout: Layout) -> Table:
         return {} if rows is None else self.matrix(rows, width, layout.real_dtype, layout.device)
-
-
-def _rosenbrock_steps(solver: Rosenbrock) -> Steps:
-    """Steps over stages as rows; where autodiff records an integration, the solver's own."""
-
-    def stepper(
-        bk: AbstractBackend, layout: Layout, field: Field, scale: Scale | None = None
-    ) -> AbstractStepper:
-        if not isinstance(layout, FlatLayout):
-            return solver.stepper(bk, layout, field, scale)
-        return flat_rosenbrock(FlatRosenbrockStages(solver.tableau, layout, field), scale)
-
-    def step_vjp(
-        bk: AbstractBackend, layout: Layout, vjp: FieldVJP, *, field: Field, **needs: bool
-    ) -> AbstractStepVJP:
-        if not isinstance(layout, FlatLayout):
-            return solver.step_vjp(bk, layout, vjp, field=field, **needs)
-        return StepVJP(FlatRosenbrockStages(solver.tableau, layout, field), vjp, **needs)
-
-    return Steps(stepper, step_vjp)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retrograde._backend.banded import BandLinear
-from retrograde._backend.linear import DenseLinear, Factors, Matrix
+from retrograde._backend.linear import DenseLinear, Factors, Linear, Matrix, linear_algebra
 from retrograde._base.types import Array, Bool, State
 
 if TYPE_CHECKING:
     from retrograde._backend.protocols import Layout
-    from retrograde._backend.structure import Products
+    from retrograde._backend.structure import Products, Structure
 
 
 class NumpyLinear(DenseLinear):
@@ -110,17 +110,18 @@ def _lapack() -> Any:
     return lapack
 
 
-def numpy_dense(
-    layout: Layout, *, batch: bool = False, pattern: Products | None = None
-) -> DenseLinear:
-    """The dense algebra in the form that serves arrays of NumPy best here."""
+def numpy_linear(layout: Layout, structure: Structure) -> Linear:
+    """Linear systems in states of this layout, in the form that serves arrays of NumPy best."""
+    return linear_algebra(layout, structure, dense=_dense, band=_band)
+
+
+def _dense(layout: Layout, *, batch: bool = False, pattern: Products | None = None) -> DenseLinear:
     lapack = None if batch else _lapack()
     if lapack is None:
         return NumpyLinear(layout, batch=batch, pattern=pattern)
     return LapackLinear(lapack, layout, pattern)
 
 
-def numpy_band(layout: Layout, pattern: Products) -> BandLinear:
-    """The same of a band."""
+def _band(layout: Layout, pattern: Products) -> BandLinear:
     lapack = _lapack()
     return BandLinear(layout, pattern) if lapack is None else LapackBand(lapack, layout, pattern)

@@ -9,19 +9,55 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
+from retrograde._backend.specialise import Steps
 from retrograde._base.types import Array, Field, Scalar, Scale, State
 from retrograde._solvers.base import Step
+from retrograde._solvers.rosenbrock.solver import Rosenbrock
 from retrograde._solvers.rosenbrock.step import Linearised, Stages, Stepper
+from retrograde._solvers.rosenbrock.step_vjp import StepVJP
+from retrograde._solvers.switching.auto import Auto
 
 from .attempt import squared_norm
-from .stages import scaled_tolerances
+from .stages import FlatLayout, scaled_tolerances
 
 if TYPE_CHECKING:
+    from retrograde._backend.interface import AbstractBackend
+    from retrograde._backend.protocols import AbstractStepVJP, FieldVJP, Layout
+    from retrograde._solvers.base import AbstractSolver, AbstractStepper
     from retrograde._solvers.rosenbrock.tableau import RosenbrockTableau
 
-    from .stages import FlatLayout
+
+def implicit_steps(solver: AbstractSolver) -> Steps | None:
+    """The steps of Rosenbrock methods, and of ``auto``, over flat states; None of other methods."""
+    if isinstance(solver, Rosenbrock):
+        return _rosenbrock_steps(solver)
+    if isinstance(solver, Auto):
+        stiff = _rosenbrock_steps(solver.stiff).stepper
+        return Steps(partial(solver.stepper, stiff=stiff), solver.step_vjp)
+    return None
+
+
+def _rosenbrock_steps(solver: Rosenbrock) -> Steps:
+    """Steps over stages as rows; where autodiff records an integration, the solver's own."""
+
+    def stepper(
+        bk: AbstractBackend, layout: Layout, field: Field, scale: Scale | None = None
+    ) -> AbstractStepper:
+        if not isinstance(layout, FlatLayout):
+            return solver.stepper(bk, layout, field, scale)
+        return flat_rosenbrock(FlatRosenbrockStages(solver.tableau, layout, field), scale)
+
+    def step_vjp(
+        bk: AbstractBackend, layout: Layout, vjp: FieldVJP, *, field: Field, **needs: bool
+    ) -> AbstractStepVJP:
+        if not isinstance(layout, FlatLayout):
+            return solver.step_vjp(bk, layout, vjp, field=field, **needs)
+        return StepVJP(FlatRosenbrockStages(solver.tableau, layout, field), vjp, **needs)
+
+    return Steps(stepper, step_vjp)
 
 
 class FlatRosenbrockStages(Stages):

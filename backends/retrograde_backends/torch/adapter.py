@@ -17,7 +17,8 @@ import torch
 from array_api_compat import torch as namespace
 from torch import Tensor
 
-from retrograde._adjoints import DirectAdjoint, TooManySteps
+from retrograde._adjoints.direct import DirectAdjoint
+from retrograde._adjoints.retaken import TooManySteps
 from retrograde._autodiff import VectorField
 from retrograde._backend.clock import HostClock
 from retrograde._backend.linear import Linear, linear_algebra

@@ -8,41 +8,61 @@ through steps that are ``retaken``) and ``forward_mode`` (:class:`ForwardMode`).
 backsolve's other mode, on the system of ``augmented_system``. ``step_vjp`` is the vjp of one step,
 shared by the first three; ``replay_with_controller`` replays steps where times are not recorded. To
 add one: a file with ``forward`` and ``reverse`` (or ``primal``), its cost in ``_planner.costs`` and
-its row in ``_planner.rules``, a line here.
+its row in ``_planner.rules``, a line in ``PAGES``.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from sys import modules
+from typing import TYPE_CHECKING, Any
 
 from .._base.errors import InputError
 from .base import AbstractAdjoint
-from .checkpointed import RecursiveCheckpointAdjoint
-from .direct import DirectAdjoint, check_followed, constant_times
-from .forward_mode import ForwardMode
-from .inversion import BacksolveAdjoint, InvertingAdjoint, ReversibleAdjoint
-from .retaken import TooManySteps
-from .stored_vjp import TapeAdjoint
+
+if TYPE_CHECKING:
+    from .checkpointed import RecursiveCheckpointAdjoint
+    from .direct import DirectAdjoint
+    from .forward_mode import ForwardMode
+    from .inversion import BacksolveAdjoint, ReversibleAdjoint
+    from .stored_vjp import TapeAdjoint
 
 __all__ = [
     "AbstractAdjoint",
     "BacksolveAdjoint",
     "DirectAdjoint",
     "ForwardMode",
-    "InvertingAdjoint",
     "RecursiveCheckpointAdjoint",
     "ReversibleAdjoint",
     "TapeAdjoint",
-    "TooManySteps",
-    "check_followed",
-    "constant_times",
     "find_adjoint",
 ]
 
-BY_NAME: dict[str, type[AbstractAdjoint]] = {
-    "backsolve": BacksolveAdjoint,
-    "direct": DirectAdjoint,
-    "forward": ForwardMode,
-    "recursive_checkpoint": RecursiveCheckpointAdjoint,
-    "reversible": ReversibleAdjoint,
-    "tape": TapeAdjoint,
+PAGES = {
+    "BacksolveAdjoint": "inversion",
+    "DirectAdjoint": "direct",
+    "ForwardMode": "forward_mode",
+    "RecursiveCheckpointAdjoint": "checkpointed",
+    "ReversibleAdjoint": "inversion",
+    "TapeAdjoint": "stored_vjp",
 }
+"""Loaded when they are used: a solve without a gradient needs one of them."""
+
+BY_NAME = {
+    "backsolve": "BacksolveAdjoint",
+    "direct": "DirectAdjoint",
+    "forward": "ForwardMode",
+    "recursive_checkpoint": "RecursiveCheckpointAdjoint",
+    "reversible": "ReversibleAdjoint",
+    "tape": "TapeAdjoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PAGES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f".{PAGES[name]}", __name__), name)
+    return found
 
 
 def find_adjoint(adjoint: object) -> AbstractAdjoint | None:
@@ -58,7 +78,8 @@ def find_adjoint(adjoint: object) -> AbstractAdjoint | None:
     if adjoint == "auto":
         return None
     if isinstance(adjoint, str) and adjoint.lower() in BY_NAME:
-        return BY_NAME[adjoint.lower()]()
+        found: AbstractAdjoint = getattr(modules[__name__], BY_NAME[adjoint.lower()])()
+        return found
     if isinstance(adjoint, type) and issubclass(adjoint, AbstractAdjoint):
         raise InputError(f"`adjoint` is the class {adjoint.__name__}; pass an instance of it.")
     raise InputError(

@@ -182,7 +182,7 @@ class AugmentedSolver:
     """
 
     extra = 0  # no walk has saved times inside its steps
-    switches = False
+    implicit = switches = False
 
     def __init__(
         self, solver: ExplicitRungeKutta, layout: AugmentedLayout, field: AugmentedField

@@ -32,12 +32,12 @@ from .._checkpointing import FAR, Slots, reverse, schedules
 from .._integrate.events import reached
 from .base import AbstractAdjoint
 from .replay_with_controller import ClockedPull, ClockedStates
-from .step_vjp import PullCarry, ReverseStep
 
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
     from .._integrate.integrator import Integrator
     from .._integrate.outputs import Final
+    from .step_vjp import PullCarry
 
 
 def strip(loop: Integrator, slots: Slots, final: Final) -> Final:
@@ -169,6 +169,8 @@ class RecursiveCheckpointAdjoint(AbstractAdjoint):
         cotangents: Leaves,
         wanted: NeedsGradient,
     ) -> Inputs:
+        from .step_vjp import ReverseStep
+
         final = residuals[0]
         slots = self.slots(loop)
         if final.stored is None:  # a second pull: the first one used the slots up

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from .._base.errors import InputError, UnsupportedByBackend
 from .._base.types import Index, Inputs, Leaves, NeedsGradient, Residuals, Scalar, Table
-from .._checkpointing import Invertible, Report, reverse_inverting, schedules
+from .._checkpointing import schedules
+from .._checkpointing.reverse_by_inversion import Invertible, Report, reverse_inverting
 from .._integrate.events import reached
 from .base import AbstractAdjoint
 from .checkpointed import RecursiveCheckpointAdjoint, fill, finished, strip

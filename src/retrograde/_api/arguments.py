@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .._autodiff.prepare_derivatives import prepare_derivatives
 from .._backend.clock import step_count
 from .._backend.protocols import Capability
 from .._backend.registry import backend_beside, backend_for
@@ -172,6 +171,8 @@ def _prepared(
     if solver.additive:
         problem.take_apart(at)
     if solver.implicit:
+        from .._autodiff.prepare_derivatives import prepare_derivatives
+
         prepare_derivatives(problem, at, timed=solver.time_derivative, end=end)
     if options.mass is not None:
         set_mass(bk, problem, at, options.mass)

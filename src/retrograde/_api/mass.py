@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from .._autodiff.prepare_derivatives import prepare_derivatives
 from .._backend.protocols import Capability
 from .._backend.registry import backend_for
 from .._base.errors import InputError
@@ -289,6 +288,8 @@ def consistent_initial_values(
     >>> abs(float(sol.ys[-1, 0] * sol.ys[-1, 1]) - 1.0) < 1e-5
     True
     """
+    from .._autodiff.prepare_derivatives import prepare_derivatives
+
     bk = backend_for(y0)
     if bk is None:
         raise InputError("`y0` must be a tree of arrays of one library.")

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Unpack, overload
 
-from .._adjoints import RecursiveCheckpointAdjoint, find_adjoint
+from .._adjoints import find_adjoint
+from .._adjoints.checkpointed import RecursiveCheckpointAdjoint
 from .._base.log import INFO, listener
 from .._base.types import Array, Aux, Inputs, Leaves, Plain, Time, Tree, VectorFieldFn, Y
 from .._integrate.dense import DENSE, DenseOutput, dense_output
@@ -15,7 +16,6 @@ from .._integrate.events import Hit
 from .._integrate.moving_times import moving_times
 from .._integrate.saveat import filled
 from .._integrate.solution import Gradients, Solution, Status, check
-from .._planner.choose import choose_plan
 from .._planner.plan import Plan
 from .arguments import prepare
 from .options import Keywords, Options, entry
@@ -176,6 +176,8 @@ def solve(
     bk = loop.bk
     program = DifferentiableSolve(loop, RecursiveCheckpointAdjoint())
     if bk.needs_gradient(inputs):
+        from .._planner.choose import choose_plan  # for who wants a gradient
+
         the_plan = choose_plan(loop, inputs, options.adjoint, options.memory, native=True)
         program = DifferentiableSolve(loop, the_plan.adjoint, the_plan)
     loop.progress, loop.on_step = options.progress, options.on_step
@@ -240,6 +242,8 @@ def solve_vjp(
     >>> bool(np.isclose(g.args, -np.exp(-0.5), rtol=1e-4))
     True
     """
+    from .._planner.choose import choose_plan
+
     options = Options.of("solve_vjp", keywords)
     if options.per_sample:
         from .per_sample import solve_samples_vjp  # for who wants it
@@ -305,6 +309,8 @@ def plan(
     >>> p.memory <= p.budget == 2048
     True
     """
+    from .._planner.choose import choose_plan
+
     options = Options.of("plan", keywords)
     if options.per_sample:
         from .per_sample import plan_of_samples  # for who wants it

@@ -15,7 +15,6 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .._adjoints import AbstractAdjoint, DirectAdjoint, ForwardMode, check_followed
 from .._base.errors import InputError
 from .._base.log import INFO, listener
 from .._base.plain_input import cotangent_leaf
@@ -40,15 +39,14 @@ from .._integrate.moving_times import Moving, rates
 from .._integrate.outputs import cotangent_leaves, output_times
 from .._integrate.saveat import filled, parted
 from .._integrate.solution import Gradients, Status, without_times
-from .._planner.plan import Plan
-from .._planner.rules import widened
-from .._planner.step_count import remember
 from .arguments import prepare
 
 if TYPE_CHECKING:
+    from .._adjoints import AbstractAdjoint
     from .._integrate.dense import DenseOutput
     from .._integrate.integrator import Integrator
     from .._integrate.outputs import Final
+    from .._planner.plan import Plan
 
 
 class _Moved(NamedTuple):
@@ -115,6 +113,9 @@ class DifferentiableSolve:
 
     def jvp_path(self, forward: bool) -> Callable[[Inputs], Leaves]:
         """Output leaves by operations that autodiff follows; ``forward``: in forward mode alone."""
+        from .._adjoints.direct import DirectAdjoint, check_followed
+        from .._adjoints.forward_mode import ForwardMode
+
         check_followed(self.loop)
         adjoint = ForwardMode() if forward else DirectAdjoint()
         loop = self.loop.silent()
@@ -167,6 +168,8 @@ class DifferentiableSolve:
                 return leaves, final, residuals
             self.loop.problem.trials += self._bounded_loop.called(final)
             del leaves, final, residuals
+            from .._planner.rules import widened
+
             self.plan = widened(self.plan)
             self.adjoint = self.plan.adjoint
             if log := listener(INFO):
@@ -467,4 +470,6 @@ def note_steps(program: DifferentiableSolve, inputs: Inputs, n: Index) -> None:
     """Let the next plan of the same adaptive problem know how many steps this one took."""
     count = program.loop.bk.concrete(n)
     if program.plan is not None and program.loop.adaptive and count is not None:
+        from .._planner.step_count import remember
+
         remember(program.loop, inputs, int(count), program.plan.steps)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import random
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from .._backend.protocols import Capability
 from .._backend.structure import Structure
 from .._base.errors import InputError
 from .._base.types import Array, Tree, VectorFieldFn
+
+if TYPE_CHECKING:
+    from random import Random
 
 _DIRECTIONS = 3
 
@@ -122,7 +125,9 @@ def check_vjp(
     ...
     retrograde...InputError: the vjp is off in its cotangent of `y`: ...
     """
-    case = _Case(field, t, y, args, random.Random(seed))
+    from random import Random  # not in the time of the import
+
+    case = _Case(field, t, y, args, Random(seed))
     eps = float(case.xp.finfo(case.points[1].dtype).eps)
     rtol = eps**0.4 if rtol is None else rtol
     worst = (0.0, "", 0.0, 0.0)
@@ -147,9 +152,7 @@ def check_vjp(
 class _Case:
     """One point at which a vjp is checked: everything flat, with a name for each input."""
 
-    def __init__(
-        self, field: VectorFieldFn, t: Array, y: Tree, args: Tree, draw: random.Random
-    ) -> None:
+    def __init__(self, field: VectorFieldFn, t: Array, y: Tree, args: Tree, draw: Random) -> None:
         from .._backend.registry import backend_of
 
         self.bk = bk = backend_of(y, args)

@@ -17,10 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from .._base.errors import InputError, UnsupportedByBackend
 from .._base.trees import flatten
 from .._checkpointing import schedules
-from .banded import BandLinear
 from .clock import HostClock
-from .linear import DenseLinear, Linear, linear_algebra
-from .samples import SampleCotangents, SampleStages
 from .stages import ListLayout, StageCotangents, Stages
 from .storage import Lazy, Rows
 from .structure import Structure
@@ -52,6 +49,7 @@ if TYPE_CHECKING:
     from .._integrate.problem import Problem
     from .._solvers.runge_kutta.tableau import Tableau
     from .interface import AbstractBackend
+    from .linear import Linear
     from .protocols import Clock, Layout, Shapes, StepAdjoint, StepStages
     from .samples import SampleLayout
 
@@ -273,6 +271,8 @@ class LoopHooks(ArrayHooks):
         self, layout: SampleLayout, tableau: Tableau, scale: Scale | None = None
     ) -> StepStages:
         """Stages where every sample of a batch has a step of its own."""
+        from .samples import SampleStages
+
         return SampleStages(layout, tableau, scale)
 
     def map_samples(
@@ -324,10 +324,15 @@ class LoopHooks(ArrayHooks):
 
     def sample_adjoint(self, layout: SampleLayout, tableau: Tableau) -> StepAdjoint:
         """Their cotangents."""
+        from .samples import SampleCotangents
+
         return SampleCotangents(layout, tableau)
 
     def linear(self, layout: Layout, structure: Structure = None) -> Linear:
         """Jacobians of states of this layout, and linear systems in them (``linear``)."""
+        from .banded import BandLinear
+        from .linear import DenseLinear, linear_algebra
+
         return linear_algebra(layout, structure, dense=DenseLinear, band=BandLinear)
 
     def clock(self, layout: Layout) -> Clock:

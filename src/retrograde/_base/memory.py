@@ -10,7 +10,6 @@ import importlib
 import math
 import os
 import re
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,7 +20,10 @@ if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
 
 
-def host_memory(root: Path = Path("/")) -> tuple[int, int, str]:
+CGROUP = "/sys/fs/cgroup/"
+
+
+def host_memory() -> tuple[int, int, str]:
     """Free and total bytes of host memory and where they were read.
 
     Returns
@@ -29,16 +31,16 @@ def host_memory(root: Path = Path("/")) -> tuple[int, int, str]:
     free, total : int [bytes]
     source : str
     """
-    total, free, source = _meminfo(root)
-    limit, used = _cgroup(root)
+    total, free, source = _meminfo()
+    limit, used = _cgroup()
     if limit is not None and limit < total:
         return max(0, min(free, limit - used)), limit, "host memory, capped by the cgroup"
     return free, total, source
 
 
-def _meminfo(root: Path) -> tuple[int, int, str]:
+def _meminfo() -> tuple[int, int, str]:
     try:
-        text = _read(root / "proc/meminfo")
+        text = _read("/proc/meminfo")
     except OSError:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return total, total // 2, "half of the host memory"
@@ -52,23 +54,20 @@ def _field(text: str, name: str) -> int:
     return int(text.partition(name + ":")[2].partition("\n")[0].split()[0]) * 1024
 
 
-def _read(path: Path) -> str:
+def _read(path: str) -> str:
     """A small file of the kernel's, at once."""
     with open(path, "rb", buffering=0) as file:
         return file.read(1 << 16).decode()
 
 
-def _cgroup(root: Path) -> tuple[int | None, int]:
+def _cgroup() -> tuple[int | None, int]:
     """Limit and use of the control group, version 2 then 1; (None, 0) where there is none."""
     for limit, used in (
-        ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current"),
-        (
-            "sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
         try:
-            return int(_read(root / limit)), int(_read(root / used))
+            return int(_read(CGROUP + limit)), int(_read(CGROUP + used))
         except (OSError, ValueError):  # absent, or "max"
             continue
     return None, 0

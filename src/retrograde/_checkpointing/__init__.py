@@ -18,19 +18,15 @@ from .forward import (
 )
 from .patience import Patience
 from .reverse import reverse
-from .reverse_by_inversion import Invertible, Report, reverse_inverting
 
 __all__ = [
     "FAR",
-    "Invertible",
     "Patience",
-    "Report",
     "Slots",
     "Stored",
     "checkpointed_for",
     "checkpointed_while",
     "reverse",
-    "reverse_inverting",
     "while_any",
     "write_where",
 ]

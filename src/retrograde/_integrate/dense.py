@@ -24,7 +24,6 @@ from .._base.errors import InputError
 from .._base.types import Array, Aux, Bool, DType, Index, Inputs, Leaves, Scalar, Tree
 from .event_times import knot_sources, may_move, moved_knots
 from .moving_times import Moving, moves, rates, untold_by_jumps, with_jumps, zero_of
-from .samples import dense as dense_samples
 from .saveat import SaveAt
 
 if TYPE_CHECKING:
@@ -105,7 +104,9 @@ class DenseOutput:
     def evaluate(self, t: Tree, *, derivative: bool = False) -> Tree:
         """y (or dy/dt) at t, shape () or (k,): a tree of arrays of shape (*t.shape, *shape)."""
         if len(self.knots.shape) == 2:
-            return dense_samples.evaluate(self, t, derivative=derivative)
+            from .samples.dense import evaluate  # for batches alone
+
+            return evaluate(self, t, derivative=derivative)
         bk, times, shape = self._times(t)
         place = self._find(bk, times)
         weights = self._weights(bk, place, derivative)

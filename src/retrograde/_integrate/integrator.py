@@ -43,7 +43,6 @@ from .._controllers.norms import LeafNorm
 from .._solvers import AbstractSolver
 from .._solvers.base import Calls, reports_calls
 from .._solvers.switching.rule import memory
-from .event_detection import Detector
 from .on_step import teller, told_steps, told_try
 from .outputs import Final, Output, Outputs
 from .problem import Problem
@@ -57,6 +56,7 @@ if TYPE_CHECKING:
     from .._backend.protocols import Observer
     from .._controllers.base import AdaptiveController
     from .._solvers.base import AbstractStepper
+    from .event_detection import Detector
     from .events import Events
 
 
@@ -204,7 +204,11 @@ class Integrator:
 
     def detector(self, inputs: Inputs, stepper: AbstractStepper) -> Detector | None:
         """What finds the events of an integration's steps; None where there are none."""
-        return None if self.events is None else Detector(self, inputs, stepper)
+        if self.events is None:
+            return None
+        from .event_detection import Detector
+
+        return Detector(self, inputs, stepper)
 
     # --- integrations
     def integrate(

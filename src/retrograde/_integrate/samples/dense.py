@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..._base.errors import InputError
 from ..._base.types import Array, Bool, Leaves, Tree
+from ..dense import DenseOutput, cast, lagrange
 
 if TYPE_CHECKING:
     from ..._backend.interface import AbstractBackend
-    from ..dense import DenseOutput
 
 
 class _Places(NamedTuple):
@@ -28,8 +28,6 @@ class _Places(NamedTuple):
 
 def joined(bk: AbstractBackend, parts: Sequence[DenseOutput | None]) -> DenseOutput:
     """That of a batch, of its samples'; None: of one that has none, nan."""
-    from ..dense import DenseOutput
-
     xp, first = bk.xp, next(x for x in parts if x is not None)
     most = max(1, *(int(x.sizes.shape[0]) for x in parts if x is not None))
     d, device = len(first.nodes), bk.device_of(first.knots)
@@ -58,8 +56,6 @@ def joined(bk: AbstractBackend, parts: Sequence[DenseOutput | None]) -> DenseOut
 
 def evaluate(dense: DenseOutput, t: Tree, *, derivative: bool) -> Tree:
     """y (or dy/dt) of all samples: a tree of arrays of shape (B, *shape) or (k, B, *shape)."""
-    from ..dense import cast, lagrange
-
     bk, times, shape = _times(dense, t)
     xp, place = bk.xp, _find(dense, bk, times)
     values, slopes = lagrange(dense.at, place.theta)
@@ -79,8 +75,6 @@ def evaluate(dense: DenseOutput, t: Tree, *, derivative: bool) -> Tree:
 
 def pull(dense: DenseOutput, t: Tree, cotangent: Leaves) -> tuple[list[Array], Array, Array, Array]:
     """Cotangents of the leaves of rows, of knots, sizes and origins, from y's at t."""
-    from ..dense import lagrange
-
     bk, times, shape = _times(dense, t)
     xp, place = bk.xp, _find(dense, bk, times)
     values, slopes = lagrange(dense.at, place.theta)
