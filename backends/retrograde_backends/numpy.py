@@ -30,7 +30,6 @@ from retrograde._base.types import (
 )
 
 from .flat.adapter import FlatBackend
-from .flat.sample_tries import SampleTries
 from .flat.stages import FlatLayout, stamper
 
 if TYPE_CHECKING:
@@ -187,9 +186,6 @@ class NumpyBackend(FlatBackend):
         for x, end in zip(parts, ends, strict=True):
             out[end - x.shape[1] : end] = x.T
         return out
-
-    def sample_tries(self) -> type | None:
-        return SampleTries if self.locks else None
 
     def timer(self, layout: FlatLayout) -> Callable[[float], np.ndarray]:
         """The ``time`` of a layout, in the cheapest form."""

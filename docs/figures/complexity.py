@@ -21,15 +21,8 @@ import numpy as np
 
 import retrograde as rg
 from retrograde._backend.clock import HostClock
-from retrograde._checkpointing import (
-    FAR,
-    Invertible,
-    Slots,
-    checkpointed_for,
-    reverse,
-    reverse_inverting,
-    schedules,
-)
+from retrograde._checkpointing import FAR, Slots, checkpointed_for, reverse, schedules
+from retrograde._checkpointing.reverse_by_inversion import Invertible, reverse_inverting
 from retrograde.backend import EagerBackend
 
 MEASURED = (100, 316, 1000, 3162, 10_000)

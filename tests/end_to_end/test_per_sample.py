@@ -242,30 +242,6 @@ def test_numpys_arithmetic_is_that_of_tensors(backend, monkeypatch):
     assert all(kind == {"torch"} for kind in kinds)
 
 
-@pytest.mark.libraries("numpy")
-@pytest.mark.parametrize("solver", ["tsit5", "bosh3", "dopri8"])
-def test_tries_in_one_frame_keep_every_bit(backend, monkeypatch, solver):
-    """NumPy's form of a try, and the core's: of samples that are rejected, fail, and end early."""
-    from retrograde_backends.numpy import NumpyBackend
-
-    start = STARTS.copy()
-    start[3] = 1e100  # whose tries are not finite
-
-    def solved():
-        args = 1.5, rg.PerSample(SPEEDS)
-        keywords = {"throw": False, "max_steps": 90, "solver": solver, **TIGHT}
-        return rg.solve(predators(backend), start, BEGINS, ENDS, args, per_sample=True, **keywords)
-
-    found = solved()
-    monkeypatch.setattr(NumpyBackend, "sample_tries", lambda self: None)
-    core = solved()
-    np.testing.assert_array_equal(found.ys, core.ys)
-    for name in ("num_steps", "num_accepted_steps", "num_f_evals"):
-        np.testing.assert_array_equal(found.stats[name], core.stats[name])
-    np.testing.assert_array_equal(found.status, core.status)
-    assert found.stats["num_rejected_steps"].sum() > 5
-
-
 @pytest.mark.libraries("jax:jit")
 def test_mapped_solves_agree(backend, reference):
     """JAX: single solves under vmap, times and rows by the sample, gradients its own."""

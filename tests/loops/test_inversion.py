@@ -11,14 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrograde._backend.clock import HostClock
-from retrograde._checkpointing import (
-    FAR,
-    Invertible,
-    Slots,
-    checkpointed_for,
-    reverse_inverting,
-    schedules,
-)
+from retrograde._checkpointing import FAR, Slots, checkpointed_for, schedules
+from retrograde._checkpointing.reverse_by_inversion import Invertible, reverse_inverting
 from retrograde._checkpointing.schedules import replay_limit
 from retrograde.backend import EagerBackend
 

@@ -296,10 +296,6 @@ class LoopHooks(ArrayHooks):
         flat = [self.xp.permute_dims(x, (1, 0)) for x in parts]
         return flat[0] if len(flat) == 1 else self.xp.concat(flat, axis=0)
 
-    def sample_tries(self) -> type | None:
-        """A form of the core's ``AdaptiveSteps`` for batches of its arrays; None: itself."""
-        return None
-
     def sample_host(self, like: Array) -> str:
         """The library whose arrays share memory with those like this one, where loops over a batch
         take less time in its arithmetic; '' for none.

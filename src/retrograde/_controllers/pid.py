@@ -164,26 +164,18 @@ class PIDController(AdaptiveController):
         p, i, d, _ = self._gains
         return tuple(-b / (2 * order) for b in (p + i + d, -(p + 2 * d), d)[: 3 if d else 2])
 
-    def plain_exponents(self, order: int) -> tuple[float, float] | None:
-        """Those of the last two errors, where nothing else decides on a step; else None."""
-        forced = self.force_dtmin and self.dtmin is not None
-        if forced or self.dtmax is not None or any(self._gains[2:]):
-            return None
-        now, later = self._exponents(order)
-        return now, later
-
     def adapter(self, clock: Clock, order: int) -> Adapt:
         """``adapt(error2, h, memory) -> (accepted, next h, memory)`` for one solve.
 
         The powers that the next steps need of an error are taken with its first.
         """
-        plain = self.plain_exponents(order)
         safety, low, high = self.safety, self.factormin, self.factormax
-        if plain is not None and not clock.traced:
-            return _plain_adapter(*plain, safety, low, high)
         d, ratio = self._gains[2:]
         exponents, clip, where = self._exponents(order), clock.clip, clock.where
         dtmin = self.dtmin if self.force_dtmin else None
+        if not (clock.traced or d or ratio) and dtmin is None and self.dtmax is None:
+            now, later = exponents
+            return _plain_adapter(now, later, safety, low, high)
         limit = self._limit(clock)
 
         def adapt(

@@ -16,7 +16,6 @@ import math
 from typing import TYPE_CHECKING
 
 from ..._backend.samples import SortedColumns
-from ..._backend.specialise import generic
 from ..._base.types import Array, Inputs, State
 from ..progress import Reporter
 from ..solution import Status
@@ -47,8 +46,7 @@ class Block:
             self.loop.outputs = run.rows.of(self.loop.clock, index)
         clocked = inputs._replace(relative=())
         make = self.loop.steps().stepper
-        own = None if generic() else loop.bk.sample_tries()
-        kind = own or AdaptiveSteps if loop.adaptive else GivenSteps
+        kind = AdaptiveSteps if loop.adaptive else GivenSteps
         self.tries = kind(self.loop, clocked, make, record=False)
 
     def begin(self) -> AdaptiveState:

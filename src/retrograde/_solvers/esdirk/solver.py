@@ -77,10 +77,8 @@ class Stages:
         self.explicit, self.field = parts_of(tableau, field)
         self.width = self.s if self.explicit is None else 2 * self.s
         self.a = _joined(tableau, split=self.explicit is not None)
-        self.rows, self.guesses = (
-            Rows(layout, self.a, self.width),
-            Rows(layout, tableau.guesses, self.width),
-        )
+        self.rows = Rows(layout, self.a, self.width)
+        self.guesses = Rows(layout, tableau.guesses, self.width)
         self.equations = StageEquations(layout, linear, self.field)
         self.followed = followed
 
@@ -373,10 +371,8 @@ class StepVJP(Inside):
         there, sums = explicit(0, at.y, p, sums)
         lam = layout.weighted([(1.0 / c * a, x) for a, x in own(0, 0, p)])
         mu, (acc, ct_t, ct_h) = pulled(self.vjp, 0, lam, at.y, 0, sums)
-        end = [] if qy is None else [(1.0, qy)]
-        return StepCotangents(
-            layout.weighted([(1.0, total), (1.0, mu), *there, *end]), acc, ct_t, ct_h
-        )
+        end = [(1.0, total), (1.0, mu), *there, *([] if qy is None else [(1.0, qy)])]
+        return StepCotangents(layout.weighted(end), acc, ct_t, ct_h)
 
     def _solved(self, t: Array, y: State, c: Scalar, w: State) -> tuple[State, Any]:
         """lam of ``(c I - J)^T lam = w``, and J at (t, y)."""
