@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
+from retrograde._autodiff.columns import Known
 from retrograde._backend.registry import adapter
 from retrograde._base.types import Array, Leaves, Scalar, Scale, State
 from retrograde._solvers.base import AbstractStepper, Step
@@ -56,33 +57,12 @@ class HostField:
 
     def linearise(
         self, reals: Reals, t: Array, y: State, *, timed: bool, slope: State | None = None
-    ) -> _Point:
+    ) -> Known:
         """J and df/dt at (t, y), by PyTorch."""
         share = torch.from_numpy
         known = None if slope is None else share(slope)
         (matrix,), slopes = self.linear.derivatives(self.field, share(t), share(y), known)
-        return _Point(shared(matrix), None if slopes is None else shared(slopes))
-
-
-class _Point:
-    """What is known of f at one (t, y) (``Linearisation``)."""
-
-    forward = False
-
-    def __init__(self, matrix: np.ndarray, slopes: np.ndarray | None) -> None:
-        self.matrix, self.slopes = matrix, slopes
-
-    def jvp(self, d: Array) -> Array:
-        """J d for each row d."""
-        return d @ self.matrix.T
-
-    def vjp(self, w: Array) -> Array:
-        """w J for each row w."""
-        return w @ self.matrix
-
-    def by_time(self) -> Array | None:
-        """df/dt; None where f did not look at its time."""
-        return self.slopes
+        return Known(shared(matrix), lambda: None if slopes is None else shared(slopes))
 
 
 def _array(x: torch.Tensor) -> np.ndarray:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-Node: TypeAlias = Any
-"""A node of autograd's graph."""
-
 Ctx: TypeAlias = Any
 """What ``torch.autograd.Function`` keeps between its two passes."""
 

@@ -154,7 +154,7 @@ class RetakenWithEvents(Retaken):
         moved = self.clock.where(on_stop, behind, before[-1])
         stepper, y1 = self._taken(t, h, self._carried(before))
 
-        def at_cut(s: State) -> State:
+        def at_cut(_: State) -> State:
             stepper.extra_stages()
             at, _, to = self._hit(k, cut, (t, h), stepper)
             moved = zero_of(self.bk, at) if self.bk.is_array(at) else 0.0

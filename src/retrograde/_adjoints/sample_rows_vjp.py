@@ -5,7 +5,7 @@ All samples with a step k are pulled at once; what one of them has no row for is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from .._autodiff.field_vjp import output_pullback
@@ -204,8 +204,3 @@ def ended(
         left=found.left + where(step.cut, y, 0.0),
         left_t=found.left_t + where(step.cut, ct_t, 0.0),
     )  # fmt: skip
-
-
-def concatenated(xp: object, parts: Sequence[Array]) -> Array:
-    """Arrays one behind the other, along the samples."""
-    return parts[0] if len(parts) == 1 else xp.concat(list(parts), axis=-1)  # type: ignore[attr-defined]

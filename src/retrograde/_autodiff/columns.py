@@ -159,14 +159,14 @@ class Known:
     Parameters
     ----------
     matrix : array, shape (n, n)
-    timed : callable or None
-        What makes another linearisation there, for df/dt; None where f did not look at its time.
+    by_time : callable
+        df/dt; None where f did not look at its time.
     """
 
     forward = False
 
-    def __init__(self, matrix: Array, timed: Callable[[], Linearisation] | None) -> None:
-        self.matrix, self.timed = matrix, timed
+    def __init__(self, matrix: Array, by_time: Callable[[], Array | None]) -> None:
+        self.matrix, self.by_time = matrix, by_time
 
     def jvp(self, d: Array) -> Array:
         """J d for each row d."""
@@ -175,10 +175,6 @@ class Known:
     def vjp(self, w: Array) -> Array:
         """w J for each row w."""
         return w @ self.matrix
-
-    def by_time(self) -> Array | None:
-        """df/dt; None where f did not look at its time."""
-        return None if self.timed is None else self.timed().by_time()
 
 
 def first_of(
@@ -195,7 +191,9 @@ def first_of(
     ) -> Linearisation:
         make = partial(other, reals, t, y, timed=timed)
         found = None if slope is None else columns.at(t, y, slope)
-        return make() if found is None else Known(found, None if blind else make)
+        if found is None:
+            return make()
+        return Known(found, lambda: None if blind else make().by_time())
 
     return linearise
 

@@ -146,7 +146,7 @@ def _same_products(columns: Columns, other: Linearise, reals: Reals, t: Array, y
     matrix = columns.at(t, y, reals.layout.own(columns.field(t, y)))
     if matrix is None:
         return False
-    block, exact = Known(matrix, None), other(reals, t, y, timed=False)
+    block, exact = Known(matrix, lambda: None), other(reals, t, y, timed=False)
     by = "jvp" if exact.forward else "vjp"
     mine, theirs = (getattr(x, by)(noise[None, :])[0, ...] for x in (block, exact))
     eps = float(xp.finfo(reals.layout.real_dtype).eps)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .._base.types import Scale
     from .._loops.loop import LeafLayout
     from .._loops.loop_program import DifferentiableLoop
-    from .._solvers.base import AbstractStepper, Step
+    from .._solvers.base import AbstractStepper
     from .._solvers.runge_kutta.solver import Sources, StepCotangents
     from .interface import AbstractBackend
     from .reals import Reals
@@ -236,10 +236,6 @@ class Clock(Protocol):
 
     def record(self, times: Table, n: Index, t_new: Scalar, ok: Bool) -> Table:
         """Note t_new as time n + 1 if the step was accepted."""
-
-
-JudgedStep: TypeAlias = Callable[[Scalar, Scalar, State, "Leaves | None"], "Step"]
-"""``(t, h, y, k0) -> Step``: a step and its error; k0 is f(t, y), where it is known."""
 
 
 class StepStages(Protocol):

@@ -315,14 +315,14 @@ def holder(kind: type) -> str:
     return ""
 
 
-def refuse(name: str, leaf: Tree, *, holders: bool = True) -> None:
-    """Raise InputError for a leaf of a foreign type, or (``holders``) of one that holds arrays."""
+def refuse(name: str, leaf: Tree) -> None:
+    """Raise InputError for a leaf of a foreign type, or of one that holds arrays."""
     kind: Any = type(leaf)
     found = cure(kind)
     if found:
         root = kind.__module__.partition(".")[0]
         what = f"a {kind.__name__} of {root}, {found}"
     else:
-        what = holder(kind) if holders else ""
+        what = holder(kind)
     if what:
         raise InputError(f"`{name}` holds {what.format(name=name)}.")
