@@ -88,7 +88,8 @@ SETTINGS = [
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_gradients_of_lanes_whose_ends_differ(settings: dict[str, Any]) -> None:
     one = jax.value_and_grad(lambda y, a, t1: loss(y, a, t1, **settings), (0, 1, 2))
-    right = each_alone("y0 args t1", STARTS, RATES, ENDS, **settings)
+    known = {k: v for k, v in settings.items() if v != "tape"}  # which NumPy does not have
+    right = each_alone("y0 args t1", STARTS, RATES, ENDS, **known)
     agree(jax.jit(jax.vmap(one))(STARTS, RATES, ENDS), right)
 
 

@@ -327,6 +327,7 @@ class SampleGradient:
             assert self.events is not None
             assert self.replay is not None
             y1 = self.events.replayed(*self.replay, stepper, step, y, y1)
+        stepper.release()
         rest = self.counts[k + 1] if k + 1 < len(self.counts) else 0
         return (y1[0][:, :rest],)
 
@@ -398,7 +399,9 @@ class SampleGradient:
         if self.events is not None:  # where an event ended a sample its time has had it
             t1 = loop.clock.where(self.final.status == int(Status.event), 0.0, t1)
         y0, t0, t1 = bk.take((g, t0, t1), rank)
-        return found._replace(y0=y0, params=params, t0=t0, t1=t1, ts=self._times(rank))
+        ts = self._times(rank)
+        self.parts, self.events = [], None  # which know this: no array waits for a collection
+        return found._replace(y0=y0, params=params, t0=t0, t1=t1, ts=ts)
 
     def _of_no_step(self, whole: Block, carry: Pulled, y0: State) -> Pulled:
         """Samples whose t0 is t1: rows there go to y0, and dy/dt1 = f, dy/dt0 = -f."""

@@ -125,18 +125,18 @@ class SampleRowsVJP:
         first, count = self.out.first, cast(int, self.out.count)
         table = xp.reshape(block.inputs.ts[first : first + count, :], (-1,))
         places, timed = clock.indices(), self.gradient.wanted.time
-        cts = self.cts[:, self.first : self.first + count, : block.samples]
-        cts = xp.reshape(cts, (cts.shape[0], -1))
+        cts = xp.reshape(self.cts, (self.cts.shape[0], -1))  # of all samples: no copy
         left, sources, ct_t, ct_h = found.rows[self.j], found.sources, found.t, found.h
         while True:
-            flat = clock.where(left > 0, left - 1, 0) * block.samples + places
-            at = xp.take(table, flat)
+            row = clock.where(left > 0, left - 1, 0)
+            at = xp.take(table, row * block.samples + places)
             here = left > 0 if k == 0 else (left > 0) & clock.beyond(at, t, h)
             if not bool(xp.any(here)):
                 break
             block.ready(step_vjp)
             theta = clock.where(here, (at - t) / h, 0.0)
-            ct: State = (clock.where(here, xp.take(cts, flat, axis=1), 0.0),)
+            given = xp.take(cts, (row + self.first) * self.gradient.samples + places, axis=1)
+            ct: State = (clock.where(here, given, 0.0),)
             y = step_vjp.interpolate(theta) if self.out.saveat.fn is not None else None
             ct, fn_t = self.absorbed(block, at, y, ct)
             sources = step_vjp.add_source(sources, theta, h, ct)

@@ -446,14 +446,9 @@ class SampleBackend:
 
     def take(self, tree: Tree, index: Array, axis: int = -1) -> Tree:
         """The same of some samples: of every array of a tuple its entries along an axis."""
-        take = self.bk.xp.take
-
-        def some(x: Tree) -> Tree:
-            if isinstance(x, tuple):
-                return _like(x, [some(part) for part in x])
-            return take(x, index, axis=axis) if hasattr(x, "shape") else x
-
-        return some(tree)
+        if isinstance(tree, tuple):
+            return _like(tree, [self.take(part, index, axis) for part in tree])
+        return self.bk.xp.take(tree, index, axis=axis) if hasattr(tree, "shape") else tree
 
     def linear(self, layout: SampleLayout, structure: Structure) -> SampleLinear:
         """Jacobians of all samples, and linear systems in them."""
@@ -474,17 +469,18 @@ class SampleBackend:
     def while_loop(self, cond: Condition, body: Body, s: Carry) -> Carry:
         """``s = body(s)`` of those samples for which cond holds, while it does for any."""
         xp = self.bk.xp
-
-        def chosen(new: Carry, old: Carry) -> Carry:
-            if isinstance(new, tuple):
-                return _like(new, [chosen(*pair) for pair in zip(new, old, strict=True)])
-            return old if new is old else xp.where(on, new, old)
-
         while True:
             on = cond(s)
             if not (on if isinstance(on, bool) else bool(xp.any(on))):
                 return s
-            s = body(s) if on is True else chosen(body(s), s)
+            s = body(s) if on is True else _chosen(xp, on, body(s), s)
+
+
+def _chosen(xp: Tree, on: Array, new: Carry, old: Carry) -> Carry:
+    """What is new of samples that go on."""
+    if isinstance(new, tuple):
+        return _like(new, [_chosen(xp, on, *pair) for pair in zip(new, old, strict=True)])
+    return old if new is old else xp.where(on, new, old)
 
 
 def _like(x: Tree, parts: list[Tree]) -> Tree:
@@ -508,8 +504,11 @@ class SortedColumns:
     def whole(self, rank: Array | None = None, samples: int = 1) -> Array:
         """All of them in order; ``rank`` puts the samples into another one."""
         xp = self.xp
-        places = xp.concat(self.places)
+        self.places = [places := xp.concat(self.places)]  # the many are gone by then
+        self.parts = [columns := xp.concat(self.parts, axis=-1)]
         if rank is not None:
             sample = places % samples
-            places = places - sample + xp.take(rank, sample)
-        return xp.take(xp.concat(self.parts, axis=-1), xp.argsort(places), axis=-1)
+            sample = xp.take(rank, sample) - sample
+            places = places + sample
+            del sample
+        return xp.take(columns, xp.argsort(places), axis=-1)

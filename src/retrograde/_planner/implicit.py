@@ -33,6 +33,10 @@ OWN = 4
 """States of a pull beside its stages' cotangents."""
 
 
+OWN_SECOND = 8
+"""States of a product with second derivatives, by a complex step, beside its tapes."""
+
+
 class ImplicitSize(NamedTuple):
     """What an implicit method takes.
 
@@ -88,7 +92,7 @@ def implicit_size(loop: Integrator, tape: int, arguments: int) -> ImplicitSize:
         if Capability.AUTODIFF in bk.capabilities:  # the products of all stages are one graph
             second = 2 * (terms + 1) * tape
         else:
-            second, params = 4 * tape + 8 * state, COMPLEX * arguments
+            second, params = 4 * tape + OWN_SECOND * state, COMPLEX * arguments
     inside = solver.stages + 2 if loop.outputs.inside or loop.looks_inside else 0
     vjp, again = solver.pull_cost(products, terms)
     return ImplicitSize(

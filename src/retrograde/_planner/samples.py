@@ -16,6 +16,7 @@ from .._adjoints.per_sample_vjp import slot_sizes
 from .._autodiff.field_vjp import field_pullback
 from .._base.errors import InputError, PlanInfeasible
 from .._base.memory import budget_bytes, format_bytes
+from .implicit import COMPLEX, OWN_SECOND
 from .plan import Candidate, Plan
 from .shape import UNLIMITED, Shape
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .._adjoints.base import AbstractAdjoint
     from .._backend.interface import AbstractBackend
     from .._base.types import Inputs, Memory, NeedsGradient
+    from .._integrate.outputs import Output
     from .._integrate.samples.loop import SampleIntegrator
 
 SHARED = (
@@ -30,6 +32,9 @@ SHARED = (
     "step for all (`per_sample=False`) is cheaper where samples are alike and f takes less than "
     "some 100 ns a sample of a thousand, 30 of ten thousand"
 )
+
+SORTED = 5
+"""Times the record that it takes to put it in order: times and places as they came, and sorted."""
 
 
 def checked_adjoint(adjoint: AbstractAdjoint | None) -> RecursiveCheckpointAdjoint | None:
@@ -79,7 +84,7 @@ def plan_samples(
     vjp.account = True  # type: ignore[attr-defined]
     start = loop.layout.time(loop.clock.real(0.0))
     tape = bk.tape_bytes(vjp, start, inputs.y0)[0]
-    items = _needed(loop, sum(counts), sum(map(bk.nbytes, params)))
+    items = _needed(loop, counts, tape, sum(map(bk.nbytes, params)))
     sizes, fixed = slot_sizes(counts, state // loop.layout.samples), sum(items.values())
     chosen = None
     at_once = tape + 5 * state  # one tape, beside the stages that are taken once more for it
@@ -117,18 +122,31 @@ def plan_samples(
     )  # fmt: skip
 
 
-def _needed(loop: SampleIntegrator, steps: int, arguments: int) -> dict[str, int]:
-    """Bytes that any gradient takes, of so many steps together."""
+def _needed(
+    loop: SampleIntegrator, counts: Sequence[int], tape: int, arguments: int
+) -> dict[str, int]:
+    """Bytes that any gradient takes, of so many samples in each step."""
     state, samples = loop.layout.nbytes, loop.layout.samples
     items = {
-        "record of times": 8 * (steps + 2 * samples),
+        "record of times": 8 * (sum(counts) + 2 * samples),
         "stages": (3 * (loop.solver.stages + loop.solver.extra) + 1) * state,
         "cotangents": 15 * state + 32 * samples,
+        "cotangents of rows": sum(_row_bytes(out, len(counts)) for out in loop.outputs.parts),
         "parameters": 2 * arguments,
     }
     if loop.solver.implicit:
         items["Jacobians"] = 5 * state * loop.layout.size
+        second = 4 * tape + (2 * loop.solver.stages + OWN_SECOND) * state
+        items["second derivatives"] = second + COMPLEX * arguments
+    sorting = SORTED * items["record of times"]  # before anything goes back
+    items["times as they are sorted"] = max(0, sorting - sum(items.values()))
     return items
+
+
+def _row_bytes(out: Output, steps: int) -> int:
+    """Cotangents of its rows: as given, while they are joined, and in the order of samples."""
+    inside = {"ts": out.count or 0, "steps": steps * len(out.nodes)}.get(out.inside, 0)
+    return 3 * (inside + out.saveat.t0) * out.layout.nbytes
 
 
 def _fitting(sizes: list[int], room: int) -> int:

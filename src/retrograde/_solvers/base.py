@@ -154,6 +154,10 @@ class AbstractStepper(ABC):
     def interpolate(self, theta: Scalar) -> State:
         """y(t + theta h) of the last step."""
 
+    def release(self) -> None:
+        """Let go of the matrices of the last step, which nothing asks any more."""
+        return
+
 
 class AbstractSolver(ABC):
     """A one-step method.

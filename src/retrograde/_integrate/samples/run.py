@@ -93,11 +93,13 @@ class Run:
         inside = () if self.rows is None else self.rows.leaves(reached, good)
         final = SampleFinal((y,), t, n, tries, status, inside, reached, calls)
         if self.record is not None:
-            record = SampleRecord(bk, n, self.record) if self.keep else None
-            fill = self.loop.clock.where(good, math.inf, math.nan)
-            self.record.add(index[:0], fill[:0])
-            times = laid_out(xp, self.record, n, int(xp.max(n)), fill)
-            final = final._replace(record=record, times=times)
+            if self.keep:
+                final = final._replace(record=SampleRecord(bk, n, self.record))
+            if self.loop.outputs.stepped:  # a row for every step of the sample with most
+                fill = self.loop.clock.where(good, math.inf, math.nan)
+                self.record.add(index[:0], fill[:0])
+                times = laid_out(xp, self.record, n, int(xp.max(n)), fill)
+                final = final._replace(times=times)
         if self.log is not None:
             final = final._replace(hits=self.log.whole(ended, xp.stack(counts)))
         return final

@@ -185,5 +185,8 @@ class Stepper(AbstractStepper):
         bk = self.layout.bk
         return bk.map_state(lambda x: bk.nan_unless(ok, x), y)
 
+    def release(self) -> None:
+        self.stages.release()
+
     def interpolate(self, theta: Scalar) -> State:
         return self.stages.combined(self.stages.tableau.weights(theta))
