@@ -1,7 +1,8 @@
 """A word about an adaptive integration that takes long, and what it may take in all.
 
 It bounds nothing: whoever wants a bound passes ``max_steps``. It looks at the clock of the computer
-after 16, 32, 64, ... tries, and after each thousand later on, so that no try costs more for it.
+after 16, 32, 64, ... tries, and after each thousand later on, so that no try costs more for it. The
+first 16 are not counted: the first try may wait for a compiler.
 """
 
 from __future__ import annotations
@@ -35,13 +36,16 @@ class Patience:
 
     def __init__(self, t1: float, user_time: Callable[[float], float] = float) -> None:
         self.t1, self.user_time = t1, user_time
-        self.began, self.stop = time.monotonic(), FIRST
+        self.began, self.stop = 0.0, FIRST
         self.seconds, self.tries = SECONDS, TRIES
 
     def look(self, t: float, h: float, count: int) -> int:
         """Say a word if it is time to: the integration is at t after so many tries; the next
         ``stop``."""
         self.stop = count + min(count, SPACING)
+        if count == FIRST:
+            self.began = time.monotonic()
+            return self.stop
         passed = time.monotonic() - self.began
         if passed >= self.seconds or count >= self.tries:
             while passed >= self.seconds or count >= self.tries:
@@ -51,10 +55,10 @@ class Patience:
 
     def _tell(self, t: float, h: float, count: int, passed: float) -> None:
         left = abs(self.t1 - t) / abs(h) if h else float("inf")
-        total = (count + left) / count * passed
+        total = (count + left) / (count - FIRST) * passed
         warning(
-            "A solve is at t = %.6g after %d tries of a step (%.3g s). With steps of %.2g, as now, "
-            "it takes some %.2g more to t1 = %.6g, %.2g s in all. It may be stiff, or tolerances "
-            "may be tighter than needed; `max_steps` bounds the tries.",
+            "A solve is at t = %.6g after %d tries of a step (%.3g s, without the first few). With "
+            "steps of %.2g, as now, it takes some %.2g more to t1 = %.6g, %.2g s in all. It may be "
+            "stiff, or tolerances may be tighter than needed; `max_steps` bounds the tries.",
             self.user_time(t), count, passed, abs(h), left, self.user_time(self.t1), total,
         )  # fmt: skip
