@@ -1,10 +1,10 @@
 """Timed rows of the report for stiff problems of few unknowns: Robertson's, HIRES, and others.
 
 ST1: solves and gradients by ``rodas5p`` in JAX against diffrax' ``Kvaerno5``, its gradient by
-``RecursiveCheckpointAdjoint``; ST2: solves in NumPy and PyTorch against SciPy's ``Radau`` and
-``LSODA``; ST4: tracing and compiling gradients of ST1, JAX itself warm. Tolerances are those at
-which errors are about equal, of each pair by itself. HIRES misses its targets beside ``Radau`` in
-PyTorch and NumPy: there calls of f take most of the time.
+``RecursiveCheckpointAdjoint``; ST2: solves in NumPy and PyTorch, compiled or not, against SciPy's
+``Radau`` and ``LSODA``; ST4: tracing and compiling gradients of ST1, JAX itself warm. Tolerances
+are those at which errors are about equal, of each pair by itself. HIRES misses its targets beside
+``Radau`` in NumPy and uncompiled PyTorch: there calls of f take most of the time.
 """
 
 from __future__ import annotations
@@ -106,7 +106,10 @@ PROBLEMS = {
 }  # fmt: skip
 
 
-EAGER = ("NumPy", "Radau", 1.4), ("NumPy", "LSODA", 0.33), ("PyTorch", "Radau", 0.25)
+EAGER = (
+    ("NumPy", "Radau", 1.4), ("NumPy", "LSODA", 0.33), ("PyTorch", "Radau", 0.25),
+    ("PyTorch, compiled", "Radau", 1.0),
+)  # fmt: skip
 """Library, peer, and what the ratio is to be."""
 
 COMPILED = ("Robertson", "HIRES")
@@ -127,11 +130,9 @@ def _tolerances(case: Stiff, who: str) -> dict[str, float]:
     return {"rtol": rtol, "atol": rtol * case.scale}
 
 
-def _end(case: Stiff, xp: Any, y0: Any, args: Any, who: str = "ours") -> Any:
-    f = partial(case.f, xp)
-    return rg.solve(
-        f, y0, 0.0, case.t1, args, solver="rodas5p", **_tolerances(case, who)
-    ).ys[-1]  # fmt: skip
+def _end(case: Stiff, xp: Any, y0: Any, args: Any, who: str = "ours", **options: bool) -> Any:
+    f, found = partial(case.f, xp), _tolerances(case, who)
+    return rg.solve(f, y0, 0.0, case.t1, args, solver="rodas5p", **found, **options).ys[-1]
 
 
 def eager(case: Stiff, name: str, peer: str) -> Entrant:
@@ -145,7 +146,9 @@ def eager(case: Stiff, name: str, peer: str) -> Entrant:
     y0, args = make(case.y0), make(case.args)
     who = f"ours, as {peer}"
     who = who if who in case.rtol else "ours"
-    return Entrant(lambda: _end(case, xp, y0, args, who), partial(_error, case))
+    compiled = name.endswith("compiled")
+    run = lambda: _end(case, xp, y0, args, who, compile=compiled)  # noqa: E731
+    return Entrant(run, partial(_error, case))
 
 
 def scipy(case: Stiff, method: str) -> Entrant:

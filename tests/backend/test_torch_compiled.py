@@ -95,7 +95,7 @@ def assert_same(case, **keywords):
     return sol
 
 
-@pytest.mark.quick("adaptive-module", "ts-tree")
+@pytest.mark.quick("adaptive-module", "ts-tree", "implicit-module")
 @pytest.mark.parametrize("case", [module, tree])
 @pytest.mark.parametrize(
     "keywords",
@@ -105,11 +105,88 @@ def assert_same(case, **keywords):
         {**SHORT, "saveat": TS, "times": True},
         {"solver": "bosh3", "dt": 0.1, "saveat": TS},
         {**TIGHT, "solver": "dopri8", "saveat": TS, "times": True},
+        {**SHORT, "solver": "rodas5p", "saveat": TS, "times": True},
+        {"solver": "rosenbrock23", "dt": 0.1},
     ],
-    ids=["adaptive", "rk4", "ts", "ts-dt", "dopri8"],
+    ids=["adaptive", "rk4", "ts", "ts-dt", "dopri8", "implicit", "implicit-dt"],
 )
 def test_gradients_are_those_without_it(cheap, case, keywords):
     assert_same(case, **keywords)
+
+
+def robertson(t, y, k):
+    """As a differential-algebraic system."""
+    gain, loss = k[1] * y[1] * y[2], k[0] * y[0]
+    return torch.stack((gain - loss, loss - gain - k[2] * y[1] ** 2, y.sum() - 1))
+
+
+def samples(t, y, k):
+    """Two numbers a sample, stiff; not holomorphic where y is complex."""
+    return torch.stack((-k[0] * y[:, 0] + y[:, 1] ** 2, -k[1] * y[:, 1] * t - y[:, 0].conj()), 1)
+
+
+IMPLICIT = {
+    "mass": (robertson, leaf(1.0, 0.0, 0.0), {"mass": torch.diag(torch.tensor([1.0, 1.0, 0.0]))}),
+    "batch": (rg.VectorField(samples, structure="batch"), leaf(1.0, 2.0).repeat(3, 1), {}),
+    "complex": (samples, (1 + 0.5j) * leaf(1.0, 2.0).repeat(2, 1), {}),
+    "lu": (lambda t, y, k: -k[2] * (y - y.roll(1)) * y, torch.linspace(1, 2, 33).double(), {}),
+}
+
+
+@pytest.mark.quick("mass", "batch")
+@pytest.mark.parametrize("name", IMPLICIT)
+def test_implicit_steps(cheap, name):
+    f, y0, keywords = IMPLICIT[name]
+    found = []
+    for compile in (True, False):
+        y, k = y0.detach().requires_grad_(), leaf(0.04, 1e4, 3e7 if name == "mass" else 30.0)
+        sol = rg.solve(
+            f, y, 0.0, 0.3, k, solver="rodas5p", rtol=1e-4, atol=1e-8, compile=compile, **keywords
+        )
+        loss = (sol.ys * sol.ys.conj()).real.sum()
+        found.append((sol.ys.detach(), *torch.autograd.grad(loss, (y, k))))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_no_implicit_step_compiles_anew(cheap):
+    """States, spans, tolerances, parameters, the entries of M, what f closes over."""
+
+    def run(scale, t1, rtol):
+        weight = scale * torch.eye(3, dtype=torch.float64)
+        f = lambda t, y, k: k * torch.sin(9 * t) - weight @ y  # noqa: E731
+        y0, k = scale * leaf(1.0, 2.0, 3.0), leaf(scale)
+        ys = rg.solve(
+            f, y0, 0.1 * scale, t1, k, solver="rodas5p", rtol=rtol, mass=weight, compile=True
+        ).ys
+        torch.autograd.grad(ys.sum(), (y0, k))
+
+    run(1.0, 2.0, 1e-4)
+    before = compilations()
+    assert before == 2
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        run(1.7, 9.0, 1e-7)
+        run(0.3, 4.0, 1e-3)
+    assert compilations() == before
+
+
+def test_equations_without_a_solution_are_told(cheap):
+    """W is 0 in the step: nan and a status, as without it; an adaptive solve takes another size."""
+    rate = 1.0 / (0.1 * rg.Rodas5P.tableau.gamma)
+    solve = lambda **keywords: rg.solve(  # noqa: E731
+        lambda t, y, a: rate * y, leaf(1.0).detach(), 0.0, 0.2, solver="rodas5p", compile=True,
+        throw=False, **keywords,
+    )  # fmt: skip
+    failed = solve(dt=0.1)
+    assert failed.status is rg.Status.non_finite
+    controller = rg.PIDController(rtol=1e-6, atol=1e-9, dt0=0.1)
+    sol = solve(controller=controller)
+    assert float(sol.ys[0]) == pytest.approx(np.exp(rate * 0.2), rel=1e-5)
+    assert sol.stats["num_rejected_steps"] >= 1
+    tries = sol.stats["num_steps"]
+    assert sol.stats["num_factorizations"] == sol.stats["num_jac_evals"] == tries
+    assert sol.stats["num_f_evals"] >= 8 * tries
 
 
 @pytest.mark.slow
@@ -213,6 +290,10 @@ def test_solve_vjp(cheap, adjoint):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
 
 
+def decay(t, y, a):
+    return -y
+
+
 def branches(t, y, a):
     return -y if y[0] > 0 else y
 
@@ -290,6 +371,10 @@ def test_the_real_compiler(monkeypatch):
         ys = rg.solve(field, y0, 0.0, 5.0, p, compile=compile, **TIGHT).ys
         return ys.detach(), *torch.autograd.grad(ys.sum(), (y0, p))
 
+    assert_compiled_once(run)
+
+
+def assert_compiled_once(run):
     try:
         found = run(True)
     except rg.UnsupportedByBackend as error:
@@ -301,6 +386,21 @@ def test_the_real_compiler(monkeypatch):
     assert compilations() == 2
     for a, b in zip(found, run(False), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.slow
+def test_the_real_compiler_of_implicit_steps(monkeypatch):
+    """Half a minute."""
+    monkeypatch.setattr(kernels, "_kernels", type(kernels._kernels)())
+
+    def run(compile):
+        y0, k = leaf(1.0, 0.0, 0.0), leaf(0.04, 1e4, 3e7)
+        keywords = {"solver": "rodas5p", "rtol": 1e-6, "atol": 1e-10, "compile": compile}
+        mass = torch.diag(torch.tensor([1.0, 1.0, 0.0]))
+        ys = rg.solve(robertson, y0, 0.0, 1.0, k, mass=mass, **keywords).ys
+        return ys.detach(), *torch.autograd.grad(ys[-1, 0], (y0, k))
+
+    assert_compiled_once(run)
 
 
 def test_a_missing_compiler_is_an_error_that_says_so(monkeypatch):

@@ -124,8 +124,9 @@ def solve(
     compile : bool
         PyTorch: run every step, and the vjp of every step, as one program of ``torch.compile``.
         The first solve of an f takes seconds more, later ones take a fraction of the time. f must
-        be one program: no branch on a tensor's value. Explicit Runge-Kutta methods, reverse mode,
-        first derivatives. In JAX a solve is compiled anyway; NumPy and CuPy have no such thing.
+        be one program: no branch on a tensor's value. Explicit Runge-Kutta methods and Rosenbrock
+        methods (dense systems), reverse mode, first derivatives. In JAX a solve is compiled anyway;
+        NumPy and CuPy have no such thing.
 
     Returns
     -------

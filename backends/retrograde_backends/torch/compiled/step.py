@@ -1,8 +1,8 @@
 """PyTorch: what ``compile=True`` compiles: one step, and the vjp of one, as functions of tensors.
 
 The step is the library's own (``runge_kutta.solver.Stepper``) over sums of tensors
-(``Stages``); here it only gets its arguments one by one. Each ``*_step(tableau, layout,
-...)`` returns a function for one kernel; what it closes over never changes.
+(``Stages``); here it only gets its arguments one by one. Each ``*_step(step, ...)`` returns a
+function for one kernel; what it closes over never changes.
 
 States are flat where the layout is (one leaf, the vector), else tuples of leaves.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 StepProgram = Callable[..., Leaves]
 
 
-class _Forms:
+class Forms:
     """What sums of tensors ask of a backend, where numbers are 0-d tensors."""
 
     xp, traced = torch, True
@@ -65,7 +65,7 @@ class _Forms:
     def itemsize(self, dtype: DType) -> int:
         return int(dtype.itemsize)
 
-    def clock(self, layout: Layout) -> _Forms:
+    def clock(self, layout: Layout) -> Forms:
         return self
 
     def where(self, ok: Bool, a: Array, b: Array) -> Array:
@@ -87,8 +87,10 @@ class _Stages(Stages):
             return super().error2(y1)
 
 
-class _Step:
-    """The parts of a step that all programs share."""
+class ProgramStep:
+    """The parts of an explicit step that all programs share."""
+
+    forms: ClassVar[type[Forms]] = Forms
 
     def __init__(self, tableau: Tableau, layout: Layout) -> None:
         # its own: a guard would ask whether the kernel's layout is that of the field, or another
@@ -96,7 +98,7 @@ class _Step:
         self.flat = isinstance(layout, TorchLayout)
         shapes = ((layout.size,),) if self.flat else layout.shapes
         like = [torch.empty(s, dtype=layout.dtype, device="meta") for s in shapes]
-        self.leaves = ListLayout(cast(Any, _Forms()), like)
+        self.leaves = ListLayout(cast(Any, self.forms()), like)
         self.width = len(shapes)
 
     def stepper(self, field: Function, scale: Scale | None = None) -> Stepper:
@@ -117,16 +119,14 @@ class _Step:
         pack, unpack = self.layout.pack, self.layout.unpack
         return lambda t, y: (pack(field(t, unpack(y[0]))),)
 
+    def slopes(self, stepper: Stepper) -> Leaves:
+        """All stages of the step taken last that are known, stacked leaf by leaf."""
+        known = [k for k in cast(Stages, stepper.space).k if k is not None]
+        return tuple(torch.stack([k[i] for k in known]) for i in range(self.width))
 
-def _slopes(stepper: Stepper, width: int) -> Leaves:
-    """All stages of the step taken last that are known, stacked leaf by leaf."""
-    known = [k for k in cast(Stages, stepper.space).k if k is not None]
-    return tuple(torch.stack([k[i] for k in known]) for i in range(width))
 
-
-def whole_step(tableau: Tableau, layout: Layout, judged: bool, dense: bool) -> StepProgram:
+def whole_step(step: ProgramStep, judged: bool, dense: bool) -> StepProgram:
     """``(y1, last slope of an FSAL method, squared error, slopes)``, the last two where asked."""
-    step = _Step(tableau, layout)
     n = step.width
 
     def whole(fixed: Leaves, clock: Array, *states: Array) -> Leaves:
@@ -135,14 +135,13 @@ def whole_step(tableau: Tableau, layout: Layout, judged: bool, dense: bool) -> S
         y, k0 = states[:n], states[n:] or None
         y1, e2, k1, _, _, _ = stepper.step(clock[0], clock[1], y, k0, error=True)
         out = (*y1, *(k1 or ()), *((e2,) if judged else ()))
-        return (*out, *_slopes(stepper, n)) if dense else out
+        return (*out, *step.slopes(stepper)) if dense else out
 
     return whole
 
 
-def bare_step(tableau: Tableau, layout: Layout) -> StepProgram:
+def bare_step(step: ProgramStep) -> StepProgram:
     """``y1`` alone."""
-    step = _Step(tableau, layout)
 
     def bare(field: Function, clock: Array, *y: Array) -> Leaves:
         stepper = step.stepper(step.of_state(field))
@@ -151,9 +150,8 @@ def bare_step(tableau: Tableau, layout: Layout) -> StepProgram:
     return bare
 
 
-def inside_step(tableau: Tableau, layout: Layout) -> StepProgram:
+def inside_step(step: ProgramStep) -> StepProgram:
     """Slopes of an attempt to those with the interpolant's own."""
-    step = _Step(tableau, layout)
     n = step.width
 
     def inside(field: Function, clock: Array, *states: Array) -> Leaves:
@@ -162,19 +160,18 @@ def inside_step(tableau: Tableau, layout: Layout) -> StepProgram:
         for i, k in enumerate(zip(*(x.unbind() for x in states[n:]), strict=True)):
             stepper.space.put(i, k)
         stepper.extra_stages()
-        return _slopes(stepper, n)
+        return step.slopes(stepper)
 
     return inside
 
 
-def slopes_step(tableau: Tableau, layout: Layout) -> StepProgram:
+def slopes_step(step: ProgramStep) -> StepProgram:
     """``(y1, slopes)`` of flat states, by a field of leaves."""
-    step = _Step(tableau, layout)
 
     def slopes(field: Function, clock: Array, y: Array) -> Leaves:
         stepper = step.stepper(step.of_leaves(field))
         y1 = _all_stages(stepper, clock, (y,))
-        return (*y1, *_slopes(stepper, 1))
+        return (*y1, *step.slopes(stepper))
 
     return slopes
 
@@ -186,12 +183,11 @@ def _all_stages(stepper: Stepper, clock: Array, y: Array) -> State:
     return y1
 
 
-def pull_step(tableau: Tableau, layout: Layout, timed: bool, sources: bool) -> StepProgram:
+def pull_step(step: ProgramStep, timed: bool, sources: bool) -> StepProgram:
     """The vjp of a step of flat states: cotangents of y, of (t, h) if asked, of what is wanted.
 
     ``sources``: the slopes have cotangents too.
     """
-    step = _Step(tableau, layout)
 
     def pull(fixed: Leaves, clock: Array, y: Array, g: Array, q: Array = None) -> Leaves:
         field, wanted = fixed
@@ -205,8 +201,8 @@ def pull_step(tableau: Tableau, layout: Layout, timed: bool, sources: bool) -> S
             if sources:
                 y1 = _all_stages(stepper, clock, (y,))
                 # q holds a factor h, by which a row inside the step depends on h once more
-                h = clock[1].to(layout.real_dtype)
-                results = (*y1, h * _slopes(stepper, 1)[0])
+                h = clock[1].to(step.leaves.real_dtype)
+                results = (*y1, h * step.slopes(stepper)[0])
                 cotangents = (g, q / h.detach())
             else:
                 results = stepper.step(clock[0], clock[1], (y,), None, error=False).y1

@@ -1,6 +1,7 @@
 """PyTorch: passes whose steps and pulls are each one call of a compiled program.
 
-They are ``runge_kutta.solver.Stepper`` and ``StepVJP`` without stages of their own. Only what a
+They are ``runge_kutta.solver.Stepper`` and ``StepVJP`` without stages of their own, of implicit
+steps too: what these keep of a step's inside are slopes as well. Only what a
 saved time inside a step asks for is formed outside of the programs.
 """
 
@@ -81,7 +82,10 @@ class CompiledStepper(Stepper):
         self, programs: Programs, layout: Layout, field: Function, scale: Scale | None
     ) -> None:
         self.programs, self.layout, self.field = programs, layout, field
-        self.fsal = programs.tableau.fsal
+        self.known = programs.known(field)
+        self.fsal = programs.fsal
+        self.calls = programs.calls
+        self.tells_algebra = self.tells_calls = programs.implicit
         self.weights = programs.tableau.weights
         self.extra = programs.extra
         self.flat = isinstance(layout, TorchLayout)
@@ -105,7 +109,7 @@ class CompiledStepper(Stepper):
 
     def step(self, t: Scalar, h: Scalar, carried: Any, state: Carry, *, error: bool) -> Step:
         if not error:
-            return Step(self._end(t, h, carried), None, None, None)
+            return Step(self._end(t, h, carried), None, None, None, False, self.calls[0])
         self.size, self.start_of, self.at = h, carried, t
         run, n = self._whole or self._new_whole(), self.width
         if self.flat:
@@ -117,18 +121,18 @@ class CompiledStepper(Stepper):
             y1, k1 = tuple(out[:n]), tuple(out[n : 2 * n]) if self.fsal else None
         # the one number that is read
         e2 = None if self.scale is None else self.last[2 * n if self.fsal else n].item()
-        return Step(y1, e2, k1, state)
+        return Step(y1, e2, k1, state, False, self.calls[1])
 
     def _new_whole(self) -> Run:
         scale, flags = self.scale, (self.scale is not None, self.programs.dense)
         program = self.programs.program(whole_step, self.layout, *flags)
-        self._whole = Run(program, (self.field, _tolerances(self.layout, scale)))
+        self._whole = Run(program, (self.known, _tolerances(self.layout, scale)))
         return self._whole
 
     def _end(self, t: Scalar, h: Scalar, y: State) -> Tree:
         """y1 of a step where neither error nor inside is asked for."""
         if self._bare is None:
-            self._bare = Run(self.programs.program(bare_step, self.layout), self.field)
+            self._bare = Run(self.programs.program(bare_step, self.layout), self.known)
         if self.flat:
             return self._bare(self.clock(t, h), _plain(y))[0]
         return tuple(self._bare(self.clock(t, h), *y))
@@ -138,7 +142,7 @@ class CompiledStepper(Stepper):
         if not self.extra or not due:
             return
         if self._inside is None:
-            self._inside = Run(self.programs.program(inside_step, self.layout), self.field)
+            self._inside = Run(self.programs.program(inside_step, self.layout), self.known)
         y = (_plain(self.start_of),) if self.flat else self.start_of
         self.last = self._inside(self.clock(self.at, self.size), *y, *self.last[-self.width :])
 
@@ -163,7 +167,7 @@ class CompiledStepVJP(StepVJP):
         self.programs, self.layout, self.vjp, self.time = programs, layout, vjp, time
         self.clock = _Clock(layout)
         tableau = programs.tableau
-        self.stages, self.weights = tableau.inside, tableau.weights
+        self.stages, self.weights = programs.inside, tableau.weights
         self.extra = programs.extra
         self.weight_derivatives = tableau.weight_derivatives
         self._pull: Run | None = None
@@ -222,7 +226,7 @@ class CompiledStepVJP(StepVJP):
                     )
 
         program = self.programs.program(pull_step, self.layout, self.time, self.programs.dense)
-        return Run(program, (vjp.field, vjp.wanted), check)
+        return Run(program, (self.programs.known(vjp.field), vjp.wanted), check)
 
     # --- outputs of the step that is pulled
     def extra_stages(self, due: Bool = True) -> None:
@@ -248,7 +252,7 @@ class CompiledStepVJP(StepVJP):
         if self.values is None:
             if self._slopes is None:
                 program = self.programs.program(slopes_step, self.layout)
-                self._slopes = Run(program, self.vjp.field)
+                self._slopes = Run(program, self.programs.known(self.vjp.field))
             t, h, y = self.step
             self.values = self._slopes(self.clock(t, h), _plain(y))
         return self.values
