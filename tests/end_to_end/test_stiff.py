@@ -50,14 +50,15 @@ def test_failures_have_a_status_and_no_numbers(backend):
     more = {"solver": "rodas5p", "throw": False, "max_steps": 300}
     solve = backend.compiled(lambda y: rg.solve(broken, y, 0.0, 1.0, **more))
     sol = solve(y0)
-    assert rg.Status(int(sol.status)) in (rg.Status.non_finite, rg.Status.dt_min)
+    assert rg.Status(int(sol.status)) is rg.Status.non_finite
     if not backend.eager:
         assert np.all(np.isnan(backend.to_numpy(sol.ys)))
     # y' = c y with h gamma c = 1: there is no U_1, whatever f is
     gamma = rg.Rodas5P.tableau.gamma
     c = backend.array(1.0 / (0.25 * gamma))
     sol = rg.solve(lambda t, y, c: c * y, y0, 0.0, 1.0, c, solver="rodas5p", dt=0.25, throw=False)
-    assert rg.Status(int(sol.status)) is rg.Status.non_finite
+    why = rg.Status.unsolved if backend.eager else rg.Status.non_finite
+    assert rg.Status(int(sol.status)) is why
     adaptive = rg.solve(lambda t, y, c: c * y, y0, 0.0, 1.0, c, solver="rodas5p", rtol=1e-6)
     expected = math.exp(float(backend.to_numpy(c)))
     np.testing.assert_allclose(backend.to_numpy(adaptive.ys)[-1, 0], expected, rtol=1e-4)

@@ -308,14 +308,37 @@ def test_failures_have_a_status_a_time_and_no_numbers(backend):
     assert rg.Status(int(sol.status)) is rg.Status.non_finite
     assert float(sol.t_final) == pytest.approx(0.3, abs=1e-9)
     assert backend.eager or np.all(np.isnan(backend.to_numpy(sol.ys)))
-    for k in ((singular, 0.0, 9.0), (-1.0, 40.0, 9.0), (-1.0, 0.0, 0.3)):
+    for *k, why in ((singular, 0.0, 9.0, True), (-1.0, 40.0, 9.0, True), (-1.0, 0.0, 0.3, False)):
         sol = constant(*k)
-        assert rg.Status(int(sol.status)) is rg.Status.non_finite
+        # no program looks at steps of constant size on the way
+        why = rg.Status.unsolved if why and backend.eager else rg.Status.non_finite
+        assert rg.Status(int(sol.status)) is why
         assert backend.eager or np.all(np.isnan(backend.to_numpy(sol.ys)))
         with pytest.raises(rg.SolveFailed, match="the equations of an implicit step"):
             sol.raise_if_failed()
     found = backend.to_numpy(adaptive(singular, 0.0, 9.0).ys)[-1, 1]
     assert float(found) == pytest.approx(0.5 * math.exp(0.5 * singular), rel=1e-4)
+
+
+@pytest.mark.libraries("numpy torch jax:jit", slow="strict jax")
+def test_a_stage_without_a_solution_is_what_a_solve_ends_with(backend):
+    """From t = 0.3 on y' = 40 y**2 - y, whose stages have none in steps as large as `dtmin`."""
+    xp = backend.xp
+
+    def f(t, y, k):
+        return k * y * y * xp.where(t > 0.3, backend.array(1.0), 0.0 * k) - y
+
+    controller = rg.PIDController(rtol=1e-6, atol=1e-9, dt0=0.1, dtmin=0.05, dtmax=0.1)
+    more = {"solver": "kvaerno5", "controller": controller, "max_steps": 400, "throw": False}
+    run = backend.compiled(lambda y, k: rg.solve(f, y, 0.0, 2.0, k, **more))
+    sol = run(backend.array([1.0, 0.5]), backend.array(40.0))
+    assert rg.Status(int(sol.status)) is rg.Status.unsolved
+    assert 0.1 < float(sol.t_final) < 0.31
+    assert backend.eager or np.all(np.isnan(backend.to_numpy(sol.ys)))
+    with pytest.raises(rg.SolveFailed, match=r"At t = 0\.[23].*iteration did not converge"):
+        sol.raise_if_failed()
+    mild = run(backend.array([1.0, 0.5]), backend.array(0.0))
+    np.testing.assert_allclose(backend.to_numpy(mild.ys)[-1, 0], math.exp(-2.0), rtol=1e-5)
 
 
 def test_a_jacobian_that_is_wrong_costs_steps_and_no_digits():

@@ -288,3 +288,23 @@ def test_steps_of_a_given_size(reference):
     np.testing.assert_allclose(ys, np.exp(-1.0), rtol=1e-7)
     with pytest.raises(rg.InputError, match="`y0` does not satisfy"):
         rg.solve(f, np.asarray([1.0, 1.1]), 0.0, 1.0, **keywords)
+
+
+@pytest.mark.libraries("numpy torch jax:jit", slow="strict jax")
+def test_an_equation_that_is_lost_on_the_way(backend):
+    """From t = 0.5 on the second says nothing, and the matrix of every step is singular."""
+    xp = backend.xp
+
+    def f(t, y, k):
+        there = xp.where(t < 0.5, k, 0.0 * k)
+        return backend.namespace(y).stack([-y[0], there * (y[1] - y[0])])
+
+    more = {"solver": "rodas5p", "rtol": 1e-6, "max_steps": 400, "throw": False}
+    mass = np.diag([1.0, 0.0])
+    run = backend.compiled(lambda y, k: rg.solve(f, y, 0.0, 1.0, k, mass=mass, **more))
+    sol = run(backend.array([1.0, 1.0]), backend.array(1.0))
+    assert rg.Status(int(sol.status)) is rg.Status.unsolved
+    assert 0.5 <= float(sol.t_final) < 0.8
+    assert backend.eager or np.all(np.isnan(backend.to_numpy(sol.ys)))
+    with pytest.raises(rg.SolveFailed, match="its matrix was singular"):
+        sol.raise_if_failed()

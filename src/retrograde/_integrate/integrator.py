@@ -439,7 +439,8 @@ class Integrator:
         if clock.traced:
             last = bk.pick(finite, n, reached) if inside else n
         elif not finite:
-            y, n, again = self._last_finite(y0, grid, stepper)
+            y, n, again, unsolved = self._last_finite(y0, grid, stepper)
+            status = int(Status.unsolved) if unsolved else status
             if not reports_calls(calls):
                 beyond = self.solver.calls(grid.count - n, full=bool(inside))
                 again = beyond + self.solver.calls(n + 1, full=False)
@@ -453,19 +454,19 @@ class Integrator:
 
     def _last_finite(
         self, y: State, grid: Grid, stepper: AbstractStepper
-    ) -> tuple[State, int, int]:
-        """State and index before the first step that gives nan or inf, found by replay; and the
-        evaluations of f that this told.
+    ) -> tuple[State, int, int, bool]:
+        """State and index before the first step that gives nan or inf, found by replay; the
+        evaluations of f that this told; and whether that step's equations were not solved.
 
         Only a solve that failed pays for it; nan lasts, so one look at the end tells of it.
         """
         again = Calls(0, 0, 0)
         for i in range(grid.count):
             t, h = grid.step(i)
-            y1, _, _, _, _, calls = stepper.step(t, h, y, None, error=False)
+            y1, _, _, _, failed, calls = stepper.step(t, h, y, None, error=False)
             again += calls or 0
             if not self.carried.finite(y1):
-                return y, i, again.f
+                return y, i, again.f, bool(failed)
             y = y1
         raise AssertionError("the replay of a failed integration did not fail")
 

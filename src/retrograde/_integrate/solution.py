@@ -34,6 +34,7 @@ class Status(enum.IntEnum):
     event = 4
     bad_times = 5
     too_many_events = 6
+    unsolved = 7
 
     @property
     def message(self) -> str:
@@ -48,12 +49,17 @@ _MESSAGES = {
     Status.dt_min: "the step size fell below its floor (`dtmin`, or the resolution of t); the "
     "problem may be stiff (solver='auto', 'rodas5p') or singular there.",
     Status.non_finite: "`f` or the state became nan or inf there, or the equations of an implicit "
-    "step had no solution; check `f`, `y0`, the domain of the functions that it calls, and `dt`.",
+    "step of constant size had no solution; check `f`, `y0`, the domain of the functions that it "
+    "calls, and `dt`.",
     Status.event: "an event ended the solve.",
     Status.bad_times: "the solve was not begun: `saveat.ts` leave t0 to t1 or are out of order, a "
     "time is nan or infinite, or the steps lead away from `t1`; sort and clip the times.",
     Status.too_many_events: "an event happened more often than there were rows for; raise "
     "`Event.capacity`.",
+    Status.unsolved: "the equations of an implicit step were not solved there: Newton's iteration "
+    "did not converge, or its matrix was singular. Where `dt` is constant, take a smaller one; "
+    "else `f` may jump there, its Jacobian be wrong (`rg.check_jac`), or equations without a "
+    "derivative (`mass`) be lost.",
 }
 
 

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from .stops import Stops
 
 
+UNSOLVED = -math.inf
+"""In place of the squared error of a try whose equations were not solved."""
+
+
 class AdaptiveState(NamedTuple):
     """What goes from try to try.
 
@@ -35,7 +39,7 @@ class AdaptiveState(NamedTuple):
     t, h : scalar [time]
         Where the next try begins, and how far it is to go.
     e2 : scalar
-        Squared norm of the last try's scaled error.
+        Squared norm of the last try's scaled error, or ``UNSOLVED``.
     memory : tuple of scalar
         The controller's.
     y : state
@@ -96,13 +100,15 @@ def try_step(
         t_new, size = land(t, h, t1)
         y1, e2, after, again, failed, calls = step(t, size, y, state, error=True)
         if failed is not False:
-            e2 = where(failed, math.inf, e2)
+            e2 = where(failed, math.inf, e2)  # for the controller
         # (t + h) - t may be above h by rounding: then a forced smallest step is still one (T16)
         if traced:
             e2, h = constant(e2), constant(where(abs(size) < abs(h), size, h))
         elif abs(size) < abs(h):
             h = size
         ok, h, memory = adapt(e2, h, memory)
+        if failed is not False:
+            e2 = where(failed, UNSOLVED, e2)
         return ok, t_new, size, y1, e2, h, memory, after, again, calls
 
     def to_stop(
@@ -327,10 +333,14 @@ class AdaptiveSteps:
     def _why(self, s: AdaptiveState) -> Index:
         """The status of a solve from where its tries stopped."""
         clock, limit = self.loop.clock, self.loop.max_steps
-        why = int(Status.dt_min)
+        why, sound = int(Status.dt_min), clock.is_finite(s.e2)
+        if self.loop.solver.implicit:
+            unsolved = s.e2 == UNSOLVED
+            why = clock.where(unsolved, int(Status.unsolved), why)
+            sound = clock.either(sound, unsolved)
         if limit is not None:
             why = clock.where(s.tries >= limit, int(Status.max_steps), why)
-        why = clock.where(clock.is_finite(s.e2), why, int(Status.non_finite))
+        why = clock.where(sound, why, int(Status.non_finite))
         why = clock.where(s.t == self.t1, int(Status.converged), why)
         if self.detector is None:
             return why

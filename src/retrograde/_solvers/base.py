@@ -68,7 +68,8 @@ class Step(NamedTuple):
         The solver's own state for the next step from there; and from where this one began, if it is
         rejected.
     failed : bool or traced
-        Whether no y1 was found (a method that solves equations). Such a step is rejected.
+        Whether no y1 was found where f is finite (a method that solves equations). Such a step is
+        rejected.
     calls : int, Calls or None
         Evaluations of f, of a stepper that ``tells_calls``; a ``Calls`` where it ``tells_algebra``;
         else None.

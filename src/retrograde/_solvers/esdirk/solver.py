@@ -31,7 +31,7 @@ from ..._base.types import (
 )
 from ..base import AbstractSolver, AbstractStepper, Calls, SolverState, Step, made
 from ..runge_kutta.solver import Sources, StepCotangents
-from .newton import StageEquations
+from .newton import StageEquations, untrue
 from .tableau import ESDIRKTableau
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 
 class Increments(NamedTuple):
-    """One step: where it began, its increments, and whether its stages were solved."""
+    """One step: where it began, its increments, and whether its stages were solved, or were not
+    where f is finite."""
 
     t: Scalar
     h: Scalar
@@ -49,6 +50,7 @@ class Increments(NamedTuple):
     z: tuple[State, ...]
     y1: State
     ok: Bool
+    failed: Bool
     calls: Calls
     known: Any
 
@@ -112,7 +114,7 @@ class Stages:
         with self.bk.quiet():
             still = self.bk.stop_gradient((t, h, y))
             found = self._run(still[0], still[1], still[2], None)
-            z, ok = self.bk.stop_gradient((found.z, found.ok))
+            z, ok, failed = self.bk.stop_gradient((found.z, found.ok, found.failed))
         c, start = self.shift(h), self.layout.time(t)
 
         def stage(i: Index, z: Carry) -> tuple[Carry, Leaves]:
@@ -125,7 +127,7 @@ class Stages:
         z = self._noted(0, z, first, start, y, h)
         z, _ = self.bk.followed_scan(stage, z, self.s - 1, False)
         y1 = self._poisoned(ok, self._result(y, z))
-        return found._replace(t=t, h=h, y=y, z=z, y1=y1)
+        return found._replace(t=t, h=h, y=y, z=z, y1=y1, failed=failed)
 
     def _run(self, t: Scalar, h: Scalar, y: State, known: Any) -> Increments:
         layout, clock, bk, start = self.layout, self.clock, self.bk, self.layout.time(t)
@@ -151,8 +153,11 @@ class Stages:
         z, factors, ok, calls = bk.for_loop(1, self.s, stage, begun)
         if self.explicit is not None:
             calls = calls + self.s
-        y1 = self._poisoned(ok, self._result(y, z))
-        return Increments(t, h, y, z, y1, ok, calls, known)
+        y1, failed = self._result(y, z), untrue(ok)
+        if failed is not False:  # f was finite as long as corrections were, where W is regular
+            singular = untrue(self.linear.ok(factors))
+            failed = clock.both(failed, clock.either(singular, layout.finite(y1)))
+        return Increments(t, h, y, z, self._poisoned(ok, y1), ok, failed, calls, known)
 
     def _increment(self, field: Field, t: Array, y: State, h: Scalar) -> State:
         """``gamma h f(t, y)``."""
@@ -247,7 +252,7 @@ class Stepper(Inside, AbstractStepper):
     ) -> Step:
         found = self.stages.run(t, h, carried, state)
         if not error:  # nobody asks for its inside
-            return made((found.y1, None, None, None, False, found.calls))
+            return made((found.y1, None, None, None, found.failed, found.calls))
         self.at = found._replace(known=None)  # its Jacobian goes with the step
         error2 = None
         if self.scale is not None:
@@ -255,8 +260,7 @@ class Stepper(Inside, AbstractStepper):
             error2 = self.layout.error2(e, found.y, found.y1, self.scale)
         # a step that is taken again begins with the same slope and Jacobian
         kept = None if self.traced else found.known
-        failed = found.ok == False  # noqa: E712 - may be traced
-        return made((found.y1, error2, None, kept, failed, found.calls))
+        return made((found.y1, error2, None, kept, found.failed, found.calls))
 
 
 class StepVJP(Inside):
