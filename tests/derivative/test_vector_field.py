@@ -109,6 +109,40 @@ def test_wrong_structures_and_shapes_are_named():
             check_vjp(wrong, 0.0, y, a)
 
 
+@pytest.mark.parametrize("solver", ["tsit5", "kvaerno3"])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t, y, args: y, "`vjp` returned ndarray; return"),
+        (lambda t, y, args: (t, y[None], args), r"cotangent of y of shape \(1, 2\)"),
+        (lambda t, y, args: (t, y.astype("float32"), args), "cotangent of y of .* float32, but y"),
+        (lambda t, y, args: (t, y, args * np.ones(2)), r"cotangent of args of shape \(2,\)"),
+    ],
+)
+def test_what_a_vjp_returns_is_held_to_its_primals(solver, change, says):
+    """Sums would broadcast it, and round."""
+
+    def pull(t, y, rate, ct):
+        return change(0.0 * t, -rate * ct, -np.sum(ct * y))
+
+    f, y0 = VectorField(lambda t, y, rate: -rate * y, vjp=pull), np.ones(2)
+    with pytest.raises(InputError, match=says):
+        rg.solve_vjp(f, y0, 0.0, 1.0, np.array(2.0), solver=solver)[1](np.ones((1, 2)))
+
+
+@pytest.mark.parametrize("off", [(1.0, 2.0), (0.0, 1.0)], ids=["by y", "by t"])
+def test_a_wrong_vjp_of_a_stiff_field_is_found_at_the_call(off):
+    """Where complex arguments tell the derivative, and differences stand by them."""
+    by_t, by_y = off
+
+    def pull(t, y, rate, ct):
+        return -by_t * rate * np.sum(ct) * np.sin(t), -by_y * rate * ct, -np.sum(ct * y)
+
+    f = VectorField(lambda t, y, rate: -rate * (y - np.cos(t)), vjp=pull)
+    with pytest.raises(InputError, match="`vjp` does not give the derivatives of `f` near `y0`"):
+        rg.solve_vjp(f, np.ones(2), 0.5, 1.0, np.array(2.0), solver="rodas5p")
+
+
 @pytest.mark.parametrize("xp", [np, array_api_strict])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
 def test_libraries_and_precisions(xp, dtype):

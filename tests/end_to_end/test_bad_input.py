@@ -26,6 +26,12 @@ BAD = {
     "tree of f": ({"f": lambda t, y, a: (y, y)}, "`f` returned a tuple of 2", "must return"),
     "number from f": ({"f": lambda t, y, a: 1.0}, "`f` returned ", "`y0`"),
     "no function": ({"f": 3}, "`f` is 3", "pass f(t, y, args)"),
+    "f without args": ({"f": lambda t, y: -y}, "`f` is called with (t, y, args), but", "give it"),
+    "jac of y alone": (
+        {"f": rg.VectorField(lambda t, y, a: -y, jac=lambda y: y), "solver": "rodas5p"},
+        "`jac` is called with (t, y, args), but takes (y)",
+        "all of these parameters",
+    ),
     # y0
     "boolean y0": ({"y0": lambda b: b.xp.asarray([True, True])}, "`y0` has dtype", "convert it"),
     "empty tree": ({"y0": lambda b: ()}, "`y0` holds no array", "pass an array"),
@@ -100,6 +106,11 @@ BAD = {
     ),
     "no saveat": ({"saveat": 0.5}, "`saveat` is 0.5", "pass rg.SaveAt"),
     "solver without error": ({"solver": "euler"}, "`solver` Euler has no error", "pass `dt=`"),
+    "auto on constant steps": (
+        {"solver": "auto", "dt": 0.1},
+        "`solver` is auto, which tells by the errors",
+        "pass 'rodas5p' or 'tsit5'",
+    ),
     "no slots": (
         {"adjoint": lambda b: rg.RecursiveCheckpointAdjoint(0)},
         "`checkpoints` is 0",

@@ -379,3 +379,13 @@ def test_cotangents_of_the_hits_of_two_events(backend):
         np.testing.assert_allclose(backend.to_numpy(found)[:2], [q - 0.1, q + 1.9], rtol=1e-12)
     np.testing.assert_allclose(backend.to_numpy(by_y0), [-22.0], rtol=1e-9)
     np.testing.assert_allclose(float(by_k), -(0.9 + 2.9 + 10 * (1.5 + 3.5)), rtol=1e-9)
+
+
+def test_a_solve_of_no_length(backend):
+    """No step, no hit: its rows, what it evaluates, and the gradient by its ends."""
+    saveat, event = rg.SaveAt(t1=True, dense=True), rg.Event(lambda t, y, args: y[0] - 0.5)
+    call = (lambda t, y, args: -y * args, backend.array([1.0]), 1.0, 1.0, backend.array(2.0))
+    sol, pullback = rg.solve_vjp(*call, saveat=saveat, event=event)
+    g = pullback(backend.array([[1.0]]), evaluated=(backend.array([1.0]), backend.array([[1.0]])))
+    assert float(sol.evaluate(1.0)[0]) == float(sol.ys[0, 0]) == 1.0
+    np.testing.assert_allclose([float(g.y0[0]), float(g.t0), float(g.t1)], [2.0, 2.0, -2.0])

@@ -54,6 +54,7 @@ from .._integrate.saveat import SaveAt, check_times_form, flattened, is_dense, i
 from .._solvers import AbstractSolver
 from .mass import checked_start, set_mass, solver_of
 from .mixed_dtypes import casts
+from .signatures import explain_signatures
 
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
@@ -109,6 +110,7 @@ def prepare(
     try:
         return prepared(bk, (f, y0, t0, t1, last), args, saveat, options, eps)
     except TypeError as error:
+        explain_signatures(f, saveat[0], options, error)
         if last is not args:
             error.add_note(
                 "The numbers in `args` are 0-d arrays inside of `f`, so that they get gradients; "
@@ -324,6 +326,12 @@ def event_controller(bk: AbstractBackend, controller: AbstractController) -> Abs
 
 
 def check_solver(solver: AbstractSolver, controller: AbstractController) -> None:
+    if solver.switches and not controller.adaptive:
+        raise InputError(
+            f"`solver` is {solver.name}, which tells by the errors of adaptive steps where a "
+            "problem is stiff; pass 'rodas5p' or 'tsit5' for given steps, or leave out `dt` "
+            "(`rg.StepTo`)."
+        )
     if controller.adaptive and solver.error_order is None:
         raise InputError(
             f"`solver` {type(solver).__name__} has no error estimate for adaptive steps; pass "

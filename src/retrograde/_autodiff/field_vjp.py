@@ -227,8 +227,7 @@ class UserPullback(_Pullback):
             if any(c is None for c in ct):
                 zeros = problem.layout.unpack(problem.layout.zeros())
                 ct = [z if c is None else c for z, c in zip(zeros, ct, strict=True)]
-            assert self.f.vjp is not None
-            ct_t, ct_y, ct_args = self.f.vjp(t, tree, args, problem.tree(ct))
+            ct_t, ct_y, ct_args = self._triple(self.f.vjp(t, tree, args, problem.tree(ct)))  # type: ignore[misc]
             mu, treedef = bk.flatten(ct_y)
             if treedef != problem.treedef:
                 mu = bk.flatten(problem.fit(ct_y))[0]
@@ -237,6 +236,8 @@ class UserPullback(_Pullback):
                     "`vjp` returned a cotangent of y whose structure is not y's; return "
                     "(ct_t, ct_y, ct_args) with ct_y like y."
                 )
+            for x, like in zip(mu, ct, strict=True):
+                self._check_like("y", x, like)
             if self.where:
                 acc = self.add(acc, self._wanted(ct_args))
             return tuple(mu), self._time(ct_t), acc
@@ -268,6 +269,23 @@ class UserPullback(_Pullback):
             return None
         return self.bk.held(ct_t) if self.bk.is_array(ct_t) else float(ct_t or 0.0)
 
+    @staticmethod
+    def _triple(found: tuple[Scalar, Tree, Tree]) -> tuple[Scalar, Tree, Tree]:
+        if isinstance(found, (tuple, list)) and len(found) == 3:
+            return found
+        what = f"{len(found)} values" if isinstance(found, (tuple, list)) else type(found).__name__
+        raise InputError(f"`vjp` returned {what}; return (ct_t, ct_y, ct_args).")
+
+    @staticmethod
+    def _check_like(name: str, x: Array, like: Array) -> None:
+        """Sums broadcast and round silently, so that a cotangent is held to its primal."""
+        shape, dtype = getattr(x, "shape", ()), getattr(x, "dtype", like.dtype)
+        if shape != like.shape or dtype != like.dtype:
+            raise InputError(
+                f"`vjp` returned a cotangent of {name} of shape {tuple(shape)} and dtype {dtype}, "
+                f"but {name} has {tuple(like.shape)} and {like.dtype}; make them equal."
+            )
+
     def _wanted(self, ct_args: Tree) -> list[Array]:
         """The cotangents asked for, out of those of args."""
         leaves, treedef = self.bk.flatten(ct_args)
@@ -285,6 +303,8 @@ class UserPullback(_Pullback):
                 f"`vjp` returned {treedef} for the cotangents of args; return the structure of "
                 "`args`, with zeros where f does not depend on a leaf."
             )
+        for x, i in zip(out, self.where, strict=True):
+            self._check_like("args", x, self.params[i])
         return out
 
 

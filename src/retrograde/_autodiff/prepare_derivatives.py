@@ -98,6 +98,7 @@ def _complex_step_or_rows(
     """
     reals, by = Reals(problem.layout), ComplexStep(stiff_field(problem))
     what = {"state": not given, "timed": timed}
+    own, wrong = getattr(problem.stiff, "vjp", None) is not None, False
     if not any(what.values()):
         return "complex step"
     first, near = points_near(problem, reals)
@@ -110,6 +111,7 @@ def _complex_step_or_rows(
         for i, point in enumerate(zip(times, states, strict=True)):
             try:
                 if not _agrees(problem, by, reals, point, **what):
+                    wrong = own and _agrees(problem, by, reals, point, **what, apart=True)
                     break
             except LOST:
                 if i < 2:
@@ -118,6 +120,11 @@ def _complex_step_or_rows(
                 return "complex step"
         else:
             return "complex step"
+    if wrong:
+        raise InputError(
+            "`vjp` does not give the derivatives of `f` near `y0`: complex arguments and "
+            "differences agree on others. `rg.check_vjp(f, t0, y0, args)` tells which it misses."
+        )
     if not given or timed:
         _rows_or_error(problem, times[0], timed)
     return "vjp"
@@ -156,33 +163,30 @@ def _same_products(columns: Columns, other: Linearise, reals: Reals, t: Array, y
 
 def _agrees(
     problem: Problem, by: ComplexStep, reals: Reals, point: tuple[Scalar, State], *, state: bool,
-    timed: bool,
+    timed: bool, apart: bool = False,
 ) -> bool:  # fmt: skip
-    """Whether products by the complex step are those of a vjp; where f has none, of differences.
+    """Whether products by the complex step are those of a vjp; where f has none, or ``apart`` from
+    it, of differences.
 
-    ``state``, ``timed``: of df/dy, and of df/dt. Differences only judge: 1e-4 of them tells a
-    derivative that is lost.
+    ``state``, ``timed``: of df/dy, and of df/dt.
     """
     xp, t, y = reals.xp, problem.layout.time(point[0]), point[1]
     d, w = noise_row(reals, 2), noise_row(reals, 3)
-    eps = float(xp.finfo(problem.layout.real_dtype).eps)
     found = ComplexPoint(by, reals, t, y, timed=timed)
     columns = [found.jvp(d[None, :])[0, ...] if state else None]
     columns.append(found.by_time() if timed else None)
     try:
+        if apart:
+            raise UnsupportedByBackend("a vjp of the user's, which is in question")
         row = Rows(state_vjp(problem, problem.params), reals, t, y, timed=timed)
         row.check(by.field(t, y))
         if timed and row.plain:
             raise UnsupportedByBackend("its time is a plain number")
         mu, by_time, _ = row.pull(reals.leaves(w), row.acc)
-        others, near = [xp.sum(reals.of_leaves(mu) * d), by_time], eps**0.5
+        others = [xp.sum(reals.of_leaves(mu) * d), by_time]
+        near = float(xp.finfo(problem.layout.real_dtype).eps) ** 0.5
     except (UnsupportedByBackend, InputError, TypeError):
-        e, at, time = eps ** (1 / 3), reals.of(y), xp.asarray(t)
-        h = e * (float(xp.max(xp.abs(at))) or 1.0), e * max(abs(float(t)), 1e-3)
-        ends = [[reals.of_leaves(by.field(t, reals.state(at + s * h[0] * d))) for s in (-1, 1)]]
-        ends.append([reals.of_leaves(by.field(time + s * h[1], y)) for s in (-1.0, 1.0)])
-        rises = [xp.sum((high - low) * w) for low, high in ends]
-        others, near = [x / (2 * s) for x, s in zip(rises, h, strict=True)], 10 * eps**0.25
+        others, near = _by_differences(by, reals, (t, y), (d, w))
     for column, other in zip(columns, others, strict=True):
         if column is None:
             continue
@@ -190,6 +194,23 @@ def _agrees(
         if abs(float(xp.sum(w * column)) - float(other)) > near * size:
             return False
     return True  # nan, too: f is not finite there, which the solve will tell
+
+
+def _by_differences(
+    by: ComplexStep, reals: Reals, point: tuple[Array, State], directions: tuple[Array, Array]
+) -> tuple[list[Array], float]:
+    """The same products by differences in y and in time, and how near they are.
+
+    They only judge: 1e-4 of them tells a derivative that is lost.
+    """
+    xp, (t, y), (d, w) = reals.xp, point, directions
+    eps = float(xp.finfo(reals.layout.real_dtype).eps)
+    e, at, time = eps ** (1 / 3), reals.of(y), xp.asarray(t)
+    h = e * (float(xp.max(xp.abs(at))) or 1.0), e * max(abs(float(t)), 1e-3)
+    ends = [[reals.of_leaves(by.field(t, reals.state(at + s * h[0] * d))) for s in (-1, 1)]]
+    ends.append([reals.of_leaves(by.field(time + s * h[1], y)) for s in (-1.0, 1.0)])
+    rises = [xp.sum((high - low) * w) for low, high in ends]
+    return [x / (2 * s) for x, s in zip(rises, h, strict=True)], 10 * eps**0.25
 
 
 def _rows_or_error(problem: Problem, t0: Scalar, timed: bool) -> None:

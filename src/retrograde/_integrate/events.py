@@ -362,11 +362,11 @@ class Events:
 
     def _nothing(self, like: Array) -> Array:
         """Zeros that take no memory: most hits have no cotangent."""
-        one = self.bk.zeros_like(self.bk.xp.reshape(like, (-1,))[:1])
         shape = tuple(like.shape)
-        if 0 in shape:
+        if not shape or 0 in shape:
             return self.bk.zeros_like(like)
-        return self.bk.xp.broadcast_to(one, shape) if shape else self.bk.zeros_like(like)
+        one = self.bk.zeros_like(self.bk.xp.reshape(like, (-1,))[:1])
+        return self.bk.xp.broadcast_to(one, shape)
 
     def _placed(self, j: int, rows: list[int] | Array, aux: Aux, x: Array, like: Array) -> Array:
         """Event j's ``rows`` at their places among those of all hits, zeros at the others'."""
