@@ -188,12 +188,15 @@ class Subject:
             self.problem = p
         return count[0]
 
-    def row(self, budget: int) -> Row | None:
-        """None where nothing fits."""
+    def row(self, budget: int, before: Row | None = None) -> Row | None:
+        """None where nothing fits; ``before``: of less, whose plan may be the same."""
         try:
             plan = self.plan(budget)
         except rg.PlanInfeasible:
             return None
+        if before is not None and before.budget > ARRAYS_ONLY:
+            if (before.predicted, before.adjoint) == (plan.memory, plan.adjoint):
+                return before._replace(budget=budget)  # what is run is the same
         measured = self.measured(budget)
         work = self.work(self.gradient(budget)) / self._forward_calls()
         return Row(budget, plan.memory, measured, work, plan.steps, plan.adjoint)
@@ -249,8 +252,11 @@ def over_budgets(library: str, case: str, control: str, exponents: Any = EXPONEN
     """Rows for budgets of 2**k times what storing every state takes."""
     subject = Subject(library, case, control)
     needed = subject.needed()
-    rows = [subject.row(int(needed * 2.0**k)) for k in exponents]
-    return OverBudgets(subject.taken(), subject.state(), [row for row in rows if row is not None])
+    rows: list[Row] = []
+    for k in exponents:
+        row = subject.row(int(needed * 2.0**k), rows[-1] if rows else None)
+        rows += [] if row is None else [row]
+    return OverBudgets(subject.taken(), subject.state(), rows)
 
 
 class OverBudgets(NamedTuple):

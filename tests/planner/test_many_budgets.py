@@ -41,12 +41,14 @@ def test_promises_hold_for_adaptive_steps(library: str) -> None:
     assert not faults(library, over_budgets(library, "tree", "adaptive", (-5, -3)))
 
 
-# The sum of a step's arrays is up to a third too high where few slots are bought, and for NumPy's
+# The sum of a step's arrays is up to a third too high where few slots are bought (a tree of seven
+# slots on NumPy: 22 % of the plan is not taken), and for NumPy's
 # adaptive steps: arrays of the solve itself, which are free by then, serve the pull as well.
 # On JAX, clocked windows of two numbers are charged more than XLA takes. One tape at a time
 # is charged on PyTorch for fields that hand on parts of their state, which few do.
 TOO_HIGH = {
     ("numpy", "large", "adaptive"),
+    ("numpy", "tree", "constant"),
     ("numpy", "tree", "adaptive"),
     ("torch", "oscillator", "adaptive"),
     ("jax", "oscillator", "adaptive"),

@@ -243,8 +243,7 @@ class SampleGradient:
     def _block(self, samples: int) -> Block:
         """That of the first samples, for pulls; one at a time is there."""
         if self.block is not None and self.block.samples != samples:
-            self._add(self.block)
-            self.block = None  # before there is another
+            self._drop(self.block)  # before there is another
         if self.block is None:
             self.block = Block(self, samples)
         return self.block
@@ -259,6 +258,14 @@ class SampleGradient:
             made = loop.solver.stepper(bk, loop.layout, loop.bind(inputs.params))
             self.stepper, self.replay = (samples, made), (loop, inputs.params)
         return self.stepper[1]
+
+    def _drop(self, block: Block) -> None:
+        """Let go of a block, when its sums are added to those of all."""
+        self._add(block)
+        self.block = None
+        for part in (*self.parts, self.events):
+            if part is not None:
+                part.vjps = None
 
     def _add(self, block: Block) -> None:
         """Add the sums of a block's pulls to those of all."""
@@ -387,8 +394,7 @@ class SampleGradient:
             if part.out.saveat.t0:
                 row, by_t0 = part.absorbed(whole, zero, y0, (part.cts[:, 0, :],))
                 g, t0 = loop.layout.add(g, row), t0 + by_t0
-        self._add(whole)
-        self.block = None
+        self._drop(whole)
         rank, marked = self.record.rank, loop.problem.marked
         params = tuple(
             xp.take(x, rank, axis=0) if x is not None and i < len(marked) and marked[i] else x

@@ -113,18 +113,20 @@ def is_several(saveat: Tree) -> bool:
 def flattened(saveat: Tree) -> tuple[list[SaveAt], Tree]:
     """Every SaveAt of a tree of them, and the tree with their places (None: one alone)."""
     found: list[SaveAt] = []
-
-    def walk(x: Tree) -> Tree:
-        if isinstance(x, SaveAt) and x.subs is None:
-            found.append(x)
-            return len(found) - 1
-        x = x.subs if isinstance(x, SaveAt) else x
-        if isinstance(x, dict):
-            return {key: walk(part) for key, part in x.items()}
-        return [walk(part) for part in x] if isinstance(x, list) else tuple(map(walk, x))
-
-    tree = walk(saveat)
+    tree = _placed(saveat, found)
     return found, None if tree == 0 else tree
+
+
+def _placed(x: Tree, found: list[SaveAt]) -> Tree:
+    """The tree with places among those found, which are added to."""
+    if isinstance(x, SaveAt) and x.subs is None:
+        found.append(x)
+        return len(found) - 1
+    x = x.subs if isinstance(x, SaveAt) else x
+    if isinstance(x, dict):
+        return {key: _placed(part, found) for key, part in x.items()}
+    parts = [_placed(part, found) for part in x]
+    return parts if isinstance(x, list) else tuple(parts)
 
 
 def is_dense(saveat: Tree) -> bool:
@@ -175,17 +177,17 @@ def _check_subs(saveat: SaveAt) -> None:
             "`saveat` has `subs` and rows of its own (`t0`, `t1`, `ts`, `steps` or `fn`); put "
             "these into another SaveAt in `subs`."
         )
+    _check_nested(saveat.subs)
 
-    def check(x: Tree) -> None:
-        if not isinstance(x, (tuple, list, dict)) or not x:
-            raise InputError(
-                f"`saveat.subs` holds {x!r}; pass a tuple, list or dict of rg.SaveAt(...)."
-            )
-        for part in x.values() if isinstance(x, dict) else x:
-            if not isinstance(part, SaveAt):
-                check(part)
 
-    check(saveat.subs)
+def _check_nested(x: Tree) -> None:
+    if not isinstance(x, (tuple, list, dict)) or not x:
+        raise InputError(
+            f"`saveat.subs` holds {x!r}; pass a tuple, list or dict of rg.SaveAt(...)."
+        )
+    for part in x.values() if isinstance(x, dict) else x:
+        if not isinstance(part, SaveAt):
+            _check_nested(part)
 
 
 def check_times_form(name: str, ts: Table, axes: int = 1) -> int:
