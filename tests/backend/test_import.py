@@ -6,6 +6,7 @@ A module imports only from strictly lower floors or its own room; the table is t
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import pathlib
 import re
@@ -38,9 +39,20 @@ def room(path):
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
+@functools.cache
+def parsed(path):
+    """A module, read once for all tests here."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def imports(path):
     """Rooms that a module imports when it is loaded or later, type checking left out."""
-    tree = ast.parse(path.read_text())
+    return list(_imports(path))
+
+
+def _imports(path):
+    tree = parsed(path)
     checking = {
         id(node)
         for block in ast.walk(tree)
@@ -66,10 +78,9 @@ def imports(path):
 MODULES = sorted(ROOT.rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_come_from_lower_floors(path):
-    here = room(path)
-    for other in imports(path):
+@pytest.mark.parametrize("here", sorted({room(path) for path in MODULES}))
+def test_imports_come_from_lower_floors(here):
+    for other in {name for path in MODULES if room(path) == here for name in imports(path)}:
         if other not in FLOOR:  # a public name of the package itself
             assert FLOOR[here] == 9, f"{here} imports retrograde.{other}"
             continue
@@ -81,6 +92,7 @@ def test_imports_come_from_lower_floors(path):
         )
 
 
+@functools.cache
 def graph():
     """Modules of both packages, and what each imports from them when it is loaded."""
     roots = (ROOT, ROOT.parents[1] / "backends" / "retrograde_backends")
@@ -95,7 +107,7 @@ def graph():
     for name, path in files.items():
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         found[name] = set()
-        for node in ast.parse(path.read_text()).body:
+        for node in parsed(path).body:
             if isinstance(node, ast.Import):
                 found[name] |= {a.name for a in node.names if a.name in files}
             elif isinstance(node, ast.ImportFrom):
@@ -145,8 +157,11 @@ OWN_WORDS = {"seam", "march", "sweep", "spaces", "asked", "told"}
 
 def test_names_are_the_fields():
     for path in MODULES:
-        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-        names = {getattr(x, kind, None) for x in nodes for kind in ("id", "attr", "name", "arg")}
+        names = {
+            getattr(x, kind, None)
+            for x in ast.walk(parsed(path))
+            for kind in ("id", "attr", "name", "arg")
+        }
         assert not names & OWN_WORDS, path
 
 
@@ -155,21 +170,21 @@ def test_loop_and_adjoints_never_meet():
     for path in MODULES:
         text = path.read_text()
         if room(path) == "_integrate":
-            assert "_adjoints" not in set(imports(path))
+            assert "_adjoints" not in imports(path)
         elif room(path) == "_adjoints":  # its type apart
             run = re.sub(r"\nif TYPE_CHECKING:\n(    .*\n|\n)+", "", text)
             assert "_integrate.integrator import" not in run
             assert "import integrator" not in run
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_no_array_library_is_imported_in_the_core(path):
+def test_no_array_library_is_imported_in_the_core():
     frameworks = LIBRARIES - {"optree", "array_api_compat", "scipy"}
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            assert not {a.name.split(".")[0] for a in node.names} & frameworks
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            assert (node.module or "").split(".")[0] not in frameworks
+    for path in MODULES:
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.Import):
+                assert not {a.name.split(".")[0] for a in node.names} & frameworks, path
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                assert (node.module or "").split(".")[0] not in frameworks, path
 
 
 def fresh(code, env=None):
