@@ -87,12 +87,6 @@ class HostStepper(AbstractStepper):
         self.inner = inner
         self.tells_calls, self.tells_algebra = inner.tells_calls, inner.tells_algebra
 
-    def start(self, t0: Scalar, y0: State) -> State:
-        return y0
-
-    def state(self, carried: State) -> State:
-        return carried
-
     def step(
         self, t: Scalar, h: Scalar, carried: State, state: Linearised | None, *, error: bool
     ) -> Step:

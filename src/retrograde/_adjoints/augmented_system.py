@@ -236,12 +236,6 @@ class _Stepper(AbstractStepper):
         self.stage = 0
         self.slopes: Leaves = ()
 
-    def start(self, t0: Scalar, state: State) -> State:
-        return state
-
-    def state(self, carried: State) -> State:
-        return carried
-
     def init(self, t: Scalar, carried: State, slope: Leaves | None = None) -> SolverState:
         """The state of z's own steps, and the slopes of g."""
         if slope is None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias, TypeGuard
 
-from .._base.types import Bool, Field, Index, Leaves, Scalar, Scale, State
+from .._base.types import Bool, Field, Index, Leaves, ParamSums, Scalar, Scale, State
 
 if TYPE_CHECKING:
     from .._backend.interface import AbstractBackend
@@ -117,13 +117,13 @@ class AbstractStepper(ABC):
             return Calls(zero, zero, zero)
         return zero if self.tells_calls else ()
 
-    @abstractmethod
     def start(self, t0: Scalar, y0: State) -> State:
         """What is carried at t0."""
+        return y0
 
-    @abstractmethod
     def state(self, carried: State) -> State:
         """y, of what is carried."""
+        return carried
 
     def init(self, t: Scalar, carried: State, slope: Leaves | None = None) -> SolverState:
         """The solver's own state where a step begins; ``slope`` is f(t, y), where it is known.
@@ -158,6 +158,20 @@ class AbstractStepper(ABC):
     def release(self) -> None:
         """Let go of the matrices of the last step, which nothing asks any more."""
         return
+
+
+class YCarried:
+    """Of the vjps of steps that carry y alone: those of a stepper's ``start``."""
+
+    def embed(self, ct: State) -> State:
+        """A cotangent of y as one of what is carried."""
+        return ct
+
+    def finish(
+        self, t0: Scalar, y0: State, ct: State, acc: ParamSums
+    ) -> tuple[State, Scalar, ParamSums]:
+        """The vjp of ``start``: cotangents of y0 and t0, and the accumulator."""
+        return ct, 0.0, acc
 
 
 class AbstractSolver(ABC):

@@ -29,7 +29,7 @@ from ..._base.types import (
     Scale,
     State,
 )
-from ..base import AbstractSolver, AbstractStepper, Calls, SolverState, Step, made
+from ..base import AbstractSolver, AbstractStepper, Calls, SolverState, Step, YCarried, made
 from ..runge_kutta.solver import Sources, StepCotangents
 from .newton import StageEquations, untrue
 from .tableau import ESDIRKTableau
@@ -239,14 +239,6 @@ class Stepper(Inside, AbstractStepper):
         self.stages = Stages(tableau, layout, field, linear, followed=followed)
         self.traced = self.stages.clock.traced
 
-    def start(self, t0: Scalar, y0: State) -> State:
-        """What the loop carries at t0: y0."""
-        return y0
-
-    def state(self, carried: State) -> State:
-        """y, of what the loop carries."""
-        return carried
-
     def step(
         self, t: Scalar, h: Scalar, carried: State, state: SolverState, *, error: bool
     ) -> Step:
@@ -263,7 +255,7 @@ class Stepper(Inside, AbstractStepper):
         return made((found.y1, error2, None, kept, found.failed, found.calls))
 
 
-class StepVJP(Inside):
+class StepVJP(YCarried, Inside):
     """Exact vjps of steps whose stages are solved.
 
     Notes
@@ -385,17 +377,6 @@ class StepVJP(Inside):
         factors = linear.factor(linear.shifted(jacobian, c))
         return linear.solve_transposed(factors, w), jacobian
 
-    # --- the ends of a solve
-    def embed(self, ct: State) -> State:
-        """A cotangent of y as one of what the loop carries."""
-        return ct
-
-    def finish(
-        self, t0: Scalar, y0: State, ct: State, acc: ParamSums
-    ) -> tuple[State, Scalar, ParamSums]:
-        """The vjp of ``start``: cotangents of y0 and t0, and the accumulator."""
-        return ct, 0.0, acc
-
     # --- outputs of the step pulled last
     def result(self) -> State:
         """y at its end."""
@@ -481,10 +462,9 @@ class ESDIRK(AbstractSolver):
         layout: Layout,
         vjp: FieldVJP,
         *,
-        outputs: bool,
         time: bool,
         field: Field | None = None,
-        one_tape: bool = True,
+        **_: bool,
     ) -> StepVJP:
         assert field is not None
         linear = self._algebra(bk, layout, field)

@@ -23,7 +23,7 @@ from ..._base.types import (
     Scale,
     State,
 )
-from ..base import AbstractSolver, AbstractStepper, Step, made
+from ..base import AbstractSolver, AbstractStepper, Step, YCarried, made
 from .tableau import Tableau
 
 if TYPE_CHECKING:
@@ -65,14 +65,6 @@ class Stepper(AbstractStepper):
         self.tells_calls = self.late
         self.extra = tableau.inside - tableau.stages
         self.weights = tableau.weights
-
-    def start(self, t0: Scalar, y0: State) -> State:
-        """What the loop carries at t0: y0."""
-        return y0
-
-    def state(self, carried: State) -> State:
-        """y, of what the loop carries."""
-        return carried
 
     def invert(self, t: Scalar, h: Scalar, y1: State) -> State:
         """A step of -h from the end of the step (t, h): its inverse but for O(h**(order + 1))."""
@@ -169,7 +161,7 @@ Sources: TypeAlias = tuple[State, ParamSums, State, Scalar, Scalar, Carry]
 ``sources`` and ``add_source`` made of its inside (or None), cotangents of t and h, and the rest."""
 
 
-class StepVJP:
+class StepVJP(YCarried):
     """Exact vjps of steps over one stages and one stage cotangents.
 
     Parameters
@@ -275,17 +267,6 @@ class StepVJP:
         if qy is not None:
             g = self.layout.add(g, qy)
         return StepCotangents(g, acc, ct_t, ct_h)
-
-    # --- the ends of a solve
-    def embed(self, ct: State) -> State:
-        """A cotangent of y as one of what the loop carries."""
-        return ct
-
-    def finish(
-        self, t0: Scalar, y0: State, ct: State, acc: ParamSums
-    ) -> tuple[State, Scalar, ParamSums]:
-        """The vjp of ``start``: cotangents of y0 and t0, and the accumulator."""
-        return ct, 0.0, acc
 
     # --- outputs of the step linearised last
     def extra_stages(self, due: Bool) -> None:
