@@ -35,10 +35,10 @@ from .._base.types import (
 )
 from .._controllers import AbstractController, ConstantSteps, StepTo
 from .._integrate.dense import DENSE
+from .._integrate.events import Events
 from .._integrate.outputs import Output, Outputs
 from .._integrate.problem import Problem
 from .._integrate.relative_time import resolution
-from .._integrate.samples.events import sample_events
 from .._integrate.samples.loop import SampleIntegrator, SampleTimes
 from .._integrate.samples.problem import PerSample, SampleProblem
 from .._integrate.saveat import SaveAt, check_times_form
@@ -189,7 +189,7 @@ def _prepared(
             "differ; draw them before the solve and hand them in by `args`."
         )
     max_steps = max_steps_of(bk, options.max_steps, None)
-    events = sample_events(problem, options.event)
+    events = Events.of(problem, options.event, 0.0, problem.layout.samples)
     if events is not None:
         controller = event_controller(bk, controller)
     outputs = _outputs(problem, saveats, max_steps, dense_nodes(solver, options))

@@ -237,22 +237,29 @@ class Events:
         """Whether the starts of steps that are cut are kept."""
 
     @classmethod
-    def of(cls, problem: Problem, wish: Event | Sequence[Event] | None, t0: Time) -> Events | None:
-        """From ``solve``'s argument, checked by a call of each function; None for no events."""
+    def of(
+        cls,
+        problem: Problem,
+        wish: Event | Sequence[Event] | None,
+        t0: Time,
+        samples: int | None = None,
+    ) -> Events | None:
+        """From ``solve``'s argument, checked by a call of each function; None for no events.
+
+        ``samples``: of a batch, whose conditions have a number for each.
+        """
         given = wished(wish)
         if not given:
             return None
-        bk = problem.bk
         boolean = []
         for i, event in enumerate(given):
             if not isinstance(event, Event):
                 raise InputError(f"`event` holds {event!r}; pass rg.Event(...) or a list of them.")
-            boolean.append(
-                _check_condition(problem, event.condition, t0, f"`event[{i}].condition`")
-            )
+            name = f"`event[{i}].condition`"
+            boolean.append(_check_condition(problem, event.condition, t0, name, samples))
             if event.reset is not None:
                 _check_reset(problem, event.reset, t0, f"`event[{i}].reset`")
-        return cls(bk, given, boolean)
+        return cls(problem.bk, given, boolean)
 
     def key(self) -> Hashable:
         """What a compiled form depends on."""
@@ -428,22 +435,27 @@ def reached(loop: Integrator, final: Final) -> Bool:
 # --- checks
 
 
-def _check_condition(problem: Problem, fn: VectorFieldFn, t0: Time, name: str) -> bool:
-    """Whether a condition is boolean; InputError unless it is one real scalar."""
+def _check_condition(
+    problem: Problem, fn: VectorFieldFn, t0: Time, name: str, samples: int | None
+) -> bool:
+    """Whether a condition is boolean; InputError unless it is one real scalar (of each sample)."""
     bk = problem.bk
     leaves, _ = bk.example(problem, fn, t0)
     x: Array = leaves[0] if len(leaves) == 1 else None
-    if x is None or not bk.is_array(x) or tuple(x.shape) != ():
+    shape = () if samples is None else (samples,)
+    if x is None or not bk.is_array(x) or tuple(x.shape) != shape:
         what = f"shape {tuple(x.shape)}" if hasattr(x, "shape") else f"{leaves!r:.40}"
+        how = "index or sum the state, as in `y[0]`"
+        if samples is not None:
+            how = "a number for each sample, as in `y[:, 0]`"
         raise InputError(
-            f"{name} returned {what}; return one array of shape (), real or boolean (index or sum "
-            "the state, as in `y[0]`)."
+            f"{name} returned {what}; return one array of shape {shape}, real or boolean ({how})."
         )
     if bk.floating(x) == "real":
         return False
     if "bool" in str(x.dtype):
         return True
-    raise InputError(f"{name} returned dtype {x.dtype}; return a real or a boolean scalar.")
+    raise InputError(f"{name} returned dtype {x.dtype}; return real or boolean numbers.")
 
 
 def _check_reset(problem: Problem, fn: VectorFieldFn, t0: Time, name: str) -> None:

@@ -22,12 +22,11 @@ from ..._base.types import (
     ParamSums,
     Scalar,
     State,
-    Time,
     Tree,
     VectorFieldFn,
 )
 from ..event_detection import QUARTERS, Detector, Scan
-from ..events import ENDED, RECORDED, RESET, Event, Events, EventState, wished
+from ..events import ENDED, RECORDED, RESET, EventState
 from .record import laid_out
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from ..._solvers.base import AbstractStepper, SolverState
     from ..integrator import Integrator
     from .loop import SampleIntegrator
-    from .problem import SampleProblem
 
 
 class SampleHits(NamedTuple):
@@ -284,48 +282,6 @@ def event_call(
         return host(leaves[0]) if scalar else layout.pack(leaves)
 
     return loop.bk.guard(found)
-
-
-# --- what users ask for
-def sample_events(problem: SampleProblem, wish: Tree) -> Events | None:
-    """From ``solve``'s argument, checked by a call of each function; None for no events."""
-    given = wished(wish)
-    if not given:
-        return None
-    return Events(
-        problem.bk,
-        given,
-        [_checked(problem, event, f"`event[{i}]`") for i, event in enumerate(given)],
-    )
-
-
-def _checked(problem: SampleProblem, event: Event, name: str) -> bool:
-    """Whether an event's condition is boolean; InputError unless its functions are of a batch."""
-    if not isinstance(event, Event):
-        raise InputError(f"`event` holds {event!r}; pass rg.Event(...) or a list of them.")
-    bk, layout = problem.bk, problem.layout
-    t0: Time = 0.0
-    if event.reset is not None:
-        leaves, _ = bk.example(problem, event.reset, t0)
-        shapes = [tuple(getattr(x, "shape", (None,))) for x in leaves]
-        if shapes != list(layout.shapes) or any(x.dtype != layout.dtype for x in leaves):
-            raise InputError(
-                f"{name}.reset returned leaves of shape {shapes}; return a state like `y0`, with "
-                f"arrays of shape {list(layout.shapes)} and dtype {layout.dtype}."
-            )
-    leaves, _ = bk.example(problem, event.condition, t0)
-    x: Array = leaves[0] if len(leaves) == 1 else None
-    if x is None or not bk.is_array(x) or tuple(x.shape) != (layout.samples,):
-        what = f"shape {tuple(x.shape)}" if hasattr(x, "shape") else f"{leaves!r:.40}"
-        raise InputError(
-            f"{name}.condition returned {what}; return one array of shape ({layout.samples},), "
-            "a number for each sample, real or boolean (as in `y[:, 0]`)."
-        )
-    if bk.floating(x) == "real":
-        return False
-    if "bool" in str(x.dtype):
-        return True
-    raise InputError(f"{name}.condition returned dtype {x.dtype}; return a real or a boolean.")
 
 
 # --- what a solve hands out
