@@ -252,18 +252,6 @@ class SampleLayout(ListLayout):
             return h
         return self.xp.astype(h, self.real_dtype, copy=False)
 
-    def repeat(self, count: int) -> Self:
-        twin = copy.copy(self)
-        twin._resize(self.samples, self.size * count)
-        return twin
-
-    def split(self, s: State, count: int) -> tuple[State, ...]:
-        n = s[0].shape[0] // count
-        return tuple([(s[0][i * n : (i + 1) * n, :],) for i in range(count)])
-
-    def join(self, parts: Sequence[State]) -> State:
-        return (self.xp.concat([part[0] for part in parts], axis=0),)
-
     def zeros(self) -> State:
         shape = (self.size, self.samples)
         return (self.xp.zeros(shape, dtype=self.dtype, device=self.device),)

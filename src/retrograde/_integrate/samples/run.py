@@ -16,7 +16,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ..._backend.samples import SortedColumns
-from ..._base.types import Array, Inputs, State
+from ..._base.types import Array, Inputs
 from ..progress import Reporter
 from ..solution import Status
 from ..try_step import AdaptiveState, AdaptiveSteps
@@ -115,18 +115,13 @@ class Run:
             return index
         lost = xp.nonzero(~sound)[0]
         zero = self.bk.take(clock.count(0), lost)
-        y = loop.carried.zeros()[0] + self._start(self.inputs.y0)
         status = zero + int(Status.non_finite)
-        y, t = self.bk.take((y, clock.real(0.0)), lost)
+        y, t = self.bk.take((self.inputs.y0[0], clock.real(0.0)), lost)
         counts = 0 if self.events is None else len(self.events.given)
         outputs = 0 if self.rows is None else len(self.rows.parts)
         none = (zero,) * (counts + outputs)
         self.ended.append((lost, y, t, zero, zero, status, zero + 1, zero - 1, *none))
         return xp.nonzero(sound)[0]
-
-    def _start(self, y0: State) -> Array:
-        """What is carried of samples that never begin: y0, as often as the solver has copies."""
-        return self.loop.carried.join((y0,) * self.loop.solver.copies)[0]
 
     def _tries(self, index: Array) -> None:
         tell, limit = self.reports, 1.0 - CHUNK
