@@ -20,7 +20,7 @@ from .._base.types import (
 )
 from .._integrate.events import Hit
 from .._integrate.samples.loop import SampleIntegrator
-from .._integrate.solution import Gradients, Solution, Status, without_times
+from .._integrate.solution import Gradients, Solution, Status, without_lost_times
 from .._planner.plan import Plan
 from .._planner.samples import checked_adjoint, plan_samples
 from .sample_solution import SampleSolution, result_leaves
@@ -177,13 +177,7 @@ class SamplePullback:
         t1 = g.t1 + _like(xp, moved.t1, self.inputs.t1)
         saved = made.saved_gradients(g.ts, moved)
         found = Gradients(problem.state_tree(g.y0), problem.gradient_tree(g.params), t0, t1, saved)
-        if problem.untimed is None:
-            return found
-        times = [
-            (name, bk.flatten(x)[0]) for name, x in zip(found._fields[2:], found[2:], strict=True)
-        ]
-        lost = [k for k, xs in times if any(bool(xp.any(x != x)) for x in xs if x is not None)]
-        return without_times(found, lost, problem.untimed)
+        return without_lost_times(bk.bk, found, problem.untimed)
 
 
 def _like(xp: Namespace, t: Array, given: Time) -> Array:

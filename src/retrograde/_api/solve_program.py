@@ -38,7 +38,7 @@ from .._integrate.events import Hit
 from .._integrate.moving_times import Moving, rates
 from .._integrate.outputs import cotangent_leaves, output_times
 from .._integrate.saveat import filled, parted
-from .._integrate.solution import Gradients, Status, without_times
+from .._integrate.solution import Gradients, Status, without_lost_times
 from .arguments import prepare
 
 if TYPE_CHECKING:
@@ -301,14 +301,7 @@ class Pullback:
             time(cts.t1), self._saved(cts.ts), self._jumps(cts.jumps),
         )  # fmt: skip
         g = g if cast is None else cast.gradients(g)
-        if problem.untimed is None:
-            return g
-        times = zip(g._fields[2:4], g[2:4], strict=True)  # nan: what hangs on f's derivative by t
-        lost = [k for k, x in times if x is not None and bk.concrete(bk.xp.any(x != x))]
-        tables = (("ts", g.ts, cts.ts), ("jump_ts", g.jump_ts, cts.jumps))
-        saved = [(k, bk.times_array(ct, layout)) for k, x, ct in tables if x is not None]
-        lost += [k for k, x in saved if bk.concrete(bk.xp.any(x != x))]
-        return without_times(g, lost, problem.untimed)
+        return without_lost_times(bk, g, problem.untimed)
 
     def _pull_dense(self, t: Tree, cotangent: Tree) -> tuple[list[Array], _Moved]:
         """Cotangents of dense output's rows, of t0, t1 and of the times of events and the end, from

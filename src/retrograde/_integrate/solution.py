@@ -11,6 +11,7 @@ from .._base.errors import InputError, SolveFailed, UnsupportedByBackend
 from .._base.types import Array, Index, Scalar, Time, Times, Tree, Y
 
 if TYPE_CHECKING:
+    from .._backend.interface import AbstractBackend
     from .._planner.plan import Plan
     from .dense import DenseOutput
     from .events import Hit
@@ -142,6 +143,18 @@ def without_times(g: Gradients[Y], lost: Collection[str], why: Exception) -> Gra
     found: Gradients[Y] = _Untimed(g.y0, g.args, *times)
     vars(found).update(lost=frozenset(lost), why=why)
     return found
+
+
+def without_lost_times(bk: AbstractBackend, g: Gradients[Y], why: Exception | None) -> Gradients[Y]:
+    """The same without what is nan as f could not be differentiated by its time, for ``why``."""
+    if why is None:
+        return g
+    lost = []
+    for name, tree in zip(g._fields[2:], g[2:], strict=True):
+        leaves = [x for x in bk.flatten(tree)[0] if x is not None]
+        if any(bk.concrete(bk.xp.any(x != x)) for x in leaves):
+            lost.append(name)
+    return without_times(g, lost, why)
 
 
 @dataclass(frozen=True)
