@@ -376,7 +376,7 @@ def test_conditions_that_are_boolean_or_touch_zero(backend):
     np.testing.assert_allclose(sol.t_final, [1.0, 0.25], rtol=1e-5)
     with pytest.raises(rg.InputError, match=r"event\[0\]` only touches zero at t = 1"):
         pull(None, 0.0 * sol.ts + 1.0)
-    with pytest.raises(rg.InputError, match=r"condition returned shape \(\); .* shape \(2,\)"):
+    with pytest.raises(rg.InputError, match=r"condition` returned shape \(\); .* shape \(2,\)"):
         rg.solve(
             lambda t, y, k: y,
             y0,
