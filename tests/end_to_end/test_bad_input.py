@@ -15,6 +15,7 @@ import pytest
 
 import retrograde as rg
 
+RODAS5P = {"solver": "rodas5p"}
 BAD = {
     # f
     "shape of f": ({"f": lambda t, y, a: y[:1]}, "`f` returned the shape (1,)", "make them equal"),
@@ -28,10 +29,16 @@ BAD = {
     "no function": ({"f": 3}, "`f` is 3", "pass f(t, y, args)"),
     "f without args": ({"f": lambda t, y: -y}, "`f` is called with (t, y, args), but", "give it"),
     "jac of y alone": (
-        {"f": rg.VectorField(lambda t, y, a: -y, jac=lambda y: y), "solver": "rodas5p"},
+        {"f": rg.VectorField(lambda t, y, a: -y, jac=lambda y: y), **RODAS5P},
         "`jac` is called with (t, y, args), but takes (y)",
         "all of these parameters",
     ),
+    "jac of lists": (
+        {"f": rg.VectorField(lambda t, y, a: -y, jac=lambda *x: [[1.0] * 2] * 2), **RODAS5P},
+        "`jac` returned arrays of shapes [(), (), (), ()]",
+        "must return one matrix of shape (2, 2)",
+    ),
+    "mass of text": ({"mass": "M", **RODAS5P}, "`mass` is 'M'", "pass a matrix"),
     # y0
     "boolean y0": ({"y0": lambda b: b.xp.asarray([True, True])}, "`y0` has dtype", "convert it"),
     "empty tree": ({"y0": lambda b: ()}, "`y0` holds no array", "pass an array"),
@@ -70,6 +77,7 @@ BAD = {
         "give it the sign",
     ),
     "negative rtol": ({"rtol": -1e-3}, "`rtol` is -0.001", "of 0 or more"),
+    "text as rtol": ({"rtol": "1e-3"}, "`rtol` is '1e-3'", "of 0 or more"),
     "negative atol": ({"atol": -1e-3}, "`atol` is -0.001", "of 0 or more"),
     "no tolerance": ({"rtol": 0, "atol": 0}, "`rtol` and `atol` are both 0", "make one"),
     "negative array of atol": (

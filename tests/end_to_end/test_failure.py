@@ -252,6 +252,19 @@ def test_nan_at_the_start_ends_a_solve_at_once(backend, bad, where):
     assert (int(status), int(stats["num_steps"]), float(t)) == (Status.non_finite, 0, 0.0)
 
 
+@pytest.mark.libraries("numpy strict torch jax")
+@pytest.mark.parametrize("solver", ["rodas5p", "kvaerno3", "auto"])
+def test_nan_right_behind_a_start_at_zero(backend, solver):
+    """There is no resolution of t that would end the tries of ever smaller steps."""
+
+    def f(t, y, args):
+        return backend.namespace(y).sqrt(-t) - y
+
+    with pytest.raises(rg.SolveFailed, match=r"At t = 0.0 after \d+ steps: ") as end:
+        rg.solve(f, backend.array([1.0, 0.5]), 0.0, 1.0, solver=solver)
+    assert end.value.solution.status in (Status.non_finite, Status.unsolved)
+
+
 def attributes(sol):
     return sol.ys, sol.status, sol.stats, sol.t_final
 

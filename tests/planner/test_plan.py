@@ -178,6 +178,15 @@ def test_the_table_shows_every_candidate(backend):
     assert "needed by all: " in text
 
 
+def test_reasons_compare_what_the_table_shows(reference):
+    """Every state may take fewer bytes than what was chosen, which has room for more steps."""
+    plan = solve(reference, dt=None, solver="tsit5", rtol=1e-8, memory="64 KiB")
+    chosen = next(c for c in plan.candidates if c.verdict == "chosen")
+    every = next(c for c in plan.candidates if "every state" in c.method)
+    assert every.bytes < chosen.bytes
+    assert every.reason == "fits, with room for the predicted steps alone"
+
+
 # --- the promise
 
 

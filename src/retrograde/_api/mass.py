@@ -62,7 +62,13 @@ def set_mass(bk: AbstractBackend, problem: Problem, t0: Scalar, given: Any) -> N
         matrix = _function(bk, problem, t0, given)
     else:
         rows = given if bk.is_array(given) else getattr(given, "tolist", lambda: given)()
-        matrix = bk.stop_gradient(bk.array(rows, layout.real_dtype, layout.device))
+        try:
+            matrix = bk.stop_gradient(bk.array(rows, layout.real_dtype, layout.device))
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"`mass` is {given!r}; pass a matrix of numbers, or a function of `args` that "
+                "gives one."
+            ) from error
         _constant(bk, problem, matrix, rows)
     linear: Linear = bk.linear(layout, structure)
     if tuple(matrix.shape) != (linear.n, linear.n):

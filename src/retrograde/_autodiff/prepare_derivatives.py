@@ -9,6 +9,7 @@ are held to f.
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 import weakref
 from collections.abc import Hashable, Sequence
@@ -293,13 +294,17 @@ def _check_shape(problem: Problem, jac: Function, t0: Scalar) -> None:
     linear: Linear = bk.linear(problem.layout, cast("Structure", problem.jac_structure))
     n = linear.n
     leaves, _ = bk.example(problem, jac, t0)
-    count = 1
-    for extent in leaves[0].shape if leaves else ():
-        count *= int(extent)
-    if len(leaves) != 1 or (count != n * n and tuple(leaves[0].shape) != linear.shape):
-        shapes = [tuple(x.shape) for x in leaves]
+    shapes = [tuple(getattr(x, "shape", ())) for x in leaves]
+    fits = len(leaves) == 1 and (math.prod(shapes[0]) == n * n or shapes[0] == linear.shape)
+    if not fits or not hasattr(leaves[0], "dtype"):
         also = "" if linear.shape == (n, n) else f" or {linear.shape}"
         raise InputError(
             f"`jac` returned arrays of shapes {shapes}; it must return one matrix of shape "
             f"({n}, {n}){also}: df/dy over the numbers of y, its leaves one behind the other."
+        )
+    dtype = leaves[0].dtype
+    if "complex" in str(dtype):
+        raise InputError(
+            f"`jac` returned dtype {dtype}; return a real matrix, of complex numbers of y each as "
+            "a pair of reals."
         )

@@ -13,6 +13,7 @@ less of a short solve.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -25,6 +26,9 @@ from .norms import ErrorNorm
 if TYPE_CHECKING:
     from .._backend.protocols import Clock, Layout
     from .base import Adapt
+
+LEAST = sys.float_info.min
+"""Smaller steps are subnormal: implicit methods divide by them, and their fractions are 0."""
 
 COEFFICIENTS = {
     "I": (0.0, 1.0, 0.0, 0.0),
@@ -132,7 +136,8 @@ class PIDController(AdaptiveController):
             )
         for name in ("rtol", "atol"):
             value = getattr(self, name)
-            if isinstance(value, (int, float)) and not 0 <= value < math.inf:
+            number = isinstance(value, (int, float))
+            if isinstance(value, str) or (number and not 0 <= value < math.inf):
                 raise InputError(f"`{name}` is {value!r}; pass a finite tolerance of 0 or more.")
         if isinstance(self.rtol, (int, float)) and isinstance(self.atol, (int, float)):
             if self.rtol == 0 and self.atol == 0:
@@ -151,7 +156,9 @@ class PIDController(AdaptiveController):
     @property
     def floor(self) -> float:
         """Steps below this size end the solve [time]."""
-        return 0.0 if self.dtmin is None or self.force_dtmin else self.dtmin * (1 - 1e-6)
+        if self.dtmin is None or self.force_dtmin:
+            return LEAST
+        return self.dtmin * (1 - 1e-6)
 
     def init(self, clock: Clock) -> tuple[Scalar, ...]:
         """What is carried from try to try: powers of the errors of the last accepted steps, and of

@@ -123,6 +123,8 @@ def candidate(
         reason = f"fits, but takes {cost.time:.1f} F a step to {own.time:.1f}"
     elif case.named is not None:
         reason = "fits, but another was named"
+    elif cost.bytes < own.bytes:
+        reason = "fits, with room for the predicted steps alone"
     return Candidate(describe(adjoint), cost.bytes, cost.time, kind, verdict, reason)
 
 
