@@ -97,3 +97,66 @@ def test_order_of_steps_and_of_their_inside(backend, solver):
         rate = np.log2(errors[0] / errors[1])
         assert rate[-1] > solver.order - 0.35
         assert np.all(rate > solver.tableau.interpolation_order - 0.35)
+
+
+@every_method
+@pytest.mark.libraries("numpy strict torch jax:jit")
+def test_the_gradient_is_that_of_the_discrete_solve(backend, solver):
+    """All inputs, rows inside of steps and a shortened last one, by central differences in
+    NumPy."""
+    call = forced(backend), backend.array(Y0), T0, T1, backend.array(ARGS)
+    weights = np.asarray([[0.3, 1.0, -2.0], [1.0, 2.0, 0.5], [-1.0, 0.4, 0.7], [0.5, -0.5, 1.0]])
+    saveat = rg.SaveAt(ts=TS, t1=True)
+    keywords = {"solver": solver, "dt": 0.17, "max_steps": 16}
+    g = backend.gradient(*call, weights, times=True, saveat=saveat, **keywords)
+    expected = differences(solver, weights, {"dt": 0.17})
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(g, name), value, rtol=2e-8, atol=2e-8, err_msg=name)
+
+
+@every_method
+@pytest.mark.libraries("numpy torch", slow="strict jax:jit")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_the_gradient_of_a_last_row_alone(backend, solver):
+    """Stages that serve an error or rows inside alone are not pulled."""
+    call = forced(backend), backend.array(Y0), T0, T1, backend.array(ARGS)
+    weights = np.asarray([[0.5, -0.5, 1.0]])
+    g = backend.gradient(*call, weights, times=True, solver=solver, dt=0.17)
+    expected = differences(solver, weights, {"dt": 0.17}, ts=None)
+    for name, value in expected.items():
+        np.testing.assert_allclose(getattr(g, name), value, rtol=2e-8, atol=2e-8, err_msg=name)
+    if backend.bk.name == "torch":  # dual numbers go through Jacobians, too
+        forward = backend.gradient(*call, weights, solver=solver, dt=0.17, adjoint="forward")
+        np.testing.assert_allclose(forward.args, g.args, rtol=1e-10, atol=1e-14)
+        np.testing.assert_allclose(forward.y0, g.y0, rtol=1e-10, atol=1e-14)
+    adaptive = backend.gradient(*call, weights, solver=solver, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(adaptive.args, g.args, rtol=2e-2)
+
+
+def differences(solver, weights, keywords, ts=TS):
+    """Of the loss of the tests above, by y0, args, t0, t1 and ts."""
+
+    class NumPy:
+        namespace = staticmethod(lambda y: np)
+
+    def loss(y0, args, t0, t1, ts):
+        saveat = rg.SaveAt(ts=ts if np.ndim(ts) else None, t1=True)
+        sol = rg.solve(
+            forced(NumPy), y0, float(t0), float(t1), args, solver=solver, saveat=saveat, **keywords
+        )
+        return float(np.sum(weights * sol.ys))
+
+    names = ("y0", "args", "t0", "t1", "ts")[: 4 + (ts is not None)]
+    point = [np.asarray(x, dtype=float) for x in (Y0, ARGS, T0, T1, 0.0 if ts is None else ts)]
+    found = {}
+    for i, name in enumerate(names):
+        x, values, e = point[i], np.zeros(point[i].shape), 1e-5
+        for j in np.ndindex(x.shape):
+            ends = []
+            for step in (-2 * e, -e, e, 2 * e):
+                moved = x.copy()
+                moved[j] += step
+                ends.append(loss(*point[:i], moved, *point[i + 1 :]))
+            values[j] = (ends[0] - 8 * ends[1] + 8 * ends[2] - ends[3]) / (12 * e)
+        found[name] = values
+    return found
