@@ -56,6 +56,7 @@ for _threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.set_threshold(20_000, 10, 10)  # while JAX traces nearly all of it lives: 5 % of the time
     config.addinivalue_line("markers", "needs(*capabilities): skip backends without them")
     config.addinivalue_line("markers", "quick(*ids): the others of these cases are slow")
     config.addinivalue_line("markers", "libraries(names, *, slow): the ids that say it all")
