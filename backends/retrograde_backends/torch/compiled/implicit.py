@@ -1,10 +1,13 @@
 """PyTorch: Rosenbrock steps as compiled programs: the linear algebra, and f with its derivatives.
 
 The step is the one written for every library (``rosenbrock.step.Stepper``) with numbers of a whole
-state as one tensor. Its Jacobian comes by forward mode inside of the program (``torch.func.jvp``
-along all unit vectors at once), so that autograd differentiates the whole step once more for the
-pull: no product with second derivatives is formed by hand. Up to 32 unknowns the inverse of W is
-one call, and what stands before and behind it becomes one kernel each.
+state as one tensor. Its Jacobian is made inside of the program (``torch.func.vjp`` of all unit
+vectors at once), so that autograd differentiates the whole step once more for the pull: no product
+with second derivatives is formed by hand. Up to 32 unknowns the inverse of W is one call, and what
+stands before and behind it becomes one kernel each.
+
+Forward mode would be as fast, but its zero tangents have no memory in programs of TorchInductor
+(PyTorch 2.13): a network as f made the interpreter crash.
 """
 
 from __future__ import annotations
@@ -86,34 +89,27 @@ class ProgramField:
 
 
 class Point:
-    """f at one (t, y), by forward mode (``Linearisation``).
+    """f at one (t, y), by reverse mode (``Linearisation``)."""
 
-    Whose tangents PyTorch may give in double precision: those of ``1j * x`` for a 0-d complex64 x.
-    """
-
-    forward = True
+    forward = False
     matrix: Array | None = None
 
     def __init__(self, field: Function, reals: Reals, t: Array, y: State) -> None:
-        self.field, self.reals, self.t, self.y = field, reals, t, y
+        def row(t: Array, y: Array) -> Array:
+            return reals.of_leaves(field(t, reals.state(y)))
 
-    def _row(self, t: Array, row: Array) -> Array:
-        return self.reals.of_leaves(self.field(t, self.reals.state(row)))
+        found: Any = torch.func.vjp(row, t, reals.of(y))
+        self.value, self.pull = found
 
-    def jvp(self, d: Array) -> Array:
-        """J d for each row d."""
-        y = self.reals.of(self.y)
-
-        def along(v: Array) -> Array:
-            return torch.func.jvp(lambda row: self._row(self.t, row), (y,), (v,))[1]
-
-        return torch.func.vmap(along)(d).to(d.dtype)
+    def vjp(self, w: Array) -> Array:
+        """w J for each row w."""
+        found: Array = torch.func.vmap(lambda v: self.pull(v)[1])(w)
+        return found
 
     def by_time(self) -> Array:
-        """df/dt."""
-        y, one = self.reals.of(self.y), torch.ones_like(self.t)
-        found = torch.func.jvp(lambda t: self._row(t, y), (self.t,), (one,))[1]
-        return found.to(y.dtype)
+        """df/dt, as the derivative by w of ``<w, df/dt>``."""
+        found: Array = torch.func.grad(lambda w: self.pull(w)[0])(torch.zeros_like(self.value))
+        return found
 
 
 class ImplicitForms(Forms):
