@@ -13,31 +13,6 @@ from retrograde.backend import Capability
 from ..stiff_cases import CASES, call, keywords
 
 
-@pytest.mark.libraries("numpy", slow="torch")
-@pytest.mark.parametrize("name", ["robertson", pytest.param("hires", marks=pytest.mark.slow)])
-def test_gradients_of_stiff_solves_are_those_of_close_differences(backend, name):
-    """By a rate and an initial value, to 1e-5 of differences of solves at 1e-10."""
-    case = CASES[name]
-    f, y0, t0, t1, args = call(backend, case)
-    weights = np.asarray([np.arange(1.0, len(case.y0) + 1)])
-    g = backend.gradient(f, y0, t0, t1, args, weights, **keywords(case, 1e-7))
-
-    def loss(y, k):
-        ys = rg.solve(f, backend.array(y), 0.0, t1, backend.array(k), **keywords(case, 1e-10)).ys
-        return float(np.sum(weights * backend.to_numpy(ys)))
-
-    point = [np.asarray(case.y0), np.asarray(case.args, float)]
-    for i, value in enumerate((g.y0, g.args)):
-        where = (0,) if point[i].ndim else ()
-        e = 1e-4 * max(abs(float(point[i][where])), 1e-3)
-        ends = []
-        for step in (-e, e):
-            moved = [x.copy() for x in point]
-            moved[i][where] += step
-            ends.append(loss(*moved))
-        np.testing.assert_allclose(value[where], (ends[1] - ends[0]) / (2 * e), rtol=1e-5)
-
-
 @pytest.mark.libraries("torch jax:jit", slow="strict")
 def test_gradients_are_equal_on_all_libraries(backend, reference):
     """To 1e-9, rows inside of steps too, with few slots and one tape where that is cheap to see."""
@@ -52,8 +27,8 @@ def test_gradients_are_equal_on_all_libraries(backend, reference):
     for adjoint in adjoints:
         g = backend.gradient(*call(backend, case), weights, adjoint=adjoint, **more)
         np.testing.assert_allclose(g.ys, expected.ys, rtol=1e-9, atol=1e-16)
-        np.testing.assert_allclose(g.args, expected.args, rtol=1e-8)
-        np.testing.assert_allclose(g.y0, expected.y0, rtol=1e-8)
+        np.testing.assert_allclose(g.args, expected.args, rtol=1e-9)
+        np.testing.assert_allclose(g.y0, expected.y0, rtol=1e-9)
 
 
 @pytest.mark.libraries("torch", slow="jax:jit")

@@ -16,6 +16,8 @@ from retrograde._planner.rules import make_plan
 from retrograde._planner.step_count import extrapolate
 from retrograde.measure import traced_peak
 
+from ..stiff_cases import CASES, call, keywords
+
 SOLVERS = ("tsit5", "dopri5", "bosh3")
 
 
@@ -72,6 +74,21 @@ def predicted_and_taken(name, solver, rtol):
 def test_within_a_factor_of_three(reference, name, solver):
     steps, taken = predicted_and_taken(name, solver, 1e-5)
     assert taken / 3 < steps < 3 * taken
+
+
+@pytest.mark.parametrize("name", ["robertson", "robertson, long", "hires", "oregonator"])
+def test_stiff_decays_of_many_scales(reference, name):
+    """Robertson to 1e11 was predicted ten million times the steps that it takes."""
+    case = CASES[name]
+    plan = rg.plan(*call(reference, case), **keywords(case))
+    taken = rg.solve(*call(reference, case), **keywords(case)).stats["num_accepted_steps"]
+    assert taken / 4 < plan.steps < 15 * taken
+
+
+def test_no_plan_looks_at_schedules_without_end(reference):
+    """Of a span that is far beyond its probe: at most 100,000 steps."""
+    plan = rg.plan(oscillator, np.ones(2), 0.0, 1e12)
+    assert plan.steps == 100_000
 
 
 @pytest.mark.slow

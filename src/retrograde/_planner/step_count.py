@@ -11,12 +11,14 @@ where 24 of 1e-8 are still the start-up. Two rules then give the count:
 - an error estimate of order q lets steps grow by ``loose**(1/q)`` (Hairer, Norsett, Wanner,
   *Solving ODEs I*, II.4), all but the first few, which only find the step size;
 - beyond the probe, steps grow like ``elapsed**0.15``: between those of a motion that repeats
-  itself (0) and of a decay without scale (1).
+  itself (0) and of a decay without scale (1). Those of a method for stiff problems follow a decay
+  of many scales, and grow like ``elapsed**0.85``.
 
 Measured on 17 problems (oscillators, Lotka-Volterra, Lorenz, van der Pol, Burgers, decays, orbits)
 by three solvers at tolerances from 1e-3 to 1e-10: 4 of 5 within a factor of 2, 9 of 10 within 3.
 Steps that stability limits at tight tolerances alone are predicted too many (a stiff van der Pol
-oscillator: up to 20 times); those of a motion that quickens beyond the probe too few.
+oscillator: up to 20 times); those of a motion that quickens beyond the probe too few. On seven
+stiff problems by three implicit methods: 3 of 4 within a factor of 3.3, all within 14.
 """
 
 from __future__ import annotations
@@ -52,6 +54,12 @@ FEW_TRIES = 12
 
 GROWTH = 0.15
 """Power of the elapsed time by which steps grow beyond the probe."""
+
+STIFF_GROWTH = 0.85
+"""The same of a method for stiff problems."""
+
+FAR = 100_000
+"""Steps that are predicted at most: a plan looks at a schedule of so many in half a second."""
 
 FIRST_STEP = 16
 """Later steps over the first one: the median of those 17 problems; it is cautious by design."""
@@ -94,7 +102,7 @@ def predict(
             steps, source = _first_step(loop, inputs, k0), "predicted from the first step"
         if steps is None:
             steps, source = UNKNOWN, "unknown: a guess"
-        found = Prediction(steps, source)
+        found = Prediction(min(steps, FAR), source)
     return found if bound is None else found._replace(steps=min(bound, found.steps))
 
 
@@ -172,11 +180,12 @@ def _probe(loop: Integrator, inputs: Inputs) -> int | None:
     order = loop.solver.error_order
     assert order is not None
     scale = loose ** (1.0 / order)
-    steps = extrapolate(known, span, scale)
+    growth = STIFF_GROWTH if loop.solver.implicit else GROWTH
+    steps = extrapolate(known, span, scale, growth)
     return max(1, math.ceil(steps)) if math.isfinite(steps) else None
 
 
-def extrapolate(times: Sequence[float], span: float, scale: float) -> float:
+def extrapolate(times: Sequence[float], span: float, scale: float, power: float = GROWTH) -> float:
     """Steps of the whole solve from the times of the first ones.
 
     Parameters
@@ -187,6 +196,8 @@ def extrapolate(times: Sequence[float], span: float, scale: float) -> float:
         t1 - t0.
     scale : float
         Number of steps of the solve over that of the probe.
+    power : float
+        Of the elapsed time, by which steps grow beyond the probe.
 
     Examples
     --------
@@ -203,8 +214,8 @@ def extrapolate(times: Sequence[float], span: float, scale: float) -> float:
         start += 1
     if elapsed < span:
         mean = sum(sizes[-_TAIL:]) / len(sizes[-_TAIL:])
-        growth = (span / elapsed) ** (1 - GROWTH) - 1
-        found += elapsed / mean * growth / (1 - GROWTH)
+        growth = (span / elapsed) ** (1 - power) - 1
+        found += elapsed / mean * growth / (1 - power)
     elif scale > 1 and len(sizes) > 1:
         found += min(1.0, sizes[-1] / sizes[-2]) - 1  # the last one only ends on t1
     return start + (found - start) * scale
