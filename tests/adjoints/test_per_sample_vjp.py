@@ -216,6 +216,18 @@ def test_jax_differentiates_its_own(backend, reference):
         np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("batch", [True, False])
+def test_a_cotangent_of_another_shape_is_named_by_what_it_is_of(reference, batch):
+    y0 = STARTS[:3]
+    _, pull = rg.solve_vjp(
+        lambda t, y, args: -y, y0, 0.0, 1.0, saveat=rg.SaveAt(dense=True), per_sample=batch
+    )
+    with pytest.raises(rg.InputError, match=r"`sol.evaluate\(t\)` has \[\(2, 3, 2\)\]"):
+        pull(None, evaluated=(np.array([0.5, 0.7]), np.ones((3, 2, 2))))
+    with pytest.raises(rg.InputError, match=r"`sol\.ys` has"):
+        pull(np.ones((1, 2)) if batch else np.ones(2))
+
+
 LEFT = {
     "end": {},
     "rows": {"saveat": np.linspace(0.1, 1.0, 5)},

@@ -33,23 +33,27 @@ def checked(bk: AbstractBackend, places: Tree, sol: Solution[Tree], given: _Give
     if all(x is None for x in given):
         raise InputError("the cotangent holds None; pass an array or a tree like `sol.ys`.")
 
-    def like(tree: Tree, ct: Tree) -> Tree:
+    def like(tree: Tree, ct: Tree, name: str) -> Tree:
         leaves, treedef = bk.flatten(tree)
-        return bk.unflatten(treedef, cotangent_leaves(bk, tuple(leaves), tree, ct))
+        return bk.unflatten(treedef, cotangent_leaves(bk, tuple(leaves), tree, ct, name))
 
-    def rows(tree: Tree, ct: Tree, name: str) -> Tree:
-        pairs = zip(parted(places, tree, name), parted(places, ct, name), strict=True)
-        return filled(places, [like(*pair) for pair in pairs])
+    def rows(tree: Tree, ct: Tree, name: str, called: str) -> Tree:
+        pairs = zip(parted(places, tree, called), parted(places, ct, called), strict=True)
+        return filled(places, [like(*pair, name) for pair in pairs])
 
     def hit(own: Hit, ct: Hit | None) -> Hit | None:
         if ct is None:
             return None
         pairs = (own.ts, ct.ts), (own.ys, ct.ys), (own.after, ct.after)
-        at, ys, after = (None if x is None or y is None else like(x, y) for x, y in pairs)
+        at, ys, after = (
+            None if x is None or y is None else like(x, y, f"sol.events[...].{name}")
+            for (x, y), name in zip(pairs, ("ts", "ys", "after"), strict=True)
+        )
         return Hit(at, ys, after, own.count)
 
     if evaluated is not None:
-        evaluated = evaluated[0], like(sol.evaluate(evaluated[0]), evaluated[1])
+        t, ct = evaluated
+        evaluated = t, like(sol.evaluate(t), ct, "sol.evaluate(t)")
     if events is not None:
         if len(events) != len(sol.events):
             raise InputError(
@@ -58,8 +62,8 @@ def checked(bk: AbstractBackend, places: Tree, sol: Solution[Tree], given: _Give
             )
         events = [hit(*pair) for pair in zip(sol.events, events, strict=True)]
     return (
-        None if ys is None else rows(sol.ys, ys, "the cotangent"),
-        None if ts is None else rows(sol.ts, ts, "`ts`"),
+        None if ys is None else rows(sol.ys, ys, "sol.ys", "the cotangent"),
+        None if ts is None else rows(sol.ts, ts, "sol.ts", "`ts`"),
         evaluated,
         events,
     )

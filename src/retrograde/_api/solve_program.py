@@ -311,7 +311,7 @@ class Pullback:
             raise InputError("`evaluated` needs dense output; pass `saveat=rg.SaveAt(dense=True)`.")
         bk, xp = loop.bk, loop.bk.xp
         ys = dense.evaluate(t)
-        own = cotangent_leaves(bk, tuple(bk.flatten(ys)[0]), ys, cotangent)
+        own = cotangent_leaves(bk, tuple(bk.flatten(ys)[0]), ys, cotangent, "sol.evaluate(t)")
         rows, knots, sizes, origin = dense.pull(t, own)
         end = xp.zeros_like(knots[:1])
         if loop.events is not None:

@@ -469,7 +469,7 @@ def _fill(loop: Integrator, final: Final) -> Scalar:
 
 
 def cotangent_leaves(
-    bk: AbstractBackend, leaves: Leaves, ys: Tree, cotangent: Tree
+    bk: AbstractBackend, leaves: Leaves, ys: Tree, cotangent: Tree, name: str = "sol.ys"
 ) -> tuple[Array, ...]:
     """Leaves of a cotangent, checked against ``ys`` and as long as the program's rows."""
     xp = bk.xp
@@ -481,7 +481,7 @@ def cotangent_leaves(
     shapes = [tuple(getattr(x, "shape", ())) for x in given]
     if shapes != [tuple(x.shape) for x in own]:
         raise InputError(
-            f"the cotangent has leaves of shape {shapes}, but `sol.ys` has "
+            f"the cotangent has leaves of shape {shapes}, but `{name}` has "
             f"{[tuple(x.shape) for x in own]}; make them equal."
         )
 
