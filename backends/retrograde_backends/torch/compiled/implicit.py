@@ -151,7 +151,7 @@ class ImplicitStep(ProgramStep):
     What they keep of its inside are the stages over h, which stand in sums as slopes do.
     """
 
-    forms = ImplicitForms
+    forms, implicit = ImplicitForms, True
 
     def __init__(self, tableau: RosenbrockTableau, layout: Layout, structure: object) -> None:
         super().__init__(cast(Any, tableau), layout)

@@ -91,6 +91,8 @@ class ProgramStep:
     """The parts of an explicit step that all programs share."""
 
     forms: ClassVar[type[Forms]] = Forms
+    implicit: ClassVar[bool] = False
+    """Whether steps solve equations, and tell whether they could not."""
 
     def __init__(self, tableau: Tableau, layout: Layout) -> None:
         # its own: a guard would ask whether the kernel's layout is that of the field, or another
@@ -126,26 +128,31 @@ class ProgramStep:
 
 
 def whole_step(step: ProgramStep, judged: bool, dense: bool) -> StepProgram:
-    """``(y1, last slope of an FSAL method, squared error, slopes)``, the last two where asked."""
+    """``(y1, last slope of an FSAL method, squared error, whether it failed, slopes)``.
+
+    Squared error and slopes where asked for, whether it failed of an implicit step.
+    """
     n = step.width
 
     def whole(fixed: Leaves, clock: Array, *states: Array) -> Leaves:
         field, scale = fixed
         stepper = step.stepper(step.of_state(field), Scale(*scale) if judged else None)
         y, k0 = states[:n], states[n:] or None
-        y1, e2, k1, _, _, _ = stepper.step(clock[0], clock[1], y, k0, error=True)
-        out = (*y1, *(k1 or ()), *((e2,) if judged else ()))
+        y1, e2, k1, _, failed, _ = stepper.step(clock[0], clock[1], y, k0, error=True)
+        told = (failed,) if step.implicit else ()
+        out = (*y1, *(k1 or ()), *((e2,) if judged else ()), *told)
         return (*out, *step.slopes(stepper)) if dense else out
 
     return whole
 
 
 def bare_step(step: ProgramStep) -> StepProgram:
-    """``y1`` alone."""
+    """``y1``; and whether an implicit step failed."""
 
     def bare(field: Function, clock: Array, *y: Array) -> Leaves:
         stepper = step.stepper(step.of_state(field))
-        return tuple(stepper.step(clock[0], clock[1], y, None, error=False).y1)
+        y1, _, _, _, failed, _ = stepper.step(clock[0], clock[1], y, None, error=False)
+        return (*y1, failed) if step.implicit else tuple(y1)
 
     return bare
 

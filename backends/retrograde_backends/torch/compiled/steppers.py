@@ -7,6 +7,7 @@ saved time inside a step asks for is formed outside of the programs.
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -84,8 +85,8 @@ class CompiledStepper(Stepper):
         self.programs, self.layout, self.field = programs, layout, field
         self.known = programs.known(field)
         self.fsal = programs.fsal
-        self.calls = programs.calls
-        self.tells_algebra = self.tells_calls = programs.implicit
+        self.calls, self.implicit = programs.calls, programs.implicit
+        self.tells_algebra = self.tells_calls = self.implicit
         self.weights = programs.tableau.weights
         self.extra = programs.extra
         self.flat = isinstance(layout, TorchLayout)
@@ -109,7 +110,8 @@ class CompiledStepper(Stepper):
 
     def step(self, t: Scalar, h: Scalar, carried: Any, state: Carry, *, error: bool) -> Step:
         if not error:
-            return Step(self._end(t, h, carried), None, None, None, False, self.calls[0])
+            y1, failed = self._end(t, h, carried)
+            return Step(y1, None, None, None, failed, self.calls[0])
         self.size, self.start_of, self.at = h, carried, t
         run, n = self._whole or self._new_whole(), self.width
         if self.flat:
@@ -119,9 +121,12 @@ class CompiledStepper(Stepper):
         else:
             self.last = out = run(self.clock(t, h), *carried, *(state or ()))
             y1, k1 = tuple(out[:n]), tuple(out[n : 2 * n]) if self.fsal else None
-        # the one number that is read
-        e2 = None if self.scale is None else self.last[2 * n if self.fsal else n].item()
-        return Step(y1, e2, k1, state, False, self.calls[1])
+        at = 2 * n if self.fsal else n
+        if self.scale is None:
+            return Step(y1, None, k1, state, self.implicit and out[at], self.calls[1])
+        e2 = out[at].item()  # the one number that is read
+        failed = self.implicit and not math.isfinite(e2) and bool(out[at + 1])
+        return Step(y1, e2, k1, state, failed, self.calls[1])
 
     def _new_whole(self) -> Run:
         scale, flags = self.scale, (self.scale is not None, self.programs.dense)
@@ -129,13 +134,13 @@ class CompiledStepper(Stepper):
         self._whole = Run(program, (self.known, _tolerances(self.layout, scale)))
         return self._whole
 
-    def _end(self, t: Scalar, h: Scalar, y: State) -> Tree:
-        """y1 of a step where neither error nor inside is asked for."""
+    def _end(self, t: Scalar, h: Scalar, y: State) -> tuple[Tree, Bool]:
+        """y1 of a step where neither error nor inside is asked for, and whether it failed."""
         if self._bare is None:
             self._bare = Run(self.programs.program(bare_step, self.layout), self.known)
-        if self.flat:
-            return self._bare(self.clock(t, h), _plain(y))[0]
-        return tuple(self._bare(self.clock(t, h), *y))
+        out = self._bare(self.clock(t, h), *((_plain(y),) if self.flat else y))
+        y1 = out[0] if self.flat else tuple(out[: self.width])
+        return y1, self.implicit and out[self.width]
 
     def extra_stages(self, due: Bool = True) -> None:
         """Evaluate the interpolant's own stages of the last step, where ``due``."""
