@@ -64,6 +64,29 @@ class HitCotangents(NamedTuple):
     params: ParamSums
 
 
+class Cuts:
+    """Which hits cut steps."""
+
+    def __init__(self, loop: Integrator, final: Final) -> None:
+        assert loop.events is not None
+        self.xp, self.hits, self.traced = loop.bk.xp, final.events, loop.clock.traced
+        self.capacity = loop.events.capacity
+
+    @functools.cached_property
+    def known(self) -> dict[int, int]:
+        """The hit that cut a step, by the step, where the host knows."""
+        rows = [(k, self.hits.table[k]) for k in range(self.hits.number)]
+        return {row[STEP]: k for k, row in rows if row[KIND] > RECORDED}
+
+    def of(self, i: Index) -> tuple[Index, Bool]:
+        """The hit that cut step i, and whether one did."""
+        if not self.traced:
+            return self.known.get(i, 0), i in self.known
+        xp, table = self.xp, self.hits.table[: self.capacity]
+        mine = (table[:, STEP] == i) & (table[:, KIND] > RECORDED)
+        return xp.argmax(xp.where(mine, 1, 0)), xp.any(mine)
+
+
 class EventVJP:
     """Pulls the hits of one solve back.
 
@@ -89,6 +112,7 @@ class EventVJP:
         self.loop, self.events, self.inputs = loop, loop.events, inputs
         self.bk, self.clock, self.layout = loop.bk, loop.clock, loop.layout
         self.state = final.events
+        self.cuts = Cuts(loop, final)
         *rows, times, end = cotangents
         width = len(self.layout.shapes)
         self.left, self.right, self.times = tuple(rows[:width]), tuple(rows[width:]), times
@@ -134,16 +158,10 @@ class EventVJP:
         return self.clock.both(here, row[KIND] > RECORDED), row[THETA]
 
     # --- forward again
-    @functools.cached_property
-    def _cuts(self) -> dict[int, int]:
-        """The hit that cut a step, by the step, where the host knows."""
-        rows = [(k, self.row(k)) for k in range(self.state.number)]
-        return {row[STEP]: k for k, row in rows if row[KIND] > RECORDED}
-
     def replayed(self, replay: AbstractStepper, i: Index, step: tuple[Scalar, Scalar], y: State,
                  y1: State) -> State:  # fmt: skip
         """What is carried from step i, whose end would be y1: from its cut, if there was one."""
-        k, cut = self._cut_of(i)
+        k, cut = self.cuts.of(i)
         again = lambda y1: self._from_cut(replay, k, step, y)  # noqa: E731
         return self.bk.cond(cut, again, lambda y1: y1, y1)
 
@@ -151,21 +169,13 @@ class EventVJP:
         self, replay: AbstractStepper, i: Index, step: tuple[Scalar, Scalar], y_after: State
     ) -> State:
         """What was carried to step i, from what was carried from it; where it was cut, as kept."""
-        k, cut = self._cut_of(i)
+        k, cut = self.cuts.of(i)
         return self.bk.cond(
             cut,
             lambda y: self.bk.read(self.state.starts, k),
             lambda y: replay.invert(*step, y),
             y_after,
         )
-
-    def _cut_of(self, i: Index) -> tuple[Index, Bool]:
-        """The hit that cut step i, and whether one did."""
-        if not self.clock.traced:
-            return self._cuts.get(i, 0), i in self._cuts
-        xp, table = self.bk.xp, self.state.table[: self.events.capacity]
-        mine = (table[:, STEP] == i) & (table[:, KIND] > RECORDED)
-        return xp.argmax(xp.where(mine, 1, 0)), xp.any(mine)
 
     def _from_cut(
         self, replay: AbstractStepper, k: Index, step: tuple[Scalar, Scalar], y: State

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 from .._base.errors import InputError
 from .._base.types import Array, Bool, Buffer, Function, Index, Inputs, Leaves, Scalar, State
-from .._integrate.events import ENDED, EVENT, KIND, RECORDED, STEP, THETA, TIME
+from .._integrate.events import ENDED, EVENT, KIND, STEP, THETA, TIME
 from .._integrate.moving_times import zero_of
-from .event_vjp import GRAZING, grazed
+from .event_vjp import GRAZING, Cuts, grazed
 from .retaken import Retaken
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class RetakenWithEvents(Retaken):
         super().__init__(loop, inputs, constant, final)
         assert loop.events is not None
         self.clock, self.events, self.hits = loop.clock, loop.events, final.events
-        self.ended = self.hits.ended >= 0
+        self.cuts, self.ended = Cuts(loop, final), self.hits.ended >= 0
         self.happened: Leaves = ()
         given = self.events.given
         self.cut_only = all(e.reset is not None or e.last == 1 for e in given)
@@ -110,7 +110,7 @@ class RetakenWithEvents(Retaken):
         return times[self.bk.pick(k > 0, k, 0)]
 
     def _end(self, i: Index, states: Buffer, final: State) -> tuple[Scalar, State]:
-        bk, (k, cut) = self.bk, self._cut(i)
+        bk, (k, cut) = self.bk, self.cuts.of(i)
         whole = super()._end
         if not self.clock.traced and not cut:
             return whole(i, states, final)
@@ -146,7 +146,7 @@ class RetakenWithEvents(Retaken):
 
     def _advance(self, i: Index, before: State) -> State:
         t, h = self._step(i, before)
-        k, cut = self._cut(i)
+        k, cut = self.cuts.of(i)
         on_stop = self._lands(*self.grid.step(i), False)[1]
         behind = 0.0 * before[-1]
         if self.jumps is not None:
@@ -161,20 +161,6 @@ class RetakenWithEvents(Retaken):
             return (*stepper.start(at, to), moved)
 
         return self.bk.cond(cut, at_cut, lambda s: s, (*y1, moved))
-
-    @functools.cached_property
-    def _cuts(self) -> dict[int, int]:
-        """The hit that cut a step, by the step, where the host knows."""
-        rows = [(k, self.hits.table[k]) for k in range(self.hits.number)]
-        return {row[STEP]: k for k, row in rows if row[KIND] > RECORDED}
-
-    def _cut(self, i: Index) -> tuple[Index, Bool]:
-        """The hit that cut step i, and whether one did."""
-        if not self.clock.traced:
-            return self._cuts.get(i, 0), i in self._cuts
-        xp, table = self.bk.xp, self.hits.table[: self.events.capacity]
-        mine = (table[:, STEP] == i) & (table[:, KIND] > RECORDED)
-        return xp.argmax(xp.where(mine, 1, 0)), xp.any(mine)
 
     # --- a hit
     def _place(self, k: Index) -> tuple[Scalar, Index, Index, Index]:
