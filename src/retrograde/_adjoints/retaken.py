@@ -87,15 +87,9 @@ class Retaken:
             return blocks[0]
         return tuple(bk.xp.concat(leaves, axis=0) for leaves in zip(*blocks, strict=True))
 
-    def _of_grid(self, i: Index) -> tuple[Scalar, Scalar]:
-        """Start and size of step i; which method it is of, where the solver switches, is noted."""
-        if self.loop.solver.switches:
-            self.loop.problem.chosen.stiff = self.grid.stiff(i)
-        return self.grid.step(i)
-
     def _step(self, i: Index, before: State) -> tuple[Scalar, Scalar]:
         """Start and size of step i, with their derivatives; ``before``: what was carried to it."""
-        t, h = self._of_grid(i)
+        t, h = self.loop.step_again(self.grid, i)
         where, last = self.loop.clock.where, i + 1 == self.final.n
         begins, moved, _ = self.grid.moves(i, last, t, h)
         start, size = where(begins, self.t0, 0.0), where(moved, self.t0, 0.0)

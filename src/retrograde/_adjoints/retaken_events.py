@@ -131,7 +131,8 @@ class RetakenWithEvents(Retaken):
         return before[:-1]
 
     def _step(self, i: Index, before: State) -> tuple[Scalar, Scalar]:
-        (t, h), moved, where = self._of_grid(i), before[-1], self.clock.where
+        t, h = self.loop.step_again(self.grid, i)
+        moved, where = before[-1], self.clock.where
         last = self.clock.both(i + 1 == self.final.n, self.ended == False)  # noqa: E712
         size = where(self._lands(t, h, last)[0], moved, 0.0)
         end = where(last, self.t1, 0.0)

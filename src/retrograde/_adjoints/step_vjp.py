@@ -179,7 +179,7 @@ class ReverseStep:
 
     def advance(self, i: Index, y: State) -> State:
         """Replay step i."""
-        t, h = self._step(i)
+        t, h = self.loop.step_again(self.grid, i)
         y1 = self.replay.step(t, h, y, None, error=False).y1
         if self.events is not None:
             return self.events.replayed(self.replay, i, (t, h), y, y1)
@@ -187,20 +187,15 @@ class ReverseStep:
 
     def invert(self, i: Index, y_after: State) -> State:
         """The carried state before step i, from the one after it (see ``reversible``)."""
-        t, h = self._step(i)
+        t, h = self.loop.step_again(self.grid, i)
         if self.events is not None:
             return self.events.inverted(self.replay, i, (t, h), y_after)
         return self.replay.invert(t, h, y_after)
 
     def pull(self, i: Index, y: State, carry: PullCarry) -> PullCarry:
         """Reverse step i from the state before it."""
-        return self.pull_step(i, self._step(i), y, carry, self._taken(i))
-
-    def _step(self, i: Index) -> tuple[Scalar, Scalar]:
-        """Start and size of step i; which method it is of, where the solver switches, is noted."""
-        if self.loop.solver.switches:
-            self.loop.problem.chosen.stiff = self.grid.stiff(i)
-        return self.grid.step(i)
+        step = self.loop.step_again(self.grid, i)
+        return self.pull_step(i, step, y, carry, self._taken(i))
 
     def _taken(self, i: Index) -> Index:
         """Whether step i was taken: in a batch, others may have taken more."""

@@ -299,6 +299,12 @@ class Integrator:
         own = cast("AdaptiveController", self.controller).init(self.clock)
         return (*own, *memory(self.clock)) if self.solver.switches else own
 
+    def step_again(self, grid: Grid, i: Index) -> tuple[Scalar, Scalar]:
+        """Start and size of step i; which method it is of, where the solver switches, is noted."""
+        if self.solver.switches:
+            self.problem.chosen.stiff = grid.stiff(i)
+        return grid.step(i)
+
     def grid(self, inputs: Inputs, final: Final | None = None) -> Grid:
         """Start and size of every accepted step."""
         clock = self.clock
