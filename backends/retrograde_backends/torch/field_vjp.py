@@ -23,7 +23,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
-from retrograde._autodiff import UserPullback
+from retrograde._autodiff.field_vjp import UserPullback
 from retrograde._backend.stages import Stages
 from retrograde._base.errors import InputError, UnsupportedByBackend
 from retrograde._base.types import (
@@ -72,7 +72,7 @@ def _gradients(
 
 
 class TorchPullback:
-    """vjp of a vector field, stage by stage, in the form of ``_autodiff.TapePullback``.
+    """vjp of a vector field, stage by stage, in the form of ``_autodiff.field_vjp.TapePullback``.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class TorchPullback:
     ) -> None:
         self.layout, self.time = layout, wanted.time
         self.pulls = 0
-        """As of ``_autodiff.TapePullback``, like the next."""
+        """As of ``_autodiff.field_vjp.TapePullback``, like the next."""
         self.derivatives: FieldDerivatives | None = None
         self.mass: FieldVJP | None = None
         self.sides: tuple[Scalar, Scalar] = EVERYWHERE

@@ -9,8 +9,7 @@ it into the table of its module in ``rules``, and its cases into ``tests/derivat
 suite fails for a rule without one.
 """
 
-from .field_vjp import TapePullback, UserPullback
 from .split import Split
 from .vector_field import VectorField, check_vjp
 
-__all__ = ["Split", "TapePullback", "UserPullback", "VectorField", "check_vjp"]
+__all__ = ["Split", "VectorField", "check_vjp"]

@@ -155,7 +155,7 @@ class GradientHooks(LoopHooks):
         params: Sequence[Array],
         wanted: NeedsGradient,
     ) -> FieldVJP:
-        """The vjp of ``bind(params)(t, leaves)``, in the form of ``_autodiff.TapePullback``.
+        """The vjp of ``bind(params)(t, leaves)``, in the form of ``field_vjp.TapePullback``.
 
         Where it has a true attribute ``scales``, its pulls take a third argument, the weight of
         what they add to the accumulator (sums of states then take theirs where they are formed).
