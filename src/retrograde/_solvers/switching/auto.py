@@ -53,12 +53,12 @@ class Auto(AbstractSolver):
     memory        8 bytes a step beside the accepted times tell which method it was of
     ============  =====================================================================
 
-    A step is held by stability where h rho is above 0.8 of the explicit method's stable interval on
+    A step is held by stability where h rho is above 0.6 of the explicit method's stable interval on
     the negative real axis. For rho, the spectral radius of df/dy, an explicit step has
     ``|k7 - k6| / |y1 - Y6|``, of two stages at the same time and weighed by the tolerances, which
     costs nothing; a stiff one has the norm of its Jacobian. After 10 such steps in a row the stiff
     method takes over with twice the step, and after 3 others the explicit one with half of it:
-    OrdinaryDiffEq.jl's AutoSwitch [1]_ (which has 0.9).
+    OrdinaryDiffEq.jl's AutoSwitch [1]_ (which has 0.9; steps at tight tolerances hover below that).
 
     Only the solve decides. Each step's method is recorded, and replays from checkpoints and the
     gradient read it: the gradient is that of the steps taken, exact as each method's is. In JAX

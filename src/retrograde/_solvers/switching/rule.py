@@ -1,9 +1,11 @@
 """When to switch: the loop's tries, with the choice of method kept in the controller's memory.
 
 The rule is OrdinaryDiffEq.jl's (AutoSwitch; Rackauckas & Nie 2019, arXiv:1807.06430), with its
-constants but for 0.8 in place of 0.9 (on HIRES, steps hover between the two): a verdict after each
-accepted step, whether h rho is beyond the explicit method's stability; so many verdicts in a row
-against the method in use, and the other takes over. Only the loop decides. What it decided stands
+constants but for 0.6 in place of 0.9: steps of an explicit method that is held by its stability
+hover where the fast part's error is the tolerance, the lower the tighter that is (Robertson at
+1e-10: half of them between 0.6 and 0.76 of the stable interval). A verdict after each accepted
+step, whether h rho is beyond the explicit method's stability; so many verdicts in a row against the
+method in use, and the other takes over. Only the loop decides. What it decided stands
 in the record beside the accepted times, and replays read it there (``GivenGrid.stiff``).
 """
 
@@ -17,7 +19,7 @@ from ..._base.types import Chosen, Scalar, State
 if TYPE_CHECKING:
     from ..._backend.protocols import Clock
 
-LIMIT = 0.8
+LIMIT = 0.6
 """Of the stable interval: beyond it a step is hard for the explicit method."""
 HARD, EASY = 10, 3
 """Verdicts in a row, to leave the explicit method and to come back to it."""
