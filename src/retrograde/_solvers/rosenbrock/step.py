@@ -147,12 +147,6 @@ class Stepper(AbstractStepper):
         """Whether what a rejected step knows of its start is kept for the next try."""
         self.tells_calls = self.keeps and scale is not None
 
-    def start(self, t0: Scalar, y0: State) -> State:
-        return y0
-
-    def state(self, carried: State) -> State:
-        return carried
-
     def step(
         self, t: Scalar, h: Scalar, carried: State, state: Linearised | None, *, error: bool
     ) -> Step:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..._base.types import Array, Field, ParamSums, Scalar, State
+from ..base import YCarried
 from ..runge_kutta.solver import StepCotangents
 from .step import Stepper
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .step import Stages
 
 
-class StepVJP:
+class StepVJP(YCarried):
     """Exact vjps of steps.
 
     Parameters
@@ -184,17 +185,6 @@ class StepVJP:
         if inside is not None:
             terms += [(row[i], q) for row, q in zip(columns, inside, strict=False)]
         return [(w, x) for w, x in terms if w] or [(0.0, g)]
-
-    # --- the ends of a solve
-    def embed(self, ct: State) -> State:
-        """A cotangent of y as one of what the loop carries."""
-        return ct
-
-    def finish(
-        self, t0: Scalar, y0: State, ct: State, acc: ParamSums
-    ) -> tuple[State, Scalar, ParamSums]:
-        """The vjp of ``start``: cotangents of y0 and t0, and the accumulator."""
-        return ct, 0.0, acc
 
     # --- outputs of the step linearised last
     def extra_stages(self, due: Any = True) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..._base.types import Bool, Carry, Chosen, Field, Leaves, ParamSums, Scalar, Scale, State
-from ..base import AbstractStepper, Calls, SolverState, Step
+from ..base import AbstractStepper, Calls, SolverState, Step, YCarried
 from ..runge_kutta.solver import StepCotangents
 from ..runge_kutta.solver import Stepper as ExplicitStepper
 
@@ -52,12 +52,6 @@ class Stepper(AbstractStepper):
         self.clock = self.bk.clock(self.layout)
         self.traced = self.clock.traced
         self.ends: tuple[State, ...] = ()
-
-    def start(self, t0: Scalar, y0: State) -> State:
-        return y0
-
-    def state(self, carried: State) -> State:
-        return carried
 
     def init(self, t: Scalar, carried: State, slope: Leaves | None = None) -> SolverState:
         """f(t, y); left to the step where that is known to be the stiff one's."""
@@ -163,7 +157,7 @@ class Stepper(AbstractStepper):
         return self.layout.weighted(terms)
 
 
-class StepVJP:
+class StepVJP(YCarried):
     """Exact vjps of steps.
 
     Notes
@@ -215,14 +209,3 @@ class StepVJP:
         branches = branch(self.stiff), branch(self.explicit)
         found, extra = self.layout.bk.cond(self.chosen.stiff, *branches, t, h, y, g, acc)
         return StepCotangents(*found), extra
-
-    # --- the ends of a solve
-    def embed(self, ct: State) -> State:
-        """A cotangent of y as one of what the loop carries."""
-        return ct
-
-    def finish(
-        self, t0: Scalar, y0: State, ct: State, acc: ParamSums
-    ) -> tuple[State, Scalar, ParamSums]:
-        """The vjp of ``start``: cotangents of y0 and t0, and the accumulator."""
-        return ct, 0.0, acc
