@@ -178,6 +178,22 @@ def test_the_table_shows_every_candidate(backend):
     assert "needed by all: " in text
 
 
+def test_a_stiff_gradient_where_the_predicted_steps_do_not_fit(reference):
+    """Steps grow with t, over eleven decades here: the solve tells how many there are."""
+    y0, rates = np.array([1.0, 0.0, 0.0]), np.array([0.04, 3e7, 1e4])
+
+    def robertson(t, y, k):
+        a, b, c = k[0] * y[0], k[1] * y[1] ** 2, k[2] * y[1] * y[2]
+        return np.stack([c - a, a - b - c, b])
+
+    keywords = {"solver": "rodas5p", "rtol": 1e-4, "atol": np.array([1e-6, 1e-10, 1e-6])}
+    sol, pullback = rg.solve_vjp(robertson, y0, 0.0, 1e11, rates, memory="6 KiB", **keywords)
+    by_rates = rates * pullback(np.array([[1.0, 0.0, 0.0]])).args / sol.ys[-1, 0]
+    # y_3 = 1, k_1 y_1 = k_3 y_2, y_1' = -k_2 y_2^2: y_1 = k_3^2 / (k_1^2 k_2 t)
+    np.testing.assert_allclose(by_rates, [-2.0, -1.0, 2.0], atol=0.01)
+    assert sol.plan.memory <= 6 * 2**10
+
+
 def test_reasons_compare_what_the_table_shows(reference):
     """Every state may take fewer bytes than what was chosen, which has room for more steps."""
     plan = solve(reference, dt=None, solver="tsit5", rtol=1e-8, memory="64 KiB")

@@ -276,7 +276,8 @@ def make_plan(
     """Choose an adjoint for a solve of this shape, or follow the one ``named`` (and ``why``).
 
     A prediction alone refuses nothing: where the times of the predicted steps do not fit but
-    those of a third of them do, that is the plan, and the solve tells.
+    those of a third of them do, that is the plan, and the solve tells. Steps of stiff solvers may
+    grow without bound, so that theirs may be any part of the predicted ones.
 
     Raises
     ------
@@ -288,14 +289,21 @@ def make_plan(
     except PlanInfeasible:
         if not shape.growing:
             raise
-        steps, doubt = -(-shape.steps // DOUBT), f"a third of the {shape.steps} {shape.source}"
-        with contextlib.suppress(PlanInfeasible):
-            return _plan_for(shape.of_steps(steps, doubt), budget, source, named, why)
+        tries = {-(-shape.steps // DOUBT): "a third"}
+        if shape.stiff:
+            tries |= {few: f"{few}" for few in FEW_STEPS if few < shape.steps}
+        for steps, part in tries.items():
+            doubt = f"{part} of the {shape.steps} {shape.source}"
+            with contextlib.suppress(PlanInfeasible):
+                return _plan_for(shape.of_steps(steps, doubt), budget, source, named, why)
         raise
 
 
 DOUBT = 3
-"""Factor within which 9 of 10 predictions lie."""
+"""Factor within which 9 of 10 predictions lie, of solvers that are not for stiff problems."""
+
+FEW_STEPS = (4096, 256, 32)
+"""Steps of stiff solvers that are planned for where those that were predicted do not fit."""
 
 
 def _plan_for(
