@@ -285,3 +285,18 @@ def test_its_bytes_are_in_the_plan():
     sizes = [rg.plan(*call, dt=0.01, saveat=s).memory for s in (None, DENSE)]
     assert sizes[1] > sizes[0]
     assert "saved states 3.07 MiB" in str(rg.plan(*call, dt=0.01, saveat=DENSE))
+
+
+def test_single_precision_warns_of_no_wide_integers():
+    """A plain JAX has none; y' = 1, back to 0 at h: y(1.5) = 1.5 - 2 h where h = 0.6."""
+    jax = pytest.importorskip("jax")
+    event = rg.Event(lambda t, y, h: y - h, reset=lambda t, y, h: 0.0 * y, capacity=4)
+
+    def loss(h):
+        f, zero = (lambda t, y, h: 0.0 * y + 1.0), jax.numpy.float32(0.0)
+        sol = rg.solve(f, zero, 0.0, 2.0, h, dt=0.125, event=event, saveat=DENSE)
+        return sol.evaluate(jax.numpy.float32(1.5))
+
+    with jax.enable_x64(False):
+        value, by = jax.jit(jax.value_and_grad(loss))(jax.numpy.float32(0.6))
+    np.testing.assert_allclose([value, by], [0.3, -2.0], rtol=1e-5)

@@ -144,7 +144,7 @@ class DenseOutput:
             self._check(bk, t, inside, start, start)
             zero = xp.zeros_like(t)
             theta = zero * _spoiling(xp, inside, zero)
-            return _Place(xp.astype(zero, xp.int64), theta, zero + 1.0)
+            return _Place(xp.astype(zero, xp.int32), theta, zero + 1.0)
         sign = xp.where(ends[0] < start, -1.0 * xp.ones_like(start), xp.ones_like(start))
         reach = xp.abs(ends - start)  # rises, backward in time too, and ends with inf
         last = xp.max(xp.where(xp.isfinite(reach), reach, xp.zeros_like(reach)))
@@ -163,7 +163,7 @@ class DenseOutput:
         if bk.concrete(bk.xp.all(inside)) in (None, 1.0):
             return
         xp = bk.xp
-        wrong = bk.number(t[int(bk.number(xp.argmin(xp.astype(inside, xp.int64))))])
+        wrong = bk.number(t[int(bk.number(xp.argmin(xp.astype(inside, xp.int32))))])
         origin = float(bk.number(self.origin))
         t0, t1 = (float(bk.number(x)) + origin for x in (t0, t1))
         raise InputError(

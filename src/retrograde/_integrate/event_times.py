@@ -75,7 +75,7 @@ def knot_sources(
         ends = starts & whole
     place = xp.where(end, xp.zeros_like(place) + float(hits + 1), place)
     starts, ends = (xp.astype(x, knots.dtype) for x in (starts, ends))
-    return KnotSources(xp.astype(place, xp.int64), starts, ends)
+    return KnotSources(xp.astype(place, xp.int32), starts, ends)
 
 
 def _held(
@@ -100,7 +100,7 @@ def _held(
 
     places, at = sign * knots, xp.concat([xp.reshape(start, (1,)), times], axis=0)
     slack = 16 * xp.finfo(knots.dtype).eps * xp.abs(knots)
-    stop = xp.take(ahead(sign * at), xp.astype(place, xp.int64), axis=0)
+    stop = xp.take(ahead(sign * at), xp.astype(place, xp.int32), axis=0)
     held = places >= stop - slack
     place = xp.where(held, xp.zeros_like(place) + float(times.shape[0] + 2), place)
     meant = xp.minimum(ahead(places[:-1] + slack[:-1]), sign * end)
