@@ -58,8 +58,8 @@ _MESSAGES = {
     Status.too_many_events: "an event happened more often than there were rows for; raise "
     "`Event.capacity`.",
     Status.unsolved: "the equations of an implicit step were not solved there: Newton's iteration "
-    "did not converge, or its matrix was singular. Where `dt` is constant, take a smaller one; "
-    "else `f` may jump there, its Jacobian be wrong (`rg.check_jac`), or equations without a "
+    "did not converge, or its matrix was singular or nan. Where `dt` is constant, take a smaller "
+    "one; else `f` may jump there, its Jacobian be wrong (`rg.check_jac`), or equations without a "
     "derivative (`mass`) be lost.",
 }
 
