@@ -134,7 +134,7 @@ def test_spring(backend):
 
 
 @pytest.mark.slow
-@pytest.mark.libraries("numpy jax")
+@pytest.mark.libraries("jax")
 def test_spring_in_full(backend):
-    """300,000 steps."""
+    """300,000 steps, which take NumPy minutes to tell no more than ``test_spring``."""
     spring(backend, 30.0, 300)
