@@ -91,6 +91,19 @@ def test_second(backend):
             assert problem.derivatives.accuracy == ("1e-9" if differences else "exact")
 
 
+def test_a_vjp_may_return_real_zeros(reference):
+    """Of a parameter that f does not look at, at complex arguments too."""
+    rng = np.random.default_rng(8)
+    terms = rng.normal(size=(2, 3)), rng.normal(size=(2, 3)), [0.0, 0.0]
+    own = rg.VectorField(
+        lambda t, y, a: y * y,
+        vjp=lambda t, y, a, ct: (0.0, 2 * y * ct, reference.array(np.zeros((3, 3)))),
+    )
+    found, problem = second(reference, own, *terms)
+    assert problem.derivatives.accuracy == "exact"
+    np.testing.assert_allclose(found[1], 2 * np.sum(terms[0] * terms[1], 0), rtol=1e-13)
+
+
 def test_a_vjp_that_drops_imaginary_parts_is_seen(reference):
     """A user's vjp by floats: differences take its place, and say so."""
 

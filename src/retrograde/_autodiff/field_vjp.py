@@ -239,7 +239,10 @@ class UserPullback(_Pullback):
             for x, like in zip(mu, ct, strict=True):
                 self._check_like("y", x, like)
             if self.where:
-                acc = self.add(acc, self._wanted(ct_args))
+                cts = self._wanted(ct_args)
+                for x, i in zip(cts, self.where, strict=True):
+                    self._check_like("args", x, self.params[i])
+                acc = self.add(acc, cts)
             return tuple(mu), self._time(ct_t), acc
 
         return k, pull
@@ -303,8 +306,6 @@ class UserPullback(_Pullback):
                 f"`vjp` returned {treedef} for the cotangents of args; return the structure of "
                 "`args`, with zeros where f does not depend on a leaf."
             )
-        for x, i in zip(out, self.where, strict=True):
-            self._check_like("args", x, self.params[i])
         return out
 
 
