@@ -133,7 +133,7 @@ IMPLICIT = {
 }
 
 
-@pytest.mark.quick("mass", "batch")
+@pytest.mark.quick("mass")
 @pytest.mark.parametrize("name", IMPLICIT)
 def test_implicit_steps(cheap, name):
     f, y0, keywords = IMPLICIT[name]
