@@ -142,7 +142,7 @@ def test_trees_and_complex_states(backend, steps):
     steps=STEPS,
     wish=WISHES,
     few={
-        "torch": [("constant", "steps"), ("given", "t1"), ("adaptive", "rows"), ("constant", "fn")],
+        "torch": [("constant", "steps"), ("given", "t1"), ("constant", "fn")],
         "jax": [("given", "fn")],
     },
     slow={"jax": [("adaptive", "fn"), ("constant", "fn")], "jax:jit": [("constant", "t1")]},

@@ -274,7 +274,7 @@ BUDGETS = {
 
 
 @pytest.mark.libraries("numpy torch")
-@pytest.mark.settings(kind=list(BUDGETS), few={"numpy": ["some states", "rows"], "torch": ["rows"]})
+@pytest.mark.settings(kind=list(BUDGETS), few={"numpy": ["some states"], "torch": ["rows"]})
 def test_measured_bytes_are_within_the_budget(backend, kind):
     """Every state stored, some, and one tape at a time; rows inside of steps, matrices."""
     (samples, size), states, solver, ts = BUDGETS[kind]

@@ -252,7 +252,7 @@ def test_nan_at_the_start_ends_a_solve_at_once(backend, bad, where):
     assert (int(status), int(stats["num_steps"]), float(t)) == (Status.non_finite, 0, 0.0)
 
 
-@pytest.mark.libraries("numpy strict torch jax")
+@pytest.mark.libraries("numpy torch jax", slow="strict")
 @pytest.mark.parametrize("solver", ["rodas5p", "kvaerno3", "auto"])
 def test_nan_right_behind_a_start_at_zero(backend, solver):
     """There is no resolution of t that would end the tries of ever smaller steps."""

@@ -17,7 +17,7 @@ from ..random_problems import draw, installed, sought
 pytestmark = pytest.mark.optimised
 
 SEED = int(os.environ.get("RETROGRADE_SEED") or time.strftime("%Y%m%d"))
-GROUPS = {("numpy", "torch", "strict"): 100, ("jax", "jax:jit"): 8}
+GROUPS = {("numpy", "torch", "strict"): 60, ("jax", "jax:jit"): 5}
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=" ".join)

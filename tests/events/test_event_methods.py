@@ -140,7 +140,9 @@ def test_a_condition_that_only_touches_zero(backend):
 
 
 @pytest.mark.libraries("numpy torch")
-@pytest.mark.settings(adjoint=["auto", rg.BacksolveAdjoint(3)], few={"torch": ["auto"]})
+@pytest.mark.settings(
+    adjoint=["auto", rg.BacksolveAdjoint(3)], few={"numpy": ["auto"], "torch": ["auto"]}
+)
 def test_measured_peak_is_within_the_budget(backend, adjoint):
     """Bounces, recorded tops, and an end, within room for a third of the states."""
     size, keywords = 8_000, {"dt": 0.02, "solver": "bosh3", "adjoint": adjoint}

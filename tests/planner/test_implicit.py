@@ -143,7 +143,7 @@ def check(case):
 
 
 QUICK = [
-    ("rosenbrock23", "dense", 20), ("rodas5p", "wide", 30), ("kvaerno3", "banded", 200),
+    ("rosenbrock23", "dense", 20), ("rodas5p", "wide", 30), ("kvaerno3", "banded", 60),
     ("split", "split", 300), ("rodas5p", "batch", 300),
 ]  # fmt: skip
 ALL = [

@@ -94,7 +94,7 @@ ADJOINTS = {
 
 @pytest.mark.settings(
     adjoint=ADJOINTS,
-    few={"strict": ["all"], "torch": ["5 slots", "direct"], "jax": [], "jax:jit": ["5 slots"]},
+    few={"strict": [], "torch": ["5 slots", "direct"], "jax": [], "jax:jit": ["5 slots"]},
     slow={"jax:jit": ["direct"]},
 )
 def test_replays_read_what_was_decided(backend, expected, adjoint):
