@@ -154,6 +154,43 @@ RATIOS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         ),
     ),
     (
+        "Robertson's reaction / HIRES, stiff, in JAX",
+        "diffrax Kvaerno5, PI controller",
+        (
+            ("solve, Robertson, JAX", "diffrax, Kvaerno5, PI"),
+            ("solve, HIRES, JAX", "diffrax, Kvaerno5, PI"),
+        ),
+    ),
+    (
+        "the same, gradient",
+        "diffrax Kvaerno5, its default controller",
+        (
+            ("gradient, Robertson, JAX", "diffrax, Kvaerno5"),
+            ("gradient, HIRES, JAX", "diffrax, Kvaerno5"),
+        ),
+    ),
+    (
+        "the same in NumPy",
+        "SciPy Radau",
+        (("solve, Robertson, NumPy", "SciPy, Radau"), ("solve, HIRES, NumPy", "SciPy, Radau")),
+    ),
+    (
+        "the same in PyTorch, `compile=True`",
+        "SciPy Radau",
+        (
+            ("solve, Robertson, PyTorch, compiled", "SciPy, Radau"),
+            ("solve, HIRES, PyTorch, compiled", "SciPy, Radau"),
+        ),
+    ),
+    (
+        "Brusselator of 1,000 unknowns, stiff, banded, in JAX / NumPy",
+        "CVODE / SciPy Radau",
+        (
+            ("solve, Brusselator of 1,000, JAX", "CVODE, band"),
+            ("solve, Brusselator of 1,000, NumPy", "SciPy, Radau, sparse"),
+        ),
+    ),
+    (
         "a loop of 1,000 / 10,000 cheap steps in JAX, gradient",
         "equinox, as many checkpoints",
         (
