@@ -2,9 +2,10 @@
 
 ST1: solves and gradients by ``rodas5p`` in JAX against diffrax' ``Kvaerno5``, its gradient by
 ``RecursiveCheckpointAdjoint``; ST2: solves in NumPy and PyTorch, compiled or not, against SciPy's
-``Radau`` and ``LSODA``; ST4: tracing and compiling gradients of ST1, JAX itself warm. Tolerances
-are those at which errors are about equal, of each pair by itself. HIRES misses its targets beside
-``Radau`` in NumPy and uncompiled PyTorch: there calls of f take most of the time.
+``Radau`` and ``LSODA``, and compiled gradients in PyTorch against those that are not; ST4: tracing
+and compiling gradients of ST1, JAX itself warm. Tolerances are those at which errors are about
+equal, of each pair by itself. HIRES misses its targets beside ``Radau`` in NumPy and uncompiled
+PyTorch: there calls of f take most of the time.
 """
 
 from __future__ import annotations
@@ -151,6 +152,19 @@ def eager(case: Stiff, name: str, peer: str) -> Entrant:
     return Entrant(run, partial(_error, case))
 
 
+def torch_gradient(case: Stiff, *, compiled: bool) -> Entrant:
+    """Ours in PyTorch, by y0 and args; its error is not known."""
+    import torch
+
+    y0, args = (torch.tensor(x, dtype=torch.float64).requires_grad_() for x in (case.y0, case.args))
+
+    def run() -> Any:
+        end = _end(case, torch, y0, args, compile=compiled)
+        return torch.autograd.grad(end[0], (y0, args))
+
+    return Entrant(run, lambda found: 0.0)
+
+
 def scipy(case: Stiff, method: str) -> Entrant:
     """``solve_ivp``."""
     from scipy.integrate import solve_ivp
@@ -218,6 +232,10 @@ def stiff_cases() -> Iterator[Case]:
             rival = _beside_kvaerno5("ST4", case, 2.0, gradient=True, compiling=True)
             ours = partial(jax_ours, case, gradient=True, compiling=True)
             yield Case(f"compile the gradient, {name}, JAX", ours, (rival,), rounds=3)
+            beside_itself = partial(torch_gradient, case, compiled=False)
+            rival = Rival("ST2", "not compiled", 10.0, beside_itself)
+            ours = partial(torch_gradient, case, compiled=True)
+            yield Case(f"gradient, {name}, PyTorch, compiled", ours, (rival,), rounds=3)
         for library, peer, least in EAGER:
             quick = (name, library) == ("Robertson", "NumPy")
             ours = partial(eager, case, library, peer)

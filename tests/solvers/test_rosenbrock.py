@@ -160,3 +160,16 @@ def differences(solver, weights, keywords, ts=TS):
             values[j] = (ends[0] - 8 * ends[1] + 8 * ends[2] - ends[3]) / (12 * e)
         found[name] = values
     return found
+
+
+def test_samples_whose_equations_have_no_solution_say_so(reference):
+    """W is 0 in a step of the second sample: its status, as that of a single solve."""
+    dt = 0.125
+    rates = reference.array([[-1.0, -1.0], [1.0 / (dt * rg.Rodas5P.tableau.gamma)] * 2])
+    y0 = reference.array(np.ones((2, 2)))
+    f = lambda t, y, a: a * y  # noqa: E731
+    keywords = {"solver": "rodas5p", "dt": dt, "throw": False}
+    sol = rg.solve(f, y0, 0.0, 0.5, rg.PerSample(rates), per_sample=True, **keywords)
+    single = rg.solve(f, y0[1, :], 0.0, 0.5, rates[1, :], **keywords)
+    assert single.status == rg.Status.unsolved
+    assert [int(x) for x in sol.status] == [rg.Status.converged, rg.Status.unsolved]

@@ -28,7 +28,7 @@ from retrograde._base.types import (
     State,
     Tree,
 )
-from retrograde._solvers.base import Step
+from retrograde._solvers.base import Step, made
 from retrograde._solvers.runge_kutta.solver import StepCotangents, Stepper, StepVJP
 
 from ..flat import TorchLayout
@@ -111,7 +111,7 @@ class CompiledStepper(Stepper):
     def step(self, t: Scalar, h: Scalar, carried: Any, state: Carry, *, error: bool) -> Step:
         if not error:
             y1, failed = self._end(t, h, carried)
-            return Step(y1, None, None, None, failed, self.calls[0])
+            return made((y1, None, None, None, failed, self.calls[0]))
         self.size, self.start_of, self.at = h, carried, t
         run, n = self._whole or self._new_whole(), self.width
         if self.flat:
@@ -123,10 +123,11 @@ class CompiledStepper(Stepper):
             y1, k1 = tuple(out[:n]), tuple(out[n : 2 * n]) if self.fsal else None
         at = 2 * n if self.fsal else n
         if self.scale is None:
-            return Step(y1, None, k1, state, self.implicit and out[at], self.calls[1])
+            failed = self.implicit and out[at]
+            return made((y1, None, k1, state, failed, self.calls[1]))
         e2 = out[at].item()  # the one number that is read
         failed = self.implicit and not math.isfinite(e2) and bool(out[at + 1])
-        return Step(y1, e2, k1, state, failed, self.calls[1])
+        return made((y1, e2, k1, state, failed, self.calls[1]))
 
     def _new_whole(self) -> Run:
         scale, flags = self.scale, (self.scale is not None, self.programs.dense)

@@ -10,7 +10,7 @@ from ..._base.types import Array, Bool, Carry, Inputs
 from ..._solvers.base import AbstractStepper
 from ..outputs import Final
 from ..solution import Status
-from ..try_step import AdaptiveState
+from ..try_step import UNSOLVED, AdaptiveState
 
 if TYPE_CHECKING:
     from ..._controllers import ConstantSteps
@@ -54,7 +54,8 @@ class GivenSteps:
         """One step of those that are ``on``."""
         clock, last = self.clock, s.n + 1 == self.whole
         t_new = clock.where(last, self.t1, clock.array(s.n + 1) * self.dt)
-        y1, _, after, *_ = self.stepper.step(s.t, t_new - s.t, s.y, s.state, error=self.dense)
+        found = self.stepper.step(s.t, t_new - s.t, s.y, s.state, error=self.dense)
+        y1, _, after, _, failed, _ = found
         sound = self.loop.carried.finite(y1)
         ok, rows = clock.both(on, sound), s.rows
         if rows:
@@ -63,7 +64,8 @@ class GivenSteps:
             rows = self.loop.outputs.collect(rows, ok, ts, step, s.n, self.stepper, self.emit)
         new, old = (t_new, y1, after, s.n + 1), (s.t, s.y, s.state, s.n)
         t, y, state, n = clock.select(ok, new, old)
-        e2 = clock.select(on, clock.where(sound, s.e2, math.nan), s.e2)
+        lost = math.nan if failed is False else clock.where(failed, UNSOLVED, math.nan)
+        e2 = clock.select(on, clock.where(sound, s.e2, lost), s.e2)
         tries = clock.select(on, s.tries + 1, s.tries)
         return AdaptiveState(t, s.h, e2, (), y, state, n, tries, (), (), (), rows)
 
@@ -75,6 +77,7 @@ class GivenSteps:
     def final(self, s: AdaptiveState, stored: None) -> Final:
         """Where the steps ended, and why."""
         clock = self.clock
-        why = clock.where(clock.is_finite(s.e2), int(Status.max_steps), int(Status.non_finite))
+        why = clock.where(s.e2 == UNSOLVED, int(Status.unsolved), int(Status.non_finite))
+        why = clock.where(clock.is_finite(s.e2), int(Status.max_steps), why)
         status = clock.where(s.t == self.t1, int(Status.converged), why)
         return Final(s.y, s.t, s.n, s.tries, status, s.rows, None, stored)
